@@ -1,0 +1,1 @@
+"""Launchers: start the same command on many machines. They import nothing of the other packages."""

@@ -1,0 +1,148 @@
+"""Every field of a pretraining config, declared, explained and checked.
+
+A recipe in configs/ sets what differs from these defaults; `--config.a.b=value` sets any of them on the command line.
+`finalize` checks what can be checked before a file is read, and fills in what one field implies for another.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+from data.config import DataConfig
+from data.errors import UserError
+from data.schema import field
+from tokenizer.config import TokenizerConfig
+
+FAMILIES = ("roberta", "bert")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network, by the names that transformers gives these fields."""
+
+    family: str = field("roberta", "the network that transformers runs under this model_type (roberta also covers XLM-R, CamemBERT)", FAMILIES)
+    config_file: str = field("", "a transformers config.json (file, folder or hub id) that sets every field below; then only it counts")
+    vocab_size: int = field(0, "rows of the embedding; 0 takes the tokenizer's size")
+    hidden_size: int = field(768, "model width D")
+    num_hidden_layers: int = field(12, "layers L")
+    num_attention_heads: int = field(12, "heads N; divides hidden_size")
+    intermediate_size: int = field(3072, "feed-forward width F")
+    hidden_act: str = field("gelu", "activation of the feed-forward layer", ("gelu", "gelu_new", "relu", "silu"))
+    max_position_embeddings: int = field(514, "rows of the position embedding; roberta uses two of them for its padding offset")
+    type_vocab_size: int = field(1, "token types; bert has 2")
+    layer_norm_eps: float = field(1e-5, "added to the variance; bert has 1e-12")
+    initializer_range: float = field(0.02, "standard deviation of the initial weights")
+    hidden_dropout_prob: float = field(0.1, "dropout of embeddings and of each block's output")
+    attention_probs_dropout_prob: float = field(0.1, "dropout of attention weights (the xla attention only)")
+    tie_word_embeddings: bool = field(True, "the head's output matrix is the input embedding")
+    attention: str = field("auto", "attention kernel; auto is cudnn on GPU in bf16 where attention dropout is 0, else xla", ("auto", "xla", "cudnn"))
+    remat: bool = field(False, "recompute each layer in the backward pass: about a third more arithmetic, far less memory")
+    scan_unroll: int = field(1, "layers unrolled in each iteration of the scan over layers; 0 unrolls all (slower to compile)")
+
+
+@dataclass(frozen=True)
+class MaskingConfig:
+    """Which tokens are predicted, and what the model sees in their place (BERT, section 3.1)."""
+
+    rate: float = field(0.15, "share of each row's maskable tokens that is predicted")
+    mask_fraction: float = field(0.8, "of the predicted tokens, the share replaced by the mask token")
+    random_fraction: float = field(0.1, "of the predicted tokens, the share replaced by a random token; the rest stay")
+    whole_word: bool = field(False, "predict whole words, never part of one")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimiser (optax) and gradient clipping."""
+
+    name: str = field("adamw", "the optimiser", ("adamw", "lamb", "adafactor"))
+    learning_rate: float = field(3e-4, "peak learning rate")
+    weight_decay: float = field(0.01, "decoupled weight decay; biases and layer norms are exempt")
+    beta1: float = field(0.9, "decay of the first moment")
+    beta2: float = field(0.98, "decay of the second moment")
+    eps: float = field(1e-6, "added to the root of the second moment")
+    clip_norm: float = field(0.0, "clip gradients to this global norm; 0 does not clip")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The learning rate over the run."""
+
+    name: str = field("linear", "shape after warm-up", ("linear", "cosine", "wsd", "inverse_sqrt", "constant"))
+    warmup_steps: int = field(1000, "steps of linear warm-up from 0")
+    final_fraction: float = field(0.0, "last learning rate as a share of the peak (linear, cosine, wsd)")
+    decay_fraction: float = field(0.1, "wsd: share of the run's steps in the final decay")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis of the mesh; one of them may be -1 and takes what is left."""
+
+    replica: int = field(1, "copies over slow links (slices of a multi-slice TPU)")
+    data: int = field(-1, "data parallel")
+    fsdp: int = field(1, "data parallel, with params and moments sharded")
+    tensor: int = field(1, "each matrix product split over devices")
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """Metrics, TensorBoard and profiles."""
+
+    every: int = field(10, "steps between logged metrics")
+    profile_start: int = field(0, "first step to profile (with profile_steps)")
+    profile_steps: int = field(0, "steps to profile into WORKDIR/profile; 0 does not")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation on held-out documents, with fixed masks."""
+
+    every: int = field(1000, "steps between evaluations, and one at the end; 0 never evaluates")
+    steps: int = field(32, "batches of an evaluation at most (of the global batch size of the first phase)")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Checkpoints, written asynchronously to WORKDIR/checkpoints."""
+
+    every: int = field(1000, "steps between checkpoints, and one at the end")
+    keep: int = field(3, "newest checkpoints kept; the best by eval/loss is kept besides")
+
+
+@dataclass(frozen=True)
+class PhaseConfig:
+    """A stretch of the run. Fields left out (None) are the run's own."""
+
+    steps: int = field(0, "steps of this phase")
+    seq_len: int | None = field(None, "tokens in a row S")
+    global_batch: int | None = field(None, "rows in a batch B")
+    grad_accum: int | None = field(None, "micro-batches a step")
+    masking_rate: float | None = field(None, "masking.rate in this phase")
+    data: DataConfig | None = field(None, "other data in this phase; unset goes on where the phase before stopped")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """A pretraining run."""
+
+    seed: int = field(0, "the run's seed: initial weights, data order, masks, dropout")
+    steps: int | None = field(None, "optimiser steps of the run (or set epochs, or phases)")
+    epochs: int | None = field(None, "passes over the corpus instead of steps; the corpus is counted first")
+    global_batch: int = field(256, "rows in a batch B, over all devices and micro-batches")
+    seq_len: int = field(128, "tokens in a row S")
+    grad_accum: int = field(1, "micro-batches a step; the step equals that of the whole batch")
+    dtype: str = field("float32", "compute type; params and optimiser state are float32", ("float32", "bfloat16"))
+    matmul_precision: str = field("default", "precision of float32 matrix products (jax.default_matmul_precision)", ("default", "high", "highest"))
+    dropout_rng: str = field("auto", "generator of dropout masks; auto is rbg (hardware) on TPU and GPU, threefry on CPU; threefry is the same on every mesh", ("auto", "threefry", "rbg"))
+    init_from: str = field("", "start from this model: a workdir, a Hugging Face folder or a hub id; a fresh optimiser and step 0")
+    distributed: bool = field(False, "call jax.distributed.initialize() first (several processes)")
+    compilation_cache: str = field("~/.cache/unmask/xla", "folder of compiled programs, shared by runs; empty for none")
+    tokenizer: TokenizerConfig = field(TokenizerConfig, "the tokenizer")
+    data: DataConfig = field(DataConfig, "the text")
+    model: ModelConfig = field(ModelConfig, "the network")
+    masking: MaskingConfig = field(MaskingConfig, "the task")
+    optimizer: OptimizerConfig = field(OptimizerConfig, "the optimiser")
+    schedule: ScheduleConfig = field(ScheduleConfig, "the learning rate")
+    mesh: MeshConfig = field(MeshConfig, "the devices")
+    log: LogConfig = field(LogConfig, "logging")
+    eval: EvalConfig = field(EvalConfig, "evaluation")
+    checkpoint: CheckpointConfig = field(CheckpointConfig, "checkpoints")
+    phases: tuple[PhaseConfig, ...] = field((), "stretches of the run that differ in length, batch, mask rate or data")

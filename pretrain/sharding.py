@@ -1,0 +1,87 @@
+"""The mesh, and the one table that says how each logical axis is laid out on it.
+
+Arrays are described by logical axes ("batch", "embed", "mlp", ...); only `RULES` names mesh axes. The mode is automatic
+(GSPMD) throughout: every mesh axis is `AxisType.Auto`, arrays born by `jax.jit(..., out_shardings=...)`, activations
+pinned by `constrain`. docs/architecture.md says why not explicit axes.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from data.errors import UserError
+from pretrain.config import MeshConfig
+
+MESH_AXES = ("replica", "data", "fsdp", "tensor")
+BATCH_AXES = ("replica", "data", "fsdp")
+
+# Logical axis -> the mesh axes it is split over, in order of preference.
+RULES: dict[str, tuple[str, ...]] = {
+    "batch": BATCH_AXES,  # rows of a batch (and whatever is per row)
+    "seq": (),  # positions in a row
+    "act_embed": (),  # model width of an activation
+    "act_heads": ("tensor",),  # heads of an activation
+    "act_mlp": ("tensor",),  # feed-forward width of an activation
+    "act_vocab": ("tensor",),  # vocabulary of logits
+    "vocab": ("tensor",),  # vocabulary of a parameter
+    "embed": ("fsdp",),  # model width of a parameter
+    "heads": ("tensor",),  # heads x head width of a parameter
+    "mlp": ("tensor",),  # feed-forward width of a parameter
+    "positions": (),  # rows of a position table
+    "layers": (),  # stacked layers
+    "norm": (),  # scale and bias of a layer norm
+}
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Lay `devices` (default: all) out as the mesh (replica, data, fsdp, tensor) that the config asks for.
+
+    Raises:
+      UserError: more than one -1, or a product that is not the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = [config.replica, config.data, config.fsdp, config.tensor]
+    wanted = ", ".join(f"{name}={size}" for name, size in zip(MESH_AXES, sizes))
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise UserError(f"config.mesh has {wanted}: sizes are 1 or more, and one of them may be -1")
+    known = math.prod(size for size in sizes if size != -1)
+    if -1 in sizes and len(devices) % known == 0:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if math.prod(sizes) != len(devices):
+        raise UserError(f"config.mesh has {wanted}: that does not make {len(devices)} devices; set one axis to -1")
+    if sizes[0] > 1 and getattr(devices[0], "slice_index", None) is not None:
+        layout = mesh_utils.create_hybrid_device_mesh([1, *sizes[1:]], [sizes[0], 1, 1, 1], devices=devices)
+    else:
+        layout = mesh_utils.create_device_mesh(sizes, devices=devices, allow_split_physical_axes=True)
+    return Mesh(layout, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def spec(mesh: Mesh | jax.sharding.AbstractMesh, axes: Sequence[str | None], shape: Sequence[int] | None = None) -> PartitionSpec:
+    """The PartitionSpec of an array with these logical axes; with `shape`, an axis that does not divide stays whole."""
+    entries: list[Any] = []
+    for index, name in enumerate(axes):
+        mesh_axes = tuple(axis for axis in (RULES[name] if name else ()) if mesh.shape.get(axis, 1) > 1)
+        if shape is not None and mesh_axes and shape[index] % math.prod(mesh.shape[axis] for axis in mesh_axes):
+            mesh_axes = ()
+        entries.append(mesh_axes or None)
+    used = [axis for entry in entries if entry for axis in entry]
+    if len(used) != len(set(used)):
+        raise ValueError(f"logical axes {tuple(axes)} use a mesh axis twice: {PartitionSpec(*entries)}")
+    return PartitionSpec(*entries)
+
+
+def sharding(mesh: Mesh, axes: Sequence[str | None], shape: Sequence[int] | None = None) -> NamedSharding:
+    """The NamedSharding of an array with these logical axes (see `spec`)."""
+    return NamedSharding(mesh, spec(mesh, axes, shape))
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Pin an activation's layout inside jit to its logical axes; without a mesh set (`jax.set_mesh`), does nothing."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec(mesh, axes, x.shape))
