@@ -43,7 +43,7 @@ def build(schema: type[T], values: Mapping[str, Any], where: str = "config", *, 
         if name not in fields:
             if partial:
                 continue
-            raise UserError(_unknown(f"{where}.{name}", name, list(fields)))
+            raise UserError(unknown_field(f"{where}.{name}", name, list(fields)))
         checked = _coerce(hints[name], value, f"{where}.{name}")
         choices = fields[name].metadata.get("choices", ())
         if choices and checked not in choices:
@@ -52,7 +52,8 @@ def build(schema: type[T], values: Mapping[str, Any], where: str = "config", *, 
     return schema(**arguments)
 
 
-def _unknown(path: str, name: str, known: list[str]) -> str:
+def unknown_field(path: str, name: str, known: list[str]) -> str:
+    """The message for a field that does not exist, with the nearest name that does."""
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(known)}"
     return f"{path} is not a field; {hint}"

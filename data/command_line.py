@@ -1,0 +1,197 @@
+"""Command lines: `--config=FILE.py[:ARG]` with `--config.a.b=value` overrides, typed flags, one-line errors.
+
+The config file is ml_collections Python and sets only what differs from the defaults. Before the overrides are applied
+the rest is filled in from the dataclass that declares the fields, so that every field can be overridden whether the
+file mentions it or not, and references between fields (`get_ref`) follow an override.
+"""
+
+import dataclasses
+import importlib.util
+import sys
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from absl import flags
+from ml_collections import config_dict, config_flags
+
+from data import schema as schema_module
+from data.errors import UserError
+
+T = TypeVar("T")
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> None:
+    """Run a command's main with sys.argv; a UserError becomes `error: MESSAGE` and exit status 2."""
+    try:
+        sys.exit(main(sys.argv) or 0)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def parse(
+    schema: type[T], argv: Sequence[str], define: Callable[[flags.FlagValues], None], *, partial: bool = False
+) -> tuple[T, flags.FlagValues]:
+    """The config and the flags of a command line.
+
+    Args:
+      schema: the dataclass type of the config.
+      argv: the command line, program name first.
+      define: adds the command's own flags to a FlagValues.
+      partial: the command uses only part of the file's fields; the rest may be anything.
+
+    Raises:
+      UserError: no config, a file that fails, an unknown field, an ill-typed or disallowed value, an unknown flag.
+    """
+    path, rest = _take_config(argv)
+    values = flags.FlagValues()
+    define(values)
+    if "--help" in argv or "-h" in argv:
+        print(_help(argv[0], schema, values))
+        sys.exit(0)
+    if path is None:
+        raise UserError("no --config given; for example --config=configs/quickstart.py")
+    config = _load(path)
+    overrides = [arg.lstrip("-").split("=", 1)[0] for arg in rest if arg.lstrip("-").startswith("config.")]
+    _fill(config, schema, "config", overrides, partial)
+    for override in overrides:
+        _check_override(config, override)
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
+        left = values(rest)
+    except (flags.Error, KeyError, AttributeError, TypeError, ValueError, IndexError) as error:
+        raise UserError(_one_line(error)) from error
+    if len(left) > 1:
+        raise UserError(f"unexpected argument {left[1]!r}; overrides are written --config.field=value")
+    return schema_module.build(schema, values["config"].value.to_dict(), partial=partial), values
+
+
+def _take_config(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Split `--config=PATH` (or `--config PATH`) from the other arguments."""
+    path, rest, arguments = None, [], iter(argv)
+    for argument in arguments:
+        name = argument.removeprefix("--").removeprefix("-") if argument.startswith("-") else ""
+        if name == "config":
+            path = next(arguments, None)
+        elif name.startswith("config="):
+            path = name.removeprefix("config=")
+        else:
+            rest.append(argument)
+    return path, rest
+
+
+def _load(path: str) -> config_dict.ConfigDict:
+    """Execute a config file and return the ConfigDict that its get_config([ARG]) gives."""
+    name, _, argument = path.partition(":")
+    file = Path(name).expanduser()
+    if not file.is_file():
+        raise UserError(f"--config={path}: there is no file {name}")
+    module_spec = importlib.util.spec_from_file_location("config_file", file)
+    if module_spec is None or module_spec.loader is None or file.suffix != ".py":
+        raise UserError(f"--config={path}: a config is a Python file (.py) with a function get_config()")
+    module: ModuleType = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+        config = module.get_config(argument) if argument else module.get_config()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"--config={path} failed: {type(error).__name__}: {_one_line(error)}") from error
+    if not isinstance(config, config_dict.ConfigDict):
+        raise UserError(f"--config={path}: get_config() returned {type(config).__name__}, not an ml_collections ConfigDict")
+    return config
+
+
+def _fill(config: config_dict.ConfigDict, schema: type, where: str, overrides: Sequence[str], partial: bool) -> None:
+    """Add the schema's defaults for the fields that a file leaves out, and refuse names it does not have.
+
+    An optional group stays None unless the file sets it or an override reaches into it.
+    """
+    hints = typing.get_type_hints(schema)
+    if not partial:
+        unknown = [name for name in config if name not in hints]
+        if unknown:
+            schema_module.build(schema, {unknown[0]: None}, where)
+    with config.unlocked():
+        for field in dataclasses.fields(schema):
+            hint, path = _inner(hints[field.name]), f"{where}.{field.name}"
+            present = config.get(field.name)
+            required = hint is hints[field.name] or any(name.startswith(f"{path}.") for name in overrides)
+            if dataclasses.is_dataclass(hint) and (required or present is not None):
+                if present is None:
+                    config[field.name] = config_dict.ConfigDict()
+                elif not isinstance(present, config_dict.ConfigDict):
+                    raise UserError(f"{path}={present!r} should be a group of fields")
+                _fill(config[field.name], typing.cast(type, hint), path, overrides, False)
+            elif field.name not in config or present is None:
+                config[field.name] = _default(field, hint)
+
+
+def _check_override(config: config_dict.ConfigDict, override: str) -> None:
+    """Refuse an override of a field that does not exist, naming the nearest one that does."""
+    holder: Any = config
+    where = "config"
+    for name in override.split(".")[1:]:
+        bare = name.split("[")[0]
+        if not isinstance(holder, config_dict.ConfigDict):
+            raise UserError(f"{override}: {where} has no fields of its own")
+        if bare not in holder:
+            raise UserError(schema_module.unknown_field(f"{where}.{bare}", bare, list(holder)))
+        holder, where = holder.get(bare), f"{where}.{name}"
+        if "[" in name:
+            return
+
+
+def _inner(hint: Any) -> Any:
+    """The type T of an optional field `T | None`; other types are themselves."""
+    options = [option for option in typing.get_args(hint) if option is not type(None)]
+    return options[0] if type(None) in typing.get_args(hint) else hint
+
+
+def _default(field: dataclasses.Field[Any], hint: Any) -> Any:
+    if field.default is None:
+        return config_dict.placeholder(config_dict.ConfigDict if dataclasses.is_dataclass(hint) else hint)
+    return field.default
+
+
+def _help(program: str, schema: type, values: flags.FlagValues) -> str:
+    lines = [f"usage: python -m {_module(program)} --config=FILE.py [--config.FIELD=VALUE ...] [flags]", "", "flags:"]
+    lines += [f"  --{name}: {values[name].help} (default {values[name].value!r})" for name in values]
+    lines += ["", "config fields, with their defaults:"]
+    return "\n".join(lines + _describe(schema, "config"))
+
+
+def _module(program: str) -> str:
+    path = Path(program)
+    return path.parent.name if path.stem == "__main__" else f"{path.parent.name}.{path.stem}"
+
+
+def _describe(schema: type, where: str) -> list[str]:
+    lines: list[str] = []
+    hints = typing.get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        path, doc = f"{where}.{field.name}", field.metadata.get("doc", "")
+        if dataclasses.is_dataclass(hints[field.name]):
+            lines += _describe(typing.cast(type, hints[field.name]), path)
+            continue
+        choices = field.metadata.get("choices", ())
+        among = f" [{', '.join(map(str, choices))}]" if choices else ""
+        lines.append(f"  --{path}={field.default!r}{among}: {doc}")
+    return lines
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Fields that differ between two configs as nested dicts: {'a.b': (saved, current)}."""
+    before, after = schema_module.flatten(saved), schema_module.flatten(current)
+    return {
+        path: (before.get(path), after.get(path))
+        for path in sorted({*before, *after})
+        if before.get(path) != after.get(path)
+    }
