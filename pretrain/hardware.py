@@ -1,0 +1,124 @@
+"""What a device can do: its peak rate of matrix products and its memory.
+
+The peak is what model FLOPs utilisation (MFU) is a share of. For accelerators it is the vendor's figure for
+dense products; for a CPU it is measured here; for anything else it is unknown, and no MFU is shown.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+TERA = 1e12
+
+
+class Peak(NamedTuple):
+    """A device's peak rate of matrix products."""
+
+    flops_per_second: float
+    """Floating-point operations per second; a multiply and an add are two."""
+    source: str
+    """'spec sheet' or 'measured'."""
+
+
+class DeviceMemory(NamedTuple):
+    """Bytes of a device's memory."""
+
+    limit: int
+    in_use: int
+    peak: int
+
+
+# TFLOP/s of one JAX device in bfloat16, by `device_kind`. Google's pages
+# cloud.google.com/tpu/docs/v2 .. v6e and /tpu7x give them per chip (45, 123, 275, 197, 459, 918, 2307); a v2,
+# v3 or 7x chip is two JAX devices. Products of float32 arrays run as bfloat16 passes on the same units: one
+# by default, three at 'high', six at 'highest'.
+TPU_BFLOAT16: Mapping[str, float] = {
+    "TPU v2": 45 / 2,
+    "TPU v3": 123 / 2,
+    "TPU v4": 275,
+    "TPU v5 lite": 197,
+    "TPU v5e": 197,
+    "TPU v5p": 459,
+    "TPU v5": 459,
+    "TPU v6 lite": 918,
+    "TPU v6e": 918,
+    "TPU7x": 2307 / 2,
+}
+PASSES = {"default": 1, "high": 3, "highest": 6}
+
+# TFLOP/s in (bfloat16, float32 by default, float32 at 'high' or 'highest'), dense, from NVIDIA's data sheets
+# and, for GeForce, its architecture white papers (float32 accumulation). By default XLA runs float32 products
+# as TensorFloat-32 where the device has it (Ampere and later). 0: the device has no such units, and the peak
+# is unknown. The first entry whose words all occur in `device_kind` counts.
+GPU_PEAKS: Mapping[str, tuple[float, float, float]] = {
+    "B200": (2250, 1125, 75),  # HGX B200, an eighth of the board
+    "H200 NVL": (835.5, 417.5, 60),
+    "H200": (989, 494.5, 67),
+    "GH200": (989, 494.5, 67),
+    "H100 PCIe": (756, 378, 51),
+    "H100 NVL": (835.5, 417.5, 60),
+    "H100": (989, 494.5, 67),  # SXM5: 'NVIDIA H100 80GB HBM3'
+    "A100": (312, 156, 19.5),
+    "A10": (125, 62.5, 31.2),
+    "L40S": (362, 183, 91.6),
+    "L4": (121, 60, 30.3),
+    "T4": (0, 8.1, 8.1),
+    "V100 SXM2": (0, 15.7, 15.7),
+    "V100 PCIE": (0, 14, 14),
+    "RTX 4090": (165.2, 82.6, 82.6),
+    "RTX 3090": (71, 35.6, 35.6),
+}
+
+
+def peak_flops(device: jax.Device, dtype: str, precision: str = "default") -> Peak | None:
+    """The peak rate of matrix products of `device` for inputs of `dtype`, or None where it is not known.
+
+    A CPU is measured, which takes about 0.3 s: call this once, before the first step.
+
+    Args:
+      device: one of `jax.devices()`.
+      dtype: compute type, "float32" or "bfloat16".
+      precision: `jax.default_matmul_precision` of float32 products: "default", "high" or "highest".
+    """
+    if device.platform == "cpu":
+        return Peak(_measure(device, dtype) / jax.local_device_count("cpu"), "measured")
+    known = published_peak(device.device_kind, dtype, precision)
+    return None if known is None else Peak(known, "spec sheet")
+
+
+def published_peak(device_kind: str, dtype: str, precision: str = "default") -> float | None:
+    """The vendor's peak in FLOP/s of the accelerator that JAX calls `device_kind`; see `peak_flops`."""
+    for kind, tera in TPU_BFLOAT16.items():
+        if device_kind.lower() == kind.lower():
+            return tera * TERA / (PASSES[precision] if dtype == "float32" else 1)
+    words = device_kind.upper().replace("-", " ").split()
+    for kind, (bfloat16, tensor_float, full) in GPU_PEAKS.items():
+        if all(word.upper() in words for word in kind.split()):
+            tera = bfloat16 if dtype == "bfloat16" else tensor_float if precision == "default" else full
+            return tera * TERA or None
+    return None
+
+
+def device_memory(device: jax.Device) -> DeviceMemory | None:
+    """The memory of `device` as its runtime reports it, or None where it does not (a CPU)."""
+    stats = device.memory_stats() or {}
+    if "bytes_limit" not in stats:
+        return None
+    in_use = int(stats.get("bytes_in_use", 0))
+    return DeviceMemory(int(stats["bytes_limit"]), in_use, int(stats.get("peak_bytes_in_use", in_use)))
+
+
+def _measure(device: jax.Device, dtype: str, seconds: float = 0.3, size: int = 1024) -> float:
+    """FLOP/s of the fastest of the square products that fit into `seconds`, with all threads of the
+    process."""
+    ones = jax.device_put(jnp.ones((size, size), dtype), device)
+    product = jax.jit(jnp.matmul)
+    product(ones, ones).block_until_ready()
+    best, end = float("inf"), time.perf_counter() + seconds
+    while (start := time.perf_counter()) < end:
+        product(ones, ones).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best

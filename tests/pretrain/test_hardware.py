@@ -1,0 +1,56 @@
+"""Peak rates by the names that JAX gives to devices."""
+
+import jax
+import numpy as np
+import pytest
+
+from pretrain.hardware import device_memory, peak_flops, published_peak
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "precision", "tera"),
+    [
+        ("TPU v2", "bfloat16", "default", 22.5),
+        ("TPU v3", "bfloat16", "default", 61.5),
+        ("TPU v4", "bfloat16", "default", 275),
+        ("TPU v4", "float32", "default", 275),
+        ("TPU v4", "float32", "highest", 275 / 6),
+        ("TPU v5 lite", "bfloat16", "default", 197),
+        ("TPU v5", "bfloat16", "default", 459),
+        ("TPU v6 lite", "bfloat16", "default", 918),
+        ("TPU7x", "bfloat16", "default", 1153.5),
+        ("NVIDIA A100-SXM4-40GB", "bfloat16", "default", 312),
+        ("NVIDIA A100-SXM4-40GB", "float32", "default", 156),
+        ("NVIDIA A100 80GB PCIe", "float32", "highest", 19.5),
+        ("NVIDIA H100 80GB HBM3", "bfloat16", "default", 989),
+        ("NVIDIA H100 PCIe", "bfloat16", "default", 756),
+        ("NVIDIA H200", "bfloat16", "default", 989),
+        ("NVIDIA B200", "bfloat16", "default", 2250),
+        ("NVIDIA L4", "bfloat16", "default", 121),
+        ("NVIDIA L40S", "bfloat16", "default", 362),
+        ("Tesla T4", "float32", "default", 8.1),
+        ("Tesla V100-SXM2-16GB", "float32", "default", 15.7),
+    ],
+)
+def test_published_peaks(kind, dtype, precision, tera):
+    assert published_peak(kind, dtype, precision) == pytest.approx(tera * 1e12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("NVIDIA A40", "bfloat16"), ("TPU v9", "bfloat16"), ("Tesla T4", "bfloat16")]
+)
+def test_unknown_peaks_are_none(kind, dtype):
+    assert published_peak(kind, dtype) is None
+
+
+def test_a_cpu_is_measured_and_shared_by_its_fake_devices():
+    peak = peak_flops(jax.devices("cpu")[0], "float32")
+    ones = np.ones((256, 256), np.float32)
+    assert peak.source == "measured"
+    assert (
+        np.isfinite(peak.flops_per_second) and peak.flops_per_second > ones.size
+    )  # far above one product a second
+
+
+def test_a_cpu_reports_no_memory():
+    assert device_memory(jax.devices("cpu")[0]) is None
