@@ -1,12 +1,11 @@
 """Optimisers from optax, with the decay mask and clipping, and the logical axes of their state.
 
-Layers are stacked in one array for the scan over layers. AdamW acts on each element and does not notice; LAMB and
-Adafactor scale by norms of a whole parameter, which here must mean one layer's parameter: their norms are taken apart
-along the "layers" axis.
+Layers are stacked in one array for the scan over layers. AdamW acts on each element and does not notice; LAMB
+and Adafactor scale by norms of a whole parameter, which here must mean one layer's parameter: their norms are
+taken apart along the "layers" axis.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,17 +30,19 @@ def make_optimizer(
     """The optimiser that `config` asks for: gradients are clipped by their global norm first, if at all.
 
     - adamw: Loshchilov and Hutter 2019; decay is multiplied by the learning rate, as in PyTorch.
-    - lamb: You et al. 2020, algorithm 2; what is exempt from decay is not rescaled either, as in the authors' code.
-    - adafactor: Shazeer and Stern 2018, without momentum; the learning rate is relative to each parameter's scale
-      (section 8). Decay is decoupled and multiplied by the learning rate as in the other two (optax.adafactor's is
-      not: 0.01 there would take 1% off the weights at every step). beta1, beta2 and eps do not apply to it.
+    - lamb: You et al. 2020, algorithm 2; what is exempt from decay is not rescaled either, as in the authors'
+      code.
+    - adafactor: Shazeer and Stern 2018, without momentum; the learning rate is relative to each parameter's
+      scale (section 8). Decay is decoupled and multiplied by the learning rate as in the other two
+      (optax.adafactor's is not: 0.01 there would take 1% off the weights at every step). beta1, beta2 and eps
+      do not apply to it.
 
     Args:
       config: `config.optimizer`.
       schedule: learning rate by step (see `pretrain.schedules`).
       decay_mask: the tree of params with True where weight decay applies.
-      params_axes: the tree of params with each one's logical axes; tells which are stacked layers. Without it each
-        array counts as one parameter.
+      params_axes: the tree of params with the logical axes of each; tells which are stacked layers. Without
+        it each array counts as one parameter.
     """
     if params_axes is None:
         params_axes = jax.tree.map(lambda _: (), decay_mask)
@@ -67,10 +68,10 @@ def make_optimizer(
 def opt_state_axes(
     optimizer: optax.GradientTransformation, params_shapes: PyTree, params_axes: PyTree
 ) -> PyTree[tuple[str | None, ...]]:
-    """The logical axes of every leaf of the optimiser's state, as a tree of its structure with tuples for leaves.
+    """The tree of the optimiser's state with the logical axes of each leaf, a tuple, in its place.
 
-    A moment has its parameter's axes; a factored moment (a parameter's shape less one dimension) those that are left;
-    counters and placeholders are replicated.
+    A moment has its parameter's axes; a factored moment (a parameter's shape less one dimension) those that
+    are left; counters and placeholders are replicated.
 
     Args:
       optimizer: the optimiser.
@@ -100,15 +101,16 @@ def _leaf_axes(
     ]
     if not candidates:
         return (None,) * len(shape)
-    # A square matrix does not show which side was reduced: axes that differ between the two readings are replicated.
+    # A square matrix does not show which side was reduced: axes that differ between the two readings are
+    # replicated.
     return tuple(names[0] if len(set(names)) == 1 else None for names in zip(*candidates))
 
 
 def _clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     """Scale gradients so that their global norm is at most `max_norm` (Pascanu et al. 2013).
 
-    The factor min(1, max_norm / norm) fuses into the update that follows; optax's select between scaled and unscaled
-    gradients does not on CPU, where it doubled the time of a whole AdamW update.
+    The factor min(1, max_norm / norm) fuses into the update that follows; optax's select between scaled and
+    unscaled gradients does not on CPU, where it doubled the time of a whole AdamW update.
     """
 
     def clip(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:

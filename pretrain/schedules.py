@@ -1,7 +1,8 @@
 """The learning rate over a run: linear warm-up from 0, then one of five shapes.
 
-Step counts are optax's: the update made at step `t` (from 0) uses the value at `t`, so warm-up gives exactly 0 at 0 and
-the peak at `warmup_steps`; shapes that decay reach their last value at `total_steps`, one step after the last update.
+Step counts are optax's: the update made at step `t` (from 0) uses the value at `t`, so warm-up gives exactly
+0 at 0 and the peak at `warmup_steps`; shapes that decay reach their last value at `total_steps`, one step
+after the last update.
 """
 
 import jax
@@ -17,8 +18,9 @@ def learning_rate_schedule(config: ScheduleConfig, learning_rate: float, total_s
 
     With p the share of the way from the end of warm-up to the end of the run, and f the final fraction:
     linear 1-(1-f)p; cosine f+(1-f)(1+cos(pi p))/2 (Loshchilov and Hutter 2017, section 3, without restarts);
-    inverse_sqrt sqrt(warmup/t) (Vaswani et al. 2017, section 5.3); wsd constant until the last `decay_fraction` of the
-    run, over which it falls as 1-(1-f)sqrt(q) (Hägele et al. 2024, section 3.2; ModernBERT too); constant.
+    inverse_sqrt sqrt(warmup/t) (Vaswani et al. 2017, section 5.3); wsd constant until the last
+    `decay_fraction` of the run, over which it falls as 1-(1-f)sqrt(q) (Hägele et al. 2024, section 3.2;
+    ModernBERT too); constant.
 
     Returns:
       A function of the step (an int or an int32 scalar) to the learning rate (a float32 scalar).

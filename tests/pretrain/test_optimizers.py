@@ -112,7 +112,7 @@ def test_adafactor_first_step():
     optimizer = make_optimizer(config, constant(0.01), MASK, AXES)
     params, grads = draw(0), draw(1)
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
-    # Small matrices are not factored: the first direction is the gradient's sign, of root mean square 1, not clipped.
+    # Small matrices are not factored: the first direction is the gradient's sign, of rms 1.
     kernel, sign = params["layers"]["kernel"], np.sign(grads["layers"]["kernel"])
     for layer in range(2):
         scale = np.sqrt(np.mean(kernel[layer] ** 2))

@@ -26,14 +26,14 @@ def test_warmup_rises_from_zero_to_the_peak(name):
 @pytest.mark.parametrize(
     ("fields", "steps", "shares"),
     [
-        (dict(name="linear"), [10, 55, 100, 200], [1, 0.5, 0, 0]),
-        (dict(name="linear", final_fraction=0.2), [10, 55, 100], [1, 0.6, 0.2]),
-        (dict(name="cosine"), [10, 40, 55, 100], [1, 0.75, 0.5, 0]),
-        (dict(name="cosine", final_fraction=0.1), [55, 100], [0.55, 0.1]),
-        (dict(name="wsd", decay_fraction=0.4), [10, 60, 70, 100, 120], [1, 1, 0.5, 0, 0]),
-        (dict(name="wsd", decay_fraction=0.4, final_fraction=0.2), [70, 100], [0.6, 0.2]),
-        (dict(name="inverse_sqrt"), [10, 40, 90], [1, 0.5, 1 / 3]),
-        (dict(name="constant"), [10, 100], [1, 1]),
+        ({"name": "linear"}, [10, 55, 100, 200], [1, 0.5, 0, 0]),
+        ({"name": "linear", "final_fraction": 0.2}, [10, 55, 100], [1, 0.6, 0.2]),
+        ({"name": "cosine"}, [10, 40, 55, 100], [1, 0.75, 0.5, 0]),
+        ({"name": "cosine", "final_fraction": 0.1}, [55, 100], [0.55, 0.1]),
+        ({"name": "wsd", "decay_fraction": 0.4}, [10, 60, 70, 100, 120], [1, 1, 0.5, 0, 0]),
+        ({"name": "wsd", "decay_fraction": 0.4, "final_fraction": 0.2}, [70, 100], [0.6, 0.2]),
+        ({"name": "inverse_sqrt"}, [10, 40, 90], [1, 0.5, 1 / 3]),
+        ({"name": "constant"}, [10, 100], [1, 1]),
     ],
 )
 def test_shape_after_warmup(fields, steps, shares):
@@ -62,10 +62,10 @@ def test_the_same_value_under_jit():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (dict(warmup_steps=101), "warmup_steps=101 is longer than the run of 100 steps; set it to 10 or so"),
-        (dict(warmup_steps=-1), "warmup_steps=-1 should be 0 or more"),
-        (dict(warmup_steps=1, final_fraction=1.5), "final_fraction=1.5 should be between 0 and 1"),
-        (dict(name="wsd", warmup_steps=60, decay_fraction=0.5), "60 steps of warm-up and 50 of decay"),
+        ({"warmup_steps": 101}, "warmup_steps=101 is longer than the run of 100 steps; set it to 10 or so"),
+        ({"warmup_steps": -1}, "warmup_steps=-1 should be 0 or more"),
+        ({"warmup_steps": 1, "final_fraction": 1.5}, "final_fraction=1.5 should be between 0 and 1"),
+        ({"name": "wsd", "warmup_steps": 60, "decay_fraction": 0.5}, "60 steps of warm-up and 50 of decay"),
     ],
 )
 def test_impossible_schedules_are_refused(fields, message):
