@@ -1,0 +1,245 @@
+"""Loading: every kind of fast tokenizer from a folder, a file or the hub, checked, with its words marked."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from etils import epath
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from data.errors import UserError
+from data.special_tokens import SpecialTokens
+from tokenizer.config import TokenizerConfig
+from tokenizer.load import load
+from tokenizer.train import train_tokenizer
+
+REPOSITORY = Path(__file__).parents[2]
+DOCUMENTS = ["rain and wind, wind and rain.\n\train\n"] * 3
+
+
+def byte_level(folder: Path) -> Path:
+    config = TokenizerConfig(vocab_size=270)
+    train_tokenizer(DOCUMENTS, config, epath.Path(folder), model_max_length=16, progress=False)
+    return folder
+
+
+def wordpiece(folder: Path, specials=("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), **declared) -> Path:
+    tokens = [*specials, "play", "##ing", "##s", ",", "now", "mask", "[", "]"]
+    tokenizer = Tokenizer(models.WordPiece({token: i for i, token in enumerate(tokens)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in specials])
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=8)
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    if declared:
+        (folder / "tokenizer_config.json").write_text(json.dumps(declared))
+    return folder
+
+
+def unigram(folder: Path) -> Path:
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁", "▁rain", "y", "ing", ".", "▁wind", "<mask>"]
+    tokenizer = Tokenizer(models.Unigram([(piece, -float(i)) for i, piece in enumerate(pieces)], unk_id=3))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", AddedToken("<mask>", lstrip=True)])
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def marked(tokenizer, marks: np.ndarray) -> list[str]:
+    return [tokenizer.tokenizer.id_to_token(int(index)) for index in np.flatnonzero(marks)]
+
+
+def test_a_trained_folder_loads_as_it_was(tmp_path):
+    folder = byte_level(tmp_path / "tokenizer")
+    loaded = load(str(folder))
+    assert loaded.special == SpecialTokens(cls=0, sep=2, pad=1, mask=4, unk=3)
+    assert loaded.special_ids == (0, 1, 2, 3, 4)
+    assert loaded.vocab_size == 270
+    ids = loaded.encode(["rain and", ""])
+    assert [row.dtype for row in ids] == [np.int32, np.int32]
+    assert [row.shape for row in ids][1] == (0,)
+    assert loaded.decode(ids[0]) == "rain and"
+    assert loaded.decode([0, *ids[0], 2], skip_special_tokens=True) == "rain and"
+
+
+def test_text_that_spells_a_special_token_is_ordinary_text(tmp_path):
+    for loaded in (load(str(byte_level(tmp_path / "bpe"))), load(str(wordpiece(tmp_path / "wordpiece")))):
+        ids = loaded.encode(["<s> </s> <mask> <pad>", "[MASK] [mask]"])
+        assert not set(np.concatenate(ids).tolist()) & {*loaded.special_ids} - {loaded.special.unk}
+
+
+def test_a_bare_tokenizer_json_takes_the_usual_names_and_ignores_truncation_and_padding(tmp_path):
+    loaded = load(str(wordpiece(tmp_path / "bert") / "tokenizer.json"))
+    assert loaded.special == SpecialTokens(cls=2, sep=3, pad=0, mask=4, unk=1)
+    assert [ids.tolist() for ids in loaded.encode(["Playing, plays now"])] == [[5, 6, 8, 5, 7, 9]]
+
+
+def test_declared_special_tokens_come_before_the_usual_names(tmp_path):
+    specials = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<first>", "<hidden>")
+    declared = {"bos_token": {"content": "<first>"}, "mask_token": "<hidden>", "cls_token": None}
+    loaded = load(str(wordpiece(tmp_path / "bert", specials, **declared)))
+    assert loaded.special == SpecialTokens(cls=5, sep=3, pad=0, mask=6, unk=1)
+    assert loaded.special_ids == (0, 1, 2, 3, 4, 5, 6)
+
+
+@pytest.mark.parametrize(("missing", "role"), [(4, "mask"), (0, "pad"), (2, "cls"), (3, "sep"), (1, "unk")])
+def test_a_missing_special_token_is_named(tmp_path, missing, role):
+    specials = [token for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]) if i != missing]
+    with pytest.raises(UserError, match=rf"has no {role} token \(looked for "):
+        load(str(wordpiece(tmp_path / "bert", specials)))
+
+
+def test_words_of_a_byte_level_tokenizer_begin_with_white_space(tmp_path):
+    loaded = load(str(byte_level(tmp_path / "tokenizer")))
+    starts, breaks = marked(loaded, loaded.word_starts()), marked(loaded, loaded.word_breaks())
+    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    white = [chr(0x100 + byte) for byte in (9, 10, 11, 12, 13, 28, 29, 30, 31)]  # how byte-level BPE spells them
+    assert starts == [*specials, *white, "Ġ", *(token for token in starts if token[0] == "Ġ" and len(token) > 1)]
+    assert {"Ġwind", "Ġrain"} & set(starts)
+    assert breaks == [*specials, *white]
+
+
+def test_words_of_a_wordpiece_tokenizer_begin_without_the_continuation_prefix(tmp_path):
+    loaded = load(str(wordpiece(tmp_path / "bert")))
+    assert [token for token in range(loaded.vocab_size) if not loaded.word_starts()[token]] == [6, 7]
+    assert marked(loaded, loaded.word_breaks()) == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def test_words_of_a_unigram_tokenizer_begin_with_the_metaspace(tmp_path):
+    loaded = load(str(unigram(tmp_path / "xlmr")))
+    assert loaded.special == SpecialTokens(cls=0, sep=2, pad=1, mask=10, unk=3)
+    assert [ids.tolist() for ids in loaded.encode(["rainy wind."])] == [[5, 6, 9, 8]]
+    specials = ["<s>", "<pad>", "</s>", "<unk>"]
+    assert marked(loaded, loaded.word_starts()) == [*specials, "▁", "▁rain", "▁wind", "<mask>"]
+    assert marked(loaded, loaded.word_breaks()) == [*specials, "<mask>"]
+
+
+def test_a_tokenizer_that_does_not_mark_words_is_refused_for_whole_words_only(tmp_path):
+    tokens = {token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "word"])}
+    tokenizer = Tokenizer(models.WordLevel(tokens, unk_token="[UNK]"))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    loaded = load(str(tmp_path))
+    assert loaded.encode(["word"])[0].tolist() == [5]
+    with pytest.raises(UserError, match=r"masking.whole_word=True needs .* this one is WordLevel"):
+        loaded.word_starts()
+
+
+def test_saving_keeps_the_tokenizer_and_sets_the_length(tmp_path):
+    from transformers import AutoTokenizer
+
+    loaded = load(str(wordpiece(tmp_path / "bert", model_max_length=512)))
+    loaded.save(epath.Path(tmp_path / "copy"), model_max_length=128)
+    again = load(str(tmp_path / "copy"))
+    assert again.fingerprint() == loaded.fingerprint()
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "copy")
+    assert (theirs.model_max_length, theirs.mask_token_id, theirs.cls_token_id) == (128, 4, 2)
+
+
+def test_the_fingerprint_follows_what_decides_the_ids(tmp_path):
+    first = load(str(wordpiece(tmp_path / "first")))
+    assert load(str(tmp_path / "first" / "tokenizer.json")).fingerprint() == first.fingerprint()
+    description = json.loads((tmp_path / "first" / "tokenizer.json").read_text())
+    description["normalizer"]["lowercase"] = False
+    (tmp_path / "cased.json").write_text(json.dumps(description))
+    assert load(str(tmp_path / "cased.json")).fingerprint() != first.fingerprint()
+
+
+def test_ids_with_gaps_are_refused(tmp_path):
+    folder = wordpiece(tmp_path / "bert")
+    description = json.loads((folder / "tokenizer.json").read_text())
+    description["model"]["vocab"]["now"] = 99
+    (folder / "tokenizer.json").write_text(json.dumps(description))
+    with pytest.raises(UserError, match="13 tokens but ids up to 99"):
+        load(str(folder))
+
+
+def test_what_is_not_a_tokenizer_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"has no tokenizer.json"):
+        load(str(tmp_path))
+    with pytest.raises(UserError, match=r"there is no tokenizer at /no/such/folder"):
+        load("/no/such/folder")
+    (tmp_path / "tokenizer.json").write_text('{"model": ')
+    with pytest.raises(UserError, match=r"cannot be read: .*; set tokenizer.path") as raised:
+        load(str(tmp_path))
+    assert "\n" not in str(raised.value)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub as a download needs: /ORG/NAME/resolve/REVISION/FILE, for `files` by `org/name`."""
+
+    files: dict[str, dict[str, bytes]]
+
+    def do_GET(self) -> None:
+        owner, name, _, _, file = self.path.lstrip("/").split("/")[:5]
+        repository = self.files.get(f"{owner}/{name}")
+        content = repository.get(file) if repository else None
+        gated = owner == "gated"
+        self.send_response(403 if gated else 200 if content is not None else 404)
+        if gated:
+            self.send_header("X-Error-Code", "GatedRepo")
+        elif content is None:
+            self.send_header("X-Error-Code", "EntryNotFound" if repository else "RepoNotFound")
+        else:
+            self.send_header("X-Repo-Commit", "1" * 40)
+            self.send_header("ETag", f'"{hash(content) & 0xFFFFFFFF:x}"')
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.end_headers()
+        if content is not None and not gated and self.command == "GET":
+            self.wfile.write(content)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path):
+    folder = wordpiece(tmp_path / "bert", model_max_length=512)
+    Hub.files = {"some/bert": {path.name: path.read_bytes() for path in folder.iterdir()}, "some/empty": {}}
+    Hub.files["some/empty"]["config.json"] = b"{}"
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def load_in_another_process(hub_id: str, endpoint: str, home: Path) -> subprocess.CompletedProcess:
+    code = (
+        "from tokenizer.load import load\nfrom data.errors import UserError\n"
+        f"try: print(load({hub_id!r}).special)\nexcept UserError as error: print('error:', error)\n"
+    )
+    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(home), "NO_PROXY": "*"}
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_the_hub_gives_a_tokenizer_or_one_line_why_not(hub, tmp_path):
+    home = tmp_path / "home"
+    expected = {
+        "some/bert": "SpecialTokens(cls=2, sep=3, pad=0, mask=4, unk=1)",
+        "some/empty": "error: the hub's some/empty has no tokenizer.json (a fast tokenizer); set tokenizer.path",
+        "gated/bert": "error: the hub's gated/bert is gated: accept its terms at its page there, then set HF_TOKEN",
+        "some/nothing": "error: there is no folder some/nothing, and no model of that id on the hub that you may read",
+    }
+    for hub_id, line in expected.items():
+        done = load_in_another_process(hub_id, hub, home)
+        assert done.stdout.startswith(line), done.stderr
+        assert done.stdout.count("\n") == 1
+    assert load_in_another_process("some/bert", "http://127.0.0.1:9", home).stdout.startswith("SpecialTokens")
+    unreachable = load_in_another_process("some/other", "http://127.0.0.1:9", home).stdout
+    assert unreachable.startswith("error: there is no folder some/other, and the hub cannot be reached")
+    assert unreachable.count("\n") == 1

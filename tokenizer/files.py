@@ -1,0 +1,91 @@
+"""The files of a tokenizer: read from a folder, a bucket or the hub; written so that a reader finds all or nothing."""
+
+import re
+from collections.abc import Mapping
+
+from etils import epath
+
+from data.errors import UserError
+
+TOKENIZER = "tokenizer.json"
+CONFIG = "tokenizer_config.json"
+SPECIAL_TOKENS_MAP = "special_tokens_map.json"
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def read_files(path_or_id: str) -> dict[str, bytes]:
+    """The contents of a tokenizer's files by name: tokenizer.json, and those beside it that name its special tokens.
+
+    Args:
+      path_or_id: a folder or a tokenizer.json, local or gs://, or the id of a model on the hub.
+
+    Raises:
+      UserError: there is no such thing, or it has no tokenizer.json.
+    """
+    path = epath.Path(path_or_id).expanduser()
+    if path.is_dir():
+        if not (path / TOKENIZER).exists():
+            raise UserError(
+                f"the folder {path_or_id} has no {TOKENIZER} (a fast tokenizer); "
+                "transformers' AutoTokenizer.from_pretrained(...).save_pretrained(...) writes one, or set tokenizer.path"
+            )
+        names = [name for name in (TOKENIZER, CONFIG, SPECIAL_TOKENS_MAP) if (path / name).exists()]
+        return {name: (path / name).read_bytes() for name in names}
+    if path.exists():
+        return {TOKENIZER: path.read_bytes()}
+    if path_or_id.endswith(".json") or not _HUB_ID.fullmatch(path_or_id):
+        raise UserError(
+            f"there is no tokenizer at {path_or_id}; tokenizer.path is a folder, a {TOKENIZER} or a hub id (owner/name)"
+        )
+    return _download(path_or_id)
+
+
+def _download(hub_id: str) -> dict[str, bytes]:
+    from huggingface_hub import errors, hf_hub_download
+
+    files = {}
+    for name in (TOKENIZER, CONFIG, SPECIAL_TOKENS_MAP):
+        try:
+            files[name] = epath.Path(hf_hub_download(hub_id, name)).read_bytes()
+        except errors.GatedRepoError as error:
+            raise UserError(
+                f"the hub's {hub_id} is gated: accept its terms at its page there, then set HF_TOKEN in the environment"
+            ) from error
+        except errors.RepositoryNotFoundError as error:
+            raise UserError(
+                f"there is no folder {hub_id}, and no model of that id on the hub that you may read "
+                "(a private one needs HF_TOKEN in the environment); set tokenizer.path"
+            ) from error
+        except errors.RemoteEntryNotFoundError as error:
+            if name == TOKENIZER:
+                raise UserError(f"the hub's {hub_id} has no {TOKENIZER} (a fast tokenizer); set tokenizer.path") from error
+        except errors.LocalEntryNotFoundError as error:
+            if name == TOKENIZER:
+                raise UserError(
+                    f"there is no folder {hub_id}, and the hub cannot be reached for a model of that id "
+                    "(nor is it in the local cache); set tokenizer.path to a local folder, or connect"
+                ) from error
+        except (errors.HfHubHTTPError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{name} of {hub_id} could not be downloaded from the hub: {reason}") from error
+    return files
+
+
+def write_files(out: epath.Path, files: Mapping[str, bytes]) -> None:
+    """Write a tokenizer's files into the folder `out`, tokenizer.json last.
+
+    Each is written beside its place and moved there, so a process killed at any moment leaves either no tokenizer.json
+    or a whole tokenizer. (On object stores a folder cannot be renamed at once; a file can.)
+
+    Raises:
+      UserError: the folder cannot be made or written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in sorted(files, key=lambda name: name == TOKENIZER):
+            unfinished = out / f"{name}.unfinished"
+            unfinished.write_bytes(files[name])
+            unfinished.replace(out / name)
+    except OSError as error:
+        raise UserError(f"the tokenizer cannot be written to {out}: {error.strerror or error}; set --workdir") from error

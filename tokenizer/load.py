@@ -1,0 +1,222 @@
+"""A tokenizer as the rest of the project sees it: text to ids, its special tokens, and where its words begin."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from etils import epath
+from tokenizers import Tokenizer, decoders
+
+from data.errors import UserError
+from data.special_tokens import SpecialTokens
+from tokenizer import files as tokenizer_files
+
+# The role of a special token -> the fields that may name it, and the names it has where no field does.
+ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "cls": (("cls_token", "bos_token"), ("<s>", "[CLS]")),
+    "sep": (("sep_token", "eos_token"), ("</s>", "[SEP]")),
+    "pad": (("pad_token",), ("<pad>", "[PAD]")),
+    "mask": (("mask_token",), ("<mask>", "[MASK]")),
+    "unk": (("unk_token",), ("<unk>", "[UNK]")),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A fast tokenizer with the special tokens of a masked language model."""
+
+    tokenizer: Tokenizer
+    special: SpecialTokens
+    files: Mapping[str, bytes]
+    """Contents of its files by name, as `save` writes them."""
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids of each text, int32 [length], with no special tokens added.
+
+        Text that happens to spell a special token ("<s>" in a web page) is ordinary text. A lone surrogate, which no
+        encoding of Unicode can hold, becomes U+FFFD. Runs on all cores.
+        """
+        try:
+            encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        except TypeError:
+            encodings = self.tokenizer.encode_batch_fast([valid_unicode(text) for text in texts], add_special_tokens=False)
+        return [np.fromiter(encoding.ids, np.int32, len(encoding)) for encoding in encodings]
+
+    def decode(self, ids: Sequence[int] | np.ndarray, *, skip_special_tokens: bool = False) -> str:
+        """The text of token ids."""
+        return self.tokenizer.decode([int(token) for token in ids], skip_special_tokens=skip_special_tokens)
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens V, added and special ones included; ids are 0 .. V-1."""
+        return self.tokenizer.get_vocab_size()
+
+    @cached_property
+    def special_ids(self) -> tuple[int, ...]:
+        """Ids of every special token, in order: those of `special` and any other the tokenizer marks as special."""
+        marked = [index for index, token in self.tokenizer.get_added_tokens_decoder().items() if token.special]
+        return tuple(sorted({*dataclasses.astuple(self.special), *marked}))
+
+    def word_starts(self) -> np.ndarray:
+        """Whether a token begins a word wherever it stands, bool [V]. Special tokens do.
+
+        Byte-level and sentencepiece tokens do when their text begins with white space, so punctuation belongs to the
+        word it is written to (as in fairseq and transformers' collators); WordPiece tokens do unless they carry the
+        continuation prefix, so punctuation is a word of its own (as in BERT's code).
+
+        Raises:
+          UserError: a kind of tokenizer that does not mark its words.
+        """
+        if self._parsed["model"]["type"] == "WordPiece":
+            prefix = self._parsed["model"]["continuing_subword_prefix"]
+            starts = [not token.startswith(prefix) for token in self._tokens()]
+        else:
+            starts = [text[:1].isspace() for text in self._texts()]
+        starts_of = np.array(starts, bool)
+        starts_of[list(self.special_ids)] = True
+        return starts_of
+
+    def word_breaks(self) -> np.ndarray:
+        """Whether the token after this one begins a word whatever it is, bool [V]: line breaks and tabs, special tokens.
+
+        A final space does not count: it belongs to the word that follows.
+
+        Raises:
+          UserError: a kind of tokenizer that does not mark its words.
+        """
+        if self._parsed["model"]["type"] == "WordPiece":
+            breaks = [False] * self.vocab_size
+        else:
+            breaks = [text[-1:].isspace() and text[-1] != " " for text in self._texts()]
+        breaks_of = np.array(breaks, bool)
+        breaks_of[list(self.special_ids)] = True
+        return breaks_of
+
+    def fingerprint(self) -> str:
+        """Hex digest of everything that decides the ids of a text."""
+        deciding = {name: self._parsed.get(name) for name in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
+        content = json.dumps([deciding, dataclasses.asdict(self.special)], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def save(self, out: epath.Path, *, model_max_length: int | None = None) -> None:
+        """Write the files that transformers' AutoTokenizer reads into the folder `out`.
+
+        Args:
+          out: the folder, made if need be.
+          model_max_length: tokens that the model takes; None keeps what the files say.
+
+        Raises:
+          UserError: the folder cannot be written.
+        """
+        contents = dict(self.files)
+        if model_max_length is not None:
+            config = json.loads(contents[tokenizer_files.CONFIG])
+            contents[tokenizer_files.CONFIG] = as_json({**config, "model_max_length": model_max_length})
+        tokenizer_files.write_files(out, contents)
+
+    @cached_property
+    def _parsed(self) -> dict[str, Any]:
+        return json.loads(self.tokenizer.to_str())
+
+    def _tokens(self) -> Iterator[str]:
+        return (self.tokenizer.id_to_token(index) for index in range(self.vocab_size))
+
+    def _texts(self) -> Iterator[str]:
+        """The text that each token stands for; a part of a character is U+FFFD."""
+        types = set(_types(self._parsed["pre_tokenizer"])) | set(_types(self._parsed["decoder"]))
+        if "ByteLevel" in types:
+            decoder = decoders.ByteLevel()
+            return (decoder.decode([token]) for token in self._tokens())
+        if "Metaspace" in types:
+            return (token.replace("▁", " ") for token in self._tokens())
+        raise UserError(
+            "masking.whole_word=True needs a tokenizer that marks where words begin (byte-level, sentencepiece or "
+            f"WordPiece); this one is {self._parsed['model']['type']} without such marks; set masking.whole_word=False"
+        )
+
+
+def load(path_or_id: str) -> Loaded:
+    """Open a tokenizer: a folder, a tokenizer.json, or a hub id.
+
+    Raises:
+      UserError: it cannot be found or read, its ids have gaps, or it lacks a special token.
+    """
+    return from_files(tokenizer_files.read_files(path_or_id), path_or_id)
+
+
+def from_files(files: Mapping[str, bytes], where: str) -> Loaded:
+    """The tokenizer of a folder's contents (`where` it came from is for messages).
+
+    Raises:
+      UserError: see `load`.
+    """
+    try:
+        tokenizer = Tokenizer.from_buffer(files[tokenizer_files.TOKENIZER])
+        declared = {
+            **json.loads(files.get(tokenizer_files.SPECIAL_TOKENS_MAP, b"{}")),
+            **json.loads(files.get(tokenizer_files.CONFIG, b"{}")),
+        }
+    except Exception as error:  # the Rust library raises a bare Exception on a file it cannot parse
+        raise UserError(f"the tokenizer {where} cannot be read: {error}; set tokenizer.path") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    highest = max(tokenizer.get_vocab().values(), default=-1)
+    if highest + 1 != tokenizer.get_vocab_size():
+        raise UserError(
+            f"the tokenizer {where} has {tokenizer.get_vocab_size()} tokens but ids up to {highest}: "
+            "its ids have gaps; set tokenizer.path to one without"
+        )
+    names = {role: _name(tokenizer, declared, role, where) for role in ROLES}
+    special = SpecialTokens(**{role: tokenizer.token_to_id(name) for role, name in names.items()})
+    return Loaded(tokenizer, special, {**files, tokenizer_files.CONFIG: _config(files, declared, names)})
+
+
+def _name(tokenizer: Tokenizer, declared: Mapping[str, Any], role: str, where: str) -> str:
+    """The token that plays a role: the one the files declare for it, else the one that has its usual name."""
+    fields, usual = ROLES[role]
+    stated = [declared[field] for field in fields if declared.get(field)]
+    names = [value["content"] if isinstance(value, Mapping) else value for value in stated]
+    for name in [*names, *usual]:
+        if tokenizer.token_to_id(name) is not None:
+            return name
+    raise UserError(
+        f"the tokenizer {where} has no {role} token (looked for {', '.join(dict.fromkeys([*names, *usual]))}); a masked "
+        "language model needs cls, sep, pad, mask and unk; set tokenizer.path to one that has them"
+    )
+
+
+def _config(files: Mapping[str, bytes], declared: Mapping[str, Any], names: Mapping[str, str]) -> bytes:
+    """tokenizer_config.json: the one there is, else one that says what a bare tokenizer.json leaves open."""
+    if declared.get("tokenizer_class") and tokenizer_files.CONFIG in files:
+        return files[tokenizer_files.CONFIG]
+    named = {f"{role}_token": name for role, name in names.items() if not declared.get(f"{role}_token")}
+    stated = json.loads(files.get(tokenizer_files.CONFIG, b"{}"))
+    return as_json({"tokenizer_class": "PreTrainedTokenizerFast", **stated, **named})
+
+
+def as_json(value: Mapping[str, Any]) -> bytes:
+    """The bytes of a JSON file that people read."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode()
+
+
+def valid_unicode(text: str) -> str:
+    """The text with each lone surrogate (which JSON can spell, and UTF-8 cannot hold) replaced by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _types(component: Any) -> Iterator[str]:
+    """The types of a tokenizer component and of those inside it."""
+    if isinstance(component, Mapping):
+        if "type" in component:
+            yield component["type"]
+        for value in component.values():
+            yield from _types(value)
+    elif isinstance(component, list):
+        for value in component:
+            yield from _types(value)

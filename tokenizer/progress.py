@@ -1,0 +1,61 @@
+"""How far the training of a tokenizer is: a live line in a terminal, plain lines elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class TrainingProgress:
+    """Counts documents and bytes while they are read, and tells the two stages of training apart on stderr."""
+
+    def __init__(self, *, shown: bool, console: Console | None = None) -> None:
+        """`shown` False counts in silence."""
+        self.documents = 0
+        self.bytes = 0
+        self._console = console or Console(stderr=True)
+        self._live: Progress | None = None
+        self._lines = shown and not self._console.is_terminal
+        if shown and self._console.is_terminal:
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+            self._live = Progress(*columns, console=self._console, refresh_per_second=4)
+            self._task = self._live.add_task("tokenizer: reading")
+        self._started = self._reported = time.monotonic()
+
+    def read(self, size: int) -> None:
+        """Count one document of `size` bytes."""
+        self.documents += 1
+        self.bytes += size
+        if self._live:
+            self._live.update(self._task, description=self._reading())
+        elif self._lines and time.monotonic() - self._reported >= SECONDS_BETWEEN_LINES:
+            self._reported = time.monotonic()
+            self._console.print(self._reading(), highlight=False)
+
+    def merge(self) -> None:
+        """All documents are read; what follows is the search for merges, which reports nothing until it is done."""
+        description = f"{self._reading()}; merging"
+        if self._live:
+            self._live.update(self._task, description=description)
+        elif self._lines:
+            self._console.print(description, highlight=False)
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+        if self._lines and kind is None:
+            self._console.print(f"tokenizer: trained in {time.monotonic() - self._started:.1f} s", highlight=False)
+
+    def _reading(self) -> str:
+        return f"tokenizer: {self.documents:,} documents read, {self.bytes / 1e6:,.1f} MB"
