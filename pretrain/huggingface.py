@@ -1,0 +1,300 @@
+"""To and from the Hugging Face ecosystem: config.json and model.safetensors, in folders, buckets and on the hub.
+
+Nothing is unpickled and no transformers class is imported: names and layouts are `pretrain.models.names`.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+import safetensors
+import safetensors.numpy
+from etils import epath
+
+from data.errors import UserError
+from data.special_tokens import SpecialTokens
+from pretrain.config import ModelConfig
+from pretrain.models import EncoderConfig, Params, build
+from pretrain.models.config import MODEL_TYPES
+from pretrain.models.layers import ACTIVATIONS
+from pretrain.models.names import from_state_dict, to_state_dict
+from tokenizer.load import load as load_tokenizer
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+
+ARCHITECTURES = {
+    "roberta": "RobertaForMaskedLM",
+    "xlm-roberta": "XLMRobertaForMaskedLM",
+    "camembert": "CamembertForMaskedLM",
+    "bert": "BertForMaskedLM",
+}
+# What transformers assumes where a config.json leaves a field out; `None` ids are only ever passed on.
+_SHARED_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "initializer_range": 0.02,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "tie_word_embeddings": True,
+}
+_SENTENCEPIECE_IDS = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+DEFAULTS = {
+    "roberta": {**_SHARED_DEFAULTS, **_SENTENCEPIECE_IDS, "vocab_size": 50265},
+    "xlm-roberta": {**_SHARED_DEFAULTS, **_SENTENCEPIECE_IDS},
+    "camembert": {**_SHARED_DEFAULTS, **_SENTENCEPIECE_IDS},
+    "bert": {**_SHARED_DEFAULTS, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None},
+}
+# Fields of config.json that would make another network of it, and the one value of each that does not.
+_FIXED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
+
+_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64,
+}
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def encoder_config(model: ModelConfig, vocab_size: int, special: SpecialTokens) -> EncoderConfig:
+    """The network that a run's config and tokenizer ask for.
+
+    Args:
+      model: the config; where it names a config_file, that file decides every field of the network.
+      vocab_size: tokens of the tokenizer.
+      special: its special tokens.
+
+    Raises:
+      UserError: fields that do not fit each other or the tokenizer.
+    """
+    if model.config_file:
+        values = read_config(model.config_file)
+        resolved = parse_config(values, model.config_file)
+        source = f"{model.config_file} (config.model.config_file)"
+    else:
+        names = set(_SHARED_DEFAULTS) - {"vocab_size"}
+        values = {name: getattr(model, name) for name in names}
+        values |= {
+            "model_type": model.family,
+            "vocab_size": model.vocab_size or vocab_size,
+            "pad_token_id": special.pad,
+        }
+        if model.family == "roberta":
+            values |= {"bos_token_id": special.cls, "eos_token_id": special.sep}
+        resolved = parse_config(values, "config.model")
+        source = "config.model"
+    if resolved.vocab_size < vocab_size:
+        raise UserError(
+            f"{source} has vocab_size={resolved.vocab_size}, but the tokenizer has {vocab_size} tokens; make it that or more"
+            " (0 in config.model.vocab_size takes the tokenizer's size)"
+        )
+    if resolved.pad_token_id != special.pad:
+        raise UserError(
+            f"{source} has pad_token_id={resolved.pad_token_id}, but the tokenizer's padding token is {special.pad};"
+            " take a config.json and a tokenizer (config.tokenizer.path) that belong together"
+        )
+    return dataclasses.replace(
+        resolved, attention=model.attention, remat=model.remat, scan_unroll=model.scan_unroll
+    )
+
+
+def parse_config(values: Mapping[str, Any], where: str) -> EncoderConfig:
+    """The network that a transformers config.json describes.
+
+    Args:
+      values: its contents; a field left out takes transformers' default for its model_type.
+      where: the file, for messages.
+
+    Raises:
+      UserError: a model_type, or a value of a field, that this project does not have.
+    """
+    model_type = values.get("model_type")
+    if model_type not in MODEL_TYPES:
+        raise UserError(f"{where} has model_type={model_type!r}; known are {', '.join(MODEL_TYPES)}")
+    for name, value in _FIXED.items():
+        if values.get(name, value) not in (value, None):
+            raise UserError(f"{where} has {name}={values[name]!r}; only {value!r} is known")
+    fields = {name: values.get(name, default) for name, default in DEFAULTS[model_type].items()}
+    if fields["hidden_act"] not in ACTIVATIONS:
+        raise UserError(
+            f"{where} has hidden_act={fields['hidden_act']!r}; known are {', '.join(ACTIVATIONS)}"
+        )
+    for name, default in DEFAULTS[model_type].items():
+        fields[name] = _checked(fields[name], default, f"{where}: {name}")
+    return EncoderConfig(model_type=model_type, **fields)
+
+
+def _checked(value: Any, default: Any, path: str) -> Any:
+    """The value of a field, of the type of its default; a bos or eos id may be a list or missing."""
+    if default is None or path.endswith(("bos_token_id", "eos_token_id")):
+        return value if isinstance(value, int) else None
+    wanted = (int, float) if isinstance(default, float) else type(default)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and not isinstance(default, bool)):
+        raise UserError(
+            f"{path}={value!r} should be of type {type(default).__name__}, not {type(value).__name__}"
+        )
+    return value
+
+
+def config_dict(config: EncoderConfig) -> dict[str, Any]:
+    """The contents of a transformers config.json for this network."""
+    fields = {name: getattr(config, name) for name in DEFAULTS[config.model_type]}
+    ids = {name: value for name, value in fields.items() if value is not None}
+    return {
+        "architectures": [ARCHITECTURES[config.model_type]],
+        "model_type": config.model_type,
+        "dtype": "float32",
+        "position_embedding_type": "absolute",
+        **ids,
+    }
+
+
+def read_config(source: str) -> dict[str, Any]:
+    """The contents of a config.json: a file, a folder that holds one, or a model on the hub.
+
+    Raises:
+      UserError: there is none, or it is not JSON.
+    """
+    path = epath.Path(source).expanduser()
+    if not path.exists():
+        path = _download(source, [CONFIG])
+    file = path / CONFIG if path.is_dir() else path
+    if not file.exists():
+        raise UserError(f"{source} has no {CONFIG}")
+    return _read_json(file)
+
+
+def _read_json(file: epath.Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{file} should hold one JSON object")
+    return values
+
+
+def load_pretrained(
+    source: str | epath.PathLike, *, fresh_head: jax.Array | None = None
+) -> tuple[EncoderConfig, Params]:
+    """A pretrained model of the families that this project has.
+
+    Args:
+      source: a folder with config.json and model.safetensors (or its shards), local or gs://, or the id of a model on the hub.
+      fresh_head: the key to draw a masked-language-model head with where the checkpoint has none; None refuses such a one.
+
+    Returns:
+      The network's config, and its params as numpy arrays (float32 whatever the file holds).
+
+    Raises:
+      UserError: nothing there, no safetensors, a damaged file, or tensors that do not fit the config; one line, with names.
+    """
+    folder = epath.Path(source).expanduser()
+    if not folder.is_dir():
+        if folder.exists():
+            raise UserError(
+                f"{source} is a file; a model is a folder that holds {CONFIG} and {WEIGHTS}, or a hub id"
+            )
+        folder = _download(str(source), [CONFIG, "*.safetensors", INDEX])
+    if not (folder / CONFIG).exists():
+        raise UserError(
+            f"{source} has no {CONFIG}; a model is a folder that holds {CONFIG} and {WEIGHTS}, or a hub id"
+        )
+    config = parse_config(_read_json(folder / CONFIG), str(folder / CONFIG))
+    state = _read_weights(folder, str(source))
+    head = None
+    if fresh_head is not None:
+        head = jax.tree.map(
+            np.asarray, build(dataclasses.replace(config, attention="xla")).init(fresh_head)["head"]
+        )
+    return config, from_state_dict(config, state, str(source), fresh_head=head)
+
+
+def _read_weights(folder: epath.Path, source: str) -> dict[str, np.ndarray]:
+    if (folder / WEIGHTS).exists():
+        return _read_safetensors(folder / WEIGHTS)
+    if (folder / INDEX).exists():
+        shards = sorted(set(_read_json(folder / INDEX).get("weight_map", {}).values()))
+        missing = [name for name in shards if not (folder / name).exists()]
+        if missing:
+            raise UserError(f"{source} lacks {missing[0]}, which its {INDEX} names")
+        return {name: array for shard in shards for name, array in _read_safetensors(folder / shard).items()}
+    raise UserError(
+        f"{source} has no {WEIGHTS}; a checkpoint in another format (pytorch_model.bin) is not read, since that would run"
+        " code out of the file: convert it with transformers' save_pretrained"
+    )
+
+
+def _read_safetensors(file: epath.Path) -> dict[str, np.ndarray]:
+    """Names to arrays; unlike safetensors.numpy this also reads bfloat16."""
+    try:
+        views = dict(safetensors.deserialize(file.read_bytes()))
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{file} is damaged or not a safetensors file: {error}; fetch it again") from error
+    arrays = {}
+    for name, view in views.items():
+        if view["dtype"] not in _DTYPES:
+            raise UserError(f"{file}: {name} is of type {view['dtype']}; known are {', '.join(_DTYPES)}")
+        arrays[name] = np.frombuffer(view["data"], _DTYPES[view["dtype"]]).reshape(view["shape"])
+    return arrays
+
+
+def save_pretrained(
+    out: epath.PathLike, config: EncoderConfig, params: Params, tokenizer_dir: epath.PathLike | None = None
+) -> None:
+    """Write a folder that transformers' AutoModelForMaskedLM (and AutoTokenizer) load.
+
+    Args:
+      out: the folder, local or gs://, made if need be.
+      config: the network.
+      params: its params, numpy or jax arrays.
+      tokenizer_dir: a tokenizer to put beside the model, told the model's length; None writes none.
+    """
+    folder = epath.Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    if tokenizer_dir is not None:
+        load_tokenizer(str(tokenizer_dir)).save(folder, model_max_length=config.max_length)
+    state = to_state_dict(config, params)
+    (folder / WEIGHTS).write_bytes(safetensors.numpy.save(state, metadata={"format": "pt"}))
+    (folder / CONFIG).write_text(json.dumps(config_dict(config), indent=2) + "\n")
+
+
+def _download(hub_id: str, patterns: list[str]) -> epath.Path:
+    """The local folder that holds these files of a model on the hub."""
+    if not _HUB_ID.fullmatch(hub_id):
+        raise UserError(f"there is no {hub_id}; give a folder, or the id of a model on the hub (owner/name)")
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return epath.Path(snapshot_download(hub_id, allow_patterns=patterns))
+    except errors.GatedRepoError as error:
+        raise UserError(
+            f"the hub's {hub_id} is gated: accept its terms at its page there, then set HF_TOKEN in the environment"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(
+            f"there is no folder {hub_id}, and no model of that id on the hub that you may read"
+            " (a private one needs HF_TOKEN in the environment)"
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        raise UserError(
+            f"there is no folder {hub_id}, and the hub cannot be reached for a model of that id"
+            " (nor is it in the local cache)"
+        ) from error
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise UserError(
+            f"{hub_id} could not be downloaded from the hub: {' '.join(str(error).split())}"
+        ) from error

@@ -1,0 +1,72 @@
+"""Self-attention within documents: one function, several kernels that compute the same."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from data.errors import UserError
+from pretrain.models.dropout import dropout
+
+CUDNN_DTYPES = ("bfloat16", "float16")
+
+
+def resolve(implementation: str, dtype: str, dropout_rate: float, platform: str | None = None) -> str:
+    """The kernel to run for `config.model.attention`: `auto` takes cudnn where it can compute the same, else xla.
+
+    Args:
+      implementation: auto, xla or cudnn.
+      dtype: the compute type.
+      dropout_rate: dropout of attention weights in training, which cudnn's kernel does not have.
+      platform: cpu, gpu or tpu; default: the one jax runs on.
+
+    Raises:
+      UserError: cudnn was asked for where it cannot run.
+    """
+    platform = platform or jax.default_backend()
+    obstacle = ""
+    if platform != "gpu":
+        obstacle = f"runs on a GPU, not on {platform}"
+    elif dtype not in CUDNN_DTYPES:
+        obstacle = f"needs config.dtype=bfloat16, not {dtype}"
+    elif dropout_rate > 0:
+        obstacle = f"has no dropout of attention weights; set config.model.attention_probs_dropout_prob=0 (it is {dropout_rate})"
+    if implementation == "auto":
+        return "xla" if obstacle else "cudnn"
+    if implementation == "cudnn" and obstacle:
+        raise UserError(f"config.model.attention=cudnn {obstacle}; or set config.model.attention=xla")
+    return implementation
+
+
+def attention(
+    query: Float[Array, "B S N H"],
+    key: Float[Array, "B S N H"],
+    value: Float[Array, "B S N H"],
+    segments: Int[Array, "B S"],
+    *,
+    implementation: str = "xla",
+    dropout_rate: float = 0.0,
+    dropout_key: Key[Array, ""] | None = None,
+) -> Float[Array, "B S N H"]:
+    """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1) among the tokens of one document.
+
+    A token sees the tokens of its row that have its segment id. Padding (segment 0) so sees padding only: no document
+    sees it, and none of its own rows is empty, which is where a softmax would give NaN.
+
+    Args:
+      query, key, value: heads, in the compute type; scores and softmax are float32.
+      segments: the document within the row, 0 for padding.
+      implementation: xla (the reference) or cudnn (GPU, bfloat16 or float16), as `resolve` gives it.
+      dropout_rate: dropout of the attention weights (xla only).
+      dropout_key: the key of the dropout mask; None drops nothing.
+    """
+    same_document = segments[:, None, :, None] == segments[:, None, None, :]
+    if implementation == "cudnn":
+        return jax.nn.dot_product_attention(query, key, value, mask=same_document, implementation="cudnn")
+    scale = 1 / math.sqrt(query.shape[-1])
+    scores = jnp.einsum("BSNH,BTNH->BNST", query * scale, key, preferred_element_type=jnp.float32)
+    scores = jnp.where(same_document, scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    weights = dropout(weights, dropout_rate, dropout_key)
+    return jnp.einsum("BNST,BTNH->BSNH", weights, value)

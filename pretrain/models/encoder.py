@@ -1,0 +1,134 @@
+"""BERT and RoBERTa as transformers runs them: embeddings, one post-norm layer, the masked-language-model head.
+
+BERT: Devlin et al. 2019; RoBERTa: Liu et al. 2019. The two differ in where positions start to count and in the head's
+activation. `EncoderLayer` describes a single layer; `pretrain.models.model` stacks it.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from pretrain.models.attention import attention
+from pretrain.models.config import EncoderConfig
+from pretrain.models.dropout import dropout
+from pretrain.models.layers import ACTIVATIONS, LayerNorm, Linear, constant, gelu, normal
+from pretrain.sharding import constrain
+
+
+class Embeddings(nnx.Module):
+    """Word, position and token-type embeddings, summed and normalised."""
+
+    def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
+        self.config = config
+        V, D, std = config.vocab_size, config.hidden_size, config.initializer_range
+        self.word = normal(rngs, (V, D), std, ("vocab", "embed"))
+        self.position = normal(rngs, (config.max_position_embeddings, D), std, ("positions", "embed"))
+        self.token_type = normal(rngs, (config.type_vocab_size, D), std, (None, "embed"))
+        self.norm = LayerNorm(D, config.layer_norm_eps)
+        self.word[...] = self.word[...].at[config.pad_token_id].set(0.0)
+        if config.is_roberta:
+            self.position[...] = self.position[...].at[config.pad_token_id].set(0.0)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B S"],
+        segments: Int[Array, "B S"],
+        positions: Int[Array, "B S"],
+        token_types: Int[Array, "B S"] | None,
+        dtype: jnp.dtype,
+        dropout_key: Key[Array, ""] | None,
+    ) -> Float[Array, "B S D"]:
+        """Embed tokens at positions that count from 0 within each document."""
+        positions = positions + self.config.position_offset
+        if self.config.is_roberta:
+            positions = jnp.where(segments > 0, positions, self.config.pad_token_id)
+        x = self.word[...][tokens] + self.position[...][positions]
+        x += self.token_type[...][0] if token_types is None else self.token_type[...][token_types]
+        x = constrain(self.norm(x).astype(dtype), "batch", "seq", "act_embed")
+        return dropout(x, self.config.hidden_dropout_prob, dropout_key)
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head self-attention with its projections."""
+
+    def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
+        self.config = config
+        D, N, H, std = (
+            config.hidden_size,
+            config.num_attention_heads,
+            config.head_width,
+            config.initializer_range,
+        )
+        for name in ("query", "key", "value"):
+            setattr(self, name, Linear(rngs, "BSD,DNH->BSNH", (D, N, H), ("embed", "heads", None), std))
+        self.output = Linear(rngs, "BSNH,NHD->BSD", (N, H, D), ("heads", None, "embed"), std)
+
+    def __call__(
+        self, x: Float[Array, "B S D"], segments: Int[Array, "B S"], dropout_key: Key[Array, ""] | None
+    ) -> Float[Array, "B S D"]:
+        """Attend within each document."""
+        query, key, value = (
+            constrain(linear(x), "batch", "seq", "act_heads", None)
+            for linear in (self.query, self.key, self.value)
+        )
+        attended = attention(
+            query,
+            key,
+            value,
+            segments,
+            implementation=self.config.attention,
+            dropout_rate=self.config.attention_probs_dropout_prob,
+            dropout_key=dropout_key,
+        )
+        return self.output(constrain(attended, "batch", "seq", "act_heads", None))
+
+
+class EncoderLayer(nnx.Module):
+    """Self-attention and feed-forward, each followed by dropout, the residual and a layer norm (post-norm)."""
+
+    def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
+        self.config = config
+        D, F, std, eps = (
+            config.hidden_size,
+            config.intermediate_size,
+            config.initializer_range,
+            config.layer_norm_eps,
+        )
+        self.attention = SelfAttention(rngs, config)
+        self.attention_norm = LayerNorm(D, eps)
+        self.up = Linear(rngs, "BSD,DF->BSF", (D, F), ("embed", "mlp"), std)
+        self.down = Linear(rngs, "BSF,FD->BSD", (F, D), ("mlp", "embed"), std)
+        self.feed_forward_norm = LayerNorm(D, eps)
+
+    def __call__(
+        self, x: Float[Array, "B S D"], segments: Int[Array, "B S"], dropout_key: Key[Array, ""] | None
+    ) -> Float[Array, "B S D"]:
+        """Run one layer."""
+        rate = self.config.hidden_dropout_prob
+        keys = (None, None, None) if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
+        attended = dropout(self.attention(x, segments, keys[0]), rate, keys[1])
+        x = constrain(self.attention_norm(x + attended), "batch", "seq", "act_embed")
+        hidden = ACTIVATIONS[self.config.hidden_act](constrain(self.up(x), "batch", "seq", "act_mlp"))
+        transformed = dropout(self.down(hidden), rate, keys[2])
+        return constrain(self.feed_forward_norm(x + transformed), "batch", "seq", "act_embed")
+
+
+class MaskedLMHead(nnx.Module):
+    """Logits over the vocabulary; the output matrix is the word embedding (tied) or one of its own."""
+
+    def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
+        V, D, std = config.vocab_size, config.hidden_size, config.initializer_range
+        self.activation = gelu if config.is_roberta else ACTIVATIONS[config.hidden_act]
+        self.dense = Linear(rngs, "BSD,DE->BSE", (D, D), ("embed", None), std)
+        self.norm = LayerNorm(D, config.layer_norm_eps)
+        if not config.tie_word_embeddings:
+            self.decoder = normal(rngs, (V, D), std, ("vocab", "embed"))
+        self.bias = constant(0.0, (V,), ("vocab",))
+
+    def __call__(self, hidden: Float[Array, "B K D"], word: Float[Array, "V D"]) -> Float[Array, "B K V"]:
+        """Logits in float32 of hidden states in the compute type; `word` is the word embedding."""
+        x = self.norm(self.activation(self.dense(hidden)))
+        decoder = (self.decoder[...] if hasattr(self, "decoder") else word).astype(x.dtype)
+        logits = jnp.einsum("BKD,VD->BKV", x, decoder, preferred_element_type=jnp.float32) + self.bias[...]
+        return constrain(logits, "batch", None, "act_vocab")

@@ -1,0 +1,167 @@
+"""Our networks against transformers' PyTorch models with the same random weights: logits, loss, gradients."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+from etils import epath
+
+from pretrain.huggingface import config_dict, load_pretrained, parse_config, save_pretrained
+from pretrain.models import EncoderConfig, build
+from pretrain.models.names import to_state_dict
+
+TOLERANCE = {"rtol": 0, "atol": 2e-5}
+B, S = 3, 12
+
+SIZES = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 20,
+    "initializer_range": 0.3,  # large enough for every gradient to count
+}
+CASES = {
+    "roberta": {"model_type": "roberta", "type_vocab_size": 1, "layer_norm_eps": 1e-5},
+    "roberta_untied": {"model_type": "roberta", "type_vocab_size": 1, "tie_word_embeddings": False},
+    "roberta_padding_id_4": {"model_type": "roberta", "pad_token_id": 4, "hidden_act": "gelu_new"},
+    "xlm_roberta": {"model_type": "xlm-roberta", "type_vocab_size": 1},
+    "camembert": {"model_type": "camembert", "hidden_act": "silu"},
+    "bert": {"model_type": "bert"},
+    "bert_untied": {"model_type": "bert", "tie_word_embeddings": False},
+    "bert_relu": {"model_type": "bert", "hidden_act": "relu"},
+}
+
+
+@pytest.fixture(params=CASES, scope="module")
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    return _pair(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def _pair(case: str, folder: Path):
+    """Transformers' model with random weights (biases and norms too), and ours read from what it saves."""
+    values = SIZES | CASES[case]
+    torch.manual_seed(0)
+    theirs = transformers.AutoModelForMaskedLM.from_config(
+        transformers.AutoConfig.for_model(**values), attn_implementation="eager"
+    ).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    theirs.save_pretrained(folder)
+    config, params = load_pretrained(folder)
+    return theirs, config, params
+
+
+def _batch(config: EncoderConfig, *, padded: bool) -> dict[str, np.ndarray]:
+    """Tokens without the padding id, except on the right of the rows where `padded`."""
+    rng = np.random.default_rng(1)
+    tokens = rng.integers(5, config.vocab_size, (B, S)).astype(np.int32)
+    lengths = np.array([S, 5, 9]) if padded else np.array([S, S, S])
+    inside = np.arange(S) < lengths[:, None]
+    return {
+        "tokens": np.where(inside, tokens, config.pad_token_id).astype(np.int32),
+        "segments": inside.astype(np.int32),
+        "positions": np.where(inside, np.arange(S), 0).astype(np.int32),
+        "token_types": rng.integers(0, config.type_vocab_size, (B, S)).astype(np.int32),
+        "labels": np.where(inside & (rng.random((B, S)) < 0.4), tokens, -100),
+    }
+
+
+def _theirs(model, batch: dict[str, np.ndarray]):
+    return model(
+        input_ids=torch.tensor(batch["tokens"]).long(),
+        attention_mask=torch.tensor(batch["segments"]).long(),
+        token_type_ids=torch.tensor(batch["token_types"]).long(),
+        labels=torch.tensor(batch["labels"]).long(),
+    )
+
+
+def _ours(config: EncoderConfig, params, batch: dict[str, np.ndarray]):
+    model = build(config)
+
+    def loss_and_logits(params):
+        hidden = model.encode(params, batch["tokens"], batch["segments"], batch["positions"], batch["token_types"])
+        logits = model.predict(params, hidden)
+        chosen = batch["labels"] >= 0
+        picked = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.maximum(batch["labels"], 0)[..., None], -1)[..., 0]
+        return -jnp.sum(picked * chosen) / np.sum(chosen), logits
+
+    with jax.default_matmul_precision("highest"):
+        return jax.jit(jax.value_and_grad(loss_and_logits, has_aux=True))(params)
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
+def test_logits_loss_and_every_gradient_equal_those_of_transformers(pair, padded: bool):
+    theirs, config, params = pair
+    batch = _batch(config, padded=padded)
+    theirs.zero_grad()
+    expected = _theirs(theirs, batch)
+    expected.loss.backward()
+    (loss, logits), gradients = _ours(config, params, batch)
+
+    inside = batch["segments"] > 0
+    np.testing.assert_allclose(np.asarray(logits)[inside], expected.logits.detach().numpy()[inside], **TOLERANCE)
+    np.testing.assert_allclose(float(loss), expected.loss.item(), **TOLERANCE)
+    ours = to_state_dict(config, gradients)
+    if config.tie_word_embeddings:  # XLM-R and CamemBERT list a tied tensor under the head's name
+        aliases = {"decoder.weight": "roberta.embeddings.word_embeddings.weight", "decoder.bias": "lm_head.bias"}
+        ours |= {f"lm_head.{alias}": ours[name] for alias, name in aliases.items() if name in ours}
+    compared = 0
+    for name, parameter in theirs.named_parameters():
+        if parameter.grad is None:  # the bias that transformers keeps beside an untied decoder's own, and never applies
+            assert not config.tie_word_embeddings and name.endswith((".bias")) and ours[name].ndim == 1
+            continue
+        np.testing.assert_allclose(ours[name], parameter.grad.numpy(), err_msg=name, **TOLERANCE)
+        assert np.abs(ours[name]).max() > 1e-4 or ".key.bias" in name, f"{name} has no gradient to compare"
+        compared += 1
+    assert compared == len(to_state_dict(config, gradients)) - (not config.tie_word_embeddings)
+
+
+@pytest.mark.parametrize("unroll", [0, 2], ids=["unrolled", "two_at_once"])
+@pytest.mark.parametrize("remat", [False, True], ids=["kept", "remat"])
+def test_unrolling_and_recomputing_change_no_gradient(tmp_path: Path, unroll: int, remat: bool):
+    _, config, params = _pair("roberta", tmp_path)
+    batch = _batch(config, padded=True)
+    expected = _ours(config, params, batch)
+    actual = _ours(dataclasses.replace(config, scan_unroll=unroll, remat=remat), params, batch)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **TOLERANCE), actual, expected)
+
+
+def test_transformers_loads_what_we_save_with_nothing_missing_or_unexpected(pair, tmp_path):
+    theirs, config, params = pair
+    save_pretrained(epath.Path(tmp_path), config, params)
+    loaded, report = transformers.AutoModelForMaskedLM.from_pretrained(
+        tmp_path, attn_implementation="eager", output_loading_info=True
+    )
+    assert {name: found for name, found in report.items() if found} == {}
+    assert type(loaded) is type(theirs)
+    batch = _batch(config, padded=True)
+    with torch.no_grad():
+        torch.testing.assert_close(_theirs(loaded.eval(), batch).logits, _theirs(theirs, batch).logits, rtol=0, atol=1e-6)
+    saved, original = loaded.config.to_dict(), theirs.config.to_dict()
+    ignored = {"_name_or_path", "dtype", "position_embedding_type"}
+    assert {k: v for k, v in saved.items() if k not in ignored} == {k: v for k, v in original.items() if k not in ignored}
+
+
+def test_a_round_trip_through_our_folder_changes_no_bit(pair, tmp_path):
+    _, config, params = pair
+    save_pretrained(tmp_path, config, params)
+    again_config, again = load_pretrained(tmp_path)
+    assert again_config == config == parse_config(config_dict(config), "here")
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+@pytest.mark.parametrize("case", ["roberta", "roberta_padding_id_4", "xlm_roberta"])
+def test_positions_are_those_that_transformers_counts(tmp_path: Path, case: str):
+    theirs, config, _ = _pair(case, tmp_path)
+    tokens = torch.tensor(_batch(config, padded=False)["tokens"]).long()
+    counted = theirs.roberta.embeddings.create_position_ids_from_input_ids(tokens, config.pad_token_id)
+    np.testing.assert_array_equal(counted[0], np.arange(S) + config.position_offset)
+    assert config.max_length == SIZES["max_position_embeddings"] - config.pad_token_id - 1
