@@ -1,0 +1,36 @@
+"""RoBERTa-large, 355M parameters (Liu et al. 2019, table 9).
+
+python -m pretrain --config=configs/roberta_large.py --workdir=gs://BUCKET/roberta-large \
+    --config.data.source=hub --config.data.name=allenai/c4 --config.data.subset=en
+
+Hardware: a TPU v4-64 or 16 GPUs of 80 GB. 100,000 steps of 2048 x 512 are 1.0e11 tokens, about 2.1e20 FLOP: 9 hours
+of 16 H100 at 40% MFU (arithmetic, not a measurement).
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The recipe's fields."""
+    config = ml_collections.ConfigDict()
+    config.steps = 100_000
+    config.global_batch = 2048
+    config.seq_len = 512
+    config.dtype = "bfloat16"
+    config.tokenizer = {"vocab_size": 50265, "sample_documents": 1_000_000}
+    config.data = {"source": "hub", "name": "allenai/c4", "subset": "en", "streams": 64, "eval_fraction": 0.0005}
+    config.model = {
+        "family": "roberta",
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+        "remat": True,
+    }
+    config.optimizer = {"learning_rate": 4e-4, "weight_decay": 0.01, "beta2": 0.98, "eps": 1e-6}
+    config.schedule = {"name": "linear", "warmup_steps": 30_000}
+    config.mesh = {"data": 1, "fsdp": -1}
+    config.log = {"every": 100}
+    config.eval = {"every": 5000, "steps": 8}
+    config.checkpoint = {"every": 2500}
+    return config

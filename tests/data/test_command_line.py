@@ -1,0 +1,134 @@
+"""Config files, overrides, and errors as a user meets them."""
+
+import textwrap
+
+import pytest
+from absl import flags
+
+from data.command_line import differences, parse, run
+from data.errors import UserError
+from pretrain.config import PretrainConfig
+
+FILE = """
+import ml_collections
+
+def get_config(size="64"):
+    config = ml_collections.ConfigDict()
+    config.steps = 100
+    config.schedule = {"warmup_steps": config.get_ref("steps") // 10}
+    config.model = {"hidden_size": int(size)}
+    config.phases = [{"steps": 5}, {"steps": 7, "seq_len": 256}]
+    return config
+"""
+
+
+def define(values):
+    flags.DEFINE_string("workdir", "", "the run's folder", flag_values=values)
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / "recipe.py"
+    path.write_text(textwrap.dedent(FILE))
+    return path
+
+
+def parsed(config_file, *arguments):
+    return parse(PretrainConfig, ["program", f"--config={config_file}", *arguments], define)[0]
+
+
+def test_a_field_that_the_file_does_not_mention_can_be_overridden(config_file):
+    config = parsed(config_file, "--config.optimizer.beta1=0.5", "--config.epochs=3", "--config.model.remat")
+    assert (config.optimizer.beta1, config.epochs, config.model.remat) == (0.5, 3, True)
+
+
+def test_references_follow_an_override(config_file):
+    assert parsed(config_file).schedule.warmup_steps == 10
+    assert parsed(config_file, "--config.steps=500").schedule.warmup_steps == 50
+
+
+def test_an_argument_goes_to_get_config(config_file):
+    assert parsed(f"{config_file}:128").model.hidden_size == 128
+
+
+def test_a_phase_is_overridden_by_its_index(config_file):
+    assert [phase.steps for phase in parsed(config_file, "--config.phases[1].steps=9").phases] == [5, 9]
+
+
+def test_an_optional_group_is_made_by_an_override_of_its_fields(config_file):
+    assert parsed(config_file).data.eval_source is None
+    config = parsed(config_file, "--config.data.eval_source.source=files", "--config.data.eval_source.path=held.txt")
+    assert (config.data.eval_source.source, config.data.eval_source.path) == ("files", "held.txt")
+
+
+def test_flags_of_the_command_are_parsed(config_file):
+    values = parse(PretrainConfig, ["program", "--workdir", "runs/a", "--config", str(config_file)], define)[1]
+    assert values.workdir == "runs/a"
+
+
+@pytest.mark.parametrize(
+    ("argument", "part"),
+    [
+        ("--config.stepz=3", "config.stepz is not a field; did you mean 'steps'?"),
+        ("--config.model.hiden_size=3", "config.model.hiden_size is not a field; did you mean 'hidden_size'?"),
+        ("--config.steps=1.5", "--config.steps=1.5"),
+        ("--config.optimizer.name=sgd", "config.optimizer.name='sgd' is not one of 'adamw', 'lamb', 'adafactor'"),
+        ("--config.steps.x=3", "config.steps has no fields of its own"),
+        ("--workdri=x", "Did you mean: workdir"),
+        ("steps=3", "unexpected argument 'steps=3'; overrides are written --config.field=value"),
+    ],
+)
+def test_mistakes_are_one_line(config_file, argument, part):
+    with pytest.raises(UserError) as caught:
+        parsed(config_file, argument)
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("def get_config():\n    return 3", "returned int, not an ml_collections ConfigDict"),
+        ("x = 3", "AttributeError"),
+        ("def get_config():\n    return 1 / 0", "ZeroDivisionError"),
+        ("def get_config(:", "SyntaxError"),
+        (
+            "import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict({'stps': 1})",
+            "config.stps is not a field; did you mean 'steps'?",
+        ),
+        (
+            "import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict({'model': 1})",
+            "config.model=1 should be a group of fields",
+        ),
+    ],
+)
+def test_bad_config_files_are_one_line(tmp_path, content, part):
+    path = tmp_path / "bad.py"
+    path.write_text(content)
+    with pytest.raises(UserError) as caught:
+        parsed(path)
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_config_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"there is no file .*nowhere\.py"):
+        parsed(tmp_path / "nowhere.py")
+    with pytest.raises(UserError, match="no --config given"):
+        parse(PretrainConfig, ["program"], define)
+
+
+def test_a_user_error_is_printed_without_a_traceback(capsys):
+    def main(argv):
+        raise UserError("the batch is too large; set config.global_batch")
+
+    with pytest.raises(SystemExit) as caught:
+        run(main)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: the batch is too large; set config.global_batch\n"
+
+
+def test_differences_are_listed_by_path():
+    saved = {"a": {"b": 1, "c": 2}, "d": [{"e": 1}]}
+    current = {"a": {"b": 1, "c": 3}, "d": [{"e": 2}, {"e": 3}]}
+    assert differences(saved, current) == {"a.c": (2, 3), "d[0].e": (1, 2), "d[1].e": (None, 3)}
