@@ -1,0 +1,285 @@
+"""Batches of packed rows, prepared in the background, each with the state of every stream at its own end.
+
+What the stages of a run need of the data is importable from here.
+"""
+
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from data.config import DataConfig
+from data.corpus import corpus_fingerprint, count_steps, open_sources, training_documents
+from data.counts import Counts
+from data.errors import UserError
+from data.evaluation import evaluation_rows
+from data.packing import Packer, Rows, fill, make_packer
+from data.source import Source
+from data.special_tokens import SpecialTokens
+from data.streams import WindowReader, open_documents, window_order
+from data.tokens import FRESH, Encode, TokenStream
+
+__all__ = [
+    "Batch",
+    "BatchIterator",
+    "corpus_fingerprint",
+    "count_steps",
+    "evaluation_rows",
+    "open_batches",
+    "training_documents",
+]
+
+ENCODING_THREADS = 2
+"""Calls to `encode` in flight: while one turns ids into arrays, which holds the interpreter's lock, another tokenizes."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This process's rows of one global batch."""
+
+    arrays: dict[str, np.ndarray]
+    """tokens, segments, positions: int32 [b, S]."""
+    states: dict[str, Any]
+    """Each stream's state after this batch, by the stream's number: what `open_batches` goes on from."""
+    wait: float = 0.0
+    """Seconds that the consumer waited for it."""
+
+
+def open_batches(
+    config: DataConfig,
+    encode: Encode,
+    special: SpecialTokens,
+    *,
+    seed: int,
+    seq_len: int,
+    global_batch: int,
+    rows: range | None = None,
+    states: Mapping[str, Any] | None = None,
+    epochs: int | None = None,
+    sources: Sequence[Source] | None = None,
+) -> "BatchIterator":
+    """Open a process's share of the run's batches; close it, or use it in a `with` block.
+
+    Row r of every batch of B rows comes from stream r // (B / G), so the batches do not depend on how many processes
+    share them. A state says nothing of seq_len, global_batch or packing: a run may go on with others.
+
+    Args:
+      config: the data.
+      encode: texts to ids; called from background threads.
+      special: the tokens that rows are built with.
+      seed: the run's.
+      seq_len: row length S.
+      global_batch: rows B of a batch over all processes.
+      rows: the rows of each batch that this process makes; None makes all.
+      states: `Batch.states` to go on from, of these rows' streams or more; None starts from the beginning.
+      epochs: end after so many passes. Streams that end sooner give rows of padding. With a part of the rows there is
+        padding without end, since other processes' streams may not have ended: `corpus.count_steps` says when to stop.
+      sources: the opened source, or those of the mix; None opens what the config names.
+
+    Raises:
+      UserError: a combination that cannot work, or states of another run.
+    """
+    rows = range(global_batch) if rows is None else rows
+    streams = check(config, seq_len, global_batch, rows, epochs)
+    _check_states(states, config.streams, streams)
+    sources = open_sources(config) if sources is None else sources
+
+    chosen = {stream: states[str(stream)] if states else FRESH for stream in streams}
+    size, complete = len(rows), len(rows) == global_batch
+
+    def start(executor: Executor) -> BatchMaker:
+        return BatchMaker(
+            open_streams(config, encode, executor, seed, chosen, sources),
+            {stream: make_packer(config.packing, special) for stream in streams},
+            lambda: Rows.empty(size, seq_len, special),
+            epochs,
+            complete,
+        )
+
+    return BatchIterator(start, config.prefetch)
+
+
+def check(config: DataConfig, seq_len: int, global_batch: int, rows: range, epochs: int | None) -> range:
+    """Refuse settings that cannot work together; returns the streams of these rows."""
+    for name in ("streams", "window", "prefetch"):
+        if getattr(config, name) < 1:
+            raise UserError(f"data.{name}={getattr(config, name)} should be at least 1")
+    if not 0 <= config.eval_fraction < 1:
+        raise UserError(f"data.eval_fraction={config.eval_fraction} should be at least 0 and below 1")
+    if seq_len < 3:
+        raise UserError(
+            f"seq_len={seq_len} should be at least 3: a row holds a token between two special ones"
+        )
+    if global_batch < 1 or global_batch % config.streams:
+        raise UserError(
+            f"global_batch={global_batch} is not a multiple of data.streams={config.streams}; change one of them"
+        )
+    if epochs is not None and config.source == "mix":
+        raise UserError(
+            "a mix has no epochs: its sources end at different times; set steps instead of epochs"
+        )
+    if epochs is not None and epochs < 1:
+        raise UserError(f"epochs={epochs} should be at least 1")
+    per_stream = global_batch // config.streams
+    if not len(rows) or rows.start % per_stream or rows.stop % per_stream or rows.step != 1:
+        raise UserError(
+            f"rows {rows.start}..{rows.stop} of this process cut through a stream ({per_stream} rows each): "
+            f"data.streams={config.streams} should be a multiple of the number of processes"
+        )
+    return range(rows.start // per_stream, rows.stop // per_stream)
+
+
+def _check_states(states: Mapping[str, Any] | None, count: int, streams: range) -> None:
+    if states is None:
+        return
+    missing = [stream for stream in streams if str(stream) not in states]
+    beyond = [name for name in states if int(name) >= count]
+    if missing or beyond:
+        raise UserError(
+            f"data.streams={count}, but the saved state has {len(states)} streams; data.streams is fixed for a run: "
+            "set it back, or start in a new workdir"
+        )
+
+
+def open_streams(
+    config: DataConfig,
+    encode: Encode,
+    executor: Executor,
+    seed: int,
+    states: Mapping[int, Mapping[str, Any]],
+    sources: Sequence[Source],
+) -> dict[int, TokenStream]:
+    """The streams in `states`, each from its state on, tokenizing in `executor`."""
+    documents = open_documents(
+        config, sources, seed, {stream: state["start"] for stream, state in states.items()}
+    )
+    opened = {}
+    for stream, state in states.items():
+        windows = WindowReader(
+            documents[stream],
+            config.window,
+            window_order(config, seed, stream),
+            number=state["window"],
+            epoch=state["epoch"],
+            counts=Counts.from_dict(state["counts"]),
+        )
+        opened[stream] = TokenStream(windows, lambda texts: executor.submit(encode, texts), state)
+    return opened
+
+
+class BatchMaker:
+    """Makes batches, one after another, on the thread that asks for them."""
+
+    def __init__(
+        self,
+        streams: Mapping[int, TokenStream],
+        packers: Mapping[int, Packer],
+        blank: Callable[[], Rows],
+        epochs: int | None,
+        complete: bool,
+    ):
+        """Fill `blank()` rows, an equal share from each stream; `complete` streams are all of the run's."""
+        self._streams = streams
+        self._packers = packers
+        self._blank = blank
+        self._epochs = epochs
+        self._complete = complete
+
+    def make(self) -> Batch | None:
+        """The next batch; None when all streams of the run have finished their epochs."""
+        rows = self._blank()
+        share = len(rows) // len(self._streams)
+        filled = 0
+        for index, (number, stream) in enumerate(self._streams.items()):
+            part = rows.part(slice(index * share, (index + 1) * share))
+            filled += fill(stream, self._packers[number], part, self._epochs)
+        if not filled and self._complete:
+            return None
+        states = {str(number): stream.state() for number, stream in self._streams.items()}
+        return Batch(rows.as_dict(), states)
+
+
+class BatchIterator(Iterator[Batch]):
+    """Iterates over batches that a background thread keeps ready."""
+
+    def __init__(self, start: Callable[[Executor], BatchMaker], depth: int):
+        """Keep `depth` batches ready; `start` opens the streams, on the background thread."""
+        self._ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._end: BaseException | None = None
+        executor = ThreadPoolExecutor(ENCODING_THREADS, thread_name_prefix="tokenize")
+        # The thread holds no reference to this object, so that one that is dropped unclosed is collected and stops it.
+        self._thread = threading.Thread(
+            target=_produce, args=(start, executor, self._ready, self._stop), name="batches", daemon=True
+        )
+        self._finalizer = weakref.finalize(self, _shut_down, executor, self._ready, self._stop)
+        self._thread.start()
+
+    def __next__(self) -> Batch:
+        """The next batch.
+
+        Raises:
+          UserError: bad input, met while the batch was made.
+        """
+        if self._end is not None:
+            raise self._end
+        begin = time.perf_counter()
+        item = self._ready.get()
+        if isinstance(item, Batch):
+            return replace(item, wait=time.perf_counter() - begin)
+        self._end = StopIteration() if item is None else item
+        raise self._end
+
+    def close(self) -> None:
+        """Stop the background work; there are no more batches."""
+        self._end = self._end or StopIteration()
+        self._finalizer()
+        self._thread.join(timeout=5)
+
+    def __enter__(self) -> "BatchIterator":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _produce(
+    start: Callable[[Executor], BatchMaker],
+    executor: Executor,
+    ready: "queue.Queue[Batch | BaseException | None]",
+    stop: threading.Event,
+) -> None:
+    item: Batch | BaseException | None
+    maker = None
+    while not stop.is_set():
+        try:
+            maker = maker or start(executor)
+            item = maker.make()
+        except BaseException as error:
+            item = error
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.05)
+                break
+            except queue.Full:
+                continue
+        if not isinstance(item, Batch):
+            return
+
+
+def _shut_down(
+    executor: Executor, ready: "queue.Queue[Batch | BaseException | None]", stop: threading.Event
+) -> None:
+    stop.set()
+    executor.shutdown(wait=False, cancel_futures=True)
+    while not ready.empty():
+        ready.get_nowait()

@@ -1,0 +1,109 @@
+"""The rows that a run evaluates on: the same at every evaluation and on every process."""
+
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+import numpy as np
+
+from data.config import DataConfig
+from data.corpus import open_sources
+from data.counts import Counts, Unwanted
+from data.errors import UserError
+from data.heldout import HeldOut
+from data.packing import Rows, fill, make_packer
+from data.reading import Layout, OwnReader, Position
+from data.source import Source
+from data.sources import open_source
+from data.special_tokens import SpecialTokens
+from data.streams import SourceDocuments, WindowReader
+from data.tokens import Encode, TokenStream
+
+WINDOW = 64
+"""Documents read at a time: few, because one in hundreds is held out and the corpus may be large."""
+
+
+class _NothingLeftError(UserError):
+    """A source without a document for evaluation."""
+
+
+def evaluation_rows(
+    config: DataConfig,
+    encode: Encode,
+    special: SpecialTokens,
+    *,
+    seq_len: int,
+    max_rows: int,
+    sources: Sequence[Source] | None = None,
+) -> dict[str, np.ndarray]:
+    """Rows of the held-out documents (or of `data.eval_source`), in the order of the files, packed as in training.
+
+    Each member of a mix gives a share of the rows by its weight.
+
+    Args:
+      config: the data.
+      encode: texts to ids.
+      special: the tokens that rows are built with.
+      seq_len: row length S.
+      max_rows: the most rows to return; reading stops there.
+      sources: the opened sources to read: that of `data.eval_source` where it is set, else those of training.
+
+    Returns:
+      tokens, segments, positions: int32 [R, S], 1 <= R <= max_rows.
+
+    Raises:
+      UserError: there is no document to evaluate on.
+    """
+    unwanted: Unwanted
+    if config.eval_source is not None:
+        sources = [open_source(config.eval_source)] if sources is None else sources
+        weights, unwanted = [1.0], _nothing
+    else:
+        sources = open_sources(config) if sources is None else sources
+        weights = [member.weight for member in config.mix] if config.source == "mix" else [1.0]
+        unwanted = _outside(HeldOut(config.eval_fraction))
+    bounds = np.rint(np.cumsum(weights) / np.sum(weights) * max_rows).astype(int).tolist()
+    parts = []
+    with ThreadPoolExecutor(1) as executor:
+        for source, first, stop in zip(sources, [0, *bounds], bounds):
+            rows = Rows.empty(stop - first, seq_len, special)
+            try:
+                filled = fill(
+                    _stream(source, unwanted, encode, executor), make_packer(config.packing, special), rows, 1
+                )
+            except _NothingLeftError:
+                continue
+            parts.append(rows.part(slice(filled)).as_dict())
+    if not parts:
+        raise _nothing_to_evaluate(config)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _nothing(text: str) -> bool:
+    return False
+
+
+def _outside(held_out: HeldOut) -> Unwanted:
+    return lambda text: not held_out(text)
+
+
+def _stream(source: Source, unwanted: Unwanted, encode: Encode, executor: Executor) -> TokenStream:
+    """One pass over a source in its own order."""
+    documents = SourceDocuments(
+        OwnReader(Layout(source, 1), 0, Position()),
+        Position(),
+        unwanted,
+        lambda: _NothingLeftError("no document for evaluation"),
+    )
+    windows = WindowReader(
+        documents, WINDOW, lambda number, size: range(size), number=0, epoch=0, counts=Counts()
+    )
+    return TokenStream(windows, lambda texts: executor.submit(encode, texts))
+
+
+def _nothing_to_evaluate(config: DataConfig) -> UserError:
+    if config.eval_source is not None:
+        return UserError(f"data.eval_source.path={config.eval_source.path!r} has no document to evaluate on")
+    return UserError(
+        f"data.eval_fraction={config.eval_fraction} holds no document out for evaluation; raise it (0.05 is a twentieth "
+        "of the documents), set data.eval_source, or set eval.every=0"
+    )

@@ -1,0 +1,246 @@
+"""From documents to rows of S tokens, in three ways; no token is ever dropped or repeated.
+
+full: documents, each closed by a separator, joined end to end and cut every S - 1 tokens (RoBERTa, section 4.2,
+FULL-SENTENCES); every row opens with the class token. documents: whole documents side by side, each with its own class
+token and separator, kept apart by `segments`; the longest document that fits goes in next (best-fit packing, Ding et
+al. 2024, "Fewer Truncations Improve Language Modeling"). lines: one document in a row.
+
+A document that is too long for a row is cut into pieces; an epoch's last row is padded.
+"""
+
+import bisect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Int32
+
+from data.errors import UserError
+from data.special_tokens import SpecialTokens
+from data.tokens import Cursor, TokenizedWindow, TokenStream
+
+LOOK_AHEAD = 256
+"""Documents, from the first that is not consumed, that `documents` chooses from when it fills up a row."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows under construction, born as padding."""
+
+    tokens: Int32[np.ndarray, "B S"]
+    segments: Int32[np.ndarray, "B S"]
+    """0: padding; 1, 2, ...: the documents of a row that attend only to themselves."""
+    positions: Int32[np.ndarray, "B S"]
+    """Position in the document, or in the row where documents are joined."""
+
+    @classmethod
+    def empty(cls, rows: int, seq_len: int, special: SpecialTokens) -> "Rows":
+        """`rows` rows of padding."""
+        shape = (rows, seq_len)
+        return cls(
+            np.full(shape, special.pad, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        )
+
+    def part(self, rows: slice) -> "Rows":
+        """A view of some of the rows."""
+        return Rows(self.tokens[rows], self.segments[rows], self.positions[rows])
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def as_dict(self) -> dict[str, np.ndarray]:
+        """The arrays by name."""
+        return {"tokens": self.tokens, "segments": self.segments, "positions": self.positions}
+
+
+class Packer(Protocol):
+    """Makes rows of one stream."""
+
+    def __call__(self, stream: TokenStream, rows: Rows) -> int:
+        """Fill `rows` until they or the stream's epoch end; returns how many are filled."""
+        ...
+
+
+class FullPacker:
+    """Documents joined end to end."""
+
+    def __init__(self, special: SpecialTokens):
+        """Build rows with these special tokens."""
+        self._special = special
+        self._separator = np.array([special.sep], np.int32)
+
+    def __call__(self, stream: TokenStream, rows: Rows) -> int:
+        """See `Packer`."""
+        width = rows.tokens.shape[1] - 1
+        room = len(rows) * width
+        parts: list[np.ndarray] = []
+        while room and (window := stream.window()) is not None:
+            cursor = window.cursor
+            tokens = stream.require(cursor.first + 1).tokens(cursor.first)
+            rest = tokens[cursor.offset : cursor.offset + room]
+            parts.append(rest)
+            room -= len(rest)
+            cursor.offset += len(rest)
+            if cursor.offset == len(tokens) and (room or not len(tokens)):
+                if len(tokens):
+                    parts.append(self._separator)
+                    room -= 1
+                window.take(cursor.first)
+        return self._lay_out(np.concatenate(parts), rows) if parts else 0
+
+    def _lay_out(self, joined: np.ndarray, rows: Rows) -> int:
+        width = rows.tokens.shape[1] - 1
+        whole, left = divmod(len(joined), width)
+        filled = whole + bool(left)
+        rows.tokens[:filled, 0] = self._special.cls
+        rows.tokens[:whole, 1:] = joined[: whole * width].reshape(whole, width)
+        rows.segments[:whole] = 1
+        rows.positions[:whole] = np.arange(width + 1)
+        if left:
+            rows.tokens[whole, 1 : 1 + left] = joined[whole * width :]
+            rows.segments[whole, : 1 + left] = 1
+            rows.positions[whole, : 1 + left] = np.arange(1 + left)
+        return filled
+
+
+class Piece(NamedTuple):
+    """Tokens start..stop of a document of the window."""
+
+    document: int
+    start: int
+    stop: int
+
+
+class DocumentPlanner:
+    """Decides, from the lengths of a window's documents, which pieces share a row.
+
+    The first document that is not consumed gives its next piece; whole documents out of the look-ahead fill what is left
+    of the row, the longest that fits first. So at most one document, the first, is ever consumed in part.
+    """
+
+    def __init__(self, cursor: Cursor, size: int, length: Callable[[int], int], look_ahead: int = LOOK_AHEAD):
+        """Plan for a window of `size` documents of `length(document)` tokens, consuming them from `cursor`.
+
+        A look-ahead of 1 gives every piece a row of its own.
+        """
+        self._cursor = cursor
+        self._size = size
+        self._length = length
+        self._look_ahead = look_ahead
+        self._entered = 0
+        self._by_length: list[tuple[int, int]] = []  # (length, -document) of the look-ahead, sorted
+
+    def row(self, seq_len: int) -> list[Piece]:
+        """Plan and consume the next row of `seq_len` tokens; empty when nothing with a token in it is left."""
+        cursor = self._cursor
+        while cursor.first < self._size and cursor.offset == self._length(cursor.first):
+            cursor.take(cursor.first)
+        if cursor.first == self._size:
+            return []
+        first, start, length = cursor.first, cursor.offset, self._length(cursor.first)
+        self._enter(min(first + self._look_ahead, self._size))
+        self._discard(first, length)
+        stop = min(length, start + seq_len - 2)
+        if stop < length:
+            cursor.offset = stop
+        else:
+            cursor.take(first)
+        pieces, room = [Piece(first, start, stop)], seq_len - 2 - (stop - start)
+        while (at := bisect.bisect_right(self._by_length, (room - 2, 1))) > 0:
+            tokens, document = self._by_length.pop(at - 1)
+            cursor.take(-document)
+            pieces.append(Piece(-document, 0, tokens))
+            room -= tokens + 2
+        return pieces
+
+    def _enter(self, stop: int) -> None:
+        for document in range(max(self._entered, self._cursor.first), stop):
+            if not self._cursor.consumed(document) and self._length(document):
+                bisect.insort(self._by_length, (self._length(document), -document))
+        self._entered = max(self._entered, stop)
+
+    def _discard(self, document: int, length: int) -> None:
+        at = bisect.bisect_left(self._by_length, (length, -document))
+        if at < len(self._by_length) and self._by_length[at] == (length, -document):
+            del self._by_length[at]
+
+
+class PiecePacker:
+    """Documents kept whole where they fit a row, several to a row (`documents`) or one (`lines`)."""
+
+    def __init__(self, special: SpecialTokens, look_ahead: int):
+        """Build rows with these special tokens; see DocumentPlanner for the look-ahead."""
+        self._cls = np.array([special.cls], np.int32)
+        self._sep = np.array([special.sep], np.int32)
+        self._look_ahead = look_ahead
+        self._window: TokenizedWindow | None = None
+        self._planner: DocumentPlanner | None = None
+
+    def __call__(self, stream: TokenStream, rows: Rows) -> int:
+        """See `Packer`."""
+        parts: list[np.ndarray] = []
+        spans: list[
+            tuple[int, int, int]
+        ] = []  # where each piece goes in the flat rows, its length, its segment
+        row, seq_len = 0, rows.tokens.shape[1]
+        while row < len(rows) and (window := stream.window()) is not None:
+            stream.require(window.cursor.first + self._look_ahead)
+            column = 0
+            for segment, piece in enumerate(self._plan(stream, window).row(seq_len), 1):
+                parts += (self._cls, window.tokens(piece.document)[piece.start : piece.stop], self._sep)
+                length = piece.stop - piece.start + 2
+                spans.append((row * seq_len + column, length, segment))
+                column += length
+                if window.cursor.consumed(piece.document):
+                    window.release(piece.document)
+            row += column > 0
+        if parts:
+            _lay_out(rows, np.concatenate(parts), np.array(spans))
+        return row
+
+    def _plan(self, stream: TokenStream, window: TokenizedWindow) -> DocumentPlanner:
+        if self._planner is None or window is not self._window:
+            self._window = window
+            self._planner = DocumentPlanner(
+                window.cursor,
+                window.size,
+                lambda document: len(stream.require(document + 1).tokens(document)),
+                self._look_ahead,
+            )
+        return self._planner
+
+
+def _lay_out(rows: Rows, tokens: np.ndarray, spans: np.ndarray) -> None:
+    """Write joined pieces into rows: spans [pieces, 3] holds each one's place in the flat rows, length and segment."""
+    starts, lengths, segments = spans.T
+    positions = np.arange(len(tokens)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    places = np.repeat(starts, lengths) + positions
+    rows.tokens.reshape(-1)[places] = tokens
+    rows.segments.reshape(-1)[places] = np.repeat(segments, lengths)
+    rows.positions.reshape(-1)[places] = positions
+
+
+def make_packer(packing: str, special: SpecialTokens) -> Packer:
+    """The packer that `data.packing` names; one for each stream."""
+    if packing == "full":
+        return FullPacker(special)
+    return PiecePacker(special, LOOK_AHEAD if packing == "documents" else 1)
+
+
+def fill(stream: TokenStream, packer: Packer, rows: Rows, epochs: int | None = None) -> int:
+    """Fill rows from a stream, over ends of epochs, until they or its `epochs` end; returns how many are filled.
+
+    Raises:
+      UserError: no document has a single token.
+    """
+    row, barren = 0, 0
+    while row < len(rows) and (epochs is None or stream.epoch < epochs):
+        epoch = stream.epoch
+        filled = packer(stream, rows.part(slice(row, None)))
+        row += filled
+        stream.rows += filled
+        barren = 0 if filled or stream.epoch == epoch else barren + 1
+        if barren > 1:
+            raise UserError("no document of the corpus has a single token; check data.path and the tokenizer")
+    return row

@@ -1,0 +1,193 @@
+"""Which stream reads which records, and reading them from any position.
+
+A corpus with at least as many shards as streams is shared out by shard: stream g of G reads the shards f with
+f mod G == g. With fewer shards every stream needs records of all of them: record n of shard f belongs to stream
+(n + f) mod G, and one pass over a shard serves all streams of a process (`SharedReader`).
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from data.shuffle import permutation
+from data.source import Record, Source
+
+QUEUED_CHARS = 1 << 28
+"""Characters that the queues of one SharedReader hold together at most."""
+
+
+class Position(NamedTuple):
+    """A place in an endless reading of a corpus: the next record to read. Positions compare in reading order."""
+
+    epoch: int = 0
+    shard: int = 0
+    """Index in this epoch's order of shards."""
+    record: int = 0
+    """Number of the record in the shard."""
+
+
+class Item(NamedTuple):
+    """A record and the position after it; a record of None ends an epoch."""
+
+    record: Record | None
+    after: Position
+    shard: int
+    """The source's number of the shard."""
+
+
+class Layout:
+    """How a source's records are shared out among the streams, and in which order they are read."""
+
+    def __init__(self, source: Source, streams: int, *order_key: int | str):
+        """Share `source` among `streams`; shards are read in a random order keyed by order_key and epoch.
+
+        Without a key the order is the source's own.
+        """
+        self.source = source
+        self.streams = streams
+        self.shares_shards = len(source.shards) < streams
+        self._order_key = order_key
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def shards(self, epoch: int, stream: int) -> list[int]:
+        """The shards that a stream reads in an epoch, in order."""
+        if self._order[0] != epoch:
+            count = len(self.source.shards)
+            order = (
+                permutation(count, "shards", *self._order_key, epoch).tolist()
+                if self._order_key
+                else range(count)
+            )
+            self._order = (epoch, list(order))
+        if self.shares_shards:
+            return self._order[1]
+        return [shard for shard in self._order[1] if shard % self.streams == stream]
+
+    def owner(self, shard: int, number: int) -> int:
+        """The stream that a record belongs to."""
+        return (number + shard if self.shares_shards else shard) % self.streams
+
+
+def scan(source: Source, shards: Callable[[int], Sequence[int]], start: Position) -> Iterator[Item]:
+    """Read on from a position, without end: each epoch's shards, then an Item without a record."""
+    epoch, index, number = start
+    while True:
+        order = shards(epoch)
+        while index < len(order):
+            for record in source.read(order[index], number):
+                yield Item(record, Position(epoch, index, record.number + 1), order[index])
+            index, number = index + 1, 0
+        epoch, index, number = epoch + 1, 0, 0
+        yield Item(None, Position(epoch), -1)
+
+
+class Reader(Protocol):
+    """The records of one stream."""
+
+    def read(self) -> Item:
+        """The stream's next record, or an Item without one at the end of each epoch."""
+        ...
+
+
+class OwnReader:
+    """Reads one stream's records and nobody else's."""
+
+    def __init__(self, layout: Layout, stream: int, start: Position):
+        """Read `stream` from `start` on."""
+        self._layout = layout
+        self._stream = stream
+        self._items = scan(layout.source, lambda epoch: layout.shards(epoch, stream), start)
+
+    def read(self) -> Item:
+        """The stream's next record, or an Item without one at the end of each epoch."""
+        for item in self._items:
+            if item.record is None or self._layout.owner(item.shard, item.record.number) == self._stream:
+                return item
+        raise AssertionError("a scan has no end")
+
+
+class SharedReader:
+    """Reads shards once for several streams that each own some of the records.
+
+    What is read for one stream is queued for the others. A stream that falls so far behind that its queue is full
+    finishes its queue and then reads by itself until it has caught up.
+    """
+
+    def __init__(self, layout: Layout, starts: Mapping[int, Position], queued_chars: int = QUEUED_CHARS):
+        """Serve the streams in `starts`, each from its own position."""
+        self._layout = layout
+        self._limit = queued_chars // max(len(starts), 1)
+        self._queues: dict[int, deque[Item]] = {stream: deque() for stream in starts}
+        self._queued = dict.fromkeys(starts, 0)
+        self._served = dict(starts)  # where each stream's queue ends
+        self._behind: dict[int, OwnReader | None] = {}
+        self._cursor = min(starts.values())
+        self._items = scan(layout.source, lambda epoch: layout.shards(epoch, 0), self._cursor)
+
+    def reader(self, stream: int) -> "SharedStream":
+        """The Reader of one stream."""
+        return SharedStream(self, stream)
+
+    def read(self, stream: int) -> Item:
+        """The next record of a stream, or an Item without one at the end of each epoch."""
+        queue = self._queues[stream]
+        if not queue and stream in self._behind:
+            return self._read_alone(stream)
+        while not queue:
+            self._advance()
+        item = queue.popleft()
+        self._queued[stream] -= _chars(item)
+        return item
+
+    def _read_alone(self, stream: int) -> Item:
+        own = self._behind[stream] or OwnReader(self._layout, stream, self._served[stream])
+        item = own.read()
+        self._served[stream] = item.after
+        if item.after >= self._cursor:
+            del self._behind[stream]
+        else:
+            self._behind[stream] = own
+        return item
+
+    def _advance(self) -> None:
+        """Read one record and queue it for its stream; the end of an epoch is queued for all."""
+        item = next(self._items)
+        self._cursor = item.after
+        if item.record is None:
+            receivers = list(self._queues)
+        else:
+            receivers = [self._layout.owner(item.shard, item.record.number)]
+        for stream in receivers:
+            if stream not in self._queues or stream in self._behind or item.after <= self._served[stream]:
+                continue
+            if self._queues[stream] and self._queued[stream] + _chars(item) > self._limit:
+                self._behind[stream] = None
+                continue
+            self._queues[stream].append(item)
+            self._queued[stream] += _chars(item)
+            self._served[stream] = item.after
+
+
+class SharedStream:
+    """The Reader of one stream of a SharedReader."""
+
+    def __init__(self, shared: SharedReader, stream: int):
+        """Read `stream` from `shared`."""
+        self._shared = shared
+        self._stream = stream
+
+    def read(self) -> Item:
+        """The stream's next record, or an Item without one at the end of each epoch."""
+        return self._shared.read(self._stream)
+
+
+def open_readers(layout: Layout, starts: Mapping[int, Position]) -> dict[int, Reader]:
+    """A Reader for each stream in `starts`, from its position on, with as little reading as the layout allows."""
+    if layout.shares_shards and len(starts) > 1:
+        shared = SharedReader(layout, starts)
+        return {stream: shared.reader(stream) for stream in starts}
+    return {stream: OwnReader(layout, stream, start) for stream, start in starts.items()}
+
+
+def _chars(item: Item) -> int:
+    return len(item.record.text) if item.record else 0

@@ -1,0 +1,43 @@
+"""Random choices as pure functions of what they are for: no generator state to save, the same with every numpy.
+
+Each choice is keyed by integers and strings (seed, stream, window number, ...). The key is hashed to a Philox counter
+generator, whose raw bits are specified by its algorithm and so do not change with the library (a numpy Generator's
+methods may).
+"""
+
+import hashlib
+
+import numpy as np
+
+DRAWS_PER_BLOCK = 1024
+
+
+def random_bits(size: int, *key: int | str) -> np.ndarray:
+    """`size` uniform 64-bit integers, a function of the key alone."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
+    return np.random.Philox(key=int.from_bytes(digest, "little")).random_raw(size)
+
+
+def permutation(size: int, *key: int | str) -> np.ndarray:
+    """A uniform permutation of range(size), int64 [size], a function of the key alone."""
+    return np.argsort(random_bits(size, *key), kind="stable")
+
+
+class WeightedDraws:
+    """An endless sequence of draws from range(len(weights)); draw n is a function of the key and n."""
+
+    def __init__(self, weights: list[float], *key: int | str):
+        """Draw index i with probability weights[i] / sum(weights)."""
+        self._bounds = np.cumsum(weights) / np.sum(weights)
+        self._key = key
+        self._block = -1
+        self._draws = np.zeros(0, np.int64)
+
+    def __getitem__(self, number: int) -> int:
+        """The draw of this number, from 0."""
+        block, offset = divmod(number, DRAWS_PER_BLOCK)
+        if block != self._block:
+            uniform = random_bits(DRAWS_PER_BLOCK, *self._key, block) * 2.0**-64
+            self._draws = np.minimum(np.searchsorted(self._bounds, uniform, "right"), len(self._bounds) - 1)
+            self._block = block
+        return int(self._draws[offset])

@@ -1,0 +1,253 @@
+"""The documents of one logical stream, in the run's order, with a position that is exact and tiny.
+
+A run reads its corpus as G streams. Each has a fixed share of the documents and goes through it epoch after epoch;
+documents are shuffled within windows of W, so that the order is a function of (seed, stream, window number) and a
+position needs no text: reading on from the start of a window gives the same documents in the same order.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from data.config import DataConfig
+from data.counts import Counts, Unwanted
+from data.errors import UserError
+from data.heldout import HeldOut
+from data.reading import Layout, Position, Reader, open_readers
+from data.shuffle import WeightedDraws, permutation
+from data.source import Source
+
+
+class Documents(Protocol):
+    """Kept documents of one stream, before shuffling."""
+
+    def read(self, counts: Counts) -> str | None:
+        """The next document, counting every record on the way; None at the end of each epoch.
+
+        Raises:
+          UserError: an epoch without a single document.
+        """
+        ...
+
+    def position(self) -> Any:
+        """Where the next read begins, JSON-able."""
+        ...
+
+
+class SourceDocuments:
+    """Kept documents of one stream of one source."""
+
+    def __init__(self, reader: Reader, start: Position, unwanted: Unwanted, empty: Callable[[], UserError]):
+        """Leave out what the source drops and what is `unwanted`; `empty()` is raised at an epoch without a document."""
+        self._reader = reader
+        self._position = start
+        self._unwanted = unwanted
+        self._empty = empty
+        self._found = start != Position(start.epoch)
+
+    def read(self, counts: Counts) -> str | None:
+        """See `Documents`."""
+        while True:
+            record, self._position, _ = self._reader.read()
+            if record is None:
+                if not self._found:
+                    raise self._empty()
+                self._found = False
+                return None
+            if counts.keeps(record, self._unwanted):
+                self._found = True
+                return record.text
+
+    def position(self) -> list[int]:
+        """[epoch, index in the order of shards, record number]."""
+        return list(self._position)
+
+
+class MixedDocuments:
+    """Documents drawn from several sources by weight; each goes through its own epochs, the mix has none."""
+
+    def __init__(self, members: Sequence[Documents], draws: WeightedDraws, start: int):
+        """Take draw number `start` next."""
+        self._members = members
+        self._draws = draws
+        self._next = start
+
+    def read(self, counts: Counts) -> str:
+        """See `Documents`; never None."""
+        member = self._members[self._draws[self._next]]
+        self._next += 1
+        while (text := member.read(counts)) is None:
+            pass
+        return text
+
+    def position(self) -> dict[str, Any]:
+        """The number of the next draw and the members' positions."""
+        return {"draw": self._next, "members": [member.position() for member in self._members]}
+
+
+def open_layout(config: DataConfig, source: Source, seed: int, member: int = 0) -> Layout:
+    """How a source (that member of a mix) is shared out among the run's streams."""
+    return Layout(source, config.streams, *((seed, member) if config.window > 1 else ()))
+
+
+def outside_training(config: DataConfig) -> Unwanted:
+    """Which texts training leaves out: the held-out share, or none where evaluation has a source of its own."""
+    return HeldOut(0.0 if config.eval_source else config.eval_fraction)
+
+
+def open_documents(
+    config: DataConfig, sources: Sequence[Source], seed: int, starts: Mapping[int, Any]
+) -> dict[int, Documents]:
+    """The training documents of each stream in `starts`, from its position (None: the beginning) on.
+
+    Args:
+      config: streams, window (1 also keeps the order of the shards), eval_fraction, mix.
+      sources: the one source, or the members of the mix.
+      seed: the run's.
+      starts: positions by stream.
+    """
+    unwanted = outside_training(config)
+    mixed = config.source == "mix"
+    members: list[dict[int, Documents]] = []
+    for index, source in enumerate(sources):
+        layout = open_layout(config, source, seed, index)
+        places = {
+            stream: start["members"][index] if mixed and start else start for stream, start in starts.items()
+        }
+        positions = {stream: Position(*(place or ())) for stream, place in places.items()}
+        readers = open_readers(layout, positions)
+        members.append(
+            {
+                stream: SourceDocuments(
+                    readers[stream], start, unwanted, partial(_empty_stream, layout, stream, unwanted)
+                )
+                for stream, start in positions.items()
+            }
+        )
+    if not mixed:
+        return members[0]
+    weights = [member.weight for member in config.mix]
+    return {
+        stream: MixedDocuments(
+            [member[stream] for member in members],
+            WeightedDraws(weights, "mix", seed, stream),
+            start["draw"] if start else 0,
+        )
+        for stream, start in starts.items()
+    }
+
+
+@dataclass(frozen=True)
+class Window:
+    """Documents of a stream that are shuffled together; none crosses the end of an epoch."""
+
+    number: int
+    epoch: int
+    start: Any
+    """Position before its first document."""
+    end: Any
+    """Position after it."""
+    texts: list[str]
+    """In shuffled order."""
+    last: bool
+    """The epoch ends with it; an epoch's last window may be empty."""
+    counts: Counts
+    """Of the stream, up to its end."""
+
+
+WindowOrder = Callable[[int, int], Sequence[int]]
+"""The order of a window's documents, from its number and their number."""
+
+
+def window_order(config: DataConfig, seed: int, stream: int) -> WindowOrder:
+    """The order of the windows of one stream."""
+    if config.window == 1:
+        return lambda number, documents: range(documents)
+    return lambda number, documents: permutation(documents, "window", seed, stream, number).tolist()
+
+
+class WindowReader:
+    """Reads a stream's windows, bit by bit if asked to, so that reading can be spread over the steps."""
+
+    def __init__(
+        self, documents: Documents, size: int, order: WindowOrder, *, number: int, epoch: int, counts: Counts
+    ):
+        """Read windows of `size` documents; the first has this number and epoch, `counts` is what went before."""
+        self._documents = documents
+        self._size = size
+        self._order = order
+        self._number = number
+        self._epoch = epoch
+        self._counts = counts
+        self._start = documents.position()
+        self._texts: list[str] = []
+        self._last = False
+
+    def read_ahead(self, documents: int) -> bool:
+        """Read up to this many documents of the next window; whether it is complete."""
+        self._read_to(min(self._size, len(self._texts) + documents))
+        return self._last or len(self._texts) == self._size
+
+    def take(self) -> Window:
+        """The next window, reading what is missing of it."""
+        self.read_ahead(self._size)
+        return self._finish(Counts.from_dict(self._counts.as_dict()))
+
+    def reread(self, size: int, last: bool) -> Window:
+        """The window that a saved state stopped in: its documents again, which the state's counts include.
+
+        Raises:
+          UserError: the corpus no longer has those documents.
+        """
+        counts = Counts.from_dict(self._counts.as_dict())
+        self._read_to(size)
+        if last and not self._last:
+            self._last = self._documents.read(self._counts) is None
+        if len(self._texts) != size or self._last != last:
+            raise UserError(
+                f"the corpus has changed since this run's state was saved (a window of {size} documents now has "
+                f"{len(self._texts)}); put back the same files and data.filters, or start in a new workdir"
+            )
+        self._counts = counts
+        return self._finish(Counts.from_dict(counts.as_dict()))
+
+    def _read_to(self, size: int) -> None:
+        while len(self._texts) < size and not self._last:
+            text = self._documents.read(self._counts)
+            if text is None:
+                self._last = True
+            else:
+                self._texts.append(text)
+
+    def _finish(self, counts: Counts) -> Window:
+        end = self._documents.position()
+        texts = [self._texts[i] for i in self._order(self._number, len(self._texts))]
+        window = Window(self._number, self._epoch, self._start, end, texts, self._last, counts)
+        # An empty last window takes no number: whether there is one depends on where reading happened to stop.
+        self._number += bool(self._texts)
+        self._epoch += self._last
+        self._start, self._texts, self._last = end, [], False
+        return window
+
+
+def nothing_to_read(sources: Sequence[Source], counts: Counts) -> UserError:
+    """Say that these sources have no document for training, and what became of those there are."""
+    shards = [shard for source in sources for shard in source.shards]
+    return UserError(
+        f"no document to train on in {', '.join(shards[:3])}{', ...' if len(shards) > 3 else ''}: {counts}; "
+        "check data.path, data.filters and data.eval_fraction"
+    )
+
+
+def _empty_stream(layout: Layout, stream: int, unwanted: Unwanted) -> UserError:
+    """Say why a stream has no document: the corpus has none, or too few for so many streams."""
+    counts, source = Counts(), layout.source
+    for shard in range(len(source.shards)):
+        for record in source.read(shard):
+            if counts.keeps(record, unwanted):
+                return UserError(
+                    f"stream {stream} of {layout.streams} has no document: the corpus has too few for so many streams; "
+                    "lower data.streams or give more text"
+                )
+    return nothing_to_read([source], counts)

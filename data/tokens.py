@@ -1,0 +1,232 @@
+"""The documents of one stream as token ids, tokenized ahead of their use, with the state to go on from.
+
+The state says which documents of the current window are consumed and how many tokens of the first that is not. It holds
+no text and no tokens, and depends on nothing that a phase of a run may change: not the row length, not the batch size,
+not the packing.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+
+from data.streams import Window, WindowReader
+
+Encode = Callable[[Sequence[str]], list[np.ndarray]]
+"""A batch of texts to their int32 token ids, without special tokens."""
+
+Submit = Callable[[Sequence[str]], "Future[list[np.ndarray]]"]
+"""Starts an Encode in the background."""
+
+SMALLEST_CHUNK = 1 << 14
+LARGEST_CHUNK = 1 << 18
+"""Characters tokenized in one call: few at first, so that the first batch comes soon; then many, to use all cores."""
+
+FRESH: Mapping[str, Any] = {
+    "epoch": 0,
+    "rows": 0,
+    "window": 0,
+    "start": None,
+    "size": None,
+    "last": False,
+    "next": 0,
+    "offset": 0,
+    "taken": "0",
+    "counts": {"documents": 0, "held_out": 0, "dropped": {}},
+}
+"""The state of a stream that has not begun. A size of None means that the window is not read yet."""
+
+
+class Cursor:
+    """Which documents of a window, numbered in its order, are consumed."""
+
+    def __init__(self, first: int = 0, offset: int = 0, taken: frozenset[int] = frozenset()):
+        """Stand in document `first` after `offset` of its tokens, with the documents in `taken` consumed too."""
+        self.first = first
+        self.offset = offset
+        self.taken = set(taken)
+        """Documents after `first` that were consumed before their turn."""
+
+    def take(self, document: int) -> None:
+        """Consume all that is left of a document."""
+        self.taken.add(document)
+        while self.first in self.taken:
+            self.taken.remove(self.first)
+            self.first += 1
+            self.offset = 0
+
+    def consumed(self, document: int) -> bool:
+        """Whether all of a document is consumed."""
+        return document < self.first or document in self.taken
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able: `taken` as the hex of a bit set, relative to `first`."""
+        bits = sum(1 << (document - self.first) for document in self.taken)
+        return {"next": self.first, "offset": self.offset, "taken": f"{bits:x}"}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Cursor":
+        """The inverse of `as_dict`."""
+        first, bits = values["next"], int(values["taken"], 16)
+        return cls(
+            first, values["offset"], frozenset(first + i for i in range(bits.bit_length()) if bits >> i & 1)
+        )
+
+
+class TokenizedWindow:
+    """A window whose documents are tokenized in the background, in chunks, in order."""
+
+    def __init__(self, window: Window, cursor: Cursor):
+        """Tokenize what the cursor has not consumed."""
+        self.window = window
+        self.size = len(window.texts)
+        self.cursor = cursor
+        self._tokens: list[np.ndarray | None] = [None] * self.size
+        self._chunks: deque[tuple[list[int], int, Future[list[np.ndarray]]]] = deque()
+        self._submitted = cursor.first
+        self._ready = cursor.first
+
+    @property
+    def submitted(self) -> bool:
+        """Whether every document is tokenized or being tokenized."""
+        return self._submitted == self.size
+
+    @property
+    def finished(self) -> bool:
+        """Whether every document is consumed."""
+        return self.cursor.first == self.size
+
+    def submit(self, submit: Submit, chars: int) -> int:
+        """Start tokenizing about this many characters; returns how many it is."""
+        documents, total = [], 0
+        while self._submitted < self.size and total < chars:
+            if not self.cursor.consumed(self._submitted):
+                documents.append(self._submitted)
+                total += len(self.window.texts[self._submitted])
+            self._submitted += 1
+        if documents:
+            texts = [self.window.texts[document] for document in documents]
+            self._chunks.append((documents, total, submit(texts)))
+        return total
+
+    def ready(self, stop: int) -> bool:
+        """Whether the documents before `stop` are tokenized."""
+        return stop <= self._ready or (self._submitted >= stop and not self._chunks)
+
+    def collect(self) -> tuple[int, int]:
+        """Wait for the oldest chunk; returns its documents and characters."""
+        documents, total, future = self._chunks.popleft()
+        for document, tokens in zip(documents, future.result(), strict=True):
+            self._tokens[document] = tokens
+            self.window.texts[document] = ""
+        self._ready = documents[-1] + 1
+        return len(documents), total
+
+    def tokens(self, document: int) -> np.ndarray:
+        """The ids of a document that is ready and not consumed, int32 [length]."""
+        tokens = self._tokens[document]
+        assert tokens is not None
+        return tokens
+
+    def release(self, document: int) -> None:
+        """Let go of the tokens of a consumed document."""
+        self._tokens[document] = None
+
+    def take(self, document: int) -> None:
+        """Consume a document."""
+        self.cursor.take(document)
+        self.release(document)
+
+
+class TokenStream:
+    """Tokenized windows of one stream, one after another."""
+
+    def __init__(self, windows: WindowReader, submit: Submit, state: Mapping[str, Any] | None = None):
+        """Go on from what `state` returned (None: the beginning); `windows` stands at the start of its window.
+
+        Raises:
+          UserError: the corpus has changed since.
+        """
+        self._windows = windows
+        self._submit = submit
+        self._chunk = SMALLEST_CHUNK
+        self._outstanding = 0  # characters being tokenized
+        self._current: TokenizedWindow | None = None
+        self._next: TokenizedWindow | None = None
+        self._between = dict(state or FRESH)
+        self.rows: int = self._between["rows"]
+        """Rows made of this stream so far."""
+        self.epoch: int = self._between["epoch"]
+        """Epochs finished."""
+        if self._between["size"] is not None:
+            window = windows.reread(self._between["size"], self._between["last"])
+            self._current = TokenizedWindow(window, Cursor.from_dict(self._between))
+
+    def window(self) -> TokenizedWindow | None:
+        """The current window, with something left in it; None (once) at the end of each epoch."""
+        while True:
+            if self._current is None:
+                self._current = self._next or TokenizedWindow(self._windows.take(), Cursor())
+                self._next = None
+            if not self._current.finished:
+                return self._current
+            self._between = self._after(self._current.window)
+            last, self._current = self._current.window.last, None
+            if last:
+                self.epoch += 1
+                return None
+
+    def require(self, stop: int) -> TokenizedWindow:
+        """The current window, once its documents before `stop` are tokenized."""
+        window = self._current
+        assert window is not None, "require() follows window()"
+        stop = min(stop, window.size)
+        while not window.ready(stop):
+            self._prefetch(window, 0)
+            documents, chars = window.collect()
+            self._outstanding -= chars
+            self._prefetch(window, documents)
+        return window
+
+    def state(self) -> dict[str, Any]:
+        """What to go on from: JSON-able, without text or tokens, the same however far ahead this stream has read."""
+        if self._current is None:
+            state = self._between
+        elif self._current.finished:
+            state = self._after(self._current.window)
+        else:
+            window = self._current.window
+            state = {
+                "epoch": window.epoch,
+                "window": window.number,
+                "start": window.start,
+                "size": self._current.size,
+                "last": window.last,
+                **self._current.cursor.as_dict(),
+                "counts": window.counts.as_dict(),
+            }
+        return {**state, "rows": self.rows}
+
+    def _after(self, window: Window) -> dict[str, Any]:
+        """The state between a finished window and the next."""
+        return {
+            **FRESH,
+            "epoch": window.epoch + window.last,
+            "window": window.number + bool(window.texts),
+            "start": window.end,
+            "counts": window.counts.as_dict(),
+        }
+
+    def _prefetch(self, current: TokenizedWindow, documents: int) -> None:
+        """Keep two chunks in the making, and read the next window as fast as this one (of which so many documents) is used up.
+
+        Reading a little at a time spreads the work: all streams come to the ends of their windows at about the same time.
+        """
+        if self._next is None and self._windows.read_ahead(documents + documents // 4 + 1):
+            self._next = TokenizedWindow(self._windows.take(), Cursor())
+        for window in (current, self._next):
+            while window and not window.submitted and self._outstanding < 2 * self._chunk:
+                self._outstanding += window.submit(self._submit, self._chunk)
+                self._chunk = min(2 * self._chunk, LARGEST_CHUNK)
