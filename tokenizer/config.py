@@ -9,7 +9,9 @@ from data.schema import field
 class TokenizerConfig:
     """A tokenizer to load, or how to train one."""
 
-    path: str = field("", "an existing tokenizer: folder, tokenizer.json or hub id; empty trains one into WORKDIR/tokenizer")
+    path: str = field(
+        "", "an existing tokenizer: folder, tokenizer.json or hub id; empty trains one into WORKDIR/tokenizer"
+    )
     vocab_size: int = field(50265, "tokens to train, special ones included")
     min_frequency: int = field(2, "pairs seen less often are not merged")
     sample_documents: int = field(0, "train on at most this many documents; 0 takes all")

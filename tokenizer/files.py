@@ -1,4 +1,4 @@
-"""The files of a tokenizer: read from a folder, a bucket or the hub; written so that a reader finds all or nothing."""
+"""The files of a tokenizer: read from a folder, a bucket or the hub; written all or nothing."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,8 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def read_files(path_or_id: str) -> dict[str, bytes]:
-    """The contents of a tokenizer's files by name: tokenizer.json, and those beside it that name its special tokens.
+    """The contents of a tokenizer's files by name: tokenizer.json, and those beside it that name its special
+    tokens.
 
     Args:
       path_or_id: a folder or a tokenizer.json, local or gs://, or the id of a model on the hub.
@@ -28,7 +29,7 @@ def read_files(path_or_id: str) -> dict[str, bytes]:
         if not (path / TOKENIZER).exists():
             raise UserError(
                 f"the folder {path_or_id} has no {TOKENIZER} (a fast tokenizer); "
-                "transformers' AutoTokenizer.from_pretrained(...).save_pretrained(...) writes one, or set tokenizer.path"
+                "AutoTokenizer.from_pretrained(...).save_pretrained(...) of transformers writes one"
             )
         names = [name for name in (TOKENIZER, CONFIG, SPECIAL_TOKENS_MAP) if (path / name).exists()]
         return {name: (path / name).read_bytes() for name in names}
@@ -36,13 +37,14 @@ def read_files(path_or_id: str) -> dict[str, bytes]:
         return {TOKENIZER: path.read_bytes()}
     if path_or_id.endswith(".json") or not _HUB_ID.fullmatch(path_or_id):
         raise UserError(
-            f"there is no tokenizer at {path_or_id}; tokenizer.path is a folder, a {TOKENIZER} or a hub id (owner/name)"
+            f"there is no tokenizer at {path_or_id}; "
+            f"tokenizer.path is a folder, a {TOKENIZER} or a hub id (owner/name)"
         )
     return _download(path_or_id)
 
 
 def _download(hub_id: str) -> dict[str, bytes]:
-    from huggingface_hub import errors, hf_hub_download
+    from huggingface_hub import _CACHED_NO_EXIST, errors, hf_hub_download, try_to_load_from_cache
 
     files = {}
     for name in (TOKENIZER, CONFIG, SPECIAL_TOKENS_MAP):
@@ -50,7 +52,8 @@ def _download(hub_id: str) -> dict[str, bytes]:
             files[name] = epath.Path(hf_hub_download(hub_id, name)).read_bytes()
         except errors.GatedRepoError as error:
             raise UserError(
-                f"the hub's {hub_id} is gated: accept its terms at its page there, then set HF_TOKEN in the environment"
+                f"the hub's {hub_id} is gated: accept its terms on its page there, then set HF_TOKEN in the "
+                "environment"
             ) from error
         except errors.RepositoryNotFoundError as error:
             raise UserError(
@@ -59,11 +62,15 @@ def _download(hub_id: str) -> dict[str, bytes]:
             ) from error
         except errors.RemoteEntryNotFoundError as error:
             if name == TOKENIZER:
-                raise UserError(f"the hub's {hub_id} has no {TOKENIZER} (a fast tokenizer); set tokenizer.path") from error
-        except errors.LocalEntryNotFoundError as error:
-            if name == TOKENIZER:
                 raise UserError(
-                    f"there is no folder {hub_id}, and the hub cannot be reached for a model of that id "
+                    f"the hub's {hub_id} has no {TOKENIZER} (a fast tokenizer); set tokenizer.path"
+                ) from error
+        except errors.LocalEntryNotFoundError as error:
+            # Offline, what the cache knows not to exist is not missing; anything else might name a special
+            # token.
+            if try_to_load_from_cache(hub_id, name) is not _CACHED_NO_EXIST:
+                raise UserError(
+                    f"there is no folder {hub_id}, and the hub cannot be reached for {name} of that model "
                     "(nor is it in the local cache); set tokenizer.path to a local folder, or connect"
                 ) from error
         except (errors.HfHubHTTPError, OSError) as error:
@@ -75,8 +82,8 @@ def _download(hub_id: str) -> dict[str, bytes]:
 def write_files(out: epath.Path, files: Mapping[str, bytes]) -> None:
     """Write a tokenizer's files into the folder `out`, tokenizer.json last.
 
-    Each is written beside its place and moved there, so a process killed at any moment leaves either no tokenizer.json
-    or a whole tokenizer. (On object stores a folder cannot be renamed at once; a file can.)
+    Each is written beside its place and moved there, so a process killed at any moment leaves either no
+    tokenizer.json or a whole tokenizer. (On object stores a folder cannot be renamed at once; a file can.)
 
     Raises:
       UserError: the folder cannot be made or written.
@@ -88,4 +95,6 @@ def write_files(out: epath.Path, files: Mapping[str, bytes]) -> None:
             unfinished.write_bytes(files[name])
             unfinished.replace(out / name)
     except OSError as error:
-        raise UserError(f"the tokenizer cannot be written to {out}: {error.strerror or error}; set --workdir") from error
+        raise UserError(
+            f"the tokenizer cannot be written to {out}: {error.strerror or error}; set --workdir"
+        ) from error

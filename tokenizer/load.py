@@ -1,4 +1,4 @@
-"""A tokenizer as the rest of the project sees it: text to ids, its special tokens, and where its words begin."""
+"""A tokenizer as the rest of the project sees it: text to ids, special tokens, where words begin."""
 
 import dataclasses
 import hashlib
@@ -38,13 +38,15 @@ class Loaded:
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids of each text, int32 [length], with no special tokens added.
 
-        Text that happens to spell a special token ("<s>" in a web page) is ordinary text. A lone surrogate, which no
-        encoding of Unicode can hold, becomes U+FFFD. Runs on all cores.
+        Text that happens to spell a special token ("<s>" in a web page) is ordinary text. A lone surrogate,
+        which no encoding of Unicode can hold, becomes U+FFFD. Runs on all cores.
         """
         try:
             encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         except TypeError:
-            encodings = self.tokenizer.encode_batch_fast([valid_unicode(text) for text in texts], add_special_tokens=False)
+            encodings = self.tokenizer.encode_batch_fast(
+                [valid_unicode(text) for text in texts], add_special_tokens=False
+            )
         return [np.fromiter(encoding.ids, np.int32, len(encoding)) for encoding in encodings]
 
     def decode(self, ids: Sequence[int] | np.ndarray, *, skip_special_tokens: bool = False) -> str:
@@ -58,16 +60,18 @@ class Loaded:
 
     @cached_property
     def special_ids(self) -> tuple[int, ...]:
-        """Ids of every special token, in order: those of `special` and any other the tokenizer marks as special."""
-        marked = [index for index, token in self.tokenizer.get_added_tokens_decoder().items() if token.special]
+        """Ids of every special token, in order: those of `special`, and others that are marked as special."""
+        marked = [
+            index for index, token in self.tokenizer.get_added_tokens_decoder().items() if token.special
+        ]
         return tuple(sorted({*dataclasses.astuple(self.special), *marked}))
 
     def word_starts(self) -> np.ndarray:
         """Whether a token begins a word wherever it stands, bool [V]. Special tokens do.
 
-        Byte-level and sentencepiece tokens do when their text begins with white space, so punctuation belongs to the
-        word it is written to (as in fairseq and transformers' collators); WordPiece tokens do unless they carry the
-        continuation prefix, so punctuation is a word of its own (as in BERT's code).
+        Byte-level and sentencepiece tokens do when their text begins with white space, so punctuation belongs
+        to the word it is written to (as in fairseq and transformers' collators); WordPiece tokens do unless
+        they carry the continuation prefix, so punctuation is a word of its own (as in BERT's code).
 
         Raises:
           UserError: a kind of tokenizer that does not mark its words.
@@ -82,7 +86,8 @@ class Loaded:
         return starts_of
 
     def word_breaks(self) -> np.ndarray:
-        """Whether the token after this one begins a word whatever it is, bool [V]: line breaks and tabs, special tokens.
+        """Whether the token after this one begins a word whatever it is, bool [V]: line breaks and tabs,
+        special tokens.
 
         A final space does not count: it belongs to the word that follows.
 
@@ -99,7 +104,9 @@ class Loaded:
 
     def fingerprint(self) -> str:
         """Hex digest of everything that decides the ids of a text."""
-        deciding = {name: self._parsed.get(name) for name in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
+        deciding = {
+            name: self._parsed.get(name) for name in ("added_tokens", "normalizer", "pre_tokenizer", "model")
+        }
         content = json.dumps([deciding, dataclasses.asdict(self.special)], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -124,7 +131,8 @@ class Loaded:
         return json.loads(self.tokenizer.to_str())
 
     def _tokens(self) -> Iterator[str]:
-        return (self.tokenizer.id_to_token(index) for index in range(self.vocab_size))
+        by_id = {index: token for token, index in self.tokenizer.get_vocab().items()}
+        return (by_id[index] for index in range(self.vocab_size))
 
     def _texts(self) -> Iterator[str]:
         """The text that each token stands for; a part of a character is U+FFFD."""
@@ -135,8 +143,9 @@ class Loaded:
         if "Metaspace" in types:
             return (token.replace("▁", " ") for token in self._tokens())
         raise UserError(
-            "masking.whole_word=True needs a tokenizer that marks where words begin (byte-level, sentencepiece or "
-            f"WordPiece); this one is {self._parsed['model']['type']} without such marks; set masking.whole_word=False"
+            "masking.whole_word=True needs a tokenizer that marks where words begin (byte-level, "
+            f"sentencepiece or WordPiece); this one is {self._parsed['model']['type']} without such marks; "
+            "set masking.whole_word=False"
         )
 
 
@@ -173,7 +182,8 @@ def from_files(files: Mapping[str, bytes], where: str) -> Loaded:
             "its ids have gaps; set tokenizer.path to one without"
         )
     names = {role: _name(tokenizer, declared, role, where) for role in ROLES}
-    special = SpecialTokens(**{role: tokenizer.token_to_id(name) for role, name in names.items()})
+    vocabulary = tokenizer.get_vocab()
+    special = SpecialTokens(**{role: vocabulary[name] for role, name in names.items()})
     return Loaded(tokenizer, special, {**files, tokenizer_files.CONFIG: _config(files, declared, names)})
 
 
@@ -186,8 +196,9 @@ def _name(tokenizer: Tokenizer, declared: Mapping[str, Any], role: str, where: s
         if tokenizer.token_to_id(name) is not None:
             return name
     raise UserError(
-        f"the tokenizer {where} has no {role} token (looked for {', '.join(dict.fromkeys([*names, *usual]))}); a masked "
-        "language model needs cls, sep, pad, mask and unk; set tokenizer.path to one that has them"
+        f"the tokenizer {where} has no {role} token "
+        f"(looked for {', '.join(dict.fromkeys([*names, *usual]))}); "
+        "a masked language model needs cls, sep, pad, mask and unk; set tokenizer.path to one that has them"
     )
 
 

@@ -11,7 +11,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class TrainingProgress:
-    """Counts documents and bytes while they are read, and tells the two stages of training apart on stderr."""
+    """Counts documents and bytes as they are read, and says on stderr which stage training is in."""
 
     def __init__(self, *, shown: bool, console: Console | None = None) -> None:
         """`shown` False counts in silence."""
@@ -37,7 +37,7 @@ class TrainingProgress:
             self._console.print(self._reading(), highlight=False)
 
     def merge(self) -> None:
-        """All documents are read; what follows is the search for merges, which reports nothing until it is done."""
+        """All documents are read; what follows is the search for merges, which reports nothing of itself."""
         description = f"{self._reading()}; merging"
         if self._live:
             self._live.update(self._task, description=description)
@@ -55,7 +55,9 @@ class TrainingProgress:
         if self._live:
             self._live.stop()
         if self._lines and kind is None:
-            self._console.print(f"tokenizer: trained in {time.monotonic() - self._started:.1f} s", highlight=False)
+            self._console.print(
+                f"tokenizer: trained in {time.monotonic() - self._started:.1f} s", highlight=False
+            )
 
     def _reading(self) -> str:
         return f"tokenizer: {self.documents:,} documents read, {self.bytes / 1e6:,.1f} MB"

@@ -1,10 +1,19 @@
-"""Train a byte-level BPE tokenizer (Radford et al. 2019, section 2.2) from a stream of documents, as RoBERTa's is."""
+"""Train a byte-level BPE tokenizer (Radford et al. 2019, section 2.2), as RoBERTa's, from a text stream."""
 
 import itertools
 from collections.abc import Iterable, Iterator
 
 from etils import epath
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from data.errors import UserError
 from tokenizer import files as tokenizer_files
@@ -12,7 +21,8 @@ from tokenizer.config import TokenizerConfig
 from tokenizer.load import Loaded, as_json, from_files, valid_unicode
 from tokenizer.progress import TrainingProgress
 
-# Ids 0 to 4. The first four are RoBERTa's own; its mask token stands last, which no vocabulary of unknown size allows.
+# Ids 0 to 4. The first four are RoBERTa's own; its mask token stands last, which no vocabulary of unknown
+# size allows.
 BOS, PAD, EOS, UNK, MASK = SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 BYTES = 256
 SMALLEST_VOCABULARY = BYTES + len(SPECIAL_TOKENS)
@@ -21,12 +31,17 @@ _BATCH_CHARACTERS = 1 << 20
 
 
 def train_tokenizer(
-    documents: Iterable[str], config: TokenizerConfig, out: epath.Path, *, model_max_length: int, progress: bool
+    documents: Iterable[str],
+    config: TokenizerConfig,
+    out: epath.Path,
+    *,
+    model_max_length: int,
+    progress: bool,
 ) -> Loaded:
     """Train a tokenizer and write it into the folder `out`, whole or not at all.
 
-    The documents are read once and never kept: what grows with the corpus is the table of its distinct words. The same
-    documents in the same order give the same bytes, on any number of cores.
+    The documents are read once and never kept: what grows with the corpus is the table of its distinct words.
+    The same documents in the same order give the same bytes, on any number of cores.
 
     Args:
       documents: the corpus.
@@ -40,20 +55,22 @@ def train_tokenizer(
     """
     if config.vocab_size < SMALLEST_VOCABULARY:
         raise UserError(
-            f"tokenizer.vocab_size={config.vocab_size} is too small for {BYTES} bytes and {len(SPECIAL_TOKENS)} "
-            f"special tokens; set at least {SMALLEST_VOCABULARY}"
+            f"tokenizer.vocab_size={config.vocab_size} is too small for {BYTES} bytes and "
+            f"{len(SPECIAL_TOKENS)} special tokens; set at least {SMALLEST_VOCABULARY}"
         )
     taken = itertools.islice(documents, config.sample_documents or None)
     with TrainingProgress(shown=progress) as reading:
         tokenizer = _train(_batches(taken, reading), config)
         if not reading.documents:
-            raise UserError("the corpus has no documents to train a tokenizer on; set data.source and data.path")
+            raise UserError(
+                "the corpus has no documents to train a tokenizer on; set data.source and data.path"
+            )
     size = tokenizer.get_vocab_size()
     if size < config.vocab_size:
         raise UserError(
-            f"tokenizer.vocab_size={config.vocab_size} is more than these {reading.documents} documents support: "
-            f"{size} tokens at min_frequency={config.min_frequency}; set tokenizer.vocab_size={size} or less, "
-            "or give it more text"
+            f"tokenizer.vocab_size={config.vocab_size} is more than these {reading.documents} documents "
+            f"support: {size} tokens at min_frequency={config.min_frequency}; "
+            f"set tokenizer.vocab_size={size} or less, or give it more text"
         )
     trained = from_files(_files(tokenizer, config, model_max_length), str(out))
     trained.save(out)
@@ -69,7 +86,8 @@ def _train(batches: Iterator[list[str]], config: TokenizerConfig) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=config.vocab_size,
         min_frequency=config.min_frequency,
-        # The mask token takes the space before it: "a <mask>" is two tokens, and what it hides begins with that space.
+        # The mask token takes the space before it: "a <mask>" is two tokens, and what it hides begins with
+        # that space.
         special_tokens=[*SPECIAL_TOKENS[:-1], AddedToken(MASK, lstrip=True, special=True)],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -105,7 +123,8 @@ def _batches(documents: Iterable[str], reading: TrainingProgress) -> Iterator[li
 
 def _files(tokenizer: Tokenizer, config: TokenizerConfig, model_max_length: int) -> dict[str, bytes]:
     """The files that AutoTokenizer reads."""
-    # transformers' RobertaTokenizer rebuilds itself without the normaliser; the generic class keeps all of tokenizer.json.
+    # transformers' RobertaTokenizer rebuilds itself without the normaliser; the generic class keeps all of
+    # tokenizer.json.
     name = "PreTrainedTokenizerFast" if config.nfc else "RobertaTokenizer"
     described = {
         "tokenizer_class": name,

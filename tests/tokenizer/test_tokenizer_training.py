@@ -17,13 +17,30 @@ from tokenizer.config import TokenizerConfig
 from tokenizer.train import train_tokenizer
 
 REPOSITORY = Path(__file__).parents[2]
-WORDS = "rain wind storm harbour mountain valley river bridge island winter summer light dark blåbær ærlig øy".split()
-DOCUMENTS = [" ".join(WORDS[(i * step) % len(WORDS)] for step in range(1, 20)) + f"\n{i}." for i in range(200)]
+WORDS = [
+    "rain",
+    "wind",
+    "storm",
+    "harbour",
+    "mountain",
+    "valley",
+    "island",
+    "winter",
+    "dark",
+    "blåbær",
+    "ærlig",
+    "øy",
+]
+DOCUMENTS = [
+    " ".join(WORDS[(i * step) % len(WORDS)] for step in range(1, 20)) + f"\n{i}." for i in range(200)
+]
 CONFIG = TokenizerConfig(vocab_size=320)
 
 
 def train(out, documents=DOCUMENTS, config=CONFIG, model_max_length=64):
-    return train_tokenizer(documents, config, epath.Path(out), model_max_length=model_max_length, progress=False)
+    return train_tokenizer(
+        documents, config, epath.Path(out), model_max_length=model_max_length, progress=False
+    )
 
 
 def in_another_process(out: Path, threads: int, documents: str = "DOCUMENTS") -> subprocess.Popen:
@@ -31,7 +48,11 @@ def in_another_process(out: Path, threads: int, documents: str = "DOCUMENTS") ->
         "from tests.tokenizer.test_tokenizer_training import *\n"
         f"train({str(out)!r}, {documents})\n"
     )  # fmt: skip
-    environment = {**os.environ, "RAYON_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": str(threads > 1).lower()}
+    environment = {
+        **os.environ,
+        "RAYON_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": str(threads > 1).lower(),
+    }
     return subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, env=environment)
 
 
@@ -45,7 +66,10 @@ def test_special_tokens_have_ids_0_to_4_and_every_byte_is_a_token(tmp_path):
     assert [vocabulary[token] for token in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")] == [0, 1, 2, 3, 4]
     assert trained.vocab_size == 320
     assert [trained.encode([bytes([byte]).decode("latin-1")])[0].size for byte in range(128)] == [1] * 128
-    assert sorted(path.name for path in (tmp_path / "tokenizer").iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
+    assert sorted(path.name for path in (tmp_path / "tokenizer").iterdir()) == [
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
 
 
 def test_the_same_corpus_gives_the_same_bytes_on_any_number_of_threads(tmp_path):
@@ -55,7 +79,9 @@ def test_the_same_corpus_gives_the_same_bytes_on_any_number_of_threads(tmp_path)
     assert contents(tmp_path / "threads1") == contents(tmp_path / "threads8") == contents(tmp_path / "here")
 
 
-def test_killed_midway_leaves_nothing_that_passes_for_a_tokenizer_and_the_rerun_gives_the_same_bytes(tmp_path):
+def test_killed_midway_leaves_nothing_that_passes_for_a_tokenizer_and_the_rerun_gives_the_same_bytes(
+    tmp_path,
+):
     began = tmp_path / "began"
     slow = f"(__import__('pathlib').Path({str(began)!r}).touch() or time.sleep(0.05) or d for d in DOCUMENTS)"
     process = in_another_process(tmp_path / "killed", 2, slow)
@@ -138,7 +164,9 @@ def test_min_frequency_refuses_rare_merges(tmp_path):
 
 
 def test_a_corpus_too_small_says_what_it_supports_and_writes_nothing(tmp_path):
-    with pytest.raises(UserError, match=r"vocab_size=50265 .* 2 documents support: 265 tokens .* tokenizer.vocab_size=265"):
+    with pytest.raises(
+        UserError, match=r"vocab_size=50265 .* 2 documents support: 265 tokens .* tokenizer.vocab_size=265"
+    ):
         train(tmp_path / "tokenizer", ["abc bcd", "abc bcd"], TokenizerConfig())
     assert not (tmp_path / "tokenizer").exists()
     assert train(tmp_path / "tokenizer", ["abc bcd"] * 2, TokenizerConfig(vocab_size=265)).vocab_size == 265
@@ -179,13 +207,19 @@ def test_a_lone_surrogate_is_read_as_a_replacement_character(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written to .*file/tokenizer"):
+    with pytest.raises(UserError, match=r"cannot be written to .*file/tokenizer"):
         train(tmp_path / "file" / "tokenizer")
 
 
 def test_progress_is_plain_lines_outside_a_terminal(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("tokenizer.progress.SECONDS_BETWEEN_LINES", 0.0)
-    train_tokenizer(DOCUMENTS[:2] * 50, TokenizerConfig(vocab_size=270), epath.Path(tmp_path), model_max_length=8, progress=True)
+    train_tokenizer(
+        DOCUMENTS[:2] * 50,
+        TokenizerConfig(vocab_size=270),
+        epath.Path(tmp_path),
+        model_max_length=8,
+        progress=True,
+    )
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "tokenizer: 1 documents read, 0.0 MB"
     assert lines[-2] == "tokenizer: 100 documents read, 0.0 MB; merging"
