@@ -23,14 +23,26 @@ def get_config() -> ml_collections.ConfigDict:
     ]
     config.dtype = "bfloat16"
     config.tokenizer = {"path": "google-bert/bert-base-uncased"}
-    config.data = {"source": "hub", "name": "allenai/c4", "subset": "en", "streams": 32, "eval_fraction": 0.0005}
+    config.data = {
+        "source": "hub",
+        "name": "allenai/c4",
+        "subset": "en",
+        "streams": 32,
+        "eval_fraction": 0.0005,
+    }
     config.model = {
         "family": "bert",
         "max_position_embeddings": 512,
         "type_vocab_size": 2,
         "layer_norm_eps": 1e-12,
     }
-    config.optimizer = {"learning_rate": 1e-4, "weight_decay": 0.01, "beta2": 0.999, "eps": 1e-6, "clip_norm": 1.0}
+    config.optimizer = {
+        "learning_rate": 1e-4,
+        "weight_decay": 0.01,
+        "beta2": 0.999,
+        "eps": 1e-6,
+        "clip_norm": 1.0,
+    }
     config.schedule = {"name": "linear", "warmup_steps": 10_000}
     config.log = {"every": 100}
     config.eval = {"every": 10_000, "steps": 32}

@@ -3,9 +3,9 @@
 python -m pretrain --config=configs/roberta_base.py --workdir=gs://BUCKET/roberta-base \
     --config.data.source=hub --config.data.name=allenai/c4 --config.data.subset=en
 
-Hardware: a TPU v4-32 or 8 GPUs of 80 GB; on fewer devices raise --config.grad_accum. The paper's batch of 8192 x 512 for
-500,000 steps is 2.1T tokens, 1.3e21 FLOP; this default is a tenth: 1.3e20 FLOP, 11 hours of 8 H100 at 40% MFU
-(arithmetic, not a measurement).
+Hardware: a TPU v4-32 or 8 GPUs of 80 GB; on fewer devices raise --config.grad_accum. The paper's batch of
+8192 x 512 for 500,000 steps is 2.1T tokens, 1.3e21 FLOP; this default is a tenth: 1.3e20 FLOP, 11 hours of 8 H100 at
+40% MFU (arithmetic, not a measurement).
 """
 
 import ml_collections
@@ -19,7 +19,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.seq_len = 512
     config.dtype = "bfloat16"
     config.tokenizer = {"vocab_size": 50265, "sample_documents": 1_000_000}
-    config.data = {"source": "hub", "name": "allenai/c4", "subset": "en", "streams": 64, "eval_fraction": 0.0005}
+    config.data = {
+        "source": "hub",
+        "name": "allenai/c4",
+        "subset": "en",
+        "streams": 64,
+        "eval_fraction": 0.0005,
+    }
     config.model = {"family": "roberta"}
     config.optimizer = {"learning_rate": 6e-4, "weight_decay": 0.01, "beta2": 0.98, "eps": 1e-6}
     config.schedule = {"name": "linear", "warmup_steps": 24_000}

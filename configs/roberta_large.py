@@ -18,7 +18,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.seq_len = 512
     config.dtype = "bfloat16"
     config.tokenizer = {"vocab_size": 50265, "sample_documents": 1_000_000}
-    config.data = {"source": "hub", "name": "allenai/c4", "subset": "en", "streams": 64, "eval_fraction": 0.0005}
+    config.data = {
+        "source": "hub",
+        "name": "allenai/c4",
+        "subset": "en",
+        "streams": 64,
+        "eval_fraction": 0.0005,
+    }
     config.model = {
         "family": "roberta",
         "hidden_size": 1024,

@@ -66,7 +66,7 @@ def parse(
         raise UserError(_one_line(error)) from error
     if len(left) > 1:
         raise UserError(f"unexpected argument {left[1]!r}; overrides are written --config.field=value")
-    return schema_module.build(schema, values["config"].value.to_dict(), partial=partial), values
+    return schema_module.build(schema, config.to_dict(), partial=partial), values
 
 
 def _take_config(argv: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -101,11 +101,15 @@ def _load(path: str) -> config_dict.ConfigDict:
     except Exception as error:
         raise UserError(f"--config={path} failed: {type(error).__name__}: {_one_line(error)}") from error
     if not isinstance(config, config_dict.ConfigDict):
-        raise UserError(f"--config={path}: get_config() returned {type(config).__name__}, not an ml_collections ConfigDict")
+        raise UserError(
+            f"--config={path}: get_config() returned {type(config).__name__}, not an ml_collections ConfigDict"
+        )
     return config
 
 
-def _fill(config: config_dict.ConfigDict, schema: type, where: str, overrides: Sequence[str], partial: bool) -> None:
+def _fill(
+    config: config_dict.ConfigDict, schema: type, where: str, overrides: Sequence[str], partial: bool
+) -> None:
     """Add the schema's defaults for the fields that a file leaves out, and refuse names it does not have.
 
     An optional group stays None unless the file sets it or an override reaches into it.
@@ -158,7 +162,11 @@ def _default(field: dataclasses.Field[Any], hint: Any) -> Any:
 
 
 def _help(program: str, schema: type, values: flags.FlagValues) -> str:
-    lines = [f"usage: python -m {_module(program)} --config=FILE.py [--config.FIELD=VALUE ...] [flags]", "", "flags:"]
+    lines = [
+        f"usage: python -m {_module(program)} --config=FILE.py [--config.FIELD=VALUE ...] [flags]",
+        "",
+        "flags:",
+    ]
     lines += [f"  --{name}: {values[name].help} (default {values[name].value!r})" for name in values]
     lines += ["", "config fields, with their defaults:"]
     return "\n".join(lines + _describe(schema, "config"))

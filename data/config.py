@@ -15,10 +15,15 @@ class FilterConfig:
 
     min_chars: int = field(0, "drop documents with fewer characters")
     quality_warnings: tuple[str, ...] = field(
-        (), "drop documents that carry one of these OSCAR annotations (tiny, short_sentences, header, footer, noisy, adult)"
+        (),
+        "drop documents with one of these OSCAR annotations: tiny, short_sentences, header, footer, noisy, adult",
     )
-    min_language_probability: float = field(0.0, "drop documents whose language identification is less sure than this")
-    min_harmful_pp: float = field(0.0, "drop documents whose harmful_pp (perplexity of a model of harmful text) is lower")
+    min_language_probability: float = field(
+        0.0, "drop documents whose language identification is less sure than this"
+    )
+    min_harmful_pp: float = field(
+        0.0, "drop documents whose harmful_pp (perplexity of a model of harmful text) is lower"
+    )
 
 
 @dataclass(frozen=True)
@@ -26,14 +31,22 @@ class SourceConfig:
     """One place that documents come from."""
 
     source: str = field("pydoc", "the kind of source", SOURCES)
-    path: str = field("", "files: paths or globs, comma-separated, local or gs://; oscar: the folder of a language")
+    path: str = field(
+        "", "files: paths or globs, comma-separated, local or gs://; oscar: the folder of a language"
+    )
     name: str = field("", "hub: the data set's id; tfds: its name")
-    subset: str = field("", "hub: the configuration (often the language); oscar: the language, where a folder holds several")
+    subset: str = field(
+        "", "hub: the configuration (often the language); oscar: the language, where a folder holds several"
+    )
     split: str = field("train", "hub, tfds: the split")
     text_field: str = field("text", "jsonl, parquet, hub, tfds: the field that holds the text")
     txt_documents: str = field("lines", "files: what a document is in a .txt file", ("lines", "blank_line"))
     data_dir: str = field("", "tfds: the folder that holds prepared data sets, local or gs://")
-    bad_documents: str = field("strict", "a document that cannot be read stops the run, or is skipped and counted", ("strict", "skip"))
+    bad_documents: str = field(
+        "strict",
+        "a document that cannot be read stops the run, or is skipped and counted",
+        ("strict", "skip"),
+    )
     filters: FilterConfig = field(FilterConfig, "which documents to drop")
     weight: float = field(1.0, "this source's share of the documents drawn from a mix")
 
@@ -43,11 +56,21 @@ class DataConfig(SourceConfig):
     """Documents, streams, packing, and the held-out share."""
 
     mix: tuple[SourceConfig, ...] = field((), "source=mix: the sources to draw from, each with its weight")
-    streams: int = field(8, "logical streams the corpus is read as; divides every phase's global batch; fixed for a run")
-    window: int = field(1024, "documents of a stream that are shuffled together; 1 keeps the order of the files")
-    packing: str = field("full", "full: documents joined end to end; documents: whole documents packed into rows, attention kept apart; lines: one document a row", PACKINGS)
+    streams: int = field(
+        8, "logical streams the corpus is read as; divides every phase's global batch; fixed for a run"
+    )
+    window: int = field(
+        1024, "documents of a stream that are shuffled together; 1 keeps the order of the files"
+    )
+    packing: str = field(
+        "full",
+        "full: documents end to end; documents: whole ones packed, attention kept apart; lines: one a row",
+        PACKINGS,
+    )
     eval_fraction: float = field(0.005, "share of the documents, chosen by hash, held out for evaluation")
-    eval_source: SourceConfig | None = field(None, "a source of its own for evaluation, instead of a held-out share")
+    eval_source: SourceConfig | None = field(
+        None, "a source of its own for evaluation, instead of a held-out share"
+    )
     prefetch: int = field(4, "batches prepared ahead of the step")
 
 

@@ -4,11 +4,9 @@ A recipe in configs/ sets what differs from these defaults; `--config.a.b=value`
 `finalize` checks what can be checked before a file is read, and fills in what one field implies for another.
 """
 
-import dataclasses
 from dataclasses import dataclass
 
 from data.config import DataConfig
-from data.errors import UserError
 from data.schema import field
 from tokenizer.config import TokenizerConfig
 
@@ -19,24 +17,43 @@ FAMILIES = ("roberta", "bert")
 class ModelConfig:
     """The network, by the names that transformers gives these fields."""
 
-    family: str = field("roberta", "the network that transformers runs under this model_type (roberta also covers XLM-R, CamemBERT)", FAMILIES)
-    config_file: str = field("", "a transformers config.json (file, folder or hub id) that sets every field below; then only it counts")
+    family: str = field(
+        "roberta",
+        "the network that transformers runs under this model_type (roberta also covers XLM-R, CamemBERT)",
+        FAMILIES,
+    )
+    config_file: str = field(
+        "",
+        "a transformers config.json (file, folder or hub id) that sets every field below; then only it counts",
+    )
     vocab_size: int = field(0, "rows of the embedding; 0 takes the tokenizer's size")
     hidden_size: int = field(768, "model width D")
     num_hidden_layers: int = field(12, "layers L")
     num_attention_heads: int = field(12, "heads N; divides hidden_size")
     intermediate_size: int = field(3072, "feed-forward width F")
-    hidden_act: str = field("gelu", "activation of the feed-forward layer", ("gelu", "gelu_new", "relu", "silu"))
-    max_position_embeddings: int = field(514, "rows of the position embedding; roberta uses two of them for its padding offset")
+    hidden_act: str = field(
+        "gelu", "activation of the feed-forward layer", ("gelu", "gelu_new", "relu", "silu")
+    )
+    max_position_embeddings: int = field(
+        514, "rows of the position embedding; roberta uses two of them for its padding offset"
+    )
     type_vocab_size: int = field(1, "token types; bert has 2")
     layer_norm_eps: float = field(1e-5, "added to the variance; bert has 1e-12")
     initializer_range: float = field(0.02, "standard deviation of the initial weights")
     hidden_dropout_prob: float = field(0.1, "dropout of embeddings and of each block's output")
     attention_probs_dropout_prob: float = field(0.1, "dropout of attention weights (the xla attention only)")
     tie_word_embeddings: bool = field(True, "the head's output matrix is the input embedding")
-    attention: str = field("auto", "attention kernel; auto is cudnn on GPU in bf16 where attention dropout is 0, else xla", ("auto", "xla", "cudnn"))
-    remat: bool = field(False, "recompute each layer in the backward pass: about a third more arithmetic, far less memory")
-    scan_unroll: int = field(1, "layers unrolled in each iteration of the scan over layers; 0 unrolls all (slower to compile)")
+    attention: str = field(
+        "auto",
+        "attention kernel; auto is cudnn on GPU in bf16 where attention dropout is 0, else xla",
+        ("auto", "xla", "cudnn"),
+    )
+    remat: bool = field(
+        False, "recompute each layer in the backward pass: about a third more arithmetic, far less memory"
+    )
+    scan_unroll: int = field(
+        1, "layers unrolled in each iteration of the scan over layers; 0 unrolls all (slower to compile)"
+    )
 
 
 @dataclass(frozen=True)
@@ -45,7 +62,9 @@ class MaskingConfig:
 
     rate: float = field(0.15, "share of each row's maskable tokens that is predicted")
     mask_fraction: float = field(0.8, "of the predicted tokens, the share replaced by the mask token")
-    random_fraction: float = field(0.1, "of the predicted tokens, the share replaced by a random token; the rest stay")
+    random_fraction: float = field(
+        0.1, "of the predicted tokens, the share replaced by a random token; the rest stay"
+    )
     whole_word: bool = field(False, "predict whole words, never part of one")
 
 
@@ -66,7 +85,9 @@ class OptimizerConfig:
 class ScheduleConfig:
     """The learning rate over the run."""
 
-    name: str = field("linear", "shape after warm-up", ("linear", "cosine", "wsd", "inverse_sqrt", "constant"))
+    name: str = field(
+        "linear", "shape after warm-up", ("linear", "cosine", "wsd", "inverse_sqrt", "constant")
+    )
     warmup_steps: int = field(1000, "steps of linear warm-up from 0")
     final_fraction: float = field(0.0, "last learning rate as a share of the peak (linear, cosine, wsd)")
     decay_fraction: float = field(0.1, "wsd: share of the run's steps in the final decay")
@@ -116,7 +137,9 @@ class PhaseConfig:
     global_batch: int | None = field(None, "rows in a batch B")
     grad_accum: int | None = field(None, "micro-batches a step")
     masking_rate: float | None = field(None, "masking.rate in this phase")
-    data: DataConfig | None = field(None, "other data in this phase; unset goes on where the phase before stopped")
+    data: DataConfig | None = field(
+        None, "other data in this phase; unset goes on where the phase before stopped"
+    )
 
 
 @dataclass(frozen=True)
@@ -129,12 +152,27 @@ class PretrainConfig:
     global_batch: int = field(256, "rows in a batch B, over all devices and micro-batches")
     seq_len: int = field(128, "tokens in a row S")
     grad_accum: int = field(1, "micro-batches a step; the step equals that of the whole batch")
-    dtype: str = field("float32", "compute type; params and optimiser state are float32", ("float32", "bfloat16"))
-    matmul_precision: str = field("default", "precision of float32 matrix products (jax.default_matmul_precision)", ("default", "high", "highest"))
-    dropout_rng: str = field("auto", "generator of dropout masks; auto is rbg (hardware) on TPU and GPU, threefry on CPU; threefry is the same on every mesh", ("auto", "threefry", "rbg"))
-    init_from: str = field("", "start from this model: a workdir, a Hugging Face folder or a hub id; a fresh optimiser and step 0")
+    dtype: str = field(
+        "float32", "compute type; params and optimiser state are float32", ("float32", "bfloat16")
+    )
+    matmul_precision: str = field(
+        "default",
+        "precision of float32 matrix products (jax.default_matmul_precision)",
+        ("default", "high", "highest"),
+    )
+    dropout_rng: str = field(
+        "auto",
+        "dropout's generator: threefry is the same on every mesh, rbg uses the hardware's; auto: rbg but on CPU",
+        ("auto", "threefry", "rbg"),
+    )
+    init_from: str = field(
+        "",
+        "start from this model: a workdir, a Hugging Face folder or a hub id; a fresh optimiser and step 0",
+    )
     distributed: bool = field(False, "call jax.distributed.initialize() first (several processes)")
-    compilation_cache: str = field("~/.cache/unmask/xla", "folder of compiled programs, shared by runs; empty for none")
+    compilation_cache: str = field(
+        "~/.cache/unmask/xla", "folder of compiled programs, shared by runs; empty for none"
+    )
     tokenizer: TokenizerConfig = field(TokenizerConfig, "the tokenizer")
     data: DataConfig = field(DataConfig, "the text")
     model: ModelConfig = field(ModelConfig, "the network")
@@ -145,4 +183,6 @@ class PretrainConfig:
     log: LogConfig = field(LogConfig, "logging")
     eval: EvalConfig = field(EvalConfig, "evaluation")
     checkpoint: CheckpointConfig = field(CheckpointConfig, "checkpoints")
-    phases: tuple[PhaseConfig, ...] = field((), "stretches of the run that differ in length, batch, mask rate or data")
+    phases: tuple[PhaseConfig, ...] = field(
+        (), "stretches of the run that differ in length, batch, mask rate or data"
+    )

@@ -52,7 +52,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     if -1 in sizes and len(devices) % known == 0:
         sizes[sizes.index(-1)] = len(devices) // known
     if math.prod(sizes) != len(devices):
-        raise UserError(f"config.mesh has {wanted}: that does not make {len(devices)} devices; set one axis to -1")
+        raise UserError(
+            f"config.mesh has {wanted}: that does not make {len(devices)} devices; set one axis to -1"
+        )
     if sizes[0] > 1 and getattr(devices[0], "slice_index", None) is not None:
         layout = mesh_utils.create_hybrid_device_mesh([1, *sizes[1:]], [sizes[0], 1, 1, 1], devices=devices)
     else:
@@ -60,12 +62,18 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     return Mesh(layout, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
-def spec(mesh: Mesh | jax.sharding.AbstractMesh, axes: Sequence[str | None], shape: Sequence[int] | None = None) -> PartitionSpec:
+def spec(
+    mesh: Mesh | jax.sharding.AbstractMesh, axes: Sequence[str | None], shape: Sequence[int] | None = None
+) -> PartitionSpec:
     """The PartitionSpec of an array with these logical axes; with `shape`, an axis that does not divide stays whole."""
     entries: list[Any] = []
     for index, name in enumerate(axes):
         mesh_axes = tuple(axis for axis in (RULES[name] if name else ()) if mesh.shape.get(axis, 1) > 1)
-        if shape is not None and mesh_axes and shape[index] % math.prod(mesh.shape[axis] for axis in mesh_axes):
+        if (
+            shape is not None
+            and mesh_axes
+            and shape[index] % math.prod(mesh.shape[axis] for axis in mesh_axes)
+        ):
             mesh_axes = ()
         entries.append(mesh_axes or None)
     used = [axis for entry in entries if entry for axis in entry]

@@ -1,0 +1,192 @@
+"""Checkpoints: the one file that knows Orbax.
+
+A checkpoint of step N holds two items: `state`, the arrays of the TrainState, and `run`, a small JSON dict (positions
+of all data streams, resolved config, fingerprints of tokenizer and corpus, best evaluation so far). It is written
+asynchronously into a temporary directory and renamed when complete, so a killed run leaves whole checkpoints only.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers
+
+from data.errors import UserError
+
+Run = dict[str, Any]
+
+logger = logging.getLogger(__name__)
+
+
+class _KeepLastAndBest(checkpoint_managers.PreservationPolicy):
+    """Keep the newest `last` checkpoints and the best one."""
+
+    def __init__(self, last: int):
+        self._last = last
+        self.best: int | None = None
+
+    def should_preserve(
+        self,
+        checkpoints: Sequence[Any],
+        *,
+        context: Any,
+    ) -> list[bool]:
+        newest = {info.step for info in sorted(checkpoints, key=lambda info: info.step)[-self._last :]}
+        return [info.step in newest or info.step == self.best for info in checkpoints]
+
+
+class Checkpointer:
+    """Saves, lists and restores the checkpoints of one workdir."""
+
+    def __init__(self, workdir: epath.PathLike, *, keep: int = 1, create: bool = True):
+        """Open WORKDIR/checkpoints, keeping the newest `keep` and the best.
+
+        Raises:
+          UserError: the folder cannot be made.
+        """
+        self._policy = _KeepLastAndBest(keep)
+        self._path = epath.Path(workdir) / "checkpoints"
+        try:
+            self._manager = ocp.CheckpointManager(
+                self._path.resolve() if "://" not in str(self._path) else self._path,
+                options=ocp.CheckpointManagerOptions(
+                    create=create, preservation_policy=self._policy, enable_async_checkpointing=True
+                ),
+                item_handlers={"state": ocp.PyTreeCheckpointHandler(), "run": ocp.JsonCheckpointHandler()},
+            )
+        except OSError as error:
+            raise UserError(f"cannot write checkpoints to {self._path}: {error}; set --workdir") from error
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps with a committed checkpoint, oldest first."""
+        return sorted(self._manager.all_steps(read=False))
+
+    def save(self, step: int, state: Any, run: Run) -> None:
+        """Start writing the checkpoint of a step; returns once the arrays are copied to the host."""
+        if step in self.steps:
+            return
+        self._policy.best = run["best"]["step"] if run.get("best") else None
+        arguments = ocp.args.Composite(state=ocp.args.PyTreeSave(state), run=ocp.args.JsonSave(run))
+        self._manager.save(step, args=arguments, force=True)
+
+    def wait(self) -> None:
+        """Block until what was saved is committed; raises what went wrong in writing it."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait, then release the threads."""
+        self._manager.close()
+
+    def read_run(self) -> Run | None:
+        """The `run` item of the newest readable checkpoint, with its step as run["step"]; None where there is none."""
+        for step in reversed(self.steps):
+            run = self._read_run(step)
+            if run is not None:
+                return run | {"step": step}
+        self._refuse_fresh_start()
+        return None
+
+    def restore(self, abstract_state: Any) -> tuple[Any, Run] | None:
+        """State (laid out as `abstract_state` says) and run of the newest whole checkpoint; None where there is none.
+
+        Args:
+          abstract_state: the state's tree with a jax.ShapeDtypeStruct (shape, dtype, sharding) at each leaf.
+
+        Raises:
+          UserError: there are checkpoints but none can be read: never a silent fresh start.
+        """
+        arguments = ocp.checkpoint_utils.construct_restore_args(abstract_state)
+        for step in reversed(self.steps):
+            run = self._read_run(step)
+            if run is None:
+                continue
+            try:
+                restored = self._manager.restore(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.PyTreeRestore(item=abstract_state, restore_args=arguments)
+                    ),
+                )
+            except (OSError, ValueError, KeyError, FileNotFoundError) as error:
+                logger.error("checkpoint %d cannot be read, trying the one before: %s", step, error)
+                continue
+            self._policy.best = run["best"]["step"] if run.get("best") else None
+            return restored["state"], run | {"step": step}
+        self._refuse_fresh_start()
+        return None
+
+    def _read_run(self, step: int) -> Run | None:
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))
+        except (OSError, ValueError, KeyError) as error:
+            logger.error("checkpoint %d cannot be read, trying the one before: %s", step, error)
+            return None
+        return restored["run"]
+
+    def _refuse_fresh_start(self) -> None:
+        if self.steps:
+            raise UserError(
+                f"none of the checkpoints in {self._path} (steps {self.steps}) can be read; "
+                "move them away to start afresh, or set another --workdir"
+            )
+
+    def params(self, step: int) -> dict[str, Any]:
+        """The params of a step as a nested dict of numpy arrays."""
+        tree = self._manager.item_metadata(step)["state"].tree["params"]
+        item = {"params": jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)}
+        arguments = {"params": jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), tree)}
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True)
+            ),
+        )
+        return restored["state"]["params"]
+
+
+def restore_params(workdir: epath.PathLike, step: int | str | None = None) -> tuple[dict[str, Any], Run]:
+    """Params of a run, as numpy arrays, and the `run` item of their checkpoint (its step as run["step"]).
+
+    Args:
+      workdir: the run's folder.
+      step: a step, "best" (lowest eval/loss), or None or "last" for the newest.
+
+    Raises:
+      UserError: no such checkpoint; the message lists those there are.
+    """
+    if not (epath.Path(workdir) / "checkpoints").exists():
+        raise UserError(
+            f"there are no checkpoints in {workdir}; it should be the --workdir of a pretraining run"
+        )
+    checkpointer = Checkpointer(workdir, create=False)
+    try:
+        run = checkpointer.read_run()
+        if run is None:
+            raise UserError(f"there are no checkpoints in {workdir} yet")
+        wanted = _wanted_step(step, run)
+        if wanted not in checkpointer.steps:
+            raise UserError(
+                f"there is no checkpoint of step {step} in {workdir}; there are {checkpointer.steps}"
+            )
+        chosen = checkpointer._read_run(wanted)
+        if chosen is None:
+            raise UserError(f"checkpoint {wanted} in {workdir} cannot be read; choose another --step")
+        return checkpointer.params(wanted), chosen | {"step": wanted}
+    finally:
+        checkpointer.close()
+
+
+def _wanted_step(step: int | str | None, newest: Mapping[str, Any]) -> int:
+    if step is None or step == "last":
+        return int(newest["step"])
+    if step == "best":
+        return int(newest["best"]["step"]) if newest.get("best") else int(newest["step"])
+    try:
+        return int(step)
+    except ValueError:
+        raise UserError(f"--step={step!r} should be a number, 'best' or 'last'") from None

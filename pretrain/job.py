@@ -1,0 +1,177 @@
+"""A run assembled from its config and checked, before anything is compiled."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import optax
+from etils import epath
+from jax.sharding import Mesh
+
+from data.corpus import corpus_fingerprint, count_steps
+from pretrain.checkpoint import restore_params
+from pretrain.config import ModelConfig, PretrainConfig
+from pretrain.feeding import local_rows
+from pretrain.huggingface import encoder_config, load_pretrained
+from pretrain.masking import MaskingTables
+from pretrain.models import EncoderConfig, Model
+from pretrain.models import build as build_model
+from pretrain.optimizers import make_optimizer
+from pretrain.phases import Phase, check_lengths, check_phase, check_values, data_key, resolve_phases
+from pretrain.schedules import learning_rate_schedule
+from pretrain.sharding import make_mesh
+from tokenizer.ensure import ensure_tokenizer
+from tokenizer.load import Loaded
+
+logger = logging.getLogger(__name__)
+
+MODEL_FILE = "model.json"
+"""The network of a run, as a transformers config.json, in its workdir."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a run consists of, but its state."""
+
+    config: PretrainConfig
+    tokenizer: Loaded
+    mesh: Mesh
+    encoder: EncoderConfig
+    model: Model
+    schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+    tables: MaskingTables
+    phases: tuple[Phase, ...]
+    epoch_steps: int | None
+    fingerprints: Mapping[str, str]
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.phases[-1].stop
+
+    @property
+    def dropout_implementation(self) -> str:
+        """The generator of dropout masks, by jax's name."""
+        chosen = self.config.dropout_rng
+        if chosen == "auto":
+            chosen = "threefry" if jax.default_backend() == "cpu" else "rbg"
+        return {"threefry": "threefry2x32", "rbg": "rbg"}[chosen]
+
+
+def with_origin(config: PretrainConfig, workdir: epath.Path, *, resuming: bool) -> PretrainConfig:
+    """The config with its network and tokenizer taken from where they are kept.
+
+    A resumed run has both in its workdir; a run that starts from `init_from` takes both from there, unless it names a
+    tokenizer or a config file of its own.
+
+    Raises:
+      UserError: init_from is neither a workdir nor a path or id that could hold a model.
+    """
+    file, tokenizer = config.model.config_file, config.tokenizer.path
+    if resuming:
+        file, tokenizer = str(workdir / MODEL_FILE), ""
+    elif config.init_from:
+        origin = epath.Path(config.init_from)
+        ours = is_workdir(origin)
+        file = file or str(origin / MODEL_FILE if ours else config.init_from)
+        tokenizer = tokenizer or str(origin / "tokenizer" if ours else config.init_from)
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, config_file=file),
+        tokenizer=dataclasses.replace(config.tokenizer, path=tokenizer),
+    )
+
+
+def is_workdir(path: epath.Path) -> bool:
+    """Whether a folder is a pretraining run's."""
+    return (path / "checkpoints").exists()
+
+
+def origin_params(job: Job) -> Any:
+    """Params of `config.init_from`, as numpy arrays in the model's tree.
+
+    Raises:
+      UserError: they cannot be read.
+    """
+    origin = epath.Path(job.config.init_from)
+    if is_workdir(origin):
+        return restore_params(origin)[0]
+    return load_pretrained(job.config.init_from)[1]
+
+
+def assemble(config: PretrainConfig, workdir: epath.Path, saved: Mapping[str, Any] | None) -> Job:
+    """Check a config and build what it describes; trains the tokenizer where the run has none.
+
+    Args:
+      config: the run's config, as given.
+      workdir: the run's folder.
+      saved: the `run` item of the newest checkpoint, where there is one.
+
+    Raises:
+      UserError: anything in the config that cannot work.
+    """
+    check_lengths(config)
+    check_values(config)
+    config = with_origin(config, workdir, resuming=saved is not None)
+    mesh = make_mesh(config.mesh)
+    planned = resolve_phases(config, epoch_steps=1)
+    length = max(phase.seq_len for phase in planned)
+    for phase in planned:
+        check_phase(phase, known_positions(config.model) or phase.seq_len, mesh)
+    tokenizer = ensure_tokenizer(config.tokenizer, config.data, workdir, model_max_length=length)
+    encoder = encoder_config(config.model, tokenizer.vocab_size, tokenizer.special)
+    model = build_model(encoder, dtype=config.dtype)
+    for phase in planned:
+        check_phase(phase, encoder.max_length, mesh)
+    epoch_steps = _epoch_steps(config, tokenizer, saved)
+    phases = resolve_phases(config, epoch_steps=epoch_steps)
+    schedule = learning_rate_schedule(config.schedule, config.optimizer.learning_rate, phases[-1].stop)
+    return Job(
+        config=config,
+        tokenizer=tokenizer,
+        mesh=mesh,
+        encoder=encoder,
+        model=model,
+        schedule=schedule,
+        optimizer=make_optimizer(config.optimizer, schedule, model.decay_mask(), model.logical_axes()),
+        tables=MaskingTables.build(config.masking, tokenizer),
+        phases=phases,
+        epoch_steps=epoch_steps,
+        fingerprints={
+            "tokenizer": tokenizer.fingerprint(),
+            **{f"corpus {data_key(phase.data)}": corpus_fingerprint(phase.data) for phase in phases},
+        },
+    )
+
+
+def known_positions(model: ModelConfig) -> int | None:
+    """The longest row a config's network has positions for; None where a file has yet to say."""
+    if model.config_file:
+        return None
+    return model.max_position_embeddings - (2 if model.family == "roberta" else 0)
+
+
+def _epoch_steps(config: PretrainConfig, tokenizer: Loaded, saved: Mapping[str, Any] | None) -> int | None:
+    """Steps that config.epochs comes to; counted once in a run's life."""
+    if config.epochs is None:
+        return None
+    if saved is not None and saved["config"].get("epochs") == config.epochs and saved.get("steps"):
+        return int(saved["steps"])
+    logger.info("counting the rows of %d epochs", config.epochs)
+    return count_steps(
+        config.data,
+        tokenizer.encode,
+        seed=config.seed,
+        seq_len=config.seq_len,
+        epochs=config.epochs,
+        global_batch=config.global_batch,
+    )
+
+
+def process_rows(job: Job, phase: Phase) -> range:
+    """The rows of the phase's batches that this process reads."""
+    return local_rows(job.mesh, phase.global_batch)

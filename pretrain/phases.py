@@ -1,0 +1,162 @@
+"""The stretches of a run, and the checks of a config that need no file to be read."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+
+from jax.sharding import Mesh
+
+from data import schema
+from data.config import DataConfig
+from data.errors import UserError
+from pretrain.config import PhaseConfig, PretrainConfig
+from pretrain.sharding import BATCH_AXES
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Steps start .. stop - 1 of a run, and what holds during them."""
+
+    index: int
+    start: int
+    stop: int
+    seq_len: int
+    global_batch: int
+    grad_accum: int
+    masking_rate: float
+    data: DataConfig
+
+
+def resolve_phases(config: PretrainConfig, epoch_steps: int | None = None) -> tuple[Phase, ...]:
+    """The run's phases; one that spans the run where the config lists none.
+
+    Args:
+      config: the run's config.
+      epoch_steps: the number of steps that `config.epochs` comes to, where it is set.
+
+    Raises:
+      UserError: not exactly one of steps, epochs and phases is set, or a phase without steps.
+    """
+    if config.phases:
+        lengths = [phase.steps for phase in config.phases]
+    else:
+        lengths = [config.steps if config.steps is not None else (epoch_steps or 0)]
+    phases, start = [], 0
+    for index, (phase, steps) in enumerate(zip(config.phases or (PhaseConfig(),), lengths)):
+        if steps < 1:
+            name = f"config.phases[{index}].steps" if config.phases else "config.steps"
+            raise UserError(f"{name}={steps} should be 1 or more")
+        phases.append(
+            Phase(
+                index=index,
+                start=start,
+                stop=start + steps,
+                seq_len=phase.seq_len or config.seq_len,
+                global_batch=phase.global_batch or config.global_batch,
+                grad_accum=phase.grad_accum or config.grad_accum,
+                masking_rate=config.masking.rate if phase.masking_rate is None else phase.masking_rate,
+                data=phase.data or config.data,
+            )
+        )
+        start += steps
+    return tuple(phases)
+
+
+def phase_at(phases: tuple[Phase, ...], step: int) -> Phase:
+    """The phase that step number `step` (from 0) belongs to."""
+    return next((phase for phase in phases if step < phase.stop), phases[-1])
+
+
+def check_lengths(config: PretrainConfig) -> None:
+    """Refuse a config in which not exactly one of steps, epochs and phases says how long the run is."""
+    given = [
+        name
+        for name, value in (
+            ("steps", config.steps),
+            ("epochs", config.epochs),
+            ("phases", config.phases or None),
+        )
+        if value is not None
+    ]
+    if len(given) != 1:
+        what = " and ".join(f"config.{name}" for name in given) if given else "none of them"
+        raise UserError(f"set exactly one of config.steps, config.epochs and config.phases; {what} is set")
+    if config.epochs is not None and config.epochs < 1:
+        raise UserError(f"config.epochs={config.epochs} should be 1 or more")
+
+
+def check_values(config: PretrainConfig) -> None:
+    """Refuse values out of their range."""
+    positive = {
+        "global_batch": config.global_batch,
+        "seq_len": config.seq_len,
+        "grad_accum": config.grad_accum,
+        "log.every": config.log.every,
+        "eval.steps": config.eval.steps,
+        "checkpoint.every": config.checkpoint.every,
+        "checkpoint.keep": config.checkpoint.keep,
+        "optimizer.learning_rate": config.optimizer.learning_rate,
+        "data.streams": config.data.streams,
+        "data.window": config.data.window,
+        "data.prefetch": config.data.prefetch,
+    }
+    for name, value in positive.items():
+        if not value > 0:
+            raise UserError(f"config.{name}={value} should be greater than 0")
+    masking = config.masking
+    shares = {
+        "masking.rate": masking.rate,
+        "masking.mask_fraction": masking.mask_fraction,
+        "masking.random_fraction": masking.random_fraction,
+        "data.eval_fraction": config.data.eval_fraction,
+        "model.hidden_dropout_prob": config.model.hidden_dropout_prob,
+        "model.attention_probs_dropout_prob": config.model.attention_probs_dropout_prob,
+        "schedule.final_fraction": config.schedule.final_fraction,
+        "schedule.decay_fraction": config.schedule.decay_fraction,
+    }
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise UserError(f"config.{name}={share} should be between 0 and 1")
+    if masking.rate == 0:
+        raise UserError("config.masking.rate=0 predicts nothing; RoBERTa has 0.15")
+    if masking.mask_fraction + masking.random_fraction > 1:
+        raise UserError(
+            f"config.masking.mask_fraction={masking.mask_fraction} and random_fraction={masking.random_fraction} "
+            "add up to more than 1"
+        )
+
+
+def check_phase(phase: Phase, max_seq_len: int, mesh: Mesh) -> None:
+    """Refuse a phase whose rows are too long for the model or whose batch does not divide.
+
+    Args:
+      phase: the phase.
+      max_seq_len: the longest row the model has positions for.
+      mesh: the devices.
+    """
+    where = f" (phase {phase.index})" if phase.index else ""
+    if not 4 <= phase.seq_len <= max_seq_len:
+        raise UserError(
+            f"config.seq_len={phase.seq_len}{where} should be 4 to {max_seq_len}, the positions of the model; "
+            "set config.seq_len or config.model.max_position_embeddings"
+        )
+    shards = 1
+    for axis in BATCH_AXES:
+        shards *= mesh.shape[axis]
+    if phase.global_batch % (shards * phase.grad_accum):
+        raise UserError(
+            f"config.global_batch={phase.global_batch}{where} should be a multiple of {shards * phase.grad_accum}: "
+            f"{shards} devices that share it x config.grad_accum={phase.grad_accum}"
+        )
+    if phase.global_batch % phase.data.streams:
+        raise UserError(
+            f"config.global_batch={phase.global_batch}{where} should be a multiple of "
+            f"config.data.streams={phase.data.streams}"
+        )
+
+
+def data_key(data: DataConfig) -> str:
+    """Names the data that a phase reads: phases of the same key go on where one another stopped."""
+    values = schema.as_dict(dataclasses.replace(data, prefetch=1))
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

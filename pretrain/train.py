@@ -1,0 +1,280 @@
+"""The training run, from top to bottom: resume or start, then phase by phase, step by step."""
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+from etils import epath
+
+from data import schema
+from data.batches import open_batches
+from data.errors import UserError
+from data.evaluation import evaluation_rows
+from pretrain import hardware, huggingface
+from pretrain import workdir as workdirs
+from pretrain.checkpoint import Checkpointer
+from pretrain.config import PretrainConfig
+from pretrain.evaluation import Evaluator
+from pretrain.feeding import abstract_batch, to_devices
+from pretrain.flops import StepWork
+from pretrain.interruption import Interruption
+from pretrain.job import MODEL_FILE, Job, assemble, origin_params, process_rows
+from pretrain.metrics import MetricWriter
+from pretrain.phases import Phase, data_key
+from pretrain.progress import Progress
+from pretrain.recorder import Recorder
+from pretrain.state import TrainState, abstract_state, fresh_state, state_from_params
+from pretrain.steps import make_train_step
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class RunState:
+    """What a run remembers besides its arrays; goes into every checkpoint."""
+
+    data: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Positions of the streams of each data config that the phases read (see phases.data_key)."""
+    best: dict[str, float] | None = None
+    """The best evaluation so far: {"step": ..., "eval/loss": ...}."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    job: Job
+    state: TrainState
+    step: int
+    interrupted: str
+    """The signal that stopped it before its last step; empty if it finished."""
+    metrics: dict[str, float]
+    """The last value of each metric."""
+
+
+def train(config: PretrainConfig, workdir: epath.Path, *, accept_changes: bool = False) -> Outcome:
+    """Run the job of `config` in `workdir`, or go on with it where its newest checkpoint stands.
+
+    Args:
+      config: the run.
+      workdir: the run's folder, local or gs://.
+      accept_changes: resume although the config differs from the one the run was made with.
+
+    Raises:
+      UserError: bad config, bad input, or a workdir that holds another run.
+    """
+    # ---- workdir, and what it holds ---------------------------------------------------------------------
+    workdirs.prepare(workdir)
+    checkpointer = Checkpointer(workdir, keep=config.checkpoint.keep)
+    try:
+        saved = checkpointer.read_run()
+        if saved is not None:
+            changes = workdirs.check_unchanged(saved["config"], config, accept=accept_changes)
+            for name, (old, new) in changes.items():
+                logger.warning("config.%s changes from %r to %r at step %d", name, old, new, saved["step"])
+
+        # ---- tokenizer, mesh, model, optimiser, phases: all checked before anything is compiled -------------
+        job = assemble(config, workdir, saved)
+        if saved is not None:
+            _check_fingerprints(job, saved["fingerprints"], accept=accept_changes)
+
+        # ---- state, then step by step ---------------------------------------------------------------------
+        with jax.set_mesh(job.mesh), jax.default_matmul_precision(config.matmul_precision):
+            return _Trainer(job, workdir, config, checkpointer).run()
+    finally:
+        checkpointer.close()
+
+
+def _check_fingerprints(job: Job, saved: dict[str, str], *, accept: bool) -> None:
+    """Refuse to go on with another tokenizer or corpus than the run began with."""
+    for name, was in saved.items():
+        now = job.fingerprints.get(name)
+        if now is None or now == was:
+            continue
+        what = "tokenizer" if name == "tokenizer" else "corpus"
+        message = (
+            f"the {what} is not the one this run was made with (fingerprint {was[:12]} then, {now[:12]} now)"
+        )
+        if not accept:
+            raise UserError(f"{message}; put it back, or pass --accept_changes to go on with what is there")
+        logger.warning("%s", message)
+
+
+class _Trainer:
+    """One call of `train`, from its start or its checkpoint to its end."""
+
+    def __init__(
+        self,
+        job: Job,
+        workdir: epath.Path,
+        given: PretrainConfig,
+        checkpointer: Checkpointer,
+    ):
+        self._job = job
+        self._workdir = workdir
+        self._given = given
+        self._checkpointer = checkpointer
+        self._interruption = Interruption()
+        self._abstract = abstract_state(job.model, job.optimizer, job.mesh)
+        self._run = RunState()
+        self._writes = jax.process_index() == 0
+
+    def run(self) -> Outcome:
+        """Resume or start, then go through the phases that are left."""
+        # ---- state: this workdir's newest whole checkpoint, else init_from, else fresh ------------------------------
+        state, step = self._first_state()
+        if step >= self._job.steps:
+            logger.info("this run is complete: %d steps", step)
+            return Outcome(self._job, state, step, "", {})
+        writer = MetricWriter(self._workdir, resume_step=step or None) if self._writes else None
+        progress = Progress(self._job.steps, start_step=step) if self._writes else None
+        if self._writes:
+            workdirs.write_config(self._workdir, self._given)
+            workdirs.write_text(
+                self._workdir / MODEL_FILE,
+                json.dumps(huggingface.config_dict(self._job.encoder), indent=2) + "\n",
+            )
+        if writer is not None and step == 0:
+            writer.write_hyperparameters(schema.flatten(schema.as_dict(self._given)))
+        peak = hardware.peak_flops(jax.devices()[0], self._given.dtype, self._given.matmul_precision)
+        self._recorder = Recorder(
+            writer,
+            progress,
+            StepWork(self._job.encoder),
+            every=self._given.log.every,
+            peak_flops=peak.flops_per_second * jax.device_count() if peak else None,
+        )
+
+        # ---- phases -------------------------------------------------------------------------------------
+        with contextlib.ExitStack() as stack:
+            for reporter in (writer, progress):
+                if reporter is not None:
+                    stack.enter_context(reporter)
+            stack.enter_context(self._interruption)
+            for phase in self._job.phases:
+                if step < phase.stop and not self._interruption.requested:
+                    state, step = self._run_phase(phase, state, step)
+        return Outcome(self._job, state, step, self._interruption.requested, dict(self._recorder.last))
+
+    def _first_state(self) -> tuple[TrainState, int]:
+        restored = self._checkpointer.restore(self._abstract)
+        if restored is not None:
+            state, run = restored
+            self._run = RunState(data=run["data"], best=run["best"])
+            logger.info("resumed at step %d", run["step"])
+            return state, int(run["step"])
+        job = self._job
+        if self._given.init_from:
+            logger.info("starting from %s", self._given.init_from)
+            return state_from_params(origin_params(job), job.optimizer, self._abstract), 0
+        return fresh_state(job.model, job.optimizer, self._abstract, job.config.seed), 0
+
+    def _run_phase(self, phase: Phase, state: TrainState, step: int) -> tuple[TrainState, int]:
+        """Train from step number `step` (steps done so far) to the end of the phase, or to an interruption."""
+        job, config = self._job, self._given
+        evaluator = self._evaluator(phase)
+        compiled = self._compile(phase)
+        if step == phase.start:
+            self._describe(phase, compiled)
+        key = data_key(phase.data)
+        with open_batches(
+            phase.data,
+            job.tokenizer.encode,
+            job.tokenizer.special,
+            seed=config.seed,
+            seq_len=phase.seq_len,
+            global_batch=phase.global_batch,
+            rows=process_rows(job, phase),
+            states=self._run.data.get(key),
+            epochs=config.epochs,
+        ) as batches:
+            self._recorder.start()
+            while step < phase.stop and not self._interruption.requested:
+                self._profile(step)
+                batch = next(batches)
+                with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                    state, metrics = compiled(state, to_devices(batch.arrays, job.mesh, phase.global_batch))
+                self._run.data[key] = batch.states
+                step += 1
+                self._recorder.step(step, metrics, waited=batch.wait)
+                last = step == job.steps
+                improved = False
+                if evaluator is not None and (last or step % config.eval.every == 0):
+                    improved = self._evaluate(evaluator, state, step)
+                if last or improved or step % config.checkpoint.every == 0:
+                    self._save(state, step)
+            self._recorder.flush()
+            if self._interruption.requested and step > 0:
+                self._save(state, step)
+        return state, step
+
+    def _compile(self, phase: Phase) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Any]]:
+        job = self._job
+        step = make_train_step(
+            job.model,
+            job.optimizer,
+            job.schedule,
+            job.tables,
+            phase,
+            seed=job.config.seed,
+            dropout_implementation=job.dropout_implementation,
+        )
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self._abstract)
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+        start = time.perf_counter()
+        compiled = jitted.lower(
+            self._abstract, abstract_batch(job.mesh, phase.global_batch, phase.seq_len)
+        ).compile()
+        logger.info("compiled the train step in %.1f s", time.perf_counter() - start)
+        return compiled
+
+    def _evaluator(self, phase: Phase) -> Evaluator | None:
+        job, config = self._job, self._given.eval
+        if config.every == 0:
+            return None
+        rows = evaluation_rows(
+            phase.data,
+            job.tokenizer.encode,
+            job.tokenizer.special,
+            seq_len=phase.seq_len,
+            max_rows=config.steps * phase.global_batch,
+        )
+        return Evaluator(job.model, job.tables, phase, job.mesh, rows)
+
+    def _evaluate(self, evaluator: Evaluator, state: TrainState, step: int) -> bool:
+        """Evaluate and log; True if this is the best so far."""
+        with self._recorder.paused():
+            values = evaluator(state.params)
+            self._recorder.evaluation(step, values)
+        improved = self._run.best is None or values["eval/loss"] < self._run.best["eval/loss"]
+        if improved:
+            self._run.best = {"step": step, **values}
+        return improved
+
+    def _save(self, state: TrainState, step: int) -> None:
+        self._recorder.flush()
+        run = {
+            "config": schema.as_dict(self._given),
+            "steps": self._job.steps,
+            "data": self._run.data,
+            "best": self._run.best,
+            "fingerprints": dict(self._job.fingerprints),
+        }
+        self._checkpointer.save(step, state, run)
+
+    def _profile(self, step: int) -> None:
+        log = self._given.log
+        if log.profile_steps and step == log.profile_start:
+            jax.profiler.start_trace(str(self._workdir / "profile"))
+        if log.profile_steps and step == log.profile_start + log.profile_steps:
+            self._recorder.flush()
+            jax.profiler.stop_trace()
+
+    def _describe(self, phase: Phase, compiled: Any) -> None:
+        if self._writes:
+            pass

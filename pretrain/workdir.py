@@ -1,0 +1,87 @@
+"""A run's folder: can it be written, what config was it made with, and may that change on resume."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from data import schema
+from data.command_line import differences
+from data.errors import UserError
+from pretrain.config import PretrainConfig
+
+# Fields that may change on resume: they leave every step as it would have been.
+SAFE_TO_CHANGE = ("log.", "eval.", "checkpoint.", "compilation_cache", "distributed", "data.prefetch")
+
+
+def prepare(workdir: epath.Path) -> None:
+    """Make the run's folder and check that it can be written.
+
+    Raises:
+      UserError: it cannot.
+    """
+    probe = workdir / ".writable"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except Exception as error:  # every file system has errors of its own
+        raise UserError(f"--workdir={workdir} cannot be written: {error}") from error
+
+
+def write_config(workdir: epath.Path, config: PretrainConfig) -> None:
+    """Write the resolved config to WORKDIR/config.json."""
+    write_text(workdir / "config.json", json.dumps(schema.as_dict(config), indent=2) + "\n")
+
+
+def read_config(workdir: epath.Path) -> dict[str, Any]:
+    """The config of a run as nested dicts.
+
+    Raises:
+      UserError: the folder is not a run's.
+    """
+    file = workdir / "config.json"
+    if not file.exists():
+        raise UserError(f"{workdir} has no config.json; it should be the --workdir of a pretraining run")
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is not valid JSON: {error}") from error
+
+
+def write_text(path: epath.Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def check_unchanged(
+    saved: Mapping[str, Any], config: PretrainConfig, *, accept: bool
+) -> dict[str, tuple[Any, Any]]:
+    """Compare a resumed run's config with the one it was made with.
+
+    Args:
+      saved: the config in the checkpoint.
+      config: the config of the command line.
+      accept: True lets every difference pass.
+
+    Returns:
+      The differences that bear on the steps to come, {'a.b': (saved, now)}.
+
+    Raises:
+      UserError: there are such differences, and `accept` is False.
+    """
+    changed = {
+        name: pair
+        for name, pair in differences(saved, schema.as_dict(config)).items()
+        if not name.startswith(SAFE_TO_CHANGE)
+    }
+    if changed and not accept:
+        listed = "; ".join(f"config.{name} was {old!r}, is {new!r}" for name, (old, new) in changed.items())
+        raise UserError(
+            f"this run was made with another config: {listed}. "
+            "Undo the change, set another --workdir, or pass --accept_changes to go on with the new values"
+        )
+    return changed
