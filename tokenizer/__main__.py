@@ -1,0 +1,52 @@
+"""`python -m tokenizer --config=configs/X.py --workdir=DIR`: train a run's tokenizer ahead of the run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from absl import flags
+from etils import epath
+
+from data.command_line import parse, run
+from data.config import DataConfig
+from data.errors import UserError
+from data.schema import field
+from tokenizer.config import TokenizerConfig
+from tokenizer.ensure import ensure_tokenizer, has_tokenizer, tokenizer_folder
+
+
+@dataclass(frozen=True)
+class TokenizerRunConfig:
+    """The part of a pretraining config that decides the tokenizer."""
+
+    seq_len: int = field(128, "tokens in a row; transformers cuts texts to it (model_max_length)")
+    tokenizer: TokenizerConfig = field(TokenizerConfig, "the tokenizer")
+    data: DataConfig = field(DataConfig, "the text")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train, or say that there is nothing to do."""
+    config, values = parse(TokenizerRunConfig, argv, _define_flags, partial=True)
+    if not values.workdir:
+        raise UserError("no --workdir given; for example --workdir=runs/quickstart")
+    workdir = epath.Path(values.workdir).expanduser()
+    present = has_tokenizer(workdir)
+    loaded = ensure_tokenizer(config.tokenizer, config.data, workdir, model_max_length=config.seq_len)
+    folder = tokenizer_folder(workdir)
+    if present:
+        print(f"{folder} holds a tokenizer of {loaded.vocab_size:,} tokens already; it is left as it is")
+    else:
+        print(f"{folder} now holds a tokenizer of {loaded.vocab_size:,} tokens")
+    return 0
+
+
+def _define_flags(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "workdir",
+        "",
+        "the run's folder, local or gs://; the tokenizer goes to WORKDIR/tokenizer",
+        flag_values=values,
+    )
+
+
+if __name__ == "__main__":
+    run(main)
