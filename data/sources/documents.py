@@ -1,0 +1,164 @@
+"""What becomes of a document that a reader has found: kept, dropped for a stated reason, or refused as unreadable."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from data.config import FilterConfig, SourceConfig
+from data.errors import UserError
+from data.source import Record
+
+log = logging.getLogger(__name__)
+
+SHOWN_WARNINGS = 20
+METADATA_FILTERS = ("quality_warnings", "min_language_probability", "min_harmful_pp")
+
+
+class FlawError(Exception):
+    """Why a document cannot be read: a short `reason` to count by, and a `detail` for the one who must mend it."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(f"{reason} ({detail})" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class Gate:
+    """Turns what a reader finds into records: the filters that every source has, and the policy for bad documents."""
+
+    def __init__(self, config: SourceConfig):
+        self._min_chars = config.filters.min_chars
+        self._strict = config.bad_documents == "strict"
+        self._warnings = 0
+
+    def document(self, number: int, text: str) -> Record:
+        """A record of `text` without its last line break; dropped where it is blank or too short."""
+        text = text.rstrip("\r\n")
+        if not text or text.isspace():
+            return Record(number, "", "empty")
+        if len(text) < self._min_chars:
+            return Record(number, "", "min_chars")
+        return Record(number, text, "")
+
+    def unreadable(self, number: int, place: str, flaw: FlawError) -> Record:
+        """A dropped record for a document that cannot be read; `place` names its file and line.
+
+        Raises:
+          UserError: the policy is strict.
+        """
+        if self._strict:
+            raise UserError(
+                f"{place}: {flaw}; mend the document, or set config.data.bad_documents=skip to count and pass over such"
+            )
+        self._warnings += 1
+        if self._warnings <= SHOWN_WARNINGS:
+            log.warning("skipped %s: %s", place, flaw)
+        if self._warnings == SHOWN_WARNINGS:
+            log.warning("further unreadable documents are counted but not shown")
+        return Record(number, "", f"unreadable: {flaw.reason}")
+
+
+def decode(line: bytes) -> str:
+    """UTF-8 to text.
+
+    Raises:
+      FlawError: invalid UTF-8, with the byte of the line (from 1) where it stops being valid.
+    """
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FlawError("invalid UTF-8", f"byte {error.start + 1}, 0x{line[error.start]:02x}") from None
+
+
+def json_object(line: bytes) -> dict[str, Any]:
+    """One line of a JSON-lines file.
+
+    Raises:
+      FlawError: invalid UTF-8, broken JSON, or JSON that is not an object.
+    """
+    text = decode(line)
+    try:
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        where = (
+            f"{error.msg}, column {error.colno}"
+            if isinstance(error, json.JSONDecodeError)
+            else "nested too deeply"
+        )
+        raise FlawError("broken JSON", f"{where}; each line should be one whole JSON object") from None
+    if not isinstance(value, dict):
+        raise FlawError("broken JSON", f"a {type(value).__name__} where each line should be one JSON object")
+    return value
+
+
+def text_of(record: Mapping[str, Any], field: str) -> str:
+    """The text that `field` (a name, or names joined by dots for nested records) holds; '' where it is null.
+
+    Raises:
+      FlawError: there is no such field (the detail names those there are), or it does not hold text.
+    """
+    value: Any = record
+    for name in [field] if field in record else field.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            raise FlawError("missing field", missing_field(field, record))
+        value = value[name]
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise FlawError(
+            "not text", f"field {field!r} holds {type(value).__name__}; set config.data.text_field to another"
+        )
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise FlawError("invalid Unicode", f"a lone surrogate at character {error.start + 1}") from None
+    return value
+
+
+def missing_field(field: str, present: Iterable[str]) -> str:
+    """Says that there is no such field, which there are, and where to name another."""
+    names = ", ".join(sorted(present)[:20]) or "none"
+    return f"no field {field!r}; fields present: {names}; set config.data.text_field"
+
+
+def refuse_metadata_filters(config: SourceConfig, who: str, wanted: Iterable[str] = METADATA_FILTERS) -> None:
+    """Refuse filters on metadata that the documents of `who` do not carry, rather than silently filter nothing.
+
+    Raises:
+      UserError: one of the filters `wanted` is set.
+    """
+    for name in wanted:
+        if getattr(config.filters, name):
+            raise UserError(
+                f"config.data.filters.{name}={getattr(config.filters, name)!r} but {who} has no such metadata; "
+                "only source=oscar has it (22.01: annotations and language; 23.01: harmful_pp too); unset it"
+            )
+
+
+def check_filters(filters: FilterConfig) -> None:
+    """Refuse filter values that can only be a mistake.
+
+    Raises:
+      UserError: a negative minimum, or a probability above 1.
+    """
+    for name in ("min_chars", "min_language_probability", "min_harmful_pp"):
+        if getattr(filters, name) < 0:
+            raise UserError(f"config.data.filters.{name}={getattr(filters, name)} should be 0 (off) or more")
+    if filters.min_language_probability > 1:
+        raise UserError(
+            f"config.data.filters.min_language_probability={filters.min_language_probability} should be between 0 and 1"
+        )
+
+
+def digest(config: SourceConfig, parts: Iterable[Any]) -> str:
+    """Fingerprint of a corpus: the kind of source, what it is made of (`parts`, JSON-able), and the filters.
+
+    What does not change which document has which number is left out: where the corpus lies, and `bad_documents`, so
+    that a run which met a bad document can go on with `skip`.
+    """
+    identity = [config.source, list(parts), dataclasses.asdict(config.filters)]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

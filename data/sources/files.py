@@ -1,0 +1,205 @@
+"""Documents of text, JSON-lines and Parquet files."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from data.config import SourceConfig
+from data.errors import UserError
+from data.source import Record
+from data.sources.documents import (
+    FlawError,
+    Gate,
+    decode,
+    digest,
+    json_object,
+    missing_field,
+    refuse_metadata_filters,
+    text_of,
+)
+from data.sources.lines import blank_line_documents, numbered_lines, or_empty, sound
+from data.sources.paths import File, find_files, open_file, suffixes
+
+FORMATS = (".txt", ".jsonl", ".json", ".parquet")
+PARQUET_BATCH = 256
+PEEKED = 100
+
+
+class FilesSource:
+    """Files that `path` names: .txt, .jsonl or .json lines (each plain, .gz or .zst), and .parquet; one shard a file.
+
+    Records are numbered by line (.txt by line, .jsonl), by document (.txt by blank lines) or by row (.parquet).
+
+    Raises:
+      UserError: no such file, an unknown format, every file empty, or a text field that the files do not have.
+    """
+
+    def __init__(self, config: SourceConfig):
+        refuse_metadata_filters(config, "source=files")
+        self._config = config
+        self._files = find_files(config.path)
+        self._gate = Gate(config)
+        for file in self._files:
+            _check_format(file.path)
+        self._check_content()
+
+    @property
+    def shards(self) -> Sequence[str]:
+        """Names of the files below the folder they share, in natural order."""
+        return [file.name for file in self._files]
+
+    def read(self, shard: int, start: int = 0) -> Iterator[Record]:
+        """Records of one file from `start` on (see `data.source.Source.read`)."""
+        return read_file(self._files[shard], self._config, self._gate, start)
+
+    def fingerprint(self) -> str:
+        """Hex digest of the files' names and sizes, how they are read, and the filters."""
+        return digest(
+            self._config,
+            [
+                self._config.text_field,
+                self._config.txt_documents,
+                *((file.name, file.size) for file in self._files),
+            ],
+        )
+
+    def _check_content(self) -> None:
+        if not any(file.size for file in self._files):
+            raise UserError(
+                f"config.data.path={self._config.path!r}: all files are empty ({len(self._files)} of them)"
+            )
+        empty = next((file.path for file in self._files if not file.size), None)
+        if empty and self._config.bad_documents == "strict":
+            self._gate.unreadable(0, empty, FlawError("empty file"))
+        for file in self._files:
+            flaws: list[FlawError] = []
+            first = list(itertools.islice(read_file(file, self._config, _Peek(self._config, flaws)), PEEKED))
+            if flaws and len(flaws) == len(first) and all(flaw.reason == "missing field" for flaw in flaws):
+                raise UserError(f"{file.path}: {flaws[0].detail}")
+            if [flaw.reason for flaw in flaws] != ["empty file"]:
+                return
+        raise UserError(
+            f"config.data.path={self._config.path!r}: all files are empty ({len(self._files)} of them)"
+        )
+
+
+class _Peek(Gate):
+    """Takes the first documents whatever their state, keeping the flaws."""
+
+    def __init__(self, config: SourceConfig, flaws: list[FlawError]):
+        super().__init__(config)
+        self._flaws = flaws
+
+    def unreadable(self, number: int, place: str, flaw: FlawError) -> Record:
+        self._flaws.append(flaw)
+        return Record(number, "", f"unreadable: {flaw.reason}")
+
+
+def read_file(file: File, config: SourceConfig, gate: Gate, start: int = 0) -> Iterator[Record]:
+    """Records of one file from number `start` on; a file without any yields one, dropped as an empty file."""
+    match suffixes(file.path)[0]:
+        case ".parquet":
+            records = _parquet_rows(file.path, config.text_field, gate, start)
+        case ".txt" if config.txt_documents == "blank_line":
+            records = blank_line_documents(file.path, gate, start)
+        case ".txt":
+            records = _text_lines(file.path, gate, start)
+        case _:
+            records = _json_lines(file.path, config.text_field, gate, start)
+    return or_empty(records, file.path, gate, start)
+
+
+def _text_lines(path: str, gate: Gate, start: int) -> Iterator[Record]:
+    for number, line in numbered_lines(path):
+        if number < start:
+            continue
+        try:
+            yield gate.document(number, decode(sound(line)))
+        except FlawError as flaw:
+            yield gate.unreadable(number, f"{path} line {number + 1}", flaw)
+
+
+def _json_lines(path: str, field: str, gate: Gate, start: int) -> Iterator[Record]:
+    for number, line in numbered_lines(path):
+        if number < start:
+            continue
+        try:
+            line = sound(line)
+            yield gate.document(number, text_of(json_object(line), field) if line.strip() else "")
+        except FlawError as flaw:
+            yield gate.unreadable(number, f"{path} line {number + 1}", flaw)
+
+
+def _parquet_rows(path: str, field: str, gate: Gate, start: int) -> Iterator[Record]:
+    import pyarrow
+    import pyarrow.parquet
+
+    with open_file(path) as opened:
+        try:
+            table = pyarrow.parquet.ParquetFile(opened)
+        except (pyarrow.ArrowException, OSError) as error:
+            if start == 0:
+                yield gate.unreadable(0, path, FlawError("damaged file", " ".join(str(error).split())))
+            return
+        column = _column(table.schema_arrow, field)
+        first = 0
+        for group in range(table.num_row_groups):
+            rows = table.metadata.row_group(group).num_rows
+            if column is None and first + rows > start:
+                flaw = FlawError("missing field", missing_field(field, table.schema_arrow.names))
+                for number in range(max(first, start), first + rows):
+                    yield gate.unreadable(number, f"{path} row {number + 1}", flaw)
+            elif first + rows > start:
+                yield from _row_group(table, group, column, path, field, gate, first, max(first, start))
+            first += rows
+
+
+def _row_group(
+    table: Any, group: int, column: str | None, path: str, field: str, gate: Gate, first: int, start: int
+) -> Iterator[Record]:
+    """Rows of a row group whose first row is number `first`; where it breaks off, a dropped record for each row left."""
+    import pyarrow
+
+    number = first
+    end = first + table.metadata.row_group(group).num_rows
+    try:
+        for batch in table.iter_batches(PARQUET_BATCH, row_groups=[group], columns=[column]):
+            for row in range(max(0, start - number), len(batch)):
+                try:
+                    record = gate.document(number + row, text_of(batch.slice(row, 1).to_pylist()[0], field))
+                except UnicodeDecodeError as error:
+                    flaw = FlawError("invalid UTF-8", f"byte {error.start + 1} of the text")
+                    record = gate.unreadable(number + row, f"{path} row {number + row + 1}", flaw)
+                except FlawError as flaw:
+                    record = gate.unreadable(number + row, f"{path} row {number + row + 1}", flaw)
+                yield record
+            number += len(batch)
+    except (pyarrow.ArrowException, OSError) as error:
+        damage = FlawError("damaged file", " ".join(str(error).split()))
+        for lost in range(max(number, start), end):
+            yield gate.unreadable(lost, f"{path} row {lost + 1}", damage)
+
+
+def _column(schema: Any, field: str) -> str | None:
+    """The name under which Parquet knows the field: a column, or a path into nested ones; None if there is neither."""
+    if field in schema.names:
+        return field
+    fields = {name: schema.field(name) for name in schema.names}
+    for name in field.split("."):
+        if name not in fields:
+            return None
+        kind = fields[name].type
+        fields = {kind.field(i).name: kind.field(i) for i in range(kind.num_fields)}
+    return field
+
+
+def _check_format(path: str) -> None:
+    format_, compression = suffixes(path)
+    if format_ not in FORMATS:
+        raise UserError(
+            f"config.data.path: {path!r} is none of {', '.join(FORMATS)}; all but Parquet may also end in .gz or .zst"
+        )
+    if format_ == ".parquet" and compression:
+        raise UserError(
+            f"config.data.path: {path!r}: Parquet is compressed within; unpack the file and drop {compression!r}"
+        )

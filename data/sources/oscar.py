@@ -1,0 +1,196 @@
+"""Documents of OSCAR (https://oscar-project.org), from 2019 to community OSCAR, filtered by their metadata."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from data.config import FilterConfig, SourceConfig
+from data.errors import UserError
+from data.source import Record
+from data.sources.documents import METADATA_FILTERS, FlawError, Gate, decode, digest, json_object, text_of
+from data.sources.lines import blank_line_documents, numbered_lines, or_empty, sound
+from data.sources.oscar_layout import ANNOTATIONS, Layout, Shard, find_layout
+from data.sources.paths import File
+
+
+class OscarSource:
+    """A language of OSCAR in a local or gs:// folder, whose layout is recognised from what is there; a shard a file.
+
+    Raises:
+      UserError: what `find_layout` refuses, an unknown quality warning, or a filter on metadata that the layout lacks.
+    """
+
+    def __init__(self, config: SourceConfig):
+        for name in config.filters.quality_warnings:
+            if name not in ANNOTATIONS:
+                raise UserError(
+                    f"config.data.filters.quality_warnings: {name!r} is no OSCAR annotation; "
+                    f"known: {', '.join(ANNOTATIONS)}"
+                )
+        self._config = config
+        self._gate = Gate(config)
+        self._layout = find_layout(config)
+        _check_filters(config, self._layout)
+        sizes = [file.size for shard in self._layout.shards for file in (shard.text, shard.meta) if file]
+        if not any(sizes):
+            raise UserError(f"config.data.path={config.path!r}: all {len(sizes)} shards are empty")
+
+    @property
+    def layout(self) -> Layout:
+        """What was recognised in the folder."""
+        return self._layout
+
+    @property
+    def shards(self) -> Sequence[str]:
+        """Names of the shards below the folder, by their part number."""
+        return [shard.name for shard in self._layout.shards]
+
+    def read(self, shard: int, start: int = 0) -> Iterator[Record]:
+        """Records of one shard from `start` on (see `data.source.Source.read`)."""
+        found = self._layout.shards[shard]
+        match found:
+            case Shard(text=None, meta=None):
+                records = self._lost(found.name, start)
+            case Shard(text=File() as text, meta=None):
+                records = or_empty(
+                    blank_line_documents(text.path, self._gate, start), text.path, self._gate, start
+                )
+            case Shard(text=None, meta=File() as meta):
+                records = or_empty(self._documents(meta.path, start), meta.path, self._gate, start)
+            case Shard(text=File() as text, meta=File() as meta):
+                records = or_empty(self._slices(text.path, meta.path, start), meta.path, self._gate, start)
+        return records
+
+    def fingerprint(self) -> str:
+        """Hex digest of the layout, the shards' names and sizes, and the filters."""
+        sizes = [
+            [shard.name, *(f.size for f in (shard.text, shard.meta) if f)] for shard in self._layout.shards
+        ]
+        return digest(self._config, [self._layout.release, *sizes])
+
+    def _lost(self, name: str, start: int) -> Iterator[Record]:
+        if start == 0:
+            yield self._gate.unreadable(
+                0, f"{self._config.path}: {name}", FlawError("missing shard", "in the checksum list")
+            )
+
+    def _documents(self, path: str, start: int) -> Iterator[Record]:
+        """22.01 and later: one JSON object with text and metadata a line."""
+        for number, line in numbered_lines(path):
+            if number < start:
+                continue
+            try:
+                found = json_object(sound(line))
+                record = self._gate.document(number, text_of(found, "content"))
+                reason = record.dropped or metadata_drop(found.get("metadata"), self._config.filters)
+                yield Record(number, "", reason) if reason else record
+            except FlawError as flaw:
+                yield self._gate.unreadable(number, f"{path} line {number + 1}", flaw)
+
+    def _slices(self, text_path: str, meta_path: str, start: int) -> Iterator[Record]:
+        """21.09: each line of metadata says which lines of the text file are its document."""
+        text = _LineSlices(text_path)
+        number = -1
+        for number, line in numbered_lines(meta_path):
+            place = f"{meta_path} line {number + 1}"
+            try:
+                offset, count = _span(json_object(sound(line)))
+                place = f"{text_path} line {offset + 1}"
+                lines = text.take(offset, count)
+                if number >= start:
+                    yield self._gate.document(
+                        number, "\n".join(decode(part).rstrip("\r\n") for part in lines)
+                    )
+            except FlawError as flaw:
+                if number >= start:
+                    yield self._gate.unreadable(number, place, flaw)
+        if (left := text.left_over()) and number + 1 >= start:
+            alone = FlawError("text without metadata", f"{left} lines that no line of {meta_path} speaks of")
+            yield self._gate.unreadable(number + 1, text_path, alone)
+
+
+def metadata_drop(metadata: object, filters: FilterConfig) -> str:
+    """Why a document's metadata drops it: a reason to count by, or '' to keep it.
+
+    A document whose language was not identified is dropped where a probability is asked for; one without harmful_pp
+    (not every document gets one) is kept.
+    """
+    found: Mapping[str, Any] = metadata if isinstance(metadata, Mapping) else {}
+    if filters.quality_warnings:
+        warnings = found.get("quality_warnings") or found.get("annotation") or ()
+        for name in filters.quality_warnings:
+            if name in warnings:
+                return f"quality_warnings: {name}"
+    if filters.min_language_probability:
+        identification = found.get("identification")
+        probability = identification.get("prob") if isinstance(identification, Mapping) else None
+        if not isinstance(probability, int | float) or probability < filters.min_language_probability:
+            return "min_language_probability"
+    if filters.min_harmful_pp:
+        perplexity = found.get("harmful_pp")
+        if isinstance(perplexity, int | float) and perplexity < filters.min_harmful_pp:
+            return "min_harmful_pp"
+    return ""
+
+
+class _LineSlices:
+    """Runs of lines of a file, taken from front to back."""
+
+    def __init__(self, path: str):
+        self._lines = numbered_lines(path)
+        self._next = 0
+        self._unclaimed = 0
+        self._flaw: FlawError | None = None
+
+    def take(self, offset: int, count: int) -> list[bytes]:
+        """Lines offset to offset + count.
+
+        Raises:
+          FlawError: they are not there, or have been passed.
+        """
+        if offset < self._next:
+            raise FlawError(
+                "misplaced text", f"offset {offset} was passed: the text has been read to line {self._next}"
+            )
+        for line in self._read(offset - self._next):
+            self._unclaimed += not line.isspace()
+        lines = list(self._read(count))
+        if len(lines) < count:
+            raise self._flaw or FlawError(
+                "misplaced text", f"the text file has {self._next} lines, not {offset + count}"
+            )
+        return lines
+
+    def left_over(self) -> int:
+        """Lines with text, up to the end of the file, that were never taken."""
+        while block := list(self._read(1000)):
+            self._unclaimed += sum(not line.isspace() for line in block)
+        return self._unclaimed
+
+    def _read(self, count: int) -> Iterator[bytes]:
+        for _ in range(count):
+            line = next(self._lines, (0, None))[1]
+            if line is None or isinstance(line, FlawError):
+                self._flaw = line or self._flaw
+                return
+            self._next += 1
+            yield line
+
+
+def _span(metadata: Mapping[str, Any]) -> tuple[int, int]:
+    offset, count = metadata.get("offset"), metadata.get("nb_sentences")
+    if not isinstance(offset, int) or not isinstance(count, int) or offset < 0 or count < 0:
+        raise FlawError(
+            "missing field", "a line of metadata should have whole numbers 'offset' and 'nb_sentences'"
+        )
+    return offset, count
+
+
+def _check_filters(config: SourceConfig, layout: Layout) -> None:
+    for name in METADATA_FILTERS:
+        value = getattr(config.filters, name)
+        if value and name not in layout.filters:
+            can = ", ".join(sorted(layout.filters)) or "none"
+            raise UserError(
+                f"config.data.filters.{name}={value!r}, but the documents of {config.path!r} (layout {layout.release}) "
+                f"lack what it looks at; filters on metadata possible here: {can}"
+            )

@@ -1,0 +1,187 @@
+"""Recognising a folder of OSCAR by what is in it: its release, its shards, and what the metadata can be filtered by."""
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from data.config import SourceConfig
+from data.errors import UserError
+from data.sources.archive import read_lines
+from data.sources.documents import FlawError, json_object
+from data.sources.paths import File, natural_key, walk_files
+
+PEEKED = 100
+SHARD = re.compile(
+    r"(?P<language>.+?)(_dedup)?(?P<meta>_meta)?(_part_(?P<part>\d+))?\.(?P<format>txt|jsonl?)(\.(gz|zst))?"
+)
+LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z]+)?")
+CHECKSUMS = re.compile(r"checksum\.sha256|.+_sha256\.txt|.+\.sha256")
+ANNOTATIONS = ("tiny", "short_sentences", "header", "footer", "noisy", "adult")
+
+
+class Shard(NamedTuple):
+    """A file of documents, or a pair of files with their text and their metadata."""
+
+    name: str
+    text: File | None
+    """Lines of text: the 2019 and 21.09 layouts."""
+    meta: File | None
+    """JSON lines: the metadata alone in 21.09, whole documents from 22.01 on."""
+
+
+class Layout(NamedTuple):
+    """What a folder of OSCAR holds."""
+
+    release: str
+    """'2019', '21.09', '22.01' or '23.01' (community OSCAR too)."""
+    shards: tuple[Shard, ...]
+    filters: frozenset[str]
+    """Those of the config's metadata filters that these documents can be judged by."""
+
+
+def find_layout(config: SourceConfig) -> Layout:
+    """Recognise the folder `config.path`, or the language `config.subset` in it.
+
+    Raises:
+      UserError: no such folder or language, several languages and none chosen, files that are no OSCAR, or a shard that
+        a checksum list names but that is not there (`bad_documents=skip` makes it a shard that is dropped and counted).
+    """
+    files = walk_files(config.path)
+    wanted = config.subset.removesuffix("_meta")
+    named = [(file, match) for file in files if (match := SHARD.fullmatch(PurePosixPath(file.name).name))]
+    named = [(file, match) for file, match in named if not CHECKSUMS.fullmatch(PurePosixPath(file.name).name)]
+    if not named:
+        raise UserError(
+            f"config.data.path={config.path!r} holds no OSCAR shard; expected files such as no_meta_part_1.jsonl.zst, "
+            "no_meta_part_1.jsonl.gz or no_part_1.txt.gz, there or in folders below"
+        )
+    languages = sorted({match["language"] for _, match in named})
+    if wanted and wanted not in languages:
+        raise UserError(
+            f"config.data.subset={config.subset!r} is not in {config.path!r}; found: {_listed(languages)}"
+        )
+    texts = [file for file, match in named if match["format"] == "txt" and wanted in ("", match["language"])]
+    metas = [file for file, match in named if match["format"] != "txt" and wanted in ("", match["language"])]
+    # Files of plain text may have any name, but what is named by language is not to be mixed unasked.
+    if not wanted and len(languages) > 1 and (metas or all(map(LANGUAGE.fullmatch, languages))):
+        raise UserError(
+            f"config.data.path={config.path!r} holds several languages; "
+            f"set config.data.subset to one of {_listed(languages)}"
+        )
+    missing = _missing(files, wanted)
+    if missing and config.bad_documents == "strict":
+        raise UserError(
+            f"{config.path}: {len(missing)} of the shards in its checksum list are missing: {_listed(missing)}; "
+            "download them, or set config.data.bad_documents=skip to go on without"
+        )
+    return _layout(config.path, texts, metas, missing)
+
+
+def _layout(folder: str, texts: Sequence[File], metas: Sequence[File], missing: Sequence[str]) -> Layout:
+    lost = [Shard(name, None, None) for name in missing]
+    if not metas:
+        return Layout(
+            "2019", _ordered([*(Shard(file.name, file, None) for file in texts), *lost]), frozenset()
+        )
+    first = list(_first_objects(metas))
+    if any("offset" in found and "content" not in found for found in first):
+        return Layout("21.09", _ordered([*_pairs(folder, texts, metas), *lost]), frozenset())
+    if first and not any("content" in found for found in first):
+        raise UserError(
+            f"{metas[0].path}: no OSCAR document: neither 'content' (22.01 and later) nor 'offset' (21.09) among its "
+            f"fields {_listed(sorted(first[0]))}; for other JSON lines use source=files with text_field"
+        )
+    metadata = [found["metadata"] for found in first if isinstance(found.get("metadata"), dict)]
+    filters = set()
+    if any("annotation" in found or "quality_warnings" in found for found in metadata):
+        filters.add("quality_warnings")
+    if any(found.get("identification") for found in metadata):
+        filters.add("min_language_probability")
+    if any(found.get("harmful_pp") is not None for found in metadata):
+        filters.add("min_harmful_pp")
+    release = "22.01" if any("annotation" in found for found in metadata) else "23.01"
+    return Layout(
+        release, _ordered([*(Shard(file.name, None, file) for file in metas), *lost]), frozenset(filters)
+    )
+
+
+def _ordered(shards: Iterable[Shard]) -> tuple[Shard, ...]:
+    return tuple(sorted(shards, key=lambda shard: natural_key(shard.name)))
+
+
+def _pairs(folder: str, texts: Sequence[File], metas: Sequence[File]) -> Iterator[Shard]:
+    """Each text file of 21.09 with the metadata file of the same folder and part."""
+    by_key = {_pair_key(file): file for file in metas}
+    for text in texts:
+        meta = by_key.pop(_pair_key(text), None)
+        if meta is None:
+            raise UserError(
+                f"{text.path}: its metadata file (..._meta{_part(text)}.jsonl.gz) is missing; download it"
+            )
+        yield Shard(text.name, text, meta)
+    if by_key:
+        alone = next(iter(by_key.values()))
+        raise UserError(
+            f"{alone.path}: the text file that this metadata belongs to is missing below {folder!r}; download it"
+        )
+
+
+def _pair_key(file: File) -> tuple[str, str, str]:
+    path = PurePosixPath(file.name)
+    match = SHARD.fullmatch(path.name)
+    assert match, "only files named as shards come here"
+    return str(path.parent), match["language"], match["part"] or ""
+
+
+def _part(file: File) -> str:
+    part = _pair_key(file)[2]
+    return f"_part_{part}" if part else ""
+
+
+def _first_objects(files: Sequence[File]) -> Iterator[dict[str, Any]]:
+    """The first JSON objects of the first file that has any."""
+    for file in files:
+        found = 0
+        try:
+            for line in itertools.islice(read_lines(file.path), PEEKED):
+                try:
+                    yield json_object(line)
+                    found += 1
+                except FlawError:
+                    continue  # reported when it is read
+        except FlawError:
+            pass  # the same
+        if found:
+            return
+
+
+def _missing(files: Sequence[File], language: str) -> list[str]:
+    """Shards of the language that a checksum list names but that are not beside it."""
+    present = {_unpacked(file.name) for file in files}
+    missing = []
+    for listing in files:
+        path = PurePosixPath(listing.name)
+        if not CHECKSUMS.fullmatch(path.name):
+            continue
+        for line in read_lines(listing.path):
+            # `<sha256>  <file>` from 21.09 on, `<file>\t<sha256>` in 2019.
+            for word in line.decode("utf-8", "replace").split():
+                name = PurePosixPath(word.lstrip("*")).name
+                match = SHARD.fullmatch(name)
+                if (
+                    match
+                    and language in ("", match["language"])
+                    and _unpacked(str(path.parent / name)) not in present
+                ):
+                    missing.append(str(path.parent / name))
+    return missing
+
+
+def _unpacked(name: str) -> str:
+    return name.removesuffix(".gz").removesuffix(".zst")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:12])) + (f" and {len(names) - 12} more" if len(names) > 12 else "")

@@ -1,0 +1,146 @@
+"""The embedded default corpus: the documentation of Python's standard library and of this project's dependencies.
+
+Docstrings are taken from the source files by `ast`: nothing is imported, executed or downloaded. What it yields depends
+on the versions installed, and is the same at every run on one machine.
+"""
+
+import ast
+import importlib.util
+import os
+import re
+import sysconfig
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from data.config import SourceConfig
+from data.errors import UserError
+from data.source import Record
+from data.sources.documents import FlawError, Gate, digest, refuse_metadata_filters
+from data.sources.prose import paragraphs
+
+# Those with much prose for the time that parsing takes; transformers' models and tensorflow repeat themselves.
+PACKAGES = (
+    "absl", "clu", "datasets", "etils", "flax", "fsspec", "grain", "huggingface_hub", "jax", "jaxtyping", "keras",
+    "matplotlib", "ml_collections", "numpy", "optax", "orbax", "pandas", "pyarrow", "rich", "scipy",
+)  # fmt: skip
+SHARDS = 32
+TOPICS_FOLDER = "pydoc_data"  # the language reference, in one table of plain strings
+MIN_FILE_BYTES = 2000
+MIN_QUOTES = 6
+MIN_TEXT_CHARS = 120
+SKIPPED_FOLDERS = re.compile(
+    r"^(tests?|testing|_?vendor(ed)?|site-packages|dist-packages|idlelib|lib2to3|.*_pb2?|__pycache__|\..*)$"
+)
+SKIPPED_FILES = re.compile(r"^(test_.*|.*_tests?|.*_pb2(_grpc)?|conftest)\.py$")
+
+
+class _Module(NamedTuple):
+    name: str
+    path: Path
+    size: int
+
+
+class PydocSource:
+    """One document a module (and a package's readme): its docstrings' prose, a paragraph a line, in source order.
+
+    Raises:
+      UserError: filters on metadata are set, or no source file is found (an installation without sources).
+    """
+
+    def __init__(self, config: SourceConfig):
+        refuse_metadata_filters(config, "source=pydoc")
+        self._config = config
+        self._gate = Gate(config)
+        self._modules = _modules()
+        if not self._modules:
+            raise UserError(
+                "config.data.source='pydoc': this Python has no source files to read; use source=files or hub"
+            )
+
+    @property
+    def shards(self) -> Sequence[str]:
+        """Names of the shards: equal shares of the modules."""
+        return [f"modules-{index:02d}-of-{SHARDS}" for index in range(SHARDS)]
+
+    def read(self, shard: int, start: int = 0) -> Iterator[Record]:
+        """Records of one shard from `start` on; a module with hardly any prose is dropped as 'no prose'."""
+        for number, module in enumerate(self._modules[shard::SHARDS]):
+            if number < start:
+                continue
+            try:
+                text = "\n".join(dict.fromkeys(_prose(module.path)))
+            except (OSError, ValueError, SyntaxError, RecursionError) as error:
+                yield self._gate.unreadable(
+                    number, str(module.path), FlawError("not Python", type(error).__name__)
+                )
+                continue
+            if len(text) < MIN_TEXT_CHARS:
+                yield Record(number, "", "no prose")
+            else:
+                yield self._gate.document(number, text)
+
+    def fingerprint(self) -> str:
+        """Hex digest of the modules' names and sizes, and the filters."""
+        return digest(self._config, [(module.name, module.size) for module in self._modules])
+
+
+def _modules() -> list[_Module]:
+    """Every source file and readme of the corpus, by name."""
+    found: list[_Module] = []
+    standard = Path(sysconfig.get_path("stdlib"))
+    found += _walk(standard, standard)
+    for package in PACKAGES:
+        spec = importlib.util.find_spec(package)
+        for folder in map(Path, spec.submodule_search_locations or [] if spec else []):
+            found += _walk(folder, folder.parent)
+            for readme in folder.parent.glob(f"{package}[-_]*.dist-info/METADATA"):
+                found.append(_Module(f"{package}/METADATA", readme, readme.stat().st_size))
+    return sorted(found)
+
+
+def _walk(folder: Path, root: Path) -> Iterator[_Module]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not SKIPPED_FOLDERS.match(name)]
+        for name in files:
+            if name.endswith(".py") and not SKIPPED_FILES.match(name):
+                path = Path(parent, name)
+                size = path.stat().st_size
+                if size >= MIN_FILE_BYTES:
+                    yield _Module(path.relative_to(root).as_posix(), path, size)
+
+
+def _prose(path: Path) -> Iterator[str]:
+    content = path.read_bytes()
+    if path.name == "METADATA":
+        texts = iter(content.decode("utf-8").split("\n\n", 1)[1:])
+    else:
+        # Parsing is what takes the time: not for a file that can hold hardly any docstring.
+        quotes = content.count(b'"""') + content.count(b"'''")
+        if quotes < MIN_QUOTES and path.parent.name != TOPICS_FOLDER:
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escapes in other people's sources
+            texts = _texts(ast.parse(content).body)
+    for text in texts:
+        if len(text) >= MIN_TEXT_CHARS:
+            yield from paragraphs(text)
+
+
+def _texts(body: Sequence[ast.stmt]) -> Iterator[str]:
+    """Docstrings, and what modules keep in their place: arguments of calls such as add_newdoc, tables of topics."""
+    for node in body:
+        match node:
+            case ast.Expr(value=ast.Constant(value=str(text))):
+                yield text
+            case ast.Expr(value=ast.Call(args=parts)) | ast.Assign(value=ast.Dict(values=parts)):
+                yield from (
+                    part.value
+                    for part in parts
+                    if isinstance(part, ast.Constant) and isinstance(part.value, str)
+                )
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                yield from _texts(node.body[:1])
+            case ast.ClassDef() | ast.If() | ast.Try():
+                yield from _texts(node.body)
