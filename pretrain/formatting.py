@@ -1,0 +1,39 @@
+"""Numbers as people read them: 1.2M, 3.4 GiB, 2h05m."""
+
+import math
+
+
+def count(number: float) -> str:
+    """A count with three or four digits: 950, 1.2k, 123.4M, 3.0B, 1.5T."""
+    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= 0.99995 * limit:
+            return f"{number / limit:.1f}{unit}"
+    return f"{number:.0f}"
+
+
+def size(number: float) -> str:
+    """Bytes in binary units: 512 B, 3.4 GiB."""
+    for limit, unit in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if abs(number) >= limit:
+            return f"{number / limit:.1f} {unit}"
+    return f"{number:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """A duration by its two largest units: 45s, 3m20s, 2h05m, 12d03h; '?' where it is not known."""
+    if not math.isfinite(seconds):
+        return "?"
+    total = round(seconds)
+    for unit, name, smaller, smaller_name in (
+        (86400, "d", 3600, "h"),
+        (3600, "h", 60, "m"),
+        (60, "m", 1, "s"),
+    ):
+        if total >= unit:
+            return f"{total // unit}{name}{total % unit // smaller:02d}{smaller_name}"
+    return f"{total}s"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share of 1 in percent: 12.3%."""
+    return f"{100 * share:.{digits}f}%"
