@@ -1,0 +1,71 @@
+"""Dropout masks: their rate, their independence, and that no mesh changes them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pretrain.config import MeshConfig
+from pretrain.models.dropout import LEVELS, dropout, keep_mask
+from pretrain.sharding import make_mesh, sharding
+
+GENERATORS = ["threefry2x32", "rbg"]
+
+
+def _key(implementation: str, seed: int = 0) -> jax.Array:
+    return jax.random.key(seed, impl=implementation)
+
+
+@pytest.mark.parametrize("implementation", GENERATORS)
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_the_rate_is_the_one_asked_for_in_every_part_of_the_last_axis(implementation: str, rate: float):
+    keep = np.asarray(keep_mask(_key(implementation), (64, 128, 64), round(rate * LEVELS)))
+    error = 4 * np.sqrt(rate * (1 - rate))
+    assert abs(keep.mean() - (1 - rate)) < error / np.sqrt(keep.size)
+    by_column = keep.mean((0, 1))
+    assert np.abs(by_column - (1 - rate)).max() < error * 1.2 / np.sqrt(64 * 128)
+
+
+@pytest.mark.parametrize("implementation", GENERATORS)
+def test_elements_that_share_a_random_word_are_independent(implementation: str):
+    drop = 1.0 - np.asarray(keep_mask(_key(implementation), (200, 100, 8), LEVELS // 2)).reshape(-1, 8)
+    correlation = np.corrcoef(drop, rowvar=False) - np.eye(8)
+    assert np.abs(correlation).max() < 5 / np.sqrt(len(drop))
+    along_rows = np.corrcoef(drop[:-1, 0], drop[1:, 0])[0, 1]
+    assert abs(along_rows) < 5 / np.sqrt(len(drop))
+
+
+@pytest.mark.parametrize("implementation", GENERATORS)
+@pytest.mark.parametrize("width", [1, 5, 6, 7])
+def test_a_last_axis_of_any_width_gets_a_mask(implementation: str, width: int):
+    assert keep_mask(_key(implementation), (300, width), LEVELS // 2).shape == (300, width)
+
+
+def test_kept_elements_are_scaled_and_the_mean_stays():
+    x = jnp.full((400, 250), 2.0)
+    y = np.asarray(dropout(x, 0.25, _key("threefry2x32")))
+    assert set(np.unique(y)) == {0.0, np.float32(2 / 0.75)}
+    np.testing.assert_allclose(y.mean(), 2.0, rtol=0.01)
+
+
+def test_without_a_key_or_a_rate_nothing_is_dropped():
+    x = jnp.ones((3, 4))
+    assert dropout(x, 0.5, None) is x
+    assert dropout(x, 0.0, _key("threefry2x32")) is x
+
+
+def test_another_key_gives_another_mask():
+    first, second = (keep_mask(_key("threefry2x32", seed), (16, 64), LEVELS // 2) for seed in (0, 1))
+    assert 0.4 < np.mean(first != second) < 0.6
+
+
+def test_the_mask_is_the_same_on_one_device_and_on_a_mesh():
+    mesh = make_mesh(MeshConfig(data=4, tensor=2))
+
+    def draw(key: jax.Array) -> jax.Array:
+        return keep_mask(key, (8, 4, 16, 16), LEVELS // 10)
+
+    spread = jax.jit(draw, out_shardings=sharding(mesh, ("batch", "act_heads", None, None)))
+    np.testing.assert_array_equal(spread(_key("threefry2x32")), draw(_key("threefry2x32")))
+    hlo = spread.lower(_key("threefry2x32")).compile().as_text()
+    assert "all-gather" not in hlo and "u32[8,4,16,4]" not in hlo, "a device draws more than its own share"
