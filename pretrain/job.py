@@ -12,6 +12,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from data.corpus import corpus_fingerprint, count_steps
+from pretrain import hardware
 from pretrain.checkpoint import restore_params
 from pretrain.config import ModelConfig, PretrainConfig
 from pretrain.feeding import local_rows
@@ -47,6 +48,8 @@ class Job:
     phases: tuple[Phase, ...]
     epoch_steps: int | None
     fingerprints: Mapping[str, str]
+    peak_flops: float | None
+    """FLOP/s of matrix products that the mesh's devices can do together; None where that is not known."""
 
     @property
     def steps(self) -> int:
@@ -130,6 +133,7 @@ def assemble(config: PretrainConfig, workdir: epath.Path, saved: Mapping[str, An
     epoch_steps = _epoch_steps(config, tokenizer, saved)
     phases = resolve_phases(config, epoch_steps=epoch_steps)
     schedule = learning_rate_schedule(config.schedule, config.optimizer.learning_rate, phases[-1].stop)
+    peak = hardware.peak_flops(mesh.devices.flat[0], config.dtype, config.matmul_precision)
     return Job(
         config=config,
         tokenizer=tokenizer,
@@ -145,6 +149,7 @@ def assemble(config: PretrainConfig, workdir: epath.Path, saved: Mapping[str, An
             "tokenizer": tokenizer.fingerprint(),
             **{f"corpus {data_key(phase.data)}": corpus_fingerprint(phase.data) for phase in phases},
         },
+        peak_flops=peak.flops_per_second * mesh.size if peak else None,
     )
 
 

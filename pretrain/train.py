@@ -15,7 +15,7 @@ from data import schema
 from data.batches import open_batches
 from data.errors import UserError
 from data.evaluation import evaluation_rows
-from pretrain import hardware, huggingface
+from pretrain import huggingface
 from pretrain import workdir as workdirs
 from pretrain.checkpoint import Checkpointer
 from pretrain.config import PretrainConfig
@@ -141,13 +141,12 @@ class _Trainer:
             )
         if writer is not None and step == 0:
             writer.write_hyperparameters(schema.flatten(schema.as_dict(self._given)))
-        peak = hardware.peak_flops(jax.devices()[0], self._given.dtype, self._given.matmul_precision)
         self._recorder = Recorder(
             writer,
             progress,
             StepWork(self._job.encoder),
             every=self._given.log.every,
-            peak_flops=peak.flops_per_second * jax.device_count() if peak else None,
+            peak_flops=self._job.peak_flops,
         )
 
         # ---- phases -------------------------------------------------------------------------------------

@@ -1,0 +1,132 @@
+"""A run that is stopped and resumed is the run that was never stopped: params, moments, batches, losses, to the bit."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from pretrain import train as train_module
+from pretrain.recorder import Recorder
+from pretrain.sharding import make_mesh
+from pretrain.train import train
+from tests.tiny import tiny_config, write_corpus
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "text.txt")
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """Digests of the batches fed so far."""
+    digests = []
+    feed = train_module.to_devices
+
+    def recording(arrays, *arguments):
+        digests.append(
+            hashlib.sha256(b"".join(arrays[name].tobytes() for name in sorted(arrays))).hexdigest()
+        )
+        return feed(arrays, *arguments)
+
+    monkeypatch.setattr(train_module, "to_devices", recording)
+    return digests
+
+
+def stop_at(monkeypatch, *steps):
+    """Send this process a SIGTERM while each of these steps is under way."""
+    record = Recorder.step
+
+    def stopping(self, step, metrics, *, waited):
+        if step in steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        record(self, step, metrics, waited=waited)
+
+    monkeypatch.setattr(Recorder, "step", stopping)
+
+
+def on_devices(monkeypatch, count):
+    monkeypatch.setattr("pretrain.job.make_mesh", lambda config: make_mesh(config, jax.devices()[:count]))
+
+
+def leaves(state):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(jax.device_get(state))]
+
+
+def losses(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
+
+
+PHASES = [
+    {"steps": 5, "seq_len": 16, "global_batch": 8, "masking_rate": 0.3},
+    {"steps": 5, "seq_len": 32, "global_batch": 4, "masking_rate": 0.15, "grad_accum": 2},
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "stops"),
+    [
+        pytest.param({}, [3], id="once"),
+        pytest.param({}, [1, 4, 6], id="three times"),
+        pytest.param({"data": {"packing": "documents"}, "eval": {"every": 3}}, [3, 5], id="packed documents"),
+        pytest.param(
+            {"phases": PHASES, "steps": None}, [4, 5, 7], id="before, at and after a phase boundary"
+        ),
+        pytest.param(
+            {"epochs": 2, "steps": None, "data": {"packing": "lines"}}, [5, 9], id="epochs of lines"
+        ),
+    ],
+)
+@pytest.mark.slow
+def test_resume_equals_no_stop_to_the_bit(changes, stops, corpus, tmp_path, monkeypatch, batches):
+    on_devices(monkeypatch, 2)
+    config = tiny_config(corpus, **changes)
+    whole = train(config, epath.Path(tmp_path / "whole"))
+    fed_whole = list(batches)
+    batches.clear()
+
+    for stop in stops:
+        with monkeypatch.context() as patch:
+            stop_at(patch, stop)
+            stopped = train(config, epath.Path(tmp_path / "parts"))
+        assert (stopped.step, stopped.interrupted) == (stop, "SIGTERM")
+    resumed = train(config, epath.Path(tmp_path / "parts"))
+
+    assert not resumed.interrupted
+    assert resumed.step == whole.step
+    assert batches == fed_whole
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+    assert len(losses(tmp_path / "parts")) == whole.step
+    for expected, actual in zip(leaves(whole.state), leaves(resumed.state), strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_eight_devices_goes_on_with_any_number(corpus, tmp_path, monkeypatch, batches):
+    config = tiny_config(corpus, mesh={"data": 1, "fsdp": -1}, matmul_precision="highest")
+    whole = train(config, epath.Path(tmp_path / "8"))
+    fed_whole, losses_whole = list(batches), losses(tmp_path / "8")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4)
+        train(config, epath.Path(tmp_path / "saved"))
+
+    for count in (4, 2, 1):
+        workdir = tmp_path / str(count)
+        shutil.copytree(tmp_path / "saved", workdir)
+        batches.clear()
+        with monkeypatch.context() as patch:
+            on_devices(patch, count)
+            resumed = train(config, epath.Path(workdir))
+        assert batches == fed_whole[4:]
+        now = losses(workdir)
+        np.testing.assert_allclose(
+            [now[s] for s in range(5, 9)], [losses_whole[s] for s in range(5, 9)], rtol=1e-5
+        )
+        assert resumed.step == whole.step
