@@ -11,6 +11,14 @@ def count(number: float) -> str:
     return f"{number:.0f}"
 
 
+def flops(number: float) -> str:
+    """FLOPs in SI units: 950 MFLOP, 2.5 TFLOP."""
+    for limit, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if abs(number) >= 0.99995 * limit:
+            return f"{number / limit:.1f} {unit}FLOP"
+    return f"{number:.0f} FLOP"
+
+
 def size(number: float) -> str:
     """Bytes in binary units: 512 B, 3.4 GiB."""
     for limit, unit in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):

@@ -28,5 +28,14 @@ def test_durations(seconds, text):
     assert formatting.duration(seconds) == text
 
 
+def test_flops():
+    assert [formatting.flops(n) for n in (12, 2.5e9, 9.9999e11, 3.2e15)] == [
+        "12 FLOP",
+        "2.5 GFLOP",
+        "1.0 TFLOP",
+        "3.2 PFLOP",
+    ]
+
+
 def test_sizes():
     assert [formatting.size(n) for n in (512, 2048, 3.4 * 2**30)] == ["512 B", "2.0 KiB", "3.4 GiB"]
