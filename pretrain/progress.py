@@ -1,11 +1,13 @@
 """How far a run is: one live line in a terminal, one plain line per log interval elsewhere; never both."""
 
+import logging
 import math
+import sys
 import time
 from collections import deque
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich import progress as rich_progress
 from rich.console import Console
@@ -37,6 +39,9 @@ class Progress:
             )
             self._task = self._live.add_task("starting", total=total_steps, completed=start_step)
         self._speed = ""
+        # Log records would break the live line: while it is shown, handlers write to rich's stderr, above the
+        # line.
+        self._redirected: list[tuple[logging.StreamHandler[Any], Any]] = []
 
     def update(self, step: int, *, loss: float) -> None:
         """Show that step number `step` (counted from 1) is done, with its loss (nats per predicted token)."""
@@ -61,12 +66,20 @@ class Progress:
 
     def __enter__(self) -> Self:
         if self._live is not None:
+            before = (sys.stdout, sys.stderr)
             self._live.start()
+            for handler in logging.getLogger().handlers:
+                if isinstance(handler, logging.StreamHandler) and handler.stream in before:
+                    self._redirected.append((handler, handler.stream))
+                    handler.setStream(sys.stderr)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        for handler, stream in self._redirected:
+            handler.setStream(stream)
+        self._redirected.clear()
         if self._live is not None:
             self._live.stop()
 

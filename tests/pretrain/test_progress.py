@@ -1,6 +1,7 @@
 """What a run prints, in a terminal and elsewhere."""
 
 import io
+import logging
 
 from rich.console import Console
 
@@ -53,3 +54,21 @@ def test_a_terminal_has_one_live_line_with_messages_above_it():
     assert "acc 12.3%" not in text, "the plain line of an interval would come on top of the live one"
     live = text.split("saved")[-1].strip()
     assert "125000/1000000  loss 10.800" in live and "eta" in live
+
+
+def test_log_records_scroll_by_above_the_live_line(monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr("sys.stderr", terminal)
+    handler = logging.StreamHandler()
+    logging.getLogger().addHandler(handler)
+    try:
+        console = Console(
+            file=io.StringIO(), width=80, force_terminal=True, color_system=None, legacy_windows=False
+        )
+        with Progress(10, console=console):
+            logging.getLogger("pretrain").warning("a warning in between")
+        logging.getLogger("pretrain").warning("a warning afterwards")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert "a warning in between" in console.file.getvalue()
+    assert terminal.getvalue() == "a warning afterwards\n"
