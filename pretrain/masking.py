@@ -172,9 +172,8 @@ def _choose_words(
     length = maskable.shape[0]
     index = jnp.arange(length)
     first = jax.lax.cummax(jnp.where(starts, index, 0))
-    order = _order(
-        priorities[first], ~maskable
-    )  # a word has the priority of its first token, and so stays together
+    # A word has the priority of its first token, and so stays together.
+    order = _order(priorities[first], ~maskable)
     word = first[order]
     sizes = jnp.zeros(length, jnp.int32).at[first].add(maskable.astype(jnp.int32))[word]
     last = jnp.concatenate([word[1:] != word[:-1], jnp.ones(1, bool)])

@@ -96,18 +96,22 @@ def test_killed_midway_leaves_nothing_that_passes_for_a_tokenizer_and_the_rerun_
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
-def test_killed_while_writing_leaves_no_tokenizer_json(tmp_path, monkeypatch):
-    replace = type(epath.Path(tmp_path)).replace
+@pytest.mark.parametrize("files_written", [0, 1])
+def test_killed_while_writing_leaves_no_tokenizer_json(tmp_path, monkeypatch, files_written):
+    kind = type(epath.Path(tmp_path))
+    replace, moved = kind.replace, []
 
     def killed(path, target):
-        if path.name.startswith("tokenizer.json"):
+        if len(moved) == files_written:
             raise KeyboardInterrupt
+        moved.append(target)
         return replace(path, target)
 
-    monkeypatch.setattr(type(epath.Path(tmp_path)), "replace", killed)
+    monkeypatch.setattr(kind, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "killed")
     monkeypatch.undo()
+    assert len(moved) == files_written
     assert not (tmp_path / "killed" / "tokenizer.json").exists()
     train(tmp_path / "killed")
     train(tmp_path / "whole")
