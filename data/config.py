@@ -39,6 +39,7 @@ class SourceConfig:
         "", "hub: the configuration (often the language); oscar: the language, where a folder holds several"
     )
     split: str = field("train", "hub, tfds: the split")
+    revision: str = field("", "hub: a commit, branch or tag; empty takes the newest")
     text_field: str = field("text", "jsonl, parquet, hub, tfds: the field that holds the text")
     txt_documents: str = field("lines", "files: what a document is in a .txt file", ("lines", "blank_line"))
     data_dir: str = field("", "tfds: the folder that holds prepared data sets, local or gs://")

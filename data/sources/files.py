@@ -19,6 +19,7 @@ from data.sources.documents import (
 )
 from data.sources.lines import blank_line_documents, numbered_lines, or_empty, sound
 from data.sources.paths import File, find_files, open_file, suffixes
+from data.sources.rows import row_records
 
 FORMATS = (".txt", ".jsonl", ".json", ".parquet")
 PARQUET_BATCH = 256
@@ -157,22 +158,14 @@ def _parquet_rows(path: str, field: str, gate: Gate, start: int) -> Iterator[Rec
 def _row_group(
     table: Any, group: int, column: str | None, path: str, field: str, gate: Gate, first: int, start: int
 ) -> Iterator[Record]:
-    """Rows of a row group whose first row is number `first`; where it breaks off, a dropped record for each row left."""
+    """Rows of a row group whose first row is number `first`; a dropped record for each row that damage takes away."""
     import pyarrow
 
     number = first
     end = first + table.metadata.row_group(group).num_rows
     try:
         for batch in table.iter_batches(PARQUET_BATCH, row_groups=[group], columns=[column]):
-            for row in range(max(0, start - number), len(batch)):
-                try:
-                    record = gate.document(number + row, text_of(batch.slice(row, 1).to_pylist()[0], field))
-                except UnicodeDecodeError as error:
-                    flaw = FlawError("invalid UTF-8", f"byte {error.start + 1} of the text")
-                    record = gate.unreadable(number + row, f"{path} row {number + row + 1}", flaw)
-                except FlawError as flaw:
-                    record = gate.unreadable(number + row, f"{path} row {number + row + 1}", flaw)
-                yield record
+            yield from row_records(batch, number, start, path, field, gate)
             number += len(batch)
     except (pyarrow.ArrowException, OSError) as error:
         damage = FlawError("damaged file", " ".join(str(error).split()))

@@ -8,8 +8,9 @@ MIN_CHARS = 60
 MIN_WORDS = 9
 MIN_LETTERS = 0.88  # share of letters and spaces; code and formulas have fewer
 FUNCTION_WORDS = frozenset(
-    ("the", "a", "an", "of", "to", "in", "is", "are", "be", "and", "or", "for", "with", "that", "this", "it")
-    + ("as", "by", "on", "not", "if", "when", "from", "which", "can", "will")
+    re.findall(
+        r"\w+", "the a an of to in is are be and or for with that this it as by on not if when from which can"
+    )
 )
 
 _FENCE = re.compile(r"\s*(```|~~~)")

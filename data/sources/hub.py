@@ -1,0 +1,130 @@
+"""Documents of a data set on the Hugging Face hub, streamed through `datasets`.
+
+The token is the one huggingface_hub finds (HF_TOKEN, or a login); it is never read or shown here.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from data.config import SourceConfig
+from data.errors import UserError
+from data.source import Record
+from data.sources.documents import FlawError, Gate, digest, missing_field, refuse_metadata_filters
+from data.sources.hub_errors import explain, is_connection_error, one_line
+from data.sources.rows import row_records
+
+BATCH = 256
+ATTEMPTS = 6
+FIRST_WAIT_SECONDS = 1.0
+LONGEST_WAIT_SECONDS = 30.0
+
+
+class HubSource:
+    """A configuration and split of a data set, streamed; its shards are the data set's own, usually its files.
+
+    A connection that breaks is tried again from the record reached, a few times with growing pauses. A file that turns
+    out to be damaged midway yields one dropped record for the rest of its shard.
+
+    Raises:
+      UserError: unknown or gated data set, unknown configuration, split or text field, or no connection.
+    """
+
+    def __init__(self, config: SourceConfig):
+        refuse_metadata_filters(config, "source=hub")
+        if not config.name:
+            raise UserError(
+                "config.data.name is empty; set it to a data set's id on the hub, such as 'HPLT/HPLT2.0_cleaned'"
+            )
+        self._config = config
+        self._gate = Gate(config)
+        try:
+            self._open()
+        except UserError:
+            raise
+        except Exception as error:  # datasets, huggingface_hub and pyarrow raise what they like
+            raise explain(error, config) from error
+
+    @property
+    def shards(self) -> Sequence[str]:
+        """Names of the shards: paths of files in the repository where one file is one shard."""
+        return self._shards
+
+    def read(self, shard: int, start: int = 0) -> Iterator[Record]:
+        """Records of one shard from `start` on (see `data.source.Source.read`); what comes before is downloaded too.
+
+        Raises:
+          UserError: also where the connection stays broken.
+        """
+        reached = start
+        failures = 0
+        while True:
+            try:
+                for record in self._records(shard, reached):
+                    yield record
+                    reached = record.number + 1
+                    failures = 0
+                return
+            except UserError:
+                raise
+            except Exception as error:  # the same as above
+                failures += 1
+                if failures == ATTEMPTS or not is_connection_error(error):
+                    raise explain(error, self._config) from error
+                time.sleep(min(FIRST_WAIT_SECONDS * 2 ** (failures - 1), LONGEST_WAIT_SECONDS))
+
+    def fingerprint(self) -> str:
+        """Hex digest of id, revision, configuration, split, shards, the filters, and the documents its card counts."""
+        config = self._config
+        return digest(
+            config,
+            [
+                config.name,
+                config.revision,
+                config.subset,
+                config.split,
+                config.text_field,
+                self._counted,
+                *self._shards,
+            ],
+        )
+
+    def _open(self) -> None:
+        from datasets import load_dataset_builder
+
+        config = self._config
+        builder = load_dataset_builder(config.name, config.subset or None, revision=config.revision or None)
+        self._dataset = builder.as_streaming_dataset(split=config.split)
+        known = (builder.info.splits or {}).get(config.split)
+        self._counted = known.num_examples if known else None
+        columns = self._dataset.column_names or next(iter(_tables(self._dataset))).column_names
+        if config.text_field not in columns and config.text_field.split(".")[0] not in columns:
+            raise UserError(f"{config.name}: {missing_field(config.text_field, columns)}")
+        self._column = config.text_field if config.text_field in columns else config.text_field.split(".")[0]
+        count = self._dataset.num_shards
+        files = (builder.config.data_files or {}).get(config.split, [])
+        if len(files) == count:
+            self._shards = [str(file).split("@", 1)[-1].split("/", 1)[-1] for file in files]
+        else:
+            self._shards = [f"{config.split}-{index:05d}-of-{count:05d}" for index in range(count)]
+
+    def _records(self, shard: int, start: int) -> Iterator[Record]:
+        place = f"{self._config.name}: {self._shards[shard]}"
+        part = self._dataset.shard(self._dataset.num_shards, shard).select_columns([self._column])
+        number = 0
+        try:
+            for table in _tables(part):
+                yield from row_records(table, number, start, place, self._config.text_field, self._gate)
+                number += len(table)
+        except UserError:
+            raise
+        except Exception as error:  # the same as above
+            if is_connection_error(error):
+                raise
+            if number >= start:
+                flaw = FlawError("damaged file", one_line(error))
+                yield self._gate.unreadable(number, f"{place} after row {number}", flaw)
+
+
+def _tables(dataset: Any) -> Iterator[Any]:
+    yield from dataset.with_format("arrow").iter(batch_size=BATCH)

@@ -1,0 +1,85 @@
+"""What goes wrong on the Hugging Face hub, each said in one line with what to do about it."""
+
+import os
+import re
+from collections.abc import Iterator
+
+from data.config import SourceConfig
+from data.errors import UserError
+
+ALTERNATIVES = (
+    "oscar-corpus/community-oscar (text_field='content'), HPLT/HPLT2.0_cleaned, HuggingFaceFW/fineweb-2"
+)
+TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
+
+
+def explain(error: Exception, config: SourceConfig) -> UserError:
+    """The one line for an exception raised by `datasets` or below it."""
+    text = one_line(error)
+    page = f"https://huggingface.co/datasets/{config.name}"
+    names = {type(cause).__name__ for cause in _causes(error)}
+    if "GatedRepoError" in names or "gated dataset" in text:
+        return UserError(
+            f"config.data.name={config.name!r} is gated: request access on {page}, "
+            "then set HF_TOKEN to a token of that account"
+        )
+    if "RevisionNotFoundError" in names or text.startswith("Revision"):
+        return UserError(
+            f"config.data.revision={config.revision!r} does not exist in {config.name!r}; see {page}/commits/main"
+        )
+    if names & {"DatasetNotFoundError", "RepositoryNotFoundError"}:
+        return UserError(
+            f"config.data.name={config.name!r} does not exist on the hub, or is private: check the id on {page}; "
+            "for a private one set HF_TOKEN"
+        )
+    if "scripts are no longer supported" in text:
+        return UserError(
+            f"config.data.name={config.name!r} is made by a loading script, which datasets no longer runs; "
+            f"take a data set of data files instead, such as {ALTERNATIVES}"
+        )
+    if match := re.search(r"(?:not found\. Available:|available configs:) ?\[(.*?)\]", text):
+        asked = (
+            f"is not a configuration of {config.name!r}"
+            if config.subset
+            else f"is empty, but {config.name!r} has several"
+        )
+        return UserError(f"config.data.subset={config.subset!r} {asked}; choose one of {match[1]}")
+    if match := re.search(r"Available splits: ?\[(.*?)\]", text):
+        return UserError(
+            f"config.data.split={config.split!r} is not a split of {config.name!r}; choose one of {match[1]}"
+        )
+    if names & {"EmptyDatasetError", "DataFilesNotFoundError"}:
+        return UserError(
+            f"config.data.name={config.name!r} holds no data file that datasets can read; see {page}/tree/main"
+        )
+    if is_connection_error(error):
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
+        return UserError(
+            f"config.data.name={config.name!r}: the hub cannot be reached{offline}: {text}; "
+            "run the same command again to go on"
+        )
+    return UserError(f"config.data.name={config.name!r}: {type(error).__name__}: {text}")
+
+
+def is_connection_error(error: BaseException) -> bool:
+    """Whether trying again may help: a broken or refused connection, or an overloaded server."""
+    from datasets.utils.file_utils import CONNECTION_ERRORS_TO_RETRY
+    from huggingface_hub.errors import HfHubHTTPError
+
+    for cause in _causes(error):
+        if isinstance(cause, HfHubHTTPError):
+            return cause.response is not None and cause.response.status_code in TRANSIENT_STATUS
+        if isinstance(cause, (ConnectionError, TimeoutError, *CONNECTION_ERRORS_TO_RETRY)):
+            return True
+    return False
+
+
+def one_line(error: BaseException) -> str:
+    """The exception's message without line breaks, cut to a readable length."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,21 @@
+"""Documents made of the rows of Arrow tables."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from data.source import Record
+from data.sources.documents import FlawError, Gate, text_of
+
+
+def row_records(rows: Any, first: int, start: int, place: str, field: str, gate: Gate) -> Iterator[Record]:
+    """Records of a table or batch whose first row is record `first`, from record `start` on; `place` is its file."""
+    for number in range(max(first, start), first + len(rows)):
+        try:
+            # One by one: a single text that is not UTF-8 would spoil the conversion of the whole batch.
+            row = rows.slice(number - first, 1).to_pylist()[0]
+            yield gate.document(number, text_of(row, field))
+        except UnicodeDecodeError as error:
+            flaw = FlawError("invalid UTF-8", f"byte {error.start + 1} of the text")
+            yield gate.unreadable(number, f"{place} row {number + 1}", flaw)
+        except FlawError as missing:
+            yield gate.unreadable(number, f"{place} row {number + 1}", missing)

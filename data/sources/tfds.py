@@ -1,0 +1,106 @@
+"""Documents of a data set prepared by TensorFlow Datasets, read by record number and without TensorFlow."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from data.config import SourceConfig
+from data.errors import UserError
+from data.source import Record
+from data.sources.documents import FlawError, Gate, digest, missing_field, refuse_metadata_filters, text_of
+
+BATCH = 256
+
+
+class TfdsSource:
+    """A split of a data set in ArrayRecord format; its shards are the split's files.
+
+    Raises:
+      UserError: a data set, split or text field that is not there, or one prepared in a format without random access.
+    """
+
+    def __init__(self, config: SourceConfig):
+        refuse_metadata_filters(config, "source=tfds")
+        self._config = config
+        self._gate = Gate(config)
+        builder = _prepared(config)
+        self._info = builder.info
+        self._column = (
+            config.text_field if config.text_field in self._info.features else config.text_field.split(".")[0]
+        )
+        try:
+            self._data = builder.as_data_source(split=config.split)
+        except NotImplementedError:
+            raise UserError(
+                f"config.data.name={config.name!r} is prepared as {self._info.file_format.value}, "
+                "which has no random access; prepare it again with `tfds build --file_format=array_record`"
+            ) from None
+        lengths = self._info.splits[config.split].shard_lengths
+        self._starts = [sum(lengths[:index]) for index in range(len(lengths) + 1)]
+        if not self._starts[-1]:
+            raise UserError(f"config.data.split={config.split!r} of {config.name!r} has no documents")
+
+    @property
+    def shards(self) -> Sequence[str]:
+        """Names of the shards: the split's files."""
+        return [str(name) for name in self._info.splits[self._config.split].filenames]
+
+    def read(self, shard: int, start: int = 0) -> Iterator[Record]:
+        """Records of one shard from `start` on (see `data.source.Source.read`)."""
+        first, end = self._starts[shard], self._starts[shard + 1]
+        place = f"{self._config.name}: {self.shards[shard]}"
+        for low in range(first + start, end, BATCH):
+            keys = range(low, min(low + BATCH, end))
+            for number, example in zip(keys, self._data.__getitems__(list(keys))):
+                yield self._record(number - first, example, place)
+
+    def fingerprint(self) -> str:
+        """Hex digest of the data set's full name, split, text field, shard sizes, and the filters."""
+        lengths = [end - start for start, end in zip(self._starts, self._starts[1:])]
+        return digest(
+            self._config, [self._info.full_name, self._config.split, self._config.text_field, *lengths]
+        )
+
+    def _record(self, number: int, example: Any, place: str) -> Record:
+        try:
+            found = {self._column: _decoded(example[self._column])}
+            return self._gate.document(number, text_of(found, self._config.text_field))
+        except UnicodeDecodeError as error:
+            flaw = FlawError("invalid UTF-8", f"byte {error.start + 1} of the text")
+        except FlawError as other:
+            flaw = other
+        return self._gate.unreadable(number, f"{place} record {number + 1}", flaw)
+
+
+def _prepared(config: SourceConfig) -> Any:
+    """The builder of a data set that lies prepared on disk; to build one would take TensorFlow and hours, unasked."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.read_only_builder import builder_from_files
+
+    asked = f"config.data.name={config.name!r}"
+    folder = config.data_dir or "~/tensorflow_datasets"
+    try:
+        builder = builder_from_files(
+            config.name, **({"data_dir": config.data_dir} if config.data_dir else {})
+        )
+    except (tfds.core.DatasetNotFoundError, ValueError, OSError) as error:
+        raise UserError(
+            f"{asked} is not prepared in {folder!r}; run `tfds build {config.name} --file_format=array_record`, "
+            "or set config.data.data_dir to the folder where it lies"
+        ) from error
+    if config.split not in builder.info.splits:
+        known = ", ".join(map(repr, builder.info.splits))
+        raise UserError(
+            f"config.data.split={config.split!r} is not a split of {config.name!r}; choose one of {known}"
+        )
+    features = builder.info.features
+    if config.text_field not in features and config.text_field.split(".")[0] not in features:
+        raise UserError(f"{asked}: {missing_field(config.text_field, features)}")
+    return builder
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, dict):
+        return {name: _decoded(part) for name, part in value.items()}
+    return value
