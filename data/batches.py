@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 ENCODING_THREADS = 2
-"""Calls to `encode` in flight: while one turns ids into arrays, which holds the interpreter's lock, another tokenizes."""
+"""Calls to `encode` in flight: while one makes arrays of ids, holding the interpreter's lock, another tokenizes."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,9 @@ def open_batches(
 ) -> "BatchIterator":
     """Open a process's share of the run's batches; close it, or use it in a `with` block.
 
-    Row r of every batch of B rows comes from stream r // (B / G), so the batches do not depend on how many processes
-    share them. A state says nothing of seq_len, global_batch or packing: a run may go on with others.
+    Row r of every batch of B rows comes from stream r // (B / G), so the batches do not depend on how many
+    processes share them. A state says nothing of seq_len, global_batch or packing: a run may go on with
+    others.
 
     Args:
       config: the data.
@@ -80,7 +81,8 @@ def open_batches(
       rows: the rows of each batch that this process makes; None makes all.
       states: `Batch.states` to go on from, of these rows' streams or more; None starts from the beginning.
       epochs: end after so many passes. Streams that end sooner give rows of padding. With a part of the rows there is
-        padding without end, since other processes' streams may not have ended: `corpus.count_steps` says when to stop.
+        padding without end, since other processes' streams may not have ended: `corpus.count_steps` says when
+        to stop.
       sources: the opened source, or those of the mix; None opens what the config names.
 
     Raises:
@@ -96,10 +98,9 @@ def open_batches(
 
     def start(executor: Executor) -> BatchMaker:
         return BatchMaker(
-            open_streams(config, encode, executor, seed, chosen, sources),
+            open_streams(config, encode, executor, seed, chosen, sources, epochs),
             {stream: make_packer(config.packing, special) for stream in streams},
             lambda: Rows.empty(size, seq_len, special),
-            epochs,
             complete,
         )
 
@@ -155,6 +156,7 @@ def open_streams(
     seed: int,
     states: Mapping[int, Mapping[str, Any]],
     sources: Sequence[Source],
+    epochs: int | None,
 ) -> dict[int, TokenStream]:
     """The streams in `states`, each from its state on, tokenizing in `executor`."""
     documents = open_documents(
@@ -170,7 +172,7 @@ def open_streams(
             epoch=state["epoch"],
             counts=Counts.from_dict(state["counts"]),
         )
-        opened[stream] = TokenStream(windows, lambda texts: executor.submit(encode, texts), state)
+        opened[stream] = TokenStream(windows, lambda texts: executor.submit(encode, texts), state, epochs)
     return opened
 
 
@@ -182,14 +184,12 @@ class BatchMaker:
         streams: Mapping[int, TokenStream],
         packers: Mapping[int, Packer],
         blank: Callable[[], Rows],
-        epochs: int | None,
         complete: bool,
     ):
         """Fill `blank()` rows, an equal share from each stream; `complete` streams are all of the run's."""
         self._streams = streams
         self._packers = packers
         self._blank = blank
-        self._epochs = epochs
         self._complete = complete
 
     def make(self) -> Batch | None:
@@ -199,7 +199,7 @@ class BatchMaker:
         filled = 0
         for index, (number, stream) in enumerate(self._streams.items()):
             part = rows.part(slice(index * share, (index + 1) * share))
-            filled += fill(stream, self._packers[number], part, self._epochs)
+            filled += fill(stream, self._packers[number], part)
         if not filled and self._complete:
             return None
         states = {str(number): stream.state() for number, stream in self._streams.items()}

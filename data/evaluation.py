@@ -67,9 +67,8 @@ def evaluation_rows(
         for source, first, stop in zip(sources, [0, *bounds], bounds):
             rows = Rows.empty(stop - first, seq_len, special)
             try:
-                filled = fill(
-                    _stream(source, unwanted, encode, executor), make_packer(config.packing, special), rows, 1
-                )
+                stream = _stream(source, unwanted, encode, executor)
+                filled = fill(stream, make_packer(config.packing, special), rows)
             except _NothingLeftError:
                 continue
             parts.append(rows.part(slice(filled)).as_dict())
@@ -97,13 +96,13 @@ def _stream(source: Source, unwanted: Unwanted, encode: Encode, executor: Execut
     windows = WindowReader(
         documents, WINDOW, lambda number, size: range(size), number=0, epoch=0, counts=Counts()
     )
-    return TokenStream(windows, lambda texts: executor.submit(encode, texts))
+    return TokenStream(windows, lambda texts: executor.submit(encode, texts), epochs=1)
 
 
 def _nothing_to_evaluate(config: DataConfig) -> UserError:
     if config.eval_source is not None:
         return UserError(f"data.eval_source.path={config.eval_source.path!r} has no document to evaluate on")
     return UserError(
-        f"data.eval_fraction={config.eval_fraction} holds no document out for evaluation; raise it (0.05 is a twentieth "
-        "of the documents), set data.eval_source, or set eval.every=0"
+        f"data.eval_fraction={config.eval_fraction} holds no document out for evaluation; raise it (0.05 is a "
+        "twentieth of the documents), set data.eval_source, or set eval.every=0"
     )

@@ -1,4 +1,4 @@
-"""Which documents are held out for evaluation: a function of the text, so that a repeated text never lands on both sides."""
+"""Which documents are held out for evaluation: by their text, so that a repeated text is never on both sides."""
 
 import hashlib
 

@@ -1,9 +1,9 @@
 """From documents to rows of S tokens, in three ways; no token is ever dropped or repeated.
 
 full: documents, each closed by a separator, joined end to end and cut every S - 1 tokens (RoBERTa, section 4.2,
-FULL-SENTENCES); every row opens with the class token. documents: whole documents side by side, each with its own class
-token and separator, kept apart by `segments`; the longest document that fits goes in next (best-fit packing, Ding et
-al. 2024, "Fewer Truncations Improve Language Modeling"). lines: one document in a row.
+FULL-SENTENCES); every row opens with the class token. documents: whole documents side by side, each with its
+own class token and separator, kept apart by `segments`; the longest document that fits goes in next (best-fit
+packing, Ding et al. 2024, "Fewer Truncations Improve Language Modeling"). lines: one document in a row.
 
 A document that is too long for a row is cut into pieces; an epoch's last row is padded.
 """
@@ -115,8 +115,9 @@ class Piece(NamedTuple):
 class DocumentPlanner:
     """Decides, from the lengths of a window's documents, which pieces share a row.
 
-    The first document that is not consumed gives its next piece; whole documents out of the look-ahead fill what is left
-    of the row, the longest that fits first. So at most one document, the first, is ever consumed in part.
+    The first document that is not consumed gives its next piece; whole documents out of the look-ahead fill
+    what is left of the row, the longest that fits first. So at most one document, the first, is ever consumed
+    in part.
     """
 
     def __init__(self, cursor: Cursor, size: int, length: Callable[[int], int], look_ahead: int = LOOK_AHEAD):
@@ -155,9 +156,9 @@ class DocumentPlanner:
         return pieces
 
     def _enter(self, stop: int) -> None:
-        for document in range(max(self._entered, self._cursor.first), stop):
-            if not self._cursor.consumed(document) and self._length(document):
-                bisect.insort(self._by_length, (self._length(document), -document))
+        for document in range(max(self._entered, self._cursor.first + 1), stop):
+            if document not in self._cursor.taken and (length := self._length(document)):
+                bisect.insort(self._by_length, (length, -document))
         self._entered = max(self._entered, stop)
 
     def _discard(self, document: int, length: int) -> None:
@@ -201,13 +202,14 @@ class PiecePacker:
 
     def _plan(self, stream: TokenStream, window: TokenizedWindow) -> DocumentPlanner:
         if self._planner is None or window is not self._window:
+
+            def length(document: int) -> int:
+                if document >= window.ready:
+                    stream.require(document + 1)
+                return window.lengths[document]
+
             self._window = window
-            self._planner = DocumentPlanner(
-                window.cursor,
-                window.size,
-                lambda document: len(stream.require(document + 1).tokens(document)),
-                self._look_ahead,
-            )
+            self._planner = DocumentPlanner(window.cursor, window.size, length, self._look_ahead)
         return self._planner
 
 
@@ -228,14 +230,14 @@ def make_packer(packing: str, special: SpecialTokens) -> Packer:
     return PiecePacker(special, LOOK_AHEAD if packing == "documents" else 1)
 
 
-def fill(stream: TokenStream, packer: Packer, rows: Rows, epochs: int | None = None) -> int:
-    """Fill rows from a stream, over ends of epochs, until they or its `epochs` end; returns how many are filled.
+def fill(stream: TokenStream, packer: Packer, rows: Rows) -> int:
+    """Fill rows from a stream, over ends of epochs, until they or the stream end; returns how many are filled.
 
     Raises:
       UserError: no document has a single token.
     """
     row, barren = 0, 0
-    while row < len(rows) and (epochs is None or stream.epoch < epochs):
+    while row < len(rows) and not stream.ended:
         epoch = stream.epoch
         filled = packer(stream, rows.part(slice(row, None)))
         row += filled

@@ -1,8 +1,8 @@
 """Which stream reads which records, and reading them from any position.
 
 A corpus with at least as many shards as streams is shared out by shard: stream g of G reads the shards f with
-f mod G == g. With fewer shards every stream needs records of all of them: record n of shard f belongs to stream
-(n + f) mod G, and one pass over a shard serves all streams of a process (`SharedReader`).
+f mod G == g. With fewer shards every stream needs records of all of them: record n of shard f belongs to
+stream (n + f) mod G, and one pass over a shard serves all streams of a process (`SharedReader`).
 """
 
 from collections import deque
@@ -109,8 +109,8 @@ class OwnReader:
 class SharedReader:
     """Reads shards once for several streams that each own some of the records.
 
-    What is read for one stream is queued for the others. A stream that falls so far behind that its queue is full
-    finishes its queue and then reads by itself until it has caught up.
+    What is read for one stream is queued for the others. A stream that falls so far behind that its queue is
+    full finishes its queue and then reads by itself until it has caught up.
     """
 
     def __init__(self, layout: Layout, starts: Mapping[int, Position], queued_chars: int = QUEUED_CHARS):
@@ -136,7 +136,8 @@ class SharedReader:
         while not queue:
             self._advance()
         item = queue.popleft()
-        self._queued[stream] -= _chars(item)
+        if item.record is not None:
+            self._queued[stream] -= len(item.record.text)
         return item
 
     def _read_alone(self, stream: int) -> Item:
@@ -154,18 +155,23 @@ class SharedReader:
         item = next(self._items)
         self._cursor = item.after
         if item.record is None:
-            receivers = list(self._queues)
+            for stream in self._queues:
+                self._queue(stream, item, 0)
         else:
-            receivers = [self._layout.owner(item.shard, item.record.number)]
-        for stream in receivers:
-            if stream not in self._queues or stream in self._behind or item.after <= self._served[stream]:
-                continue
-            if self._queues[stream] and self._queued[stream] + _chars(item) > self._limit:
-                self._behind[stream] = None
-                continue
-            self._queues[stream].append(item)
-            self._queued[stream] += _chars(item)
-            self._served[stream] = item.after
+            owner = self._layout.owner(item.shard, item.record.number)
+            if owner in self._queues:
+                self._queue(owner, item, len(item.record.text))
+
+    def _queue(self, stream: int, item: Item, chars: int) -> None:
+        if stream in self._behind or item.after <= self._served[stream]:
+            return
+        queue = self._queues[stream]
+        if queue and self._queued[stream] + chars > self._limit:
+            self._behind[stream] = None
+            return
+        queue.append(item)
+        self._queued[stream] += chars
+        self._served[stream] = item.after
 
 
 class SharedStream:
@@ -187,7 +193,3 @@ def open_readers(layout: Layout, starts: Mapping[int, Position]) -> dict[int, Re
         shared = SharedReader(layout, starts)
         return {stream: shared.reader(stream) for stream in starts}
     return {stream: OwnReader(layout, stream, start) for stream, start in starts.items()}
-
-
-def _chars(item: Item) -> int:
-    return len(item.record.text) if item.record else 0

@@ -1,8 +1,8 @@
 """Random choices as pure functions of what they are for: no generator state to save, the same with every numpy.
 
-Each choice is keyed by integers and strings (seed, stream, window number, ...). The key is hashed to a Philox counter
-generator, whose raw bits are specified by its algorithm and so do not change with the library (a numpy Generator's
-methods may).
+Each choice is keyed by integers and strings (seed, stream, window number, ...). The key is hashed to a Philox
+counter generator, whose raw bits are specified by its algorithm and so do not change with the library (a
+numpy Generator's methods may).
 """
 
 import hashlib

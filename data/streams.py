@@ -1,8 +1,9 @@
 """The documents of one logical stream, in the run's order, with a position that is exact and tiny.
 
-A run reads its corpus as G streams. Each has a fixed share of the documents and goes through it epoch after epoch;
-documents are shuffled within windows of W, so that the order is a function of (seed, stream, window number) and a
-position needs no text: reading on from the start of a window gives the same documents in the same order.
+A run reads its corpus as G streams. Each has a fixed share of the documents and goes through it epoch after
+epoch; documents are shuffled within windows of W, so that the order is a function of (seed, stream, window
+number) and a position needs no text: reading on from the start of a window gives the same documents in the
+same order.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +40,7 @@ class SourceDocuments:
     """Kept documents of one stream of one source."""
 
     def __init__(self, reader: Reader, start: Position, unwanted: Unwanted, empty: Callable[[], UserError]):
-        """Leave out what the source drops and what is `unwanted`; `empty()` is raised at an epoch without a document."""
+        """Leave out what the source drops and what is `unwanted`; raise `empty()` at an epoch without a document."""
         self._reader = reader
         self._position = start
         self._unwanted = unwanted

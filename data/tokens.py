@@ -1,8 +1,8 @@
 """The documents of one stream as token ids, tokenized ahead of their use, with the state to go on from.
 
-The state says which documents of the current window are consumed and how many tokens of the first that is not. It holds
-no text and no tokens, and depends on nothing that a phase of a run may change: not the row length, not the batch size,
-not the packing.
+The state says which documents of the current window are consumed and how many tokens of the first that is
+not. It holds no text and no tokens, and depends on nothing that a phase of a run may change: not the row
+length, not the batch size, not the packing.
 """
 
 from collections import deque
@@ -83,10 +83,13 @@ class TokenizedWindow:
         self.window = window
         self.size = len(window.texts)
         self.cursor = cursor
+        self.lengths = [0] * self.size
+        """Tokens of each document that is ready and was not consumed before."""
         self._tokens: list[np.ndarray | None] = [None] * self.size
         self._chunks: deque[tuple[list[int], int, Future[list[np.ndarray]]]] = deque()
         self._submitted = cursor.first
-        self._ready = cursor.first
+        self.ready = cursor.first
+        """Documents before this one are tokenized, or were consumed before."""
 
     @property
     def submitted(self) -> bool:
@@ -109,19 +112,18 @@ class TokenizedWindow:
         if documents:
             texts = [self.window.texts[document] for document in documents]
             self._chunks.append((documents, total, submit(texts)))
+        elif not self._chunks:
+            self.ready = self._submitted
         return total
-
-    def ready(self, stop: int) -> bool:
-        """Whether the documents before `stop` are tokenized."""
-        return stop <= self._ready or (self._submitted >= stop and not self._chunks)
 
     def collect(self) -> tuple[int, int]:
         """Wait for the oldest chunk; returns its documents and characters."""
         documents, total, future = self._chunks.popleft()
         for document, tokens in zip(documents, future.result(), strict=True):
             self._tokens[document] = tokens
+            self.lengths[document] = len(tokens)
             self.window.texts[document] = ""
-        self._ready = documents[-1] + 1
+        self.ready = self._chunks[0][0][0] if self._chunks else self._submitted
         return len(documents), total
 
     def tokens(self, document: int) -> np.ndarray:
@@ -143,13 +145,26 @@ class TokenizedWindow:
 class TokenStream:
     """Tokenized windows of one stream, one after another."""
 
-    def __init__(self, windows: WindowReader, submit: Submit, state: Mapping[str, Any] | None = None):
-        """Go on from what `state` returned (None: the beginning); `windows` stands at the start of its window.
+    def __init__(
+        self,
+        windows: WindowReader,
+        submit: Submit,
+        state: Mapping[str, Any] | None = None,
+        epochs: int | None = None,
+    ):
+        """Go on from what `state` returned; `windows` stands at the start of its window.
+
+        Args:
+          windows: reads the stream's windows.
+          submit: tokenizes in the background.
+          state: None begins.
+          epochs: end after so many; None goes on without end.
 
         Raises:
-          UserError: the corpus has changed since.
+          UserError: the corpus has changed since the state was saved.
         """
         self._windows = windows
+        self._epochs = epochs
         self._submit = submit
         self._chunk = SMALLEST_CHUNK
         self._outstanding = 0  # characters being tokenized
@@ -163,6 +178,11 @@ class TokenStream:
         if self._between["size"] is not None:
             window = windows.reread(self._between["size"], self._between["last"])
             self._current = TokenizedWindow(window, Cursor.from_dict(self._between))
+
+    @property
+    def ended(self) -> bool:
+        """Whether all epochs are finished."""
+        return self._epochs is not None and self.epoch >= self._epochs
 
     def window(self) -> TokenizedWindow | None:
         """The current window, with something left in it; None (once) at the end of each epoch."""
@@ -183,7 +203,7 @@ class TokenStream:
         window = self._current
         assert window is not None, "require() follows window()"
         stop = min(stop, window.size)
-        while not window.ready(stop):
+        while window.ready < stop:
             self._prefetch(window, 0)
             documents, chars = window.collect()
             self._outstanding -= chars
@@ -220,11 +240,13 @@ class TokenStream:
         }
 
     def _prefetch(self, current: TokenizedWindow, documents: int) -> None:
-        """Keep two chunks in the making, and read the next window as fast as this one (of which so many documents) is used up.
+        """Keep two chunks in the making, and read the next window as fast as this one is used up (so many documents now).
 
-        Reading a little at a time spreads the work: all streams come to the ends of their windows at about the same time.
+        Reading a little at a time spreads the work: all streams come to the ends of their windows at about
+        the same time.
         """
-        if self._next is None and self._windows.read_ahead(documents + documents // 4 + 1):
+        final = self._epochs is not None and current.window.last and self.epoch + 1 >= self._epochs
+        if self._next is None and not final and self._windows.read_ahead(documents + documents // 4 + 1):
             self._next = TokenizedWindow(self._windows.take(), Cursor())
         for window in (current, self._next):
             while window and not window.submitted and self._outstanding < 2 * self._chunk:

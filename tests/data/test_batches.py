@@ -322,7 +322,7 @@ def test_a_corpus_without_a_document_says_what_became_of_its_records() -> None:
 
 
 def test_a_corpus_too_small_for_its_streams_says_so() -> None:
-    with pytest.raises(UserError, match="stream 2 of 4 has no document.*lower data.streams"):
+    with pytest.raises(UserError, match=r"stream 2 of 4 has no document.*lower data.streams"):
         take(configured(eval_fraction=0.0), [MemorySource([["5 6", "7 8"]])], 1)
 
 

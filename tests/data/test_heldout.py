@@ -116,7 +116,7 @@ def test_the_members_of_a_mix_share_the_rows_by_weight() -> None:
 @pytest.mark.parametrize("fraction", [0.0, 0.001])
 def test_nothing_held_out_is_an_error_that_says_what_to_do(fraction: float) -> None:
     config = DataConfig(eval_fraction=fraction)
-    with pytest.raises(UserError, match=f"data.eval_fraction={fraction} holds no document out.*raise it"):
+    with pytest.raises(UserError, match=rf"data.eval_fraction={fraction} holds no document out.*raise it"):
         evaluation_rows(
             config, Encoder(), SPECIAL, seq_len=24, max_rows=20, sources=[MemorySource(make_corpus(1, 20))]
         )

@@ -20,6 +20,15 @@ from tests.memory_corpus import FIRST_TOKEN, SPECIAL, Encoder, MemorySource
 CLS, SEP, PAD = SPECIAL.cls, SPECIAL.sep, SPECIAL.pad
 
 
+@pytest.fixture(autouse=True, scope="module")
+def small_chunks() -> Iterator[None]:
+    """Several chunks to a window, as with a real corpus."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokens_module, "SMALLEST_CHUNK", 8)
+        patch.setattr(tokens_module, "LARGEST_CHUNK", 16)
+        yield
+
+
 def submit(texts: Sequence[str]) -> Future[list[np.ndarray]]:
     done: Future[list[np.ndarray]] = Future()
     done.set_result(Encoder()(texts))
@@ -42,7 +51,7 @@ def stream_of(
         epoch=state["epoch"],
         counts=Counts.from_dict(state["counts"]),
     )
-    return TokenStream(reader, submit, state)
+    return TokenStream(reader, submit, state, epochs=1)
 
 
 def pack(
@@ -50,7 +59,7 @@ def pack(
 ) -> dict[str, Any]:
     """Rows of one epoch of the documents, as lists."""
     out = Rows.empty(rows, seq_len, SPECIAL)
-    filled = fill(stream_of(documents, **changes), make_packer(packing, SPECIAL), out, epochs=1)
+    filled = fill(stream_of(documents, **changes), make_packer(packing, SPECIAL), out)
     return {name: array[:filled].tolist() for name, array in out.as_dict().items()}
 
 
@@ -174,7 +183,7 @@ def test_pieces_hold_every_token_once_in_order_however_lengths_and_shapes_fall(
     for count, seq_len in [*shapes, (200, 9)]:
         stream = stream_of(documents, window, state)
         rows = Rows.empty(count, seq_len, SPECIAL)
-        filled = fill(stream, make_packer(packing, SPECIAL), rows, epochs=1)
+        filled = fill(stream, make_packer(packing, SPECIAL), rows)
         assert (rows.segments[filled:] == 0).all() and (rows.segments[:filled, 0] == 1).all()
         for piece in pieces_of(rows):
             assert piece[-1] == SEP and 1 < len(piece) < seq_len
@@ -197,17 +206,16 @@ def test_full_rows_laid_end_to_end_are_the_documents_in_the_order_of_the_stream(
 ) -> None:
     documents = numbered(lengths)
     order = window_order(DataConfig(window=window), 0, 0)
-    number, expected = 0, []
-    for start in range(0, len(documents), window):
+    expected = []
+    for number, start in enumerate(range(0, len(documents), window)):
         part = documents[start : start + window]
         for index in order(number, len(part)):
             expected += [*part[index], SEP] if part[index] else []
-        number += 1
     state, found = None, []
     for count, seq_len in [*shapes, (400, 9)]:
         stream = stream_of(documents, window, state)
         rows = Rows.empty(count, seq_len, SPECIAL)
-        filled = fill(stream, make_packer("full", SPECIAL), rows, epochs=1)
+        filled = fill(stream, make_packer("full", SPECIAL), rows)
         assert (rows.segments[:filled][:-1] == 1).all(), "only an epoch's last row is padded"
         found += [token for piece in pieces_of(rows) for token in piece]
         state = stream.state()

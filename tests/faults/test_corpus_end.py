@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 
@@ -67,7 +68,7 @@ def test_each_epoch_has_each_document_once(packing: str, shards: int, killed_eve
         assert sum((part[epoch] for part in parts), Counter()) == everything
     ends = [
         index
-        for index, (one, other) in enumerate(zip(batches, batches[1:]))
+        for index, (one, other) in enumerate(pairwise(batches))
         if any(one.states[stream]["epoch"] < other.states[stream]["epoch"] for stream in one.states)
     ]
     assert len(ends) > 3, "the streams' epochs end within different batches"
