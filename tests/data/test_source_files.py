@@ -1,0 +1,232 @@
+"""The files source: formats, compression, numbering, restart, filters, and what is refused."""
+
+import dataclasses
+import gzip
+import json
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from data.config import FilterConfig, SourceConfig
+from data.errors import UserError
+from data.source import Record
+from data.sources import open_source
+
+TEXT = "Første dokument.\nandre linje\n\n  \nAnnet dokument.\r\n\n\n\nTredje."
+LINES = ["Første dokument.", "andre linje", "", "", "Annet dokument.", "", "", "", "Tredje."]
+DOCUMENTS = ["Første dokument.\nandre linje", "Annet dokument.", "Tredje."]
+
+
+def packed(content: bytes, suffix: str) -> bytes:
+    """Content as it lies in a file with this suffix; .gz and .zst in two members, as concatenated archives have."""
+    middle = len(content) // 2
+    if suffix == ".gz":
+        return gzip.compress(content[:middle]) + gzip.compress(content[middle:])
+    if suffix == ".zst":
+        compressor = zstandard.ZstdCompressor()
+        return compressor.compress(content[:middle]) + compressor.compress(content[middle:])
+    return content
+
+
+def config(path: object, **changes) -> SourceConfig:
+    return dataclasses.replace(SourceConfig(source="files", path=str(path)), **changes)
+
+
+def refused(path: object, **changes) -> str:
+    with pytest.raises(UserError) as raised:
+        list(open_source(config(path, **changes)).read(0))
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def kept(source) -> list[str]:
+    return [
+        record.text
+        for shard in range(len(source.shards))
+        for record in source.read(shard)
+        if not record.dropped
+    ]
+
+
+def json_lines(texts: list[str]) -> bytes:
+    return "".join(json.dumps({"text": text, "meta": {"body": text[::-1]}}) + "\n" for text in texts).encode()
+
+
+def write_parquet(path: Path, texts: list[str | None], rows: int = 3) -> None:
+    table = pa.table(
+        {"text": pa.array(texts, pa.string()), "meta": [{"body": f"body {i}"} for i in range(len(texts))]}
+    )
+    pq.write_table(table, path, row_group_size=rows)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+@pytest.mark.parametrize(("documents", "expected"), [("lines", LINES), ("blank_line", DOCUMENTS)])
+def test_text_by_line_and_by_blank_line(tmp_path, suffix, documents, expected):
+    path = tmp_path / f"corpus.txt{suffix}"
+    path.write_bytes(packed(TEXT.encode(), suffix))
+    source = open_source(config(path, txt_documents=documents))
+    records = [Record(number, text, "" if text else "empty") for number, text in enumerate(expected)]
+    assert list(source.shards) == [f"corpus.txt{suffix}"]
+    assert list(source.read(0)) == records
+    for start in range(len(records) + 2):
+        assert list(source.read(0, start)) == records[start:]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".jsonl.gz", ".jsonl.zst"])
+def test_json_lines_with_plain_and_nested_field(tmp_path, suffix):
+    path = tmp_path / f"corpus{suffix}"
+    path.write_bytes(
+        packed(json_lines(["en", "to\n", " "]) + b"\n" + json_lines(["fem"]), Path(suffix).suffix)
+    )
+    records = [
+        Record(0, "en", ""),
+        Record(1, "to", ""),
+        Record(2, "", "empty"),
+        Record(3, "", "empty"),
+        Record(4, "fem", ""),
+    ]
+    source = open_source(config(path))
+    for start in range(7):
+        assert list(source.read(0, start)) == records[start:]
+    assert kept(open_source(config(path, text_field="meta.body"))) == ["ne", "\not", "mef"]
+
+
+def test_null_text_is_an_empty_document(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": null}\n{"text": "b"}\n')
+    assert list(open_source(config(tmp_path / "a.jsonl")).read(0)) == [
+        Record(0, "", "empty"),
+        Record(1, "b", ""),
+    ]
+
+
+def test_parquet_restart_at_every_row_gives_the_same_tail(tmp_path):
+    texts = ["en", None, "tre", "fire", "  ", "seks", "sju"]
+    write_parquet(tmp_path / "a.parquet", texts)
+    source = open_source(config(tmp_path / "a.parquet"))
+    records = [
+        Record(number, text, "") if text and text.strip() else Record(number, "", "empty")
+        for number, text in enumerate(texts)
+    ]
+    for start in range(9):
+        assert list(source.read(0, start)) == records[start:]
+    assert kept(open_source(config(tmp_path / "a.parquet", text_field="meta.body")))[-1] == "body 6"
+
+
+def test_parquet_start_leaves_earlier_row_groups_unread(tmp_path):
+    path = tmp_path / "a.parquet"
+    write_parquet(path, [f"{number} " + "x" * 5000 for number in range(9)])
+    whole = path.read_bytes()
+    end_of_first = pq.ParquetFile(path).metadata.row_group(1).column(0).file_offset or len(whole) // 4
+    path.write_bytes(whole[:4] + b"\0" * (min(end_of_first, 200) - 4) + whole[min(end_of_first, 200) :])
+    assert [record.number for record in open_source(config(path, bad_documents="skip")).read(0, 3)] == [
+        3,
+        4,
+        5,
+        6,
+        7,
+        8,
+    ]
+
+
+def test_byte_order_mark_is_no_part_of_the_text(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfhei\n")
+    (tmp_path / "b.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "hopp"}\n')
+    assert kept(open_source(config(tmp_path / "*"))) == ["hei", "hopp"]
+
+
+def test_globs_and_lists_give_each_file_once_in_natural_order(tmp_path):
+    for part in (10, 2, 1):
+        (tmp_path / "deep").mkdir(exist_ok=True)
+        (tmp_path / "deep" / f"part_{part}.txt").write_text(f"{part}\n")
+    (tmp_path / "z.txt").write_text("z\n")
+    source = open_source(config(f"{tmp_path}/z.txt, {tmp_path}/**/*.txt,{tmp_path}/deep/part_2.txt"))
+    assert list(source.shards) == ["deep/part_1.txt", "deep/part_2.txt", "deep/part_10.txt", "z.txt"]
+    assert kept(source) == ["1", "2", "10", "z"]
+
+
+def test_brackets_in_a_file_name_are_taken_literally(tmp_path):
+    (tmp_path / "a[1].txt").write_text("hei\n")
+    assert kept(open_source(config(tmp_path / "a[1].txt"))) == ["hei"]
+
+
+def test_remote_files_are_found_and_read_like_local_ones(tmp_path):
+    store = fsspec.filesystem("memory")
+    content = packed(json_lines(["fjern", "nær"]), ".zst")
+    for path in ("part_2.jsonl.zst", "part_10.jsonl.zst"):
+        store.pipe_file(f"/bucket/no/{path}", content)
+        (tmp_path / path).write_bytes(content)
+    source = open_source(config("memory://bucket/no/*.jsonl.zst"))
+    assert list(source.shards) == ["part_2.jsonl.zst", "part_10.jsonl.zst"]
+    assert kept(source) == ["fjern", "nær"] * 2
+    assert source.fingerprint() == open_source(config(tmp_path / "*")).fingerprint()
+    assert "no such file" in refused("memory://bucket/no/part_3.jsonl.zst")
+    assert "cannot read 'nowhere://a.txt'" in refused("nowhere://a.txt")
+
+
+def test_short_documents_are_dropped_and_counted(tmp_path):
+    (tmp_path / "a.txt").write_text("kort\nlangt nok\n\n")
+    source = open_source(config(tmp_path / "a.txt", filters=FilterConfig(min_chars=5)))
+    assert [record.dropped for record in source.read(0)] == ["min_chars", "", "empty"]
+
+
+def test_fingerprint_follows_content_sizes_and_reading_not_the_place(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.txt").write_text("hei\n")
+    base = open_source(config(tmp_path / "a/x.txt")).fingerprint()
+    assert open_source(config(tmp_path / "b/x.txt", bad_documents="skip")).fingerprint() == base
+    assert open_source(config(tmp_path / "a/x.txt", txt_documents="blank_line")).fingerprint() != base
+    assert open_source(config(tmp_path / "a/x.txt", filters=FilterConfig(min_chars=1))).fingerprint() != base
+    (tmp_path / "b/x.txt").write_text("hei igjen\n")
+    assert open_source(config(tmp_path / "b/x.txt")).fingerprint() != base
+
+
+def test_what_cannot_be_read_is_refused_in_one_line(tmp_path):
+    (tmp_path / "a.txt").write_text("hei\n")
+    (tmp_path / "a.csv").write_text("hei\n")
+    (tmp_path / "a.parquet.gz").write_text("hei\n")
+    (tmp_path / "plain").write_text("hei\n")
+    assert "config.data.path='' names no file" in refused("")
+    assert "no such file or folder" in refused(tmp_path / "b.txt")
+    assert "matches no file" in refused(tmp_path / "*.jsonl")
+    assert "is a folder; name its files" in refused(tmp_path)
+    assert "is none of .txt, .jsonl, .json, .parquet" in refused(tmp_path / "a.csv")
+    assert "is none of" in refused(tmp_path / "plain")
+    assert "unpack the file" in refused(tmp_path / "a.parquet.gz")
+
+
+def test_wrong_text_field_is_refused_at_opening_under_both_policies(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(json_lines(["en", "to"]))
+    write_parquet(tmp_path / "a.parquet", ["en", "to"])
+    for path in (tmp_path / "a.jsonl", tmp_path / "a.parquet"):
+        for policy in ("strict", "skip"):
+            for field in ("content", "meta.content"):
+                message = refused(path, text_field=field, bad_documents=policy)
+                assert (
+                    f"no field {field!r}; fields present: meta, text; set config.data.text_field" in message
+                )
+
+
+@pytest.mark.parametrize("name", ["quality_warnings", "min_language_probability", "min_harmful_pp"])
+def test_filters_on_metadata_are_refused(tmp_path, name):
+    (tmp_path / "a.txt").write_text("hei\n")
+    value = ("noisy",) if name == "quality_warnings" else 0.5
+    assert f"config.data.filters.{name}=" in refused(
+        tmp_path / "a.txt", filters=FilterConfig(**{name: value})
+    )
+
+
+def test_impossible_filters_are_refused(tmp_path):
+    assert "min_chars=-1 should be 0 (off) or more" in refused(tmp_path, filters=FilterConfig(min_chars=-1))
+    assert "should be between 0 and 1" in refused(
+        tmp_path, filters=FilterConfig(min_language_probability=95.0)
+    )
+
+
+def test_a_mix_is_not_one_source():
+    with pytest.raises(UserError, match="source='mix' cannot be opened by itself"):
+        open_source(SourceConfig(source="mix"))
