@@ -128,6 +128,17 @@ def test_truncated_archive_keeps_what_comes_before(tmp_path, name):
     assert last == (len(records), "", "unreadable: truncated file")
 
 
+def test_document_that_a_truncation_cuts_in_two_is_not_taken_for_a_whole_one(tmp_path):
+    path = tmp_path / "a.txt.gz"
+    documents = ["\n".join(GOOD[start : start + 50]) for start in range(0, 6000, 50)]
+    whole = gzip.compress("\n\n".join(documents).encode())
+    for size in range(len(whole) // 2, len(whole) - 1, len(whole) // 16):
+        path.write_bytes(whole[:size])
+        *records, last = read(path, "skip", "blank_line")
+        assert [record[1] for record in records] == documents[: len(records)] and len(records) > 50
+        assert last[2] == "unreadable: truncated file"
+
+
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
 def test_archive_missing_only_its_last_bytes_is_noticed(tmp_path, name):
     path = tmp_path / name
