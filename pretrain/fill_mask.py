@@ -1,0 +1,255 @@
+"""What a model puts in a blank: `python -m pretrain.fill_mask --workdir=DIR "Paris is the <mask> of France."`
+
+Without a text it shows sentences from the run's held-out documents, each with one word blanked out.
+"""
+
+import argparse
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jaxtyping import Array, Float, Int
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from tokenizers import Tokenizer
+
+from data.command_line import run
+from data.config import DataConfig
+from data.errors import UserError
+from data.evaluation import evaluation_rows
+from data.schema import build as build_config
+from pretrain import formatting, huggingface
+from pretrain.checkpoint import restore_params
+from pretrain.config import PretrainConfig
+from pretrain.job import MODEL_FILE
+from pretrain.models import Model, Params, build
+from pretrain.workdir import read_config
+from tokenizer.ensure import tokenizer_folder
+from tokenizer.load import Loaded, load
+
+MASK = "<mask>"
+"""How a blank is written in a text, whatever the tokenizer calls it."""
+LENGTH_STEP = 32  # rows are padded to a multiple of it, so that similar texts share a compiled program
+
+SENTENCE_END = re.compile(r"(?<=[.!?…。])\s+|\n+")
+WORD = re.compile(r"[^\W\d_]{3,}")
+SENTENCE_CHARS = range(40, 121)
+SENTENCE_WORDS = 6
+LETTER_SHARE = 0.75
+"""Of a sentence's characters that are not white space; tables and code have fewer."""
+COMMON = 3
+"""Times a word occurs in the texts before it is asked for."""
+
+
+@dataclass(frozen=True)
+class Cloze:
+    """A text with one or more blanks."""
+
+    text: str
+    """With MASK, or the tokenizer's own mask token, for each blank."""
+    answer: str = ""
+    """The word that stood in the (only) blank; empty where it is not known."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A token that may fill a blank."""
+
+    word: str
+    probability: float
+
+
+def fill_mask(
+    model: Model, params: Params, tokenizer: Loaded, texts: Sequence[str], *, top: int = 5
+) -> list[list[list[Candidate]]]:
+    """For each text, for each of its blanks, the `top` most probable tokens, best first.
+
+    Texts are tokenized as transformers' fill-mask pipeline does it, special tokens written in them included.
+
+    Raises:
+      UserError: a text without a blank, or one that is longer than the model takes.
+    """
+    rows = _encode(tokenizer, texts, model.config.max_length)
+    mask = tokenizer.special.mask
+    blanks = [np.flatnonzero(row == mask) for row in rows]
+    width = min(model.config.max_length, -(-max(map(len, rows)) // LENGTH_STEP) * LENGTH_STEP)
+    tokens = np.full((len(rows), width), tokenizer.special.pad, np.int32)
+    segments = np.zeros_like(tokens)
+    for index, row in enumerate(rows):
+        tokens[index, : len(row)] = row
+        segments[index, : len(row)] = 1
+    chosen = np.zeros((len(rows), max(map(len, blanks))), np.int32)
+    for index, places in enumerate(blanks):
+        chosen[index, : len(places)] = places
+    top = min(top, tokenizer.vocab_size)
+
+    @jax.jit
+    def predict(
+        params: Params, tokens: Int[Array, "B S"], segments: Int[Array, "B S"], chosen: Int[Array, "B K"]
+    ) -> tuple[Float[Array, "B K T"], Int[Array, "B K T"]]:
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        hidden = model.encode(params, tokens, segments, positions)
+        logits = model.predict(params, jnp.take_along_axis(hidden, chosen[:, :, None], axis=1))
+        # A vocabulary padded beyond the tokenizer's has rows that no token stands for.
+        return jax.lax.top_k(jax.nn.softmax(logits, axis=-1)[:, :, : tokenizer.vocab_size], top)
+
+    probabilities, ids = jax.device_get(predict(params, tokens, segments, chosen))
+    return [
+        [
+            [
+                Candidate(tokenizer.decode([token]).strip(), float(p))
+                for token, p in zip(ids[i, k], probabilities[i, k])
+            ]
+            for k in range(len(places))
+        ]
+        for i, places in enumerate(blanks)
+    ]
+
+
+def _encode(tokenizer: Loaded, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
+    """Rows with cls and sep, int32 [length]; MASK is the mask token."""
+    parser = Tokenizer.from_str(tokenizer.tokenizer.to_str())
+    parser.encode_special_tokens = False
+    mask_token = parser.id_to_token(tokenizer.special.mask) or MASK
+    special = tokenizer.special
+    rows = []
+    for text in texts:
+        ids = parser.encode(text.replace(MASK, mask_token), add_special_tokens=False).ids
+        if special.mask not in ids:
+            raise UserError(f"there is no {MASK} in {text!r}; write one for the word to predict")
+        if len(ids) + 2 > max_length:
+            raise UserError(
+                f"{text[:40]!r}... has {len(ids)} tokens; the model takes {max_length - 2} of them at most"
+            )
+        rows.append(np.array([special.cls, *ids, special.sep], np.int32))
+    return rows
+
+
+def held_out_texts(data: DataConfig, tokenizer: Loaded, *, rows: int = 64, seq_len: int = 512) -> list[str]:
+    """Stretches of the documents that are held out for evaluation, at most rows x seq_len tokens of them.
+
+    Raises:
+      UserError: nothing is held out.
+    """
+    packed = evaluation_rows(data, tokenizer.encode, tokenizer.special, seq_len=seq_len, max_rows=rows)
+    texts = []
+    for row in packed["tokens"]:
+        breaks = np.flatnonzero(np.isin(row, tokenizer.special_ids))
+        texts += [tokenizer.decode(part) for part in np.split(row, breaks) if len(part) > 1]
+    return [text for text in texts if text.strip()]
+
+
+def choose_examples(texts: Sequence[str], tokenizer: Loaded, *, count: int = 5, seed: int = 0) -> list[Cloze]:
+    """Up to `count` sentences of the texts, each with one word blanked out; the same ones for the same seed.
+
+    The words are single tokens, and occur at least COMMON times, so that a young model has a chance. A text's
+    first and last sentence are left out where it has others: they may be cut.
+    """
+    frequency = Counter(word for text in texts for word in WORD.findall(text))
+    common = sorted(word for word, times in frequency.items() if times >= COMMON)
+    lengths = map(len, tokenizer.encode([f" {word}" for word in common]))
+    askable = {word for word, length in zip(common, lengths) if length == 1}
+    draw = random.Random(seed)
+    sentences = sorted({sentence for text in texts for sentence in _sentences(text)})
+    draw.shuffle(sentences)
+    examples: list[Cloze] = []
+    asked: set[str] = set()
+    for sentence in sentences:
+        words = [
+            w for w in WORD.finditer(sentence) if w.group() in askable - asked and _stands_alone(sentence, w)
+        ]
+        if len(examples) == count:
+            break
+        if words:
+            word = draw.choice(words)
+            asked.add(word.group())
+            examples.append(Cloze(sentence[: word.start()] + MASK + sentence[word.end() :], word.group()))
+    return examples
+
+
+def _sentences(text: str) -> list[str]:
+    parts = [part.strip() for part in SENTENCE_END.split(text)]
+    return [part for part in (parts[1:-1] if len(parts) > 2 else parts) if _is_prose(part)]
+
+
+def _is_prose(sentence: str) -> bool:
+    letters = sum(character.isalpha() for character in sentence)
+    return (
+        len(sentence) in SENTENCE_CHARS
+        and len(sentence.split()) >= SENTENCE_WORDS
+        and letters >= LETTER_SHARE * len("".join(sentence.split()))
+        and MASK not in sentence
+    )
+
+
+def _stands_alone(sentence: str, word: re.Match[str]) -> bool:
+    """Whether a word is written after a space and is not part of a longer expression (a-b, a.b)."""
+    before, after = sentence[: word.start()], sentence[word.end() :]
+    return before.endswith(" ") and (not after or after[0] in " ,;:!?" or after == ".")
+
+
+def prediction_table(examples: Sequence[Cloze], filled: Sequence[Sequence[Sequence[Candidate]]]) -> Table:
+    """Texts with their blanks, the true words where known, and the candidates, as a table for rich."""
+    known = any(example.answer for example in examples)
+    table = Table(box=None, padding=(0, 1, 1, 1), header_style="bold")
+    table.add_column("text", overflow="fold", ratio=1)
+    if known:
+        table.add_column("true word", style="bold", no_wrap=True)
+    table.add_column("predicted", no_wrap=True)
+    for example, blanks in zip(examples, filled):
+        text = escape(example.text).replace(escape(MASK), "[bold]____[/]")
+        candidates = "\n\n".join("\n".join(_line(c, example.answer) for c in blank) for blank in blanks)
+        table.add_row(text, *([escape(example.answer)] if known else []), candidates)
+    return table
+
+
+def _line(candidate: Candidate, answer: str) -> str:
+    line = f"{formatting.percent(candidate.probability):>6}  {escape(candidate.word)}"
+    return f"[green]{line} ✓[/]" if candidate.word == answer else line
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m pretrain.fill_mask", description=__doc__)
+    parser.add_argument("--workdir", help="the folder of a pretraining run")
+    parser.add_argument("--model", help="instead: a folder in transformers' format, or a hub id")
+    parser.add_argument("--step", default="last", help="which checkpoint of the run: a number, last or best")
+    parser.add_argument("--top", type=int, default=5, help="candidates for each blank")
+    parser.add_argument(
+        "texts", nargs="*", help=f"texts with {MASK}; none shows held-out sentences of the run"
+    )
+    arguments = parser.parse_args(argv[1:])
+    if bool(arguments.workdir) == bool(arguments.model):
+        raise UserError("give either --workdir=DIR (a run) or --model=DIR (a model in transformers' format)")
+    if arguments.model and not arguments.texts:
+        raise UserError(f"give a text with {MASK}: --model has no held-out documents to choose one from")
+    examples = [Cloze(text) for text in arguments.texts]
+    if arguments.model:
+        tokenizer = load(arguments.model)
+        encoder, params = huggingface.load_pretrained(arguments.model)
+    else:
+        workdir = epath.Path(arguments.workdir)
+        params, _ = restore_params(workdir, arguments.step)
+        tokenizer = load(str(tokenizer_folder(workdir)))
+        encoder = huggingface.parse_config(
+            huggingface.read_config(str(workdir / MODEL_FILE)), str(workdir / MODEL_FILE)
+        )
+        if not examples:
+            config = build_config(PretrainConfig, read_config(workdir))
+            examples = choose_examples(held_out_texts(config.data, tokenizer), tokenizer)
+    filled = fill_mask(
+        build(encoder), params, tokenizer, [example.text for example in examples], top=arguments.top
+    )
+    Console().print(prediction_table(examples, filled))
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
