@@ -121,9 +121,8 @@ def _explained(path: str, where: str) -> Iterator[None]:
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(
-            f"{where}: no such file or folder: {path!r}; a local path is relative to the working directory"
-        ) from None
+        hint = "" if is_remote(path) else "; a relative path starts at the working directory"
+        raise UserError(f"{where}: no such file or folder: {path!r}{hint}") from None
     except Exception as error:
         if not is_remote(path) and not isinstance(error, OSError):
             raise
