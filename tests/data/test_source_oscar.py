@@ -262,8 +262,6 @@ def test_what_is_no_oscar_is_refused_in_one_line(tmp_path):
     assert "holds no OSCAR shard" in refused(tmp_path)
     write(tmp_path / "no_meta.jsonl.gz", "")
     assert "no_meta.jsonl.gz: empty file" in refused(tmp_path)
-        tmp_path
-    )  # an empty archive still has a header: found when read
     write(tmp_path / "no_meta.jsonl.gz", '{"text": "en"}\n')
     assert "use source=files with text_field" in refused(tmp_path)
     assert "'noise' is no OSCAR annotation; known: tiny," in refused(
