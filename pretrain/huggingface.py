@@ -98,8 +98,8 @@ def encoder_config(model: ModelConfig, vocab_size: int, special: SpecialTokens) 
         source = "config.model"
     if resolved.vocab_size < vocab_size:
         raise UserError(
-            f"{source} has vocab_size={resolved.vocab_size}, but the tokenizer has {vocab_size} tokens; make it that or more"
-            " (0 in config.model.vocab_size takes the tokenizer's size)"
+            f"{source} has vocab_size={resolved.vocab_size}, but the tokenizer has {vocab_size} tokens; make it that"
+            " or more (config.model.vocab_size=0 takes the tokenizer's size)"
         )
     if resolved.pad_token_id != special.pad:
         raise UserError(
@@ -193,14 +193,14 @@ def load_pretrained(
     """A pretrained model of the families that this project has.
 
     Args:
-      source: a folder with config.json and model.safetensors (or its shards), local or gs://, or the id of a model on the hub.
-      fresh_head: the key to draw a masked-language-model head with where the checkpoint has none; None refuses such a one.
+      source: a folder with config.json and model.safetensors (or its shards), local or gs://, or a model's hub id.
+      fresh_head: the key to draw a masked-language-model head with where the checkpoint has none; None refuses those.
 
     Returns:
       The network's config, and its params as numpy arrays (float32 whatever the file holds).
 
     Raises:
-      UserError: nothing there, no safetensors, a damaged file, or tensors that do not fit the config; one line, with names.
+      UserError: nothing there, no safetensors, a damaged file, or tensors that do not fit the config; they are named.
     """
     folder = epath.Path(source).expanduser()
     if not folder.is_dir():
@@ -233,8 +233,8 @@ def _read_weights(folder: epath.Path, source: str) -> dict[str, np.ndarray]:
             raise UserError(f"{source} lacks {missing[0]}, which its {INDEX} names")
         return {name: array for shard in shards for name, array in _read_safetensors(folder / shard).items()}
     raise UserError(
-        f"{source} has no {WEIGHTS}; a checkpoint in another format (pytorch_model.bin) is not read, since that would run"
-        " code out of the file: convert it with transformers' save_pretrained"
+        f"{source} has no {WEIGHTS}; another format (pytorch_model.bin) is not read, since that would run code out of"
+        " the file: convert it with transformers' save_pretrained"
     )
 
 

@@ -31,7 +31,7 @@ def resolve(implementation: str, dtype: str, dropout_rate: float, platform: str 
     elif dtype not in CUDNN_DTYPES:
         obstacle = f"needs config.dtype=bfloat16, not {dtype}"
     elif dropout_rate > 0:
-        obstacle = f"has no dropout of attention weights; set config.model.attention_probs_dropout_prob=0 (it is {dropout_rate})"
+        obstacle = f"has no dropout; set config.model.attention_probs_dropout_prob=0 (it is {dropout_rate})"
     if implementation == "auto":
         return "xla" if obstacle else "cudnn"
     if implementation == "cudnn" and obstacle:

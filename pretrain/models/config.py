@@ -51,7 +51,8 @@ class EncoderConfig:
                 raise UserError(f"model.{name}={getattr(self, name)} should be 1 or more")
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
-                f"model.hidden_size={self.hidden_size} is not a multiple of model.num_attention_heads={self.num_attention_heads}"
+                f"model.hidden_size={self.hidden_size} is not a multiple of"
+                f" model.num_attention_heads={self.num_attention_heads}"
             )
         if not 0 <= self.pad_token_id < self.vocab_size:
             raise UserError(f"pad_token_id={self.pad_token_id} is outside model.vocab_size={self.vocab_size}")
@@ -60,7 +61,7 @@ class EncoderConfig:
                 f"model.max_position_embeddings={self.max_position_embeddings} leaves no position for a token:"
                 f" {self.model_type} sets {self.position_offset} of them aside"
             )
-        if not 0 <= self.scan_unroll:
+        if self.scan_unroll < 0:
             raise UserError(f"model.scan_unroll={self.scan_unroll} should be 0 (all layers) or more")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:

@@ -60,8 +60,9 @@ class SelfAttention(nnx.Module):
             config.head_width,
             config.initializer_range,
         )
-        for name in ("query", "key", "value"):
-            setattr(self, name, Linear(rngs, "BSD,DNH->BSNH", (D, N, H), ("embed", "heads", None), std))
+        self.query, self.key, self.value = (
+            Linear(rngs, "BSD,DNH->BSNH", (D, N, H), ("embed", "heads", None), std) for _ in range(3)
+        )
         self.output = Linear(rngs, "BSNH,NHD->BSD", (N, H, D), ("heads", None, "embed"), std)
 
     def __call__(

@@ -16,7 +16,7 @@ Axes = tuple[str | None, ...]
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The exact GELU, x * Phi(x), by erf as PyTorch has it (erfc, which jax.nn.gelu takes, costs twice as much on CPU)."""
+    """The exact GELU, x * Phi(x), by erf as PyTorch has it; jax.nn.gelu takes erfc, which costs more."""
     return x * (0.5 * (1.0 + jax.lax.erf(x * 2**-0.5)))
 
 
@@ -52,7 +52,7 @@ class Linear(nnx.Module):
 
         Args:
           rngs: the key of the kernel.
-          equation: an einsum of activation and kernel; the kernel's letters missing from the activation are its outputs.
+          equation: an einsum of activation and kernel; the kernel's letters that the activation lacks are its outputs.
           shape: the kernel's.
           axes: logical axes of the kernel; the bias takes those of the outputs, except that model width is not split.
           stddev: of the kernel's start; the bias starts at 0.

@@ -49,9 +49,9 @@ class Model:
     config: EncoderConfig
     dtype: str
     """Compute type; layer norms, softmax and logits are float32 whatever it is."""
-    embeddings: nnx.GraphDef[Embeddings]
-    layer: nnx.GraphDef[EncoderLayer]
-    head: nnx.GraphDef[MaskedLMHead]
+    embeddings: nnx.GraphDef[Any]
+    layer: nnx.GraphDef[Any]
+    head: nnx.GraphDef[Any]
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Fresh params as transformers draws them: normal kernels and embeddings, zero padding rows and biases.
@@ -149,8 +149,8 @@ def build(config: EncoderConfig, *, dtype: str = "float32") -> Model:
     """
     kernel = attention.resolve(config.attention, dtype, config.attention_probs_dropout_prob)
     config = dataclasses.replace(config, attention=kernel)
-    parts = _abstract(config)
-    return Model(config, dtype, *(nnx.split(parts[part])[0] for part in ("embeddings", "layers", "head")))
+    parts = {name: nnx.split(module)[0] for name, module in _abstract(config).items()}
+    return Model(config, dtype, parts["embeddings"], parts["layers"], parts["head"])
 
 
 def _abstract(config: EncoderConfig) -> dict[str, nnx.Module]:

@@ -1,6 +1,6 @@
 """Which tensor of a transformers state dict is which of our params, and how the two are laid out.
 
-PyTorch keeps a linear map as [outputs, inputs], one tensor a layer. Ours are [L, inputs..., outputs...] with heads apart.
+PyTorch keeps a linear map as [outputs, inputs], one tensor a layer. Ours are [L, inputs..., outputs...], heads apart.
 """
 
 import dataclasses
@@ -137,8 +137,8 @@ def from_state_dict(
     has_head = any(tensor.name in state for tensor in head)
     if not has_head and fresh_head is None:
         raise UserError(
-            f"{where} has no masked-language-model head ({head[0].name} is missing): it is a bare encoder or another task's"
-            " model; give a masked-language model, or ask for a fresh head"
+            f"{where} has no masked-language-model head ({head[0].name} is missing): it is a bare encoder or another"
+            " task's model; give a masked-language model, or ask for a fresh head"
         )
     wanted = expected if has_head else [tensor for tensor in expected if tensor not in head]
     _check_names(config, state, wanted, where)
@@ -147,7 +147,8 @@ def from_state_dict(
         array = state[tensor.name]
         if array.shape != tensor.shape:
             raise UserError(
-                f"{where}: {tensor.name} has shape {list(array.shape)}, but by its config.json it is {list(tensor.shape)}"
+                f"{where}: {tensor.name} has shape {list(array.shape)}, but by its config.json"
+                f" it is {list(tensor.shape)}"
             )
         target = _at(params, tensor)
         target[...] = (array.T if tensor.is_linear else array).reshape(target.shape)

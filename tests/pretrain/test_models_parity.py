@@ -87,10 +87,14 @@ def _ours(config: EncoderConfig, params, batch: dict[str, np.ndarray]):
     model = build(config)
 
     def loss_and_logits(params):
-        hidden = model.encode(params, batch["tokens"], batch["segments"], batch["positions"], batch["token_types"])
+        hidden = model.encode(
+            params, batch["tokens"], batch["segments"], batch["positions"], batch["token_types"]
+        )
         logits = model.predict(params, hidden)
         chosen = batch["labels"] >= 0
-        picked = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.maximum(batch["labels"], 0)[..., None], -1)[..., 0]
+        picked = jnp.take_along_axis(
+            jax.nn.log_softmax(logits), jnp.maximum(batch["labels"], 0)[..., None], -1
+        )[..., 0]
         return -jnp.sum(picked * chosen) / np.sum(chosen), logits
 
     with jax.default_matmul_precision("highest"):
@@ -107,16 +111,23 @@ def test_logits_loss_and_every_gradient_equal_those_of_transformers(pair, padded
     (loss, logits), gradients = _ours(config, params, batch)
 
     inside = batch["segments"] > 0
-    np.testing.assert_allclose(np.asarray(logits)[inside], expected.logits.detach().numpy()[inside], **TOLERANCE)
+    np.testing.assert_allclose(
+        np.asarray(logits)[inside], expected.logits.detach().numpy()[inside], **TOLERANCE
+    )
     np.testing.assert_allclose(float(loss), expected.loss.item(), **TOLERANCE)
     ours = to_state_dict(config, gradients)
     if config.tie_word_embeddings:  # XLM-R and CamemBERT list a tied tensor under the head's name
-        aliases = {"decoder.weight": "roberta.embeddings.word_embeddings.weight", "decoder.bias": "lm_head.bias"}
+        aliases = {
+            "decoder.weight": "roberta.embeddings.word_embeddings.weight",
+            "decoder.bias": "lm_head.bias",
+        }
         ours |= {f"lm_head.{alias}": ours[name] for alias, name in aliases.items() if name in ours}
     compared = 0
     for name, parameter in theirs.named_parameters():
-        if parameter.grad is None:  # the bias that transformers keeps beside an untied decoder's own, and never applies
-            assert not config.tie_word_embeddings and name.endswith((".bias")) and ours[name].ndim == 1
+        if (
+            parameter.grad is None
+        ):  # the bias that transformers keeps beside an untied decoder's own, and never applies
+            assert not config.tie_word_embeddings and name.endswith(".bias") and ours[name].ndim == 1
             continue
         np.testing.assert_allclose(ours[name], parameter.grad.numpy(), err_msg=name, **TOLERANCE)
         assert np.abs(ours[name]).max() > 1e-4 or ".key.bias" in name, f"{name} has no gradient to compare"
@@ -144,10 +155,14 @@ def test_transformers_loads_what_we_save_with_nothing_missing_or_unexpected(pair
     assert type(loaded) is type(theirs)
     batch = _batch(config, padded=True)
     with torch.no_grad():
-        torch.testing.assert_close(_theirs(loaded.eval(), batch).logits, _theirs(theirs, batch).logits, rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            _theirs(loaded.eval(), batch).logits, _theirs(theirs, batch).logits, rtol=0, atol=1e-6
+        )
     saved, original = loaded.config.to_dict(), theirs.config.to_dict()
     ignored = {"_name_or_path", "dtype", "position_embedding_type"}
-    assert {k: v for k, v in saved.items() if k not in ignored} == {k: v for k, v in original.items() if k not in ignored}
+    assert {k: v for k, v in saved.items() if k not in ignored} == {
+        k: v for k, v in original.items() if k not in ignored
+    }
 
 
 def test_a_round_trip_through_our_folder_changes_no_bit(pair, tmp_path):
