@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,10 +12,14 @@ import jax
 from absl import flags
 from absl import logging as absl_logging
 from etils import epath
+from rich.console import Console
 
 from data.command_line import parse, run
 from data.errors import UserError
+from pretrain import fill_mask, report
 from pretrain.config import PretrainConfig
+from pretrain.metrics import FILE_NAME as METRICS_FILE
+from pretrain.metrics import read_metrics
 from pretrain.train import Outcome, train
 
 
@@ -61,12 +66,36 @@ def _log_to_stderr() -> None:
 
 
 def _close(outcome: Outcome, workdir: epath.Path, argv: Sequence[str]) -> None:
+    """Say how the run ended, and what to do next."""
     if outcome.interrupted:
-        command = " ".join(["python -m pretrain", *argv[1:]])
+        command = shlex.join(["python", "-m", "pretrain", *argv[1:]])
         print(
-            f"{outcome.interrupted}: saved at step {outcome.step}. To go on, run the same command:\n  {command}"
+            f"{outcome.interrupted}: step {outcome.step} is saved. To go on, run the same command:\n  {command}"
         )
         return
+    console = Console()
+    console.print(report.summary(read_metrics(workdir / METRICS_FILE)))
+    if report.write_loss_curve(workdir / METRICS_FILE, workdir / "loss_curve.png"):
+        console.print(f"loss curve: {workdir / 'loss_curve.png'}", soft_wrap=True, highlight=False)
+    _show_predictions(outcome, console)
+    command = f"python -m pretrain.export --workdir={workdir} --out=HF_DIR"
+    console.print(f"to hand it over: {command}", soft_wrap=True, highlight=False)
+
+
+def _show_predictions(outcome: Outcome, console: Console) -> None:
+    """Let the model fill blanks in sentences that it was not trained on."""
+    job = outcome.job
+    if jax.process_count() > 1:
+        return  # params may be spread over hosts; python -m pretrain.fill_mask reads them from the checkpoint
+    try:
+        texts = fill_mask.held_out_texts(job.phases[-1].data, job.tokenizer)
+    except UserError:
+        return  # nothing is held out
+    examples = fill_mask.choose_examples(texts, job.tokenizer)
+    if examples:
+        params = jax.device_get(outcome.state.params)
+        filled = fill_mask.fill_mask(job.model, params, job.tokenizer, [example.text for example in examples])
+        console.print(fill_mask.prediction_table(examples, filled))
 
 
 if __name__ == "__main__":

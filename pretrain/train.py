@@ -10,12 +10,13 @@ from typing import Any
 
 import jax
 from etils import epath
+from rich.console import Console
 
 from data import schema
 from data.batches import open_batches
 from data.errors import UserError
 from data.evaluation import evaluation_rows
-from pretrain import huggingface
+from pretrain import hardware, huggingface, overview
 from pretrain import workdir as workdirs
 from pretrain.checkpoint import Checkpointer
 from pretrain.config import PretrainConfig
@@ -24,6 +25,7 @@ from pretrain.feeding import abstract_batch, to_devices
 from pretrain.flops import StepWork
 from pretrain.interruption import Interruption
 from pretrain.job import MODEL_FILE, Job, assemble, origin_params, process_rows
+from pretrain.masking import predictions_per_row
 from pretrain.metrics import MetricWriter
 from pretrain.phases import Phase, data_key
 from pretrain.progress import Progress
@@ -178,8 +180,7 @@ class _Trainer:
         job, config = self._job, self._given
         evaluator = self._evaluator(phase)
         compiled = self._compile(phase)
-        if step == phase.start:
-            self._describe(phase, compiled)
+        self._describe(phase, step, compiled)
         key = data_key(phase.data)
         with open_batches(
             phase.data,
@@ -274,6 +275,35 @@ class _Trainer:
             self._recorder.flush()
             jax.profiler.stop_trace()
 
-    def _describe(self, phase: Phase, compiled: Any) -> None:
-        if self._writes:
-            pass
+    def _describe(self, phase: Phase, step: int, compiled: Any) -> None:
+        """Show what the phase is about to do."""
+        if not self._writes:
+            return
+        job, predictions = self._job, predictions_per_row(phase.masking_rate, phase.seq_len)
+        rows = phase.global_batch
+        plan = overview.Plan(
+            steps=job.steps,
+            start_step=step,
+            global_batch=rows,
+            seq_len=phase.seq_len,
+            predictions=predictions,
+            grad_accum=phase.grad_accum,
+            dtype=job.config.dtype,
+            step_flops=StepWork(job.encoder).flops(
+                tokens=rows * phase.seq_len, attended=rows * phase.seq_len**2, predictions=rows * predictions
+            ),
+            peak_flops=job.peak_flops,
+            steps_per_epoch=job.epoch_steps // job.config.epochs
+            if job.epoch_steps and job.config.epochs
+            else None,
+        )
+        device = hardware.device_memory(job.mesh.local_devices[0])
+        memory = overview.Memory(
+            params=overview.bytes_per_device(self._abstract.params),
+            optimizer=overview.bytes_per_device(self._abstract.opt_state),
+            temporary=compiled.memory_analysis().temp_size_in_bytes,
+            limit=device.limit if device else None,
+        )
+        Console().print(
+            overview.overview(self._abstract.params, job.mesh, plan, memory, processes=jax.process_count())
+        )

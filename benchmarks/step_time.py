@@ -1,0 +1,140 @@
+"""Seconds of one training step of RoBERTa-base: this project against transformers on PyTorch, interleaved in one run.
+
+python benchmarks/step_time.py [--batch=8] [--seq_len=128] [--rounds=5] [--layers=12] [--skip_torch]
+
+Both take the same rows and mask 15% of the tokens, with dropout 0.1 and AdamW, weights in float32. transformers' head runs
+on every position, as its scripts do; ours on the masked ones. Quoted are medians, and medians of the ratios within rounds.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import optax
+from absl import app, flags
+
+from pretrain.config import MaskingConfig, OptimizerConfig
+from pretrain.masking import MaskingTables
+from pretrain.models import EncoderConfig, build
+from pretrain.optimizers import make_optimizer
+from pretrain.phases import Phase
+from pretrain.state import TrainState, random_key
+from pretrain.steps import make_train_step
+
+BATCH = flags.DEFINE_integer("batch", 8, "rows B")
+SEQ_LEN = flags.DEFINE_integer("seq_len", 128, "tokens in a row S")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "measured rounds; each takes one step of every contestant")
+LAYERS = flags.DEFINE_integer("layers", 12, "layers L")
+UNROLL = flags.DEFINE_integer("scan_unroll", 1, "config.model.scan_unroll")
+SKIP_TORCH = flags.DEFINE_bool("skip_torch", False, "time ours only")
+DROPOUT_RNG = flags.DEFINE_enum("dropout_rng", "threefry2x32", ["threefry2x32", "rbg"], "generator of dropout masks")
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "our compute type")
+VOCAB = 50265
+
+
+def tokens() -> np.ndarray:
+    """Random rows [B, S] between <s> and </s>."""
+    rows = np.random.default_rng(0).integers(5, VOCAB, (BATCH.value, SEQ_LEN.value), dtype=np.int32)
+    rows[:, 0], rows[:, -1] = 0, 2
+    return rows
+
+
+def ours() -> Callable[[], float]:
+    """A function that takes one step of this project's and returns its loss."""
+    config = EncoderConfig(
+        model_type="roberta",
+        vocab_size=VOCAB,
+        hidden_size=768,
+        num_hidden_layers=LAYERS.value,
+        num_attention_heads=12,
+        intermediate_size=3072,
+        hidden_act="gelu",
+        max_position_embeddings=514,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        initializer_range=0.02,
+        hidden_dropout_prob=0.1,
+        attention_probs_dropout_prob=0.1,
+        tie_word_embeddings=True,
+        pad_token_id=1,
+        scan_unroll=UNROLL.value,
+    )
+    model = build(config, dtype=DTYPE.value)
+    schedule = optax.constant_schedule(1e-4)
+    optimizer = make_optimizer(OptimizerConfig(), schedule, model.decay_mask(), model.logical_axes())
+    masking = MaskingConfig()
+    tables = MaskingTables(masking.mask_fraction, masking.random_fraction, 4, (0, 1, 2, 3, 4), VOCAB)
+    phase = Phase(0, 0, 100, SEQ_LEN.value, BATCH.value, 1, masking.rate, None)  # type: ignore[arg-type]
+    step = make_train_step(
+        model, optimizer, schedule, tables, phase, seed=0, dropout_implementation=DROPOUT_RNG.value
+    )
+    params = jax.jit(model.init)(random_key(0, 0))
+    state = TrainState(jax.numpy.int32(0), params, jax.jit(optimizer.init)(params))
+    rows = tokens()
+    batch = {
+        "tokens": rows,
+        "segments": np.ones_like(rows),
+        "positions": np.broadcast_to(np.arange(SEQ_LEN.value, dtype=np.int32), rows.shape),
+        "attended": np.full(BATCH.value, SEQ_LEN.value**2, np.float32),
+    }
+    batch = jax.device_put(batch)
+    compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+
+    def take() -> float:
+        nonlocal state
+        state, metrics = compiled(state, batch)
+        return float(metrics["loss_sum"]) / float(metrics["weight_sum"])
+
+    return take
+
+
+def hugging_face(autocast: bool) -> Callable[[], float]:
+    """A function that takes one step of transformers' RobertaForMaskedLM and returns its loss."""
+    import torch
+    from transformers import RobertaConfig, RobertaForMaskedLM
+
+    torch.manual_seed(0)
+    config = RobertaConfig(
+        vocab_size=VOCAB, num_hidden_layers=LAYERS.value, max_position_embeddings=514, type_vocab_size=1
+    )
+    model = RobertaForMaskedLM(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01)
+    inputs = torch.from_numpy(tokens()).long()
+    labels = torch.where(torch.rand(inputs.shape) < 0.15, inputs, -100)
+    inputs = torch.where(labels >= 0, 4, inputs)
+
+    def take() -> float:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = model(input_ids=inputs, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return take
+
+
+def main(argv: list[str]) -> None:
+    """Print the table."""
+    contestants = {"ours": ours()}
+    if not SKIP_TORCH.value:
+        contestants["HF PyTorch fp32"] = hugging_face(autocast=False)
+        contestants["HF PyTorch bf16 autocast"] = hugging_face(autocast=True)
+    for take in contestants.values():
+        take(), take()
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(ROUNDS.value):
+        for name, take in contestants.items():
+            start = time.perf_counter()
+            take()
+            seconds[name].append(time.perf_counter() - start)
+    print(f"RoBERTa, {LAYERS.value} layers, batch {BATCH.value} x {SEQ_LEN.value}, {ROUNDS.value} rounds")
+    for name, times in seconds.items():
+        ratio = statistics.median(mine / theirs for mine, theirs in zip(seconds["ours"], times))
+        print(f"  {name:26s} {statistics.median(times):6.2f} s/step   ours / this {ratio:5.2f}")
+
+
+if __name__ == "__main__":
+    app.run(main)

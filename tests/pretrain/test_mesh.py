@@ -1,0 +1,176 @@
+"""The same run on every mesh."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from data.errors import UserError
+from pretrain.config import MaskingConfig, MeshConfig, ModelConfig, OptimizerConfig
+from pretrain.feeding import local_rows, to_devices
+from pretrain.masking import MaskingTables
+from pretrain.models import EncoderConfig, build
+from pretrain.optimizers import make_optimizer
+from pretrain.phases import Phase
+from pretrain.sharding import RULES, make_mesh, spec
+from pretrain.state import abstract_state, fresh_state
+from pretrain.steps import make_train_step
+
+B, S, V = 16, 24, 96
+MESHES = {
+    "one device": (MeshConfig(data=1), 1),
+    "data=8": (MeshConfig(data=8), 8),
+    "fsdp=8": (MeshConfig(data=1, fsdp=8), 8),
+    "tensor=2 x fsdp=4": (MeshConfig(data=1, fsdp=4, tensor=2), 8),
+}
+
+
+def encoder(**changes):
+    fields = {
+        name: getattr(ModelConfig(), name) for name in ("layer_norm_eps", "initializer_range", "hidden_act")
+    }
+    fields |= {
+        "model_type": "roberta",
+        "vocab_size": V,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 34,
+        "type_vocab_size": 1,
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1,
+        "tie_word_embeddings": True,
+        "pad_token_id": 1,
+    }
+    return EncoderConfig(**{**fields, **changes})
+
+
+def rows(seed):
+    random = np.random.default_rng(seed)
+    tokens = random.integers(5, V, (B, S), dtype=np.int32)
+    segments = np.ones((B, S), np.int32)
+    for row in range(B):  # rows of unequal weight, so that a mean of means would show
+        segments[row, S - row % 5 * 4 :] = 0
+    positions = np.broadcast_to(np.arange(S, dtype=np.int32), (B, S))
+    return {"tokens": tokens, "segments": segments, "positions": np.ascontiguousarray(positions)}
+
+
+def run(mesh_config, devices, *, accum=1, steps=4, **changes):
+    """Losses of some steps, and the final params."""
+    mesh = make_mesh(mesh_config, jax.devices()[:devices])
+    model = build(encoder(**changes))
+    schedule = optax.constant_schedule(3e-3)
+    optimizer = make_optimizer(
+        OptimizerConfig(clip_norm=1.0), schedule, model.decay_mask(), model.logical_axes()
+    )
+    masking = MaskingConfig()
+    tables = MaskingTables(masking.mask_fraction, masking.random_fraction, 4, (0, 1, 2, 3, 4), V)
+    phase = Phase(0, 0, steps, S, B, accum, masking.rate, None)
+    step = make_train_step(
+        model, optimizer, schedule, tables, phase, seed=0, dropout_implementation="threefry2x32"
+    )
+    with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):
+        abstract = abstract_state(model, optimizer, mesh)
+        state = fresh_state(model, optimizer, abstract, seed=0)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+        losses = []
+        for number in range(steps):
+            state, metrics = jitted(state, to_devices(rows(number), mesh, B))
+            losses.append(float(metrics["loss_sum"] / metrics["weight_sum"]))
+    return losses, state, metrics
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    return run(*MESHES["one device"])
+
+
+@pytest.mark.parametrize("mesh", [name for name in MESHES if name != "one device"])
+def test_losses_are_the_same_on_every_mesh(mesh, on_one_device):
+    losses, state, metrics = run(*MESHES[mesh])
+    np.testing.assert_allclose(losses, on_one_device[0], rtol=1e-5)
+    assert float(metrics["weight_sum"]) == float(on_one_device[2]["weight_sum"])
+    for leaf, other in zip(
+        jax.tree.leaves(state.params), jax.tree.leaves(on_one_device[1].params), strict=True
+    ):
+        np.testing.assert_allclose(np.asarray(leaf), np.asarray(other), rtol=1e-3, atol=2e-5)
+
+
+def test_params_and_moments_are_split_as_the_table_says():
+    state = run(*MESHES["tensor=2 x fsdp=4"], steps=1)[1]
+    word = state.params["embeddings"]["word"]
+    assert word.addressable_shards[0].data.shape == (V // 2, 32 // 4)
+    up = state.params["layers"]["up"]["kernel"]
+    assert up.addressable_shards[0].data.shape == (2, 32 // 4, 64 // 2)
+    moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape == up.shape]
+    assert [leaf.addressable_shards[0].data.shape for leaf in moments] == [(2, 8, 32)] * 2
+
+
+def test_params_are_born_sharded():
+    mesh = make_mesh(MeshConfig(data=1, fsdp=8))
+    model = build(encoder())
+    optimizer = optax.adam(1e-3)
+    abstract = abstract_state(model, optimizer, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
+    compiled = jax.jit(model.init, out_shardings=shardings).lower(jax.random.key(0)).compile()
+    whole = sum(leaf.size * 4 for leaf in jax.tree.leaves(abstract.params))
+    memory = compiled.memory_analysis()
+    assert memory.output_size_in_bytes < whole / 4
+    assert memory.temp_size_in_bytes < whole / 4
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_accumulated_gradients_equal_those_of_the_large_batch(devices):
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    whole = run(MeshConfig(data=devices), devices, **off)
+    parts = run(MeshConfig(data=devices), devices, accum=4, **off)
+    np.testing.assert_allclose(parts[0], whole[0], rtol=1e-6)
+    np.testing.assert_allclose(float(parts[2]["grad_norm"]), float(whole[2]["grad_norm"]), rtol=1e-5)
+    for name in ("weight_sum", "tokens", "correct_sum"):
+        assert float(parts[2][name]) == float(whole[2][name])
+
+
+def test_the_loss_is_the_mean_over_all_predictions_not_a_mean_of_row_means():
+    losses, _, metrics = run(*MESHES["one device"], steps=1, hidden_dropout_prob=0.0)
+    assert losses[0] == pytest.approx(float(metrics["loss_sum"]) / float(metrics["weight_sum"]))
+    lengths = [S - row % 5 * 4 for row in range(B)]
+    assert float(metrics["weight_sum"]) == sum(max(1, round(0.15 * length)) for length in lengths)
+    assert float(metrics["tokens"]) == sum(lengths)
+    assert float(metrics["attended"]) == sum(length**2 for length in lengths)
+
+
+def test_rows_of_one_process_are_all_rows():
+    assert local_rows(make_mesh(MeshConfig(data=4, tensor=2)), 16) == range(16)
+
+
+def test_an_axis_that_does_not_divide_stays_whole():
+    mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
+    assert spec(mesh, ("vocab", "embed"), (95, 32)) == jax.P(None, ("fsdp",))
+    assert spec(mesh, ("vocab", "embed"), (96, 30)) == jax.P(("tensor",), None)
+
+
+def test_no_mesh_axis_is_used_twice():
+    mesh = make_mesh(MeshConfig(data=1, fsdp=8))
+    with pytest.raises(ValueError, match="use a mesh axis twice"):
+        spec(mesh, ("embed", "batch"))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (MeshConfig(data=3), "that does not make 8 devices"),
+        (MeshConfig(data=-1, fsdp=-1), "one of them may be -1"),
+        (MeshConfig(data=-1, tensor=3), "that does not make 8 devices"),
+        (MeshConfig(data=0), "sizes are 1 or more"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(config, message):
+    with pytest.raises(UserError, match=message):
+        make_mesh(config)
+
+
+def test_every_logical_axis_of_the_model_is_in_the_table():
+    axes = jax.tree.leaves(build(encoder()).logical_axes())
+    assert {axis for axis in axes if axis} <= set(RULES)
