@@ -2,8 +2,9 @@
 
 python benchmarks/step_time.py [--batch=8] [--seq_len=128] [--rounds=5] [--layers=12] [--skip_torch]
 
-Both take the same rows and mask 15% of the tokens, with dropout 0.1 and AdamW, weights in float32. transformers' head runs
-on every position, as its scripts do; ours on the masked ones. Quoted are medians, and medians of the ratios within rounds.
+Both take the same rows and mask 15% of the tokens, with dropout 0.1 and AdamW, weights in float32. transformers' head
+runs on every position, as its scripts do; ours on the masked ones. Quoted are medians, and medians of the ratios
+within rounds.
 """
 
 import statistics
@@ -29,7 +30,9 @@ ROUNDS = flags.DEFINE_integer("rounds", 5, "measured rounds; each takes one step
 LAYERS = flags.DEFINE_integer("layers", 12, "layers L")
 UNROLL = flags.DEFINE_integer("scan_unroll", 1, "config.model.scan_unroll")
 SKIP_TORCH = flags.DEFINE_bool("skip_torch", False, "time ours only")
-DROPOUT_RNG = flags.DEFINE_enum("dropout_rng", "threefry2x32", ["threefry2x32", "rbg"], "generator of dropout masks")
+DROPOUT_RNG = flags.DEFINE_enum(
+    "dropout_rng", "threefry2x32", ["threefry2x32", "rbg"], "generator of dropout masks"
+)
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "our compute type")
 VOCAB = 50265
 

@@ -12,7 +12,7 @@ class Record(NamedTuple):
     text: str
     """The document; empty where it is dropped."""
     dropped: str
-    """Why it is dropped, a short reason to count by ('quality_warnings: noisy', 'unreadable: invalid UTF-8'); or empty."""
+    """Why not, a short reason to count by ('quality_warnings: noisy', 'unreadable: invalid UTF-8'); '' if kept."""
 
 
 class Source(Protocol):

@@ -31,7 +31,7 @@ def masked_loss(
     positions: Int[Array, "B S"],
     dropout_key: jax.Array | None,
 ) -> Metrics:
-    """Sums over predicted tokens: cross-entropy in nats (loss_sum), right guesses (correct_sum), number (weight_sum)."""
+    """Sums over predicted tokens: cross-entropy (loss_sum, nats), right guesses (correct_sum), count (weight_sum)."""
     hidden = model.encode(params, masked.inputs, segments, positions, dropout_key=dropout_key)
     chosen = jnp.take_along_axis(hidden, masked.positions[:, :, None], axis=1)
     logits = model.predict(params, constrain(chosen, "batch", None, "act_embed"))

@@ -1,16 +1,20 @@
 """A corpus, a config and a model small enough to train in a test."""
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
 from data.schema import build
 from pretrain.config import PretrainConfig
 
-WORDS = (
-    "the a one old young small great red blue green cat dog bird horse river house tree road child king sees finds "
-    "follows loves leaves near under over behind and but because when slowly quickly today never always here there"
-).split()
+WORDS = re.findall(
+    r"\w+",
+    """
+the a one old young small great red blue green cat dog bird horse river house tree road child king sees finds
+follows loves leaves near under over behind and but because when slowly quickly today never always here there
+""",
+)
 
 
 def write_corpus(path: Path, documents: int = 120, seed: int = 0) -> Path:
