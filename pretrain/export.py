@@ -1,0 +1,118 @@
+"""`python -m pretrain.export --workdir=DIR --out=HF_DIR`: a checkpoint as a folder that transformers loads."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+
+from absl import flags
+from etils import epath
+
+from data.command_line import run
+from data.errors import UserError
+from pretrain import formatting
+from pretrain.checkpoint import restore_params
+from pretrain.huggingface import parse_config, save_pretrained
+from pretrain.job import MODEL_FILE
+from pretrain.metrics import FILE_NAME, read_metrics
+from pretrain.model_card import LOSS_CURVE, CardFacts, model_card
+from pretrain.models import build
+from pretrain.report import write_loss_curve
+from tokenizer.load import load as load_tokenizer
+
+
+def export(workdir: epath.Path, out: epath.Path, *, step: str = "last", overwrite: bool = False) -> int:
+    """Write config.json, model.safetensors, the tokenizer's files, README.md and the loss curve of a run to `out`.
+
+    The folder is written beside its place and moved there whole. Where it lies in a bucket, which cannot move a folder
+    at once, config.json, without which nothing loads, is written last.
+
+    Args:
+      workdir: the run's folder.
+      out: the folder to make.
+      step: which checkpoint: a number, "last", or "best" (lowest held-out loss).
+      overwrite: replace what `out` holds.
+
+    Returns:
+      The step of the checkpoint.
+
+    Raises:
+      UserError: no such run or checkpoint, or `out` holds something already.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
+        raise UserError(f"--out={out} exists and is not empty; name a new folder, or pass --overwrite")
+    if not (workdir / MODEL_FILE).exists():
+        raise UserError(f"{workdir} has no {MODEL_FILE}; --workdir should be the folder of a pretraining run")
+    params, saved = restore_params(workdir, step)
+    encoder = parse_config(json.loads((workdir / MODEL_FILE).read_text()), str(workdir / MODEL_FILE))
+    folder = out if "://" in str(out) else out.parent / f".{out.name}.unfinished-{os.getpid()}"
+    try:
+        save_pretrained(folder, encoder, params, workdir / "tokenizer")
+        tokenizer = load_tokenizer(str(workdir / "tokenizer"))
+        facts = CardFacts(
+            name=out.name,
+            encoder=encoder,
+            parameters=build(encoder).count(),
+            config=saved["config"],
+            step=saved["step"],
+            metrics=[line for line in read_metrics(workdir / FILE_NAME) if line["step"] <= saved["step"]],
+            mask_token=tokenizer.decode([tokenizer.special.mask]),
+            has_loss_curve=write_loss_curve(workdir / FILE_NAME, folder / LOSS_CURVE),
+        )
+        (folder / "README.md").write_text(model_card(facts))
+        if folder != out:
+            _put_in_place(folder, out)
+    except OSError as error:
+        raise UserError(f"--out={out} cannot be written: {error}") from error
+    finally:
+        if folder != out:
+            shutil.rmtree(folder, ignore_errors=True)
+    return facts.step
+
+
+def _put_in_place(folder: epath.Path, out: epath.Path) -> None:
+    """Move a finished folder to its place, over what is there."""
+    replaced = out.parent / f".{out.name}.replaced-{os.getpid()}"
+    if out.exists():
+        out.rename(replaced)
+    folder.rename(out)
+    if replaced.exists():
+        replaced.rmtree()
+
+
+def _define_flags(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", "", "the run's folder, local or gs://", flag_values=values)
+    flags.DEFINE_string("out", "", "the folder to write, local or gs://", flag_values=values)
+    flags.DEFINE_string("step", "last", "which checkpoint: a step, 'last' or 'best'", flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "replace what --out holds", flag_values=values)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command."""
+    values = flags.FlagValues()
+    _define_flags(values)
+    if "--help" in argv or "-h" in argv:
+        print("usage: python -m pretrain.export --workdir=DIR --out=HF_DIR [flags]\n\nflags:")
+        for name in values:
+            print(f"  --{name}: {values[name].help} (default {values[name].value!r})")
+        return 0
+    try:
+        left = values(list(argv))
+    except flags.Error as error:
+        raise UserError(" ".join(str(error).split())) from error
+    if len(left) > 1:
+        raise UserError(f"unexpected argument {left[1]!r}")
+    for name in ("workdir", "out"):
+        if not values[name].value:
+            raise UserError(f"no --{name} given; --workdir is the run's folder, --out the folder to write")
+    workdir, out = (epath.Path(values[name].value).expanduser() for name in ("workdir", "out"))
+    step = export(workdir, out, step=values.step, overwrite=values.overwrite)
+    written = sum(file.stat().length for file in out.iterdir())
+    print(
+        f"{out} holds step {step} ({formatting.size(written)}): AutoModelForMaskedLM.from_pretrained({str(out)!r})"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,226 @@
+"""The export command: a checkpoint in, a folder that transformers loads out, whole or not at all."""
+
+import ast
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+from etils import epath
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from data import schema
+from data.command_line import parse
+from data.config import DataConfig
+from data.errors import UserError
+from pretrain import export as export_module
+from pretrain.checkpoint import Checkpointer
+from pretrain.config import MaskingConfig, ModelConfig, PretrainConfig
+from pretrain.export import export, main
+from pretrain.huggingface import config_dict, encoder_config, load_pretrained
+from pretrain.models import build
+from tokenizer.load import load as load_tokenizer
+
+WORDS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abcdefghijklmnop"]
+CONFIG = PretrainConfig(
+    steps=20,
+    global_batch=64,
+    data=DataConfig(
+        source="files", path="/home/somebody/corpus/no-*.txt, gs://bucket/more.txt", packing="documents"
+    ),
+    model=ModelConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=14,
+    ),
+    masking=MaskingConfig(whole_word=True),
+)
+METRICS = [
+    {"step": 10, "train/loss": 2.5, "train/accuracy": 0.25, "eval/loss": 2.25, "eval/accuracy": 0.375},
+    {"step": 20, "train/loss": 2.0, "train/accuracy": 0.5, "eval/loss": 2.4375, "eval/accuracy": 0.3125},
+]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run: checkpoints of steps 10 (the best) and 20, whose params differ."""
+    folder = tmp_path_factory.mktemp("run")
+    tokenizer = Tokenizer(
+        models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    tokenizer.add_special_tokens(WORDS[:5])
+    (folder / "tokenizer").mkdir()
+    tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
+
+    encoder = encoder_config(CONFIG.model, len(WORDS), load_tokenizer(str(folder / "tokenizer")).special)
+    (folder / "model.json").write_text(json.dumps(config_dict(encoder)))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in METRICS))
+    checkpointer = Checkpointer(folder, keep=2)
+    for step in (10, 20):
+        params = jax.jit(build(encoder).init)(jax.random.key(step))
+        run = {"config": schema.as_dict(CONFIG), "best": {"step": 10, "eval/loss": 2.25}}
+        checkpointer.save(step, {"params": params, "step": np.int32(step)}, run)
+    checkpointer.close()
+    return folder
+
+
+def _params(workdir: Path, step: int):
+    encoder = encoder_config(CONFIG.model, len(WORDS), load_tokenizer(str(workdir / "tokenizer")).special)
+    return encoder, jax.jit(build(encoder).init)(jax.random.key(step))
+
+
+@pytest.mark.parametrize(("step", "expected"), [("last", 20), ("best", 10), ("10", 10)])
+def test_the_checkpoint_asked_for_is_the_one_exported(
+    workdir: Path, tmp_path: Path, step: str, expected: int
+):
+    out = tmp_path / "out"
+    assert export(epath.Path(workdir), epath.Path(out), step=step) == expected
+    encoder, params = _params(workdir, expected)
+    config, read = load_pretrained(out)
+    assert config == encoder
+    jax.tree.map(np.testing.assert_array_equal, read, params)
+
+
+def test_transformers_loads_the_folder_and_computes_what_we_compute(workdir: Path, tmp_path: Path):
+    out = tmp_path / "a name with spaces"
+    export(epath.Path(workdir), epath.Path(out))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    theirs, report = transformers.AutoModelForMaskedLM.from_pretrained(out, output_loading_info=True)
+    assert not any(report.values())
+    assert tokenizer.model_max_length == 12
+    tokens = tokenizer("a b <mask> d", return_tensors="np")["input_ids"].astype(np.int32)
+    assert tokens.tolist() == [[0, 5, 6, 4, 8, 2]]
+    with torch.no_grad():
+        expected = theirs.eval()(torch.tensor(tokens).long()).logits.numpy()
+    encoder, params = _params(workdir, 20)
+    model = build(encoder)
+    with jax.default_matmul_precision("highest"):
+        hidden = model.encode(params, tokens, np.ones_like(tokens), np.arange(6, dtype=np.int32)[None])
+        np.testing.assert_allclose(model.predict(params, hidden), expected, rtol=0, atol=1e-5)
+    assert {file.name for file in out.iterdir()} == {
+        "README.md",
+        "config.json",
+        "loss_curve.png",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+
+
+def test_the_card_says_what_the_model_was_made_of(workdir: Path, tmp_path: Path):
+    out = tmp_path / "norwegian"
+    export(epath.Path(workdir), epath.Path(out))
+    card = (out / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: fill-mask\ntags:\n- roberta\n")
+    assert "| held-out, last | 20 | 2.4375 | 31.2% |" in card
+    assert "| held-out, best | 10 | 2.2500 | 37.5% |" in card
+    assert "| training, last | 20 | 2.0000 | 50.0% |" in card
+    assert "| batch | 64 rows of 128 tokens |" in card
+    assert "| masking | 15% of whole words |" in card
+    assert "![Loss and accuracy over the run](loss_curve.png)" in card
+    assert "Some text with a <mask> in it." in card
+    assert "- `files` `no-*.txt,more.txt`" in card
+
+
+def test_the_card_publishes_no_folder_of_this_machine(workdir: Path, tmp_path: Path):
+    export(epath.Path(workdir), epath.Path(tmp_path / "out"))
+    card = (tmp_path / "out" / "README.md").read_text()
+    for private in ("/home/somebody", "bucket", str(workdir), str(tmp_path)):
+        assert private not in card
+
+
+def test_the_recipe_in_the_card_is_the_run_s_config(workdir: Path, tmp_path: Path):
+    export(epath.Path(workdir), epath.Path(tmp_path / "out"))
+    card = (tmp_path / "out" / "README.md").read_text()
+    recipe = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[1]
+    ast.parse(recipe)
+    (tmp_path / "recipe.py").write_text(recipe)
+    config, _ = parse(PretrainConfig, ["pretrain", f"--config={tmp_path / 'recipe.py'}"], lambda values: None)
+    data = dataclasses.replace(CONFIG.data, path="no-*.txt,more.txt")
+    assert config == dataclasses.replace(CONFIG, data=data)
+
+
+def test_an_earlier_step_s_card_leaves_out_what_came_later(workdir: Path, tmp_path: Path):
+    export(epath.Path(workdir), epath.Path(tmp_path / "out"), step="10")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| held-out, last | 10 | 2.2500 | 37.5% |" in card and "2.4375" not in card
+    assert "| steps | 10 |" in card
+
+
+def test_a_folder_that_holds_something_is_left_alone_unless_told(workdir: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "precious.txt").write_text("mine")
+    with pytest.raises(
+        UserError, match=r"out exists and is not empty; name a new folder, or pass --overwrite"
+    ):
+        export(epath.Path(workdir), epath.Path(out))
+    assert [file.name for file in out.iterdir()] == ["precious.txt"]
+    export(epath.Path(workdir), epath.Path(out), overwrite=True)
+    assert not (out / "precious.txt").exists() and (out / "config.json").exists()
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_failure_halfway_leaves_nothing_behind(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(facts):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export_module, "model_card", fail)
+    with pytest.raises(UserError, match=r"out cannot be written: .*No space left on device"):
+        export(epath.Path(workdir), epath.Path(tmp_path / "out"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("15", r"no checkpoint of step 15 in .*; there are \[10, 20\]"),
+        ("newest", r"--step='newest' should be"),
+    ],
+)
+def test_a_step_that_is_not_there_is_refused(workdir: Path, tmp_path: Path, step: str, message: str):
+    with pytest.raises(UserError, match=message):
+        export(epath.Path(workdir), epath.Path(tmp_path / "out"), step=step)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path):
+    with pytest.raises(
+        UserError, match=r"has no model.json; --workdir should be the folder of a pretraining run"
+    ):
+        export(epath.Path(tmp_path), epath.Path(tmp_path / "out"))
+
+
+def test_the_command_says_where_the_model_is(
+    workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "out"
+    assert main(["export", f"--workdir={workdir}", f"--out={out}", "--step=best"]) == 0
+    assert f"{out} holds step 10 (" in capsys.readouterr().out
+    assert main(["export", "--help"]) == 0
+    assert "--overwrite: replace what --out holds" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workdir=x"], "no --out given"),
+        (["--out=x"], "no --workdir given"),
+        (["--workdir=x", "--out=y", "--bogus=1"], "Unknown command line flag 'bogus'"),
+        (["--workdir=x", "--out=y", "z"], "unexpected argument 'z'"),
+    ],
+)
+def test_a_command_line_that_is_wrong_is_refused(arguments: list[str], message: str):
+    with pytest.raises(UserError, match=message):
+        main(["export", *arguments])
