@@ -240,7 +240,7 @@ class TokenStream:
         }
 
     def _prefetch(self, current: TokenizedWindow, documents: int) -> None:
-        """Keep two chunks in the making, and read the next window as fast as this one is used up (so many documents now).
+        """Keep two chunks in the making, and read the next window as fast as this one is used up (`documents` now).
 
         Reading a little at a time spreads the work: all streams come to the ends of their windows at about
         the same time.

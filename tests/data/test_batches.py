@@ -205,6 +205,13 @@ def test_batches_do_not_depend_on_prefetch_or_chunks(monkeypatch: pytest.MonkeyP
     assert_same(take(configured(prefetch=7), [source], 10), expected)
 
 
+@pytest.mark.parametrize("shards", [3, 10])
+def test_the_last_epoch_reads_no_record_beyond_it(shards: int) -> None:
+    source = MemorySource(make_corpus(shards, 90))
+    take(CONFIG, [source], epochs=2)
+    assert source.records_read == 2 * 90
+
+
 def test_another_seed_gives_another_order_of_the_same_documents() -> None:
     source = MemorySource(make_corpus(3, 90))
     one, other = take(CONFIG, [source], epochs=1), take(CONFIG, [source], epochs=1, seed=2)

@@ -24,7 +24,7 @@ def test_the_fingerprint_of_a_mix_changes_with_the_weights() -> None:
 
 
 def test_a_mix_without_members_or_with_a_weight_of_nothing_is_refused() -> None:
-    with pytest.raises(UserError, match="list them in data.mix"):
+    with pytest.raises(UserError, match="list them in data"):
         open_sources(DataConfig(source="mix"))
     with pytest.raises(UserError, match=r"data.mix\[1\].weight=0.0 should be positive"):
         open_sources(DataConfig(source="mix", mix=(SourceConfig(), SourceConfig(weight=0.0))))

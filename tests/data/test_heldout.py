@@ -124,7 +124,7 @@ def test_nothing_held_out_is_an_error_that_says_what_to_do(fraction: float) -> N
 
 def test_an_evaluation_source_without_a_document_is_an_error() -> None:
     config = DataConfig(eval_source=SourceConfig(path="empty.txt"))
-    with pytest.raises(UserError, match="data.eval_source.path='empty.txt' has no document to evaluate on"):
+    with pytest.raises(UserError, match=r"data.eval_source.path='empty.txt' has no document to evaluate on"):
         evaluation_rows(
             config, Encoder(), SPECIAL, seq_len=24, max_rows=20, sources=[MemorySource([["!short"]])]
         )

@@ -112,6 +112,13 @@ def test_documents_cuts_what_is_too_long_and_fills_up_after_its_last_piece() -> 
     assert planner.row(10) == [Piece(2, 0, 1)]
 
 
+def test_documents_never_chooses_what_is_consumed() -> None:
+    lengths = [5, 4, 3, 2]
+    planner = DocumentPlanner(Cursor(0, 1, frozenset({1})), 4, lengths.__getitem__)
+    assert planner.row(13) == [Piece(0, 1, 5), Piece(2, 0, 3)]
+    assert planner.row(13) == [Piece(3, 0, 2)]
+
+
 def test_documents_looks_no_further_ahead_than_it_says() -> None:
     lengths = [5, *[9] * (LOOK_AHEAD - 1), 3]
     planner = DocumentPlanner(Cursor(), len(lengths), lengths.__getitem__)
