@@ -187,6 +187,8 @@ class BatchMaker:
         complete: bool,
     ):
         """Fill `blank()` rows, an equal share from each stream; `complete` streams are all of the run's."""
+        for stream in streams.values():
+            stream.prepare()
         self._streams = streams
         self._packers = packers
         self._blank = blank

@@ -172,33 +172,25 @@ class PiecePacker:
 
     def __init__(self, special: SpecialTokens, look_ahead: int):
         """Build rows with these special tokens; see DocumentPlanner for the look-ahead."""
-        self._cls = np.array([special.cls], np.int32)
-        self._sep = np.array([special.sep], np.int32)
+        self._special = special
         self._look_ahead = look_ahead
         self._window: TokenizedWindow | None = None
         self._planner: DocumentPlanner | None = None
 
     def __call__(self, stream: TokenStream, rows: Rows) -> int:
         """See `Packer`."""
-        parts: list[np.ndarray] = []
-        spans: list[
-            tuple[int, int, int]
-        ] = []  # where each piece goes in the flat rows, its length, its segment
-        row, seq_len = 0, rows.tokens.shape[1]
-        while row < len(rows) and (window := stream.window()) is not None:
+        block = _Block(rows.tokens.shape[1], self._special)
+        while block.rows < len(rows) and (window := stream.window()) is not None:
             stream.require(window.cursor.first + self._look_ahead)
-            column = 0
-            for segment, piece in enumerate(self._plan(stream, window).row(seq_len), 1):
-                parts += (self._cls, window.tokens(piece.document)[piece.start : piece.stop], self._sep)
-                length = piece.stop - piece.start + 2
-                spans.append((row * seq_len + column, length, segment))
-                column += length
+            pieces = self._plan(stream, window).row(block.seq_len)
+            for piece in pieces:
+                block.add(window.tokens(piece.document)[piece.start : piece.stop])
                 if window.cursor.consumed(piece.document):
                     window.release(piece.document)
-            row += column > 0
-        if parts:
-            _lay_out(rows, np.concatenate(parts), np.array(spans))
-        return row
+            if pieces:
+                block.end_row()
+        block.write(rows)
+        return block.rows
 
     def _plan(self, stream: TokenStream, window: TokenizedWindow) -> DocumentPlanner:
         if self._planner is None or window is not self._window:
@@ -213,14 +205,52 @@ class PiecePacker:
         return self._planner
 
 
-def _lay_out(rows: Rows, tokens: np.ndarray, spans: np.ndarray) -> None:
-    """Write joined pieces into rows: spans [pieces, 3] holds each one's place in the flat rows, length and segment."""
-    starts, lengths, segments = spans.T
-    positions = np.arange(len(tokens)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    places = np.repeat(starts, lengths) + positions
-    rows.tokens.reshape(-1)[places] = tokens
-    rows.segments.reshape(-1)[places] = np.repeat(segments, lengths)
-    rows.positions.reshape(-1)[places] = positions
+class _Block:
+    """Rows of pieces, gathered as lists and written at once: numpy's cost is by the call more than by the token."""
+
+    def __init__(self, seq_len: int, special: SpecialTokens):
+        self.seq_len = seq_len
+        self.rows = 0
+        self._column = 0
+        self._cls, self._sep = np.array([special.cls], np.int32), np.array([special.sep], np.int32)
+        self._padding = np.full(seq_len, special.pad, np.int32)
+        self._counting, self._zeros = np.arange(seq_len, dtype=np.int32), np.zeros(seq_len, np.int32)
+        self._tokens: list[np.ndarray] = []
+        self._positions: list[np.ndarray] = []
+        self._segments: list[int] = []
+        self._lengths: list[int] = []
+        self._segment = 0
+
+    def add(self, tokens: np.ndarray) -> None:
+        """Put a piece of a document, between its special tokens, next in the current row."""
+        length = len(tokens) + 2
+        self._segment += 1
+        self._tokens += (self._cls, tokens, self._sep)
+        self._positions.append(self._counting[:length])
+        self._segments.append(self._segment)
+        self._lengths.append(length)
+        self._column += length
+
+    def end_row(self) -> None:
+        """Pad the current row and begin the next."""
+        if self._column < self.seq_len:
+            self._tokens.append(self._padding[self._column :])
+            self._positions.append(self._zeros[self._column :])
+            self._segments.append(0)
+            self._lengths.append(self.seq_len - self._column)
+        self._column = self._segment = 0
+        self.rows += 1
+
+    def write(self, rows: Rows) -> None:
+        """Write what has been gathered into the first of `rows`."""
+        if not self.rows:
+            return
+        shape = (self.rows, self.seq_len)
+        rows.tokens[: self.rows] = np.concatenate(self._tokens).reshape(shape)
+        rows.positions[: self.rows] = np.concatenate(self._positions).reshape(shape)
+        rows.segments[: self.rows] = np.repeat(np.array(self._segments, np.int32), self._lengths).reshape(
+            shape
+        )
 
 
 def make_packer(packing: str, special: SpecialTokens) -> Packer:

@@ -198,6 +198,12 @@ class TokenStream:
                 self.epoch += 1
                 return None
 
+    def prepare(self) -> None:
+        """Start tokenizing what comes first, without waiting for it."""
+        if not self.ended:
+            self._current = self._current or TokenizedWindow(self._windows.take(), Cursor())
+            self._prefetch(self._current, 0)
+
     def require(self, stop: int) -> TokenizedWindow:
         """The current window, once its documents before `stop` are tokenized."""
         window = self._current
