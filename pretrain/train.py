@@ -124,6 +124,8 @@ class _Trainer:
         self._interruption = Interruption()
         self._abstract = abstract_state(job.model, job.optimizer, job.mesh)
         self._run = RunState()
+        self._recorder: Recorder | None = None
+        self._profiling = contextlib.ExitStack()
         self._writes = jax.process_index() == 0
 
     def run(self) -> Outcome:
@@ -133,34 +135,35 @@ class _Trainer:
         if step >= self._job.steps:
             logger.info("this run is complete: %d steps", step)
             return Outcome(self._job, state, step, "", {})
-        writer = MetricWriter(self._workdir, resume_step=step or None) if self._writes else None
-        progress = Progress(self._job.steps, start_step=step) if self._writes else None
+        evaluators = {phase.index: self._evaluator(phase) for phase in self._job.phases if step < phase.stop}
+
+        # ---- phases -------------------------------------------------------------------------------------------------
+        with self._profiling, contextlib.ExitStack() as reports:
+            for phase in self._job.phases:
+                if step < phase.stop and not self._interruption.requested:
+                    state, step = self._run_phase(phase, state, step, evaluators[phase.index], reports)
+        metrics = dict(self._recorder.last) if self._recorder else {}
+        return Outcome(self._job, state, step, self._interruption.requested, metrics)
+
+    def _start_reports(self, reports: contextlib.ExitStack, step: int) -> Recorder:
+        """Write what describes the run, and open what reports on it, until `reports` is closed."""
+        writer, progress = None, None
         if self._writes:
             workdirs.write_config(self._workdir, self._given)
-            workdirs.write_text(
-                self._workdir / MODEL_FILE,
-                json.dumps(huggingface.config_dict(self._job.encoder), indent=2) + "\n",
-            )
-        if writer is not None and step == 0:
-            writer.write_hyperparameters(schema.flatten(schema.as_dict(self._given)))
-        self._recorder = Recorder(
+            network = json.dumps(huggingface.config_dict(self._job.encoder), indent=2) + "\n"
+            workdirs.write_text(self._workdir / MODEL_FILE, network)
+            writer = reports.enter_context(MetricWriter(self._workdir, resume_step=step or None))
+            if step == 0:
+                writer.write_hyperparameters(schema.flatten(schema.as_dict(self._given)))
+            progress = reports.enter_context(Progress(self._job.steps, start_step=step))
+        reports.enter_context(self._interruption)
+        return Recorder(
             writer,
             progress,
             StepWork(self._job.encoder),
             every=self._given.log.every,
             peak_flops=self._job.peak_flops,
         )
-
-        # ---- phases -------------------------------------------------------------------------------------
-        with contextlib.ExitStack() as stack:
-            for reporter in (writer, progress):
-                if reporter is not None:
-                    stack.enter_context(reporter)
-            stack.enter_context(self._interruption)
-            for phase in self._job.phases:
-                if step < phase.stop and not self._interruption.requested:
-                    state, step = self._run_phase(phase, state, step)
-        return Outcome(self._job, state, step, self._interruption.requested, dict(self._recorder.last))
 
     def _first_state(self) -> tuple[TrainState, int]:
         restored = self._checkpointer.restore(self._abstract)
@@ -175,13 +178,16 @@ class _Trainer:
             return state_from_params(origin_params(job), job.optimizer, self._abstract), 0
         return fresh_state(job.model, job.optimizer, self._abstract, job.config.seed), 0
 
-    def _run_phase(self, phase: Phase, state: TrainState, step: int) -> tuple[TrainState, int]:
+    def _run_phase(
+        self,
+        phase: Phase,
+        state: TrainState,
+        step: int,
+        evaluator: Evaluator | None,
+        reports: contextlib.ExitStack,
+    ) -> tuple[TrainState, int]:
         """Train from step number `step` (steps done so far) to the end of the phase, or to an interruption."""
-        job, config = self._job, self._given
-        evaluator = self._evaluator(phase)
-        compiled = self._compile(phase)
-        self._describe(phase, step, compiled)
-        key = data_key(phase.data)
+        job, config, key = self._job, self._given, data_key(phase.data)
         with open_batches(
             phase.data,
             job.tokenizer.encode,
@@ -193,22 +199,32 @@ class _Trainer:
             states=self._run.data.get(key),
             epochs=config.epochs,
         ) as batches:
-            self._recorder.start()
+            batch = next(batches)  # what is wrong with the text shows before anything is compiled or written
+            compiled = self._compile(phase)
+            self._describe(phase, step, compiled)
+            recorder = self._recorder = self._recorder or self._start_reports(reports, step)
+            recorder.start()
+            if step == phase.start:
+                self._run.best = None  # rows of another length: evaluations that do not compare
+            waited = 0.0
             while step < phase.stop and not self._interruption.requested:
                 self._profile(step)
-                batch = next(batches)
                 with jax.profiler.StepTraceAnnotation("train", step_num=step):
                     state, metrics = compiled(state, to_devices(batch.arrays, job.mesh, phase.global_batch))
                 self._run.data[key] = batch.states
                 step += 1
-                self._recorder.step(step, metrics, waited=batch.wait)
-                last = step == job.steps
-                improved = False
+                recorder.step(step, metrics, waited=waited)
+                last, improved = step == job.steps, False
                 if evaluator is not None and (last or step % config.eval.every == 0):
-                    improved = self._evaluate(evaluator, state, step)
+                    with recorder.paused():
+                        improved = self._evaluate(evaluator, recorder, state, step)
                 if last or improved or step % config.checkpoint.every == 0:
+                    recorder.flush()  # a checkpoint's metrics are in the file before it is
                     self._save(state, step)
-            self._recorder.flush()
+                if step < phase.stop:
+                    batch = next(batches)
+                    waited = batch.wait
+            recorder.flush()
             if self._interruption.requested and step > 0:
                 self._save(state, step)
         return state, step
@@ -246,18 +262,16 @@ class _Trainer:
         )
         return Evaluator(job.model, job.tables, phase, job.mesh, rows)
 
-    def _evaluate(self, evaluator: Evaluator, state: TrainState, step: int) -> bool:
+    def _evaluate(self, evaluator: Evaluator, recorder: Recorder, state: TrainState, step: int) -> bool:
         """Evaluate and log; True if this is the best so far."""
-        with self._recorder.paused():
-            values = evaluator(state.params)
-            self._recorder.evaluation(step, values)
+        values = evaluator(state.params)
+        recorder.evaluation(step, values)
         improved = self._run.best is None or values["eval/loss"] < self._run.best["eval/loss"]
         if improved:
             self._run.best = {"step": step, **values}
         return improved
 
     def _save(self, state: TrainState, step: int) -> None:
-        self._recorder.flush()
         run = {
             "config": schema.as_dict(self._given),
             "steps": self._job.steps,
@@ -268,12 +282,13 @@ class _Trainer:
         self._checkpointer.save(step, state, run)
 
     def _profile(self, step: int) -> None:
+        """Start and stop the profiler before the step number `step` (from 0), as config.log says."""
         log = self._given.log
         if log.profile_steps and step == log.profile_start:
             jax.profiler.start_trace(str(self._workdir / "profile"))
-        if log.profile_steps and step == log.profile_start + log.profile_steps:
-            self._recorder.flush()
-            jax.profiler.stop_trace()
+            self._profiling.callback(jax.profiler.stop_trace)
+        if step == log.profile_start + log.profile_steps:
+            self._profiling.close()
 
     def _describe(self, phase: Phase, step: int, compiled: Any) -> None:
         """Show what the phase is about to do."""

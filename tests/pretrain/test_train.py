@@ -1,0 +1,191 @@
+"""The run as a whole: what it leaves behind, and how it goes on."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from data.errors import UserError
+from pretrain.checkpoint import restore_params
+from pretrain.config import MeshConfig
+from pretrain.sharding import make_mesh
+from pretrain.train import train
+from tests.tiny import tiny_config, write_corpus
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "text.txt")
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, tmp_path_factory):
+    """A run of 12 steps on one device, evaluated every 4; its folder and outcome."""
+    workdir = epath.Path(tmp_path_factory.mktemp("runs") / "finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pretrain.job.make_mesh", one_device)
+        config = tiny_config(corpus, steps=12, eval={"every": 4}, checkpoint={"every": 3, "keep": 2})
+        return workdir, train(config, workdir), config
+
+
+def one_device(config):
+    return make_mesh(MeshConfig(), jax.devices()[:1])
+
+
+@pytest.fixture
+def single(monkeypatch):
+    monkeypatch.setattr("pretrain.job.make_mesh", one_device)
+
+
+def metrics(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_metrics_are_named_and_complete(finished):
+    workdir, outcome, _ = finished
+    lines = metrics(workdir)
+    training = [line for line in lines if "train/loss" in line]
+    assert [line["step"] for line in training] == list(range(1, 13))
+    for name in (
+        "loss",
+        "accuracy",
+        "perplexity",
+        "learning_rate",
+        "grad_norm",
+        "tokens_per_second",
+        "mfu",
+        "data_wait",
+    ):
+        assert f"train/{name}" in training[0]
+    assert [line["step"] for line in lines if "eval/loss" in line] == [4, 8, 12]
+    assert outcome.metrics["train/loss"] == training[-1]["train/loss"]
+    assert training[-1]["train/loss"] < training[0]["train/loss"]
+
+
+def test_the_newest_checkpoints_and_the_best_are_kept(finished):
+    workdir, _, _ = finished
+    steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    evaluations = {line["step"]: line["eval/loss"] for line in metrics(workdir) if "eval/loss" in line}
+    best = min(evaluations, key=evaluations.__getitem__)
+    assert steps == sorted({9, 12, best})
+    assert restore_params(workdir, "best")[1]["step"] == best
+
+
+def test_a_finished_run_says_so_and_changes_nothing(finished, single, caplog):
+    workdir, outcome, config = finished
+    before = (workdir / "metrics.jsonl").read_text()
+    with caplog.at_level("INFO"):
+        again = train(config, workdir)
+    assert "this run is complete: 12 steps" in caplog.text
+    assert again.step == outcome.step
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_evaluation_gives_the_same_figure_each_time(finished, single):
+    workdir, outcome, config = finished
+    trainer_metrics = {line["step"]: line["eval/loss"] for line in metrics(workdir) if "eval/loss" in line}
+    from data.evaluation import evaluation_rows
+    from pretrain.evaluation import Evaluator
+
+    job = outcome.job
+    rows = evaluation_rows(
+        config.data, job.tokenizer.encode, job.tokenizer.special, seq_len=config.seq_len, max_rows=16
+    )
+    for devices in (1, 8):
+        mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
+        with jax.set_mesh(mesh):
+            evaluator = Evaluator(job.model, job.tables, job.phases[0], mesh, rows)
+            value = evaluator(jax.device_get(outcome.state.params))["eval/loss"]
+        assert value == pytest.approx(trainer_metrics[12], rel=1e-5)
+
+
+def test_a_changed_config_is_refused_on_resume(finished, single, corpus):
+    workdir, _, _ = finished
+    with pytest.raises(UserError, match=r"config\.optimizer\.learning_rate was 0\.01, is 0\.02"):
+        train(tiny_config(corpus, steps=12, optimizer={"learning_rate": 0.02}, eval={"every": 4}), workdir)
+
+
+def test_a_run_can_be_made_longer_when_the_change_is_accepted(finished, single, corpus, tmp_path):
+    workdir = epath.Path(tmp_path / "longer")
+    shutil.copytree(finished[0], workdir)
+    longer = tiny_config(corpus, steps=14, eval={"every": 0}, checkpoint={"every": 3})
+    assert train(longer, workdir, accept_changes=True).step == 14
+
+
+def test_a_changed_corpus_is_refused_on_resume(finished, single, tmp_path):
+    workdir, _, config = finished
+    corpus = Path(config.data.path)
+    before = corpus.read_text()
+    try:
+        corpus.write_text(before + "one more document.\n")
+        with pytest.raises(UserError, match="the corpus is not the one this run was made with"):
+            train(config, workdir)
+    finally:
+        corpus.write_text(before)
+
+
+def test_init_from_a_workdir_takes_params_network_and_tokenizer(finished, single, corpus, tmp_path):
+    workdir, outcome, _ = finished
+    frozen = {"optimizer": {"learning_rate": 1e-12, "weight_decay": 0.0}, "schedule": {"warmup_steps": 0}}
+    config = tiny_config(corpus, steps=1, init_from=str(workdir), **frozen)
+    other_network = tiny_config(corpus, steps=1, init_from=str(workdir), model={"hidden_size": 48}, **frozen)
+    for number, started in enumerate((config, other_network)):
+        begun = train(started, epath.Path(tmp_path / str(number)))
+        assert begun.job.tokenizer.fingerprint() == outcome.job.tokenizer.fingerprint()
+        for leaf, other in zip(
+            jax.tree.leaves(begun.state.params), jax.tree.leaves(outcome.state.params), strict=True
+        ):
+            np.testing.assert_allclose(np.asarray(leaf), np.asarray(other), atol=1e-8)
+
+
+def test_checkpoints_that_cannot_be_read_are_never_a_fresh_start(finished, single, tmp_path, caplog):
+    workdir = epath.Path(tmp_path / "broken")
+    shutil.copytree(finished[0], workdir)
+    for path in (workdir / "checkpoints").glob("*/run/metadata"):
+        path.unlink()
+    with pytest.raises(UserError, match="none of the checkpoints"):
+        train(finished[2], workdir)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_says_how_to_go_on(corpus, tmp_path):
+    """The command itself, killed politely while it trains, then run again."""
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "import ml_collections\n"
+        "def get_config():\n"
+        "    c = ml_collections.ConfigDict()\n"
+        "    c.steps, c.global_batch, c.seq_len = 100000, 8, 32\n"
+        "    c.tokenizer = {'vocab_size': 300, 'min_frequency': 1}\n"
+        f"    c.data = {{'source': 'files', 'path': {str(corpus)!r}, 'streams': 4, 'window': 8}}\n"
+        "    c.model = {'hidden_size': 32, 'num_hidden_layers': 1, 'num_attention_heads': 2,\n"
+        "               'intermediate_size': 64, 'max_position_embeddings': 34}\n"
+        "    c.eval, c.log, c.checkpoint = {'every': 0}, {'every': 1}, {'every': 100000}\n"
+        "    return c\n"
+    )
+    workdir = tmp_path / "run"
+    command = [sys.executable, "-m", "pretrain", f"--config={recipe}", f"--workdir={workdir}"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        for line in process.stdout:
+            if line.startswith("step "):
+                break
+        process.send_signal(signal.SIGTERM)
+        output = process.communicate(timeout=120)[0]
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    assert "SIGTERM: step" in output
+    assert "To go on, run the same command" in output
+    saved = restore_params(workdir)[1]["step"]
+    assert saved > 0
+    assert max(line["step"] for line in metrics(epath.Path(workdir))) == saved

@@ -1,0 +1,51 @@
+"""What a run's folder remembers, and what may change on resume."""
+
+import dataclasses
+import json
+
+import pytest
+from etils import epath
+
+from data.errors import UserError
+from data.schema import as_dict
+from pretrain import workdir as workdirs
+from tests.tiny import tiny_config
+
+
+@pytest.fixture
+def config(tmp_path):
+    return tiny_config(tmp_path / "text.txt")
+
+
+def test_the_config_is_kept_as_json(tmp_path, config):
+    workdirs.write_config(epath.Path(tmp_path), config)
+    assert workdirs.read_config(epath.Path(tmp_path)) == json.loads(json.dumps(as_dict(config)))
+
+
+def test_safe_fields_may_change(config):
+    changed = dataclasses.replace(
+        config,
+        log=dataclasses.replace(config.log, every=7),
+        eval=dataclasses.replace(config.eval, steps=9),
+        checkpoint=dataclasses.replace(config.checkpoint, keep=9),
+        data=dataclasses.replace(config.data, prefetch=9),
+    )
+    assert workdirs.check_unchanged(as_dict(config), changed, accept=False) == {}
+
+
+def test_other_changes_are_listed_and_refused_unless_accepted(config):
+    changed = dataclasses.replace(config, steps=9, model=dataclasses.replace(config.model, hidden_size=48))
+    with pytest.raises(UserError) as caught:
+        workdirs.check_unchanged(as_dict(config), changed, accept=False)
+    for part in ("config.steps was 8, is 9", "config.model.hidden_size was 32, is 48", "--accept_changes"):
+        assert part in str(caught.value)
+    accepted = workdirs.check_unchanged(as_dict(config), changed, accept=True)
+    assert accepted == {"steps": (8, 9), "model.hidden_size": (32, 48)}
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"has no config\.json"):
+        workdirs.read_config(epath.Path(tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="is not valid JSON"):
+        workdirs.read_config(epath.Path(tmp_path))
