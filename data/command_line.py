@@ -169,7 +169,7 @@ def _help(program: str, schema: type, values: flags.FlagValues) -> str:
     ]
     lines += [f"  --{name}: {values[name].help} (default {values[name].value!r})" for name in values]
     lines += ["", "config fields, with their defaults:"]
-    return "\n".join(lines + _describe(schema, "config"))
+    return "\n".join(lines + [f"  --{line}" for line in describe(schema)])
 
 
 def _module(program: str) -> str:
@@ -177,17 +177,18 @@ def _module(program: str) -> str:
     return path.parent.name if path.stem == "__main__" else f"{path.parent.name}.{path.stem}"
 
 
-def _describe(schema: type, where: str) -> list[str]:
+def describe(schema: type, where: str = "config") -> list[str]:
+    """A line for every field of a config: its name, default, allowed values and meaning."""
     lines: list[str] = []
     hints = typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
         path, doc = f"{where}.{field.name}", field.metadata.get("doc", "")
         if dataclasses.is_dataclass(hints[field.name]):
-            lines += _describe(typing.cast(type, hints[field.name]), path)
+            lines += describe(typing.cast(type, hints[field.name]), path)
             continue
         choices = field.metadata.get("choices", ())
         among = f" [{', '.join(map(str, choices))}]" if choices else ""
-        lines.append(f"  --{path}={field.default!r}{among}: {doc}")
+        lines.append(f"{path}={field.default!r}{among}: {doc}")
     return lines
 
 
