@@ -33,17 +33,13 @@ class Embeddings(nnx.Module):
     def __call__(
         self,
         tokens: Int[Array, "B S"],
-        segments: Int[Array, "B S"],
         positions: Int[Array, "B S"],
         token_types: Int[Array, "B S"] | None,
         dtype: jnp.dtype,
         dropout_key: Key[Array, ""] | None,
     ) -> Float[Array, "B S D"]:
         """Embed tokens at positions that count from 0 within each document."""
-        positions = positions + self.config.position_offset
-        if self.config.is_roberta:
-            positions = jnp.where(segments > 0, positions, self.config.pad_token_id)
-        x = self.word[...][tokens] + self.position[...][positions]
+        x = self.word[...][tokens] + self.position[...][positions + self.config.position_offset]
         x += self.token_type[...][0] if token_types is None else self.token_type[...][token_types]
         x = constrain(self.norm(x).astype(dtype), "batch", "seq", "act_embed")
         return dropout(x, self.config.hidden_dropout_prob, dropout_key)
@@ -61,9 +57,9 @@ class SelfAttention(nnx.Module):
             config.initializer_range,
         )
         self.query, self.key, self.value = (
-            Linear(rngs, "BSD,DNH->BSNH", (D, N, H), ("embed", "heads", None), std) for _ in range(3)
+            Linear(rngs, {"D": D}, {"N": N, "H": H}, ("embed", "heads", None), std) for _ in range(3)
         )
-        self.output = Linear(rngs, "BSNH,NHD->BSD", (N, H, D), ("heads", None, "embed"), std)
+        self.output = Linear(rngs, {"N": N, "H": H}, {"D": D}, ("heads", None, "embed"), std)
 
     def __call__(
         self, x: Float[Array, "B S D"], segments: Int[Array, "B S"], dropout_key: Key[Array, ""] | None
@@ -98,8 +94,8 @@ class EncoderLayer(nnx.Module):
         )
         self.attention = SelfAttention(rngs, config)
         self.attention_norm = LayerNorm(D, eps)
-        self.up = Linear(rngs, "BSD,DF->BSF", (D, F), ("embed", "mlp"), std)
-        self.down = Linear(rngs, "BSF,FD->BSD", (F, D), ("mlp", "embed"), std)
+        self.up = Linear(rngs, {"D": D}, {"F": F}, ("embed", "mlp"), std)
+        self.down = Linear(rngs, {"F": F}, {"D": D}, ("mlp", "embed"), std)
         self.feed_forward_norm = LayerNorm(D, eps)
 
     def __call__(
@@ -121,7 +117,7 @@ class MaskedLMHead(nnx.Module):
     def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
         V, D, std = config.vocab_size, config.hidden_size, config.initializer_range
         self.activation = gelu if config.is_roberta else ACTIVATIONS[config.hidden_act]
-        self.dense = Linear(rngs, "BSD,DE->BSE", (D, D), ("embed", None), std)
+        self.dense = Linear(rngs, {"D": D}, {"E": D}, ("embed", None), std)
         self.norm = LayerNorm(D, config.layer_norm_eps)
         if not config.tie_word_embeddings:
             self.decoder = normal(rngs, (V, D), std, ("vocab", "embed"))
@@ -131,5 +127,7 @@ class MaskedLMHead(nnx.Module):
         """Logits in float32 of hidden states in the compute type; `word` is the word embedding."""
         x = self.norm(self.activation(self.dense(hidden)))
         decoder = (self.decoder[...] if hasattr(self, "decoder") else word).astype(x.dtype)
-        logits = jnp.einsum("BKD,VD->BKV", x, decoder, preferred_element_type=jnp.float32) + self.bias[...]
+        logits = jnp.einsum("BKD,VD->BKV", x, decoder, preferred_element_type=jnp.float32)
+        # An outer product with ones: its gradient is a matrix product, 50 times faster on CPU than a sum over B and K.
+        logits += jnp.einsum("BK,V->BKV", jnp.ones(logits.shape[:2]), self.bias[...])
         return constrain(logits, "batch", None, "act_vocab")

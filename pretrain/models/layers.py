@@ -5,6 +5,7 @@ metadata `axes` names a parameter's logical axes (the table in `pretrain.shardin
 applies to it.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -45,28 +46,36 @@ def constant(value: float, shape: tuple[int, ...], axes: Axes) -> nnx.Param[jax.
 
 
 class Linear(nnx.Module):
-    """An affine map between named axes, such as 'BSD,DNH->BSNH'."""
+    """An affine map from the last axes of an activation to others, such as [B, S, D] to [B, S, N, H]."""
 
-    def __init__(self, rngs: nnx.Rngs, equation: str, shape: tuple[int, ...], axes: Axes, stddev: float):
-        """Declare kernel and bias.
+    def __init__(
+        self, rngs: nnx.Rngs, inputs: dict[str, int], outputs: dict[str, int], axes: Axes, stddev: float
+    ):
+        """Declare kernel [*inputs, *outputs] and bias [*outputs].
 
         Args:
           rngs: the key of the kernel.
-          equation: an einsum of activation and kernel; the kernel's letters that the activation lacks are its outputs.
-          shape: the kernel's.
+          inputs: letters and sizes of the axes that are mapped, {"D": 768}.
+          outputs: those they are mapped to, {"N": 12, "H": 64}.
           axes: logical axes of the kernel; the bias takes those of the outputs, except that model width is not split.
           stddev: of the kernel's start; the bias starts at 0.
         """
-        self.equation = equation
-        inputs, kernel = equation.split("->")[0].split(",")
-        outputs = [index for index, letter in enumerate(kernel) if letter not in inputs]
-        bias_axes = tuple(None if axes[index] == "embed" else axes[index] for index in outputs)
-        self.kernel = normal(rngs, shape, stddev, axes)
-        self.bias = constant(0.0, tuple(shape[index] for index in outputs), bias_axes)
+        self.inputs, self.outputs = tuple(inputs.values()), tuple(outputs.values())
+        bias_axes = tuple(None if name == "embed" else name for name in axes[len(inputs) :])
+        self.kernel = normal(rngs, (*self.inputs, *self.outputs), stddev, axes)
+        self.bias = constant(0.0, self.outputs, bias_axes)
 
     def __call__(self, x: Float[Array, "B S ..."]) -> Float[Array, "B S ..."]:
-        """Apply it in the activation's type."""
-        return jnp.einsum(self.equation, x, self.kernel[...].astype(x.dtype)) + self.bias[...].astype(x.dtype)
+        """Apply it in the activation's type.
+
+        As a product of two axes, whatever the number of letters: of more, XLA would transpose each kernel's gradient.
+        """
+        rows = x.shape[: x.ndim - len(self.inputs)]
+        width, out = math.prod(self.inputs), math.prod(self.outputs)
+        kernel = self.kernel[...].astype(x.dtype).reshape(width, out)
+        return (x.reshape(*rows, width) @ kernel).reshape(*rows, *self.outputs) + self.bias[...].astype(
+            x.dtype
+        )
 
 
 class LayerNorm(nnx.Module):

@@ -108,7 +108,7 @@ class Model:
         layers = self.config.num_hidden_layers
         embedding_key = None if dropout_key is None else jax.random.fold_in(dropout_key, layers)
         x = nnx.merge(self.embeddings, params["embeddings"])(
-            tokens, segments, positions, token_types, jnp.dtype(self.dtype), embedding_key
+            tokens, positions, token_types, jnp.dtype(self.dtype), embedding_key
         )
 
         def run_layer(x: Float[Array, "B S D"], inputs: tuple[Params, jax.Array]) -> tuple[jax.Array, None]:

@@ -135,8 +135,7 @@ def test_logits_loss_and_every_gradient_equal_those_of_transformers(pair, padded
     assert compared == len(to_state_dict(config, gradients)) - (not config.tie_word_embeddings)
 
 
-@pytest.mark.parametrize("unroll", [0, 2], ids=["unrolled", "two_at_once"])
-@pytest.mark.parametrize("remat", [False, True], ids=["kept", "remat"])
+@pytest.mark.parametrize(("unroll", "remat"), [(0, False), (2, True)], ids=["unrolled", "two_at_once_remat"])
 def test_unrolling_and_recomputing_change_no_gradient(tmp_path: Path, unroll: int, remat: bool):
     _, config, params = _pair("roberta", tmp_path)
     batch = _batch(config, padded=True)
