@@ -22,6 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
         "num_attention_heads": 2,
         "intermediate_size": 128,
         "max_position_embeddings": 66,
+        "scan_unroll": 0,
     }
     config.optimizer = {"learning_rate": 1e-3}
     config.schedule = {"warmup_steps": 2}

@@ -24,6 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
         "max_position_embeddings": 130,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
+        "scan_unroll": 0,
     }
     config.optimizer = {"learning_rate": 1e-3, "weight_decay": 0.01, "clip_norm": 1.0}
     config.schedule = {"warmup_steps": config.get_ref("steps") // 10}

@@ -1,0 +1,36 @@
+"""A RoBERTa of 10M parameters, for a language or a domain with little text, or a machine with little power.
+
+python -m pretrain --config=configs/roberta_small.py --workdir=runs/small \
+    --config.data.path='corpus/*.txt.gz' --config.data.txt_documents=blank_line
+
+Hardware: a laptop, or any GPU. On 2 CPU cores 4000 steps (16M tokens) take about 40 minutes; benchmarks/RESULTS.md has
+a run on Norwegian newspaper reviews.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The recipe's fields."""
+    config = ml_collections.ConfigDict()
+    config.steps = 4000
+    config.global_batch = 32
+    config.seq_len = 128
+    config.tokenizer = {"vocab_size": 16_000}
+    config.data = {"source": "files", "path": "", "eval_fraction": 0.01}
+    config.model = {
+        "hidden_size": 256,
+        "num_hidden_layers": 7,
+        "num_attention_heads": 4,
+        "intermediate_size": 1024,
+        "max_position_embeddings": 514,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "scan_unroll": 0,
+    }
+    config.optimizer = {"learning_rate": 1e-3, "weight_decay": 0.01, "beta2": 0.98, "clip_norm": 1.0}
+    config.schedule = {"warmup_steps": config.get_ref("steps") // 20}
+    config.log = {"every": 20}
+    config.eval = {"every": 500, "steps": 16}
+    config.checkpoint = {"every": 500}
+    return config
