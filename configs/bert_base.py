@@ -28,7 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
         "name": "allenai/c4",
         "subset": "en",
         "streams": 32,
-        "eval_fraction": 0.0005,
+        "eval_fraction": 0.005,
     }
     config.model = {
         "family": "bert",
@@ -45,6 +45,6 @@ def get_config() -> ml_collections.ConfigDict:
     }
     config.schedule = {"name": "linear", "warmup_steps": 10_000}
     config.log = {"every": 100}
-    config.eval = {"every": 10_000, "steps": 32}
+    config.eval = {"every": 10_000, "steps": 8}
     config.checkpoint = {"every": 5000}
     return config

@@ -24,12 +24,12 @@ def get_config() -> ml_collections.ConfigDict:
         "name": "allenai/c4",
         "subset": "en",
         "streams": 64,
-        "eval_fraction": 0.0005,
+        "eval_fraction": 0.01,
     }
     config.model = {"family": "roberta"}
     config.optimizer = {"learning_rate": 6e-4, "weight_decay": 0.01, "beta2": 0.98, "eps": 1e-6}
     config.schedule = {"name": "linear", "warmup_steps": 24_000}
     config.log = {"every": 100}
-    config.eval = {"every": 5000, "steps": 8}
+    config.eval = {"every": 5000, "steps": 1}
     config.checkpoint = {"every": 2500}
     return config

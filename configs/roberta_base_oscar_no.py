@@ -19,11 +19,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.seq_len = 128
     config.dtype = "bfloat16"
     config.tokenizer = {"vocab_size": 50265, "min_frequency": 2}
-    config.data = {"source": "oscar", "path": "", "streams": 32, "eval_fraction": 0.005}
+    config.data = {"source": "oscar", "path": "", "streams": 32, "eval_fraction": 0.01}
     config.model = {"family": "roberta"}
     config.optimizer = {"learning_rate": 3e-4, "weight_decay": 0.01, "beta1": 0.9, "beta2": 0.98}
     config.schedule = {"name": "linear", "warmup_steps": 1000}
     config.log = {"every": 100}
-    config.eval = {"every": 2500, "steps": 16}
+    config.eval = {"every": 2500, "steps": 4}
     config.checkpoint = {"every": 2500}
     return config

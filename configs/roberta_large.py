@@ -23,7 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
         "name": "allenai/c4",
         "subset": "en",
         "streams": 64,
-        "eval_fraction": 0.0005,
+        "eval_fraction": 0.01,
     }
     config.model = {
         "family": "roberta",
@@ -37,6 +37,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.schedule = {"name": "linear", "warmup_steps": 30_000}
     config.mesh = {"data": 1, "fsdp": -1}
     config.log = {"every": 100}
-    config.eval = {"every": 5000, "steps": 8}
+    config.eval = {"every": 5000, "steps": 1}
     config.checkpoint = {"every": 2500}
     return config

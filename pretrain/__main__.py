@@ -6,7 +6,6 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 from absl import flags
@@ -42,11 +41,11 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("no --workdir given: the folder that holds everything of the run")
     _log_to_stderr()
     if config.compilation_cache:
-        cache = str(Path(config.compilation_cache).expanduser())
+        cache = str(epath.Path(config.compilation_cache).expanduser())
         jax.config.update("jax_compilation_cache_dir", cache)
     if config.distributed:
         jax.distributed.initialize()
-    workdir = epath.Path(values.workdir)
+    workdir = epath.Path(values.workdir).expanduser()
     try:
         outcome = train(config, workdir, accept_changes=values.accept_changes)
     except KeyboardInterrupt:
@@ -69,9 +68,8 @@ def _close(outcome: Outcome, workdir: epath.Path, argv: Sequence[str]) -> None:
     """Say how the run ended, and what to do next."""
     if outcome.interrupted:
         command = shlex.join(["python", "-m", "pretrain", *argv[1:]])
-        print(
-            f"{outcome.interrupted}: step {outcome.step} is saved. To go on, run the same command:\n  {command}"
-        )
+        saved = f"step {outcome.step} is saved" if outcome.step else "no step was made yet"
+        print(f"{outcome.interrupted}: {saved}. To go on, run the same command:\n  {command}")
         return
     console = Console()
     console.print(report.summary(read_metrics(workdir / METRICS_FILE)))

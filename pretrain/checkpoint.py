@@ -84,11 +84,13 @@ class Checkpointer:
 
     def read_run(self) -> Run | None:
         """The `run` item of the newest readable checkpoint, with its step as run["step"]; None where there is none."""
+        bad: dict[int, str] = {}
         for step in reversed(self.steps):
-            run = self._read_run(step)
-            if run is not None:
-                return run | {"step": step}
-        self._refuse_fresh_start()
+            try:
+                return self._read_run(step) | {"step": step}
+            except Exception as error:  # damage shows itself as errors of many kinds
+                bad[step] = _first_line(error)
+        self._refuse_fresh_start(bad)
         return None
 
     def restore(self, abstract_state: Any) -> tuple[Any, Run] | None:
@@ -101,37 +103,43 @@ class Checkpointer:
           UserError: there are checkpoints but none can be read: never a silent fresh start.
         """
         arguments = ocp.checkpoint_utils.construct_restore_args(abstract_state)
+        bad: dict[int, str] = {}
         for step in reversed(self.steps):
-            run = self._read_run(step)
-            if run is None:
-                continue
             try:
                 restored = self._manager.restore(
                     step,
                     args=ocp.args.Composite(
-                        state=ocp.args.PyTreeRestore(item=abstract_state, restore_args=arguments)
+                        state=ocp.args.PyTreeRestore(item=abstract_state, restore_args=arguments),
+                        run=ocp.args.JsonRestore(),
                     ),
                 )
-            except (OSError, ValueError, KeyError, FileNotFoundError) as error:
-                logger.error("checkpoint %d cannot be read, trying the one before: %s", step, error)
+            except Exception as error:  # damage shows itself as errors of many kinds
+                bad[step] = _first_line(error)
+                logger.error("checkpoint %d cannot be read, trying the one before: %s", step, bad[step])
                 continue
+            run = restored["run"]
             self._policy.best = run["best"]["step"] if run.get("best") else None
+            self._set_aside(bad)
             return restored["state"], run | {"step": step}
-        self._refuse_fresh_start()
+        self._refuse_fresh_start(bad)
         return None
 
-    def _read_run(self, step: int) -> Run | None:
-        try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))
-        except (OSError, ValueError, KeyError) as error:
-            logger.error("checkpoint %d cannot be read, trying the one before: %s", step, error)
-            return None
-        return restored["run"]
+    def _set_aside(self, bad: Mapping[int, str]) -> None:
+        """Rename checkpoints that cannot be read, so that they are kept and the steps can be saved anew."""
+        if not bad or jax.process_index():
+            return
+        for step in bad:
+            (self._path / str(step)).rename(self._path / f"{step}.unreadable")
+        self._manager.reload()
 
-    def _refuse_fresh_start(self) -> None:
-        if self.steps:
+    def _read_run(self, step: int) -> Run:
+        return self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+
+    def _refuse_fresh_start(self, bad: Mapping[int, str]) -> None:
+        if bad:
+            newest = max(bad)
             raise UserError(
-                f"none of the checkpoints in {self._path} (steps {self.steps}) can be read; "
+                f"none of the checkpoints in {self._path} (steps {sorted(bad)}) can be read ({newest}: {bad[newest]}); "
                 "move them away to start afresh, or set another --workdir"
             )
 
@@ -147,6 +155,10 @@ class Checkpointer:
             ),
         )
         return restored["state"]["params"]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def restore_params(workdir: epath.PathLike, step: int | str | None = None) -> tuple[dict[str, Any], Run]:
@@ -173,10 +185,13 @@ def restore_params(workdir: epath.PathLike, step: int | str | None = None) -> tu
             raise UserError(
                 f"there is no checkpoint of step {step} in {workdir}; there are {checkpointer.steps}"
             )
-        chosen = checkpointer._read_run(wanted)
-        if chosen is None:
-            raise UserError(f"checkpoint {wanted} in {workdir} cannot be read; choose another --step")
-        return checkpointer.params(wanted), chosen | {"step": wanted}
+        try:
+            return checkpointer.params(wanted), checkpointer._read_run(wanted) | {"step": wanted}
+        except Exception as error:  # damage shows itself as errors of many kinds
+            others = [step for step in checkpointer.steps if step != wanted]
+            raise UserError(
+                f"checkpoint {wanted} in {workdir} cannot be read ({_first_line(error)}); other steps: {others}"
+            ) from error
     finally:
         checkpointer.close()
 

@@ -24,7 +24,7 @@ class ModelConfig:
     )
     config_file: str = field(
         "",
-        "a transformers config.json (file, folder or hub id) that sets every field below; then only it counts",
+        "a transformers config.json (file, folder or hub id) that sets the network, and not the fields below",
     )
     vocab_size: int = field(0, "rows of the embedding; 0 takes the tokenizer's size")
     hidden_size: int = field(768, "model width D")
@@ -117,7 +117,7 @@ class EvalConfig:
     """Evaluation on held-out documents, with fixed masks."""
 
     every: int = field(1000, "steps between evaluations, and one at the end; 0 never evaluates")
-    steps: int = field(32, "batches of an evaluation at most (of the global batch size of the first phase)")
+    steps: int = field(32, "batches of an evaluation at most, of the phase's global batch size")
 
 
 @dataclass(frozen=True)

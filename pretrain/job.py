@@ -9,9 +9,14 @@ from typing import Any
 import jax
 import optax
 from etils import epath
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from data import schema
+from data.config import DataConfig
 from data.corpus import corpus_fingerprint, count_steps
+from data.errors import UserError
+from data.special_tokens import SpecialTokens
 from pretrain import hardware
 from pretrain.checkpoint import restore_params
 from pretrain.config import ModelConfig, PretrainConfig
@@ -21,7 +26,7 @@ from pretrain.masking import MaskingTables
 from pretrain.models import EncoderConfig, Model
 from pretrain.models import build as build_model
 from pretrain.optimizers import make_optimizer
-from pretrain.phases import Phase, check_lengths, check_phase, check_values, data_key, resolve_phases
+from pretrain.phases import Phase, check_lengths, check_phase, check_values, resolve_phases
 from pretrain.schedules import learning_rate_schedule
 from pretrain.sharding import make_mesh
 from tokenizer.ensure import ensure_tokenizer
@@ -48,6 +53,8 @@ class Job:
     phases: tuple[Phase, ...]
     epoch_steps: int | None
     fingerprints: Mapping[str, str]
+    data_keys: tuple[str, ...]
+    """For each phase, the first that reads the same corpus: where it goes on reading."""
     peak_flops: float | None
     """FLOP/s of matrix products that the mesh's devices can do together; None where that is not known."""
 
@@ -76,9 +83,9 @@ def with_origin(config: PretrainConfig, workdir: epath.Path, *, resuming: bool) 
     """
     file, tokenizer = config.model.config_file, config.tokenizer.path
     if resuming:
-        file, tokenizer = str(workdir / MODEL_FILE), ""
+        file, tokenizer = str(workdir / MODEL_FILE) if file or config.init_from else "", ""
     elif config.init_from:
-        origin = epath.Path(config.init_from)
+        origin = epath.Path(config.init_from).expanduser()
         ours = is_workdir(origin)
         file = file or str(origin / MODEL_FILE if ours else config.init_from)
         tokenizer = tokenizer or str(origin / "tokenizer" if ours else config.init_from)
@@ -100,7 +107,7 @@ def origin_params(job: Job) -> Any:
     Raises:
       UserError: they cannot be read.
     """
-    origin = epath.Path(job.config.init_from)
+    origin = epath.Path(job.config.init_from).expanduser()
     if is_workdir(origin):
         return restore_params(origin)[0]
     return load_pretrained(job.config.init_from)[1]
@@ -125,15 +132,24 @@ def assemble(config: PretrainConfig, workdir: epath.Path, saved: Mapping[str, An
     length = max(phase.seq_len for phase in planned)
     for phase in planned:
         check_phase(phase, known_positions(config.model) or phase.seq_len, mesh)
-    tokenizer = ensure_tokenizer(config.tokenizer, config.data, workdir, model_max_length=length)
+    if config.epochs is None:
+        learning_rate_schedule(config.schedule, config.optimizer.learning_rate, planned[-1].stop)
+    elif config.data.source == "mix":
+        raise UserError("a mix has no epochs of its own: set config.steps instead of config.epochs")
+    if not config.model.config_file:
+        # Stands for the tokenizer to come, so that a network that cannot be built is refused before one is trained.
+        size = max(config.tokenizer.vocab_size, config.model.vocab_size)
+        build_model(encoder_config(config.model, size, SpecialTokens(0, 2, 1, 4, 3)), dtype=config.dtype)
+    tokenizer = _tokenizer(config, planned[0].data, workdir, length)
     encoder = encoder_config(config.model, tokenizer.vocab_size, tokenizer.special)
     model = build_model(encoder, dtype=config.dtype)
     for phase in planned:
         check_phase(phase, encoder.max_length, mesh)
     epoch_steps = _epoch_steps(config, tokenizer, saved)
     phases = resolve_phases(config, epoch_steps=epoch_steps)
+    fingerprints = [corpus_fingerprint(phase.data) for phase in phases]
     schedule = learning_rate_schedule(config.schedule, config.optimizer.learning_rate, phases[-1].stop)
-    peak = hardware.peak_flops(mesh.devices.flat[0], config.dtype, config.matmul_precision)
+    peak = hardware.peak_flops(mesh.local_devices[0], config.dtype, config.matmul_precision)
     return Job(
         config=config,
         tokenizer=tokenizer,
@@ -147,10 +163,24 @@ def assemble(config: PretrainConfig, workdir: epath.Path, saved: Mapping[str, An
         epoch_steps=epoch_steps,
         fingerprints={
             "tokenizer": tokenizer.fingerprint(),
-            **{f"corpus {data_key(phase.data)}": corpus_fingerprint(phase.data) for phase in phases},
+            **{f"corpus {fingerprints.index(corpus)}": corpus for corpus in fingerprints},
         },
+        data_keys=tuple(str(fingerprints.index(corpus)) for corpus in fingerprints),
         peak_flops=peak.flops_per_second * mesh.size if peak else None,
     )
+
+
+def _tokenizer(config: PretrainConfig, data: DataConfig, workdir: epath.Path, length: int) -> Loaded:
+    """The run's tokenizer; of several processes the first makes it, and the others wait."""
+
+    def ensure() -> Loaded:
+        return ensure_tokenizer(config.tokenizer, data, workdir, model_max_length=length)
+
+    if jax.process_count() == 1:
+        return ensure()
+    made = ensure() if jax.process_index() == 0 else None
+    multihost_utils.sync_global_devices("tokenizer")
+    return made or ensure()
 
 
 def known_positions(model: ModelConfig) -> int | None:
@@ -164,7 +194,9 @@ def _epoch_steps(config: PretrainConfig, tokenizer: Loaded, saved: Mapping[str, 
     """Steps that config.epochs comes to; counted once in a run's life."""
     if config.epochs is None:
         return None
-    if saved is not None and saved["config"].get("epochs") == config.epochs and saved.get("steps"):
+    deciding = ("epochs", "seed", "global_batch", "seq_len", "data", "tokenizer")
+    now = schema.as_dict(config)
+    if saved is not None and all(saved["config"].get(name) == now[name] for name in deciding):
         return int(saved["steps"])
     logger.info("counting the rows of %d epochs", config.epochs)
     return count_steps(

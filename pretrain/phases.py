@@ -1,13 +1,9 @@
 """The stretches of a run, and the checks of a config that need no file to be read."""
 
-import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass
 
 from jax.sharding import Mesh
 
-from data import schema
 from data.config import DataConfig
 from data.errors import UserError
 from pretrain.config import PhaseConfig, PretrainConfig
@@ -52,20 +48,15 @@ def resolve_phases(config: PretrainConfig, epoch_steps: int | None = None) -> tu
                 index=index,
                 start=start,
                 stop=start + steps,
-                seq_len=phase.seq_len or config.seq_len,
-                global_batch=phase.global_batch or config.global_batch,
-                grad_accum=phase.grad_accum or config.grad_accum,
+                seq_len=config.seq_len if phase.seq_len is None else phase.seq_len,
+                global_batch=config.global_batch if phase.global_batch is None else phase.global_batch,
+                grad_accum=config.grad_accum if phase.grad_accum is None else phase.grad_accum,
                 masking_rate=config.masking.rate if phase.masking_rate is None else phase.masking_rate,
                 data=phase.data or config.data,
             )
         )
         start += steps
     return tuple(phases)
-
-
-def phase_at(phases: tuple[Phase, ...], step: int) -> Phase:
-    """The phase that step number `step` (from 0) belongs to."""
-    return next((phase for phase in phases if step < phase.stop), phases[-1])
 
 
 def check_lengths(config: PretrainConfig) -> None:
@@ -89,37 +80,25 @@ def check_lengths(config: PretrainConfig) -> None:
 def check_values(config: PretrainConfig) -> None:
     """Refuse values out of their range."""
     positive = {
-        "global_batch": config.global_batch,
-        "seq_len": config.seq_len,
-        "grad_accum": config.grad_accum,
         "log.every": config.log.every,
         "eval.steps": config.eval.steps,
         "checkpoint.every": config.checkpoint.every,
         "checkpoint.keep": config.checkpoint.keep,
         "optimizer.learning_rate": config.optimizer.learning_rate,
-        "data.streams": config.data.streams,
-        "data.window": config.data.window,
-        "data.prefetch": config.data.prefetch,
     }
     for name, value in positive.items():
         if not value > 0:
             raise UserError(f"config.{name}={value} should be greater than 0")
     masking = config.masking
     shares = {
-        "masking.rate": masking.rate,
         "masking.mask_fraction": masking.mask_fraction,
         "masking.random_fraction": masking.random_fraction,
-        "data.eval_fraction": config.data.eval_fraction,
-        "model.hidden_dropout_prob": config.model.hidden_dropout_prob,
-        "model.attention_probs_dropout_prob": config.model.attention_probs_dropout_prob,
-        "schedule.final_fraction": config.schedule.final_fraction,
-        "schedule.decay_fraction": config.schedule.decay_fraction,
     }
     for name, share in shares.items():
         if not 0 <= share <= 1:
             raise UserError(f"config.{name}={share} should be between 0 and 1")
-    if masking.rate == 0:
-        raise UserError("config.masking.rate=0 predicts nothing; RoBERTa has 0.15")
+    if config.eval.every < 0:
+        raise UserError(f"config.eval.every={config.eval.every} should be 0 (never) or more")
     if masking.mask_fraction + masking.random_fraction > 1:
         raise UserError(
             f"config.masking.mask_fraction={masking.mask_fraction} and random_fraction={masking.random_fraction} "
@@ -136,6 +115,13 @@ def check_phase(phase: Phase, max_seq_len: int, mesh: Mesh) -> None:
       mesh: the devices.
     """
     where = f" (phase {phase.index})" if phase.index else ""
+    for name, value in (("global_batch", phase.global_batch), ("grad_accum", phase.grad_accum)):
+        if value < 1:
+            raise UserError(f"config.{name}={value}{where} should be 1 or more")
+    if not 0 < phase.masking_rate <= 1:
+        raise UserError(f"config.masking.rate={phase.masking_rate}{where} should be above 0 and at most 1")
+    if phase.data.streams < 1:
+        raise UserError(f"config.data.streams={phase.data.streams}{where} should be 1 or more")
     if not 4 <= phase.seq_len <= max_seq_len:
         raise UserError(
             f"config.seq_len={phase.seq_len}{where} should be 4 to {max_seq_len}, the positions of the model; "
@@ -154,9 +140,3 @@ def check_phase(phase: Phase, max_seq_len: int, mesh: Mesh) -> None:
             f"config.global_batch={phase.global_batch}{where} should be a multiple of "
             f"config.data.streams={phase.data.streams}"
         )
-
-
-def data_key(data: DataConfig) -> str:
-    """Names the data that a phase reads: phases of the same key go on where one another stopped."""
-    values = schema.as_dict(dataclasses.replace(data, prefetch=1))
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 
@@ -15,16 +14,22 @@ from pretrain.progress import Progress
 
 
 @dataclass
-class _Interval:
-    """Sums since the last log."""
+class Sums:
+    """Sums over the steps since the last log: part of a run's state, so that a resumed run logs what it would have."""
+
+    loss_sum: float = 0.0
+    correct_sum: float = 0.0
+    weight_sum: float = 0.0
+
+
+@dataclass
+class _Rates:
+    """What was done since the clock was started."""
 
     start: float
     paused: float = 0.0
     waited: float = 0.0
     steps: int = 0
-    loss_sum: float = 0.0
-    correct_sum: float = 0.0
-    weight_sum: float = 0.0
     tokens: float = 0.0
     flops: float = 0.0
 
@@ -42,26 +47,31 @@ class Recorder:
         work: StepWork,
         *,
         every: int,
+        last_step: int,
         peak_flops: float | None,
+        sums: Sums | None = None,
     ):
-        """Report every `every` steps.
+        """Report every `every` steps, and at the last.
 
         Args:
           writer: where metrics go; None on processes that do not write.
           progress: the line in the terminal; None likewise.
           work: counts the FLOPs of a step.
           every: steps between logs.
+          last_step: the run's.
           peak_flops: FLOP/s of all devices together at their best; None leaves train/mfu out.
+          sums: those that the run was stopped with.
         """
         self._writer, self._progress, self._work = writer, progress, work
-        self._every, self._peak = every, peak_flops
+        self._every, self._last_step, self._peak = every, last_step, peak_flops
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
-        self._interval = _Interval(time.perf_counter())
+        self.sums = sums or Sums()
+        self._rates = _Rates(time.perf_counter())
         self.last: dict[str, float] = {}
 
     def start(self) -> None:
-        """Begin to time the steps that follow."""
-        self._interval = _Interval(time.perf_counter())
+        """Start the clock of the steps that follow."""
+        self._rates = _Rates(time.perf_counter())
 
     def step(self, step: int, metrics: Mapping[str, jax.Array], *, waited: float) -> None:
         """Take the metrics of step number `step` (counted from 1), just dispatched; log those of the step before.
@@ -71,11 +81,10 @@ class Recorder:
           metrics: scalars on the device, as `make_train_step` returns them.
           waited: seconds for which the step waited for its batch.
         """
-        before = self._pending
-        self._pending = (step, metrics)
+        self._rates.waited += waited
+        before, self._pending = self._pending, (step, metrics)
         if before is not None:
             self._read(*before)
-        self._interval.waited += waited
 
     def flush(self) -> None:
         """Log what is pending; waits for the device."""
@@ -84,39 +93,39 @@ class Recorder:
             self._read(*before)
 
     def _read(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        values: dict[str, Any] = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
-        interval = self._interval
-        interval.steps += 1
-        interval.loss_sum += values["loss_sum"]
-        interval.correct_sum += values["correct_sum"]
-        interval.weight_sum += values["weight_sum"]
-        interval.tokens += values["tokens"]
-        interval.flops += self._work.flops(
+        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+        sums, rates = self.sums, self._rates
+        sums.loss_sum += values["loss_sum"]
+        sums.correct_sum += values["correct_sum"]
+        sums.weight_sum += values["weight_sum"]
+        rates.steps += 1
+        rates.tokens += values["tokens"]
+        rates.flops += self._work.flops(
             tokens=values["tokens"], attended=values["attended"], predictions=values["weight_sum"]
         )
         if self._progress is not None:
             self._progress.update(step, loss=values["loss_sum"] / max(values["weight_sum"], 1.0))
-        if step % self._every == 0:
+        if step % self._every == 0 or step == self._last_step:
             self._log(step, values)
 
     def _log(self, step: int, values: Mapping[str, float]) -> None:
-        interval, now = self._interval, time.perf_counter()
-        elapsed = max(now - interval.start - interval.paused, 1e-9)
-        weight = max(interval.weight_sum, 1.0)
-        loss = interval.loss_sum / weight
+        sums, rates, now = self.sums, self._rates, time.perf_counter()
+        elapsed = max(now - rates.start - rates.paused, 1e-9)
+        weight = max(sums.weight_sum, 1.0)
+        loss = sums.loss_sum / weight
         logged = {
             "train/loss": loss,
-            "train/accuracy": interval.correct_sum / weight,
+            "train/accuracy": sums.correct_sum / weight,
             "train/perplexity": math.exp(min(loss, 700.0)) if math.isfinite(loss) else math.nan,
             "train/learning_rate": values["learning_rate"],
             "train/grad_norm": values["grad_norm"],
-            "train/tokens_per_second": interval.tokens / elapsed,
-            "train/step_seconds": elapsed / interval.steps,
-            "train/data_wait": interval.waited / elapsed,
+            "train/tokens_per_second": rates.tokens / elapsed,
+            "train/step_seconds": elapsed / rates.steps,
+            "train/data_wait": min(rates.waited / elapsed, 1.0),
         }
         if self._peak:
-            logged["train/mfu"] = interval.flops / elapsed / self._peak
-        self._interval = _Interval(now)
+            logged["train/mfu"] = rates.flops / elapsed / self._peak
+        self.sums, self._rates = Sums(), _Rates(now)
         self._write(step, logged)
 
     def evaluation(self, step: int, values: Mapping[str, float]) -> None:
@@ -136,4 +145,4 @@ class Recorder:
         self.flush()
         start = time.perf_counter()
         yield
-        self._interval.paused += time.perf_counter() - start
+        self._rates.paused += time.perf_counter() - start

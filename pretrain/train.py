@@ -1,11 +1,13 @@
 """The training run, from top to bottom: resume or start, then phase by phase, step by step."""
 
 import contextlib
+import dataclasses
 import json
 import logging
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -13,7 +15,7 @@ from etils import epath
 from rich.console import Console
 
 from data import schema
-from data.batches import open_batches
+from data.batches import Batch, BatchIterator, open_batches
 from data.errors import UserError
 from data.evaluation import evaluation_rows
 from pretrain import hardware, huggingface, overview
@@ -27,23 +29,14 @@ from pretrain.interruption import Interruption
 from pretrain.job import MODEL_FILE, Job, assemble, origin_params, process_rows
 from pretrain.masking import predictions_per_row
 from pretrain.metrics import MetricWriter
-from pretrain.phases import Phase, data_key
+from pretrain.phases import Phase
 from pretrain.progress import Progress
-from pretrain.recorder import Recorder
+from pretrain.recorder import Recorder, Sums
+from pretrain.resume import RunState, check_fingerprints, check_network, of_all_processes
 from pretrain.state import TrainState, abstract_state, fresh_state, state_from_params
 from pretrain.steps import make_train_step
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class RunState:
-    """What a run remembers besides its arrays; goes into every checkpoint."""
-
-    data: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Positions of the streams of each data config that the phases read (see phases.data_key)."""
-    best: dict[str, float] | None = None
-    """The best evaluation so far: {"step": ..., "eval/loss": ...}."""
 
 
 @dataclass(frozen=True)
@@ -83,28 +76,14 @@ def train(config: PretrainConfig, workdir: epath.Path, *, accept_changes: bool =
         # ---- tokenizer, mesh, model, optimiser, phases: all checked before anything is compiled -------------
         job = assemble(config, workdir, saved)
         if saved is not None:
-            _check_fingerprints(job, saved["fingerprints"], accept=accept_changes)
+            check_network(job, workdir)
+            check_fingerprints(job, saved["fingerprints"], accept=accept_changes)
 
         # ---- state, then step by step ---------------------------------------------------------------------
         with jax.set_mesh(job.mesh), jax.default_matmul_precision(config.matmul_precision):
             return _Trainer(job, workdir, config, checkpointer).run()
     finally:
         checkpointer.close()
-
-
-def _check_fingerprints(job: Job, saved: dict[str, str], *, accept: bool) -> None:
-    """Refuse to go on with another tokenizer or corpus than the run began with."""
-    for name, was in saved.items():
-        now = job.fingerprints.get(name)
-        if now is None or now == was:
-            continue
-        what = "tokenizer" if name == "tokenizer" else "corpus"
-        message = (
-            f"the {what} is not the one this run was made with (fingerprint {was[:12]} then, {now[:12]} now)"
-        )
-        if not accept:
-            raise UserError(f"{message}; put it back, or pass --accept_changes to go on with what is there")
-        logger.warning("%s", message)
 
 
 class _Trainer:
@@ -142,6 +121,7 @@ class _Trainer:
             for phase in self._job.phases:
                 if step < phase.stop and not self._interruption.requested:
                     state, step = self._run_phase(phase, state, step, evaluators[phase.index], reports)
+            self._checkpointer.wait()  # while signals are still only noted
         metrics = dict(self._recorder.last) if self._recorder else {}
         return Outcome(self._job, state, step, self._interruption.requested, metrics)
 
@@ -162,14 +142,16 @@ class _Trainer:
             progress,
             StepWork(self._job.encoder),
             every=self._given.log.every,
+            last_step=self._job.steps,
             peak_flops=self._job.peak_flops,
+            sums=self._run.sums,
         )
 
     def _first_state(self) -> tuple[TrainState, int]:
         restored = self._checkpointer.restore(self._abstract)
         if restored is not None:
             state, run = restored
-            self._run = RunState(data=run["data"], best=run["best"])
+            self._run = RunState(run["data"], run["best"], Sums(**run["sums"]))
             logger.info("resumed at step %d", run["step"])
             return state, int(run["step"])
         job = self._job
@@ -187,7 +169,7 @@ class _Trainer:
         reports: contextlib.ExitStack,
     ) -> tuple[TrainState, int]:
         """Train from step number `step` (steps done so far) to the end of the phase, or to an interruption."""
-        job, config, key = self._job, self._given, data_key(phase.data)
+        job, config, key = self._job, self._given, self._job.data_keys[phase.index]
         with open_batches(
             phase.data,
             job.tokenizer.encode,
@@ -219,15 +201,27 @@ class _Trainer:
                     with recorder.paused():
                         improved = self._evaluate(evaluator, recorder, state, step)
                 if last or improved or step % config.checkpoint.every == 0:
-                    recorder.flush()  # a checkpoint's metrics are in the file before it is
-                    self._save(state, step)
-                if step < phase.stop:
-                    batch = next(batches)
+                    self._save(recorder, state, step)
+                if step < phase.stop and not self._interruption.requested:
+                    try:
+                        batch = self._next(batches, step)
+                    except UserError:
+                        self._save(recorder, state, step)
+                        raise
                     waited = batch.wait
             recorder.flush()
             if self._interruption.requested and step > 0:
-                self._save(state, step)
+                self._save(recorder, state, step)
         return state, step
+
+    def _next(self, batches: BatchIterator, step: int) -> Batch:
+        try:
+            return next(batches)
+        except StopIteration:
+            raise UserError(
+                f"the corpus ended at step {step} of {self._job.steps}: it has fewer rows than were counted; "
+                "set config.steps instead of config.epochs"
+            ) from None
 
     def _compile(self, phase: Phase) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Any]]:
         job = self._job
@@ -266,17 +260,21 @@ class _Trainer:
         """Evaluate and log; True if this is the best so far."""
         values = evaluator(state.params)
         recorder.evaluation(step, values)
-        improved = self._run.best is None or values["eval/loss"] < self._run.best["eval/loss"]
+        loss = values["eval/loss"]
+        improved = math.isfinite(loss) and (self._run.best is None or loss < self._run.best["eval/loss"])
         if improved:
             self._run.best = {"step": step, **values}
         return improved
 
-    def _save(self, state: TrainState, step: int) -> None:
+    def _save(self, recorder: Recorder, state: TrainState, step: int) -> None:
+        """Start saving a checkpoint; its metrics are in the file before it is."""
+        recorder.flush()
         run = {
             "config": schema.as_dict(self._given),
             "steps": self._job.steps,
-            "data": self._run.data,
+            "data": {key: of_all_processes(states) for key, states in self._run.data.items()},
             "best": self._run.best,
+            "sums": dataclasses.asdict(recorder.sums),
             "fingerprints": dict(self._job.fingerprints),
         }
         self._checkpointer.save(step, state, run)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from etils import epath
 
 from data import schema
@@ -12,7 +13,15 @@ from data.errors import UserError
 from pretrain.config import PretrainConfig
 
 # Fields that may change on resume: they leave every step as it would have been.
-SAFE_TO_CHANGE = ("log.", "eval.", "checkpoint.", "compilation_cache", "distributed", "data.prefetch")
+SAFE_TO_CHANGE = (
+    "log.",
+    "eval.",
+    "checkpoint.",
+    "compilation_cache",
+    "distributed",
+    "data.prefetch",
+    "data.bad_documents",
+)
 
 
 def prepare(workdir: epath.Path) -> None:
@@ -21,7 +30,7 @@ def prepare(workdir: epath.Path) -> None:
     Raises:
       UserError: it cannot.
     """
-    probe = workdir / ".writable"
+    probe = workdir / f".writable-{jax.process_index()}"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe.write_text("")

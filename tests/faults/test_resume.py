@@ -12,6 +12,7 @@ import pytest
 from etils import epath
 
 from pretrain import train as train_module
+from pretrain.checkpoint import Checkpointer, restore_params
 from pretrain.recorder import Recorder
 from pretrain.sharding import make_mesh
 from pretrain.train import train
@@ -64,6 +65,14 @@ def losses(workdir):
     return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
 
 
+def recording(function, results):
+    def recorded(*arguments):
+        results.append(function(*arguments))
+        return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, jax.Array) else leaf, results[-1])
+
+    return recorded
+
+
 PHASES = [
     {"steps": 5, "seq_len": 16, "global_batch": 8, "masking_rate": 0.3},
     {"steps": 5, "seq_len": 32, "global_batch": 4, "masking_rate": 0.15, "grad_accum": 2},
@@ -73,7 +82,7 @@ PHASES = [
 @pytest.mark.parametrize(
     ("changes", "stops"),
     [
-        pytest.param({}, [3], id="once"),
+        pytest.param({"log": {"every": 3}}, [4], id="once, between two logs"),
         pytest.param({}, [1, 4, 6], id="three times"),
         pytest.param({"data": {"packing": "documents"}, "eval": {"every": 3}}, [3, 5], id="packed documents"),
         pytest.param(
@@ -103,27 +112,36 @@ def test_resume_equals_no_stop_to_the_bit(changes, stops, corpus, tmp_path, monk
     assert resumed.step == whole.step
     assert batches == fed_whole
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
-    assert len(losses(tmp_path / "parts")) == whole.step
+    every = config.log.every
+    assert sorted(losses(tmp_path / "parts")) == sorted({*range(every, whole.step + 1, every), whole.step})
     for expected, actual in zip(leaves(whole.state), leaves(resumed.state), strict=True):
         np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.slow
 def test_a_checkpoint_of_eight_devices_goes_on_with_any_number(corpus, tmp_path, monkeypatch, batches):
-    config = tiny_config(corpus, mesh={"data": 1, "fsdp": -1}, matmul_precision="highest")
+    fsdp, changes = {"data": 1, "fsdp": -1}, {"matmul_precision": "highest"}
+    config = tiny_config(corpus, **changes, mesh=fsdp)
     whole = train(config, epath.Path(tmp_path / "8"))
     fed_whole, losses_whole = list(batches), losses(tmp_path / "8")
     with monkeypatch.context() as patch:
         stop_at(patch, 4)
         train(config, epath.Path(tmp_path / "saved"))
 
-    for count in (4, 2, 1):
+    saved = leaves(restore_params(tmp_path / "saved")[0])
+    for count, mesh in ((4, {}), (2, {}), (1, {}), (8, {"data": 2, "fsdp": 4})):
         workdir = tmp_path / str(count)
         shutil.copytree(tmp_path / "saved", workdir)
         batches.clear()
         with monkeypatch.context() as patch:
             on_devices(patch, count)
-            resumed = train(config, epath.Path(workdir))
+            restored = []
+            patch.setattr(Checkpointer, "restore", recording(Checkpointer.restore, restored))
+            resumed = train(
+                tiny_config(corpus, **changes, mesh=mesh or fsdp), epath.Path(workdir), accept_changes=True
+            )
+        for expected, actual in zip(saved, leaves(restored[0][0].params), strict=True):
+            np.testing.assert_array_equal(actual, expected)
         assert batches == fed_whole[4:]
         now = losses(workdir)
         np.testing.assert_allclose(

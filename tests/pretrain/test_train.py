@@ -1,5 +1,6 @@
 """The run as a whole: what it leaves behind, and how it goes on."""
 
+import gc
 import json
 import shutil
 import signal
@@ -154,6 +155,87 @@ def test_checkpoints_that_cannot_be_read_are_never_a_fresh_start(finished, singl
         path.unlink()
     with pytest.raises(UserError, match="none of the checkpoints"):
         train(finished[2], workdir)
+
+
+@pytest.fixture
+def quiet_tensorstore():
+    """Reads that fail leave futures of TensorStore behind, which complain when they are collected: here, not later."""
+    yield
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("quiet_tensorstore")
+def test_a_checkpoint_that_cannot_be_read_is_kept_aside_and_made_anew(finished, single, tmp_path, caplog):
+    workdir = epath.Path(tmp_path / "damaged")
+    shutil.copytree(finished[0], workdir)
+    for path in (workdir / "checkpoints" / "12" / "state" / "d").iterdir():
+        path.write_bytes(path.read_bytes()[:10])
+    outcome = train(finished[2], workdir)
+    assert "checkpoint 12 cannot be read, trying the one before" in caplog.text
+    assert outcome.step == 12
+    names = {path.name for path in (workdir / "checkpoints").iterdir()}
+    assert {"9", "12", "12.unreadable"} <= names
+    for leaf, other in zip(
+        jax.tree.leaves(restore_params(workdir)[0]),
+        jax.tree.leaves(restore_params(finished[0])[0]),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(leaf, other)
+    with pytest.raises(UserError, match="there is no checkpoint of step 11"):
+        restore_params(workdir, 11)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("quiet_tensorstore")
+def test_params_of_a_damaged_checkpoint_are_refused_in_one_line(finished, tmp_path):
+    workdir = epath.Path(tmp_path / "damaged")
+    shutil.copytree(finished[0], workdir)
+    for path in (workdir / "checkpoints" / "12" / "state" / "d").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"checkpoint 12 in .* cannot be read .*other steps: \[.*9.*\]"
+    ) as caught:
+        restore_params(workdir)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_network_cannot_change_even_when_changes_are_accepted(finished, single, corpus):
+    changed = tiny_config(corpus, steps=12, eval={"every": 4}, model={"hidden_size": 64})
+    with pytest.raises(UserError, match=r"config\.model\.hidden_size was 32, is 64"):
+        train(changed, finished[0], accept_changes=True)
+
+
+def test_a_corpus_that_moved_is_read_on_where_it_was_left(finished, single, tmp_path):
+    workdir, _, config = finished
+    moved = tmp_path / "moved" / Path(config.data.path).name
+    moved.parent.mkdir()
+    shutil.copy(config.data.path, moved)
+    copy = epath.Path(tmp_path / "run")
+    shutil.copytree(workdir, copy)
+    longer = tiny_config(moved, steps=14, eval={"every": 0})
+    train(longer, copy, accept_changes=True)
+    before, after = (restore_params(folder)[1]["data"]["0"] for folder in (workdir, copy))
+    assert before.keys() == after.keys()
+    for stream in before:
+        assert (before[stream]["rows"], after[stream]["rows"]) == (12 * 2, 14 * 2)
+
+
+def test_a_document_that_cannot_be_read_loses_no_step(single, tmp_path):
+    lines = write_corpus(tmp_path / "text.txt", documents=300).read_bytes().splitlines(keepends=True)
+    corpus = tmp_path / "bad.txt"
+    corpus.write_bytes(b"".join(lines))
+    tokenizer = train(
+        tiny_config(corpus, steps=1, schedule={"warmup_steps": 0}), epath.Path(tmp_path / "first")
+    )
+    assert tokenizer.step == 1
+    corpus.write_bytes(b"".join(lines[:250]) + b"\xff\xfe broken\n" + b"".join(lines[250:]))
+    config = tiny_config(corpus, steps=200, tokenizer={"path": str(tmp_path / "first" / "tokenizer")})
+    with pytest.raises(UserError, match="line 251"):
+        train(config, epath.Path(tmp_path / "run"))
+    run = restore_params(tmp_path / "run")[1]
+    assert 0 < run["step"] < 200
+    assert max(line["step"] for line in metrics(epath.Path(tmp_path / "run"))) == run["step"]
 
 
 @pytest.mark.slow
