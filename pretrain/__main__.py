@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
         cache = str(epath.Path(config.compilation_cache).expanduser())
         jax.config.update("jax_compilation_cache_dir", cache)
     if config.distributed:
-        jax.distributed.initialize()
+        _join_processes()
     workdir = epath.Path(values.workdir).expanduser()
     try:
         outcome = train(config, workdir, accept_changes=values.accept_changes)
@@ -54,6 +54,18 @@ def main(argv: Sequence[str]) -> int:
     if jax.process_index() == 0:
         _close(outcome, workdir, argv)
     return 0
+
+
+def _join_processes() -> None:
+    """Join the other processes of the run, which jax finds by the cluster's variables (TPU pod, Slurm, Open MPI)."""
+    try:
+        jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"config.distributed=True, but the processes of the run could not be joined: {reason}; "
+            "outside a cluster that jax knows, leave it False"
+        ) from error
 
 
 def _log_to_stderr() -> None:

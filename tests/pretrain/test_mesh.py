@@ -8,13 +8,13 @@ import pytest
 from data.errors import UserError
 from pretrain.config import MaskingConfig, MeshConfig, ModelConfig, OptimizerConfig
 from pretrain.feeding import local_rows, to_devices
-from pretrain.masking import MaskingTables
+from pretrain.masking import MaskingTables, mask_tokens, predictions_per_row
 from pretrain.models import EncoderConfig, build
 from pretrain.optimizers import make_optimizer
 from pretrain.phases import Phase
 from pretrain.sharding import RULES, make_mesh, spec
-from pretrain.state import abstract_state, fresh_state
-from pretrain.steps import make_train_step
+from pretrain.state import MASKS, PARAMS, abstract_state, fresh_state, random_key
+from pretrain.steps import make_train_step, masked_loss
 
 B, S, V = 16, 24, 96
 MESHES = {
@@ -132,13 +132,45 @@ def test_accumulated_gradients_equal_those_of_the_large_batch(devices):
         assert float(parts[2][name]) == float(whole[2][name])
 
 
-def test_the_loss_is_the_mean_over_all_predictions_not_a_mean_of_row_means():
-    losses, _, metrics = run(*MESHES["one device"], steps=1, hidden_dropout_prob=0.0)
-    assert losses[0] == pytest.approx(float(metrics["loss_sum"]) / float(metrics["weight_sum"]))
+def test_sums_count_predictions_tokens_and_pairs():
+    metrics = run(*MESHES["one device"], steps=1)[2]
     lengths = [S - row % 5 * 4 for row in range(B)]
     assert float(metrics["weight_sum"]) == sum(max(1, round(0.15 * length)) for length in lengths)
     assert float(metrics["tokens"]) == sum(lengths)
     assert float(metrics["attended"]) == sum(length**2 for length in lengths)
+
+
+def test_the_gradient_is_that_of_the_mean_over_all_predictions_not_of_a_mean_of_row_means():
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    step = run(MeshConfig(data=4), 4, steps=1, **off)[2]
+    model, batch = build(encoder(**off)), rows(0)
+    tables = MaskingTables(0.8, 0.1, 4, (0, 1, 2, 3, 4), V)
+    key = jax.random.fold_in(random_key(0, MASKS), 0)
+    ids = np.arange(B, dtype=np.int32)
+    masked = mask_tokens(
+        key, ids, batch["tokens"], batch["segments"], tables, 0.15, predictions_per_row(0.15, S)
+    )
+
+    @jax.jit
+    def row_gradient(params, row):
+        def loss(params):
+            part = jax.tree.map(lambda array: jax.lax.dynamic_slice_in_dim(array, row, 1), (masked, batch))
+            return masked_loss(model, params, part[0], part[1]["segments"], part[1]["positions"], None)[
+                "loss_sum"
+            ]
+
+        return jax.grad(loss)(params)
+
+    with jax.default_matmul_precision("highest"):
+        params = model.init(random_key(0, PARAMS))
+        gradients = [row_gradient(params, row) for row in range(B)]
+    total = jax.tree.map(lambda *leaves: sum(leaves) / float(masked.weights.sum()), *gradients)
+    means = [
+        jax.tree.map(lambda leaf, w=w: leaf / w / B, g) for g, w in zip(gradients, masked.weights.sum(1))
+    ]
+    mean_of_means = jax.tree.map(lambda *leaves: sum(leaves), *means)
+    assert float(step["grad_norm"]) == pytest.approx(float(optax.tree.norm(total)), rel=1e-5)
+    assert float(step["grad_norm"]) != pytest.approx(float(optax.tree.norm(mean_of_means)), rel=1e-3)
 
 
 def test_rows_of_one_process_are_all_rows():
