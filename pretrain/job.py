@@ -140,7 +140,7 @@ def assemble(config: PretrainConfig, workdir: epath.Path, saved: Mapping[str, An
         # Stands for the tokenizer to come, so that a network that cannot be built is refused before one is trained.
         size = max(config.tokenizer.vocab_size, config.model.vocab_size)
         build_model(encoder_config(config.model, size, SpecialTokens(0, 2, 1, 4, 3)), dtype=config.dtype)
-    tokenizer = _tokenizer(config, planned[0].data, workdir, length)
+    tokenizer = _tokenizer(config, planned[0].data, workdir, length, resuming=saved is not None)
     encoder = encoder_config(config.model, tokenizer.vocab_size, tokenizer.special)
     model = build_model(encoder, dtype=config.dtype)
     for phase in planned:
@@ -170,11 +170,13 @@ def assemble(config: PretrainConfig, workdir: epath.Path, saved: Mapping[str, An
     )
 
 
-def _tokenizer(config: PretrainConfig, data: DataConfig, workdir: epath.Path, length: int) -> Loaded:
+def _tokenizer(
+    config: PretrainConfig, data: DataConfig, workdir: epath.Path, length: int, *, resuming: bool
+) -> Loaded:
     """The run's tokenizer; of several processes the first makes it, and the others wait."""
 
     def ensure() -> Loaded:
-        return ensure_tokenizer(config.tokenizer, data, workdir, model_max_length=length)
+        return ensure_tokenizer(config.tokenizer, data, workdir, model_max_length=length, resuming=resuming)
 
     if jax.process_count() == 1:
         return ensure()

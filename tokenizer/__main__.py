@@ -1,5 +1,7 @@
 """`python -m tokenizer --config=configs/X.py --workdir=DIR`: train a run's tokenizer ahead of the run."""
 
+import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,7 +32,11 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("no --workdir given; for example --workdir=runs/quickstart")
     workdir = epath.Path(values.workdir).expanduser()
     present = has_tokenizer(workdir)
-    loaded = ensure_tokenizer(config.tokenizer, config.data, workdir, model_max_length=config.seq_len)
+    try:
+        loaded = ensure_tokenizer(config.tokenizer, config.data, workdir, model_max_length=config.seq_len)
+    except KeyboardInterrupt:
+        print("stopped before there was a tokenizer; run the same command again", file=sys.stderr)
+        return 128 + signal.SIGINT
     folder = tokenizer_folder(workdir)
     if present:
         print(f"{folder} holds a tokenizer of {loaded.vocab_size:,} tokens already; it is left as it is")

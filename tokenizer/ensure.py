@@ -1,14 +1,26 @@
-"""The tokenizer of a run: the one its config names, the one in its workdir, or a new one."""
+"""The tokenizer of a run: the one its config names, the one in its workdir, or a new one.
+
+Beside a run's tokenizer lies `made_from.json`: the config and the corpus that it was made from. So a config that asks
+for another one is noticed, and never answered with what happens to lie there.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
 
 from etils import epath
 
+from data import schema
 from data.config import DataConfig
-from data.corpus import training_documents
+from data.corpus import corpus_fingerprint, open_sources, training_documents
 from data.errors import UserError
 from tokenizer import files as tokenizer_files
 from tokenizer.config import TokenizerConfig
-from tokenizer.load import Loaded, load
+from tokenizer.load import Loaded, as_json, load
 from tokenizer.train import train_tokenizer
+
+MADE_FROM = "made_from.json"
+"""{"config": the fields of TokenizerConfig, "corpus": the fingerprint of its text, null where it was copied}."""
 
 
 def tokenizer_folder(workdir: epath.Path) -> epath.Path:
@@ -28,6 +40,7 @@ def ensure_tokenizer(
     *,
     model_max_length: int,
     progress: bool = True,
+    resuming: bool = False,
 ) -> Loaded:
     """The run's tokenizer, put into WORKDIR/tokenizer if it is not there: copied from `config.path`, else
     trained.
@@ -40,17 +53,19 @@ def ensure_tokenizer(
       workdir: the run's folder.
       model_max_length: tokens that the model takes, written for transformers.
       progress: report on stderr how far training is.
+      resuming: the run has begun with the tokenizer in its workdir, and whether its config may change is decided
+        elsewhere: how it was made is not looked at.
 
     Raises:
-      UserError: the tokenizer cannot be loaded or trained, or the workdir holds another one than
-      `config.path`.
+      UserError: the tokenizer cannot be loaded or trained, or the workdir holds another one than the config asks
+      for.
     """
     folder = tokenizer_folder(workdir)
     kept = load(str(folder)) if has_tokenizer(workdir) else None
     if config.path:
         named = load(config.path)
         if kept is None:
-            named.save(folder)
+            named.save(folder, beside=_made_from(config, None))
         elif kept.fingerprint() != named.fingerprint():
             raise UserError(
                 f"config.tokenizer.path={config.path!r} is not the tokenizer that this run began with, "
@@ -58,7 +73,52 @@ def ensure_tokenizer(
             )
         return named
     if kept is not None:
+        if not resuming and (folder / MADE_FROM).exists():
+            _check_made_from(folder, config, data)
         return kept
+    sources = open_sources(data)
     return train_tokenizer(
-        training_documents(data), config, folder, model_max_length=model_max_length, progress=progress
+        training_documents(data, sources),
+        config,
+        folder,
+        model_max_length=model_max_length,
+        progress=progress,
+        beside=_made_from(config, corpus_fingerprint(data, sources)),
     )
+
+
+def _made_from(config: TokenizerConfig, corpus: str | None) -> dict[str, bytes]:
+    return {MADE_FROM: as_json({"config": schema.as_dict(config), "corpus": corpus})}
+
+
+def _check_made_from(folder: epath.Path, config: TokenizerConfig, data: DataConfig) -> None:
+    """Refuse a config or a corpus that another tokenizer than the one in the folder would be made from."""
+    recorded = _read_made_from(folder)
+    was, now = recorded["config"], schema.as_dict(config)
+    changed = [
+        f"config.tokenizer.{name} was {was[name]!r}, is {value!r}"
+        for name, value in now.items()
+        if was.get(name, value) != value
+    ]
+    if not changed:
+        corpus = corpus_fingerprint(data)
+        if recorded["corpus"] != corpus:
+            changed = [
+                f"the corpus (config.data) is another (fingerprint {recorded['corpus']} then, {corpus} now)"
+            ]
+    if changed:
+        raise UserError(
+            f"the tokenizer in {folder} was made from something else: {'; '.join(changed)}; "
+            "delete that folder, or set another --workdir"
+        )
+
+
+def _read_made_from(folder: epath.Path) -> Mapping[str, Any]:
+    try:
+        recorded = json.loads((folder / MADE_FROM).read_text())
+        return {"config": dict(recorded["config"]), "corpus": recorded["corpus"]}
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{folder / MADE_FROM}, which says how the tokenizer there was made, is damaged; "
+            "delete that folder, or set another --workdir"
+        ) from error

@@ -110,17 +110,24 @@ class Loaded:
         content = json.dumps([deciding, dataclasses.asdict(self.special)], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
-    def save(self, out: epath.Path, *, model_max_length: int | None = None) -> None:
+    def save(
+        self,
+        out: epath.Path,
+        *,
+        model_max_length: int | None = None,
+        beside: Mapping[str, bytes] | None = None,
+    ) -> None:
         """Write the files that transformers' AutoTokenizer reads into the folder `out`.
 
         Args:
           out: the folder, made if need be.
           model_max_length: tokens that the model takes; None keeps what the files say.
+          beside: other files to write with them, contents by name.
 
         Raises:
           UserError: the folder cannot be written.
         """
-        contents = dict(self.files)
+        contents = {**(beside or {}), **self.files}
         if model_max_length is not None:
             config = json.loads(contents[tokenizer_files.CONFIG])
             contents[tokenizer_files.CONFIG] = as_json({**config, "model_max_length": model_max_length})

@@ -1,7 +1,7 @@
 """Train a byte-level BPE tokenizer (Radford et al. 2019, section 2.2), as RoBERTa's, from a text stream."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from etils import epath
 from tokenizers import (
@@ -18,6 +18,7 @@ from tokenizers import (
 from data.errors import UserError
 from tokenizer import files as tokenizer_files
 from tokenizer.config import TokenizerConfig
+from tokenizer.interruptible import consume
 from tokenizer.load import Loaded, as_json, from_files, valid_unicode
 from tokenizer.progress import TrainingProgress
 
@@ -37,6 +38,7 @@ def train_tokenizer(
     *,
     model_max_length: int,
     progress: bool,
+    beside: Mapping[str, bytes] | None = None,
 ) -> Loaded:
     """Train a tokenizer and write it into the folder `out`, whole or not at all.
 
@@ -49,6 +51,7 @@ def train_tokenizer(
       out: the folder that transformers' AutoTokenizer will read.
       model_max_length: tokens that the model takes, written for transformers.
       progress: report on stderr how far it is.
+      beside: other files to write with it, contents by name.
 
     Raises:
       UserError: a vocabulary that cannot hold the bytes, no documents, or too little text for the vocabulary.
@@ -60,7 +63,7 @@ def train_tokenizer(
         )
     taken = itertools.islice(documents, config.sample_documents or None)
     with TrainingProgress(shown=progress) as reading:
-        tokenizer = _train(_batches(taken, reading), config)
+        tokenizer = _train(taken, config, reading)
         if not reading.documents:
             raise UserError(
                 "the corpus has no documents to train a tokenizer on; set data.source and data.path"
@@ -73,11 +76,11 @@ def train_tokenizer(
             f"set tokenizer.vocab_size={size} or less, or give it more text"
         )
     trained = from_files(_files(tokenizer, config, model_max_length), str(out))
-    trained.save(out)
+    trained.save(out, beside=beside)
     return trained
 
 
-def _train(batches: Iterator[list[str]], config: TokenizerConfig) -> Tokenizer:
+def _train(documents: Iterable[str], config: TokenizerConfig, reading: TrainingProgress) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     if config.nfc:
         tokenizer.normalizer = normalizers.NFC()
@@ -92,7 +95,7 @@ def _train(batches: Iterator[list[str]], config: TokenizerConfig) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(batches, trainer)
+    consume(lambda texts: tokenizer.train_from_iterator(_batches(texts, reading), trainer), documents)
     sep, cls = (EOS, SPECIAL_TOKENS.index(EOS)), (BOS, SPECIAL_TOKENS.index(BOS))
     tokenizer.post_processor = processors.RobertaProcessing(
         sep, cls, trim_offsets=True, add_prefix_space=config.add_prefix_space

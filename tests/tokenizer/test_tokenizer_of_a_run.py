@@ -1,5 +1,8 @@
 """A run's tokenizer: trained once from the documents that pretraining reads, or copied from where the config says."""
 
+import json
+import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -31,10 +34,12 @@ def corpus(tmp_path) -> str:
     return str(tmp_path / "corpus.txt")
 
 
-def ensure(workdir, corpus, **fields):
+def ensure(workdir, corpus, *, resuming=False, **fields):
     data = DataConfig(source="files", path=corpus, eval_fraction=0.0)
-    config = TokenizerConfig(vocab_size=264, **fields)
-    return ensure_tokenizer(config, data, epath.Path(workdir), model_max_length=32, progress=False)
+    config = TokenizerConfig(**{"vocab_size": 264, **fields})
+    return ensure_tokenizer(
+        config, data, epath.Path(workdir), model_max_length=32, progress=False, resuming=resuming
+    )
 
 
 def contents(workdir: Path) -> dict[str, bytes]:
@@ -44,7 +49,6 @@ def contents(workdir: Path) -> dict[str, bytes]:
 def test_it_is_trained_once_and_then_kept(tmp_path, corpus):
     first = ensure(tmp_path / "run", corpus)
     before = contents(tmp_path / "run")
-    Path(corpus).unlink()  # what is there needs no corpus
     again = ensure(tmp_path / "run", corpus)
     assert (
         again.fingerprint() == first.fingerprint() == load(str(tmp_path / "run" / "tokenizer")).fingerprint()
@@ -52,12 +56,68 @@ def test_it_is_trained_once_and_then_kept(tmp_path, corpus):
     assert contents(tmp_path / "run") == before
 
 
+def test_a_tokenizer_made_from_another_config_is_refused(tmp_path, corpus):
+    ensure(tmp_path / "run", corpus)
+    before = contents(tmp_path / "run")
+    with pytest.raises(UserError) as error:
+        ensure(tmp_path / "run", corpus, vocab_size=263, nfc=True)
+    assert str(error.value) == (
+        f"the tokenizer in {tmp_path / 'run' / 'tokenizer'} was made from something else: "
+        "config.tokenizer.vocab_size was 264, is 263; config.tokenizer.nfc was False, is True; "
+        "delete that folder, or set another --workdir"
+    )
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_tokenizer_made_from_another_corpus_is_refused(tmp_path, corpus):
+    ensure(tmp_path / "run", corpus)
+    Path(corpus).write_text("snow and ice and rain\n" * 40)
+    with pytest.raises(
+        UserError, match=r"the corpus \(config.data\) is another .*; delete that folder"
+    ) as error:
+        ensure(tmp_path / "run", corpus)
+    assert "\n" not in str(error.value)
+
+
+def test_a_copied_tokenizer_is_refused_once_the_config_names_none(tmp_path, corpus):
+    path = str(tmp_path / "first" / "tokenizer")
+    ensure(tmp_path / "first", corpus)
+    ensure(tmp_path / "second", corpus, path=path)
+    with pytest.raises(UserError, match=rf"config.tokenizer.path was '{path}', is ''"):
+        ensure(tmp_path / "second", corpus)
+
+
+def test_a_run_that_goes_on_takes_what_is_there_and_needs_no_corpus(tmp_path, corpus):
+    first = ensure(tmp_path / "run", corpus)
+    Path(corpus).unlink()
+    again = ensure(tmp_path / "run", corpus, resuming=True, vocab_size=263)
+    assert again.fingerprint() == first.fingerprint()
+
+
+def test_a_tokenizer_put_there_by_hand_is_taken_as_it_is(tmp_path, corpus):
+    first = ensure(tmp_path / "run", corpus)
+    (tmp_path / "run" / "tokenizer" / "made_from.json").unlink()
+    assert ensure(tmp_path / "run", corpus, vocab_size=263).fingerprint() == first.fingerprint()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_a_damaged_record_of_how_it_was_made_is_one_line(tmp_path, corpus, text):
+    ensure(tmp_path / "run", corpus)
+    (tmp_path / "run" / "tokenizer" / "made_from.json").write_text(text)
+    with pytest.raises(UserError, match=r"made_from.json, .* is damaged; delete that folder") as error:
+        ensure(tmp_path / "run", corpus)
+    assert "\n" not in str(error.value)
+
+
 def test_a_given_tokenizer_is_copied_into_the_run(tmp_path, corpus):
     trained = ensure(tmp_path / "first", corpus)
     path = str(tmp_path / "first" / "tokenizer")
     given = ensure(tmp_path / "second", "/no/such/corpus", path=path)
     assert given.fingerprint() == trained.fingerprint()
-    assert contents(tmp_path / "second") == contents(tmp_path / "first")
+    first, second = contents(tmp_path / "first"), contents(tmp_path / "second")
+    made_from = json.loads(second.pop("made_from.json"))
+    assert (made_from["config"]["path"], made_from["corpus"]) == (path, None)
+    assert second == {name: content for name, content in first.items() if name != "made_from.json"}
 
 
 def test_another_tokenizer_than_the_runs_own_is_refused(tmp_path, corpus):
@@ -89,9 +149,48 @@ def test_the_command_trains_and_run_again_leaves_it(tmp_path, corpus):
     assert "tokenizer: 40 documents read, 0.0 MB; merging\n" in first.stderr
     before = contents(tmp_path / "run")
     assert b'"model_max_length": 32' in before["tokenizer_config.json"]
-    again = command(*arguments, "--config.tokenizer.vocab_size=300")
+    again = command(*arguments)
     assert again.stdout == f"{folder} holds a tokenizer of 264 tokens already; it is left as it is\n"
     assert contents(tmp_path / "run") == before
+    other = command(*arguments, "--config.tokenizer.vocab_size=300")
+    assert other.returncode == 2
+    assert "config.tokenizer.vocab_size was 264, is 300" in other.stderr
+
+
+@pytest.mark.parametrize("stage", ["reading", "merging"])
+def test_ctrl_c_ends_training_at_once_and_leaves_nothing(tmp_path, stage):
+    corpus = tmp_path / "corpus.txt"
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcdefghijklmnop", k=24)) for _ in range(4000)]
+    corpus.write_text("".join(f"{word}\n" for word in words) * (60 if stage == "reading" else 20))
+    (tmp_path / "config.py").write_text(CONFIG_FILE % corpus)
+    code = (
+        "import sys, time, tokenizer.progress as progress, tokenizer.__main__ as command\n"
+        "read, merge = progress.TrainingProgress.read, progress.TrainingProgress.merge\n"
+        "def slow(self, size):\n"
+        "    read(self, size)\n"
+        "    if STAGE == 'reading' and self.documents == 1000: print('reading', flush=True)\n"
+        "    if STAGE == 'reading': time.sleep(0.001)\n"
+        "def said(self):\n"
+        "    merge(self)\n"
+        "    print('merging', flush=True)\n"
+        "progress.TrainingProgress.read, progress.TrainingProgress.merge = slow, said\n"
+        "sys.exit(command.main(['tokenizer', *sys.argv[1:]]))\n"
+    ).replace("STAGE", repr(stage))
+    arguments = [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments, "--config.tokenizer.vocab_size=80000"],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == f"{stage}\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130, errors
+    assert errors.splitlines()[-1] == "stopped before there was a tokenizer; run the same command again"
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_commands_mistakes_are_one_line_and_status_2(tmp_path, corpus):
