@@ -52,7 +52,8 @@ class ModelConfig:
         False, "recompute each layer in the backward pass: about a third more arithmetic, far less memory"
     )
     scan_unroll: int = field(
-        1, "layers unrolled in each iteration of the scan over layers; 0 unrolls all (slower to compile)"
+        1,
+        "layers unrolled in each iteration of the scan over them; 0: all (slower to compile; not with remat)",
     )
 
 

@@ -116,10 +116,14 @@ class Model:
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
             return nnx.merge(self.layer, layer_params)(x, segments, key), None
 
+        unroll = self.config.scan_unroll or layers
         if self.config.remat:
+            # Only a loop keeps the backward pass apart from the forward pass: where all layers are unrolled, XLA finds
+            # that it computes the same twice and keeps the first result (on CPU whatever prevent_cse says).
+            unroll = unroll if unroll < layers else 1
             run_layer = jax.checkpoint(run_layer, prevent_cse=False)
         inputs = (params["layers"], jnp.arange(layers))
-        return jax.lax.scan(run_layer, x, inputs, unroll=self.config.scan_unroll)[0]
+        return jax.lax.scan(run_layer, x, inputs, unroll=unroll)[0]
 
     def predict(self, params: Params, hidden: Float[Array, "B K D"]) -> Float[Array, "B K V"]:
         """Logits (float32) over the vocabulary for hidden states: all S of a row, or the K that are predicted."""

@@ -210,6 +210,19 @@ def test_recomputing_layers_keeps_fewer_values_for_the_backward_pass():
     assert kept(build(dataclasses.replace(CONFIG, remat=True))) < 0.5 * kept(build(CONFIG))
 
 
+@pytest.mark.parametrize("unroll", [1, 3, 0])
+def test_recomputing_layers_saves_memory_however_they_are_unrolled(unroll: int):
+    config = dataclasses.replace(CONFIG, num_hidden_layers=6, scan_unroll=unroll)
+    batch = _batch()
+
+    def temporary_bytes(remat: bool) -> int:
+        model = build(dataclasses.replace(config, remat=remat))
+        gradients = jax.jit(jax.grad(lambda params: _loss(model, params, batch, jax.random.key(0))))
+        return gradients.lower(model.shapes()).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary_bytes(True) < 0.7 * temporary_bytes(False)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -185,6 +185,16 @@ def test_clipping_comes_before_the_moments():
     assert float(optax.tree.norm(mu)) == pytest.approx(0.1 * 0.5, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["adamw", "lamb", "adafactor"])
+def test_the_states_tree_is_the_same_with_clipping_and_without(name):
+    def tree(clip_norm):
+        optimizer = make_optimizer(OptimizerConfig(name=name, clip_norm=clip_norm), constant(0.1), MASK, AXES)
+        shapes = jax.eval_shape(optimizer.init, draw(0))
+        return shapes, opt_state_axes(optimizer, draw(0), AXES)
+
+    assert tree(0.0) == tree(1.0)
+
+
 @pytest.mark.parametrize("name", ["adamw", "lamb"])
 def test_moments_have_their_parameters_axes(name):
     optimizer = make_optimizer(OptimizerConfig(name=name, clip_norm=1.0), constant(0.1), MASK, AXES)
