@@ -6,7 +6,9 @@ seconds in every process that reads, and its listing returns no sizes.
 
 import contextlib
 import io
+import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
@@ -14,6 +16,7 @@ from typing import IO, Any, NamedTuple
 from data.errors import UserError
 
 READ_BLOCK = 4 * 2**20
+BUFFER = 2**18
 MAGIC = re.compile(r"[*?[]")
 
 
@@ -45,28 +48,83 @@ def find_files(patterns: str, where: str = "config.data.path") -> list[File]:
 
 
 def walk_files(folder: str, where: str = "config.data.path") -> list[File]:
-    """Every file below a folder, in natural order of their names.
+    """Every file below a folder, symbolic links followed, in natural order of their names.
 
     Raises:
-      UserError: no such folder, or a store that cannot be read.
+      UserError: no folder given, no such folder, or a store that cannot be read.
     """
+    if not folder.strip():
+        raise UserError(
+            f"{where}={folder!r} names no folder; give the one that holds the corpus, local or gs://"
+        )
     with _explained(folder, where):
         fs, path = _filesystem(folder)
         if not fs.isdir(path):
             raise UserError(
                 f"{where}={folder!r} is not a folder; give the folder that holds the corpus, local or gs://"
             )
+        if not is_remote(folder):
+            return _named(_local_sizes(_local_paths(path), where), path.rstrip("/"))
         found = _sizes(fs, fs.find(path, detail=True), folder)
-    root = fs.unstrip_protocol(path) if is_remote(folder) else path
-    return _named(found, root.rstrip("/"))
+    return _named(found, fs.unstrip_protocol(path).rstrip("/"))
 
 
 def open_file(path: str) -> IO[bytes]:
-    """Open a local or remote file for reading, streamed in blocks; seekable."""
-    if not is_remote(path):
-        return Path(path).open("rb", buffering=2**18)
-    fs, inner = _filesystem(path)
-    return io.BufferedReader(fs.open(inner, "rb", block_size=READ_BLOCK), 2**18)
+    """Open a local or remote file for reading, streamed in blocks; seekable.
+
+    Raises:
+      UserError: it cannot be opened; later, from any read, that it cannot be read.
+    """
+    with _readable(path):
+        if is_remote(path):
+            fs, inner = _filesystem(path)
+            raw = fs.open(inner, "rb", block_size=READ_BLOCK)
+        else:
+            raw = Path(path).open("rb", buffering=0)
+    return io.BufferedReader(_Readable(path, raw), BUFFER)
+
+
+class _Readable(io.RawIOBase):
+    """A file whose errors are told apart from damage in its content: they name it, and are the user's to put right."""
+
+    def __init__(self, path: str, raw: Any):
+        self._path = path
+        self._raw = raw
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with _readable(self._path):
+            return int(self._raw.readinto(buffer))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with _readable(self._path):
+            return int(self._raw.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._raw.tell())
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()
+
+
+@contextlib.contextmanager
+def _readable(path: str) -> Iterator[None]:
+    """Turn what goes wrong while a file is opened or read into one line."""
+    try:
+        yield
+    except Exception as error:
+        if not is_remote(path) and not isinstance(error, OSError):
+            raise
+        raise UserError(
+            f"{path}: cannot be read: {_reason(error)}; put that right and run the same command again"
+        ) from error
 
 
 def is_remote(path: str) -> bool:
@@ -84,14 +142,15 @@ def _match(pattern: str, where: str) -> dict[str, int]:
         fs, path = _filesystem(pattern)
         # A name with glob characters in it may still be a file's own name.
         if MAGIC.search(path) and not fs.isfile(path):
-            listing = {
-                name: info for name, info in fs.glob(path, detail=True).items() if info["type"] == "file"
-            }
-            if not listing:
+            if is_remote(pattern):
+                found = _sizes(fs, fs.glob(path, detail=True), pattern)
+            else:
+                found = _local_sizes(_local_matches(path), where)
+            if not found:
                 raise UserError(
                     f"{where}: the glob {pattern!r} matches no file; ** matches folders at any depth"
                 )
-            return _sizes(fs, listing, pattern)
+            return found
         info = fs.info(path)
         if info["type"] == "directory":
             raise UserError(
@@ -104,7 +163,56 @@ def _sizes(fs: Any, listing: dict[str, dict[str, Any]], asked: str) -> dict[str,
     return {
         fs.unstrip_protocol(name) if is_remote(asked) else name: int(info["size"])
         for name, info in listing.items()
+        if info["type"] != "directory"
     }
+
+
+def _local_matches(pattern: str) -> Iterator[str]:
+    """Local paths that a glob matches. fsspec's own search passes over links: all of a Hugging Face cache, for one."""
+    from fsspec.utils import glob_translate
+
+    try:
+        matches = re.compile(glob_translate(pattern)).match
+    except ValueError as error:
+        raise OSError(str(error)) from None  # a pattern such as a**
+    root = MAGIC.split(pattern, maxsplit=1)[0].rsplit("/", 1)[0] or "/"
+    depth = None if "**" in pattern else pattern.count("/") - root.rstrip("/").count("/")
+    return filter(matches, _local_paths(root, depth))
+
+
+def _local_paths(folder: str, depth: int | None = None, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Paths of what is no folder below a folder, down to `depth`; a link back to a folder `above` is not followed."""
+    real = os.path.realpath(folder)
+    if real in above or not os.path.isdir(folder):
+        return
+    with os.scandir(folder) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        if not entry.is_dir():
+            yield entry.path
+        elif depth is None or depth > 1:
+            yield from _local_paths(entry.path, depth and depth - 1, (*above, real))
+
+
+def _local_sizes(paths: Iterator[str], where: str) -> dict[str, int]:
+    """Sizes of the regular files among local paths; one that linked folders show twice is taken once."""
+    sizes: dict[str, int] = {}
+    seen: set[tuple[str, str]] = set()
+    for path in paths:
+        folder, name = os.path.split(path)
+        place = (os.path.realpath(folder), name)
+        if place in seen:
+            continue
+        seen.add(place)
+        try:
+            info = os.stat(path)
+        except FileNotFoundError:
+            raise UserError(
+                f"{where}: {path!r} is a link to {os.path.realpath(path)!r}, which does not exist; mend or remove it"
+            ) from None
+        if stat.S_ISREG(info.st_mode):
+            sizes[path] = info.st_size
+    return sizes
 
 
 def _filesystem(path: str) -> tuple[Any, str]:
@@ -126,8 +234,13 @@ def _explained(path: str, where: str) -> Iterator[None]:
     except Exception as error:
         if not is_remote(path) and not isinstance(error, OSError):
             raise
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{where}: cannot read {path!r}: {reason}") from error
+        raise UserError(f"{where}: cannot read {path!r}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _named(found: dict[str, int], root: str | None = None) -> list[File]:

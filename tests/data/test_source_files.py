@@ -2,7 +2,9 @@
 
 import dataclasses
 import gzip
+import io
 import json
+import random
 from pathlib import Path
 
 import fsspec
@@ -15,6 +17,7 @@ from data.config import FilterConfig, SourceConfig
 from data.errors import UserError
 from data.source import Record
 from data.sources import open_source
+from data.sources.paths import walk_files
 
 TEXT = "Første dokument.\nandre linje\n\n  \nAnnet dokument.\r\n\n\n\nTredje."
 LINES = ["Første dokument.", "andre linje", "", "", "Annet dokument.", "", "", "", "Tredje."]
@@ -227,3 +230,75 @@ def test_impossible_filters_are_refused(tmp_path):
 def test_a_mix_is_not_one_source():
     with pytest.raises(UserError, match="source='mix' cannot be opened by itself"):
         open_source(SourceConfig(source="mix"))
+
+
+def test_links_to_files_and_folders_are_followed_as_in_a_hugging_face_cache(tmp_path):
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "main"
+    blobs.mkdir()
+    (snapshot / "data").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for number in range(2):
+        (blobs / f"{number}").write_text(f"blob {number}\n")
+        (snapshot / "data" / f"{number}.txt").symlink_to(f"../../../blobs/{number}")
+    (tmp_path / "elsewhere" / "2.txt").write_text("linked folder\n")
+    (snapshot / "more").symlink_to(tmp_path / "elsewhere")
+    (snapshot / "again").symlink_to(snapshot)  # a loop
+    assert kept(open_source(config(snapshot / "data" / "*.txt"))) == ["blob 0", "blob 1"]
+    assert kept(open_source(config(snapshot / "*" / "*.txt"))) == ["blob 0", "blob 1", "linked folder"]
+    assert kept(open_source(config(snapshot / "**" / "*.txt"))) == ["blob 0", "blob 1", "linked folder"]
+    assert [file.name for file in walk_files(str(snapshot))] == ["data/0.txt", "data/1.txt", "more/2.txt"]
+
+
+def test_a_link_that_leads_nowhere_is_refused_by_name(tmp_path):
+    (tmp_path / "a.txt").symlink_to(tmp_path / "gone")
+    assert f"'{tmp_path}/a.txt' is a link to '{tmp_path}/gone', which does not exist" in refused(
+        tmp_path / "*.txt"
+    )
+
+
+def test_an_empty_folder_name_does_not_read_the_working_directory():
+    with pytest.raises(UserError, match="config.data.path='' names no folder"):
+        walk_files("")
+
+
+class Failing(io.FileIO):
+    """A file whose connection is lost after some bytes."""
+
+    left = 100_000
+
+    def readinto(self, buffer):
+        if self.tell() > self.left:
+            raise ConnectionResetError(104, "Connection reset by peer")
+        return super().readinto(buffer)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl.gz", "a.parquet"])
+@pytest.mark.parametrize("policy", ["strict", "skip"])
+def test_a_connection_lost_in_mid_file_is_no_damage(tmp_path, monkeypatch, name, policy):
+    texts = [f"{number} " + random.Random(number).randbytes(500).hex() for number in range(4000)]
+    path = tmp_path / name
+    if name == "a.parquet":
+        write_parquet(path, texts, rows=1000)
+    else:
+        path.write_bytes(packed(json_lines(texts), path.suffix))
+    source = open_source(config(path, bad_documents=policy))
+    monkeypatch.setattr(Path, "open", lambda path, *args, **kwargs: Failing(path))
+    if name == "a.parquet":  # its index is at the end
+        monkeypatch.setattr(Failing, "left", path.stat().st_size)
+        reader = source.read(0)
+        next(reader)
+        monkeypatch.setattr(Failing, "left", 0)
+    else:
+        reader = source.read(0)
+    with pytest.raises(UserError, match=rf"{name}: cannot be read: Connection reset by peer"):
+        list(reader)
+
+
+def test_a_file_that_may_not_be_opened_is_named_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("hei\n")
+
+    def denied(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    assert f"{tmp_path}/a.txt: cannot be read: Permission denied" in refused(tmp_path / "a.txt")
