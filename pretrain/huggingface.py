@@ -5,11 +5,9 @@ Nothing is unpickled and no transformers class is imported: names and layouts ar
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import ml_dtypes
 import numpy as np
 import safetensors
@@ -19,10 +17,11 @@ from etils import epath
 from data.errors import UserError
 from data.special_tokens import SpecialTokens
 from pretrain.config import ModelConfig
-from pretrain.models import EncoderConfig, Params, build
+from pretrain.models import EncoderConfig, Params
 from pretrain.models.config import MODEL_TYPES
 from pretrain.models.layers import ACTIVATIONS
 from pretrain.models.names import from_state_dict, to_state_dict
+from tokenizer import hub
 from tokenizer.load import load as load_tokenizer
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -66,7 +65,6 @@ _DTYPES = {
     "BF16": ml_dtypes.bfloat16,
     "I64": np.int64,
 }
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def encoder_config(model: ModelConfig, vocab_size: int, special: SpecialTokens) -> EncoderConfig:
@@ -187,14 +185,13 @@ def _read_json(file: epath.Path) -> dict[str, Any]:
     return values
 
 
-def load_pretrained(
-    source: str | epath.PathLike, *, fresh_head: jax.Array | None = None
-) -> tuple[EncoderConfig, Params]:
+def load_pretrained(source: str | epath.PathLike, *, seed: int = 0) -> tuple[EncoderConfig, Params]:
     """A pretrained model of the families that this project has.
 
     Args:
       source: a folder with config.json and model.safetensors (or its shards), local or gs://, or a model's hub id.
-      fresh_head: the key to draw a masked-language-model head with where the checkpoint has none; None refuses those.
+      seed: of the masked-language-model head that is made where the checkpoint has none (a bare encoder, or another
+        task's model), with a warning.
 
     Returns:
       The network's config, and its params as numpy arrays (float32 whatever the file holds).
@@ -214,13 +211,7 @@ def load_pretrained(
             f"{source} has no {CONFIG}; a model is a folder that holds {CONFIG} and {WEIGHTS}, or a hub id"
         )
     config = parse_config(_read_json(folder / CONFIG), str(folder / CONFIG))
-    state = _read_weights(folder, str(source))
-    head = None
-    if fresh_head is not None:
-        head = jax.tree.map(
-            np.asarray, build(dataclasses.replace(config, attention="xla")).init(fresh_head)["head"]
-        )
-    return config, from_state_dict(config, state, str(source), fresh_head=head)
+    return config, from_state_dict(config, _read_weights(folder, str(source)), str(source), seed=seed)
 
 
 def _read_weights(folder: epath.Path, source: str) -> dict[str, np.ndarray]:
@@ -274,27 +265,11 @@ def save_pretrained(
 
 def _download(hub_id: str, patterns: list[str]) -> epath.Path:
     """The local folder that holds these files of a model on the hub."""
-    if not _HUB_ID.fullmatch(hub_id):
+    if not hub.is_id(hub_id):
         raise UserError(f"there is no {hub_id}; give a folder, or the id of a model on the hub (owner/name)")
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import snapshot_download
 
     try:
         return epath.Path(snapshot_download(hub_id, allow_patterns=patterns))
-    except errors.GatedRepoError as error:
-        raise UserError(
-            f"the hub's {hub_id} is gated: accept its terms at its page there, then set HF_TOKEN in the environment"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise UserError(
-            f"there is no folder {hub_id}, and no model of that id on the hub that you may read"
-            " (a private one needs HF_TOKEN in the environment)"
-        ) from error
-    except errors.LocalEntryNotFoundError as error:
-        raise UserError(
-            f"there is no folder {hub_id}, and the hub cannot be reached for a model of that id"
-            " (nor is it in the local cache)"
-        ) from error
-    except (errors.HfHubHTTPError, OSError) as error:
-        raise UserError(
-            f"{hub_id} could not be downloaded from the hub: {' '.join(str(error).split())}"
-        ) from error
+    except hub.error_types() as error:
+        raise hub.explain(error, hub_id, patterns[0]) from error

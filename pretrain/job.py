@@ -110,7 +110,7 @@ def origin_params(job: Job) -> Any:
     origin = epath.Path(job.config.init_from).expanduser()
     if is_workdir(origin):
         return restore_params(origin)[0]
-    return load_pretrained(job.config.init_from)[1]
+    return load_pretrained(job.config.init_from, seed=job.config.seed)[1]
 
 
 def assemble(config: PretrainConfig, workdir: epath.Path, saved: Mapping[str, Any] | None) -> Job:

@@ -1,17 +1,15 @@
 """The files of a tokenizer: read from a folder, a bucket or the hub; written all or nothing."""
 
-import re
 from collections.abc import Mapping
 
 from etils import epath
 
 from data.errors import UserError
+from tokenizer import hub
 
 TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"
-
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def read_files(path_or_id: str) -> dict[str, bytes]:
@@ -35,7 +33,7 @@ def read_files(path_or_id: str) -> dict[str, bytes]:
         return {name: (path / name).read_bytes() for name in names}
     if path.exists():
         return {TOKENIZER: path.read_bytes()}
-    if path_or_id.endswith(".json") or not _HUB_ID.fullmatch(path_or_id):
+    if path_or_id.endswith(".json") or not hub.is_id(path_or_id):
         raise UserError(
             f"there is no tokenizer at {path_or_id}; "
             f"tokenizer.path is a folder, a {TOKENIZER} or a hub id (owner/name)"
@@ -50,16 +48,6 @@ def _download(hub_id: str) -> dict[str, bytes]:
     for name in (TOKENIZER, CONFIG, SPECIAL_TOKENS_MAP):
         try:
             files[name] = epath.Path(hf_hub_download(hub_id, name)).read_bytes()
-        except errors.GatedRepoError as error:
-            raise UserError(
-                f"the hub's {hub_id} is gated: accept its terms on its page there, then set HF_TOKEN in the "
-                "environment"
-            ) from error
-        except errors.RepositoryNotFoundError as error:
-            raise UserError(
-                f"there is no folder {hub_id}, and no model of that id on the hub that you may read "
-                "(a private one needs HF_TOKEN in the environment); set tokenizer.path"
-            ) from error
         except errors.RemoteEntryNotFoundError as error:
             if name == TOKENIZER:
                 raise UserError(
@@ -69,13 +57,9 @@ def _download(hub_id: str) -> dict[str, bytes]:
             # Offline, what the cache knows not to exist is not missing; anything else might name a special
             # token.
             if try_to_load_from_cache(hub_id, name) is not _CACHED_NO_EXIST:
-                raise UserError(
-                    f"there is no folder {hub_id}, and the hub cannot be reached for {name} of that model "
-                    "(nor is it in the local cache); set tokenizer.path to a local folder, or connect"
-                ) from error
-        except (errors.HfHubHTTPError, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{name} of {hub_id} could not be downloaded from the hub: {reason}") from error
+                raise hub.explain(error, hub_id, name) from error
+        except hub.error_types() as error:
+            raise hub.explain(error, hub_id, name) from error
     return files
 
 

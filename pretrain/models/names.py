@@ -4,6 +4,7 @@ PyTorch keeps a linear map as [outputs, inputs], one tensor a layer. Ours are [L
 """
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ import numpy as np
 from data.errors import UserError
 from pretrain.models.config import EncoderConfig
 from pretrain.models.model import Params, build
+
+logger = logging.getLogger(__name__)
 
 # What other heads and old releases leave in checkpoints of these families, and this network has no use for.
 UNUSED = ("pooler.", "position_ids", "token_type_ids", "seq_relationship.", "classifier.", "qa_outputs.")
@@ -40,7 +43,7 @@ class Tensor:
 
 def tensors(config: EncoderConfig) -> list[Tensor]:
     """Every tensor of the network, under the name that transformers gives it."""
-    return [*_encoder_tensors(config), *head_tensors(config)]
+    return [*_encoder_tensors(config), *_head_tensors(config)]
 
 
 def _encoder_tensors(config: EncoderConfig) -> Iterator[Tensor]:
@@ -63,7 +66,7 @@ def _encoder_tensors(config: EncoderConfig) -> Iterator[Tensor]:
         yield from _norm(f"{layer}.output.LayerNorm", D, ("layers", "feed_forward_norm"), index)
 
 
-def head_tensors(config: EncoderConfig) -> list[Tensor]:
+def _head_tensors(config: EncoderConfig) -> list[Tensor]:
     """The tensors of the masked-language-model head."""
     V, D, head = config.vocab_size, config.hidden_size, _head(config)
     dense, norm = ("dense", "layer_norm") if config.is_roberta else ("transform.dense", "transform.LayerNorm")
@@ -113,7 +116,7 @@ def to_state_dict(config: EncoderConfig, params: Params) -> dict[str, np.ndarray
 
 
 def from_state_dict(
-    config: EncoderConfig, state: Mapping[str, np.ndarray], where: str, *, fresh_head: Params | None = None
+    config: EncoderConfig, state: Mapping[str, np.ndarray], where: str, *, seed: int = 0
 ) -> Params:
     """Params (float32, numpy) of a state dict of these families.
 
@@ -124,7 +127,7 @@ def from_state_dict(
       config: the network.
       state: names to arrays.
       where: the file or folder, for messages.
-      fresh_head: `params["head"]` for a state dict without a masked-language-model head; None refuses such a one.
+      seed: of the head that is made, with a warning, where the state dict has no part of one.
 
     Raises:
       UserError: a tensor is missing, unknown, or not of the shape that the config gives it; it is named.
@@ -133,14 +136,8 @@ def from_state_dict(
     bias, decoder_bias = f"{_head(config)}.bias", f"{_head(config)}.decoder.bias"
     if decoder_bias in state and (bias not in state or not config.tie_word_embeddings):
         state[bias] = state[decoder_bias]
-    expected, head = tensors(config), head_tensors(config)
-    has_head = any(tensor.name in state for tensor in head)
-    if not has_head and fresh_head is None:
-        raise UserError(
-            f"{where} has no masked-language-model head ({head[0].name} is missing): it is a bare encoder or another"
-            " task's model; give a masked-language model, or ask for a fresh head"
-        )
-    wanted = expected if has_head else [tensor for tensor in expected if tensor not in head]
+    has_head = any(name.startswith(f"{_head(config)}.") for name in state)
+    wanted = tensors(config) if has_head else list(_encoder_tensors(config))
     _check_names(config, state, wanted, where)
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), _shapes(config))
     for tensor in wanted:
@@ -152,7 +149,17 @@ def from_state_dict(
             )
         target = _at(params, tensor)
         target[...] = (array.T if tensor.is_linear else array).reshape(target.shape)
-    return params if has_head else {**params, "head": fresh_head}
+    if not has_head:
+        logger.warning("%s has no masked-language-model head; a fresh one is made", where)
+        params["head"] = _fresh_head(config, seed)
+    return params
+
+
+def _fresh_head(config: EncoderConfig, seed: int) -> Params:
+    """The head that a fresh model of this seed has; under jit the rest of that model is never computed."""
+    model = build(dataclasses.replace(config, attention="xla"))
+    head = jax.jit(lambda key: model.init(key)["head"])(jax.random.key(seed))
+    return jax.tree.map(np.asarray, head)
 
 
 def _at(params: Params, tensor: Tensor) -> Any:

@@ -195,20 +195,47 @@ def test_old_names_of_layer_norms_and_tensors_of_other_heads_are_understood(tmp_
     _equal(load_pretrained(tmp_path)[1], _model("bert")[1])
 
 
-@pytest.mark.parametrize("prefixed", [True, False], ids=["prefixed", "bare"])
-def test_an_encoder_without_a_head_is_refused_or_given_a_fresh_one(tmp_path: Path, prefixed: bool):
-    state = _state(_saved(tmp_path))
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("form", ["prefixed", "bare", "classifier"])
+def test_an_encoder_without_a_head_is_given_a_fresh_one(
+    tmp_path: Path, form: str, tied: bool, caplog: pytest.LogCaptureFixture
+):
+    state = _state(_saved(tmp_path, tied=tied))
     encoder = {name: array for name, array in state.items() if not name.startswith("lm_head")}
-    if not prefixed:
+    if form == "bare":
         encoder = {name.removeprefix("roberta."): array for name, array in encoder.items()}
+    if form == "classifier":
+        encoder["classifier.dense.weight"] = np.zeros((16, 16), np.float32)
     _rewrite(tmp_path, encoder)
-    with pytest.raises(UserError, match=r"no masked-language-model head \(lm_head.dense.weight is missing\)"):
-        load_pretrained(tmp_path)
-    config, params = load_pretrained(tmp_path, fresh_head=jax.random.key(5))
-    expected = _model()[1]
+    config, params = load_pretrained(tmp_path, seed=5)
+    assert caplog.messages == [f"{tmp_path} has no masked-language-model head; a fresh one is made"]
+    expected = _model(tied=tied)[1]
     _equal(params["layers"], expected["layers"])
     _equal(params["embeddings"], expected["embeddings"])
-    _equal(params["head"], build(config).init(jax.random.key(5))["head"])
+    _equal(params["head"], jax.jit(build(config).init)(jax.random.key(5))["head"])
+    assert ("decoder" in params["head"]) is not tied
+    assert np.any(
+        load_pretrained(tmp_path)[1]["head"]["dense"]["kernel"] != params["head"]["dense"]["kernel"]
+    )
+
+
+@pytest.mark.parametrize("kept", ["lm_head.bias", "lm_head.decoder.weight", "lm_head.dense.weight"])
+def test_part_of_a_head_is_refused(tmp_path: Path, kept: str):
+    state = _state(_saved(tmp_path, tied=False))
+    _rewrite(
+        tmp_path, {name: array for name, array in state.items() if name == kept or "lm_head" not in name}
+    )
+    for tied in (False, True):
+        config = _model(tied=tied)[0]
+        (tmp_path / "config.json").write_text(json.dumps(config_dict(config)))
+        with pytest.raises(UserError, match=r"lacks lm_head\..* and [3-5] more tensors, which model_type"):
+            load_pretrained(tmp_path)
+
+
+def test_an_id_that_the_hub_could_not_have_is_one_line():
+    with pytest.raises(UserError, match=r"config.json of owner/na--me could not be downloaded") as error:
+        load_pretrained("owner/na--me")
+    assert "\n" not in str(error.value)
 
 
 def _without(name: str):
@@ -233,7 +260,7 @@ KEY_BIAS = "roberta.encoder.layer.1.attention.self.key.bias"
         ),
         (
             lambda state: {f"other.{name}": array for name, array in state.items()},
-            "no masked-language-model head",
+            "lacks roberta.embeddings.LayerNorm.bias and",
         ),
     ],
     ids=["missing", "head_missing", "shape", "unknown", "other_prefix"],
