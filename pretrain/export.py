@@ -24,8 +24,8 @@ from tokenizer.load import load as load_tokenizer
 def export(workdir: epath.Path, out: epath.Path, *, step: str = "last", overwrite: bool = False) -> int:
     """Write config.json, model.safetensors, the tokenizer's files, README.md and the loss curve of a run to `out`.
 
-    The folder is written beside its place and moved there whole. Where it lies in a bucket, which cannot move a folder
-    at once, config.json, without which nothing loads, is written last.
+    config.json, without which nothing loads, is written last. On a file system the folder is made beside its place
+    and moved there whole; a bucket cannot move a folder at once, so there it is emptied and filled in place.
 
     Args:
       workdir: the run's folder.
@@ -45,9 +45,11 @@ def export(workdir: epath.Path, out: epath.Path, *, step: str = "last", overwrit
         raise UserError(f"{workdir} has no {MODEL_FILE}; --workdir should be the folder of a pretraining run")
     params, saved = restore_params(workdir, step)
     encoder = parse_config(json.loads((workdir / MODEL_FILE).read_text()), str(workdir / MODEL_FILE))
-    folder = out if "://" in str(out) else out.parent / f".{out.name}.unfinished-{os.getpid()}"
+    folder = out if _is_bucket(out) else out.parent / f".{out.name}.unfinished-{os.getpid()}"
     try:
-        save_pretrained(folder, encoder, params, workdir / "tokenizer")
+        if folder.exists():
+            folder.rmtree()
+        folder.mkdir(parents=True)
         tokenizer = load_tokenizer(str(workdir / "tokenizer"))
         facts = CardFacts(
             name=out.name,
@@ -60,6 +62,7 @@ def export(workdir: epath.Path, out: epath.Path, *, step: str = "last", overwrit
             has_loss_curve=write_loss_curve(workdir / FILE_NAME, folder / LOSS_CURVE),
         )
         (folder / "README.md").write_text(model_card(facts))
+        save_pretrained(folder, encoder, params, workdir / "tokenizer")
         if folder != out:
             _put_in_place(folder, out)
     except OSError as error:
@@ -68,6 +71,10 @@ def export(workdir: epath.Path, out: epath.Path, *, step: str = "last", overwrit
         if folder != out:
             shutil.rmtree(folder, ignore_errors=True)
     return facts.step
+
+
+def _is_bucket(path: epath.Path) -> bool:
+    return "://" in str(path)
 
 
 def _put_in_place(folder: epath.Path, out: epath.Path) -> None:

@@ -30,6 +30,7 @@ from pretrain.checkpoint import restore_params
 from pretrain.config import PretrainConfig
 from pretrain.job import MODEL_FILE
 from pretrain.models import Model, Params, build
+from pretrain.phases import resolve_phases
 from pretrain.workdir import read_config
 from tokenizer.ensure import tokenizer_folder
 from tokenizer.load import Loaded, load
@@ -235,7 +236,7 @@ def main(argv: Sequence[str]) -> int:
         tokenizer = load(arguments.model)
         encoder, params = huggingface.load_pretrained(arguments.model)
     else:
-        workdir = epath.Path(arguments.workdir)
+        workdir = epath.Path(arguments.workdir).expanduser()
         params, _ = restore_params(workdir, arguments.step)
         tokenizer = load(str(tokenizer_folder(workdir)))
         encoder = huggingface.parse_config(
@@ -243,7 +244,8 @@ def main(argv: Sequence[str]) -> int:
         )
         if not examples:
             config = build_config(PretrainConfig, read_config(workdir))
-            examples = choose_examples(held_out_texts(config.data, tokenizer), tokenizer)
+            data = resolve_phases(config, epoch_steps=1)[-1].data
+            examples = choose_examples(held_out_texts(data, tokenizer), tokenizer)
     filled = fill_mask(
         build(encoder), params, tokenizer, [example.text for example in examples], top=arguments.top
     )

@@ -23,14 +23,6 @@ class Peak(NamedTuple):
     """'spec sheet' or 'measured'."""
 
 
-class DeviceMemory(NamedTuple):
-    """Bytes of a device's memory."""
-
-    limit: int
-    in_use: int
-    peak: int
-
-
 # TFLOP/s of one JAX device in bfloat16, by `device_kind`. Google's pages
 # cloud.google.com/tpu/docs/v2 .. v6e and /tpu7x give them per chip (45, 123, 275, 197, 459, 918, 2307); a v2,
 # v3 or 7x chip is two JAX devices. Products of float32 arrays run as bfloat16 passes on the same units: one
@@ -79,12 +71,13 @@ def peak_flops(device: jax.Device, dtype: str, precision: str = "default") -> Pe
     A CPU is measured, which takes about 0.3 s: call this once, before the first step.
 
     Args:
-      device: one of `jax.devices()`.
+      device: one of `jax.devices()`; of another process's CPU, one of this process is measured in its place.
       dtype: compute type, "float32" or "bfloat16".
       precision: `jax.default_matmul_precision` of float32 products: "default", "high" or "highest".
     """
     if device.platform == "cpu":
-        return Peak(_measure(device, dtype) / jax.local_device_count("cpu"), "measured")
+        local = jax.local_devices(backend="cpu")[0]
+        return Peak(_measure(local, dtype) / jax.local_device_count("cpu"), "measured")
     known = published_peak(device.device_kind, dtype, precision)
     return None if known is None else Peak(known, "spec sheet")
 
@@ -102,13 +95,10 @@ def published_peak(device_kind: str, dtype: str, precision: str = "default") -> 
     return None
 
 
-def device_memory(device: jax.Device) -> DeviceMemory | None:
-    """The memory of `device` as its runtime reports it, or None where it does not (a CPU)."""
-    stats = device.memory_stats() or {}
-    if "bytes_limit" not in stats:
-        return None
-    in_use = int(stats.get("bytes_in_use", 0))
-    return DeviceMemory(int(stats["bytes_limit"]), in_use, int(stats.get("peak_bytes_in_use", in_use)))
+def device_memory(device: jax.Device) -> int | None:
+    """Bytes of memory of `device`, one of this process, by its runtime; None where that does not say (a CPU)."""
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    return None if limit is None else int(limit)
 
 
 def _measure(device: jax.Device, dtype: str, seconds: float = 0.3, size: int = 1024) -> float:

@@ -246,7 +246,7 @@ def _read_safetensors(file: epath.Path) -> dict[str, np.ndarray]:
 def save_pretrained(
     out: epath.PathLike, config: EncoderConfig, params: Params, tokenizer_dir: epath.PathLike | None = None
 ) -> None:
-    """Write a folder that transformers' AutoModelForMaskedLM (and AutoTokenizer) load.
+    """Write a folder that transformers' AutoModelForMaskedLM (and AutoTokenizer) load; config.json last.
 
     Args:
       out: the folder, local or gs://, made if need be.

@@ -6,13 +6,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from data import schema
-from data.config import DataConfig, leaf_sources
+from data.config import DataConfig, SourceConfig, leaf_sources
 from pretrain import formatting
 from pretrain.config import PretrainConfig
 from pretrain.metrics import Line
 from pretrain.models import EncoderConfig, ParameterCount
+from pretrain.phases import resolve_phases
 
 LOSS_CURVE = "loss_curve.png"
+NAMING_FIELDS = {
+    "pydoc": (),
+    "files": ("path",),
+    "oscar": ("path", "subset"),
+    "hub": ("name", "subset"),
+    "tfds": ("name",),
+}
+"""Kind of source -> the fields of SourceConfig that say which documents it reads."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +69,11 @@ def _header(facts: CardFacts) -> str:
 
 def _summary(facts: CardFacts) -> str:
     encoder = facts.encoder
+    origin = facts.config["init_from"]
+    start = f" starting from `{_public(origin)}`" if origin else ""
     return (
         f"A {encoder.model_type} masked language model of {formatting.count(facts.parameters.total)} parameters,"
-        f" pretrained from text with Unmask: {encoder.num_hidden_layers} layers, width {encoder.hidden_size},"
+        f" pretrained from text with Unmask{start}: {encoder.num_hidden_layers} layers, width {encoder.hidden_size},"
         f" {encoder.num_attention_heads} heads, a vocabulary of {encoder.vocab_size:,} tokens, rows of up to"
         f" {encoder.max_length} tokens."
     )
@@ -79,16 +90,23 @@ def _usage(facts: CardFacts) -> str:
 
 
 def _data(facts: CardFacts) -> str:
-    lines = []
-    for source in _sources(facts):
-        named = [_public(source.path), source.name, source.subset]
-        lines.append(f"- `{source.source}` {' '.join(f'`{part}`' for part in named if part)}".rstrip())
-    data = _data_config(facts)
-    share = f"{formatting.percent(data.eval_fraction, 2)} of the documents"
-    held_out = "a source of its own" if data.eval_source else share
-    return "\n".join(
-        [*lines, "", f"Rows are packed as `{data.packing}`; held out for evaluation: {held_out}."]
-    )
+    read = _data_read(facts)
+    sections = []
+    for data, start in read.items():
+        lines = [f"From step {start:,}:", ""] if len(read) > 1 else []
+        lines += [_source_line(source, data) for source in leaf_sources(data)]
+        share = f"{formatting.percent(data.eval_fraction, 2)} of the documents"
+        held_out = "a source of its own" if data.eval_source else share
+        lines += ["", f"Rows are packed as `{data.packing}`; held out for evaluation: {held_out}."]
+        sections.append("\n".join(lines))
+    return "\n\n".join(sections)
+
+
+def _source_line(source: SourceConfig, data: DataConfig) -> str:
+    """One source by the fields that its kind reads; what a recipe may have left in others was not used."""
+    named = [_public(getattr(source, name)) for name in NAMING_FIELDS[source.source]]
+    weight = [f"with weight {source.weight:g}"] if data.source == "mix" else []
+    return " ".join([f"- `{source.source}`", *(f"`{part}`" for part in named if part), *weight])
 
 
 def _hyperparameters(facts: CardFacts) -> str:
@@ -188,9 +206,15 @@ def _public(paths: str) -> str:
     return ",".join(parts)
 
 
-def _data_config(facts: CardFacts) -> DataConfig:
-    return schema.build(DataConfig, facts.config["data"], "config.data")
+def _data_read(facts: CardFacts) -> dict[DataConfig, int]:
+    """The data of the phases that the checkpoint has seen, and the step from which each was read."""
+    config = schema.build(PretrainConfig, facts.config)
+    read: dict[DataConfig, int] = {}
+    for phase in resolve_phases(config, epoch_steps=facts.step):
+        if phase.start < facts.step:
+            read.setdefault(phase.data, phase.start)
+    return read
 
 
-def _sources(facts: CardFacts) -> Sequence[Any]:
-    return leaf_sources(_data_config(facts))
+def _sources(facts: CardFacts) -> list[SourceConfig]:
+    return [source for data in _data_read(facts) for source in leaf_sources(data)]

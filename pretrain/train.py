@@ -310,12 +310,11 @@ class _Trainer:
             if job.epoch_steps and job.config.epochs
             else None,
         )
-        device = hardware.device_memory(job.mesh.local_devices[0])
         memory = overview.Memory(
             params=overview.bytes_per_device(self._abstract.params),
             optimizer=overview.bytes_per_device(self._abstract.opt_state),
             temporary=compiled.memory_analysis().temp_size_in_bytes,
-            limit=device.limit if device else None,
+            limit=hardware.device_memory(job.mesh.local_devices[0]),
         )
         Console().print(
             overview.overview(self._abstract.params, job.mesh, plan, memory, processes=jax.process_count())

@@ -16,13 +16,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from data import schema
 from data.command_line import parse
-from data.config import DataConfig
+from data.config import DataConfig, SourceConfig
 from data.errors import UserError
+from data.special_tokens import SpecialTokens
 from pretrain import export as export_module
 from pretrain.checkpoint import Checkpointer
-from pretrain.config import MaskingConfig, ModelConfig, PretrainConfig
+from pretrain.config import MaskingConfig, ModelConfig, PhaseConfig, PretrainConfig
 from pretrain.export import export, main
 from pretrain.huggingface import config_dict, encoder_config, load_pretrained
+from pretrain.model_card import LOSS_CURVE, CardFacts, model_card
 from pretrain.models import build
 from tokenizer.load import load as load_tokenizer
 
@@ -131,6 +133,62 @@ def test_the_card_says_what_the_model_was_made_of(workdir: Path, tmp_path: Path)
     assert "- `files` `no-*.txt,more.txt`" in card
 
 
+def _card(step: int = 20, **changes) -> str:
+    config = dataclasses.replace(CONFIG, **changes)
+    encoder = encoder_config(CONFIG.model, len(WORDS), SpecialTokens(cls=0, sep=2, pad=1, mask=4, unk=3))
+    count, values = build(encoder).count(), schema.as_dict(config)
+    return model_card(CardFacts("name", encoder, count, values, step, [], "<mask>", False))
+
+
+def _data_section(card: str) -> str:
+    return card.split("## Data\n\n")[1].split("\n\n##")[0]
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (DataConfig(source="files", path="a.txt", name="left/over", subset="no"), "- `files` `a.txt`"),
+        (DataConfig(source="oscar", path="/x/no_meta", name="left/over"), "- `oscar` `no_meta`"),
+        (
+            DataConfig(source="hub", path="left.txt", name="owner/set", subset="no"),
+            "- `hub` `owner/set` `no`",
+        ),
+        (DataConfig(source="tfds", path="left.txt", name="wiki40b/no"), "- `tfds` `wiki40b/no`"),
+        (DataConfig(source="pydoc", path="left.txt", name="left/over"), "- `pydoc`"),
+    ],
+    ids=lambda value: value.source if isinstance(value, DataConfig) else "",
+)
+def test_the_card_names_the_data_that_was_read_and_no_other(data: DataConfig, line: str):
+    card = _card(data=data)
+    assert _data_section(card).splitlines()[0] == line
+    assert ("datasets:\n- owner/set\n" in card) == (data.source == "hub")
+
+
+def test_the_card_names_the_members_of_a_mix_with_their_weights():
+    members = (
+        SourceConfig(source="files", path="a.txt", name="left/over", weight=3.0),
+        SourceConfig(source="hub", name="owner/set"),
+    )
+    section = _data_section(_card(data=DataConfig(source="mix", path="left.txt", mix=members)))
+    assert section.splitlines()[:2] == [
+        "- `files` `a.txt` with weight 3",
+        "- `hub` `owner/set` with weight 1",
+    ]
+
+
+def test_the_card_names_the_data_of_the_phases_up_to_its_step():
+    later = DataConfig(source="hub", name="owner/set", packing="documents")
+    phases = (PhaseConfig(steps=10), PhaseConfig(steps=10, data=later))
+    section = _data_section(_card(steps=None, phases=phases))
+    assert "From step 0:\n\n- `files`" in section and "From step 10:\n\n- `hub` `owner/set`" in section
+    assert "owner/set" not in _data_section(_card(10, steps=None, phases=phases))
+
+
+def test_the_card_says_which_model_the_run_began_with():
+    assert " pretrained from text with Unmask starting from `model`:" in _card(init_from="/home/me/model/")
+    assert "starting from" not in _card()
+
+
 def test_the_card_publishes_no_folder_of_this_machine(workdir: Path, tmp_path: Path):
     export(epath.Path(workdir), epath.Path(tmp_path / "out"))
     card = (tmp_path / "out" / "README.md").read_text()
@@ -180,6 +238,30 @@ def test_a_failure_halfway_leaves_nothing_behind(
     with pytest.raises(UserError, match=r"out cannot be written: .*No space left on device"):
         export(epath.Path(workdir), epath.Path(tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_config_json_is_written_last_in_the_place_and_in_a_bucket(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A killed export leaves no config.json, and what an earlier one left is gone."""
+    seen: list[set[str]] = []
+
+    def killed(config):
+        (folder,) = tmp_path.iterdir()
+        seen.append({file.name for file in folder.iterdir()})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pretrain.huggingface.config_dict", killed)
+    everything = {"README.md", LOSS_CURVE, "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    for in_bucket in (False, True):
+        monkeypatch.setattr(export_module, "_is_bucket", lambda path, answer=in_bucket: answer)
+        with pytest.raises(KeyboardInterrupt):
+            export(epath.Path(workdir), epath.Path(tmp_path / "out"))
+    assert seen == [everything, everything]
+    (tmp_path / "out" / "config.json").write_text("of an earlier model")
+    with pytest.raises(KeyboardInterrupt):
+        export(epath.Path(workdir), epath.Path(tmp_path / "out"), overwrite=True)
+    assert {file.name for file in (tmp_path / "out").iterdir()} == everything
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Blanks filled as transformers' pipeline fills them, examples chosen from text, and the command line."""
 
+import dataclasses
 import io
 import json
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from data.errors import UserError
 from pretrain import fill_mask as module
 from pretrain.checkpoint import Checkpointer
+from pretrain.config import PhaseConfig
 from pretrain.fill_mask import MASK, Candidate, Cloze, choose_examples, fill_mask, prediction_table
 from pretrain.huggingface import config_dict, save_pretrained
 from pretrain.job import MODEL_FILE
@@ -141,17 +143,24 @@ def test_command_line_on_an_exported_model(exported, capsys):
     assert "The ____ road" in shown and shown.count("%") == 2
 
 
-def test_command_line_on_a_run_shows_held_out_sentences(tmp_path, capsys, model, params, tokenizer):
+def test_command_line_on_a_run_shows_held_out_sentences_of_its_last_phase(
+    tmp_path, capsys, model, params, tokenizer, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
     workdir, corpus = epath.Path(tmp_path / "run"), tmp_path / "text.txt"
     corpus.write_text("\n".join(f"{TEXT} Number {i}." for i in range(60)))
     prepare(workdir)
-    write_config(workdir, tiny_config(corpus))
+    config = tiny_config(corpus)
+    last = PhaseConfig(steps=2, data=config.data)
+    unread = dataclasses.replace(config.data, path=str(tmp_path / "no longer there.txt"))
+    config = dataclasses.replace(config, steps=None, data=unread, phases=(PhaseConfig(steps=1), last))
+    write_config(workdir, config)
     (workdir / MODEL_FILE).write_text(json.dumps(config_dict(model.config)))
     tokenizer.save(workdir / "tokenizer")
     checkpointer = Checkpointer(workdir)
     checkpointer.save(3, {"params": params}, {"best": None})
     checkpointer.close()
-    assert module.main(["fill_mask", f"--workdir={workdir}"]) == 0
+    assert module.main(["fill_mask", "--workdir=~/run"]) == 0
     shown = capsys.readouterr().out
     assert "true word" in shown and shown.count("%") == 5 * shown.count("____") > 0
 

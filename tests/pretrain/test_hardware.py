@@ -1,5 +1,7 @@
 """Peak rates by the names that JAX gives to devices."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -50,6 +52,21 @@ def test_a_cpu_is_measured_and_shared_by_its_fake_devices():
     assert (
         np.isfinite(peak.flops_per_second) and peak.flops_per_second > ones.size
     )  # far above one product a second
+
+
+@pytest.mark.parametrize(
+    ("platform", "kind", "source"),
+    [("cpu", "cpu", "measured"), ("gpu", "NVIDIA A100-SXM4-40GB", "spec sheet")],
+)
+def test_a_device_of_another_process_has_a_peak_too(platform, kind, source):
+    elsewhere = types.SimpleNamespace(platform=platform, device_kind=kind, process_index=1)
+    peak = peak_flops(elsewhere, "float32")
+    assert peak.source == source and peak.flops_per_second > 0
+
+
+def test_memory_is_what_the_runtime_reports():
+    device = types.SimpleNamespace(memory_stats=lambda: {"bytes_limit": 2**34, "bytes_in_use": 5})
+    assert device_memory(device) == 2**34
 
 
 def test_a_cpu_reports_no_memory():
