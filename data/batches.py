@@ -1,8 +1,6 @@
-"""Batches of packed rows, prepared in the background, each with the state of every stream at its own end.
+"""Batches of packed rows, prepared in the background, each with the state of every stream at its own end."""
 
-What the stages of a run need of the data is importable from here.
-"""
-
+import logging
 import queue
 import threading
 import time
@@ -16,25 +14,19 @@ from typing import Any
 import numpy as np
 
 from data.config import DataConfig
-from data.corpus import corpus_fingerprint, count_steps, open_sources, training_documents
-from data.counts import Counts
+from data.corpus import open_sources
+from data.counts import Counts, describe_dropped
 from data.errors import UserError
-from data.evaluation import evaluation_rows
 from data.packing import Packer, Rows, fill, make_packer
 from data.source import Source
 from data.special_tokens import SpecialTokens
 from data.streams import WindowReader, open_documents, window_order
 from data.tokens import FRESH, Encode, TokenStream
 
-__all__ = [
-    "Batch",
-    "BatchIterator",
-    "corpus_fingerprint",
-    "count_steps",
-    "evaluation_rows",
-    "open_batches",
-    "training_documents",
-]
+log = logging.getLogger(__name__)
+
+WAIT_SECONDS = 0.2
+"""A wait for a batch is made of slices of this length, between which signal handlers run."""
 
 ENCODING_THREADS = 2
 """Calls to `encode` in flight: while one makes arrays of ids, holding the interpreter's lock, another tokenizes."""
@@ -104,35 +96,53 @@ def open_batches(
             complete,
         )
 
-    return BatchIterator(start, config.prefetch)
+    return BatchIterator(start, config.prefetch, min(state["epoch"] for state in chosen.values()))
+
+
+def dropped(states: Mapping[str, Any]) -> dict[str, int]:
+    """Documents that the sources have dropped since the run began, by reason, summed over a batch's states."""
+    counts = Counts()
+    for state in states.values():
+        counts.add(Counts.from_dict(state["counts"]))
+    return dict(sorted(counts.dropped.items()))
+
+
+def check_data(config: DataConfig, where: str = "config.data") -> None:
+    """Refuse values out of their range, before anything is read; `where` is the place that messages name.
+
+    Raises:
+      UserError: streams, window or prefetch below 1, or eval_fraction not a share below 1.
+    """
+    for name in ("streams", "window", "prefetch"):
+        if getattr(config, name) < 1:
+            raise UserError(f"{where}.{name}={getattr(config, name)} should be 1 or more")
+    if not 0 <= config.eval_fraction < 1:
+        raise UserError(f"{where}.eval_fraction={config.eval_fraction} should be at least 0 and below 1")
 
 
 def check(config: DataConfig, seq_len: int, global_batch: int, rows: range, epochs: int | None) -> range:
     """Refuse settings that cannot work together; returns the streams of these rows."""
-    for name in ("streams", "window", "prefetch"):
-        if getattr(config, name) < 1:
-            raise UserError(f"data.{name}={getattr(config, name)} should be at least 1")
-    if not 0 <= config.eval_fraction < 1:
-        raise UserError(f"data.eval_fraction={config.eval_fraction} should be at least 0 and below 1")
+    check_data(config)
     if seq_len < 3:
         raise UserError(
-            f"seq_len={seq_len} should be at least 3: a row holds a token between two special ones"
+            f"config.seq_len={seq_len} should be at least 3: a row holds a token between two special ones"
         )
     if global_batch < 1 or global_batch % config.streams:
         raise UserError(
-            f"global_batch={global_batch} is not a multiple of data.streams={config.streams}; change one of them"
+            f"config.global_batch={global_batch} is not a multiple of config.data.streams={config.streams}; "
+            "change one of them"
         )
     if epochs is not None and config.source == "mix":
         raise UserError(
             "a mix has no epochs: its sources end at different times; set steps instead of epochs"
         )
     if epochs is not None and epochs < 1:
-        raise UserError(f"epochs={epochs} should be at least 1")
+        raise UserError(f"config.epochs={epochs} should be at least 1")
     per_stream = global_batch // config.streams
     if not len(rows) or rows.start % per_stream or rows.stop % per_stream or rows.step != 1:
         raise UserError(
             f"rows {rows.start}..{rows.stop} of this process cut through a stream ({per_stream} rows each): "
-            f"data.streams={config.streams} should be a multiple of the number of processes"
+            f"config.data.streams={config.streams} should be a multiple of the number of processes"
         )
     return range(rows.start // per_stream, rows.stop // per_stream)
 
@@ -144,8 +154,8 @@ def _check_states(states: Mapping[str, Any] | None, count: int, streams: range) 
     beyond = [name for name in states if int(name) >= count]
     if missing or beyond:
         raise UserError(
-            f"data.streams={count}, but the saved state has {len(states)} streams; data.streams is fixed for a run: "
-            "set it back, or start in a new workdir"
+            f"config.data.streams={count}, but the saved state has {len(states)} streams; the number is fixed for a "
+            "run: set it back, or start in a new workdir"
         )
 
 
@@ -211,8 +221,11 @@ class BatchMaker:
 class BatchIterator(Iterator[Batch]):
     """Iterates over batches that a background thread keeps ready."""
 
-    def __init__(self, start: Callable[[Executor], BatchMaker], depth: int):
-        """Keep `depth` batches ready; `start` opens the streams, on the background thread."""
+    def __init__(self, start: Callable[[Executor], BatchMaker], depth: int, epoch: int = 0):
+        """Keep `depth` batches ready; `start` opens the streams, on the background thread; all have ended `epoch`."""
+        self._epoch = epoch
+        self._states: Mapping[str, Any] = {}
+        self._told: dict[str, int] = {}
         self._ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
         self._stop = threading.Event()
         self._end: BaseException | None = None
@@ -233,17 +246,36 @@ class BatchIterator(Iterator[Batch]):
         if self._end is not None:
             raise self._end
         begin = time.perf_counter()
-        item = self._ready.get()
+        item = self._wait()
         if isinstance(item, Batch):
+            self._states = item.states
+            if (epoch := min(state["epoch"] for state in item.states.values())) > self._epoch:
+                self._epoch = epoch
+                self._tell_dropped()
             return replace(item, wait=time.perf_counter() - begin)
         self._end = StopIteration() if item is None else item
         raise self._end
 
     def close(self) -> None:
         """Stop the background work; there are no more batches."""
+        self._tell_dropped()
         self._end = self._end or StopIteration()
         self._finalizer()
         self._thread.join(timeout=5)
+
+    def _wait(self) -> Batch | BaseException | None:
+        while True:
+            try:
+                return self._ready.get(timeout=WAIT_SECONDS)
+            except queue.Empty:
+                continue
+
+    def _tell_dropped(self) -> None:
+        """Log what has been dropped of this process's streams, where that is more than was last logged."""
+        total = dropped(self._states)
+        if total != self._told:
+            log.info("documents of %d streams so far: %s", len(self._states), describe_dropped(total))
+            self._told = total
 
     def __enter__(self) -> "BatchIterator":
         return self

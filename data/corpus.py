@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 
@@ -9,25 +10,31 @@ from data.config import DataConfig, leaf_sources
 from data.counts import Counts
 from data.errors import UserError
 from data.packing import LOOK_AHEAD, DocumentPlanner
-from data.source import Source
-from data.sources import open_source
+from data.shuffle import WeightedDraws
+from data.source import Record, Source
+from data.sources import check_fields, open_source
 from data.streams import nothing_to_read, open_layout, outside_training, window_order
 from data.tokens import LARGEST_CHUNK, Cursor, Encode
+
+log = logging.getLogger(__name__)
 
 
 def open_sources(config: DataConfig) -> list[Source]:
     """The source that the config names, or the members of its mix.
 
     Raises:
-      UserError: a source cannot be opened, or a mix without members or with a weight that is not positive.
+      UserError: a source cannot be opened, a mix without members or with a weight that is not positive, or a field is
+        set that the source does not read.
     """
-    members = leaf_sources(config)
-    if not members:
-        raise UserError("data.source='mix' has no members; list them in data.mix")
-    for index, member in enumerate(members):
-        if config.source == "mix" and not member.weight > 0:
-            raise UserError(f"data.mix[{index}].weight={member.weight} should be positive")
-    return [open_source(member) for member in members]
+    check_fields(config, "config.data")
+    if config.source != "mix":
+        return [open_source(member) for member in leaf_sources(config)]
+    if not config.mix:
+        raise UserError("config.data.source='mix' has no members; list them in config.data.mix")
+    for index, member in enumerate(config.mix):
+        if not member.weight > 0:
+            raise UserError(f"config.data.mix[{index}].weight={member.weight} should be positive")
+    return [open_source(member, f"config.data.mix[{index}]") for index, member in enumerate(config.mix)]
 
 
 def corpus_fingerprint(config: DataConfig, sources: Sequence[Source] | None = None) -> str:
@@ -42,9 +49,10 @@ def corpus_fingerprint(config: DataConfig, sources: Sequence[Source] | None = No
 def training_documents(
     config: DataConfig, sources: Sequence[Source] | None = None, counts: Counts | None = None
 ) -> Iterator[str]:
-    """Every document that training may read, once, in the sources' order; the members of a mix one after another.
+    """Every document that training may read, once, in the source's order.
 
-    `counts`, where given, is brought up to date while the documents are read.
+    The members of a mix take turns by their weights until each has ended, so that the first documents are a sample of
+    the mix. `counts`, where given, is brought up to date while the documents are read; they are logged at the end.
 
     Raises:
       UserError: there is not one.
@@ -52,13 +60,39 @@ def training_documents(
     sources = open_sources(config) if sources is None else sources
     counts = Counts() if counts is None else counts
     unwanted, before = outside_training(config), counts.documents
-    for source in sources:
-        for shard in range(len(source.shards)):
-            for record in source.read(shard):
-                if counts.keeps(record, unwanted):
-                    yield record.text
+    try:
+        for record in _in_turns([_records(source) for source in sources], _weights(config)):
+            if counts.keeps(record, unwanted):
+                yield record.text
+    finally:  # also where the caller stops early
+        if counts.documents > before:
+            log.info("read %d documents: %s", counts.documents - before, counts)
     if counts.documents == before:
         raise nothing_to_read(sources, counts)
+
+
+def _weights(config: DataConfig) -> list[float]:
+    return [member.weight for member in config.mix] if config.source == "mix" else [1.0]
+
+
+def _records(source: Source) -> Iterator[Record]:
+    for shard in range(len(source.shards)):
+        yield from source.read(shard)
+
+
+def _in_turns(members: list[Iterator[Record]], weights: list[float]) -> Iterator[Record]:
+    """Everything of the members, each in its own order, drawn by weight from those that have not ended."""
+    while members:
+        draws, number, end = WeightedDraws(weights, "turns", len(members)), 0, None
+        while end is None:
+            drawn = draws[number]
+            number += 1
+            if (record := next(members[drawn], None)) is None:
+                end = drawn
+            else:
+                yield record
+        members = members[:end] + members[end + 1 :]
+        weights = weights[:end] + weights[end + 1 :]
 
 
 def count_steps(

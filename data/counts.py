@@ -32,6 +32,13 @@ class Counts:
             return True
         return False
 
+    def add(self, other: "Counts") -> None:
+        """Count what `other` has counted too."""
+        self.documents += other.documents
+        self.held_out += other.held_out
+        for reason, number in other.dropped.items():
+            self.dropped[reason] = self.dropped.get(reason, 0) + number
+
     def as_dict(self) -> dict[str, Any]:
         """A JSON-able copy."""
         return {
@@ -46,6 +53,10 @@ class Counts:
         return cls(values["documents"], values["held_out"], dict(values["dropped"]))
 
     def __str__(self) -> str:
-        reasons = ", ".join(f"{reason}: {number}" for reason, number in sorted(self.dropped.items()))
-        dropped = f"{sum(self.dropped.values())} dropped" + (f" ({reasons})" if reasons else "")
-        return f"{dropped}, {self.held_out} held out for evaluation"
+        return f"{describe_dropped(self.dropped)}, {self.held_out} held out for evaluation"
+
+
+def describe_dropped(dropped: Mapping[str, int]) -> str:
+    """How many were dropped and why: '3 dropped (empty: 1, min_chars: 2)'."""
+    reasons = ", ".join(f"{reason}: {number}" for reason, number in sorted(dropped.items()))
+    return f"{sum(dropped.values())} dropped" + (f" ({reasons})" if reasons else "")

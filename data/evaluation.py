@@ -1,5 +1,6 @@
 """The rows that a run evaluates on: the same at every evaluation and on every process."""
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from data.config import DataConfig
 from data.corpus import open_sources
-from data.counts import Counts, Unwanted
+from data.counts import Counts, Unwanted, describe_dropped
 from data.errors import UserError
 from data.heldout import HeldOut
 from data.packing import Rows, fill, make_packer
@@ -17,6 +18,8 @@ from data.sources import open_source
 from data.special_tokens import SpecialTokens
 from data.streams import SourceDocuments, WindowReader
 from data.tokens import Encode, TokenStream
+
+log = logging.getLogger(__name__)
 
 WINDOW = 64
 """Documents read at a time: few, because one in hundreds is held out and the corpus may be large."""
@@ -55,14 +58,17 @@ def evaluation_rows(
     """
     unwanted: Unwanted
     if config.eval_source is not None:
-        sources = [open_source(config.eval_source)] if sources is None else sources
+        if sources is None:
+            sources = [open_source(config.eval_source, "config.data.eval_source")]
         weights, unwanted = [1.0], _nothing
+    elif config.eval_fraction == 0:
+        raise _nothing_to_evaluate(config)
     else:
         sources = open_sources(config) if sources is None else sources
         weights = [member.weight for member in config.mix] if config.source == "mix" else [1.0]
         unwanted = _outside(HeldOut(config.eval_fraction))
     bounds = np.rint(np.cumsum(weights) / np.sum(weights) * max_rows).astype(int).tolist()
-    parts = []
+    parts, counts = [], Counts()
     with ThreadPoolExecutor(1) as executor:
         for source, first, stop in zip(sources, [0, *bounds], bounds):
             rows = Rows.empty(stop - first, seq_len, special)
@@ -72,8 +78,10 @@ def evaluation_rows(
             except _NothingLeftError:
                 continue
             parts.append(rows.part(slice(filled)).as_dict())
-    if not parts:
+            counts.add(Counts.from_dict(stream.state()["counts"]))
+    if not any(len(part["tokens"]) for part in parts):
         raise _nothing_to_evaluate(config)
+    log.info("evaluation reads %d documents: %s", counts.documents, describe_dropped(counts.dropped))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -101,8 +109,16 @@ def _stream(source: Source, unwanted: Unwanted, encode: Encode, executor: Execut
 
 def _nothing_to_evaluate(config: DataConfig) -> UserError:
     if config.eval_source is not None:
-        return UserError(f"data.eval_source.path={config.eval_source.path!r} has no document to evaluate on")
+        place = next(
+            (
+                f"{name}={value!r}"
+                for name in ("path", "name")
+                if (value := getattr(config.eval_source, name))
+            ),
+            f"source={config.eval_source.source!r}",
+        )
+        return UserError(f"config.data.eval_source.{place} has no document to evaluate on")
     return UserError(
-        f"data.eval_fraction={config.eval_fraction} holds no document out for evaluation; raise it (0.05 is a "
-        "twentieth of the documents), set data.eval_source, or set eval.every=0"
+        f"config.data.eval_fraction={config.eval_fraction} holds no document out for evaluation; raise it (0.05 is a "
+        "twentieth of the documents), set config.data.eval_source, or set config.eval.every=0"
     )

@@ -274,5 +274,7 @@ def fill(stream: TokenStream, packer: Packer, rows: Rows) -> int:
         stream.rows += filled
         barren = 0 if filled or stream.epoch == epoch else barren + 1
         if barren > 1:
-            raise UserError("no document of the corpus has a single token; check data.path and the tokenizer")
+            raise UserError(
+                "no document of the corpus has a single token; check config.data.path and the tokenizer"
+            )
     return row

@@ -1,8 +1,10 @@
 """Which stream reads which records, and reading them from any position.
 
-A corpus with at least as many shards as streams is shared out by shard: stream g of G reads the shards f with
-f mod G == g. With fewer shards every stream needs records of all of them: record n of shard f belongs to
-stream (n + f) mod G, and one pass over a shard serves all streams of a process (`SharedReader`).
+A corpus of many shards, SHARDS_PER_STREAM for each stream or more, is shared out by shard: stream g of G reads the
+shards f with f mod G == g. With fewer, whole shards would make unequal shares (of nine equal shards over eight streams,
+one stream would get two, and the others would pad until it has ended), so every stream needs records of all of them:
+record n of shard f belongs to stream (n + f) mod G, and one pass over a shard serves all streams of a process
+(`SharedReader`).
 """
 
 from collections import deque
@@ -11,6 +13,9 @@ from typing import NamedTuple, Protocol
 
 from data.shuffle import permutation
 from data.source import Record, Source
+
+SHARDS_PER_STREAM = 8
+"""From so many shards a stream on, streams have shards of their own: their shares then differ by an eighth at most."""
 
 QUEUED_CHARS = 1 << 28
 """Characters that the queues of one SharedReader hold together at most."""
@@ -45,7 +50,7 @@ class Layout:
         """
         self.source = source
         self.streams = streams
-        self.shares_shards = len(source.shards) < streams
+        self.shares_shards = len(source.shards) < SHARDS_PER_STREAM * streams
         self._order_key = order_key
         self._order: tuple[int, list[int]] = (-1, [])
 

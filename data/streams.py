@@ -208,7 +208,7 @@ class WindowReader:
         if len(self._texts) != size or self._last != last:
             raise UserError(
                 f"the corpus has changed since this run's state was saved (a window of {size} documents now has "
-                f"{len(self._texts)}); put back the same files and data.filters, or start in a new workdir"
+                f"{len(self._texts)}); put back the same files and config.data.filters, or start in a new workdir"
             )
         self._counts = counts
         return self._finish(Counts.from_dict(counts.as_dict()))
@@ -237,7 +237,7 @@ def nothing_to_read(sources: Sequence[Source], counts: Counts) -> UserError:
     shards = [shard for source in sources for shard in source.shards]
     return UserError(
         f"no document to train on in {', '.join(shards[:3])}{', ...' if len(shards) > 3 else ''}: {counts}; "
-        "check data.path, data.filters and data.eval_fraction"
+        "check config.data.path, config.data.filters and config.data.eval_fraction"
     )
 
 
@@ -249,6 +249,6 @@ def _empty_stream(layout: Layout, stream: int, unwanted: Unwanted) -> UserError:
             if counts.keeps(record, unwanted):
                 return UserError(
                     f"stream {stream} of {layout.streams} has no document: the corpus has too few for so many streams; "
-                    "lower data.streams or give more text"
+                    "lower config.data.streams or give more text"
                 )
     return nothing_to_read([source], counts)

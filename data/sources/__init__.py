@@ -5,38 +5,60 @@ from data.errors import UserError
 from data.source import Source
 from data.sources.documents import check_filters
 
+READERS = {"path": ("files", "oscar"), "mix": ("mix",)}
+"""Fields that say where text lies, and the sources that read them; beside another source they would be passed over."""
 
-def open_source(config: SourceConfig) -> Source:
+
+def check_fields(config: SourceConfig, where: str) -> None:
+    """Refuse a field that says where text lies but that the chosen source does not read.
+
+    A data set's name, subset and split are left alone: a recipe's stay where its source is overridden by files.
+
+    Raises:
+      UserError: there is one, such as a path beside the default source, pydoc.
+    """
+    for name, sources in READERS.items():
+        value = getattr(config, name, None)
+        if value and config.source not in sources:
+            shown = f"={value!r}" if isinstance(value, str) else ""
+            raise UserError(
+                f"{where}.{name}{shown} is set, but {where}.source={config.source!r} does not read it; "
+                f"set {where}.source to {' or '.join(sources)}, or unset {where}.{name}"
+            )
+
+
+def open_source(config: SourceConfig, where: str = "config.data") -> Source:
     """Open one source of documents; a mix is made of several, each opened by itself (see `data.config.leaf_sources`).
 
     Opening lists files or asks the hub, and looks at the first documents: what is wrong with the configuration shows
-    here, before anything is compiled.
+    here, before anything is compiled. `where` is the place in the run's config that messages name.
 
     Raises:
       UserError: the source does not exist, cannot be reached, is empty, or does not have what the config asks for.
     """
-    check_filters(config.filters)
+    check_fields(config, where)
+    check_filters(config.filters, where)
     match config.source:
         case "pydoc":
             from data.sources.pydoc import PydocSource
 
-            return PydocSource(config)
+            return PydocSource(config, where)
         case "files":
             from data.sources.files import FilesSource
 
-            return FilesSource(config)
+            return FilesSource(config, where)
         case "oscar":
             from data.sources.oscar import OscarSource
 
-            return OscarSource(config)
+            return OscarSource(config, where)
         case "hub":
             from data.sources.hub import HubSource
 
-            return HubSource(config)
+            return HubSource(config, where)
         case "tfds":
             from data.sources.tfds import TfdsSource
 
-            return TfdsSource(config)
+            return TfdsSource(config, where)
     raise UserError(
-        f"config.data.source={config.source!r} cannot be opened by itself; use pydoc, files, oscar, hub or tfds"
+        f"{where}.source={config.source!r} cannot be opened by itself; use pydoc, files, oscar, hub or tfds"
     )

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from data.config import FilterConfig, SourceConfig
@@ -29,7 +29,9 @@ class FlawError(Exception):
 class Gate:
     """Turns what a reader finds into records: the filters that every source has, and the policy for bad documents."""
 
-    def __init__(self, config: SourceConfig):
+    def __init__(self, config: SourceConfig, where: str = "config.data"):
+        """Judge by the policy and filters of `config`, which the user sets at `where`."""
+        self.where = where
         self._min_chars = config.filters.min_chars
         self._strict = config.bad_documents == "strict"
         self._warnings = 0
@@ -51,7 +53,8 @@ class Gate:
         """
         if self._strict:
             raise UserError(
-                f"{place}: {flaw}; mend the document, or set config.data.bad_documents=skip to count and pass over such"
+                f"{place}: {flaw}; mend the document, or set {self.where}.bad_documents=skip "
+                "to count and pass over such"
             )
         self._warnings += 1
         if self._warnings <= SHOWN_WARNINGS:
@@ -82,34 +85,46 @@ def json_object(line: bytes) -> dict[str, Any]:
     text = decode(line)
     try:
         value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        where = (
-            f"{error.msg}, column {error.colno}"
-            if isinstance(error, json.JSONDecodeError)
-            else "nested too deeply"
-        )
-        raise FlawError("broken JSON", f"{where}; each line should be one whole JSON object") from None
+    except (ValueError, RecursionError) as error:
+        match error:
+            case json.JSONDecodeError():
+                what = f"{error.msg}, column {error.colno}"
+            case RecursionError():
+                what = "nested too deeply"
+            case _:
+                what = "a number of too many digits"
+        raise FlawError("broken JSON", f"{what}; each line should be one whole JSON object") from None
     if not isinstance(value, dict):
         raise FlawError("broken JSON", f"a {type(value).__name__} where each line should be one JSON object")
     return value
 
 
-def text_of(record: Mapping[str, Any], field: str) -> str:
+def column_of(field: str, columns: Container[str]) -> str:
+    """The column that holds a field: the one of its name, else the one named before its first dot."""
+    return field if field in columns else field.split(".", 1)[0]
+
+
+def text_of(record: Mapping[str, Any], field: str, setting: str) -> str:
     """The text that `field` (a name, or names joined by dots for nested records) holds; '' where it is null.
+
+    `setting` is where the user names the field; '' where the user does not.
 
     Raises:
       FlawError: there is no such field (the detail names those there are), or it does not hold text.
     """
     value: Any = record
-    for name in [field] if field in record else field.split("."):
+    column = column_of(field, record)
+    for name in [column, *field.removeprefix(column).split(".")[1:]]:
         if not isinstance(value, Mapping) or name not in value:
-            raise FlawError("missing field", missing_field(field, record))
+            raise FlawError("missing field", missing_field(field, record, setting))
         value = value[name]
     if value is None:
         return ""
     if not isinstance(value, str):
         raise FlawError(
-            "not text", f"field {field!r} holds {type(value).__name__}; set config.data.text_field to another"
+            "not text",
+            f"field {field!r} holds {type(value).__name__}"
+            + (f"; set {setting} to another" if setting else ""),
         )
     if not value.isascii():
         try:
@@ -119,27 +134,28 @@ def text_of(record: Mapping[str, Any], field: str) -> str:
     return value
 
 
-def missing_field(field: str, present: Iterable[str]) -> str:
-    """Says that there is no such field, which there are, and where to name another."""
+def missing_field(field: str, present: Iterable[str], setting: str) -> str:
+    """Says that there is no such field, which there are, and at which setting to name another ('' for none)."""
     names = ", ".join(sorted(present)[:20]) or "none"
-    return f"no field {field!r}; fields present: {names}; set config.data.text_field"
+    return f"no field {field!r}; fields present: {names}" + (f"; set {setting}" if setting else "")
 
 
-def refuse_metadata_filters(config: SourceConfig, who: str, wanted: Iterable[str] = METADATA_FILTERS) -> None:
-    """Refuse filters on metadata that the documents of `who` do not carry, rather than silently filter nothing.
+def refuse_metadata_filters(config: SourceConfig, where: str) -> None:
+    """Refuse filters on metadata that the source's documents do not carry, rather than silently filter nothing.
 
     Raises:
-      UserError: one of the filters `wanted` is set.
+      UserError: one of the filters on metadata is set.
     """
-    for name in wanted:
+    for name in METADATA_FILTERS:
         if getattr(config.filters, name):
             raise UserError(
-                f"config.data.filters.{name}={getattr(config.filters, name)!r} but {who} has no such metadata; "
+                f"{where}.filters.{name}={getattr(config.filters, name)!r} but source={config.source} has no such "
+                "metadata; "
                 "only source=oscar has it (22.01: annotations and language; 23.01: harmful_pp too); unset it"
             )
 
 
-def check_filters(filters: FilterConfig) -> None:
+def check_filters(filters: FilterConfig, where: str) -> None:
     """Refuse filter values that can only be a mistake.
 
     Raises:
@@ -147,10 +163,10 @@ def check_filters(filters: FilterConfig) -> None:
     """
     for name in ("min_chars", "min_language_probability", "min_harmful_pp"):
         if getattr(filters, name) < 0:
-            raise UserError(f"config.data.filters.{name}={getattr(filters, name)} should be 0 (off) or more")
+            raise UserError(f"{where}.filters.{name}={getattr(filters, name)} should be 0 (off) or more")
     if filters.min_language_probability > 1:
         raise UserError(
-            f"config.data.filters.min_language_probability={filters.min_language_probability} should be between 0 and 1"
+            f"{where}.filters.min_language_probability={filters.min_language_probability} should be between 0 and 1"
         )
 
 

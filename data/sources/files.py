@@ -35,13 +35,15 @@ class FilesSource:
       UserError: no such file, an unknown format, every file empty, or a text field that the files do not have.
     """
 
-    def __init__(self, config: SourceConfig):
-        refuse_metadata_filters(config, "source=files")
+    def __init__(self, config: SourceConfig, where: str = "config.data"):
+        """Open the files of `config`, which the user sets at `where`."""
+        refuse_metadata_filters(config, where)
         self._config = config
-        self._files = find_files(config.path)
-        self._gate = Gate(config)
+        self._where = where
+        self._files = find_files(config.path, f"{where}.path")
+        self._gate = Gate(config, where)
         for file in self._files:
-            _check_format(file.path)
+            _check_format(file.path, f"{where}.path")
         self._check_content()
 
     @property
@@ -67,28 +69,32 @@ class FilesSource:
     def _check_content(self) -> None:
         if not any(file.size for file in self._files):
             raise UserError(
-                f"config.data.path={self._config.path!r}: all files are empty ({len(self._files)} of them)"
+                f"{self._where}.path={self._config.path!r}: all files are empty ({len(self._files)} of them)"
             )
         empty = next((file.path for file in self._files if not file.size), None)
         if empty and self._config.bad_documents == "strict":
             self._gate.unreadable(0, empty, FlawError("empty file"))
         for file in self._files:
             flaws: list[FlawError] = []
-            first = list(itertools.islice(read_file(file, self._config, _Peek(self._config, flaws)), PEEKED))
+            first = list(
+                itertools.islice(
+                    read_file(file, self._config, _Peek(self._config, self._where, flaws)), PEEKED
+                )
+            )
             if flaws and len(flaws) == len(first) and all(flaw.reason == "missing field" for flaw in flaws):
                 raise UserError(f"{file.path}: {flaws[0].detail}")
             if [flaw.reason for flaw in flaws] != ["empty file"]:
                 return
         raise UserError(
-            f"config.data.path={self._config.path!r}: all files are empty ({len(self._files)} of them)"
+            f"{self._where}.path={self._config.path!r}: all files are empty ({len(self._files)} of them)"
         )
 
 
 class _Peek(Gate):
     """Takes the first documents whatever their state, keeping the flaws."""
 
-    def __init__(self, config: SourceConfig, flaws: list[FlawError]):
-        super().__init__(config)
+    def __init__(self, config: SourceConfig, where: str, flaws: list[FlawError]):
+        super().__init__(config, where)
         self._flaws = flaws
 
     def unreadable(self, number: int, place: str, flaw: FlawError) -> Record:
@@ -126,7 +132,9 @@ def _json_lines(path: str, field: str, gate: Gate, start: int) -> Iterator[Recor
             continue
         try:
             line = sound(line)
-            yield gate.document(number, text_of(json_object(line), field) if line.strip() else "")
+            yield gate.document(
+                number, text_of(json_object(line), field, f"{gate.where}.text_field") if line.strip() else ""
+            )
         except FlawError as flaw:
             yield gate.unreadable(number, f"{path} line {number + 1}", flaw)
 
@@ -138,7 +146,7 @@ def _parquet_rows(path: str, field: str, gate: Gate, start: int) -> Iterator[Rec
     with open_file(path) as opened:
         try:
             table = pyarrow.parquet.ParquetFile(opened)
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError) as error:  # of the file itself, open_file raises UserError
             if start == 0:
                 yield gate.unreadable(0, path, FlawError("damaged file", " ".join(str(error).split())))
             return
@@ -147,7 +155,10 @@ def _parquet_rows(path: str, field: str, gate: Gate, start: int) -> Iterator[Rec
         for group in range(table.num_row_groups):
             rows = table.metadata.row_group(group).num_rows
             if column is None and first + rows > start:
-                flaw = FlawError("missing field", missing_field(field, table.schema_arrow.names))
+                flaw = FlawError(
+                    "missing field",
+                    missing_field(field, table.schema_arrow.names, f"{gate.where}.text_field"),
+                )
                 for number in range(max(first, start), first + rows):
                     yield gate.unreadable(number, f"{path} row {number + 1}", flaw)
             elif first + rows > start:
@@ -186,13 +197,13 @@ def _column(schema: Any, field: str) -> str | None:
     return field
 
 
-def _check_format(path: str) -> None:
+def _check_format(path: str, where: str) -> None:
     format_, compression = suffixes(path)
     if format_ not in FORMATS:
         raise UserError(
-            f"config.data.path: {path!r} is none of {', '.join(FORMATS)}; all but Parquet may also end in .gz or .zst"
+            f"{where}: {path!r} is none of {', '.join(FORMATS)}; all but Parquet may also end in .gz or .zst"
         )
     if format_ == ".parquet" and compression:
         raise UserError(
-            f"config.data.path: {path!r}: Parquet is compressed within; unpack the file and drop {compression!r}"
+            f"{where}: {path!r}: Parquet is compressed within; unpack the file and drop {compression!r}"
         )

@@ -10,7 +10,7 @@ from typing import Any
 from data.config import SourceConfig
 from data.errors import UserError
 from data.source import Record
-from data.sources.documents import FlawError, Gate, digest, missing_field, refuse_metadata_filters
+from data.sources.documents import FlawError, Gate, column_of, digest, missing_field, refuse_metadata_filters
 from data.sources.hub_errors import explain, is_connection_error, one_line
 from data.sources.rows import row_records
 
@@ -18,6 +18,12 @@ BATCH = 256
 ATTEMPTS = 6
 FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 30.0
+CLIENT_LIMITS = {
+    "STREAMING_OPEN_MAX_RETRIES": 1,
+    "STREAMING_READ_MAX_RETRIES": 1,
+    "STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL": 20,
+}
+"""The most tries of `datasets`, and seconds after one, in each of ours; huggingface_hub below it tries again too."""
 
 
 class HubSource:
@@ -30,20 +36,23 @@ class HubSource:
       UserError: unknown or gated data set, unknown configuration, split or text field, or no connection.
     """
 
-    def __init__(self, config: SourceConfig):
-        refuse_metadata_filters(config, "source=hub")
+    def __init__(self, config: SourceConfig, where: str = "config.data"):
+        """Open the data set of `config`, which the user sets at `where`."""
+        refuse_metadata_filters(config, where)
         if not config.name:
             raise UserError(
-                "config.data.name is empty; set it to a data set's id on the hub, such as 'HPLT/HPLT2.0_cleaned'"
+                f"{where}.name is empty; set it to a data set's id on the hub, such as 'HPLT/HPLT2.0_cleaned'"
             )
         self._config = config
-        self._gate = Gate(config)
+        self._where = where
+        self._gate = Gate(config, where)
+        _bound_retries()
         try:
             self._open()
         except UserError:
             raise
         except Exception as error:  # datasets, huggingface_hub and pyarrow raise what they like
-            raise explain(error, config) from error
+            raise explain(error, config, where) from error
 
     @property
     def shards(self) -> Sequence[str]:
@@ -70,7 +79,7 @@ class HubSource:
             except Exception as error:  # the same as above
                 failures += 1
                 if failures == ATTEMPTS or not is_connection_error(error):
-                    raise explain(error, self._config) from error
+                    raise explain(error, self._config, self._where) from error
                 time.sleep(min(FIRST_WAIT_SECONDS * 2 ** (failures - 1), LONGEST_WAIT_SECONDS))
 
     def fingerprint(self) -> str:
@@ -97,10 +106,11 @@ class HubSource:
         self._dataset = builder.as_streaming_dataset(split=config.split)
         known = (builder.info.splits or {}).get(config.split)
         self._counted = known.num_examples if known else None
-        columns = self._dataset.column_names or next(iter(_tables(self._dataset))).column_names
-        if config.text_field not in columns and config.text_field.split(".")[0] not in columns:
-            raise UserError(f"{config.name}: {missing_field(config.text_field, columns)}")
-        self._column = config.text_field if config.text_field in columns else config.text_field.split(".")[0]
+        columns = self._dataset.column_names or next(iter(_tables(self._dataset, BATCH))).column_names
+        self._column = column_of(config.text_field, columns)
+        if self._column not in columns:
+            setting = f"{self._where}.text_field"
+            raise UserError(f"{config.name}: {missing_field(config.text_field, columns, setting)}")
         count = self._dataset.num_shards
         files = (builder.config.data_files or {}).get(config.split, [])
         if len(files) == count:
@@ -111,20 +121,34 @@ class HubSource:
     def _records(self, shard: int, start: int) -> Iterator[Record]:
         place = f"{self._config.name}: {self._shards[shard]}"
         part = self._dataset.shard(self._dataset.num_shards, shard).select_columns([self._column])
-        number = 0
-        try:
-            for table in _tables(part):
-                yield from row_records(table, number, start, place, self._config.text_field, self._gate)
-                number += len(table)
-        except UserError:
-            raise
-        except Exception as error:  # the same as above
-            if is_connection_error(error):
+        reached = start
+        # At damage `datasets` withholds the rows it has gathered for a batch: a second pass takes them one by one.
+        for batch in (BATCH, 1):
+            number = 0
+            try:
+                for table in _tables(part, batch):
+                    yield from row_records(table, number, reached, place, self._config.text_field, self._gate)
+                    number += len(table)
+                    reached = max(reached, number)
+                return
+            except UserError:
                 raise
-            if number >= start:
-                flaw = FlawError("damaged file", one_line(error))
-                yield self._gate.unreadable(number, f"{place} after row {number}", flaw)
+            except Exception as error:  # the same as above
+                if is_connection_error(error):
+                    raise
+                damage = error
+        if number >= start:
+            flaw = FlawError("damaged file", one_line(damage))
+            yield self._gate.unreadable(number, f"{place} after row {number}", flaw)
 
 
-def _tables(dataset: Any) -> Iterator[Any]:
-    yield from dataset.with_format("arrow").iter(batch_size=BATCH)
+def _tables(dataset: Any, batch: int) -> Iterator[Any]:
+    yield from dataset.with_format("arrow").iter(batch_size=batch)
+
+
+def _bound_retries() -> None:
+    """Lower how long `datasets` itself keeps trying: by its defaults each of our attempts can take ten minutes."""
+    import datasets.config
+
+    for name, most in CLIENT_LIMITS.items():
+        setattr(datasets.config, name, min(getattr(datasets.config, name), most))

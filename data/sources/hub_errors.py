@@ -13,28 +13,28 @@ ALTERNATIVES = (
 TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
 
 
-def explain(error: Exception, config: SourceConfig) -> UserError:
-    """The one line for an exception raised by `datasets` or below it."""
+def explain(error: Exception, config: SourceConfig, where: str) -> UserError:
+    """The one line for an exception raised by `datasets` or below it; the user sets `config` at `where`."""
     text = one_line(error)
     page = f"https://huggingface.co/datasets/{config.name}"
     names = {type(cause).__name__ for cause in _causes(error)}
     if "GatedRepoError" in names or "gated dataset" in text:
         return UserError(
-            f"config.data.name={config.name!r} is gated: request access on {page}, "
+            f"{where}.name={config.name!r} is gated: request access on {page}, "
             "then set HF_TOKEN to a token of that account"
         )
     if "RevisionNotFoundError" in names or text.startswith("Revision"):
         return UserError(
-            f"config.data.revision={config.revision!r} does not exist in {config.name!r}; see {page}/commits/main"
+            f"{where}.revision={config.revision!r} does not exist in {config.name!r}; see {page}/commits/main"
         )
     if names & {"DatasetNotFoundError", "RepositoryNotFoundError"}:
         return UserError(
-            f"config.data.name={config.name!r} does not exist on the hub, or is private: check the id on {page}; "
+            f"{where}.name={config.name!r} does not exist on the hub, or is private: check the id on {page}; "
             "for a private one set HF_TOKEN"
         )
     if "scripts are no longer supported" in text:
         return UserError(
-            f"config.data.name={config.name!r} is made by a loading script, which datasets no longer runs; "
+            f"{where}.name={config.name!r} is made by a loading script, which datasets no longer runs; "
             f"take a data set of data files instead, such as {ALTERNATIVES}"
         )
     if match := re.search(r"(?:not found\. Available:|available configs:) ?\[(.*?)\]", text):
@@ -43,22 +43,22 @@ def explain(error: Exception, config: SourceConfig) -> UserError:
             if config.subset
             else f"is empty, but {config.name!r} has several"
         )
-        return UserError(f"config.data.subset={config.subset!r} {asked}; choose one of {match[1]}")
+        return UserError(f"{where}.subset={config.subset!r} {asked}; choose one of {match[1]}")
     if match := re.search(r"Available splits: ?\[(.*?)\]", text):
         return UserError(
-            f"config.data.split={config.split!r} is not a split of {config.name!r}; choose one of {match[1]}"
+            f"{where}.split={config.split!r} is not a split of {config.name!r}; choose one of {match[1]}"
         )
     if names & {"EmptyDatasetError", "DataFilesNotFoundError"}:
         return UserError(
-            f"config.data.name={config.name!r} holds no data file that datasets can read; see {page}/tree/main"
+            f"{where}.name={config.name!r} holds no data file that datasets can read; see {page}/tree/main"
         )
     if is_connection_error(error):
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
         return UserError(
-            f"config.data.name={config.name!r}: the hub cannot be reached{offline}: {text}; "
+            f"{where}.name={config.name!r}: the hub cannot be reached{offline}: {text}; "
             "run the same command again to go on"
         )
-    return UserError(f"config.data.name={config.name!r}: {type(error).__name__}: {text}")
+    return UserError(f"{where}.name={config.name!r}: {type(error).__name__}: {text}")
 
 
 def is_connection_error(error: BaseException) -> bool:

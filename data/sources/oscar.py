@@ -19,20 +19,21 @@ class OscarSource:
       UserError: what `find_layout` refuses, an unknown quality warning, or a filter on metadata that the layout lacks.
     """
 
-    def __init__(self, config: SourceConfig):
+    def __init__(self, config: SourceConfig, where: str = "config.data"):
+        """Recognise the folder of `config`, which the user sets at `where`."""
         for name in config.filters.quality_warnings:
             if name not in ANNOTATIONS:
                 raise UserError(
-                    f"config.data.filters.quality_warnings: {name!r} is no OSCAR annotation; "
+                    f"{where}.filters.quality_warnings: {name!r} is no OSCAR annotation; "
                     f"known: {', '.join(ANNOTATIONS)}"
                 )
         self._config = config
-        self._gate = Gate(config)
-        self._layout = find_layout(config)
-        _check_filters(config, self._layout)
+        self._gate = Gate(config, where)
+        self._layout = find_layout(config, where)
+        _check_filters(config, self._layout, where)
         sizes = [file.size for shard in self._layout.shards for file in (shard.text, shard.meta) if file]
         if not any(sizes):
-            raise UserError(f"config.data.path={config.path!r}: all {len(sizes)} shards are empty")
+            raise UserError(f"{where}.path={config.path!r}: all {len(sizes)} shards are empty")
 
     @property
     def layout(self) -> Layout:
@@ -80,7 +81,7 @@ class OscarSource:
                 continue
             try:
                 found = json_object(sound(line))
-                record = self._gate.document(number, text_of(found, "content"))
+                record = self._gate.document(number, text_of(found, "content", ""))
                 reason = record.dropped or metadata_drop(found.get("metadata"), self._config.filters)
                 yield Record(number, "", reason) if reason else record
             except FlawError as flaw:
@@ -185,12 +186,12 @@ def _span(metadata: Mapping[str, Any]) -> tuple[int, int]:
     return offset, count
 
 
-def _check_filters(config: SourceConfig, layout: Layout) -> None:
+def _check_filters(config: SourceConfig, layout: Layout, where: str) -> None:
     for name in METADATA_FILTERS:
         value = getattr(config.filters, name)
         if value and name not in layout.filters:
             can = ", ".join(sorted(layout.filters)) or "none"
             raise UserError(
-                f"config.data.filters.{name}={value!r}, but the documents of {config.path!r} (layout {layout.release}) "
+                f"{where}.filters.{name}={value!r}, but the documents of {config.path!r} (layout {layout.release}) "
                 f"lack what it looks at; filters on metadata possible here: {can}"
             )

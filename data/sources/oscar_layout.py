@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -14,9 +14,9 @@ from data.sources.paths import File, natural_key, walk_files
 
 PEEKED = 100
 SHARD = re.compile(
-    r"(?P<language>.+?)(_dedup)?(?P<meta>_meta)?(_part_(?P<part>\d+))?\.(?P<format>txt|jsonl?)(\.(gz|zst))?"
+    r"(?P<language>.+?)(?P<dedup>_dedup)?(?P<meta>_meta)?(_part_(?P<part>\d+))?\.(?P<format>txt|jsonl?)(\.(gz|zst))?"
 )
-LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z]+)?")
+LANGUAGE = re.compile(r"([a-z]{1,3}(-[a-z]+)*|multi)")
 CHECKSUMS = re.compile(r"checksum\.sha256|.+_sha256\.txt|.+\.sha256")
 ANNOTATIONS = ("tiny", "short_sentences", "header", "footer", "noisy", "adult")
 
@@ -41,42 +41,65 @@ class Layout(NamedTuple):
     """Those of the config's metadata filters that these documents can be judged by."""
 
 
-def find_layout(config: SourceConfig) -> Layout:
+def find_layout(config: SourceConfig, where: str = "config.data") -> Layout:
     """Recognise the folder `config.path`, or the language `config.subset` in it.
 
+    Where files are named by language, others (a licence, a readme) are passed over. `no` and `no_dedup`, the
+    deduplicated variant of 2019, are told apart.
+
     Raises:
-      UserError: no such folder or language, several languages and none chosen, files that are no OSCAR, or a shard that
-        a checksum list names but that is not there (`bad_documents=skip` makes it a shard that is dropped and counted).
+      UserError: no such folder or language, several languages or variants and none chosen, files that are no OSCAR, or
+        a shard that a checksum list names but that is not there (`bad_documents=skip` makes it one that is dropped and
+        counted).
     """
-    files = walk_files(config.path)
-    wanted = config.subset.removesuffix("_meta")
+    files = walk_files(config.path, f"{where}.path")
     named = [(file, match) for file in files if (match := SHARD.fullmatch(PurePosixPath(file.name).name))]
     named = [(file, match) for file, match in named if not CHECKSUMS.fullmatch(PurePosixPath(file.name).name)]
     if not named:
         raise UserError(
-            f"config.data.path={config.path!r} holds no OSCAR shard; expected files such as no_meta_part_1.jsonl.zst, "
+            f"{where}.path={config.path!r} holds no OSCAR shard; expected files such as no_meta_part_1.jsonl.zst, "
             "no_meta_part_1.jsonl.gz or no_part_1.txt.gz, there or in folders below"
         )
-    languages = sorted({match["language"] for _, match in named})
-    if wanted and wanted not in languages:
-        raise UserError(
-            f"config.data.subset={config.subset!r} is not in {config.path!r}; found: {_listed(languages)}"
-        )
-    texts = [file for file, match in named if match["format"] == "txt" and wanted in ("", match["language"])]
-    metas = [file for file, match in named if match["format"] != "txt" and wanted in ("", match["language"])]
-    # Files of plain text may have any name, but what is named by language is not to be mixed unasked.
-    if not wanted and len(languages) > 1 and (metas or all(map(LANGUAGE.fullmatch, languages))):
-        raise UserError(
-            f"config.data.path={config.path!r} holds several languages; "
-            f"set config.data.subset to one of {_listed(languages)}"
-        )
-    missing = _missing(files, wanted)
+    chosen = _chosen_variants(config, {_variant(match) for _, match in named}, where)
+    texts = [file for file, match in named if match["format"] == "txt" and _variant(match) in chosen]
+    metas = [file for file, match in named if match["format"] != "txt" and _variant(match) in chosen]
+    # Files of plain text may have any name; JSON lines of several are several languages.
+    if metas and len(chosen) > 1:
+        raise _several(config, chosen, where)
+    missing = _missing(files, chosen)
     if missing and config.bad_documents == "strict":
         raise UserError(
             f"{config.path}: {len(missing)} of the shards in its checksum list are missing: {_listed(missing)}; "
-            "download them, or set config.data.bad_documents=skip to go on without"
+            f"download them, or set {where}.bad_documents=skip to go on without"
         )
     return _layout(config.path, texts, metas, missing)
+
+
+def _variant(match: re.Match[str]) -> str:
+    """The language in a shard's name, with `_dedup` where the shard is of the deduplicated variant."""
+    return match["language"] + (match["dedup"] or "")
+
+
+def _chosen_variants(config: SourceConfig, found: set[str], where: str) -> set[str]:
+    """The one that `config.subset` names; without a subset the only language there is, or files of any name."""
+    if wanted := config.subset.removesuffix("_meta"):
+        for variant in (wanted, f"{wanted}_dedup"):
+            if variant in found:
+                return {variant}
+        raise UserError(
+            f"{where}.subset={config.subset!r} is not in {config.path!r}; found: {_listed(sorted(found))}"
+        )
+    by_language = {variant for variant in found if LANGUAGE.fullmatch(variant.removesuffix("_dedup"))}
+    if len(by_language) > 1:
+        raise _several(config, by_language, where)
+    return by_language or found
+
+
+def _several(config: SourceConfig, variants: set[str], where: str) -> UserError:
+    return UserError(
+        f"{where}.path={config.path!r} holds several languages or variants; "
+        f"set {where}.subset to one of {_listed(sorted(variants))}"
+    )
 
 
 def _layout(folder: str, texts: Sequence[File], metas: Sequence[File], missing: Sequence[str]) -> Layout:
@@ -157,8 +180,8 @@ def _first_objects(files: Sequence[File]) -> Iterator[dict[str, Any]]:
             return
 
 
-def _missing(files: Sequence[File], language: str) -> list[str]:
-    """Shards of the language that a checksum list names but that are not beside it."""
+def _missing(files: Sequence[File], variants: Container[str]) -> list[str]:
+    """Shards of these variants that a checksum list names but that are not beside it."""
     present = {_unpacked(file.name) for file in files}
     missing = []
     for listing in files:
@@ -172,7 +195,7 @@ def _missing(files: Sequence[File], language: str) -> list[str]:
                 match = SHARD.fullmatch(name)
                 if (
                     match
-                    and language in ("", match["language"])
+                    and _variant(match) in variants
                     and _unpacked(str(path.parent / name)) not in present
                 ):
                     missing.append(str(path.parent / name))

@@ -80,7 +80,7 @@ def open_file(path: str) -> IO[bytes]:
             fs, inner = _filesystem(path)
             raw = fs.open(inner, "rb", block_size=READ_BLOCK)
         else:
-            raw = Path(path).open("rb", buffering=0)
+            raw = Path(path).open("rb", buffering=0)  # noqa: SIM115 - the reader returned closes it
     return io.BufferedReader(_Readable(path, raw), BUFFER)
 
 
@@ -183,7 +183,7 @@ def _local_matches(pattern: str) -> Iterator[str]:
 def _local_paths(folder: str, depth: int | None = None, above: tuple[str, ...] = ()) -> Iterator[str]:
     """Paths of what is no folder below a folder, down to `depth`; a link back to a folder `above` is not followed."""
     real = os.path.realpath(folder)
-    if real in above or not os.path.isdir(folder):
+    if real in above or not Path(folder).is_dir():
         return
     with os.scandir(folder) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
@@ -205,7 +205,7 @@ def _local_sizes(paths: Iterator[str], where: str) -> dict[str, int]:
             continue
         seen.add(place)
         try:
-            info = os.stat(path)
+            info = Path(path).stat()
         except FileNotFoundError:
             raise UserError(
                 f"{where}: {path!r} is a link to {os.path.realpath(path)!r}, which does not exist; mend or remove it"

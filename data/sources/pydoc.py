@@ -49,14 +49,15 @@ class PydocSource:
       UserError: filters on metadata are set, or no source file is found (an installation without sources).
     """
 
-    def __init__(self, config: SourceConfig):
-        refuse_metadata_filters(config, "source=pydoc")
+    def __init__(self, config: SourceConfig, where: str = "config.data"):
+        """Find the modules; the user sets `config` at `where`."""
+        refuse_metadata_filters(config, where)
         self._config = config
-        self._gate = Gate(config)
+        self._gate = Gate(config, where)
         self._modules = _modules()
         if not self._modules:
             raise UserError(
-                "config.data.source='pydoc': this Python has no source files to read; use source=files or hub"
+                f"{where}.source='pydoc': this Python has no source files to read; use source=files or hub"
             )
 
     @property

@@ -13,7 +13,7 @@ def row_records(rows: Any, first: int, start: int, place: str, field: str, gate:
         try:
             # One by one: a single text that is not UTF-8 would spoil the conversion of the whole batch.
             row = rows.slice(number - first, 1).to_pylist()[0]
-            yield gate.document(number, text_of(row, field))
+            yield gate.document(number, text_of(row, field, f"{gate.where}.text_field"))
         except UnicodeDecodeError as error:
             flaw = FlawError("invalid UTF-8", f"byte {error.start + 1} of the text")
             yield gate.unreadable(number, f"{place} row {number + 1}", flaw)

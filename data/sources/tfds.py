@@ -6,7 +6,15 @@ from typing import Any
 from data.config import SourceConfig
 from data.errors import UserError
 from data.source import Record
-from data.sources.documents import FlawError, Gate, digest, missing_field, refuse_metadata_filters, text_of
+from data.sources.documents import (
+    FlawError,
+    Gate,
+    column_of,
+    digest,
+    missing_field,
+    refuse_metadata_filters,
+    text_of,
+)
 
 BATCH = 256
 
@@ -18,26 +26,25 @@ class TfdsSource:
       UserError: a data set, split or text field that is not there, or one prepared in a format without random access.
     """
 
-    def __init__(self, config: SourceConfig):
-        refuse_metadata_filters(config, "source=tfds")
+    def __init__(self, config: SourceConfig, where: str = "config.data"):
+        """Open the data set of `config`, which the user sets at `where`."""
+        refuse_metadata_filters(config, where)
         self._config = config
-        self._gate = Gate(config)
-        builder = _prepared(config)
+        self._gate = Gate(config, where)
+        builder = _prepared(config, where)
         self._info = builder.info
-        self._column = (
-            config.text_field if config.text_field in self._info.features else config.text_field.split(".")[0]
-        )
+        self._column = column_of(config.text_field, self._info.features)
         try:
             self._data = builder.as_data_source(split=config.split)
         except NotImplementedError:
             raise UserError(
-                f"config.data.name={config.name!r} is prepared as {self._info.file_format.value}, "
+                f"{where}.name={config.name!r} is prepared as {self._info.file_format.value}, "
                 "which has no random access; prepare it again with `tfds build --file_format=array_record`"
             ) from None
         lengths = self._info.splits[config.split].shard_lengths
         self._starts = [sum(lengths[:index]) for index in range(len(lengths) + 1)]
         if not self._starts[-1]:
-            raise UserError(f"config.data.split={config.split!r} of {config.name!r} has no documents")
+            raise UserError(f"{where}.split={config.split!r} of {config.name!r} has no documents")
 
     @property
     def shards(self) -> Sequence[str]:
@@ -63,7 +70,9 @@ class TfdsSource:
     def _record(self, number: int, example: Any, place: str) -> Record:
         try:
             found = {self._column: _decoded(example[self._column])}
-            return self._gate.document(number, text_of(found, self._config.text_field))
+            return self._gate.document(
+                number, text_of(found, self._config.text_field, f"{self._gate.where}.text_field")
+            )
         except UnicodeDecodeError as error:
             flaw = FlawError("invalid UTF-8", f"byte {error.start + 1} of the text")
         except FlawError as other:
@@ -71,12 +80,12 @@ class TfdsSource:
         return self._gate.unreadable(number, f"{place} record {number + 1}", flaw)
 
 
-def _prepared(config: SourceConfig) -> Any:
+def _prepared(config: SourceConfig, where: str) -> Any:
     """The builder of a data set that lies prepared on disk; to build one would take TensorFlow and hours, unasked."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.read_only_builder import builder_from_files
 
-    asked = f"config.data.name={config.name!r}"
+    asked = f"{where}.name={config.name!r}"
     folder = config.data_dir or "~/tensorflow_datasets"
     try:
         builder = builder_from_files(
@@ -85,16 +94,16 @@ def _prepared(config: SourceConfig) -> Any:
     except (tfds.core.DatasetNotFoundError, ValueError, OSError) as error:
         raise UserError(
             f"{asked} is not prepared in {folder!r}; run `tfds build {config.name} --file_format=array_record`, "
-            "or set config.data.data_dir to the folder where it lies"
+            f"or set {where}.data_dir to the folder where it lies"
         ) from error
     if config.split not in builder.info.splits:
         known = ", ".join(map(repr, builder.info.splits))
         raise UserError(
-            f"config.data.split={config.split!r} is not a split of {config.name!r}; choose one of {known}"
+            f"{where}.split={config.split!r} is not a split of {config.name!r}; choose one of {known}"
         )
     features = builder.info.features
-    if config.text_field not in features and config.text_field.split(".")[0] not in features:
-        raise UserError(f"{asked}: {missing_field(config.text_field, features)}")
+    if column_of(config.text_field, features) not in features:
+        raise UserError(f"{asked}: {missing_field(config.text_field, features, f'{where}.text_field')}")
     return builder
 
 

@@ -2,6 +2,8 @@
 
 import gc
 import json
+import logging
+import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -11,8 +13,9 @@ import numpy as np
 import pytest
 
 from data import tokens
-from data.batches import Batch, BatchIterator, count_steps, open_batches
+from data.batches import Batch, BatchIterator, check_data, dropped, open_batches
 from data.config import DataConfig, SourceConfig
+from data.corpus import count_steps
 from data.errors import UserError
 from tests.memory_corpus import FIRST_TOKEN, SPECIAL, Encoder, MemorySource, documents_of, make_corpus
 
@@ -67,7 +70,7 @@ def with_drops(corpus: list[list[str]]) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("packing", ["full", "documents", "lines"])
-@pytest.mark.parametrize("shards", [3, 10], ids=["records shared out", "shards shared out"])
+@pytest.mark.parametrize("shards", [3, 40], ids=["records shared out", "shards shared out"])
 def test_resume_at_every_batch_repeats_and_loses_no_row(packing: str, shards: int) -> None:
     config = configured(packing=packing)
     source = MemorySource(with_drops(make_corpus(shards, 90)))
@@ -91,7 +94,7 @@ def test_resume_of_a_mix_at_every_batch(packing: str) -> None:
 
 
 @pytest.mark.parametrize("packing", ["full", "documents", "lines"])
-@pytest.mark.parametrize("shards", [3, 10])
+@pytest.mark.parametrize("shards", [3, 40])
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_together_make_the_same_global_batch(packing: str, shards: int, processes: int) -> None:
     config = configured(packing=packing)
@@ -121,7 +124,7 @@ def test_resume_on_another_number_of_processes() -> None:
             )
 
 
-@pytest.mark.parametrize("shards", [3, 10])
+@pytest.mark.parametrize("shards", [3, 40])
 def test_a_change_of_length_batch_and_packing_in_mid_run_loses_and_repeats_nothing(shards: int) -> None:
     corpus = make_corpus(shards, 120)
     source = MemorySource(corpus)
@@ -163,7 +166,7 @@ def test_restoring_tokenizes_no_consumed_document_and_at_most_one_window_again()
 
 
 @pytest.mark.parametrize("packing", ["full", "documents", "lines"])
-@pytest.mark.parametrize("shards", [3, 10])
+@pytest.mark.parametrize("shards", [3, 40])
 @pytest.mark.parametrize("window", [1, 8, 1000])
 def test_count_steps_is_the_number_of_batches(packing: str, shards: int, window: int) -> None:
     config = configured(packing=packing, window=window)
@@ -205,7 +208,7 @@ def test_batches_do_not_depend_on_prefetch_or_chunks(monkeypatch: pytest.MonkeyP
     assert_same(take(configured(prefetch=7), [source], 10), expected)
 
 
-@pytest.mark.parametrize("shards", [3, 10])
+@pytest.mark.parametrize("shards", [3, 40])
 def test_the_last_epoch_reads_no_record_beyond_it(shards: int) -> None:
     source = MemorySource(make_corpus(shards, 90))
     take(CONFIG, [source], epochs=2)
@@ -289,11 +292,11 @@ def test_an_iterator_that_is_dropped_stops_its_background_work() -> None:
 @pytest.mark.parametrize(
     ("changes", "arguments", "message"),
     [
-        ({}, {"global_batch": 10}, "global_batch=10 is not a multiple of data.streams=4"),
-        ({"streams": 0}, {}, "data.streams=0 should be at least 1"),
-        ({"window": 0}, {}, "data.window=0 should be at least 1"),
-        ({"prefetch": 0}, {}, "data.prefetch=0 should be at least 1"),
-        ({"eval_fraction": 1.0}, {}, "data.eval_fraction=1.0 should be at least 0 and below 1"),
+        ({}, {"global_batch": 10}, "config.global_batch=10 is not a multiple of config.data.streams=4"),
+        ({"streams": 0}, {}, "config.data.streams=0 should be 1 or more"),
+        ({"window": 0}, {}, "config.data.window=0 should be 1 or more"),
+        ({"prefetch": 0}, {}, "config.data.prefetch=0 should be 1 or more"),
+        ({"eval_fraction": 1.0}, {}, "config.data.eval_fraction=1.0 should be at least 0 and below 1"),
         ({}, {"seq_len": 2}, "seq_len=2 should be at least 3"),
         ({}, {"epochs": 0}, "epochs=0 should be at least 1"),
         ({"source": "mix"}, {"epochs": 2}, "a mix has no epochs"),
@@ -329,10 +332,72 @@ def test_a_corpus_without_a_document_says_what_became_of_its_records() -> None:
 
 
 def test_a_corpus_too_small_for_its_streams_says_so() -> None:
-    with pytest.raises(UserError, match=r"stream 2 of 4 has no document.*lower data.streams"):
+    with pytest.raises(UserError, match=r"stream 2 of 4 has no document.*lower config.data.streams"):
         take(configured(eval_fraction=0.0), [MemorySource([["5 6", "7 8"]])], 1)
 
 
 def test_a_corpus_without_tokens_is_refused() -> None:
     with pytest.raises(UserError, match="no document of the corpus has a single token"):
         take(configured(streams=1, eval_fraction=0.0), [MemorySource([["", " "]])], 1)
+
+
+def test_equal_shares_where_there_are_hardly_more_shards_than_streams() -> None:
+    corpus = [[f"{100 * shard + number}" for number in range(5, 85)] for shard in range(9)]
+    config = DataConfig(streams=8, window=8, eval_fraction=0.0)
+    batches = take(config, [MemorySource(corpus)], epochs=1, seq_len=16, global_batch=8)
+    rows = [state["rows"] for state in batches[-1].states.values()]
+    assert rows == [12] * 8, "90 documents of 2 tokens each for every stream, 15 tokens of text to a row"
+
+
+def test_what_is_dropped_is_logged_when_an_epoch_has_ended_and_at_the_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    words = [f"{number} {number + 1}" for number in range(5, 85, 2)]
+    corpus = [["!short", "!noisy", *words[:20], "!short", *words[20:]]]
+    config = DataConfig(streams=2, window=1, eval_fraction=0.0)
+    with caplog.at_level(logging.INFO, "data.batches"):
+        batches = take(config, [MemorySource(corpus)], epochs=2, seq_len=8, global_batch=2)
+    assert dropped(batches[-1].states) == {"noisy": 2, "short": 4}
+    assert caplog.messages == [
+        "documents of 2 streams so far: 3 dropped (noisy: 1, short: 2)",
+        "documents of 2 streams so far: 6 dropped (noisy: 2, short: 4)",
+    ]
+
+
+def test_nothing_is_logged_where_nothing_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "data.batches"):
+        batches = take(CONFIG, [MemorySource(make_corpus(3, 90))], epochs=1)
+    assert dropped(batches[-1].states) == {} and caplog.messages == []
+
+
+def test_a_signal_handler_runs_while_a_batch_is_waited_for() -> None:
+    waiting = threading.Event()
+
+    class Slow(Encoder):
+        def __call__(self, texts: Sequence[str]) -> list[np.ndarray]:
+            waiting.wait(20)
+            return super().__call__(texts)
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(number: int, frame: object) -> None:
+        raise StoppedError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        with opened(CONFIG, [MemorySource(make_corpus(3, 90))], Slow()) as batches:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            begin = time.monotonic()
+            with pytest.raises(StoppedError):
+                next(batches)
+            assert time.monotonic() - begin < 5
+            waiting.set()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_values_out_of_range_are_refused_at_the_place_they_were_set() -> None:
+    check_data(DataConfig())
+    with pytest.raises(UserError, match=r"^config\.phases\[1\]\.data\.window=0 should be 1 or more"):
+        check_data(DataConfig(window=0), "config.phases[1].data")

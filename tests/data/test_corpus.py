@@ -1,11 +1,14 @@
 """The corpus as a whole: what identifies it, and members of a mix that cannot be."""
 
+from pathlib import Path
+
 import pytest
 
 from data.config import DataConfig, SourceConfig
 from data.corpus import corpus_fingerprint, count_steps, open_sources
 from data.errors import UserError
-from tests.memory_corpus import Encoder, MemorySource, make_corpus
+from data.evaluation import evaluation_rows
+from tests.memory_corpus import SPECIAL, Encoder, MemorySource, make_corpus
 
 SOURCES = [MemorySource(make_corpus(2, 10))]
 
@@ -24,7 +27,7 @@ def test_the_fingerprint_of_a_mix_changes_with_the_weights() -> None:
 
 
 def test_a_mix_without_members_or_with_a_weight_of_nothing_is_refused() -> None:
-    with pytest.raises(UserError, match="list them in data"):
+    with pytest.raises(UserError, match=r"list them in config\.data\.mix"):
         open_sources(DataConfig(source="mix"))
     with pytest.raises(UserError, match=r"data.mix\[1\].weight=0.0 should be positive"):
         open_sources(DataConfig(source="mix", mix=(SourceConfig(), SourceConfig(weight=0.0))))
@@ -34,3 +37,34 @@ def test_a_mix_has_no_steps_to_count() -> None:
     config = DataConfig(source="mix", mix=(SourceConfig(),))
     with pytest.raises(UserError, match="a mix has no epochs"):
         count_steps(config, Encoder(), seed=0, seq_len=8, global_batch=8, epochs=1, sources=SOURCES)
+
+
+def test_a_path_or_a_mix_that_the_source_would_not_read_is_refused() -> None:
+    message = r"config\.data\.path='a\.txt' is set, but config\.data\.source='pydoc' does not read it; set config\.da"
+    with pytest.raises(UserError, match=message):
+        open_sources(DataConfig(path="a.txt"))
+    with pytest.raises(
+        UserError, match=r"config\.data\.mix is set, but config\.data\.source='pydoc' does not"
+    ):
+        open_sources(DataConfig(mix=(SourceConfig(),)))
+    with pytest.raises(
+        UserError, match=r"config\.data\.path='a\.txt' is set, but config\.data\.source='mix'"
+    ):
+        open_sources(DataConfig(source="mix", path="a.txt", mix=(SourceConfig(),)))
+
+
+def test_a_data_set_named_by_a_recipe_is_passed_over_when_files_are_chosen(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("hei\n")
+    config = DataConfig(source="files", path=str(tmp_path / "a.txt"), name="allenai/c4", subset="en")
+    assert list(open_sources(config)[0].shards) == ["a.txt"]
+
+
+def test_mistakes_in_a_mix_and_in_the_evaluation_source_are_named_by_their_place() -> None:
+    members = (SourceConfig(), SourceConfig(source="files", path="nowhere.txt"))
+    with pytest.raises(
+        UserError, match=r"config\.data\.mix\[1\]\.path: no such file or folder: 'nowhere.txt'"
+    ):
+        open_sources(DataConfig(source="mix", mix=members))
+    config = DataConfig(eval_source=SourceConfig(source="oscar", path="nowhere"))
+    with pytest.raises(UserError, match=r"config\.data\.eval_source\.path='nowhere' is not a folder"):
+        evaluation_rows(config, Encoder(), SPECIAL, seq_len=24, max_rows=20)

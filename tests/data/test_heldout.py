@@ -1,15 +1,17 @@
 """The held-out share, and the rows that evaluation reads."""
 
+import logging
 from typing import Any
 
 import numpy as np
 import pytest
 
-from data.batches import evaluation_rows, open_batches
+from data.batches import open_batches
 from data.config import DataConfig, SourceConfig
 from data.corpus import training_documents
 from data.counts import Counts
 from data.errors import UserError
+from data.evaluation import evaluation_rows
 from data.heldout import HeldOut
 from tests.memory_corpus import FIRST_TOKEN, SPECIAL, Encoder, MemorySource, documents_of, make_corpus
 
@@ -50,7 +52,7 @@ def test_a_lone_surrogate_has_a_side() -> None:
 
 
 @pytest.mark.parametrize("packing", ["full", "documents", "lines"])
-@pytest.mark.parametrize("shards", [3, 10])
+@pytest.mark.parametrize("shards", [3, 40])
 def test_training_and_evaluation_share_the_documents_between_them(packing: str, shards: int) -> None:
     corpus = make_corpus(shards, 300)
     source = MemorySource(corpus)
@@ -116,7 +118,9 @@ def test_the_members_of_a_mix_share_the_rows_by_weight() -> None:
 @pytest.mark.parametrize("fraction", [0.0, 0.001])
 def test_nothing_held_out_is_an_error_that_says_what_to_do(fraction: float) -> None:
     config = DataConfig(eval_fraction=fraction)
-    with pytest.raises(UserError, match=rf"data.eval_fraction={fraction} holds no document out.*raise it"):
+    with pytest.raises(
+        UserError, match=rf"config.data.eval_fraction={fraction} holds no document out.*raise it"
+    ):
         evaluation_rows(
             config, Encoder(), SPECIAL, seq_len=24, max_rows=20, sources=[MemorySource(make_corpus(1, 20))]
         )
@@ -147,3 +151,57 @@ def test_training_documents_are_one_plain_pass_without_what_is_held_out() -> Non
 def test_training_documents_of_a_corpus_without_any_says_what_became_of_them() -> None:
     with pytest.raises(UserError, match=r"no document to train on in shard-0: 2 dropped \(noisy: 2\)"):
         list(training_documents(DataConfig(), [MemorySource([["!noisy", "!noisy"]])]))
+
+
+def test_evaluation_without_a_share_held_out_is_refused_before_anything_is_read() -> None:
+    source = MemorySource(make_corpus(1, 20))
+    with pytest.raises(UserError, match=r"config\.data\.eval_fraction=0.0 holds no document out"):
+        evaluation_rows(
+            DataConfig(eval_fraction=0.0), Encoder(), SPECIAL, seq_len=24, max_rows=20, sources=[source]
+        )
+    assert source.records_read == 0
+
+
+def test_a_mix_whose_rows_would_all_come_from_a_member_without_documents_is_refused() -> None:
+    config = DataConfig(
+        source="mix", mix=(SourceConfig(weight=0.001), SourceConfig(weight=1.0)), eval_fraction=0.5
+    )
+    sources = [MemorySource(make_corpus(1, 20)), MemorySource([["!noisy"]])]
+    with pytest.raises(UserError, match="holds no document out for evaluation"):
+        evaluation_rows(config, Encoder(), SPECIAL, seq_len=24, max_rows=4, sources=sources)
+
+
+def test_what_is_dropped_of_one_pass_and_of_evaluation_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    corpus = make_corpus(1, 100)
+    corpus[0].insert(3, "!noisy")
+    config = DataConfig(eval_fraction=0.2)
+    with caplog.at_level(logging.INFO, "data"):
+        trained = list(training_documents(config, [MemorySource(corpus)]))
+        evaluation_rows(
+            config, Encoder(), SPECIAL, seq_len=24, max_rows=10**4, sources=[MemorySource(corpus)]
+        )
+    assert caplog.messages == [
+        f"read {len(trained)} documents: 1 dropped (noisy: 1), {100 - len(trained)} held out for evaluation",
+        f"evaluation reads {100 - len(trained)} documents: 1 dropped (noisy: 1)",
+    ]
+
+
+def test_the_first_training_documents_of_a_mix_are_a_sample_of_it() -> None:
+    config = DataConfig(
+        source="mix", mix=(SourceConfig(weight=3.0), SourceConfig(weight=1.0)), eval_fraction=0.0
+    )
+    left = [[f"{number}" for number in range(1000)]]
+    right = [[f"{number}" for number in range(1000, 2000)]]
+    texts = list(training_documents(config, [MemorySource(left), MemorySource(right)]))
+    assert sorted(map(int, texts)) == list(range(2000)), "each once"
+    assert sum(int(text) < 1000 for text in texts[:400]) == pytest.approx(300, abs=25)
+    assert [text for text in texts if int(text) < 1000] == left[0]
+
+
+def test_an_evaluation_source_without_a_document_is_named_by_what_was_set() -> None:
+    for changes, place in (({"source": "hub", "name": "org/x"}, "name='org/x'"), ({}, "source='pydoc'")):
+        config = DataConfig(eval_source=SourceConfig(**changes))
+        with pytest.raises(UserError, match=rf"config\.data\.eval_source\.{place} has no document"):
+            evaluation_rows(
+                config, Encoder(), SPECIAL, seq_len=24, max_rows=20, sources=[MemorySource([["!short"]])]
+            )

@@ -257,7 +257,7 @@ def test_a_link_that_leads_nowhere_is_refused_by_name(tmp_path):
 
 
 def test_an_empty_folder_name_does_not_read_the_working_directory():
-    with pytest.raises(UserError, match="config.data.path='' names no folder"):
+    with pytest.raises(UserError, match=r"config\.data\.path='' names no folder"):
         walk_files("")
 
 

@@ -205,7 +205,9 @@ def test_community_layout_reads_all_snapshots_of_the_language(tmp_path):
             "data/2014-42/no_meta/no_meta.jsonl.zst", "data/2015-14/no_meta/no_meta.jsonl.zst"
         ]  # fmt: skip
         assert [records[0].text for records in whole(source)] == ["no 2014-42", "no 2015-14"]
-    assert "holds several languages; set config.data.subset to one of 'nn', 'no'" in refused(tmp_path)
+    assert "holds several languages or variants; set config.data.subset to one of 'nn', 'no'" in refused(
+        tmp_path
+    )
     assert "subset='sv' is not in" in refused(tmp_path, subset="sv")
 
 
@@ -279,3 +281,30 @@ def test_fingerprint_follows_shards_and_filters(tmp_path):
     )
     write(tmp_path / "no_meta.jsonl.gz", record_2201("en") + record_2201("to"))
     assert open_source(config(tmp_path)).fingerprint() != base
+
+
+def test_a_licence_does_not_hide_that_there_are_several_languages(tmp_path):
+    write(tmp_path / "no_part_1.txt", "norsk\n")
+    write(tmp_path / "LICENSE.txt", "CC0\n")
+    write(tmp_path / "dataset_info.json", "{}\n")
+    assert list(open_source(config(tmp_path)).shards) == ["no_part_1.txt"]
+    write(tmp_path / "en_part_1.txt", "English\n")
+    assert "holds several languages or variants; set config.data.subset to one of 'en', 'no'" in refused(
+        tmp_path
+    )
+
+
+def test_the_deduplicated_variant_is_not_mixed_with_the_original(tmp_path):
+    write(tmp_path / "no_part_1.txt", "norsk\n\nnorsk\n")
+    write(tmp_path / "no_dedup_part_1.txt", "norsk\n")
+    assert "set config.data.subset to one of 'no', 'no_dedup'" in refused(tmp_path)
+    assert list(open_source(config(tmp_path, subset="no")).shards) == ["no_part_1.txt"]
+    assert list(open_source(config(tmp_path, subset="no_dedup")).shards) == ["no_dedup_part_1.txt"]
+    (tmp_path / "no_part_1.txt").unlink()
+    assert list(open_source(config(tmp_path, subset="no")).shards) == ["no_dedup_part_1.txt"]
+
+
+def test_an_oscar_document_without_content_does_not_advise_another_field(tmp_path):
+    write(tmp_path / "no_meta.jsonl", record_2201("en") + json.dumps({"metadata": {}}) + "\n")
+    message = refused(tmp_path)
+    assert "no field 'content'; fields present: metadata)" in message and "text_field" not in message

@@ -22,7 +22,7 @@ def epoch_of(reader: OwnReader) -> list[tuple[int, int]]:
     return items
 
 
-@pytest.mark.parametrize("shards", [3, 4, 10])
+@pytest.mark.parametrize("shards", [3, 4, 31, 32, 37])
 def test_every_record_belongs_to_one_stream(shards: int) -> None:
     source = MemorySource(make_corpus(shards, 50))
     layout = Layout(source, 4, 7)
@@ -34,7 +34,7 @@ def test_every_record_belongs_to_one_stream(shards: int) -> None:
 
 def test_streams_share_shards_where_there_are_enough_and_records_where_not() -> None:
     many, few = (
-        Layout(MemorySource(make_corpus(10, 50)), 4, 7),
+        Layout(MemorySource(make_corpus(32, 50)), 4, 7),
         Layout(MemorySource(make_corpus(3, 50)), 4, 7),
     )
     assert {shard % 4 for shard, _ in epoch_of(OwnReader(many, 1, Position()))} == {1}

@@ -62,6 +62,7 @@ def test_invalid_utf8_in_a_document_of_several_lines_names_its_line(tmp_path):
     [
         (b'{"text": "cut of', "broken JSON"),
         (b'["text"]', "broken JSON"),
+        (b'{"text": "b", "n": ' + b"9" * 5000 + b"}", "broken JSON"),
         (b'{"text": "\xff"}', "invalid UTF-8"),
         (b'{"body": "b"}', "missing field"),
         (b'{"text": 3}', "not text"),

@@ -54,7 +54,7 @@ def epochs_of(batches: Sequence[Batch], stream: int) -> list[Counter[int]]:
 
 
 @pytest.mark.parametrize("packing", ["full", "documents", "lines"])
-@pytest.mark.parametrize("shards", [3, 11], ids=["records shared out", "shards shared out"])
+@pytest.mark.parametrize("shards", [3, 43], ids=["records shared out", "shards shared out"])
 @pytest.mark.parametrize("killed_every", [None, 1, 7])
 def test_each_epoch_has_each_document_once(packing: str, shards: int, killed_every: int | None) -> None:
     corpus = make_corpus(shards, 61)
