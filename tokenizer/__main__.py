@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from absl import flags
 from etils import epath
 
+from data import schema
 from data.command_line import parse, run
 from data.config import DataConfig
 from data.errors import UserError
@@ -23,6 +24,18 @@ class TokenizerRunConfig:
     seq_len: int = field(128, "tokens in a row; transformers cuts texts to it (model_max_length)")
     tokenizer: TokenizerConfig = field(TokenizerConfig, "the tokenizer")
     data: DataConfig = field(DataConfig, "the text")
+    phases: tuple[dict, ...] = field((), "stretches of the run; data of the first one's own is the text")
+
+    @property
+    def text(self) -> DataConfig:
+        """What the run reads first, and so what its tokenizer is made from."""
+        own = self.phases[0].get("data") if self.phases else None
+        return self.data if own is None else schema.build(DataConfig, own, "config.phases[0].data")
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens in the longest row of any phase."""
+        return max((phase.get("seq_len") or self.seq_len for phase in self.phases), default=self.seq_len)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -33,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     workdir = epath.Path(values.workdir).expanduser()
     present = has_tokenizer(workdir)
     try:
-        loaded = ensure_tokenizer(config.tokenizer, config.data, workdir, model_max_length=config.seq_len)
+        loaded = ensure_tokenizer(config.tokenizer, config.text, workdir, model_max_length=config.longest_row)
     except KeyboardInterrupt:
         print("stopped before there was a tokenizer; run the same command again", file=sys.stderr)
         return 128 + signal.SIGINT

@@ -157,6 +157,24 @@ def test_the_command_trains_and_run_again_leaves_it(tmp_path, corpus):
     assert "config.tokenizer.vocab_size was 264, is 300" in other.stderr
 
 
+def test_the_command_trains_on_what_the_first_phase_reads(tmp_path, corpus):
+    phases = f"""
+def get_config():
+    config = base()
+    del config.steps
+    own = {{"source": "files", "path": {corpus!r}, "eval_fraction": 0.0}}
+    config.phases = ({{"steps": 5, "data": own}}, {{"steps": 5, "seq_len": 64}})
+    return config
+"""
+    file = tmp_path / "config.py"
+    file.write_text(CONFIG_FILE.replace("get_config", "base") % "/no/such/corpus" + phases)
+    done = command(f"--config={file}", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert b'"model_max_length": 64' in contents(tmp_path / "run")["tokenizer_config.json"]
+    again = ensure(tmp_path / "run", corpus)  # as the run itself does
+    assert again.vocab_size == 264
+
+
 @pytest.mark.parametrize("stage", ["reading", "merging"])
 def test_ctrl_c_ends_training_at_once_and_leaves_nothing(tmp_path, stage):
     corpus = tmp_path / "corpus.txt"
