@@ -21,20 +21,20 @@ from tokenizers import Encoding, Tokenizer, models, pre_tokenizers, trainers
 
 from data.batches import open_batches
 from data.config import DataConfig
-from data.special_tokens import SpecialTokens
-from data.tokens import Encode
+from tokenizer.files import TOKENIZER
+from tokenizer.load import Loaded, from_files, load
 
 CLOCKS = {"second": time.perf_counter, "CPU second": time.process_time}
 """Wall time is what a run feels; the process's CPU time, over all its threads, is the same on a busy machine."""
 
-NAMES = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
+SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 
 
 def main() -> None:
     arguments = parse()
     separator = {"lines": "\n", "blank_line": "\n\n"}[arguments.documents]
     documents = [text for text in Path(arguments.path).read_text("utf-8").split(separator) if text.strip()]
-    tokenizer, special = prepare(arguments.tokenizer, documents)
+    tokenizer = load(arguments.tokenizer) if arguments.tokenizer else trained(documents)
     config = DataConfig(
         source="files",
         path=arguments.path,
@@ -44,9 +44,9 @@ def main() -> None:
         eval_fraction=arguments.eval_fraction,
     )
     contestants = {
-        "encode_batch": lambda: bare(tokenizer.encode_batch, documents),
-        "encode_batch_fast": lambda: bare(tokenizer.encode_batch_fast, documents),
-        "pipeline": lambda: pipeline(config, as_encode(tokenizer), special, arguments),
+        "encode_batch": lambda: bare(tokenizer.tokenizer.encode_batch, documents),
+        "encode_batch_fast": lambda: bare(tokenizer.tokenizer.encode_batch_fast, documents),
+        "pipeline": lambda: pipeline(config, tokenizer, arguments),
     }
     print(
         f"{len(documents)} documents of {statistics.mean(map(len, documents)):.0f} characters, {os.cpu_count()} cores"
@@ -81,7 +81,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--path", required=True, help="a text file")
     parser.add_argument(
-        "--tokenizer", default="", help="a tokenizer.json; trained on the text where not given"
+        "--tokenizer",
+        default="",
+        help="a folder, tokenizer.json or hub id; trained on the text where not given",
     )
     parser.add_argument(
         "--documents", default="lines", choices=("lines", "blank_line"), help="what a document is"
@@ -95,33 +97,18 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def prepare(path: str, documents: Sequence[str]) -> tuple[Tokenizer, SpecialTokens]:
-    """The tokenizer at `path`, or a byte-level BPE of 16,000 tokens trained on the first documents."""
-    if path:
-        tokenizer = Tokenizer.from_file(path)
-    else:
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        trainer = trainers.BpeTrainer(
-            vocab_size=16000,
-            special_tokens=list(NAMES.values()),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-        tokenizer.train_from_iterator(documents[:20000], trainer)
-    tokenizer.encode_special_tokens = True
-    vocabulary = tokenizer.get_vocab()
-    return tokenizer, SpecialTokens(**{role: vocabulary[name] for role, name in NAMES.items()})
-
-
-def as_encode(tokenizer: Tokenizer) -> Encode:
-    """Texts to arrays of ids, as `tokenizer.load.Loaded.encode` makes them."""
-
-    def encode(texts: Sequence[str]) -> list[np.ndarray]:
-        encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.fromiter(encoding.ids, np.int32, len(encoding)) for encoding in encodings]
-
-    return encode
+def trained(documents: Sequence[str]) -> Loaded:
+    """A byte-level BPE of 16,000 tokens trained on the first documents."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=16000,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(documents[:20000], trainer)
+    return from_files({TOKENIZER: tokenizer.to_str().encode()}, "trained on the text")
 
 
 def bare(encode_batch: Callable[..., list[Encoding]], documents: Sequence[str]) -> int:
@@ -129,14 +116,12 @@ def bare(encode_batch: Callable[..., list[Encoding]], documents: Sequence[str]) 
     return sum(len(encoding) for encoding in encode_batch(documents, add_special_tokens=False))
 
 
-def pipeline(
-    config: DataConfig, encode: Encode, special: SpecialTokens, arguments: argparse.Namespace
-) -> int:
+def pipeline(config: DataConfig, tokenizer: Loaded, arguments: argparse.Namespace) -> int:
     """One epoch of batches; returns the number of tokens of text in them."""
-    tokens = 0
+    tokens, special = 0, tokenizer.special
     with open_batches(
         config,
-        encode,
+        tokenizer.encode,
         special,
         seed=0,
         seq_len=arguments.seq_len,
