@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from jax.sharding import Mesh
 
+from data.batches import check_data
 from data.config import DataConfig
 from data.errors import UserError
 from pretrain.config import PhaseConfig, PretrainConfig
@@ -120,8 +121,7 @@ def check_phase(phase: Phase, max_seq_len: int, mesh: Mesh) -> None:
             raise UserError(f"config.{name}={value}{where} should be 1 or more")
     if not 0 < phase.masking_rate <= 1:
         raise UserError(f"config.masking.rate={phase.masking_rate}{where} should be above 0 and at most 1")
-    if phase.data.streams < 1:
-        raise UserError(f"config.data.streams={phase.data.streams}{where} should be 1 or more")
+    check_data(phase.data, f"config.phases[{phase.index}].data" if phase.index else "config.data")
     if not 4 <= phase.seq_len <= max_seq_len:
         raise UserError(
             f"config.seq_len={phase.seq_len}{where} should be 4 to {max_seq_len}, the positions of the model; "
