@@ -52,7 +52,7 @@ def training_documents(
     """Every document that training may read, once, in the source's order.
 
     The members of a mix take turns by their weights until each has ended, so that the first documents are a sample of
-    the mix. `counts`, where given, is brought up to date while the documents are read; they are logged at the end.
+    the mix. `counts`, where given, is brought up to date while the documents are read; what was dropped is logged at the end.
 
     Raises:
       UserError: there is not one.
@@ -65,7 +65,7 @@ def training_documents(
             if counts.keeps(record, unwanted):
                 yield record.text
     finally:  # also where the caller stops early
-        if counts.documents > before:
+        if counts.dropped and counts.documents > before:
             log.info("read %d documents: %s", counts.documents - before, counts)
     if counts.documents == before:
         raise nothing_to_read(sources, counts)

@@ -81,7 +81,8 @@ def evaluation_rows(
             counts.add(Counts.from_dict(stream.state()["counts"]))
     if not any(len(part["tokens"]) for part in parts):
         raise _nothing_to_evaluate(config)
-    log.info("evaluation reads %d documents: %s", counts.documents, describe_dropped(counts.dropped))
+    if counts.dropped:
+        log.info("evaluation reads %d documents: %s", counts.documents, describe_dropped(counts.dropped))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
