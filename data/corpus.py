@@ -52,7 +52,8 @@ def training_documents(
     """Every document that training may read, once, in the source's order.
 
     The members of a mix take turns by their weights until each has ended, so that the first documents are a sample of
-    the mix. `counts`, where given, is brought up to date while the documents are read; what was dropped is logged at the end.
+    the mix. `counts`, where given, is brought up to date while the documents are read; what was dropped is logged at
+    the end.
 
     Raises:
       UserError: there is not one.
@@ -61,7 +62,7 @@ def training_documents(
     counts = Counts() if counts is None else counts
     unwanted, before = outside_training(config), counts.documents
     try:
-        for record in _in_turns([_records(source) for source in sources], _weights(config)):
+        for record in _in_turns([_records(source) for source in sources], source_weights(config)):
             if counts.keeps(record, unwanted):
                 yield record.text
     finally:  # also where the caller stops early
@@ -71,7 +72,8 @@ def training_documents(
         raise nothing_to_read(sources, counts)
 
 
-def _weights(config: DataConfig) -> list[float]:
+def source_weights(config: DataConfig) -> list[float]:
+    """The share of each of `open_sources`, not normalised."""
     return [member.weight for member in config.mix] if config.source == "mix" else [1.0]
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 import numpy as np
 
 from data.config import DataConfig
-from data.corpus import open_sources
+from data.corpus import open_sources, source_weights
 from data.counts import Counts, Unwanted, describe_dropped
 from data.errors import UserError
 from data.heldout import HeldOut
@@ -65,7 +65,7 @@ def evaluation_rows(
         raise _nothing_to_evaluate(config)
     else:
         sources = open_sources(config) if sources is None else sources
-        weights = [member.weight for member in config.mix] if config.source == "mix" else [1.0]
+        weights = source_weights(config)
         unwanted = _outside(HeldOut(config.eval_fraction))
     bounds = np.rint(np.cumsum(weights) / np.sum(weights) * max_rows).astype(int).tolist()
     parts, counts = [], Counts()
