@@ -260,6 +260,8 @@ def test_bad_lines_are_named_or_counted(tmp_path):
 
 
 def test_what_is_no_oscar_is_refused_in_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"config\.data\.path='' names no folder"):
+        open_source(SourceConfig(source="oscar"))
     assert "is not a folder" in refused(tmp_path / "nothing")
     assert "holds no OSCAR shard" in refused(tmp_path)
     write(tmp_path / "no_meta.jsonl.gz", "")
