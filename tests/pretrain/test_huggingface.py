@@ -281,6 +281,13 @@ def test_a_truncated_file_is_reported_in_one_line(tmp_path: Path, kept: int):
     assert "\n" not in str(error.value)
 
 
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _saved(tmp_path / "model")
+    _equal(load_pretrained("~/model")[1], _model()[1])
+    assert huggingface.read_config("~/model/config.json")["model_type"] == "roberta"
+
+
 def test_pickles_are_never_read(tmp_path: Path):
     (_saved(tmp_path) / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"pytorch_model.bin\) is not read, since that would run code"):
