@@ -2,7 +2,6 @@
 
 import gc
 import json
-import logging
 import signal
 import threading
 import time
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 
 from data import tokens
-from data.batches import Batch, BatchIterator, check_data, dropped, open_batches
+from data.batches import Batch, BatchIterator, check_data, open_batches
 from data.config import DataConfig, SourceConfig
 from data.corpus import count_steps
 from data.errors import UserError
@@ -347,27 +346,6 @@ def test_equal_shares_where_there_are_hardly_more_shards_than_streams() -> None:
     batches = take(config, [MemorySource(corpus)], epochs=1, seq_len=16, global_batch=8)
     rows = [state["rows"] for state in batches[-1].states.values()]
     assert rows == [12] * 8, "90 documents of 2 tokens each for every stream, 15 tokens of text to a row"
-
-
-def test_what_is_dropped_is_logged_when_an_epoch_has_ended_and_at_the_end(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    words = [f"{number} {number + 1}" for number in range(5, 85, 2)]
-    corpus = [["!short", "!noisy", *words[:20], "!short", *words[20:]]]
-    config = DataConfig(streams=2, window=1, eval_fraction=0.0)
-    with caplog.at_level(logging.INFO, "data.batches"):
-        batches = take(config, [MemorySource(corpus)], epochs=2, seq_len=8, global_batch=2)
-    assert dropped(batches[-1].states) == {"noisy": 2, "short": 4}
-    assert caplog.messages == [
-        "documents of 2 streams so far: 3 dropped (noisy: 1, short: 2)",
-        "documents of 2 streams so far: 6 dropped (noisy: 2, short: 4)",
-    ]
-
-
-def test_nothing_is_logged_where_nothing_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "data.batches"):
-        batches = take(CONFIG, [MemorySource(make_corpus(3, 90))], epochs=1)
-    assert dropped(batches[-1].states) == {} and caplog.messages == []
 
 
 def test_a_signal_handler_runs_while_a_batch_is_waited_for() -> None:

@@ -1,6 +1,5 @@
 """The held-out share, and the rows that evaluation reads."""
 
-import logging
 from typing import Any
 
 import numpy as np
@@ -169,21 +168,6 @@ def test_a_mix_whose_rows_would_all_come_from_a_member_without_documents_is_refu
     sources = [MemorySource(make_corpus(1, 20)), MemorySource([["!noisy"]])]
     with pytest.raises(UserError, match="holds no document out for evaluation"):
         evaluation_rows(config, Encoder(), SPECIAL, seq_len=24, max_rows=4, sources=sources)
-
-
-def test_what_is_dropped_of_one_pass_and_of_evaluation_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    corpus = make_corpus(1, 100)
-    corpus[0].insert(3, "!noisy")
-    config = DataConfig(eval_fraction=0.2)
-    with caplog.at_level(logging.INFO, "data"):
-        trained = list(training_documents(config, [MemorySource(corpus)]))
-        evaluation_rows(
-            config, Encoder(), SPECIAL, seq_len=24, max_rows=10**4, sources=[MemorySource(corpus)]
-        )
-    assert caplog.messages == [
-        f"read {len(trained)} documents: 1 dropped (noisy: 1), {100 - len(trained)} held out for evaluation",
-        f"evaluation reads {100 - len(trained)} documents: 1 dropped (noisy: 1)",
-    ]
 
 
 def test_the_first_training_documents_of_a_mix_are_a_sample_of_it() -> None:
