@@ -130,7 +130,7 @@ def test_a_checkpoint_of_eight_devices_goes_on_with_any_number(corpus, tmp_path,
 
     saved = leaves(restore_params(tmp_path / "saved")[0])
     for count, mesh in ((4, {}), (2, {}), (1, {}), (8, {"data": 2, "fsdp": 4})):
-        workdir = tmp_path / str(count)
+        workdir = tmp_path / f"on {count} {len(mesh)}"
         shutil.copytree(tmp_path / "saved", workdir)
         batches.clear()
         with monkeypatch.context() as patch:
