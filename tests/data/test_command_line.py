@@ -57,12 +57,16 @@ def test_a_phase_is_overridden_by_its_index(config_file):
 
 def test_an_optional_group_is_made_by_an_override_of_its_fields(config_file):
     assert parsed(config_file).data.eval_source is None
-    config = parsed(config_file, "--config.data.eval_source.source=files", "--config.data.eval_source.path=held.txt")
+    config = parsed(
+        config_file, "--config.data.eval_source.source=files", "--config.data.eval_source.path=held.txt"
+    )
     assert (config.data.eval_source.source, config.data.eval_source.path) == ("files", "held.txt")
 
 
 def test_flags_of_the_command_are_parsed(config_file):
-    values = parse(PretrainConfig, ["program", "--workdir", "runs/a", "--config", str(config_file)], define)[1]
+    values = parse(PretrainConfig, ["program", "--workdir", "runs/a", "--config", str(config_file)], define)[
+        1
+    ]
     assert values.workdir == "runs/a"
 
 
@@ -70,9 +74,15 @@ def test_flags_of_the_command_are_parsed(config_file):
     ("argument", "part"),
     [
         ("--config.stepz=3", "config.stepz is not a field; did you mean 'steps'?"),
-        ("--config.model.hiden_size=3", "config.model.hiden_size is not a field; did you mean 'hidden_size'?"),
+        (
+            "--config.model.hiden_size=3",
+            "config.model.hiden_size is not a field; did you mean 'hidden_size'?",
+        ),
         ("--config.steps=1.5", "--config.steps=1.5"),
-        ("--config.optimizer.name=sgd", "config.optimizer.name='sgd' is not one of 'adamw', 'lamb', 'adafactor'"),
+        (
+            "--config.optimizer.name=sgd",
+            "config.optimizer.name='sgd' is not one of 'adamw', 'lamb', 'adafactor'",
+        ),
         ("--config.steps.x=3", "config.steps has no fields of its own"),
         ("--workdri=x", "Did you mean: workdir"),
         ("steps=3", "unexpected argument 'steps=3'; overrides are written --config.field=value"),

@@ -25,7 +25,9 @@ class Outer:
 
 
 def test_nested_values_become_dataclasses():
-    built = build(Outer, {"rate": 1, "inner": {"size": 7}, "parts": [{"kind": "b"}], "words": ["x"], "steps": 4})
+    built = build(
+        Outer, {"rate": 1, "inner": {"size": 7}, "parts": [{"kind": "b"}], "words": ["x"], "steps": 4}
+    )
     assert built == Outer(1.0, False, 4, Inner(7), (Inner(kind="b"),), ("x",))
     assert isinstance(built.rate, float)
 
