@@ -42,6 +42,9 @@ def fails(tmp_path, monkeypatch, capsys):
         raise AssertionError("compiled before the mistake was found")
 
     monkeypatch.setattr(train_module._Trainer, "_compile", compiled)
+    monkeypatch.setattr(
+        command, "_log_to_stderr", lambda: None
+    )  # it replaces the handlers of the whole process
 
     def run(*arguments):
         argv = ["pretrain/__main__.py", f"--config={recipe}", f"--workdir={workdir}", *arguments]

@@ -62,5 +62,6 @@ def test_step_flops_are_the_matrix_products_of_the_traced_gradient():
         return jnp.sum(jax.nn.logsumexp(model.predict(params, picked), axis=-1))
 
     traced = products(jax.make_jaxpr(jax.grad(loss))(model.shapes()).jaxpr)
-    attended = B * S * S
-    assert StepWork(config).flops(tokens=B * S, attended=attended, predictions=B * K) == traced
+    # The head adds its bias, and sums its gradient, as products with ones, which the objective does not need.
+    with_ones = 2 * (2 * B * K * config.vocab_size)
+    assert StepWork(config).flops(tokens=B * S, attended=B * S * S, predictions=B * K) == traced - with_ones
