@@ -11,23 +11,24 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
     """The quickstart's fields."""
     config = ml_collections.ConfigDict()
-    config.steps = 400
-    config.global_batch = 32
-    config.seq_len = 128
-    config.tokenizer = {"vocab_size": 8192}
+    config.steps = 1500
+    config.global_batch = 16
+    config.seq_len = 64
+    config.tokenizer = {"vocab_size": 4096}
     config.data = {"source": "pydoc", "window": 256, "eval_fraction": 0.03}
     config.model = {
-        "hidden_size": 256,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "intermediate_size": 1024,
-        "max_position_embeddings": 130,
+        "hidden_size": 192,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+        "intermediate_size": 768,
+        "max_position_embeddings": 66,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "scan_unroll": 0,
     }
     config.optimizer = {"learning_rate": 1e-3, "weight_decay": 0.01, "clip_norm": 1.0}
     config.schedule = {"warmup_steps": config.get_ref("steps") // 10}
-    config.eval = {"every": 100, "steps": 8}
-    config.checkpoint = {"every": 200, "keep": 2}
+    config.log = {"every": 50}
+    config.eval = {"every": 300, "steps": 32}
+    config.checkpoint = {"every": 500, "keep": 2}
     return config
