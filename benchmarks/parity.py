@@ -10,8 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, RobertaConfig, RobertaForMaskedLM
 
 from pretrain.huggingface import load_pretrained
 from pretrain.models import build
@@ -21,8 +19,10 @@ LENGTHS = (64, 50, 30, 10)  # tokens of each row that are not padding
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
-def compare(name: str, theirs: PreTrainedModel) -> None:
+def compare(name: str, theirs: Any) -> None:
     """Print the largest differences of logits, loss and gradients for the same weights and rows."""
+    import torch
+
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(Path(folder))
         config, params = load_pretrained(folder)
@@ -62,6 +62,9 @@ def compare(name: str, theirs: PreTrainedModel) -> None:
 
 def main() -> None:
     """Compare both families."""
+    import torch
+    from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
+
     jax.config.update("jax_default_matmul_precision", "highest")
     torch.manual_seed(0)
     roberta = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, **NO_DROPOUT)
