@@ -148,7 +148,7 @@ class PretrainConfig:
     """A pretraining run."""
 
     seed: int = field(0, "the run's seed: initial weights, data order, masks, dropout")
-    steps: int | None = field(None, "optimiser steps of the run (or set epochs, or phases)")
+    steps: int | None = field(None, "optimiser steps of the run (or set epochs, or phases); 0 unsets it")
     epochs: int | None = field(None, "passes over the corpus instead of steps; the corpus is counted first")
     global_batch: int = field(256, "rows in a batch B, over all devices and micro-batches")
     seq_len: int = field(128, "tokens in a row S")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 
@@ -20,6 +21,12 @@ from pretrain.models import build
 from pretrain.report import write_loss_curve
 from tokenizer.load import load as load_tokenizer
 
+EXPORTED = re.compile(
+    r"config\.json|model.*\.safetensors(\.index\.json)?|tokenizer.*\.json|special_tokens_map\.json|vocab\.(json|txt)|"
+    r"merges\.txt|README\.md|" + re.escape(LOSS_CURVE)
+)
+"""Names of the files that an export consists of."""
+
 
 def export(workdir: epath.Path, out: epath.Path, *, step: str = "last", overwrite: bool = False) -> int:
     """Write config.json, model.safetensors, the tokenizer's files, README.md and the loss curve of a run to `out`.
@@ -31,7 +38,7 @@ def export(workdir: epath.Path, out: epath.Path, *, step: str = "last", overwrit
       workdir: the run's folder.
       out: the folder to make.
       step: which checkpoint: a number, "last", or "best" (lowest held-out loss).
-      overwrite: replace what `out` holds.
+      overwrite: replace an earlier export in `out`; a folder that holds anything else is refused all the same.
 
     Returns:
       The step of the checkpoint.
@@ -39,8 +46,7 @@ def export(workdir: epath.Path, out: epath.Path, *, step: str = "last", overwrit
     Raises:
       UserError: no such run or checkpoint, or `out` holds something already.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
-        raise UserError(f"--out={out} exists and is not empty; name a new folder, or pass --overwrite")
+    _check_out(out, overwrite)
     if not (workdir / MODEL_FILE).exists():
         raise UserError(f"{workdir} has no {MODEL_FILE}; --workdir should be the folder of a pretraining run")
     params, saved = restore_params(workdir, step)
@@ -73,6 +79,24 @@ def export(workdir: epath.Path, out: epath.Path, *, step: str = "last", overwrit
     return facts.step
 
 
+def _check_out(out: epath.Path, overwrite: bool) -> None:
+    """Refuse a place whose contents the export would destroy."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UserError(f"--out={out} is a file; name a folder")
+    held = sorted(path.name for path in out.iterdir())
+    foreign = [name for name in held if not EXPORTED.fullmatch(name)]
+    if foreign:
+        raise UserError(
+            f"--out={out} holds files that no export wrote ({', '.join(foreign[:3])}); name a new folder"
+        )
+    if held and not overwrite:
+        raise UserError(
+            f"--out={out} holds an earlier export; name a new folder, or pass --overwrite to replace it"
+        )
+
+
 def _is_bucket(path: epath.Path) -> bool:
     return "://" in str(path)
 
@@ -91,7 +115,7 @@ def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", "", "the run's folder, local or gs://", flag_values=values)
     flags.DEFINE_string("out", "", "the folder to write, local or gs://", flag_values=values)
     flags.DEFINE_string("step", "last", "which checkpoint: a step, 'last' or 'best'", flag_values=values)
-    flags.DEFINE_bool("overwrite", False, "replace what --out holds", flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "replace an earlier export in --out", flag_values=values)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -246,6 +246,10 @@ def main(argv: Sequence[str]) -> int:
             config = build_config(PretrainConfig, read_config(workdir))
             data = resolve_phases(config, epoch_steps=1)[-1].data
             examples = choose_examples(held_out_texts(data, tokenizer), tokenizer)
+        if not examples:
+            raise UserError(
+                f"no held-out sentence of this run could serve as an example; give a text with {MASK}"
+            )
     filled = fill_mask(
         build(encoder), params, tokenizer, [example.text for example in examples], top=arguments.top
     )

@@ -140,7 +140,12 @@ def assemble(config: PretrainConfig, workdir: epath.Path, saved: Mapping[str, An
         # Stands for the tokenizer to come, so that a network that cannot be built is refused before one is trained.
         size = max(config.tokenizer.vocab_size, config.model.vocab_size)
         build_model(encoder_config(config.model, size, SpecialTokens(0, 2, 1, 4, 3)), dtype=config.dtype)
-    tokenizer = _tokenizer(config, planned[0].data, workdir, length, resuming=saved is not None)
+    try:
+        tokenizer = _tokenizer(config, planned[0].data, workdir, length, resuming=saved is not None)
+    except UserError as error:
+        if saved is None and config.init_from:
+            raise UserError(f"config.init_from={config.init_from!r}: {error}") from error
+        raise
     encoder = encoder_config(config.model, tokenizer.vocab_size, tokenizer.special)
     model = build_model(encoder, dtype=config.dtype)
     for phase in planned:

@@ -35,10 +35,9 @@ def resolve_phases(config: PretrainConfig, epoch_steps: int | None = None) -> tu
     Raises:
       UserError: not exactly one of steps, epochs and phases is set, or a phase without steps.
     """
-    if config.phases:
-        lengths = [phase.steps for phase in config.phases]
-    else:
-        lengths = [config.steps if config.steps is not None else (epoch_steps or 0)]
+    lengths = (
+        [phase.steps for phase in config.phases] if config.phases else [config.steps or epoch_steps or 0]
+    )
     phases, start = [], 0
     for index, (phase, steps) in enumerate(zip(config.phases or (PhaseConfig(),), lengths)):
         if steps < 1:
@@ -65,15 +64,18 @@ def check_lengths(config: PretrainConfig) -> None:
     given = [
         name
         for name, value in (
-            ("steps", config.steps),
+            ("steps", config.steps or None),
             ("epochs", config.epochs),
             ("phases", config.phases or None),
         )
         if value is not None
     ]
     if len(given) != 1:
-        what = " and ".join(f"config.{name}" for name in given) if given else "none of them"
-        raise UserError(f"set exactly one of config.steps, config.epochs and config.phases; {what} is set")
+        what = (
+            f"{' and '.join(f'config.{name}' for name in given)} are set" if given else "none of them is set"
+        )
+        hint = " (--config.steps=0 unsets steps)" if "steps" in given else ""
+        raise UserError(f"set exactly one of config.steps, config.epochs and config.phases; {what}{hint}")
     if config.epochs is not None and config.epochs < 1:
         raise UserError(f"config.epochs={config.epochs} should be 1 or more")
 

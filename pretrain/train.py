@@ -113,6 +113,8 @@ class _Trainer:
         state, step = self._first_state()
         if step >= self._job.steps:
             logger.info("this run is complete: %d steps", step)
+            if step > self._job.steps:
+                logger.warning("config asks for %d steps only, which lie behind it", self._job.steps)
             return Outcome(self._job, state, step, "", {})
         evaluators = {phase.index: self._evaluator(phase) for phase in self._job.phases if step < phase.stop}
 

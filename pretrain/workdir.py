@@ -23,6 +23,9 @@ SAFE_TO_CHANGE = (
     "data.bad_documents",
 )
 
+# Fields of the model that say how it runs, not what it is.
+HOW_IT_RUNS = ("dropout_prob", ".attention", ".remat", ".scan_unroll", ".initializer_range", ".config_file")
+
 
 def prepare(workdir: epath.Path) -> None:
     """Make the run's folder and check that it can be written.
@@ -87,6 +90,12 @@ def check_unchanged(
         for name, pair in differences(saved, schema.as_dict(config)).items()
         if not name.startswith(SAFE_TO_CHANGE)
     }
+    for name, (old, new) in changed.items():
+        if name == "data.streams" or (name.startswith("model.") and not name.endswith(HOW_IT_RUNS)):
+            raise UserError(
+                f"the network and the streams of a run cannot change: config.{name} was {old!r}, is {new!r}; "
+                "put it back, or start in another --workdir (--config.init_from takes over the weights)"
+            )
     if changed and not accept:
         listed = "; ".join(f"config.{name} was {old!r}, is {new!r}" for name, (old, new) in changed.items())
         raise UserError(

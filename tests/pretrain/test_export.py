@@ -215,17 +215,32 @@ def test_an_earlier_step_s_card_leaves_out_what_came_later(workdir: Path, tmp_pa
     assert "| steps | 10 |" in card
 
 
-def test_a_folder_that_holds_something_is_left_alone_unless_told(workdir: Path, tmp_path: Path):
+def test_a_folder_that_holds_anything_else_is_never_replaced(workdir: Path, tmp_path: Path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "precious.txt").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(
+            UserError, match=r"holds files that no export wrote \(precious\.txt\); name a new folder"
+        ):
+            export(epath.Path(workdir), epath.Path(out), overwrite=overwrite)
+        with pytest.raises(UserError, match=r"holds files that no export wrote"):
+            export(epath.Path(workdir), epath.Path(workdir), overwrite=overwrite)
+    assert [file.name for file in out.iterdir()] == ["precious.txt"]
+    with pytest.raises(UserError, match=r"is a file; name a folder"):
+        export(epath.Path(workdir), epath.Path(out / "precious.txt"), overwrite=True)
+
+
+def test_an_earlier_export_is_replaced_only_when_told(workdir: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    export(epath.Path(workdir), epath.Path(out))
+    (out / "config.json").write_text("of an earlier model")
     with pytest.raises(
-        UserError, match=r"out exists and is not empty; name a new folder, or pass --overwrite"
+        UserError, match=r"out holds an earlier export; name a new folder, or pass --overwrite"
     ):
         export(epath.Path(workdir), epath.Path(out))
-    assert [file.name for file in out.iterdir()] == ["precious.txt"]
     export(epath.Path(workdir), epath.Path(out), overwrite=True)
-    assert not (out / "precious.txt").exists() and (out / "config.json").exists()
+    assert "earlier" not in (out / "config.json").read_text()
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
 
@@ -302,7 +317,7 @@ def test_the_command_says_where_the_model_is(
     assert main(["export", f"--workdir={workdir}", f"--out={out}", "--step=best"]) == 0
     assert f"{out} holds step 10 (" in capsys.readouterr().out
     assert main(["export", "--help"]) == 0
-    assert "--overwrite: replace what --out holds" in capsys.readouterr().out
+    assert "--overwrite: replace an earlier export in --out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

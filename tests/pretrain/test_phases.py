@@ -36,7 +36,7 @@ def test_phases_follow_one_another_and_inherit_from_the_run():
     ("values", "message"),
     [
         ({}, "set exactly one of config.steps, config.epochs and config.phases; none of them is set"),
-        ({"steps": 1, "epochs": 1}, "config.steps and config.epochs is set"),
+        ({"steps": 1, "epochs": 1}, "config.steps and config.epochs are set"),
         ({"epochs": 0}, "config.epochs=0 should be 1 or more"),
     ],
 )

@@ -34,13 +34,20 @@ def test_safe_fields_may_change(config):
 
 
 def test_other_changes_are_listed_and_refused_unless_accepted(config):
-    changed = dataclasses.replace(config, steps=9, model=dataclasses.replace(config.model, hidden_size=48))
+    changed = dataclasses.replace(config, steps=9, masking=dataclasses.replace(config.masking, rate=0.25))
     with pytest.raises(UserError) as caught:
         workdirs.check_unchanged(as_dict(config), changed, accept=False)
-    for part in ("config.steps was 8, is 9", "config.model.hidden_size was 32, is 48", "--accept_changes"):
+    for part in ("config.steps was 8, is 9", "config.masking.rate was 0.15, is 0.25", "--accept_changes"):
         assert part in str(caught.value)
     accepted = workdirs.check_unchanged(as_dict(config), changed, accept=True)
-    assert accepted == {"steps": (8, 9), "model.hidden_size": (32, 48)}
+    assert accepted == {"steps": (8, 9), "masking.rate": (0.15, 0.25)}
+
+
+def test_the_network_cannot_change_whatever_is_accepted(config):
+    changed = dataclasses.replace(config, model=dataclasses.replace(config.model, hidden_size=48))
+    for accept in (False, True):
+        with pytest.raises(UserError, match=r"cannot change: config\.model\.hidden_size was 32, is 48"):
+            workdirs.check_unchanged(as_dict(config), changed, accept=accept)
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
