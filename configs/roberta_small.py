@@ -3,7 +3,7 @@
 python -m pretrain --config=configs/roberta_small.py --workdir=runs/small \
     --config.data.path='corpus/*.txt.gz' --config.data.txt_documents=blank_line
 
-Hardware: a laptop, or any GPU. On 2 CPU cores 4000 steps (16M tokens) take about 40 minutes; benchmarks/RESULTS.md has
+Hardware: a laptop, or any GPU. On 2 CPU cores 4000 steps (16M tokens) take about 80 minutes; benchmarks/RESULTS.md has
 a run on Norwegian newspaper reviews.
 """
 
