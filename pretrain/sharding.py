@@ -41,25 +41,47 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """Lay `devices` (default: all) out as the mesh (replica, data, fsdp, tensor) that the config asks for.
 
     Raises:
-      UserError: more than one -1, or a product that is not the number of devices.
+      UserError: a size below 1, more than one -1, or a product that is not the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = [config.replica, config.data, config.fsdp, config.tensor]
-    wanted = ", ".join(f"{name}={size}" for name, size in zip(MESH_AXES, sizes))
-    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-        raise UserError(f"config.mesh has {wanted}: sizes are 1 or more, and one of them may be -1")
-    known = math.prod(size for size in sizes if size != -1)
-    if -1 in sizes and len(devices) % known == 0:
-        sizes[sizes.index(-1)] = len(devices) // known
-    if math.prod(sizes) != len(devices):
-        raise UserError(
-            f"config.mesh has {wanted}: that does not make {len(devices)} devices; set one axis to -1"
-        )
+    sizes = [getattr(config, axis) for axis in MESH_AXES]
+    _check_sizes(sizes, len(devices))
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = len(devices) // math.prod(size for size in sizes if size != -1)
     if sizes[0] > 1 and getattr(devices[0], "slice_index", None) is not None:
         layout = mesh_utils.create_hybrid_device_mesh([1, *sizes[1:]], [sizes[0], 1, 1, 1], devices=devices)
     else:
         layout = mesh_utils.create_device_mesh(sizes, devices=devices, allow_split_physical_axes=True)
     return Mesh(layout, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def _check_sizes(sizes: Sequence[int], devices: int) -> None:
+    """Refuse sizes of MESH_AXES, -1 for what is left, that cannot be laid out on so many devices."""
+    named = {f"config.mesh.{axis}": size for axis, size in zip(MESH_AXES, sizes)}
+    for name, size in named.items():
+        if size < 1 and size != -1:
+            raise UserError(f"{name}={size} should be 1 or more, or -1 to take the devices that are left")
+    rest = [name for name, size in named.items() if size == -1]
+    if len(rest) > 1:
+        default = " (config.mesh.data is by default)" if "config.mesh.data" in rest else ""
+        raise UserError(
+            f"{' and '.join(f'{name}=-1' for name in rest)}: only one of them may be -1{default}; "
+            f"set {' and '.join(f'{name}=1' for name in rest[:-1])}, say"
+        )
+    known = math.prod(size for size in sizes if size != -1)
+    # Without a -1, data has been set: its default is one.
+    given = " x ".join(f"{name}={size}" for name, size in named.items() if size > 1) or "config.mesh.data=1"
+    if rest and devices % known:
+        divisors = ", ".join(str(n) for n in range(1, devices + 1) if devices % n == 0)
+        raise UserError(
+            f"{given} does not divide the number of devices, {devices}, of which {rest[0]}=-1 takes what is left; "
+            f"make the product one of {divisors}"
+        )
+    if not rest and known != devices:
+        raise UserError(
+            f"{given} does not make the number of devices, {devices}; make the product {devices}, "
+            "or set one axis of config.mesh to -1 to take what is left"
+        )
 
 
 def spec(

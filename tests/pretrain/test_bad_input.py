@@ -80,7 +80,7 @@ def fails(tmp_path, monkeypatch, capsys):
             ["--config.global_batch=12", "--config.data.streams=4"],
             ["config.global_batch=12", "multiple of 8"],
         ),
-        (["--config.mesh.fsdp=3"], ["config.mesh", "8 devices"]),
+        (["--config.mesh.fsdp=3"], ["config.mesh.fsdp=3 does not divide the number of devices, 8"]),
         (["--config.seq_len=128"], ["config.seq_len=128", "64", "max_position_embeddings"]),
         (["--config.model.num_attention_heads=3"], ["num_attention_heads=3"]),
         (["--config.schedule.warmup_steps=10"], ["warmup_steps=10"]),

@@ -192,15 +192,38 @@ def test_no_mesh_axis_is_used_twice():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (MeshConfig(data=3), "that does not make 8 devices"),
-        (MeshConfig(data=-1, fsdp=-1), "one of them may be -1"),
-        (MeshConfig(data=-1, tensor=3), "that does not make 8 devices"),
-        (MeshConfig(data=0), "sizes are 1 or more"),
+        (
+            MeshConfig(data=3),
+            "config.mesh.data=3 does not make the number of devices, 8; make the product 8, or set one axis of "
+            "config.mesh to -1 to take what is left",
+        ),
+        (
+            MeshConfig(fsdp=-1),
+            "config.mesh.data=-1 and config.mesh.fsdp=-1: only one of them may be -1 (config.mesh.data is by default); "
+            "set config.mesh.data=1, say",
+        ),
+        (
+            MeshConfig(fsdp=2, tensor=3),
+            "config.mesh.fsdp=2 x config.mesh.tensor=3 does not divide the number of devices, 8, of which "
+            "config.mesh.data=-1 takes what is left; make the product one of 1, 2, 4, 8",
+        ),
+        (
+            MeshConfig(data=0),
+            "config.mesh.data=0 should be 1 or more, or -1 to take the devices that are left",
+        ),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_refused(config, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError) as caught:
         make_mesh(config)
+    assert str(caught.value) == message
+
+
+def test_a_mesh_for_more_devices_than_one_is_refused_where_there_is_one():
+    with pytest.raises(
+        UserError, match=r"config\.mesh\.fsdp=2 does not divide the number of devices, 1, .* one of 1$"
+    ):
+        make_mesh(MeshConfig(fsdp=2), jax.devices()[:1])
 
 
 def test_every_logical_axis_of_the_model_is_in_the_table():
