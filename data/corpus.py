@@ -125,7 +125,7 @@ def count_steps(
     """
     if config.source == "mix":
         raise UserError(
-            "a mix has no epochs: its sources end at different times; set steps instead of epochs"
+            "a mix has no epochs: its sources end at different times; set config.steps instead of config.epochs"
         )
     source = (open_sources(config) if sources is None else sources)[0]
     lengths = _document_lengths(config, source, encode, seed, progress)

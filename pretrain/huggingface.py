@@ -3,9 +3,10 @@
 Nothing is unpickled and no transformers class is imported: names and layouts are `pretrain.models.names`.
 """
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -25,6 +26,8 @@ from tokenizer import hub
 from tokenizer.load import load as load_tokenizer
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+OURS = "config.model"
+"""Where a network is set that no config.json describes."""
 
 ARCHITECTURES = {
     "roberta": "RobertaForMaskedLM",
@@ -92,8 +95,8 @@ def encoder_config(model: ModelConfig, vocab_size: int, special: SpecialTokens) 
         }
         if model.family == "roberta":
             values |= {"bos_token_id": special.cls, "eos_token_id": special.sep}
-        resolved = parse_config(values, "config.model")
-        source = "config.model"
+        resolved = parse_config(values, OURS)
+        source = OURS
     if resolved.vocab_size < vocab_size:
         raise UserError(
             f"{source} has vocab_size={resolved.vocab_size}, but the tokenizer has {vocab_size} tokens; make it that"
@@ -104,9 +107,10 @@ def encoder_config(model: ModelConfig, vocab_size: int, special: SpecialTokens) 
             f"{source} has pad_token_id={resolved.pad_token_id}, but the tokenizer's padding token is {special.pad};"
             " take a config.json and a tokenizer (config.tokenizer.path) that belong together"
         )
-    return dataclasses.replace(
-        resolved, attention=model.attention, remat=model.remat, scan_unroll=model.scan_unroll
-    )
+    with _placed(OURS):
+        return dataclasses.replace(
+            resolved, attention=model.attention, remat=model.remat, scan_unroll=model.scan_unroll
+        )
 
 
 def parse_config(values: Mapping[str, Any], where: str) -> EncoderConfig:
@@ -132,7 +136,17 @@ def parse_config(values: Mapping[str, Any], where: str) -> EncoderConfig:
         )
     for name, default in DEFAULTS[model_type].items():
         fields[name] = _checked(fields[name], default, f"{where}: {name}")
-    return EncoderConfig(model_type=model_type, **fields)
+    with _placed(where):
+        return EncoderConfig(model_type=model_type, **fields)
+
+
+@contextlib.contextmanager
+def _placed(where: str) -> Iterator[None]:
+    """Say of a field that does not fit where it was set: in `config.model`, or in a file."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}{'.' if where == OURS else ': '}{error}") from error
 
 
 def _checked(value: Any, default: Any, path: str) -> Any:

@@ -104,8 +104,8 @@ def check_values(config: PretrainConfig) -> None:
         raise UserError(f"config.eval.every={config.eval.every} should be 0 (never) or more")
     if masking.mask_fraction + masking.random_fraction > 1:
         raise UserError(
-            f"config.masking.mask_fraction={masking.mask_fraction} and random_fraction={masking.random_fraction} "
-            "add up to more than 1"
+            f"config.masking.mask_fraction={masking.mask_fraction} and "
+            f"config.masking.random_fraction={masking.random_fraction} add up to more than 1"
         )
 
 

@@ -73,6 +73,6 @@ def _check(config: ScheduleConfig, total_steps: int) -> None:
     decay_steps = round(config.decay_fraction * total_steps)
     if config.name == "wsd" and warmup + decay_steps > total_steps:
         raise UserError(
-            f"config.schedule: {warmup} steps of warm-up and {decay_steps} of decay (decay_fraction="
+            f"config.schedule.warmup_steps={warmup} and {decay_steps} steps of decay (config.schedule.decay_fraction="
             f"{config.decay_fraction}) are longer than the run of {total_steps} steps; lower one of them"
         )

@@ -36,7 +36,7 @@ def read_files(path_or_id: str) -> dict[str, bytes]:
     if path_or_id.endswith(".json") or not hub.is_id(path_or_id):
         raise UserError(
             f"there is no tokenizer at {path_or_id}; "
-            f"tokenizer.path is a folder, a {TOKENIZER} or a hub id (owner/name)"
+            f"config.tokenizer.path is a folder, a {TOKENIZER} or a hub id (owner/name)"
         )
     return _download(path_or_id)
 
@@ -51,7 +51,7 @@ def _download(hub_id: str) -> dict[str, bytes]:
         except errors.RemoteEntryNotFoundError as error:
             if name == TOKENIZER:
                 raise UserError(
-                    f"the hub's {hub_id} has no {TOKENIZER} (a fast tokenizer); set tokenizer.path"
+                    f"the hub's {hub_id} has no {TOKENIZER} (a fast tokenizer); set config.tokenizer.path"
                 ) from error
         except errors.LocalEntryNotFoundError as error:
             # Offline, what the cache knows not to exist is not missing; anything else might name a special

@@ -150,9 +150,9 @@ class Loaded:
         if "Metaspace" in types:
             return (token.replace("▁", " ") for token in self._tokens())
         raise UserError(
-            "masking.whole_word=True needs a tokenizer that marks where words begin (byte-level, "
+            "config.masking.whole_word=True needs a tokenizer that marks where words begin (byte-level, "
             f"sentencepiece or WordPiece); this one is {self._parsed['model']['type']} without such marks; "
-            "set masking.whole_word=False"
+            "set config.masking.whole_word=False"
         )
 
 
@@ -178,7 +178,9 @@ def from_files(files: Mapping[str, bytes], where: str) -> Loaded:
             **json.loads(files.get(tokenizer_files.CONFIG, b"{}")),
         }
     except Exception as error:  # the Rust library raises a bare Exception on a file it cannot parse
-        raise UserError(f"the tokenizer {where} cannot be read: {error}; set tokenizer.path") from error
+        raise UserError(
+            f"the tokenizer {where} cannot be read: {error}; set config.tokenizer.path"
+        ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
@@ -186,7 +188,7 @@ def from_files(files: Mapping[str, bytes], where: str) -> Loaded:
     if highest + 1 != tokenizer.get_vocab_size():
         raise UserError(
             f"the tokenizer {where} has {tokenizer.get_vocab_size()} tokens but ids up to {highest}: "
-            "its ids have gaps; set tokenizer.path to one without"
+            "its ids have gaps; set config.tokenizer.path to one without"
         )
     names = {role: _name(tokenizer, declared, role, where) for role in ROLES}
     vocabulary = tokenizer.get_vocab()
@@ -205,7 +207,7 @@ def _name(tokenizer: Tokenizer, declared: Mapping[str, Any], role: str, where: s
     raise UserError(
         f"the tokenizer {where} has no {role} token "
         f"(looked for {', '.join(dict.fromkeys([*names, *usual]))}); "
-        "a masked language model needs cls, sep, pad, mask and unk; set tokenizer.path to one that has them"
+        "a masked language model needs cls, sep, pad, mask and unk; set config.tokenizer.path to one that has them"
     )
 
 

@@ -58,7 +58,7 @@ def train_tokenizer(
     """
     if config.vocab_size < SMALLEST_VOCABULARY:
         raise UserError(
-            f"tokenizer.vocab_size={config.vocab_size} is too small for {BYTES} bytes and "
+            f"config.tokenizer.vocab_size={config.vocab_size} is too small for {BYTES} bytes and "
             f"{len(SPECIAL_TOKENS)} special tokens; set at least {SMALLEST_VOCABULARY}"
         )
     taken = itertools.islice(documents, config.sample_documents or None)
@@ -66,14 +66,14 @@ def train_tokenizer(
         tokenizer = _train(taken, config, reading)
         if not reading.documents:
             raise UserError(
-                "the corpus has no documents to train a tokenizer on; set data.source and data.path"
+                "the corpus has no documents to train a tokenizer on; set config.data.source and config.data.path"
             )
     size = tokenizer.get_vocab_size()
     if size < config.vocab_size:
         raise UserError(
-            f"tokenizer.vocab_size={config.vocab_size} is more than these {reading.documents} documents "
-            f"support: {size} tokens at min_frequency={config.min_frequency}; "
-            f"set tokenizer.vocab_size={size} or less, or give it more text"
+            f"config.tokenizer.vocab_size={config.vocab_size} is more than these {reading.documents} documents "
+            f"support: {size} tokens at config.tokenizer.min_frequency={config.min_frequency}; "
+            f"set config.tokenizer.vocab_size={size} or less, or give it more text"
         )
     trained = from_files(_files(tokenizer, config, model_max_length), str(out))
     trained.save(out, beside=beside)

@@ -149,9 +149,9 @@ def refuse_metadata_filters(config: SourceConfig, where: str) -> None:
     for name in METADATA_FILTERS:
         if getattr(config.filters, name):
             raise UserError(
-                f"{where}.filters.{name}={getattr(config.filters, name)!r} but source={config.source} has no such "
-                "metadata; "
-                "only source=oscar has it (22.01: annotations and language; 23.01: harmful_pp too); unset it"
+                f"{where}.filters.{name}={getattr(config.filters, name)!r} but {where}.source={config.source} has "
+                f"no such metadata; only {where}.source=oscar has it (22.01: annotations and language; 23.01: "
+                "harmful_pp too); unset it"
             )
 
 

@@ -72,7 +72,7 @@ def find_layout(config: SourceConfig, where: str = "config.data") -> Layout:
             f"{config.path}: {len(missing)} of the shards in its checksum list are missing: {_listed(missing)}; "
             f"download them, or set {where}.bad_documents=skip to go on without"
         )
-    return _layout(config.path, texts, metas, missing)
+    return _layout(config.path, texts, metas, missing, where)
 
 
 def _variant(match: re.Match[str]) -> str:
@@ -102,7 +102,9 @@ def _several(config: SourceConfig, variants: set[str], where: str) -> UserError:
     )
 
 
-def _layout(folder: str, texts: Sequence[File], metas: Sequence[File], missing: Sequence[str]) -> Layout:
+def _layout(
+    folder: str, texts: Sequence[File], metas: Sequence[File], missing: Sequence[str], where: str
+) -> Layout:
     lost = [Shard(name, None, None) for name in missing]
     if not metas:
         return Layout(
@@ -114,7 +116,7 @@ def _layout(folder: str, texts: Sequence[File], metas: Sequence[File], missing: 
     if first and not any("content" in found for found in first):
         raise UserError(
             f"{metas[0].path}: no OSCAR document: neither 'content' (22.01 and later) nor 'offset' (21.09) among its "
-            f"fields {_listed(sorted(first[0]))}; for other JSON lines use source=files with text_field"
+            f"fields {_listed(sorted(first[0]))}; for other JSON lines use {where}.source=files with {where}.text_field"
         )
     metadata = [found["metadata"] for found in first if isinstance(found.get("metadata"), dict)]
     filters = set()

@@ -57,7 +57,7 @@ class PydocSource:
         self._modules = _modules()
         if not self._modules:
             raise UserError(
-                f"{where}.source='pydoc': this Python has no source files to read; use source=files or hub"
+                f"{where}.source='pydoc': this Python has no source files to read; set {where}.source to files or hub"
             )
 
     @property

@@ -13,7 +13,7 @@ class EncoderConfig:
     """One encoder with its masked-language-model head; the fields of transformers' config.json and how to run it.
 
     Raises:
-      UserError: sizes that do not fit each other.
+      UserError: sizes that do not fit each other; the message begins with the field's name, without where it was set.
     """
 
     model_type: str
@@ -48,24 +48,23 @@ class EncoderConfig:
             "type_vocab_size",
         ):
             if getattr(self, name) < 1:
-                raise UserError(f"model.{name}={getattr(self, name)} should be 1 or more")
+                raise UserError(f"{name}={getattr(self, name)} should be 1 or more")
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
-                f"model.hidden_size={self.hidden_size} is not a multiple of"
-                f" model.num_attention_heads={self.num_attention_heads}"
+                f"hidden_size={self.hidden_size} should be a multiple of num_attention_heads={self.num_attention_heads}"
             )
         if not 0 <= self.pad_token_id < self.vocab_size:
-            raise UserError(f"pad_token_id={self.pad_token_id} is outside model.vocab_size={self.vocab_size}")
+            raise UserError(f"vocab_size={self.vocab_size} should be above pad_token_id={self.pad_token_id}")
         if self.max_length < 1:
             raise UserError(
-                f"model.max_position_embeddings={self.max_position_embeddings} leaves no position for a token:"
+                f"max_position_embeddings={self.max_position_embeddings} should be {self.position_offset + 1} or more:"
                 f" {self.model_type} sets {self.position_offset} of them aside"
             )
         if self.scan_unroll < 0:
-            raise UserError(f"model.scan_unroll={self.scan_unroll} should be 0 (all layers) or more")
+            raise UserError(f"scan_unroll={self.scan_unroll} should be 0 (all layers) or more")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"model.{name}={getattr(self, name)} should be at least 0 and less than 1")
+                raise UserError(f"{name}={getattr(self, name)} should be at least 0 and less than 1")
 
     @property
     def is_roberta(self) -> bool:

@@ -267,7 +267,7 @@ def test_what_is_no_oscar_is_refused_in_one_line(tmp_path):
     write(tmp_path / "no_meta.jsonl.gz", "")
     assert "no_meta.jsonl.gz: empty file" in refused(tmp_path)
     write(tmp_path / "no_meta.jsonl.gz", '{"text": "en"}\n')
-    assert "use source=files with text_field" in refused(tmp_path)
+    assert "use config.data.source=files with config.data.text_field" in refused(tmp_path)
     assert "'noise' is no OSCAR annotation; known: tiny," in refused(
         tmp_path, filters=FilterConfig(quality_warnings=("noise",))
     )

@@ -107,7 +107,10 @@ def test_fields_a_config_file_leaves_out_are_what_transformers_assumes(model_typ
         ({"model_type": "bert", "position_embedding_type": "relative_key"}, "only 'absolute' is known"),
         ({"model_type": "roberta", "is_decoder": True}, "is_decoder=True; only False is known"),
         ({"model_type": "roberta", "hidden_size": "768"}, "hidden_size='768' should be of type int, not str"),
-        ({"model_type": "roberta", "hidden_size": 100}, "not a multiple of model.num_attention_heads=12"),
+        (
+            {"model_type": "roberta", "hidden_size": 100},
+            "there/config.json: hidden_size=100 should be a multiple of num_attention_heads=12",
+        ),
     ],
 )
 def test_a_network_that_is_not_ours_is_refused_in_one_line(values: dict[str, object], message: str):

@@ -226,10 +226,10 @@ def test_recomputing_layers_saves_memory_however_they_are_unrolled(unroll: int):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden_size": 30}, "hidden_size=30 is not a multiple of model.num_attention_heads=4"),
+        ({"hidden_size": 30}, "hidden_size=30 should be a multiple of num_attention_heads=4"),
         ({"num_hidden_layers": 0}, "num_hidden_layers=0 should be 1 or more"),
-        ({"max_position_embeddings": 2}, "max_position_embeddings=2 leaves no position"),
-        ({"pad_token_id": 96}, "pad_token_id=96 is outside model.vocab_size=96"),
+        ({"max_position_embeddings": 2}, "max_position_embeddings=2 should be 3 or more"),
+        ({"pad_token_id": 96}, "vocab_size=96 should be above pad_token_id=96"),
         ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob=1.0 should be at least 0 and less than 1"),
         ({"scan_unroll": -1}, "scan_unroll=-1 should be 0"),
     ],

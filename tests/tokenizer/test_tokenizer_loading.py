@@ -140,7 +140,7 @@ def test_a_tokenizer_that_does_not_mark_words_is_refused_for_whole_words_only(tm
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     loaded = load(str(tmp_path))
     assert loaded.encode(["word"])[0].tolist() == [5]
-    with pytest.raises(UserError, match=r"masking.whole_word=True needs .* this one is WordLevel"):
+    with pytest.raises(UserError, match=r"config\.masking\.whole_word=True needs .* this one is WordLevel"):
         loaded.word_starts()
 
 
@@ -179,7 +179,7 @@ def test_what_is_not_a_tokenizer_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"there is no tokenizer at /no/such/folder"):
         load("/no/such/folder")
     (tmp_path / "tokenizer.json").write_text('{"model": ')
-    with pytest.raises(UserError, match=r"cannot be read: .*; set tokenizer.path") as raised:
+    with pytest.raises(UserError, match=r"cannot be read: .*; set config\.tokenizer\.path") as raised:
         load(str(tmp_path))
     assert "\n" not in str(raised.value)
 

@@ -222,6 +222,6 @@ def test_the_commands_mistakes_are_one_line_and_status_2(tmp_path, corpus):
     too_large = command(config, f"--workdir={tmp_path / 'run'}", "--config.tokenizer.vocab_size=300")
     assert too_large.returncode == 2
     assert too_large.stderr.splitlines()[-1].startswith(
-        "error: tokenizer.vocab_size=300 is more than these 40 documents"
+        "error: config.tokenizer.vocab_size=300 is more than these 40 documents"
     )
     assert not (tmp_path / "run").exists()

@@ -163,13 +163,17 @@ def test_sample_documents_limits_what_is_read(tmp_path):
 
 
 def test_min_frequency_refuses_rare_merges(tmp_path):
-    with pytest.raises(UserError, match=r"261 tokens at min_frequency=3; set tokenizer.vocab_size=261"):
+    with pytest.raises(
+        UserError,
+        match=r"261 tokens at config\.tokenizer\.min_frequency=3; set config\.tokenizer\.vocab_size=261",
+    ):
         train(tmp_path / "t", ["ab cd"] * 2, TokenizerConfig(vocab_size=262, min_frequency=3))
 
 
 def test_a_corpus_too_small_says_what_it_supports_and_writes_nothing(tmp_path):
     with pytest.raises(
-        UserError, match=r"vocab_size=50265 .* 2 documents support: 265 tokens .* tokenizer.vocab_size=265"
+        UserError,
+        match=r"vocab_size=50265 .* 2 documents support: 265 tokens .* set config\.tokenizer\.vocab_size=265",
     ):
         train(tmp_path / "tokenizer", ["abc bcd", "abc bcd"], TokenizerConfig())
     assert not (tmp_path / "tokenizer").exists()
