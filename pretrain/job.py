@@ -19,14 +19,14 @@ from data.errors import UserError
 from data.special_tokens import SpecialTokens
 from pretrain import hardware
 from pretrain.checkpoint import restore_params
-from pretrain.config import ModelConfig, PretrainConfig
+from pretrain.config import PretrainConfig
 from pretrain.feeding import local_rows
 from pretrain.huggingface import encoder_config, load_pretrained
 from pretrain.masking import MaskingTables
 from pretrain.models import EncoderConfig, Model
 from pretrain.models import build as build_model
 from pretrain.optimizers import make_optimizer
-from pretrain.phases import Phase, check_lengths, check_phase, check_values, resolve_phases
+from pretrain.phases import Phase, check_length, check_lengths, check_phase, check_values, resolve_phases
 from pretrain.schedules import learning_rate_schedule
 from pretrain.sharding import make_mesh
 from tokenizer.ensure import ensure_tokenizer
@@ -131,7 +131,7 @@ def assemble(config: PretrainConfig, workdir: epath.Path, saved: Mapping[str, An
     planned = resolve_phases(config, epoch_steps=1)
     length = max(phase.seq_len for phase in planned)
     for phase in planned:
-        check_phase(phase, known_positions(config.model) or phase.seq_len, mesh)
+        check_phase(phase, mesh)
     if config.epochs is None:
         learning_rate_schedule(config.schedule, config.optimizer.learning_rate, planned[-1].stop)
     elif config.data.source == "mix":
@@ -139,7 +139,10 @@ def assemble(config: PretrainConfig, workdir: epath.Path, saved: Mapping[str, An
     if not config.model.config_file:
         # Stands for the tokenizer to come, so that a network that cannot be built is refused before one is trained.
         size = max(config.tokenizer.vocab_size, config.model.vocab_size)
-        build_model(encoder_config(config.model, size, SpecialTokens(0, 2, 1, 4, 3)), dtype=config.dtype)
+        encoder = encoder_config(config.model, size, SpecialTokens(0, 2, 1, 4, 3))
+        build_model(encoder, dtype=config.dtype)
+        for phase in planned:
+            check_length(phase, encoder, "")
     try:
         tokenizer = _tokenizer(config, planned[0].data, workdir, length, resuming=saved is not None)
     except UserError as error:
@@ -149,7 +152,7 @@ def assemble(config: PretrainConfig, workdir: epath.Path, saved: Mapping[str, An
     encoder = encoder_config(config.model, tokenizer.vocab_size, tokenizer.special)
     model = build_model(encoder, dtype=config.dtype)
     for phase in planned:
-        check_phase(phase, encoder.max_length, mesh)
+        check_length(phase, encoder, config.model.config_file)
     epoch_steps = _epoch_steps(config, tokenizer, saved)
     phases = resolve_phases(config, epoch_steps=epoch_steps)
     fingerprints = [corpus_fingerprint(phase.data) for phase in phases]
@@ -188,13 +191,6 @@ def _tokenizer(
     made = ensure() if jax.process_index() == 0 else None
     multihost_utils.sync_global_devices("tokenizer")
     return made or ensure()
-
-
-def known_positions(model: ModelConfig) -> int | None:
-    """The longest row a config's network has positions for; None where a file has yet to say."""
-    if model.config_file:
-        return None
-    return model.max_position_embeddings - (2 if model.family == "roberta" else 0)
 
 
 def _epoch_steps(config: PretrainConfig, tokenizer: Loaded, saved: Mapping[str, Any] | None) -> int | None:

@@ -8,6 +8,7 @@ from data.batches import check_data
 from data.config import DataConfig
 from data.errors import UserError
 from pretrain.config import PhaseConfig, PretrainConfig
+from pretrain.models import EncoderConfig
 from pretrain.sharding import BATCH_AXES
 
 
@@ -109,26 +110,22 @@ def check_values(config: PretrainConfig) -> None:
         )
 
 
-def check_phase(phase: Phase, max_seq_len: int, mesh: Mesh) -> None:
-    """Refuse a phase whose rows are too long for the model or whose batch does not divide.
+def check_phase(phase: Phase, mesh: Mesh) -> None:
+    """Refuse a phase with a value out of its range or a batch that does not divide.
 
     Args:
       phase: the phase.
-      max_seq_len: the longest row the model has positions for.
       mesh: the devices.
     """
-    where = f" (phase {phase.index})" if phase.index else ""
+    where = _place(phase)
     for name, value in (("global_batch", phase.global_batch), ("grad_accum", phase.grad_accum)):
         if value < 1:
             raise UserError(f"config.{name}={value}{where} should be 1 or more")
     if not 0 < phase.masking_rate <= 1:
         raise UserError(f"config.masking.rate={phase.masking_rate}{where} should be above 0 and at most 1")
     check_data(phase.data, f"config.phases[{phase.index}].data" if phase.index else "config.data")
-    if not 4 <= phase.seq_len <= max_seq_len:
-        raise UserError(
-            f"config.seq_len={phase.seq_len}{where} should be 4 to {max_seq_len}, the positions of the model; "
-            "set config.seq_len or config.model.max_position_embeddings"
-        )
+    if phase.seq_len < 4:
+        raise UserError(f"config.seq_len={phase.seq_len}{where} should be 4 or more")
     shards = 1
     for axis in BATCH_AXES:
         shards *= mesh.shape[axis]
@@ -142,3 +139,27 @@ def check_phase(phase: Phase, max_seq_len: int, mesh: Mesh) -> None:
             f"config.global_batch={phase.global_batch}{where} should be a multiple of "
             f"config.data.streams={phase.data.streams}"
         )
+
+
+def check_length(phase: Phase, encoder: EncoderConfig, config_file: str) -> None:
+    """Refuse a phase whose rows are longer than the network has positions for.
+
+    Args:
+      phase: the phase.
+      encoder: the network.
+      config_file: the file that sets the network; empty where config.model does.
+    """
+    longest, rows = encoder.max_length, f"config.seq_len={phase.seq_len}{_place(phase)}"
+    if phase.seq_len <= longest:
+        return
+    if config_file:
+        raise UserError(f"{rows} should be {longest} or less: {config_file} has no more positions")
+    aside = f" ({encoder.model_type} sets {encoder.position_offset} of them aside)" * encoder.is_roberta
+    raise UserError(
+        f"{rows} is too long for config.model.max_position_embeddings={encoder.max_position_embeddings}{aside}; "
+        f"set that to {phase.seq_len + encoder.position_offset}, or config.seq_len to {longest} or less"
+    )
+
+
+def _place(phase: Phase) -> str:
+    return f" (config.phases[{phase.index}])" if phase.index else ""

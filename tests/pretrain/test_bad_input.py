@@ -84,7 +84,10 @@ def fails(tmp_path, monkeypatch, capsys):
             ["config.global_batch=12", "multiple of 8"],
         ),
         (["--config.mesh.fsdp=3"], ["config.mesh.fsdp=3 does not divide the number of devices, 8"]),
-        (["--config.seq_len=128"], ["config.seq_len=128", "64", "max_position_embeddings"]),
+        (
+            ["--config.seq_len=128"],
+            ["config.seq_len=128", "max_position_embeddings=66", "set that to 130, or config.seq_len to 64"],
+        ),
         (
             ["--config.model.num_attention_heads=3"],
             ["config.model.hidden_size=32 should be a multiple of num_attention_heads=3"],

@@ -4,8 +4,10 @@ import pytest
 
 from data.errors import UserError
 from data.schema import build
-from pretrain.config import MeshConfig, PretrainConfig
-from pretrain.phases import check_lengths, check_phase, check_values, resolve_phases
+from data.special_tokens import SpecialTokens
+from pretrain.config import MeshConfig, ModelConfig, PretrainConfig
+from pretrain.huggingface import encoder_config
+from pretrain.phases import check_length, check_lengths, check_phase, check_values, resolve_phases
 from pretrain.sharding import make_mesh
 
 
@@ -70,7 +72,7 @@ def test_values_out_of_range_are_refused(values, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"seq_len": 513}, "config.seq_len=513 should be 4 to 512, the positions of the model"),
+        ({"seq_len": 3}, "config.seq_len=3 should be 4 or more"),
         ({"global_batch": 0}, "config.global_batch=0 should be 1 or more"),
         ({"grad_accum": -1}, "config.grad_accum=-1 should be 1 or more"),
         ({"masking": {"rate": 1.5}}, "config.masking.rate=1.5 should be above 0 and at most 1"),
@@ -84,4 +86,42 @@ def test_values_out_of_range_are_refused(values, message):
 def test_batches_and_rows_that_do_not_fit_are_refused(values, message):
     (phase,) = resolve_phases(config(steps=1, **values))
     with pytest.raises(UserError, match=message):
-        check_phase(phase, 512, make_mesh(MeshConfig()))
+        check_phase(phase, make_mesh(MeshConfig()))
+
+
+@pytest.mark.parametrize(
+    ("family", "file", "message"),
+    [
+        (
+            "roberta",
+            "",
+            "config.seq_len=513 (config.phases[1]) is too long for config.model.max_position_embeddings=514 (roberta sets 2 of "
+            "them aside); set that to 515, or config.seq_len to 512 or less",
+        ),
+        (
+            "bert",
+            "",
+            "config.seq_len=515 (config.phases[1]) is too long for config.model.max_position_embeddings=514; "
+            "set that to 515, or config.seq_len to 514 or less",
+        ),
+        (
+            "roberta",
+            "there/config.json",
+            "config.seq_len=513 (config.phases[1]) should be 512 or less: there/config.json has no more positions",
+        ),
+    ],
+)
+def test_rows_longer_than_the_network_takes_are_refused_with_the_value_that_would_do(family, file, message):
+    special = SpecialTokens(cls=0, sep=2, pad=1, mask=4, unk=3)
+    encoder = encoder_config(ModelConfig(family=family), 300, special)
+    fits, too_long = resolve_phases(
+        config(
+            phases=[
+                {"steps": 1, "seq_len": length} for length in (encoder.max_length, encoder.max_length + 1)
+            ]
+        )
+    )
+    check_length(fits, encoder, file)
+    with pytest.raises(UserError) as caught:
+        check_length(too_long, encoder, file)
+    assert str(caught.value) == message
