@@ -95,8 +95,8 @@ def test_batches_and_rows_that_do_not_fit_are_refused(values, message):
         (
             "roberta",
             "",
-            "config.seq_len=513 (config.phases[1]) is too long for config.model.max_position_embeddings=514 (roberta sets 2 of "
-            "them aside); set that to 515, or config.seq_len to 512 or less",
+            "config.seq_len=513 (config.phases[1]) is too long for config.model.max_position_embeddings=514 (roberta "
+            "sets 2 of them aside); set that to 515, or config.seq_len to 512 or less",
         ),
         (
             "bert",
