@@ -7,7 +7,9 @@ file mentions it or not, and references between fields (`get_ref`) follow an ove
 
 import dataclasses
 import importlib.util
+import re
 import sys
+import traceback
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +23,9 @@ from data import schema as schema_module
 from data.errors import UserError
 
 T = TypeVar("T")
+
+EXPECTED = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+"""What a value should be, by absl's name of a flag's type."""
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
@@ -62,11 +67,13 @@ def parse(
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
         left = values(rest)
+    except flags.IllegalFlagValueError as error:
+        raise UserError(_illegal_value(error, values)) from error
     except (flags.Error, KeyError, AttributeError, TypeError, ValueError, IndexError) as error:
         raise UserError(_one_line(error)) from error
     if len(left) > 1:
         raise UserError(f"unexpected argument {left[1]!r}; overrides are written --config.field=value")
-    return schema_module.build(schema, config.to_dict(), partial=partial), values
+    return schema_module.build(schema, _plain(config), partial=partial), values
 
 
 def _take_config(argv: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -87,19 +94,30 @@ def _load(path: str) -> config_dict.ConfigDict:
     """Execute a config file and return the ConfigDict that its get_config([ARG]) gives."""
     name, _, argument = path.partition(":")
     file = Path(name).expanduser()
-    if not file.is_file():
-        raise UserError(f"--config={path}: there is no file {name}")
+    if not file.exists():
+        raise UserError(
+            f"--config={path}: there is no file {name!r}; name a recipe, such as configs/quickstart.py"
+        )
     module_spec = importlib.util.spec_from_file_location("config_file", file)
-    if module_spec is None or module_spec.loader is None or file.suffix != ".py":
+    if not file.is_file() or file.suffix != ".py" or module_spec is None or module_spec.loader is None:
         raise UserError(f"--config={path}: a config is a Python file (.py) with a function get_config()")
     module: ModuleType = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
-        config = module.get_config(argument) if argument else module.get_config()
+        get_config = getattr(module, "get_config", None)
+        if not callable(get_config):
+            raise UserError(f"--config={path} has no function get_config(); it should return the config")
+        config = get_config(argument) if argument else get_config()
     except UserError:
         raise
+    except SyntaxError as error:
+        raise UserError(f"--config={path} is not Python: {_one_line(error)}") from error
     except Exception as error:
-        raise UserError(f"--config={path} failed: {type(error).__name__}: {_one_line(error)}") from error
+        line = next(
+            (f.lineno for f in traceback.extract_tb(error.__traceback__)[::-1] if f.filename == str(file)), 0
+        )
+        at = f" in line {line}" if line else ""
+        raise UserError(f"--config={path} failed{at}: {type(error).__name__}: {_one_line(error)}") from error
     if not isinstance(config, config_dict.ConfigDict):
         raise UserError(
             f"--config={path}: get_config() returned {type(config).__name__}, not an ml_collections ConfigDict"
@@ -132,6 +150,12 @@ def _fill(
                 _fill(config[field.name], typing.cast(type, hint), path, overrides, False)
             elif field.name not in config or present is None:
                 config[field.name] = _default(field, hint)
+            elif isinstance(present, list | tuple) and dataclasses.is_dataclass(_member(hint)):
+                members = [config_dict.ConfigDict(m) if isinstance(m, Mapping) else m for m in present]
+                for index, member in enumerate(members):
+                    if isinstance(member, config_dict.ConfigDict):
+                        _fill(member, _member(hint), f"{path}[{index}]", overrides, False)
+                config[field.name] = members
 
 
 def _check_override(config: config_dict.ConfigDict, override: str) -> None:
@@ -139,14 +163,34 @@ def _check_override(config: config_dict.ConfigDict, override: str) -> None:
     holder: Any = config
     where = "config"
     for name in override.split(".")[1:]:
-        bare = name.split("[")[0]
+        bare, _, index = name.rstrip("]").partition("[")
         if not isinstance(holder, config_dict.ConfigDict):
             raise UserError(f"{override}: {where} has no fields of its own")
         if bare not in holder:
             raise UserError(schema_module.unknown_field(f"{where}.{bare}", bare, list(holder)))
         holder, where = holder.get(bare), f"{where}.{name}"
-        if "[" in name:
-            return
+        if index and isinstance(holder, list | tuple):
+            if not index.isdecimal() or int(index) >= len(holder):
+                raise UserError(f"{override}: the config lists {len(holder)} of them, counted from [0]")
+            holder = holder[int(index)]
+            if isinstance(holder, Mapping):
+                return  # a member that this command does not know the fields of
+    if isinstance(holder, list | tuple) and holder and isinstance(holder[0], config_dict.ConfigDict):
+        raise UserError(
+            f"{override} is a list of groups; fields of its members can be set: --{override}[0].FIELD=VALUE"
+        )
+
+
+def _member(hint: Any) -> Any:
+    """The type T of a field `tuple[T, ...]`; None for other types."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else None
+
+
+def _plain(value: Any) -> Any:
+    """A ConfigDict as nested dicts, also where lists hold groups."""
+    if isinstance(value, config_dict.ConfigDict):
+        return {name: _plain(item) for name, item in value.to_dict().items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _inner(hint: Any) -> Any:
@@ -190,6 +234,16 @@ def describe(schema: type, where: str = "config") -> list[str]:
         among = f" [{', '.join(map(str, choices))}]" if choices else ""
         lines.append(f"{path}={field.default!r}{among}: {doc}")
     return lines
+
+
+def _illegal_value(error: flags.IllegalFlagValueError, values: flags.FlagValues) -> str:
+    """The message for a value that is not of its flag's type."""
+    match = re.match(r"flag --(.+?)=(.*?): ", str(error), re.DOTALL)
+    expected = EXPECTED.get(values[match[1]].flag_type()) if match and match[1] in values else None
+    if match is None or expected is None:
+        return _one_line(error)
+    name = match[1] if match[1].startswith("config.") else f"--{match[1]}"
+    return f"{name}={match[2]!r} should be {expected}"
 
 
 def _one_line(error: BaseException) -> str:

@@ -6,6 +6,7 @@ import pytest
 from absl import flags
 
 from data.command_line import differences, parse, run
+from data.config import DataConfig
 from data.errors import UserError
 from pretrain.config import PretrainConfig
 
@@ -55,6 +56,14 @@ def test_a_phase_is_overridden_by_its_index(config_file):
     assert [phase.steps for phase in parsed(config_file, "--config.phases[1].steps=9").phases] == [5, 9]
 
 
+def test_a_field_that_a_phase_does_not_mention_can_be_overridden(config_file):
+    first, second = parsed(
+        config_file, "--config.phases[0].seq_len=64", "--config.phases[1].data.window=3"
+    ).phases
+    assert (first.steps, first.seq_len, first.grad_accum, first.data) == (5, 64, None, None)
+    assert (second.steps, second.seq_len, second.data) == (7, 256, DataConfig(window=3))
+
+
 def test_an_optional_group_is_made_by_an_override_of_its_fields(config_file):
     assert parsed(config_file).data.eval_source is None
     config = parsed(
@@ -78,7 +87,18 @@ def test_flags_of_the_command_are_parsed(config_file):
             "--config.model.hiden_size=3",
             "config.model.hiden_size is not a field; did you mean 'hidden_size'?",
         ),
-        ("--config.steps=1.5", "--config.steps=1.5"),
+        ("--config.steps=abc", "config.steps='abc' should be a whole number"),
+        ("--config.steps=1.5", "config.steps='1.5' should be a whole number"),
+        ("--config.epochs=1e3", "config.epochs='1e3' should be a whole number"),
+        ("--config.optimizer.beta1=much", "config.optimizer.beta1='much' should be a number"),
+        ("--config.model.remat=maybe", "config.model.remat='maybe' should be true or false"),
+        ("--config.phases[1].steps=abc", "config.phases[1].steps='abc' should be a whole number"),
+        (
+            "--config.phases[7].steps=1",
+            "config.phases[7].steps: the config lists 2 of them, counted from [0]",
+        ),
+        ("--config.phases[1].stepz=1", "config.phases[1].stepz is not a field; did you mean 'steps'?"),
+        ("--config.phases=3", "config.phases is a list of groups"),
         (
             "--config.optimizer.name=sgd",
             "config.optimizer.name='sgd' is not one of 'adamw', 'lamb', 'adafactor'",
@@ -99,9 +119,14 @@ def test_mistakes_are_one_line(config_file, argument, part):
     ("content", "part"),
     [
         ("def get_config():\n    return 3", "returned int, not an ml_collections ConfigDict"),
-        ("x = 3", "AttributeError"),
-        ("def get_config():\n    return 1 / 0", "ZeroDivisionError"),
-        ("def get_config(:", "SyntaxError"),
+        ("x = 3", "bad.py has no function get_config()"),
+        ("get_config = 3", "bad.py has no function get_config()"),
+        ("def get_config():\n    return 1 / 0", "bad.py failed in line 2: ZeroDivisionError"),
+        (
+            "import nowhere_at_all",
+            "bad.py failed in line 1: ModuleNotFoundError: No module named 'nowhere_at_all'",
+        ),
+        ("x = 1\ndef get_config(:", "bad.py is not Python: invalid syntax (bad.py, line 2)"),
         (
             "import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict({'stps': 1})",
             "config.stps is not a field; did you mean 'steps'?",
@@ -124,6 +149,8 @@ def test_bad_config_files_are_one_line(tmp_path, content, part):
 def test_a_missing_config_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"there is no file .*nowhere\.py"):
         parsed(tmp_path / "nowhere.py")
+    with pytest.raises(UserError, match=r"a config is a Python file \(\.py\) with a function get_config"):
+        parsed(tmp_path)
     with pytest.raises(UserError, match="no --config given"):
         parse(PretrainConfig, ["program"], define)
 
