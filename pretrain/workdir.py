@@ -39,6 +39,9 @@ def prepare(workdir: epath.Path) -> None:
         probe.write_text("")
         probe.unlink()
     except Exception as error:  # every file system has errors of its own
+        if any(place.is_file() for place in (workdir, *workdir.parents)):
+            where = "is a file" if workdir.is_file() else "lies in a file"
+            raise UserError(f"--workdir={workdir} {where}; name a folder") from error
         raise UserError(f"--workdir={workdir} cannot be written: {error}") from error
 
 

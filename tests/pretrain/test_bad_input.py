@@ -115,8 +115,12 @@ def test_a_mistake_is_one_line_before_compilation(fails, arguments, parts):
         assert part in line
 
 
-def test_a_workdir_that_is_a_file_is_named(fails):
-    (fails.path / "run").write_text("")
-    line = fails()
-    assert "cannot be written" in line
-    assert "run" in line
+def test_a_workdir_that_is_a_file_or_lies_in_one_is_named(fails):
+    place = fails.path / "run"
+    place.write_text("")
+    assert fails() == f"error: --workdir={place} is a file; name a folder"
+    assert (
+        fails(f"--workdir={place}/below/it")
+        == f"error: --workdir={place}/below/it lies in a file; name a folder"
+    )
+    assert place.read_text() == ""
