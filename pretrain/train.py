@@ -84,6 +84,7 @@ def train(config: PretrainConfig, workdir: epath.Path, *, accept_changes: bool =
             return _Trainer(job, workdir, config, checkpointer).run()
     finally:
         checkpointer.close()
+        workdirs.remove_empty(workdir)
 
 
 class _Trainer:

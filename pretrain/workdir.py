@@ -1,5 +1,6 @@
 """A run's folder: can it be written, what config was it made with, and may that change on resume."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -43,6 +44,15 @@ def prepare(workdir: epath.Path) -> None:
             where = "is a file" if workdir.is_file() else "lies in a file"
             raise UserError(f"--workdir={workdir} {where}; name a folder") from error
         raise UserError(f"--workdir={workdir} cannot be written: {error}") from error
+
+
+def remove_empty(workdir: epath.Path) -> None:
+    """Take away WORKDIR/checkpoints and WORKDIR where they are empty: the run was refused."""
+    if "://" in str(workdir):
+        return  # a bucket has no empty folders
+    for folder in (workdir / "checkpoints", workdir):
+        with contextlib.suppress(OSError):  # not empty, or another process was first
+            folder.rmdir()
 
 
 def write_config(workdir: epath.Path, config: PretrainConfig) -> None:
