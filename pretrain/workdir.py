@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -52,7 +53,7 @@ def remove_empty(workdir: epath.Path) -> None:
         return  # a bucket has no empty folders
     for folder in (workdir / "checkpoints", workdir):
         with contextlib.suppress(OSError):  # not empty, or another process was first
-            folder.rmdir()
+            Path(folder).rmdir()  # epath's removes what another process may have put there since it looked
 
 
 def write_config(workdir: epath.Path, config: PretrainConfig) -> None:
