@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
@@ -19,7 +20,7 @@ from data.errors import UserError
 from data.special_tokens import SpecialTokens
 from pretrain.config import ModelConfig
 from pretrain.models import EncoderConfig, Params
-from pretrain.models.config import MODEL_TYPES
+from pretrain.models.families import FAMILIES, SHARED_DEFAULTS, family_of
 from pretrain.models.layers import ACTIVATIONS
 from pretrain.models.names import from_state_dict, to_state_dict
 from tokenizer import hub
@@ -29,35 +30,6 @@ CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.
 OURS = "config.model"
 """Where a network is set that no config.json describes."""
 
-ARCHITECTURES = {
-    "roberta": "RobertaForMaskedLM",
-    "xlm-roberta": "XLMRobertaForMaskedLM",
-    "camembert": "CamembertForMaskedLM",
-    "bert": "BertForMaskedLM",
-}
-# What transformers assumes where a config.json leaves a field out; `None` ids are only ever passed on.
-_SHARED_DEFAULTS: dict[str, Any] = {
-    "vocab_size": 30522,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "hidden_act": "gelu",
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "layer_norm_eps": 1e-12,
-    "initializer_range": 0.02,
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-    "tie_word_embeddings": True,
-}
-_SENTENCEPIECE_IDS = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
-DEFAULTS = {
-    "roberta": {**_SHARED_DEFAULTS, **_SENTENCEPIECE_IDS, "vocab_size": 50265},
-    "xlm-roberta": {**_SHARED_DEFAULTS, **_SENTENCEPIECE_IDS},
-    "camembert": {**_SHARED_DEFAULTS, **_SENTENCEPIECE_IDS},
-    "bert": {**_SHARED_DEFAULTS, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None},
-}
 # Fields of config.json that would make another network of it, and the one value of each that does not.
 _FIXED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 
@@ -84,9 +56,11 @@ def encoder_config(model: ModelConfig, vocab_size: int, special: SpecialTokens) 
     if model.config_file:
         values = read_config(model.config_file)
         resolved = parse_config(values, model.config_file)
+        with _placed(model.config_file):
+            resolved.require_masked_lm()
         source = f"{model.config_file} (config.model.config_file)"
     else:
-        names = set(_SHARED_DEFAULTS) - {"vocab_size"}
+        names = set(SHARED_DEFAULTS) - {"vocab_size"}
         values = {name: getattr(model, name) for name in names}
         values |= {
             "model_type": model.family,
@@ -124,20 +98,21 @@ def parse_config(values: Mapping[str, Any], where: str) -> EncoderConfig:
       UserError: a model_type, or a value of a field, that this project does not have.
     """
     model_type = values.get("model_type")
-    if model_type not in MODEL_TYPES:
-        raise UserError(f"{where} has model_type={model_type!r}; known are {', '.join(MODEL_TYPES)}")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise UserError(f"{where} has model_type={model_type!r}; known are {', '.join(FAMILIES)}")
+    family = FAMILIES[model_type]
     for name, value in _FIXED.items():
         if values.get(name, value) not in (value, None):
             raise UserError(f"{where} has {name}={values[name]!r}; only {value!r} is known")
-    fields = {name: values.get(name, default) for name, default in DEFAULTS[model_type].items()}
+    fields = {
+        name: checked(values, family.key(name), default, where) for name, default in family.defaults.items()
+    }
     if fields["hidden_act"] not in ACTIVATIONS:
         raise UserError(
-            f"{where} has hidden_act={fields['hidden_act']!r}; known are {', '.join(ACTIVATIONS)}"
+            f"{where} has {family.key('hidden_act')}={fields['hidden_act']!r}; known are {', '.join(ACTIVATIONS)}"
         )
-    for name, default in DEFAULTS[model_type].items():
-        fields[name] = _checked(fields[name], default, f"{where}: {name}")
     with _placed(where):
-        return EncoderConfig(model_type=model_type, **fields)
+        return EncoderConfig(model_type=model_type, **fields, **family.constants)
 
 
 @contextlib.contextmanager
@@ -149,28 +124,39 @@ def _placed(where: str) -> Iterator[None]:
         raise UserError(f"{where}{'.' if where == OURS else ': '}{error}") from error
 
 
-def _checked(value: Any, default: Any, path: str) -> Any:
-    """The value of a field, of the type of its default; a bos or eos id may be a list or missing."""
-    if default is None or path.endswith(("bos_token_id", "eos_token_id")):
+def checked(values: Mapping[str, Any], key: str, default: Any, where: str) -> Any:
+    """A field of a config.json: of the type of its default, and that default where it is left out.
+
+    Args:
+      values: the file's contents.
+      key: the field's name; a bos or eos id may be a list or missing.
+      default: what transformers assumes.
+      where: the file, for messages.
+
+    Raises:
+      UserError: a value of another type.
+    """
+    value = values.get(key, default)
+    if default is None or key in ("bos_token_id", "eos_token_id"):
         return value if isinstance(value, int) else None
     wanted = (int, float) if isinstance(default, float) else type(default)
     if not isinstance(value, wanted) or (isinstance(value, bool) and not isinstance(default, bool)):
         raise UserError(
-            f"{path}={value!r} should be of type {type(default).__name__}, not {type(value).__name__}"
+            f"{where}: {key}={value!r} should be of type {type(default).__name__}, not {type(value).__name__}"
         )
     return value
 
 
 def config_dict(config: EncoderConfig) -> dict[str, Any]:
-    """The contents of a transformers config.json for this network."""
-    fields = {name: getattr(config, name) for name in DEFAULTS[config.model_type]}
-    ids = {name: value for name, value in fields.items() if value is not None}
+    """The contents of a transformers config.json for a masked language model of this network."""
+    family = family_of(config)
+    fields = {family.key(name): getattr(config, name) for name in family.defaults}
     return {
-        "architectures": [ARCHITECTURES[config.model_type]],
+        "architectures": [f"{family.classes}ForMaskedLM"],
         "model_type": config.model_type,
         "dtype": "float32",
         "position_embedding_type": "absolute",
-        **ids,
+        **{name: value for name, value in fields.items() if value is not None},
     }
 
 
@@ -199,19 +185,28 @@ def _read_json(file: epath.Path) -> dict[str, Any]:
     return values
 
 
-def load_pretrained(source: str | epath.PathLike, *, seed: int = 0) -> tuple[EncoderConfig, Params]:
-    """A pretrained model of the families that this project has.
+@dataclass(frozen=True)
+class Published:
+    """A model as the Hugging Face ecosystem passes it around."""
+
+    source: str
+    """Where it was read: a folder or a hub id."""
+    values: dict[str, Any]
+    """Its config.json."""
+    config: EncoderConfig
+    """The network that this describes."""
+    state: dict[str, np.ndarray]
+    """Its tensors."""
+
+
+def read_published(source: str | epath.PathLike) -> Published:
+    """A model's config.json and tensors, whatever class of transformers it is of.
 
     Args:
       source: a folder with config.json and model.safetensors (or its shards), local or gs://, or a model's hub id.
-      seed: of the masked-language-model head that is made where the checkpoint has none (a bare encoder, or another
-        task's model), with a warning.
-
-    Returns:
-      The network's config, and its params as numpy arrays (float32 whatever the file holds).
 
     Raises:
-      UserError: nothing there, no safetensors, a damaged file, or tensors that do not fit the config; they are named.
+      UserError: nothing there, no safetensors, a damaged file, or a model_type that this project does not have.
     """
     folder = epath.Path(source).expanduser()
     if not folder.is_dir():
@@ -224,8 +219,29 @@ def load_pretrained(source: str | epath.PathLike, *, seed: int = 0) -> tuple[Enc
         raise UserError(
             f"{source} has no {CONFIG}; a model is a folder that holds {CONFIG} and {WEIGHTS}, or a hub id"
         )
-    config = parse_config(_read_json(folder / CONFIG), str(folder / CONFIG))
-    return config, from_state_dict(config, _read_weights(folder, str(source)), str(source), seed=seed)
+    values = _read_json(folder / CONFIG)
+    config = parse_config(values, str(folder / CONFIG))
+    return Published(str(source), values, config, _read_weights(folder, str(source)))
+
+
+def load_pretrained(source: str | epath.PathLike, *, seed: int = 0) -> tuple[EncoderConfig, Params]:
+    """A pretrained masked language model of the families that this project pretrains.
+
+    Args:
+      source: a folder with config.json and model.safetensors (or its shards), local or gs://, or a model's hub id.
+      seed: of the masked-language-model head that is made where the checkpoint has none (a bare encoder, or another
+        task's model), with a warning.
+
+    Returns:
+      The network's config, and its params as numpy arrays (float32 whatever the file holds).
+
+    Raises:
+      UserError: nothing there, no safetensors, a damaged file, or tensors that do not fit the config; they are named.
+    """
+    found = read_published(source)
+    with _placed(found.source):
+        found.config.require_masked_lm()
+    return found.config, from_state_dict(found.config, found.state, found.source, seed=seed)
 
 
 def _read_weights(folder: epath.Path, source: str) -> dict[str, np.ndarray]:
@@ -273,8 +289,13 @@ def save_pretrained(
     if tokenizer_dir is not None:
         load_tokenizer(str(tokenizer_dir)).save(folder, model_max_length=config.max_length)
     state = to_state_dict(config, params)
-    (folder / WEIGHTS).write_bytes(safetensors.numpy.save(state, metadata={"format": "pt"}))
-    (folder / CONFIG).write_text(json.dumps(config_dict(config), indent=2) + "\n")
+    write_published(folder, config_dict(config), state)
+
+
+def write_published(folder: epath.Path, values: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> None:
+    """Write model.safetensors, then config.json, without which nothing loads it."""
+    (folder / WEIGHTS).write_bytes(safetensors.numpy.save(dict(state), metadata={"format": "pt"}))
+    (folder / CONFIG).write_text(json.dumps(dict(values), indent=2) + "\n")
 
 
 def _download(hub_id: str, patterns: list[str]) -> epath.Path:

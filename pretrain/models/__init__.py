@@ -1,6 +1,8 @@
-"""The networks: BERT and RoBERTa encoders exactly as transformers runs them, as pure functions of a dict of arrays."""
+"""The networks: encoders exactly as transformers runs them, as pure functions of a dict of arrays."""
 
 from pretrain.models.config import EncoderConfig
-from pretrain.models.model import Model, ParameterCount, Params, build
+from pretrain.models.description import Params
+from pretrain.models.encoder import Encoder, build_encoder
+from pretrain.models.model import Model, ParameterCount, build
 
-__all__ = ["EncoderConfig", "Model", "ParameterCount", "Params", "build"]
+__all__ = ["Encoder", "EncoderConfig", "Model", "ParameterCount", "Params", "build", "build_encoder"]

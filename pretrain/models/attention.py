@@ -12,7 +12,14 @@ from pretrain.models.dropout import dropout
 CUDNN_DTYPES = ("bfloat16", "float16")
 
 
-def resolve(implementation: str, dtype: str, dropout_rate: float, platform: str | None = None) -> str:
+def resolve(
+    implementation: str,
+    dtype: str,
+    dropout_rate: float,
+    platform: str | None = None,
+    *,
+    has_windows: bool = False,
+) -> str:
     """The kernel to run for `config.model.attention`: `auto` takes cudnn where it can compute the same, else xla.
 
     Args:
@@ -20,6 +27,7 @@ def resolve(implementation: str, dtype: str, dropout_rate: float, platform: str 
       dtype: the compute type.
       dropout_rate: dropout of attention weights in training, which cudnn's kernel does not have.
       platform: cpu, gpu or tpu; default: the one jax runs on.
+      has_windows: whether layers attend within a window, which is computed by xla alone.
 
     Raises:
       UserError: cudnn was asked for where it cannot run.
@@ -32,6 +40,8 @@ def resolve(implementation: str, dtype: str, dropout_rate: float, platform: str 
         obstacle = f"needs config.dtype=bfloat16, not {dtype}"
     elif dropout_rate > 0:
         obstacle = f"has no dropout; set config.model.attention_probs_dropout_prob=0 (it is {dropout_rate})"
+    elif has_windows:
+        obstacle = "has no local windows, which this network's layers have"
     if implementation == "auto":
         return "xla" if obstacle else "cudnn"
     if implementation == "cudnn" and obstacle:
@@ -48,6 +58,7 @@ def attention(
     implementation: str = "xla",
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
+    window: Int[Array, ""] | None = None,
 ) -> Float[Array, "B S N H"]:
     """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1) among the tokens of one document.
 
@@ -60,13 +71,17 @@ def attention(
       implementation: xla (the reference) or cudnn (GPU, bfloat16 or float16), as `resolve` gives it.
       dropout_rate: dropout of the attention weights (xla only).
       dropout_key: the key of the dropout mask; None drops nothing.
+      window: how far from itself a token sees, to both sides (xla only); None is the whole document.
     """
-    same_document = segments[:, None, :, None] == segments[:, None, None, :]
+    visible = segments[:, None, :, None] == segments[:, None, None, :]
     if implementation == "cudnn":
-        return jax.nn.dot_product_attention(query, key, value, mask=same_document, implementation="cudnn")
+        return jax.nn.dot_product_attention(query, key, value, mask=visible, implementation="cudnn")
+    if window is not None:
+        places = jnp.arange(segments.shape[1])
+        visible &= jnp.abs(places[:, None] - places) <= window
     scale = 1 / math.sqrt(query.shape[-1])
     scores = jnp.einsum("BSNH,BTNH->BNST", query * scale, key, preferred_element_type=jnp.float32)
-    scores = jnp.where(same_document, scores, jnp.finfo(jnp.float32).min)
+    scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     weights = dropout(weights, dropout_rate, dropout_key)
     return jnp.einsum("BNST,BTNH->BSNH", weights, value)

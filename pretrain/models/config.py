@@ -5,12 +5,32 @@ from dataclasses import dataclass
 from data.errors import UserError
 
 ROBERTA_TYPES = ("roberta", "xlm-roberta", "camembert")
-MODEL_TYPES = (*ROBERTA_TYPES, "bert")
+MASKED_LM_TYPES = (*ROBERTA_TYPES, "bert")
+"""The types that pretrain: those whose masked-language-model head is here."""
+
+UNTYPED = ("distilbert", "modernbert")
+"""The types whose networks do not tell a first text from a second."""
+
+
+@dataclass(frozen=True)
+class ModernBertFields:
+    """What only ModernBERT's layers have; named as in its config.json, or explained."""
+
+    windows: tuple[int, ...]
+    """For each layer, how far from itself a token sees, to both sides; 0 is the whole document."""
+    thetas: tuple[float, ...]
+    """For each layer, the base of its rotary embedding's wavelengths."""
+    norm_bias: bool
+    attention_bias: bool
+    mlp_bias: bool
+    embedding_dropout: float
+    mlp_dropout: float
+    initializer_cutoff_factor: float
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """One encoder with its masked-language-model head; the fields of transformers' config.json and how to run it.
+    """One encoder: the fields of transformers' config.json, by BERT's names for them, and how to run it.
 
     Raises:
       UserError: sizes that do not fit each other; the message begins with the field's name, without where it was set.
@@ -25,6 +45,7 @@ class EncoderConfig:
     hidden_act: str
     max_position_embeddings: int
     type_vocab_size: int
+    """Token types; 0 in families that have none."""
     layer_norm_eps: float
     initializer_range: float
     hidden_dropout_prob: float
@@ -33,20 +54,23 @@ class EncoderConfig:
     pad_token_id: int
     bos_token_id: int | None = None
     eos_token_id: int | None = None
+    embedding_size: int = 0
+    """Width of the embeddings, where another one than `hidden_size` is projected to it; 0 where it is the same."""
+    modernbert: ModernBertFields | None = None
     attention: str = "auto"
     remat: bool = False
     scan_unroll: int = 1
 
     def __post_init__(self) -> None:
         """Check the sizes against each other."""
-        for name in (
+        sizes = [
             "vocab_size",
             "hidden_size",
             "num_hidden_layers",
             "num_attention_heads",
             "intermediate_size",
-            "type_vocab_size",
-        ):
+        ]
+        for name in sizes if self.model_type in UNTYPED else [*sizes, "type_vocab_size"]:
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} should be 1 or more")
         if self.hidden_size % self.num_attention_heads:
@@ -65,6 +89,17 @@ class EncoderConfig:
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} should be at least 0 and less than 1")
+
+    def require_masked_lm(self) -> None:
+        """Refuse a network that only fine-tuning knows.
+
+        Raises:
+          UserError: there is no masked-language-model head for it here; the message does not say where it was set.
+        """
+        if self.model_type not in MASKED_LM_TYPES:
+            raise UserError(
+                f"model_type={self.model_type!r} can be fine-tuned only; pretraining knows {', '.join(MASKED_LM_TYPES)}"
+            )
 
     @property
     def is_roberta(self) -> bool:

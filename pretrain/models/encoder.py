@@ -1,133 +1,182 @@
-"""BERT and RoBERTa as transformers runs them: embeddings, one post-norm layer, the masked-language-model head.
+"""An encoder as pure functions of a dict of arrays.
 
-BERT: Devlin et al. 2019; RoBERTa: Liu et al. 2019. The two differ in where positions start to count and in the head's
-activation. `EncoderLayer` describes a single layer; `pretrain.models.model` stacks it.
+Flax NNX describes the parts once (`jax.eval_shape`, `nnx.split`); a part is put together again with `nnx.merge` inside
+jit. The params of all layers are stacked on a leading axis L and run by `jax.lax.scan`: no layer is ever indexed on its
+own, since the gradient of an index pads every layer to all L. Where layers differ (a window, a rotation), what differs
+is an array with a leading axis L too, and scanned beside the params.
 """
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
-from pretrain.models.attention import attention
+from pretrain.models import attention, bert, description
 from pretrain.models.config import EncoderConfig
-from pretrain.models.dropout import dropout
-from pretrain.models.layers import ACTIVATIONS, LayerNorm, Linear, constant, gelu, normal
-from pretrain.sharding import constrain
+from pretrain.models.description import Params
+
+Maker = Callable[[nnx.Rngs, EncoderConfig], nnx.Module]
 
 
-class Embeddings(nnx.Module):
-    """Word, position and token-type embeddings, summed and normalised."""
+class Layer(Protocol):
+    """The module of a layer."""
 
-    def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
-        self.config = config
-        V, D, std = config.vocab_size, config.hidden_size, config.initializer_range
-        self.word = normal(rngs, (V, D), std, ("vocab", "embed"))
-        self.position = normal(rngs, (config.max_position_embeddings, D), std, ("positions", "embed"))
-        self.token_type = normal(rngs, (config.type_vocab_size, D), std, (None, "embed"))
-        self.norm = LayerNorm(D, config.layer_norm_eps)
-        self.word[...] = self.word[...].at[config.pad_token_id].set(0.0)
-        if config.is_roberta:
-            self.position[...] = self.position[...].at[config.pad_token_id].set(0.0)
+    @staticmethod
+    def traits(config: EncoderConfig) -> Mapping[str, np.ndarray]:
+        """What differs from layer to layer and is not learned: arrays [L, ...], handed to each layer by name."""
 
-    def __call__(
+    def __call__(self, x: Any, segments: Any, positions: Any, dropout_key: Any, **traits: Any) -> Any:
+        """Run one layer on [B, S, D]."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The modules that an encoder of some model_type is made of."""
+
+    embeddings: Maker
+    layer: Any
+    final: Maker | None = None
+    """What follows the last layer."""
+
+
+BERT = Parts(bert.Embeddings, bert.EncoderLayer)
+PARTS: Mapping[str, Parts] = {
+    "roberta": BERT,
+    "xlm-roberta": BERT,
+    "camembert": BERT,
+    "bert": BERT,
+}
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Embeddings, layers and what follows them: functions of `params`, a nested dict of float32 arrays.
+
+    `params` has the parts `embeddings`, `layers` (every array stacked, [L, ...]) and, where the family normalises what
+    the last layer gives, `final`. Other parts in it are passed over.
+    """
+
+    config: EncoderConfig
+    dtype: str
+    """Compute type; layer norms and softmax are float32 whatever it is."""
+    embeddings: nnx.GraphDef[Any]
+    layer: nnx.GraphDef[Any]
+    final: nnx.GraphDef[Any] | None
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        """Fresh params as transformers draws them: normal kernels and embeddings, zero padding rows and biases.
+
+        Run it under `jax.jit` with `out_shardings` made of `logical_axes()`, and each device draws its own share only.
+        The third key that `key` splits into is left to a head.
+        """
+        embeddings, layers, _ = jax.random.split(key, 3)
+        parts = PARTS[self.config.model_type]
+
+        def init_layer(layer_key: Key[Array, ""]) -> Params:
+            return description.pure(parts.layer(nnx.Rngs(layer_key), self.config))
+
+        params = {
+            "embeddings": description.pure(parts.embeddings(nnx.Rngs(embeddings), self.config)),
+            "layers": jax.vmap(init_layer)(jax.random.split(layers, self.config.num_hidden_layers)),
+        }
+        if parts.final:
+            params["final"] = description.pure(parts.final(nnx.Rngs(0), self.config))
+        return params
+
+    def modules(self) -> dict[str, nnx.Module]:
+        """The parts with shapes for arrays: a single layer for all of them."""
+        return _modules(self.config)
+
+    def shapes(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """The tree of `params` with a shape and type at each leaf."""
+        return jax.eval_shape(self.init, jax.random.key(0))
+
+    def logical_axes(self) -> dict[str, Any]:
+        """The tree of `params` with the logical axes of each array (see `pretrain.sharding.RULES`) at its leaves."""
+        return description.logical_axes(self.modules())
+
+    def decay_mask(self) -> dict[str, Any]:
+        """The tree of `params` with True where weight decay applies: kernels and embeddings, not biases and norms."""
+        return description.decay_mask(self.modules())
+
+    def encode(
         self,
+        params: Params,
         tokens: Int[Array, "B S"],
+        segments: Int[Array, "B S"],
         positions: Int[Array, "B S"],
-        token_types: Int[Array, "B S"] | None,
-        dtype: jnp.dtype,
-        dropout_key: Key[Array, ""] | None,
+        token_types: Int[Array, "B S"] | None = None,
+        *,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B S D"]:
-        """Embed tokens at positions that count from 0 within each document."""
-        x = self.word[...][tokens] + self.position[...][positions + self.config.position_offset]
-        x += self.token_type[...][0] if token_types is None else self.token_type[...][token_types]
-        x = constrain(self.norm(x).astype(dtype), "batch", "seq", "act_embed")
-        return dropout(x, self.config.hidden_dropout_prob, dropout_key)
+        """Hidden states of the last layer, in the compute type.
 
-
-class SelfAttention(nnx.Module):
-    """Multi-head self-attention with its projections."""
-
-    def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
-        self.config = config
-        D, N, H, std = (
-            config.hidden_size,
-            config.num_attention_heads,
-            config.head_width,
-            config.initializer_range,
+        Args:
+          params: as `init` gives them.
+          tokens: token ids.
+          segments: the document within the row, 0 for padding; attention stays within a document.
+          positions: position within the document, from 0; at most `config.max_length` - 1.
+          token_types: token-type ids, passed over by families that have none; None is type 0 throughout.
+          dropout_key: a typed key of any generator; None runs without dropout (evaluation).
+        """
+        layers = self.config.num_hidden_layers
+        embedding_key = None if dropout_key is None else jax.random.fold_in(dropout_key, layers)
+        x = nnx.merge(self.embeddings, params["embeddings"])(
+            tokens, positions, token_types, jnp.dtype(self.dtype), embedding_key
         )
-        self.query, self.key, self.value = (
-            Linear(rngs, {"D": D}, {"N": N, "H": H}, ("embed", "heads", None), std) for _ in range(3)
-        )
-        self.output = Linear(rngs, {"N": N, "H": H}, {"D": D}, ("heads", None, "embed"), std)
 
-    def __call__(
-        self, x: Float[Array, "B S D"], segments: Int[Array, "B S"], dropout_key: Key[Array, ""] | None
-    ) -> Float[Array, "B S D"]:
-        """Attend within each document."""
-        query, key, value = (
-            constrain(linear(x), "batch", "seq", "act_heads", None)
-            for linear in (self.query, self.key, self.value)
-        )
-        attended = attention(
-            query,
-            key,
-            value,
-            segments,
-            implementation=self.config.attention,
-            dropout_rate=self.config.attention_probs_dropout_prob,
-            dropout_key=dropout_key,
-        )
-        return self.output(constrain(attended, "batch", "seq", "act_heads", None))
+        def run_layer(
+            x: Float[Array, "B S D"], inputs: tuple[Params, dict[str, jax.Array], jax.Array]
+        ) -> tuple[jax.Array, None]:
+            layer_params, traits, index = inputs
+            key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
+            return nnx.merge(self.layer, layer_params)(x, segments, positions, key, **traits), None
+
+        unroll = self.config.scan_unroll or layers
+        if self.config.remat:
+            # Only a loop keeps the backward pass apart from the forward pass: where all layers are unrolled, XLA finds
+            # that it computes the same twice and keeps the first result (on CPU whatever prevent_cse says).
+            unroll = unroll if unroll < layers else 1
+            run_layer = jax.checkpoint(run_layer, prevent_cse=False)
+        traits = dict(PARTS[self.config.model_type].layer.traits(self.config))
+        x, _ = jax.lax.scan(run_layer, x, (params["layers"], traits, jnp.arange(layers)), unroll=unroll)
+        return x if self.final is None else nnx.merge(self.final, params["final"])(x)
 
 
-class EncoderLayer(nnx.Module):
-    """Self-attention and feed-forward, each followed by dropout, the residual and a layer norm (post-norm)."""
+def build_encoder(config: EncoderConfig, *, dtype: str = "float32") -> Encoder:
+    """The encoder of a config.
 
-    def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
-        self.config = config
-        D, F, std, eps = (
-            config.hidden_size,
-            config.intermediate_size,
-            config.initializer_range,
-            config.layer_norm_eps,
-        )
-        self.attention = SelfAttention(rngs, config)
-        self.attention_norm = LayerNorm(D, eps)
-        self.up = Linear(rngs, {"D": D}, {"F": F}, ("embed", "mlp"), std)
-        self.down = Linear(rngs, {"F": F}, {"D": D}, ("mlp", "embed"), std)
-        self.feed_forward_norm = LayerNorm(D, eps)
+    Args:
+      config: the network's sizes and how to run it.
+      dtype: compute type, float32 or bfloat16; params are float32.
 
-    def __call__(
-        self, x: Float[Array, "B S D"], segments: Int[Array, "B S"], dropout_key: Key[Array, ""] | None
-    ) -> Float[Array, "B S D"]:
-        """Run one layer."""
-        rate = self.config.hidden_dropout_prob
-        keys = (None, None, None) if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
-        attended = dropout(self.attention(x, segments, keys[0]), rate, keys[1])
-        x = constrain(self.attention_norm(x + attended), "batch", "seq", "act_embed")
-        hidden = ACTIVATIONS[self.config.hidden_act](constrain(self.up(x), "batch", "seq", "act_mlp"))
-        transformed = dropout(self.down(hidden), rate, keys[2])
-        return constrain(self.feed_forward_norm(x + transformed), "batch", "seq", "act_embed")
+    Raises:
+      UserError: an attention kernel that cannot run here.
+    """
+    kernel = attention.resolve(
+        config.attention,
+        dtype,
+        config.attention_probs_dropout_prob,
+        has_windows=config.modernbert is not None,
+    )
+    config = dataclasses.replace(config, attention=kernel)
+    graphs = {part: nnx.split(module)[0] for part, module in _modules(config).items()}
+    return Encoder(config, dtype, graphs["embeddings"], graphs["layers"], graphs.get("final"))
 
 
-class MaskedLMHead(nnx.Module):
-    """Logits over the vocabulary; the output matrix is the word embedding (tied) or one of its own."""
+def _modules(config: EncoderConfig) -> dict[str, nnx.Module]:
+    parts = PARTS[config.model_type]
+    makers = {"embeddings": parts.embeddings, "layers": parts.layer}
+    if parts.final:
+        makers["final"] = parts.final
 
-    def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
-        V, D, std = config.vocab_size, config.hidden_size, config.initializer_range
-        self.activation = gelu if config.is_roberta else ACTIVATIONS[config.hidden_act]
-        self.dense = Linear(rngs, {"D": D}, {"E": D}, ("embed", None), std)
-        self.norm = LayerNorm(D, config.layer_norm_eps)
-        if not config.tie_word_embeddings:
-            self.decoder = normal(rngs, (V, D), std, ("vocab", "embed"))
-        self.bias = constant(0.0, (V,), ("vocab",))
+    def maker(make: Maker) -> Callable[[], nnx.Module]:
+        return lambda: make(nnx.Rngs(0), config)
 
-    def __call__(self, hidden: Float[Array, "B K D"], word: Float[Array, "V D"]) -> Float[Array, "B K V"]:
-        """Logits in float32 of hidden states in the compute type; `word` is the word embedding."""
-        x = self.norm(self.activation(self.dense(hidden)))
-        decoder = (self.decoder[...] if hasattr(self, "decoder") else word).astype(x.dtype)
-        logits = jnp.einsum("BKD,VD->BKV", x, decoder, preferred_element_type=jnp.float32)
-        # An outer product with ones: its gradient is a matrix product, 50 times faster on CPU than a sum over B and K.
-        logits += jnp.einsum("BK,V->BKV", jnp.ones(logits.shape[:2]), self.bias[...])
-        return constrain(logits, "batch", None, "act_vocab")
+    return description.abstract({part: maker(make) for part, make in makers.items()})

@@ -1,8 +1,8 @@
 """The parts that encoders are built of. A parameter is declared once: its shape, start, layout and weight decay.
 
-Modules are Flax NNX descriptions; `pretrain.models.model` splits them into a graph and a pure dict of arrays. The
+Modules are Flax NNX descriptions; `pretrain.models.description` splits them into a graph and a pure dict of arrays. The
 metadata `axes` names a parameter's logical axes (the table in `pretrain.sharding`), `decay` says whether weight decay
-applies to it.
+applies to it, `inputs` how many leading axes of a linear map's kernel are those that are mapped (0: no linear map).
 """
 
 import math
@@ -32,24 +32,54 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_pytorch_tanh": _gelu_tanh,
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
 }
 
 
-def normal(rngs: nnx.Rngs, shape: tuple[int, ...], stddev: float, axes: Axes) -> nnx.Param[jax.Array]:
-    """A parameter that starts normally distributed and decays: kernels and embeddings."""
-    return nnx.Param(stddev * jax.random.normal(rngs.params(), shape, jnp.float32), axes=axes, decay=True)
+def normal(
+    rngs: nnx.Rngs,
+    shape: tuple[int, ...],
+    stddev: float,
+    axes: Axes,
+    *,
+    cutoff: float | None = None,
+    inputs: int = 0,
+) -> nnx.Param[jax.Array]:
+    """A parameter that starts normally distributed and decays: kernels and embeddings.
+
+    Args:
+      rngs: its key.
+      shape: its shape.
+      stddev: of the distribution, before anything is cut off.
+      axes: its logical axes.
+      cutoff: standard deviations beyond which nothing is drawn; None cuts nothing off.
+      inputs: of a kernel, the leading axes that are mapped.
+    """
+    if cutoff is None:
+        drawn = jax.random.normal(rngs.params(), shape, jnp.float32)
+    else:
+        drawn = jax.random.truncated_normal(rngs.params(), -cutoff, cutoff, shape, jnp.float32)
+    return nnx.Param(stddev * drawn, axes=axes, decay=True, inputs=inputs)
 
 
 def constant(value: float, shape: tuple[int, ...], axes: Axes) -> nnx.Param[jax.Array]:
     """A parameter that starts at one value and does not decay: biases and layer norms."""
-    return nnx.Param(jnp.full(shape, value, jnp.float32), axes=axes, decay=False)
+    return nnx.Param(jnp.full(shape, value, jnp.float32), axes=axes, decay=False, inputs=0)
 
 
 class Linear(nnx.Module):
     """An affine map from the last axes of an activation to others, such as [B, S, D] to [B, S, N, H]."""
 
     def __init__(
-        self, rngs: nnx.Rngs, inputs: dict[str, int], outputs: dict[str, int], axes: Axes, stddev: float
+        self,
+        rngs: nnx.Rngs,
+        inputs: dict[str, int],
+        outputs: dict[str, int],
+        axes: Axes,
+        stddev: float,
+        *,
+        bias: bool = True,
+        cutoff: float | None = None,
     ):
         """Declare kernel [*inputs, *outputs] and bias [*outputs].
 
@@ -59,13 +89,18 @@ class Linear(nnx.Module):
           outputs: those they are mapped to, {"N": 12, "H": 64}.
           axes: logical axes of the kernel; the bias takes those of the outputs, except that model width is not split.
           stddev: of the kernel's start; the bias starts at 0.
+          bias: whether there is one.
+          cutoff: standard deviations beyond which the kernel's start is cut off.
         """
         self.inputs, self.outputs = tuple(inputs.values()), tuple(outputs.values())
-        bias_axes = tuple(None if name == "embed" else name for name in axes[len(inputs) :])
-        self.kernel = normal(rngs, (*self.inputs, *self.outputs), stddev, axes)
-        self.bias = constant(0.0, self.outputs, bias_axes)
+        self.kernel = normal(
+            rngs, (*self.inputs, *self.outputs), stddev, axes, cutoff=cutoff, inputs=len(inputs)
+        )
+        if bias:
+            bias_axes = tuple(None if name == "embed" else name for name in axes[len(inputs) :])
+            self.bias = constant(0.0, self.outputs, bias_axes)
 
-    def __call__(self, x: Float[Array, "B S ..."]) -> Float[Array, "B S ..."]:
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Apply it in the activation's type.
 
         As a product of two axes, whatever the number of letters: of more, XLA would transpose each kernel's gradient.
@@ -73,22 +108,23 @@ class Linear(nnx.Module):
         rows = x.shape[: x.ndim - len(self.inputs)]
         width, out = math.prod(self.inputs), math.prod(self.outputs)
         kernel = self.kernel[...].astype(x.dtype).reshape(width, out)
-        return (x.reshape(*rows, width) @ kernel).reshape(*rows, *self.outputs) + self.bias[...].astype(
-            x.dtype
-        )
+        y = (x.reshape(*rows, width) @ kernel).reshape(*rows, *self.outputs)
+        return y + self.bias[...].astype(x.dtype) if hasattr(self, "bias") else y
 
 
 class LayerNorm(nnx.Module):
     """Layer normalisation over the model width (Ba et al. 2016), computed in float32."""
 
-    def __init__(self, width: int, eps: float):
+    def __init__(self, width: int, eps: float, *, bias: bool = True):
         self.eps = eps
         self.scale = constant(1.0, (width,), ("norm",))
-        self.bias = constant(0.0, (width,), ("norm",))
+        if bias:
+            self.bias = constant(0.0, (width,), ("norm",))
 
     def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         """Normalise the last axis; the result has the type of `x`."""
         y = x.astype(jnp.float32)
         y = y - jnp.mean(y, axis=-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
-        return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
+        y = y * self.scale[...]
+        return (y + self.bias[...] if hasattr(self, "bias") else y).astype(x.dtype)

@@ -1,25 +1,34 @@
 """Which tensor of a transformers state dict is which of our params, and how the two are laid out.
 
 PyTorch keeps a linear map as [outputs, inputs], one tensor a layer. Ours are [L, inputs..., outputs...], heads apart.
+What the tensors are called is `pretrain.models.families`; their shapes are those of the modules.
 """
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 from data.errors import UserError
+from pretrain.models import description
 from pretrain.models.config import EncoderConfig
-from pretrain.models.model import Params, build
+from pretrain.models.description import LAYERS, Params
+from pretrain.models.encoder import Encoder
+from pretrain.models.families import Family, family_of
+from pretrain.models.model import Model, build
 
 logger = logging.getLogger(__name__)
 
-# What other heads and old releases leave in checkpoints of these families, and this network has no use for.
-UNUSED = ("pooler.", "position_ids", "token_type_ids", "seq_relationship.", "classifier.", "qa_outputs.")
+BUFFERS = ("position_ids", "token_type_ids", "inv_freq")
+"""What releases of transformers leave in a state dict beside parameters."""
+# What other heads leave in checkpoints of the families that pretrain, and a masked language model has no use for.
+UNUSED = (*BUFFERS, "pooler.", "seq_relationship.", "classifier.", "qa_outputs.")
 
 
 @dataclass(frozen=True)
@@ -27,77 +36,93 @@ class Tensor:
     """One tensor of a state dict and where it lives in params."""
 
     name: str
-    """Its name in the state dict of transformers' ...ForMaskedLM."""
+    """Its name in the state dict."""
     shape: tuple[int, ...]
     """Its shape there: [outputs, inputs] for a linear map."""
     path: tuple[str, ...]
     """Its path in params."""
+    is_linear: bool
+    """Whether it is a linear map, which params hold transposed."""
     layer: int | None = None
     """Its index on the leading axis, where params are stacked."""
 
-    @property
-    def is_linear(self) -> bool:
-        """Whether it is a linear map, which params hold transposed."""
-        return self.path[-1] == "kernel"
+    def of(self, params: Params) -> np.ndarray:
+        """It, as the state dict has it, out of params."""
+        array = np.asarray(self._held(params))
+        shaped = array.reshape(self.shape[::-1]).T if self.is_linear else array.reshape(self.shape)
+        return np.ascontiguousarray(shaped)
+
+    def put(self, array: np.ndarray, params: Params) -> None:
+        """Write it, as the state dict has it, into params of numpy arrays."""
+        held = self._held(params)
+        held[...] = (array.T if self.is_linear else array).reshape(held.shape)
+
+    def _held(self, params: Params) -> Any:
+        """The array in params (a view into the stack, where params are stacked)."""
+        node: Any = params
+        for part in self.path:
+            node = node[part]
+        return node if self.layer is None else node[self.layer]
 
 
-def tensors(config: EncoderConfig) -> list[Tensor]:
-    """Every tensor of the network, under the name that transformers gives it."""
-    return [*_encoder_tensors(config), *_head_tensors(config)]
+def tensors(modules: Mapping[str, nnx.Module], layers: int, name_of: Callable[[str], str]) -> list[Tensor]:
+    """Every tensor of a network.
 
-
-def _encoder_tensors(config: EncoderConfig) -> Iterator[Tensor]:
-    base = _base(config)
-    V, D, F = config.vocab_size, config.hidden_size, config.intermediate_size
-    rows = {"word": V, "position": config.max_position_embeddings, "token_type": config.type_vocab_size}
-    for name, count in rows.items():
-        yield Tensor(f"{base}.embeddings.{name}_embeddings.weight", (count, D), ("embeddings", name))
-    yield from _norm(f"{base}.embeddings.LayerNorm", D, ("embeddings", "norm"))
-    for index in range(config.num_hidden_layers):
-        layer = f"{base}.encoder.layer.{index}"
-        for name in ("query", "key", "value"):
-            yield from _linear(f"{layer}.attention.self.{name}", (D, D), ("layers", "attention", name), index)
-        yield from _linear(
-            f"{layer}.attention.output.dense", (D, D), ("layers", "attention", "output"), index
-        )
-        yield from _norm(f"{layer}.attention.output.LayerNorm", D, ("layers", "attention_norm"), index)
-        yield from _linear(f"{layer}.intermediate.dense", (F, D), ("layers", "up"), index)
-        yield from _linear(f"{layer}.output.dense", (D, F), ("layers", "down"), index)
-        yield from _norm(f"{layer}.output.LayerNorm", D, ("layers", "feed_forward_norm"), index)
-
-
-def _head_tensors(config: EncoderConfig) -> list[Tensor]:
-    """The tensors of the masked-language-model head."""
-    V, D, head = config.vocab_size, config.hidden_size, _head(config)
-    dense, norm = ("dense", "layer_norm") if config.is_roberta else ("transform.dense", "transform.LayerNorm")
-    found = [
-        *_linear(f"{head}.{dense}", (D, D), ("head", "dense")),
-        *_norm(f"{head}.{norm}", D, ("head", "norm")),
-        Tensor(f"{head}.bias", (V,), ("head", "bias")),
-    ]
-    if not config.tie_word_embeddings:
-        found.append(Tensor(f"{head}.decoder.weight", (V, D), ("head", "decoder")))
+    Args:
+      modules: its parts, with shapes for arrays.
+      layers: L, how many layers are stacked in the part `layers`.
+      name_of: what a state dict calls the module at a path ("layers/up"), with `{}` for the layer's number.
+    """
+    found = []
+    for part, module in modules.items():
+        mapped = dict(_leaves(description.metadata(module, "inputs")))
+        for path, leaf in _leaves(description.pure(module)):
+            *parents, last = path
+            # A table is a parameter itself, and a module with a weight in PyTorch.
+            owner, kind = (parents, last) if last in _KINDS else ([*parents, last], "table")
+            name = f"{name_of('/'.join((part, *owner)))}.{_KINDS[kind]}"
+            shape = _shape(leaf.shape, kind, mapped[path])
+            found += [
+                Tensor(name.format(layer), shape, (part, *path), kind == "kernel", layer)
+                for layer in (range(layers) if part == LAYERS else [None])
+            ]
     return found
 
 
-def _linear(
-    name: str, shape: tuple[int, int], path: tuple[str, ...], layer: int | None = None
-) -> Iterator[Tensor]:
-    yield Tensor(f"{name}.weight", shape, (*path, "kernel"), layer)
-    yield Tensor(f"{name}.bias", shape[:1], (*path, "bias"), layer)
+_KINDS = {"kernel": "weight", "scale": "weight", "table": "weight", "bias": "bias"}
 
 
-def _norm(name: str, width: int, path: tuple[str, ...], layer: int | None = None) -> Iterator[Tensor]:
-    yield Tensor(f"{name}.weight", (width,), (*path, "scale"), layer)
-    yield Tensor(f"{name}.bias", (width,), (*path, "bias"), layer)
+def _leaves(tree: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield tuple(entry.key for entry in path), leaf
 
 
-def _base(config: EncoderConfig) -> str:
-    return "roberta" if config.is_roberta else "bert"
+def _shape(shape: Sequence[int], kind: str, inputs: int) -> tuple[int, ...]:
+    """The shape in a state dict of one of our arrays, of whose axes a kernel maps so many."""
+    if kind == "kernel":
+        return math.prod(shape[inputs:]), math.prod(shape[:inputs])
+    return (math.prod(shape),) if kind == "bias" else tuple(shape)
 
 
-def _head(config: EncoderConfig) -> str:
-    return "lm_head" if config.is_roberta else "cls.predictions"
+def encoder_tensors(encoder: Encoder) -> list[Tensor]:
+    """Every tensor of an encoder, under the name it has in transformers' classes for tasks."""
+    family = family_of(encoder.config)
+    found = tensors(encoder.modules(), encoder.config.num_hidden_layers, family.full_name)
+    return [
+        tensor
+        for tensor in found
+        if tensor.layer != 0 or tensor.path[:-1] not in _paths(family.first_layer_lacks)
+    ]
+
+
+def _paths(modules: Iterable[str]) -> set[tuple[str, ...]]:
+    return {tuple(module.split("/")) for module in modules}
+
+
+def head_tensors(model: Model) -> list[Tensor]:
+    """The tensors of the masked-language-model head."""
+    family = family_of(model.config)
+    return tensors({"head": model.modules()["head"]}, 0, family.full_name)
 
 
 def to_state_dict(config: EncoderConfig, params: Params) -> dict[str, np.ndarray]:
@@ -105,20 +130,18 @@ def to_state_dict(config: EncoderConfig, params: Params) -> dict[str, np.ndarray
 
     An untied head's bias goes under both of its names: transformers then applies `decoder.bias` and still has `bias`.
     """
-    state = {}
-    for tensor in tensors(config):
-        array = np.asarray(_at(params, tensor))
-        array = array.reshape(tensor.shape[::-1]).T if tensor.is_linear else array.reshape(tensor.shape)
-        state[tensor.name] = np.ascontiguousarray(array)
+    model, family = _build(config), family_of(config)
+    found = [*encoder_tensors(model.encoder), *head_tensors(model)]
+    state = {tensor.name: tensor.of(params) for tensor in found}
     if not config.tie_word_embeddings:
-        state[f"{_head(config)}.decoder.bias"] = state[f"{_head(config)}.bias"].copy()
+        state[f"{family.decoder}.bias"] = state[f"{family.head['head']}.bias"].copy()
     return state
 
 
 def from_state_dict(
     config: EncoderConfig, state: Mapping[str, np.ndarray], where: str, *, seed: int = 0
 ) -> Params:
-    """Params (float32, numpy) of a state dict of these families.
+    """Params (float32, numpy) of a state dict of the families that pretrain.
 
     The encoder's prefix may be missing (a bare ...Model), layer norms may be called gamma and beta (old releases), and
     tensors of other heads are passed over.
@@ -132,14 +155,65 @@ def from_state_dict(
     Raises:
       UserError: a tensor is missing, unknown, or not of the shape that the config gives it; it is named.
     """
-    state = {_current_name(config, name): array for name, array in state.items()}
-    bias, decoder_bias = f"{_head(config)}.bias", f"{_head(config)}.decoder.bias"
+    model, family = _build(config), family_of(config)
+    state = with_current_names(family, state)
+    head, decoder = family.head["head"], family.decoder
+    bias, decoder_bias = f"{head}.bias", f"{decoder}.bias"
     if decoder_bias in state and (bias not in state or not config.tie_word_embeddings):
         state[bias] = state[decoder_bias]
-    has_head = any(name.startswith(f"{_head(config)}.") for name in state)
-    wanted = tensors(config) if has_head else list(_encoder_tensors(config))
-    _check_names(config, state, wanted, where)
-    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), _shapes(config))
+    has_head = any(name.startswith(f"{head}.") for name in state)
+    wanted = encoder_tensors(model.encoder) + (head_tensors(model) if has_head else [])
+    tied = {f"{decoder}.weight", decoder_bias}
+    others = [name for name in state if name not in tied and not any(part in name for part in UNUSED)]
+    params = empty_params(model.shapes())
+    fill(params, wanted, state, config, where, known=others)
+    if not has_head:
+        logger.warning("%s has no masked-language-model head; a fresh one is made", where)
+        params["head"] = _fresh_head(model, seed)
+    return params
+
+
+def empty_params(shapes: Any) -> Params:
+    """Numpy arrays of these shapes to be filled: zeros, and ones for a scale that no tensor may be there for."""
+
+    def empty(path: Any, leaf: Any) -> np.ndarray:
+        return np.full(leaf.shape, float(path[-1].key == "scale"), np.float32)
+
+    params: Params = jax.tree_util.tree_map_with_path(empty, shapes)
+    return params
+
+
+def fill(
+    params: Params,
+    wanted: Sequence[Tensor],
+    state: Mapping[str, np.ndarray],
+    config: EncoderConfig,
+    where: str,
+    *,
+    known: Iterable[str] = (),
+) -> None:
+    """Write the wanted tensors of a state dict into params.
+
+    Args:
+      params: numpy arrays, written to.
+      wanted: tensors that must be there.
+      state: names to arrays, by transformers' current names.
+      config: the network.
+      where: the file or folder, for messages.
+      known: names in `state` each of which should be one of those wanted.
+
+    Raises:
+      UserError: a tensor is missing, unknown, or not of the shape that the config gives it; it is named.
+    """
+    names = {tensor.name for tensor in wanted}
+    if missing := sorted(names - set(state)):
+        raise UserError(
+            f"{where} lacks {_some(missing)}, which model_type {config.model_type!r} has by its config.json"
+        )
+    if unknown := sorted(set(known) - names):
+        raise UserError(
+            f"{where} holds {_some(unknown)}, which model_type {config.model_type!r} does not have by its config.json"
+        )
     for tensor in wanted:
         array = state[tensor.name]
         if array.shape != tensor.shape:
@@ -147,56 +221,32 @@ def from_state_dict(
                 f"{where}: {tensor.name} has shape {list(array.shape)}, but by its config.json"
                 f" it is {list(tensor.shape)}"
             )
-        target = _at(params, tensor)
-        target[...] = (array.T if tensor.is_linear else array).reshape(target.shape)
-    if not has_head:
-        logger.warning("%s has no masked-language-model head; a fresh one is made", where)
-        params["head"] = _fresh_head(config, seed)
-    return params
+        tensor.put(array, params)
 
 
-def _fresh_head(config: EncoderConfig, seed: int) -> Params:
+def with_current_names(family: Family, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A state dict with the names that transformers' classes for tasks give its tensors today."""
+    parts = {name.split(".")[0] for name in (*family.modules.values(), "pooler")}
+
+    def current(name: str) -> str:
+        for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
+            if name.endswith(old):
+                name = name.removesuffix(old) + new
+        return f"{family.base}.{name}" if name.split(".")[0] in parts else name
+
+    return {current(name): array for name, array in state.items()}
+
+
+def _fresh_head(model: Model, seed: int) -> Params:
     """The head that a fresh model of this seed has; under jit the rest of that model is never computed."""
-    model = build(dataclasses.replace(config, attention="xla"))
     head = jax.jit(lambda key: model.init(key)["head"])(jax.random.key(seed))
-    return jax.tree.map(np.asarray, head)
+    fresh: Params = jax.tree.map(np.asarray, head)
+    return fresh
 
 
-def _at(params: Params, tensor: Tensor) -> Any:
-    """The array in params that a tensor is (a view into the stack, where params are stacked)."""
-    node: Any = params
-    for part in tensor.path:
-        node = node[part]
-    return node if tensor.layer is None else node[tensor.layer]
-
-
-def _shapes(config: EncoderConfig) -> Any:
-    return build(dataclasses.replace(config, attention="xla")).shapes()
-
-
-def _current_name(config: EncoderConfig, name: str) -> str:
-    """The name that transformers gives a tensor today."""
-    if name.endswith(".gamma"):
-        name = f"{name.removesuffix('.gamma')}.weight"
-    if name.endswith(".beta"):
-        name = f"{name.removesuffix('.beta')}.bias"
-    bare = name.startswith(("embeddings.", "encoder.", "pooler."))
-    return f"{_base(config)}.{name}" if bare else name
-
-
-def _check_names(config: EncoderConfig, state: Mapping[str, Any], wanted: list[Tensor], where: str) -> None:
-    names = {tensor.name for tensor in wanted}
-    missing = sorted(names - set(state))
-    if missing:
-        raise UserError(
-            f"{where} lacks {_some(missing)}, which model_type {config.model_type!r} has by its config.json"
-        )
-    tied = {f"{_head(config)}.decoder.weight", f"{_head(config)}.decoder.bias"}
-    unknown = sorted(name for name in set(state) - names - tied if not any(part in name for part in UNUSED))
-    if unknown:
-        raise UserError(
-            f"{where} holds {_some(unknown)}, which model_type {config.model_type!r} does not have by its config.json"
-        )
+def _build(config: EncoderConfig) -> Model:
+    """The network described, whatever kernel it would run."""
+    return build(dataclasses.replace(config, attention="xla"))
 
 
 def _some(names: list[str]) -> str:

@@ -1,0 +1,159 @@
+"""BERT and its kin as transformers runs them: embeddings, one post-norm layer, the masked-language-model head.
+
+BERT: Devlin et al. 2019; RoBERTa: Liu et al. 2019. The two differ in where positions start to count and in the head's
+activation. ELECTRA (Clark et al. 2020) may have narrower embeddings, DistilBERT (Sanh et al. 2019) has no token types.
+`EncoderLayer` describes a single layer; `pretrain.models.encoder` stacks it.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from pretrain.models.attention import attention
+from pretrain.models.config import EncoderConfig
+from pretrain.models.dropout import dropout
+from pretrain.models.layers import ACTIVATIONS, LayerNorm, Linear, constant, gelu, normal
+from pretrain.sharding import constrain
+
+
+class Embeddings(nnx.Module):
+    """Word, position and (where there are any) token-type embeddings: summed, normalised, brought to width D."""
+
+    def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
+        self.config = config
+        V, D, std = config.vocab_size, config.hidden_size, config.initializer_range
+        E = config.embedding_size or D
+        self.word = normal(rngs, (V, E), std, ("vocab", "embed"))
+        self.position = normal(rngs, (config.max_position_embeddings, E), std, ("positions", "embed"))
+        if config.type_vocab_size:
+            self.token_type = normal(rngs, (config.type_vocab_size, E), std, (None, "embed"))
+        self.norm = LayerNorm(E, config.layer_norm_eps)
+        if E != D:
+            self.projection = Linear(rngs, {"E": E}, {"D": D}, (None, "embed"), std)
+        self.word[...] = self.word[...].at[config.pad_token_id].set(0.0)
+        if config.is_roberta:
+            self.position[...] = self.position[...].at[config.pad_token_id].set(0.0)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B S"],
+        positions: Int[Array, "B S"],
+        token_types: Int[Array, "B S"] | None,
+        dtype: jnp.dtype,
+        dropout_key: Key[Array, ""] | None,
+    ) -> Float[Array, "B S D"]:
+        """Embed tokens at positions that count from 0 within each document."""
+        x = self.word[...][tokens] + self.position[...][positions + self.config.position_offset]
+        if hasattr(self, "token_type"):
+            x += self.token_type[...][0] if token_types is None else self.token_type[...][token_types]
+        x = constrain(self.norm(x).astype(dtype), "batch", "seq", "act_embed")
+        x = dropout(x, self.config.hidden_dropout_prob, dropout_key)
+        return (
+            constrain(self.projection(x), "batch", "seq", "act_embed") if hasattr(self, "projection") else x
+        )
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head self-attention with its projections."""
+
+    def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
+        self.config = config
+        D, N, H, std = (
+            config.hidden_size,
+            config.num_attention_heads,
+            config.head_width,
+            config.initializer_range,
+        )
+        self.query, self.key, self.value = (
+            Linear(rngs, {"D": D}, {"N": N, "H": H}, ("embed", "heads", None), std) for _ in range(3)
+        )
+        self.output = Linear(rngs, {"N": N, "H": H}, {"D": D}, ("heads", None, "embed"), std)
+
+    def __call__(
+        self, x: Float[Array, "B S D"], segments: Int[Array, "B S"], dropout_key: Key[Array, ""] | None
+    ) -> Float[Array, "B S D"]:
+        """Attend within each document."""
+        query, key, value = (
+            constrain(linear(x), "batch", "seq", "act_heads", None)
+            for linear in (self.query, self.key, self.value)
+        )
+        attended = attention(
+            query,
+            key,
+            value,
+            segments,
+            implementation=self.config.attention,
+            dropout_rate=self.config.attention_probs_dropout_prob,
+            dropout_key=dropout_key,
+        )
+        return self.output(constrain(attended, "batch", "seq", "act_heads", None))
+
+
+class EncoderLayer(nnx.Module):
+    """Self-attention and feed-forward, each followed by dropout, the residual and a layer norm (post-norm)."""
+
+    drops_attended = True
+    """Whether there is a dropout between attention and its residual."""
+
+    def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
+        self.config = config
+        D, F, std, eps = (
+            config.hidden_size,
+            config.intermediate_size,
+            config.initializer_range,
+            config.layer_norm_eps,
+        )
+        self.attention = SelfAttention(rngs, config)
+        self.attention_norm = LayerNorm(D, eps)
+        self.up = Linear(rngs, {"D": D}, {"F": F}, ("embed", "mlp"), std)
+        self.down = Linear(rngs, {"F": F}, {"D": D}, ("mlp", "embed"), std)
+        self.feed_forward_norm = LayerNorm(D, eps)
+
+    @staticmethod
+    def traits(config: EncoderConfig) -> Mapping[str, np.ndarray]:
+        """Nothing: all layers are alike."""
+        return {}
+
+    def __call__(
+        self,
+        x: Float[Array, "B S D"],
+        segments: Int[Array, "B S"],
+        positions: Int[Array, "B S"],
+        dropout_key: Key[Array, ""] | None,
+    ) -> Float[Array, "B S D"]:
+        """Run one layer; positions are in the embeddings."""
+        rate = self.config.hidden_dropout_prob
+        keys = (None, None, None) if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
+        attended = self.attention(x, segments, keys[0])
+        if self.drops_attended:
+            attended = dropout(attended, rate, keys[1])
+        x = constrain(self.attention_norm(x + attended), "batch", "seq", "act_embed")
+        hidden = ACTIVATIONS[self.config.hidden_act](constrain(self.up(x), "batch", "seq", "act_mlp"))
+        transformed = dropout(self.down(hidden), rate, keys[2])
+        return constrain(self.feed_forward_norm(x + transformed), "batch", "seq", "act_embed")
+
+
+class MaskedLMHead(nnx.Module):
+    """Logits over the vocabulary; the output matrix is the word embedding (tied) or one of its own."""
+
+    def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
+        V, D, std = config.vocab_size, config.hidden_size, config.initializer_range
+        self.activation = gelu if config.is_roberta else ACTIVATIONS[config.hidden_act]
+        self.dense = Linear(rngs, {"D": D}, {"E": D}, ("embed", None), std)
+        self.norm = LayerNorm(D, config.layer_norm_eps)
+        if not config.tie_word_embeddings:
+            self.decoder = normal(rngs, (V, D), std, ("vocab", "embed"))
+        self.bias = constant(0.0, (V,), ("vocab",))
+
+    def __call__(self, hidden: Float[Array, "B K D"], word: Float[Array, "V D"]) -> Float[Array, "B K V"]:
+        """Logits in float32 of hidden states in the compute type; `word` is the word embedding."""
+        x = self.norm(self.activation(self.dense(hidden)))
+        decoder = (self.decoder[...] if hasattr(self, "decoder") else word).astype(x.dtype)
+        logits = jnp.einsum("BKD,VD->BKV", x, decoder, preferred_element_type=jnp.float32)
+        # An outer product with ones: its gradient is a matrix product, 50 times faster on CPU than a sum over B and K.
+        logits += jnp.einsum("BK,V->BKV", jnp.ones(logits.shape[:2]), self.bias[...])
+        return constrain(logits, "batch", None, "act_vocab")

@@ -1,0 +1,121 @@
+"""What transformers calls things in each family: fields of config.json and modules of a state dict.
+
+A model_type is a row of `FAMILIES`. Names of our fields are those of `EncoderConfig`; of our modules, paths in params.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pretrain.models.config import EncoderConfig
+
+
+@dataclass(frozen=True)
+class Family:
+    """One model_type, as transformers writes it down."""
+
+    classes: str
+    """What the names of its classes begin with: ...ForMaskedLM, ...ForSequenceClassification."""
+    base: str
+    """What the names of the encoder's tensors begin with, in every class but the bare ...Model."""
+    defaults: Mapping[str, Any]
+    """Our fields that its config.json sets, with what it means to leave one out."""
+    modules: Mapping[str, str]
+    """Our modules of the encoder and where they are below `base`; `{}` stands for the layer."""
+    head: Mapping[str, str] = field(default_factory=dict)
+    """Our modules of the masked-language-model head and their full names."""
+    decoder: str = ""
+    """The full name of that head's output matrix and, tied or not, bias."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Our fields that its config.json calls something else."""
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    """Our fields that are the same in all of its models."""
+    first_layer_lacks: frozenset[str] = frozenset()
+    """Our modules that every layer has but the first, where they do nothing."""
+
+    def key(self, name: str) -> str:
+        """What config.json calls a field of ours."""
+        return self.renamed.get(name, name)
+
+    def full_name(self, module: str) -> str:
+        """The name of one of our modules in a state dict, `{}` for the layer."""
+        return self.head[module] if module in self.head else f"{self.base}.{self.modules[module]}"
+
+
+# What transformers assumes where a config.json leaves a field out; `None` ids are only ever passed on.
+SHARED_DEFAULTS: Mapping[str, Any] = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "initializer_range": 0.02,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "tie_word_embeddings": True,
+}
+_SENTENCEPIECE_IDS = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+_BERT_IDS = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
+
+_BERT_MODULES = {
+    "embeddings/word": "embeddings.word_embeddings",
+    "embeddings/position": "embeddings.position_embeddings",
+    "embeddings/token_type": "embeddings.token_type_embeddings",
+    "embeddings/norm": "embeddings.LayerNorm",
+    "layers/attention/query": "encoder.layer.{}.attention.self.query",
+    "layers/attention/key": "encoder.layer.{}.attention.self.key",
+    "layers/attention/value": "encoder.layer.{}.attention.self.value",
+    "layers/attention/output": "encoder.layer.{}.attention.output.dense",
+    "layers/attention_norm": "encoder.layer.{}.attention.output.LayerNorm",
+    "layers/up": "encoder.layer.{}.intermediate.dense",
+    "layers/down": "encoder.layer.{}.output.dense",
+    "layers/feed_forward_norm": "encoder.layer.{}.output.LayerNorm",
+}
+_BERT_HEAD = {
+    "head": "cls.predictions",
+    "head/dense": "cls.predictions.transform.dense",
+    "head/norm": "cls.predictions.transform.LayerNorm",
+    "head/decoder": "cls.predictions.decoder",
+}
+_ROBERTA_HEAD = {
+    "head": "lm_head",
+    "head/dense": "lm_head.dense",
+    "head/norm": "lm_head.layer_norm",
+    "head/decoder": "lm_head.decoder",
+}
+
+
+def _roberta(classes: str, **defaults: Any) -> Family:
+    """A family that runs RoBERTa's network: its base is called roberta in all of them."""
+    return Family(
+        classes=classes,
+        base="roberta",
+        defaults={**SHARED_DEFAULTS, **_SENTENCEPIECE_IDS, **defaults},
+        modules=_BERT_MODULES,
+        head=_ROBERTA_HEAD,
+        decoder="lm_head.decoder",
+    )
+
+
+FAMILIES: Mapping[str, Family] = {
+    "roberta": _roberta("Roberta", vocab_size=50265),
+    "xlm-roberta": _roberta("XLMRoberta"),
+    "camembert": _roberta("Camembert"),
+    "bert": Family(
+        classes="Bert",
+        base="bert",
+        defaults={**SHARED_DEFAULTS, **_BERT_IDS},
+        modules=_BERT_MODULES,
+        head=_BERT_HEAD,
+        decoder="cls.predictions.decoder",
+    ),
+}
+
+
+def family_of(config: EncoderConfig) -> Family:
+    """How transformers writes a network down."""
+    return FAMILIES[config.model_type]
