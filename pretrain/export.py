@@ -11,7 +11,7 @@ from etils import epath
 
 from data.command_line import run
 from data.errors import UserError
-from pretrain import formatting
+from pretrain import formatting, hub
 from pretrain.checkpoint import restore_params
 from pretrain.huggingface import parse_config, save_pretrained
 from pretrain.job import MODEL_FILE
@@ -116,6 +116,12 @@ def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("out", "", "the folder to write, local or gs://", flag_values=values)
     flags.DEFINE_string("step", "last", "which checkpoint: a step, 'last' or 'best'", flag_values=values)
     flags.DEFINE_bool("overwrite", False, "replace an earlier export in --out", flag_values=values)
+    flags.DEFINE_string(
+        "push_to_hub", "", "upload the folder to this model repository, USER/NAME", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "public", False, "make the repository public if it is new, not private", flag_values=values
+    )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -136,12 +142,19 @@ def main(argv: Sequence[str]) -> int:
     for name in ("workdir", "out"):
         if not values[name].value:
             raise UserError(f"no --{name} given; --workdir is the run's folder, --out the folder to write")
+    if values.push_to_hub:
+        hub.check(values.push_to_hub)
+    elif values.public:
+        raise UserError("--public says how --push_to_hub=USER/NAME uploads, which is not given")
     workdir, out = (epath.Path(values[name].value).expanduser() for name in ("workdir", "out"))
     step = export(workdir, out, step=values.step, overwrite=values.overwrite)
     written = sum(file.stat().length for file in out.iterdir())
     print(
         f"{out} holds step {step} ({formatting.size(written)}): AutoModelForMaskedLM.from_pretrained({str(out)!r})"
     )
+    if values.push_to_hub:
+        url = hub.push(out, values.push_to_hub, private=not values.public, message=f"Step {step}")
+        print(f"on the hub: {url}")
     return 0
 
 

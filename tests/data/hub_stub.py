@@ -49,13 +49,18 @@ class HubStub:
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.gated: set[str] = set()
+        self.private: set[str] = set()
         self.breaks: dict[str, int] = {}
         """File name -> how many of its next downloads, from `break_from` bytes on, are cut off in the middle."""
         self.break_from = 0
         self.requests: list[str] = []
         self.tokens: set[str] = set()
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def handler(self) -> type["Handler"]:
+        """What answers a request."""
+        return type("HandlerOfThis", (Handler,), {"hub": self})
 
     @property
     def url(self) -> str:
@@ -71,83 +76,93 @@ class HubStub:
         self._thread.join()
 
 
-def _handler(hub: HubStub) -> type[http.server.BaseHTTPRequestHandler]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class Handler(http.server.BaseHTTPRequestHandler):
+    """One request; `_route` says who answers it."""
 
-        def log_message(self, *_: object) -> None:
-            pass
+    protocol_version = "HTTP/1.1"
+    hub: HubStub
 
-        def do_HEAD(self) -> None:
-            self._answer()
+    def log_message(self, *_: object) -> None:
+        pass
 
-        def do_GET(self) -> None:
-            self._answer()
+    def do_HEAD(self) -> None:
+        self._answer()
 
-        def do_POST(self) -> None:
-            self._answer()
+    def do_GET(self) -> None:
+        self._answer()
 
-        def _answer(self) -> None:
-            path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path).strip("/").split("/")
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            hub.requests.append(f"{self.command} {self.path}")
-            hub.tokens.add(self.headers.get("Authorization", ""))
-            api = path[0] == "api"
-            repository = "/".join(path[2:4] if api else path[1:3])
-            rest = path[4:] if api else path[3:]
-            files = hub.repositories.get(repository)
-            if files is None:
-                return self._error(401 if not self.headers.get("Authorization") else 404, "RepoNotFound")
-            if repository in hub.gated:
-                return self._error(403 if self.headers.get("Authorization") else 401, "GatedRepo")
-            if rest[:1] == ["resolve"]:
-                return self._file("/".join(rest[2:]), files)
-            if rest[:1] == ["tree"]:
-                return self._json(_tree(files, "/".join(rest[2:]), "recursive=true" in self.path.lower()))
-            if rest[:1] == ["paths-info"]:
-                wanted = json.loads(body) if body.startswith(b"{") else urllib.parse.parse_qs(body.decode())
-                return self._json([entry for name in wanted["paths"] for entry in _entries(files, name)])
-            siblings = [{"rfilename": name} for name in files]
-            return self._json(
-                {"id": repository, "sha": COMMIT, "siblings": siblings, "tags": [], "private": False}
-            )
+    def do_POST(self) -> None:
+        self._answer()
 
-        def _file(self, name: str, files: dict[str, bytes]) -> None:
-            if name not in files:
-                return self._error(404, "EntryNotFound")
-            content, status, begin = files[name], 200, 0
-            headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{_digest(content)}"', "Accept-Ranges": "bytes"}
-            if asked := self.headers.get("Range"):
-                first, last = asked.removeprefix("bytes=").split("-")
-                end = min(int(last) + 1 if last else len(content), len(content))
-                headers["Content-Range"] = f"bytes {first}-{end - 1}/{len(content)}"
-                begin = int(first)
-                content, status = content[begin:end], 206
-            sent = len(content)
-            if self.command == "GET" and hub.breaks.get(name, 0) and begin >= hub.break_from:
-                hub.breaks[name] -= 1
-                sent //= 2
-            self._send(status, content, headers, sent)
+    def do_PUT(self) -> None:
+        self._answer()
 
-        def _json(self, value: Any) -> None:
-            self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+    def _answer(self) -> None:
+        path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path).strip("/").split("/")
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.hub.requests.append(f"{self.command} {self.path}")
+        self.hub.tokens.add(self.headers.get("Authorization", ""))
+        self._route(path, body)
 
-        def _error(self, status: int, code: str) -> None:
-            self._send(status, b'{"error": "refused"}', {"X-Error-Code": code, "X-Error-Message": code})
+    def _route(self, path: list[str], body: bytes) -> None:
+        api = path[0] == "api"
+        repository = "/".join(path[2:4] if api else path[1:3])
+        rest = path[4:] if api else path[3:]
+        files = self.hub.repositories.get(repository)
+        if files is None:
+            return self._error(401 if not self.headers.get("Authorization") else 404, "RepoNotFound")
+        if repository in self.hub.gated:
+            return self._error(403 if self.headers.get("Authorization") else 401, "GatedRepo")
+        if rest[:1] == ["resolve"]:
+            return self._file("/".join(rest[2:]), files)
+        if rest[:1] == ["tree"]:
+            return self._json(_tree(files, "/".join(rest[2:]), "recursive=true" in self.path.lower()))
+        if rest[:1] == ["paths-info"]:
+            wanted = json.loads(body) if body.startswith(b"{") else urllib.parse.parse_qs(body.decode())
+            return self._json([entry for name in wanted["paths"] for entry in _entries(files, name)])
+        siblings = [{"rfilename": name} for name in files]
+        return self._json(
+            {
+                "id": repository,
+                "sha": COMMIT,
+                "siblings": siblings,
+                "tags": [],
+                "private": repository in self.hub.private,
+            }
+        )
 
-        def _send(
-            self, status: int, content: bytes, headers: dict[str, str], sent: int | None = None
-        ) -> None:
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(content))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(content[:sent])
-            if sent is not None and sent < len(content):
-                self.close_connection = True
+    def _file(self, name: str, files: dict[str, bytes]) -> None:
+        if name not in files:
+            return self._error(404, "EntryNotFound")
+        content, status, begin = files[name], 200, 0
+        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{_digest(content)}"', "Accept-Ranges": "bytes"}
+        if asked := self.headers.get("Range"):
+            first, last = asked.removeprefix("bytes=").split("-")
+            end = min(int(last) + 1 if last else len(content), len(content))
+            headers["Content-Range"] = f"bytes {first}-{end - 1}/{len(content)}"
+            begin = int(first)
+            content, status = content[begin:end], 206
+        sent = len(content)
+        if self.command == "GET" and self.hub.breaks.get(name, 0) and begin >= self.hub.break_from:
+            self.hub.breaks[name] -= 1
+            sent //= 2
+        self._send(status, content, headers, sent)
 
-    return Handler
+    def _json(self, value: Any) -> None:
+        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def _error(self, status: int, code: str) -> None:
+        self._send(status, b'{"error": "refused"}', {"X-Error-Code": code, "X-Error-Message": code})
+
+    def _send(self, status: int, content: bytes, headers: dict[str, str], sent: int | None = None) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content[:sent])
+        if sent is not None and sent < len(content):
+            self.close_connection = True
 
 
 def _digest(content: bytes) -> str:
