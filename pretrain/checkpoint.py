@@ -172,14 +172,12 @@ def restore_params(workdir: epath.PathLike, step: int | str | None = None) -> tu
       UserError: no such checkpoint; the message lists those there are.
     """
     if not (epath.Path(workdir) / "checkpoints").exists():
-        raise UserError(
-            f"there are no checkpoints in {workdir}; it should be the --workdir of a pretraining run"
-        )
+        raise _no_checkpoint(workdir)
     checkpointer = Checkpointer(workdir, create=False)
     try:
         run = checkpointer.read_run()
         if run is None:
-            raise UserError(f"there are no checkpoints in {workdir} yet")
+            raise _no_checkpoint(workdir)
         wanted = _wanted_step(step, run)
         if wanted not in checkpointer.steps:
             raise UserError(
@@ -194,6 +192,10 @@ def restore_params(workdir: epath.PathLike, step: int | str | None = None) -> tu
             ) from error
     finally:
         checkpointer.close()
+
+
+def _no_checkpoint(workdir: epath.PathLike) -> UserError:
+    return UserError(f"the run in {workdir} has no checkpoint yet; run its command again to go on with it")
 
 
 def _wanted_step(step: int | str | None, newest: Mapping[str, Any]) -> int:

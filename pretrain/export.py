@@ -14,11 +14,11 @@ from data.errors import UserError
 from pretrain import formatting, hub
 from pretrain.checkpoint import restore_params
 from pretrain.huggingface import parse_config, save_pretrained
-from pretrain.job import MODEL_FILE
 from pretrain.metrics import FILE_NAME, read_metrics
 from pretrain.model_card import LOSS_CURVE, CardFacts, model_card
 from pretrain.models import build
 from pretrain.report import write_loss_curve
+from pretrain.workdir import MODEL_FILE, check_workdir
 from tokenizer.load import load as load_tokenizer
 
 EXPORTED = re.compile(
@@ -47,8 +47,7 @@ def export(workdir: epath.Path, out: epath.Path, *, step: str = "last", overwrit
       UserError: no such run or checkpoint, or `out` holds something already.
     """
     _check_out(out, overwrite)
-    if not (workdir / MODEL_FILE).exists():
-        raise UserError(f"{workdir} has no {MODEL_FILE}; --workdir should be the folder of a pretraining run")
+    check_workdir(workdir)
     params, saved = restore_params(workdir, step)
     encoder = parse_config(json.loads((workdir / MODEL_FILE).read_text()), str(workdir / MODEL_FILE))
     folder = out if _is_bucket(out) else out.parent / f".{out.name}.unfinished-{os.getpid()}"

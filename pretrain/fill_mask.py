@@ -28,10 +28,9 @@ from data.schema import build as build_config
 from pretrain import formatting, huggingface
 from pretrain.checkpoint import restore_params
 from pretrain.config import PretrainConfig
-from pretrain.job import MODEL_FILE
 from pretrain.models import Model, Params, build
 from pretrain.phases import resolve_phases
-from pretrain.workdir import read_config
+from pretrain.workdir import MODEL_FILE, check_workdir, read_config
 from tokenizer.ensure import tokenizer_folder
 from tokenizer.load import Loaded, load
 
@@ -237,6 +236,7 @@ def main(argv: Sequence[str]) -> int:
         encoder, params = huggingface.load_pretrained(arguments.model)
     else:
         workdir = epath.Path(arguments.workdir).expanduser()
+        check_workdir(workdir)
         params, _ = restore_params(workdir, arguments.step)
         tokenizer = load(str(tokenizer_folder(workdir)))
         encoder = huggingface.parse_config(

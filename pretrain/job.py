@@ -29,13 +29,11 @@ from pretrain.optimizers import make_optimizer
 from pretrain.phases import Phase, check_length, check_lengths, check_phase, check_values, resolve_phases
 from pretrain.schedules import learning_rate_schedule
 from pretrain.sharding import make_mesh
+from pretrain.workdir import MODEL_FILE, is_workdir
 from tokenizer.ensure import ensure_tokenizer
 from tokenizer.load import Loaded
 
 logger = logging.getLogger(__name__)
-
-MODEL_FILE = "model.json"
-"""The network of a run, as a transformers config.json, in its workdir."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +92,6 @@ def with_origin(config: PretrainConfig, workdir: epath.Path, *, resuming: bool) 
         model=dataclasses.replace(config.model, config_file=file),
         tokenizer=dataclasses.replace(config.tokenizer, path=tokenizer),
     )
-
-
-def is_workdir(path: epath.Path) -> bool:
-    """Whether a folder is a pretraining run's."""
-    return (path / "checkpoints").exists()
 
 
 def origin_params(job: Job) -> Any:

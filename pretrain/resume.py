@@ -12,8 +12,9 @@ from jax.experimental import multihost_utils
 
 from data.errors import UserError
 from pretrain import huggingface
-from pretrain.job import MODEL_FILE, Job
+from pretrain.job import Job
 from pretrain.recorder import Sums
+from pretrain.workdir import MODEL_FILE
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from pretrain.evaluation import Evaluator
 from pretrain.feeding import abstract_batch, to_devices
 from pretrain.flops import StepWork
 from pretrain.interruption import Interruption
-from pretrain.job import MODEL_FILE, Job, assemble, origin_params, process_rows
+from pretrain.job import Job, assemble, origin_params, process_rows
 from pretrain.masking import predictions_per_row
 from pretrain.metrics import MetricWriter
 from pretrain.phases import Phase
@@ -134,7 +134,7 @@ class _Trainer:
         if self._writes:
             workdirs.write_config(self._workdir, self._given)
             network = json.dumps(huggingface.config_dict(self._job.encoder), indent=2) + "\n"
-            workdirs.write_text(self._workdir / MODEL_FILE, network)
+            workdirs.write_text(self._workdir / workdirs.MODEL_FILE, network)
             writer = reports.enter_context(MetricWriter(self._workdir, resume_step=step or None))
             if step == 0:
                 writer.write_hyperparameters(schema.flatten(schema.as_dict(self._given)))

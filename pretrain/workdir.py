@@ -14,6 +14,9 @@ from data.command_line import differences
 from data.errors import UserError
 from pretrain.config import PretrainConfig
 
+MODEL_FILE = "model.json"
+"""The network of a run, as a transformers config.json, in its workdir; written before the first checkpoint."""
+
 # Fields that may change on resume: they leave every step as it would have been.
 SAFE_TO_CHANGE = (
     "log.",
@@ -45,6 +48,22 @@ def prepare(workdir: epath.Path) -> None:
             where = "is a file" if workdir.is_file() else "lies in a file"
             raise UserError(f"--workdir={workdir} {where}; name a folder") from error
         raise UserError(f"--workdir={workdir} cannot be written: {error}") from error
+
+
+def is_workdir(workdir: epath.Path) -> bool:
+    """Whether a folder is a run's that has begun to train."""
+    return any((workdir / name).exists() for name in (MODEL_FILE, "checkpoints"))
+
+
+def check_workdir(workdir: epath.Path) -> None:
+    """Refuse a --workdir to read from that is not a pretraining run's.
+
+    Raises:
+      UserError: it does not exist, or holds something else.
+    """
+    if not (workdir / MODEL_FILE).exists():
+        flaw = f"has no {MODEL_FILE}" if workdir.exists() else "does not exist"
+        raise UserError(f"--workdir={workdir} {flaw}; it should be the folder of a pretraining run")
 
 
 def remove_empty(workdir: epath.Path) -> None:

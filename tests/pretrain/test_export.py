@@ -304,9 +304,12 @@ def test_a_damaged_checkpoint_is_one_line_and_an_earlier_one_can_be_exported(wor
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path):
-    with pytest.raises(
-        UserError, match=r"has no model.json; --workdir should be the folder of a pretraining run"
-    ):
+    for place, flaw in ((tmp_path, "has no model.json"), (tmp_path / "nowhere", "does not exist")):
+        with pytest.raises(UserError) as error:
+            export(epath.Path(place), epath.Path(tmp_path / "out"))
+        assert str(error.value) == f"--workdir={place} {flaw}; it should be the folder of a pretraining run"
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(UserError, match=r"^the run in .* has no checkpoint yet; run its command again"):
         export(epath.Path(tmp_path), epath.Path(tmp_path / "out"))
 
 

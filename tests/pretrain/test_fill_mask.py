@@ -16,9 +16,8 @@ from pretrain.checkpoint import Checkpointer
 from pretrain.config import PhaseConfig
 from pretrain.fill_mask import MASK, Candidate, Cloze, choose_examples, fill_mask, prediction_table
 from pretrain.huggingface import config_dict, save_pretrained
-from pretrain.job import MODEL_FILE
 from pretrain.models import EncoderConfig, build
-from pretrain.workdir import prepare, write_config
+from pretrain.workdir import MODEL_FILE, prepare, write_config
 from tests.tiny import tiny_config
 from tokenizer.config import TokenizerConfig
 from tokenizer.train import train_tokenizer
@@ -170,7 +169,7 @@ def test_command_line_on_a_run_shows_held_out_sentences_of_its_last_phase(
     [
         ([], "give either --workdir"),
         (["--model=x"], "give a text with <mask>"),
-        (["--workdir=x", "a"], "no checkpoints"),
+        (["--workdir=x", "a"], "--workdir=x does not exist; it should be the folder of a pretraining run"),
     ],
 )
 def test_wrong_command_lines_are_one_line(arguments, message):
