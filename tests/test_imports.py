@@ -58,7 +58,7 @@ def name_of(path: Path) -> str:
 
 
 def test_the_packages_are_there():
-    assert {"configs", "data", "launch", "pretrain", "tokenizer"} <= set(PACKAGES)
+    assert {"configs", "data", "finetune", "launch", "pretrain", "tokenizer"} <= set(PACKAGES)
     assert len(FILES) > 40
 
 
