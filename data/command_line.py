@@ -8,6 +8,7 @@ file mentions it or not, and references between fields (`get_ref`) follow an ove
 import dataclasses
 import importlib.util
 import re
+import shutil
 import sys
 import traceback
 import typing
@@ -74,6 +75,17 @@ def parse(
     if len(left) > 1:
         raise UserError(f"unexpected argument {left[1]!r}; overrides are written --config.field=value")
     return schema_module.build(schema, _plain(config), partial=partial), values
+
+
+def python() -> str:
+    """How the user's shell starts the Python that runs this: for commands that are printed, not for files."""
+    executable = Path(sys.executable)
+    for name in ("python", "python3"):
+        found = shutil.which(name)
+        if found and Path(found).absolute() == executable:
+            return name
+    below = executable.is_relative_to(Path.cwd())
+    return str(executable.relative_to(Path.cwd()) if below else executable)
 
 
 def _take_config(argv: Sequence[str]) -> tuple[str | None, list[str]]:

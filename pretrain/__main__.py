@@ -13,7 +13,7 @@ from absl import logging as absl_logging
 from etils import epath
 from rich.console import Console
 
-from data.command_line import parse, run
+from data.command_line import parse, python, run
 from data.errors import UserError
 from pretrain import fill_mask, report
 from pretrain.config import PretrainConfig
@@ -79,7 +79,7 @@ def _log_to_stderr() -> None:
 def _close(outcome: Outcome, workdir: epath.Path, argv: Sequence[str]) -> None:
     """Say how the run ended, and what to do next."""
     if outcome.interrupted:
-        command = shlex.join(["python", "-m", "pretrain", *argv[1:]])
+        command = shlex.join([python(), "-m", "pretrain", *argv[1:]])
         saved = f"step {outcome.step} is saved" if outcome.step else "no step was made yet"
         print(f"{outcome.interrupted}: {saved}. To go on, run the same command:\n  {command}")
         return
@@ -88,7 +88,7 @@ def _close(outcome: Outcome, workdir: epath.Path, argv: Sequence[str]) -> None:
     if report.write_loss_curve(workdir / METRICS_FILE, workdir / "loss_curve.png"):
         console.print(f"loss curve: {workdir / 'loss_curve.png'}", soft_wrap=True, highlight=False)
     _show_predictions(outcome, console)
-    command = f"python -m pretrain.export --workdir={workdir} --out=HF_DIR"
+    command = shlex.join([python(), "-m", "pretrain.export", f"--workdir={workdir}", "--out=HF_DIR"])
     console.print(f"to hand it over: {command}", soft_wrap=True, highlight=False)
 
 

@@ -1,11 +1,12 @@
 """Config files, overrides, and errors as a user meets them."""
 
+import sys
 import textwrap
 
 import pytest
 from absl import flags
 
-from data.command_line import differences, parse, run
+from data.command_line import differences, parse, python, run
 from data.config import DataConfig
 from data.errors import UserError
 from pretrain.config import PretrainConfig
@@ -163,6 +164,19 @@ def test_a_user_error_is_printed_without_a_traceback(capsys):
         run(main)
     assert caught.value.code == 2
     assert capsys.readouterr().err == "error: the batch is too large; set config.global_batch\n"
+
+
+def test_a_printed_command_starts_the_same_python(tmp_path, monkeypatch):
+    own = tmp_path / ".venv" / "bin" / "python"
+    own.parent.mkdir(parents=True)
+    own.symlink_to(sys.executable)
+    monkeypatch.setattr("sys.executable", str(own))
+    monkeypatch.setenv("PATH", str(own.parent))
+    assert python() == "python"
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert python() == str(own)
+    monkeypatch.chdir(tmp_path)
+    assert python() == ".venv/bin/python"
 
 
 def test_differences_are_listed_by_path():
