@@ -1,5 +1,8 @@
 """Where documents come from: one module per kind of source, opened by `open_source`."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from data.config import SourceConfig
 from data.errors import UserError
 from data.source import Source
@@ -9,15 +12,15 @@ READERS = {"path": ("files", "oscar"), "mix": ("mix",)}
 """Fields that say where text lies, and the sources that read them; beside another source they would be passed over."""
 
 
-def check_fields(config: SourceConfig, where: str) -> None:
-    """Refuse a field that says where text lies but that the chosen source does not read.
+def check_fields(config: Any, where: str, readers: Mapping[str, tuple[str, ...]] = READERS) -> None:
+    """Refuse a field that says where text lies but that the chosen source does not read (`readers` says which do).
 
     A data set's name, subset and split are left alone: a recipe's stay where its source is overridden by files.
 
     Raises:
       UserError: there is one, such as a path beside the default source, pydoc.
     """
-    for name, sources in READERS.items():
+    for name, sources in readers.items():
         value = getattr(config, name, None)
         if value and config.source not in sources:
             shown = f"={value!r}" if isinstance(value, str) else ""

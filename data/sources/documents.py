@@ -104,13 +104,13 @@ def column_of(field: str, columns: Container[str]) -> str:
     return field if field in columns else field.split(".", 1)[0]
 
 
-def text_of(record: Mapping[str, Any], field: str, setting: str) -> str:
-    """The text that `field` (a name, or names joined by dots for nested records) holds; '' where it is null.
+def value_of(record: Mapping[str, Any], field: str, setting: str) -> Any:
+    """What `field` (a name, or names joined by dots for nested records) holds.
 
     `setting` is where the user names the field; '' where the user does not.
 
     Raises:
-      FlawError: there is no such field (the detail names those there are), or it does not hold text.
+      FlawError: there is no such field; the detail names those there are.
     """
     value: Any = record
     column = column_of(field, record)
@@ -118,6 +118,16 @@ def text_of(record: Mapping[str, Any], field: str, setting: str) -> str:
         if not isinstance(value, Mapping) or name not in value:
             raise FlawError("missing field", missing_field(field, record, setting))
         value = value[name]
+    return value
+
+
+def text_of(record: Mapping[str, Any], field: str, setting: str) -> str:
+    """The text that `field` holds (see `value_of`); '' where it is null.
+
+    Raises:
+      FlawError: there is no such field, or it does not hold text.
+    """
+    value = value_of(record, field, setting)
     if value is None:
         return ""
     if not isinstance(value, str):

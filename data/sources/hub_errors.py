@@ -13,8 +13,15 @@ ALTERNATIVES = (
 TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
 
 
-def explain(error: Exception, config: SourceConfig, where: str) -> UserError:
-    """The one line for an exception raised by `datasets` or below it; the user sets `config` at `where`."""
+def explain(
+    error: Exception, config: SourceConfig, where: str, *, subset: str = "", alternatives: str = ALTERNATIVES
+) -> UserError:
+    """The one line for an exception raised by `datasets` or below it; the user sets `config` at `where`.
+
+    `subset` is where the user sets the configuration ('' for `where`.subset); `alternatives` are data sets that would
+    serve instead of one that datasets no longer reads.
+    """
+    subset = subset or f"{where}.subset"
     text = one_line(error)
     page = f"https://huggingface.co/datasets/{config.name}"
     names = {type(cause).__name__ for cause in _causes(error)}
@@ -35,7 +42,7 @@ def explain(error: Exception, config: SourceConfig, where: str) -> UserError:
     if "scripts are no longer supported" in text:
         return UserError(
             f"{where}.name={config.name!r} is made by a loading script, which datasets no longer runs; "
-            f"take a data set of data files instead, such as {ALTERNATIVES}"
+            f"take a data set of data files instead, such as {alternatives}"
         )
     if match := re.search(r"(?:not found\. Available:|available configs:) ?\[(.*?)\]", text):
         asked = (
@@ -43,7 +50,7 @@ def explain(error: Exception, config: SourceConfig, where: str) -> UserError:
             if config.subset
             else f"is empty, but {config.name!r} has several"
         )
-        return UserError(f"{where}.subset={config.subset!r} {asked}; choose one of {match[1]}")
+        return UserError(f"{subset}={config.subset!r} {asked}; choose one of {match[1]}")
     if match := re.search(r"Available splits: ?\[(.*?)\]", text):
         return UserError(
             f"{where}.split={config.split!r} is not a split of {config.name!r}; choose one of {match[1]}"

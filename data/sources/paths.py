@@ -47,8 +47,8 @@ def find_files(patterns: str, where: str = "config.data.path") -> list[File]:
     return _named(found)
 
 
-def walk_files(folder: str, where: str = "config.data.path") -> list[File]:
-    """Every file below a folder, symbolic links followed, in natural order of their names.
+def walk_files(folder: str, where: str = "config.data.path", depth: int | None = None) -> list[File]:
+    """Every file below a folder, `depth` folders deep at most, links followed, in natural order of their names.
 
     Raises:
       UserError: no folder given, no such folder, or a store that cannot be read.
@@ -64,8 +64,8 @@ def walk_files(folder: str, where: str = "config.data.path") -> list[File]:
                 f"{where}={folder!r} is not a folder; give the folder that holds the corpus, local or gs://"
             )
         if not is_remote(folder):
-            return _named(_local_sizes(_local_paths(path), where), path.rstrip("/"))
-        found = _sizes(fs, fs.find(path, detail=True), folder)
+            return _named(_local_sizes(_local_paths(path, depth), where), path.rstrip("/"))
+        found = _sizes(fs, fs.find(path, maxdepth=depth, detail=True), folder)
     return _named(found, fs.unstrip_protocol(path).rstrip("/"))
 
 

@@ -31,16 +31,11 @@ class TfdsSource:
         refuse_metadata_filters(config, where)
         self._config = config
         self._gate = Gate(config, where)
-        builder = _prepared(config, where)
+        builder = prepared_builder(config.name, config.data_dir, where)
+        _check(builder.info, config, where)
         self._info = builder.info
         self._column = column_of(config.text_field, self._info.features)
-        try:
-            self._data = builder.as_data_source(split=config.split)
-        except NotImplementedError:
-            raise UserError(
-                f"{where}.name={config.name!r} is prepared as {self._info.file_format.value}, "
-                "which has no random access; prepare it again with `tfds build --file_format=array_record`"
-            ) from None
+        self._data = random_access(builder, config.split, config.name, where)
         lengths = self._info.splits[config.split].shard_lengths
         self._starts = [sum(lengths[:index]) for index in range(len(lengths) + 1)]
         if not self._starts[-1]:
@@ -69,7 +64,7 @@ class TfdsSource:
 
     def _record(self, number: int, example: Any, place: str) -> Record:
         try:
-            found = {self._column: _decoded(example[self._column])}
+            found = {self._column: decoded(example[self._column])}
             return self._gate.document(
                 number, text_of(found, self._config.text_field, f"{self._gate.where}.text_field")
             )
@@ -80,36 +75,55 @@ class TfdsSource:
         return self._gate.unreadable(number, f"{place} record {number + 1}", flaw)
 
 
-def _prepared(config: SourceConfig, where: str) -> Any:
-    """The builder of a data set that lies prepared on disk; to build one would take TensorFlow and hours, unasked."""
+def prepared_builder(name: str, data_dir: str, where: str) -> Any:
+    """The builder of a data set that lies prepared on disk; to build one would take TensorFlow and hours, unasked.
+
+    Raises:
+      UserError: it is not there.
+    """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.read_only_builder import builder_from_files
 
-    asked = f"{where}.name={config.name!r}"
-    folder = config.data_dir or "~/tensorflow_datasets"
+    folder = data_dir or "~/tensorflow_datasets"
     try:
-        builder = builder_from_files(
-            config.name, **({"data_dir": config.data_dir} if config.data_dir else {})
-        )
+        return builder_from_files(name, **({"data_dir": data_dir} if data_dir else {}))
     except (tfds.core.DatasetNotFoundError, ValueError, OSError) as error:
         raise UserError(
-            f"{asked} is not prepared in {folder!r}; run `tfds build {config.name} --file_format=array_record`, "
+            f"{where}.name={name!r} is not prepared in {folder!r}; run `tfds build {name} --file_format=array_record`, "
             f"or set {where}.data_dir to the folder where it lies"
         ) from error
-    if config.split not in builder.info.splits:
-        known = ", ".join(map(repr, builder.info.splits))
+
+
+def random_access(builder: Any, split: str, name: str, where: str) -> Any:
+    """The examples of a split by number.
+
+    Raises:
+      UserError: the data set is prepared in a format without random access.
+    """
+    try:
+        return builder.as_data_source(split=split)
+    except NotImplementedError:
         raise UserError(
-            f"{where}.split={config.split!r} is not a split of {config.name!r}; choose one of {known}"
-        )
-    features = builder.info.features
-    if column_of(config.text_field, features) not in features:
-        raise UserError(f"{asked}: {missing_field(config.text_field, features, f'{where}.text_field')}")
-    return builder
+            f"{where}.name={name!r} is prepared as {builder.info.file_format.value}, "
+            "which has no random access; prepare it again with `tfds build --file_format=array_record`"
+        ) from None
 
 
-def _decoded(value: Any) -> Any:
+def decoded(value: Any) -> Any:
+    """What TFDS gives for a feature, with text in place of bytes, in nested features too."""
     if isinstance(value, bytes):
         return value.decode("utf-8")
     if isinstance(value, dict):
-        return {name: _decoded(part) for name, part in value.items()}
+        return {name: decoded(part) for name, part in value.items()}
     return value
+
+
+def _check(info: Any, config: SourceConfig, where: str) -> None:
+    if config.split not in info.splits:
+        known = ", ".join(map(repr, info.splits))
+        raise UserError(
+            f"{where}.split={config.split!r} is not a split of {config.name!r}; choose one of {known}"
+        )
+    if column_of(config.text_field, info.features) not in info.features:
+        missing = missing_field(config.text_field, info.features, f"{where}.text_field")
+        raise UserError(f"{where}.name={config.name!r}: {missing}")

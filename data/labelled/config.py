@@ -1,0 +1,54 @@
+"""The fields of a fine-tuning run's `config.data`: where labelled examples come from."""
+
+from dataclasses import dataclass
+
+from data.schema import field
+
+SOURCES = ("hub", "tfds", "folder", "files")
+
+HUB_NAME = "nyu-mll/glue"
+TFDS_NAME = "glue"
+
+READERS = {
+    "path": ("folder",),
+    "name": ("hub", "tfds"),
+    "revision": ("hub",),
+    "data_dir": ("tfds",),
+    "train": ("files",),
+    "validation": ("files",),
+    "test": ("files",),
+    "text_pair": ("files",),
+    "regression": ("files",),
+    "label_names": ("files",),
+}
+"""Fields that only some sources read; set beside another source they would be passed over."""
+
+
+@dataclass(frozen=True)
+class LabelledConfig:
+    """One source of labelled examples: a GLUE task from one of three places, or files of one's own."""
+
+    source: str = field(
+        "hub",
+        "hub, tfds, folder: a GLUE task, config.task says which; files: train, validation, test",
+        SOURCES,
+    )
+    path: str = field("", "folder: the one that holds CoLA, MRPC, ... in GLUE's tsv layout, local or gs://")
+    name: str = field("", f"hub: a data set in the layout of {HUB_NAME}, the default; tfds: of {TFDS_NAME}")
+    revision: str = field("", "hub: a commit, branch or tag; empty takes the newest")
+    data_dir: str = field("", "tfds: the folder that holds prepared data sets, local or gs://")
+    train: str = field(
+        "",
+        "files: csv, tsv, json or jsonl, plain, .gz or .zst; paths or globs, comma-separated, local or gs://",
+    )
+    validation: str = field("", "files: the same, to evaluate on")
+    test: str = field("", "files: the same, to predict; its labels may be missing")
+    text: str = field("sentence", "files: the column or field that holds the text")
+    text_pair: str = field("", "files: that of the second text, where examples are pairs")
+    label: str = field("label", "files: that of the label")
+    regression: bool = field(False, "files: labels are scores, not classes")
+    label_names: tuple[str, ...] = field(
+        (), "files: the classes in the order of their ids; empty takes those in train, sorted"
+    )
+    max_train_examples: int = field(0, "train on the first so many examples; 0 is all")
+    max_eval_examples: int = field(0, "evaluate on the first so many of each evaluation set; 0 is all")

@@ -1,0 +1,69 @@
+"""The one door to labelled examples, whatever their source."""
+
+from collections.abc import Collection
+
+from data.errors import UserError
+from data.labelled.config import READERS, LabelledConfig
+from data.labelled.examples import Examples, LabelledData, Limits, by_split
+from data.labelled.labels import require_two_classes
+from data.labelled.own_files import read_files
+from data.labelled.tasks import Task, find_task
+from data.sources import check_fields
+
+PARTS = ("train", "evaluations", "tests")
+
+
+def open_labelled(config: LabelledConfig, task: str, parts: Collection[str] = PARTS) -> LabelledData:
+    """Read a task's examples.
+
+    Args:
+      config: the run's config.data.
+      task: the run's config.task; '' with config.data.source=files.
+      parts: which of train, evaluations and tests to read; the others are left empty.
+
+    Raises:
+      UserError: what is wrong with the config, the source or an example in it.
+    """
+    check_fields(config, "config.data", READERS)
+    limits = Limits.from_config(config)
+    if config.source == "files":
+        if task:
+            raise UserError(
+                f"config.task={task!r} is a GLUE task, but config.data.source='files' reads files of your own; set "
+                "config.task='', or config.data.source to hub, tfds or folder"
+            )
+        data = read_files(config, parts, limits)
+        hint = "; check config.data.train and config.data.label"
+    else:
+        found = find_task(task)
+        data = by_split(found, _read_glue(config, found, parts, limits))
+        hint = ""
+    if data.train is not None and data.train.labels is not None:
+        limited = "; or raise config.data.max_train_examples" if limits.train else ""
+        require_two_classes(data.train.labels, data.task.labels, data.train.origin, hint + limited)
+    return data
+
+
+def _read_glue(
+    config: LabelledConfig, task: Task, parts: Collection[str], limits: Limits
+) -> dict[str, Examples]:
+    of_part = {
+        "train": (task.train,) if task.train else (),
+        "evaluations": task.evaluations,
+        "tests": task.tests,
+    }
+    splits = [split for part in PARTS if part in parts for split in of_part[part]]
+    match config.source:
+        case "hub":
+            from data.labelled.glue_hub import read_hub
+
+            return read_hub(config, task, splits, limits)
+        case "tfds":
+            from data.labelled.glue_tfds import read_tfds
+
+            return read_tfds(config, task, splits, limits)
+        case "folder":
+            from data.labelled.glue_folder import read_folder
+
+            return read_folder(config, task, splits, limits)
+    raise UserError(f"config.data.source={config.source!r} is not one of hub, tfds, folder, files")

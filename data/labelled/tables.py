@@ -1,0 +1,155 @@
+"""Rows of csv, tsv, JSON and JSON-lines files, each with the place that a message about it names."""
+
+import csv
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from data.errors import UserError
+from data.sources.archive import read_lines
+from data.sources.documents import FlawError, column_of, decode, json_object, missing_field
+
+logger = logging.getLogger(__name__)
+
+FORMATS = (".csv", ".tsv", ".json", ".jsonl")
+LONGEST_FIELD = 2**30
+ARRAY_START = b"["
+
+
+class Row(NamedTuple):
+    """One row of a file."""
+
+    place: str
+    """Its file and line."""
+    fields: Mapping[str, Any]
+
+
+def delimited_rows(
+    path: str,
+    columns: Mapping[str, str],
+    *,
+    quoted: bool,
+    header: Sequence[str] | None = None,
+    skip_ragged: bool = False,
+) -> Iterator[Row]:
+    """Rows of a csv (`quoted`, as RFC 4180 has it) or tsv file (no quotes: GLUE's texts have unbalanced ones).
+
+    A blank line is passed over where there are several columns, and is an empty text where there is one.
+
+    Args:
+      path: the file, plain, .gz or .zst, in UTF-8 with or without a byte order mark.
+      columns: those that must be there, each with the setting that names it ('' for none).
+      quoted: whether this is csv.
+      header: names of the columns of a file without a first line that says them.
+      skip_ragged: pass over rows with missing or spare fields, counted in the log, instead of refusing them.
+
+    Raises:
+      UserError: a missing or doubled column, a ragged row, broken quotes or UTF-8, a damaged archive, an empty file.
+    """
+    skipped = number = 0
+    for number, fields in _split(path, quoted):
+        if header is None:
+            header = fields
+            _check_header(f"{path} line {number}", header, columns)
+            continue
+        if len(header) > 1 and not any(fields):
+            continue
+        if len(fields) != len(header):
+            if skip_ragged:
+                skipped += 1
+                continue
+            raise UserError(
+                f"{path} line {number}: {len(fields)} fields where there should be {len(header)} "
+                f"({', '.join(header)}); mend the line"
+            )
+        yield Row(f"{path} line {number}", dict(zip(header, fields)))
+    if not number:
+        raise UserError(f"{path}: the file is empty")
+    if skipped:
+        logger.warning("%s: passed over %d rows with missing or spare fields", path, skipped)
+
+
+def json_rows(path: str) -> Iterator[Row]:
+    """Rows of a file of JSON objects, one a line or all in one array.
+
+    Raises:
+      UserError: broken JSON or UTF-8, something that is not an object, a damaged archive, an empty file.
+    """
+    lines = _numbered(path)
+    number, first = next(((number, line) for number, line in lines if line.strip()), (0, b""))
+    if not number:
+        raise UserError(f"{path}: the file is empty")
+    if first.lstrip().startswith(ARRAY_START):
+        yield from _array(path, first + b"".join(line for _, line in lines))
+        return
+    yield Row(f"{path} line {number}", _object(path, number, first))
+    for number, line in lines:
+        if line.strip():
+            yield Row(f"{path} line {number}", _object(path, number, line))
+
+
+def _object(path: str, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        return json_object(line)
+    except FlawError as flaw:
+        raise UserError(f"{path} line {number}: {flaw}") from None
+
+
+def _array(path: str, content: bytes) -> Iterator[Row]:
+    try:
+        items = json.loads(decode(content))
+    except (ValueError, RecursionError, FlawError) as error:
+        raise UserError(
+            f"{path}: broken JSON ({error}); the file should be one array of objects, or one object a line"
+        ) from None
+    for number, item in enumerate(items, 1):
+        if not isinstance(item, dict):
+            raise UserError(
+                f"{path} item {number}: a {type(item).__name__} where there should be a JSON object"
+            )
+        yield Row(f"{path} item {number}", item)
+
+
+def _numbered(path: str) -> Iterator[tuple[int, bytes]]:
+    """(number from 1, line) of a file; damage to the archive is the user's to put right."""
+    try:
+        yield from enumerate(read_lines(path), 1)
+    except FlawError as flaw:
+        raise UserError(f"{path}: {flaw}") from None
+
+
+def _text_lines(path: str) -> Iterator[str]:
+    for number, line in _numbered(path):
+        try:
+            yield decode(line)
+        except FlawError as flaw:
+            raise UserError(f"{path} line {number}: {flaw}; save the file as UTF-8") from None
+
+
+def _split(path: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
+    """(number of the line where it begins, fields) of each row."""
+    if not quoted:
+        for number, line in enumerate(_text_lines(path), 1):
+            yield number, line.rstrip("\r\n").split("\t")
+        return
+    csv.field_size_limit(LONGEST_FIELD)
+    reader = csv.reader(_text_lines(path), strict=True)
+    number = 1
+    try:
+        for fields in reader:
+            yield number, fields or [""]
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(
+            f"{path} line {number}: {error}; a field with commas, quotes or line breaks is put in double quotes, "
+            "and quotes within it are doubled"
+        ) from None
+
+
+def _check_header(place: str, header: Sequence[str], columns: Mapping[str, str]) -> None:
+    for name, setting in columns.items():
+        if column_of(name, header) not in header:
+            raise UserError(f"{place}: {missing_field(name, header, setting)}")
+        if header.count(name) > 1:
+            raise UserError(f"{place}: {header.count(name)} columns are called {name!r}; rename all but one")

@@ -1,0 +1,159 @@
+"""The tasks of GLUE (Wang et al. 2019): one frozen table of columns, labels, metrics, splits and sizes.
+
+The metric that chooses a task's best model is the one that GLUE's own average is made of: where a task is scored by
+two metrics, their mean (`accuracy_f1`, `pearson_spearman`).
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from data.errors import UserError
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be learnt from which columns, how it is scored, and which splits there are."""
+
+    name: str
+    """As config.task names it; '' for files of one's own."""
+    title: str
+    """As people write it, and GLUE's folders are called."""
+    texts: tuple[str, ...]
+    """Columns of the text, or of both texts of a pair, as the hub and TFDS name them."""
+    labels: tuple[str, ...]
+    """Names of the classes by id; () where labels are scores."""
+    metrics: tuple[str, ...]
+    """Names of `finetune.metrics.METRICS`."""
+    chooses: str
+    """The one of them that chooses the best model."""
+    train: str = "train"
+    """The split to train on; '' for none."""
+    evaluations: tuple[str, ...] = ("validation",)
+    tests: tuple[str, ...] = ("test",)
+    dataset: str = ""
+    """The configuration of the hub's and TFDS's data set that holds the splits."""
+    rows: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """Examples of each split, as published."""
+    submissions: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """For each test split the file that GLUE wants its predictions in."""
+    submits_names: bool = False
+    """Whether GLUE wants the names of the classes there, not their ids."""
+
+
+def _task(
+    name: str,
+    title: str,
+    texts: tuple[str, ...],
+    labels: tuple[str, ...],
+    metrics: tuple[str, ...] = ("accuracy",),
+    *,
+    rows: tuple[int, int, int],
+    submits_names: bool = False,
+) -> Task:
+    """A task with one split of each kind, whose last metric chooses; `rows` of train, validation, test."""
+    return Task(
+        name=name,
+        title=title,
+        texts=texts,
+        labels=labels,
+        metrics=metrics,
+        chooses=metrics[-1],
+        dataset=name,
+        rows=dict(zip(("train", "validation", "test"), rows)),
+        submissions={"test": f"{title}.tsv"},
+        submits_names=submits_names,
+    )
+
+
+def _mnli(name: str, title: str, halves: tuple[str, ...]) -> Task:
+    """MultiNLI, evaluated on the matched half, the mismatched half, or both."""
+    rows = {"matched": (9815, 9796), "mismatched": (9832, 9847)}
+    files = {"matched": "MNLI-m.tsv", "mismatched": "MNLI-mm.tsv"}
+    evaluations = {f"validation_{half}": rows[half][0] for half in halves}
+    tests = {f"test_{half}": rows[half][1] for half in halves}
+    return Task(
+        name=name,
+        title=title,
+        texts=("premise", "hypothesis"),
+        labels=INFERENCE,
+        metrics=("accuracy",),
+        chooses="accuracy",
+        evaluations=tuple(evaluations),
+        tests=tuple(tests),
+        dataset="mnli",
+        rows={"train": 392_702, **evaluations, **tests},
+        submissions={f"test_{half}": files[half] for half in halves},
+        submits_names=True,
+    )
+
+
+SENTENCES = ("sentence1", "sentence2")
+INFERENCE = ("entailment", "neutral", "contradiction")
+ENTAILMENT = ("entailment", "not_entailment")
+PARAPHRASE = ("accuracy", "f1", "accuracy_f1")
+
+_ALL = (
+    _task(
+        "cola", "CoLA", ("sentence",), ("unacceptable", "acceptable"), ("matthews",), rows=(8551, 1043, 1063)
+    ),
+    _mnli("mnli", "MNLI", ("matched", "mismatched")),
+    _mnli("mnli-mm", "MNLI-mm", ("mismatched",)),
+    _task("mrpc", "MRPC", SENTENCES, ("not_equivalent", "equivalent"), PARAPHRASE, rows=(3668, 408, 1725)),
+    _task(
+        "qnli", "QNLI", ("question", "sentence"), ENTAILMENT, rows=(104_743, 5463, 5463), submits_names=True
+    ),
+    _task(
+        "qqp",
+        "QQP",
+        ("question1", "question2"),
+        ("not_duplicate", "duplicate"),
+        PARAPHRASE,
+        rows=(363_846, 40_430, 390_965),
+    ),
+    _task("rte", "RTE", SENTENCES, ENTAILMENT, rows=(2490, 277, 3000), submits_names=True),
+    _task("sst2", "SST-2", ("sentence",), ("negative", "positive"), rows=(67_349, 872, 1821)),
+    _task(
+        "stsb", "STS-B", SENTENCES, (), ("pearson", "spearman", "pearson_spearman"), rows=(5749, 1500, 1379)
+    ),
+    _task("wnli", "WNLI", SENTENCES, ("not_entailment", "entailment"), rows=(635, 71, 146)),
+    Task(
+        name="ax",
+        title="AX",
+        texts=("premise", "hypothesis"),
+        labels=INFERENCE,
+        metrics=("matthews",),
+        chooses="matthews",
+        train="",
+        evaluations=(),
+        dataset="ax",
+        rows={"test": 1104},
+        submissions={"test": "AX.tsv"},
+        submits_names=True,
+    ),
+)
+
+TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _ALL})
+"""By the name that config.task gives; ax, the diagnostic set, is only ever predicted, by a model of mnli."""
+
+SCORE_RANGE = (0.0, 5.0)
+"""Least and greatest score of STS-B."""
+
+
+def find_task(name: str) -> Task:
+    """The GLUE task of a name.
+
+    Raises:
+      UserError: there is none; the message says which was probably meant.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    if not name:
+        raise UserError(
+            f"config.task is empty; set it to one of {', '.join(TASKS)}, "
+            "or config.data.source=files for files of your own"
+        )
+    near = difflib.get_close_matches(name.lower(), TASKS, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(TASKS)}"
+    raise UserError(f"config.task={name!r} is not a GLUE task; {hint}")
