@@ -4,7 +4,6 @@ import logging
 import os
 import shlex
 import signal
-import sys
 from collections.abc import Sequence
 
 import jax
@@ -16,10 +15,12 @@ from rich.console import Console
 from data.command_line import parse, python, run
 from data.errors import UserError
 from pretrain import fill_mask, report
+from pretrain.checkpoint import newest_step
 from pretrain.config import PretrainConfig
 from pretrain.metrics import FILE_NAME as METRICS_FILE
 from pretrain.metrics import read_metrics
 from pretrain.train import Outcome, train
+from tokenizer.interruptible import signal_of, sigterm_as_ctrl_c
 
 
 def _flags(values: flags.FlagValues) -> None:
@@ -47,13 +48,24 @@ def main(argv: Sequence[str]) -> int:
         _join_processes()
     workdir = epath.Path(values.workdir).expanduser()
     try:
-        outcome = train(config, workdir, accept_changes=values.accept_changes)
-    except KeyboardInterrupt:
-        print("stopped before training began; run the same command again", file=sys.stderr)
-        return 128 + signal.SIGINT
+        with sigterm_as_ctrl_c():
+            outcome = train(config, workdir, accept_changes=values.accept_changes)
+    except KeyboardInterrupt as error:
+        return _stopped(signal_of(error), newest_step(workdir), argv)
+    if outcome.interrupted:
+        return _stopped(signal.Signals[outcome.interrupted], outcome.step, argv)
     if jax.process_index() == 0:
-        _close(outcome, workdir, argv)
+        _close(outcome, workdir)
     return 0
+
+
+def _stopped(by: signal.Signals, step: int, argv: Sequence[str]) -> int:
+    """Say what is saved and how to go on; the exit status is 0 where a step is saved."""
+    if jax.process_index() == 0:
+        saved = f"step {step} is saved" if step else "stopped before step 1, nothing is saved"
+        command = shlex.join([python(), "-m", "pretrain", *argv[1:]])
+        print(f"{by.name}: {saved}. To go on, run the same command:\n  {command}", flush=True)
+    return 0 if step else 128 + by
 
 
 def _join_processes() -> None:
@@ -76,13 +88,8 @@ def _log_to_stderr() -> None:
         logging.getLogger(package).setLevel(logging.INFO)
 
 
-def _close(outcome: Outcome, workdir: epath.Path, argv: Sequence[str]) -> None:
-    """Say how the run ended, and what to do next."""
-    if outcome.interrupted:
-        command = shlex.join([python(), "-m", "pretrain", *argv[1:]])
-        saved = f"step {outcome.step} is saved" if outcome.step else "no step was made yet"
-        print(f"{outcome.interrupted}: {saved}. To go on, run the same command:\n  {command}")
-        return
+def _close(outcome: Outcome, workdir: epath.Path) -> None:
+    """Show what the run came to, and what to do next."""
     console = Console()
     console.print(report.summary(read_metrics(workdir / METRICS_FILE)))
     if report.write_loss_curve(workdir / METRICS_FILE, workdir / "loss_curve.png"):

@@ -161,6 +161,17 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
+def newest_step(workdir: epath.PathLike) -> int:
+    """The step of a run's newest committed checkpoint; 0 where there is none."""
+    if not (epath.Path(workdir) / "checkpoints").exists():
+        return 0
+    checkpointer = Checkpointer(workdir, create=False)
+    try:
+        return max(checkpointer.steps, default=0)
+    finally:
+        checkpointer.close()
+
+
 def restore_params(workdir: epath.PathLike, step: int | str | None = None) -> tuple[dict[str, Any], Run]:
     """Params of a run, as numpy arrays, and the `run` item of their checkpoint (its step as run["step"]).
 

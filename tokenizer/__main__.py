@@ -1,6 +1,5 @@
 """`python -m tokenizer --config=configs/X.py --workdir=DIR`: train a run's tokenizer ahead of the run."""
 
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from data.errors import UserError
 from data.schema import field
 from tokenizer.config import TokenizerConfig
 from tokenizer.ensure import ensure_tokenizer, has_tokenizer, tokenizer_folder
+from tokenizer.interruptible import signal_of, sigterm_as_ctrl_c
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,13 @@ def main(argv: Sequence[str]) -> int:
     workdir = epath.Path(values.workdir).expanduser()
     present = has_tokenizer(workdir)
     try:
-        loaded = ensure_tokenizer(config.tokenizer, config.text, workdir, model_max_length=config.longest_row)
-    except KeyboardInterrupt:
+        with sigterm_as_ctrl_c():
+            loaded = ensure_tokenizer(
+                config.tokenizer, config.text, workdir, model_max_length=config.longest_row
+            )
+    except KeyboardInterrupt as error:
         print("stopped before there was a tokenizer; run the same command again", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return 128 + signal_of(error)
     folder = tokenizer_folder(workdir)
     if present:
         print(f"{folder} holds a tokenizer of {loaded.vocab_size:,} tokens already; it is left as it is")

@@ -1,15 +1,36 @@
-"""A long call into a library that does not look at signals, made so that Ctrl-C still ends the command at once."""
+"""Ctrl-C and SIGTERM end a command at once, also in a long call into a library that does not look at signals."""
 
 import atexit
+import contextlib
 import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
 from typing import TypeVar
 
 T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """While entered, SIGTERM raises KeyboardInterrupt as Ctrl-C does (see `signal_of`)."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(signal.Signals(number))
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def signal_of(error: BaseException) -> signal.Signals:
+    """The signal that a KeyboardInterrupt came from; a command that it ends has the exit status 128 + this."""
+    return error.args[0] if error.args and isinstance(error.args[0], signal.Signals) else signal.SIGINT
 
 
 class _StoppedError(Exception):
@@ -46,18 +67,18 @@ def consume(function: Callable[[Iterator[T]], None], items: Iterable[T]) -> None
     threading.Thread(target=call, name="tokenizer-training", daemon=True).start()
     try:
         finished.wait()
-    except BaseException:
+    except BaseException as error:
         left.set()
-        atexit.register(_leave, finished)
+        atexit.register(_leave, finished, 128 + signal_of(error))
         raise
     if errors:
         raise errors[0]
 
 
-def _leave(finished: threading.Event) -> None:
+def _leave(finished: threading.Event, status: int) -> None:
     """End the process at once if the call still runs: Python's own way out ends threads so that Rust aborts."""
     if not finished.is_set():
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(128 + signal.SIGINT)
+        os._exit(status)

@@ -175,8 +175,11 @@ def get_config():
     assert again.vocab_size == 264
 
 
-@pytest.mark.parametrize("stage", ["reading", "merging"])
-def test_ctrl_c_ends_training_at_once_and_leaves_nothing(tmp_path, stage):
+@pytest.mark.parametrize(
+    ("stage", "number"),
+    [("reading", signal.SIGINT), ("merging", signal.SIGINT), ("merging", signal.SIGTERM)],
+)
+def test_a_signal_ends_training_at_once_and_leaves_nothing(tmp_path, stage, number):
     corpus = tmp_path / "corpus.txt"
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdefghijklmnop", k=24)) for _ in range(4000)]
@@ -204,9 +207,9 @@ def test_ctrl_c_ends_training_at_once_and_leaves_nothing(tmp_path, stage):
         text=True,
     )
     assert process.stdout.readline() == f"{stage}\n"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=20)
-    assert process.returncode == 130, errors
+    assert process.returncode == 128 + number, errors
     assert errors.splitlines()[-1] == "stopped before there was a tokenizer; run the same command again"
     assert not (tmp_path / "run").exists()
 

@@ -1,0 +1,57 @@
+"""A signal before the first step of a command says what is saved, and how to go on."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+import pretrain.__main__ as command
+from data.command_line import python
+from pretrain.checkpoint import Checkpointer
+from tests.tiny import write_corpus
+
+
+@pytest.fixture
+def arguments(tmp_path, monkeypatch):
+    """A command line whose run meets a signal before its first step: `monkeypatch` what it does by `stop`."""
+    recipe = tmp_path / "recipe.py"
+    path = str(write_corpus(tmp_path / "text.txt"))
+    recipe.write_text(
+        "import ml_collections\n"
+        "def get_config():\n"
+        f"    return ml_collections.ConfigDict({{'data': {{'path': {path!r}}}, 'compilation_cache': ''}})\n"
+    )
+    monkeypatch.setattr(command, "_log_to_stderr", lambda: None)
+    return [f"--config={recipe}", f"--workdir={tmp_path / 'run'}"]
+
+
+def stopping_by(number):
+    def train(*arguments, **options):
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+        raise AssertionError("the signal was not seen")
+
+    return train
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_before_step_1_nothing_is_saved(number, status, arguments, monkeypatch, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(command, "train", stopping_by(number))
+    assert command.main(["pretrain", *arguments]) == status
+    assert capsys.readouterr().out == (
+        f"{number.name}: stopped before step 1, nothing is saved. To go on, run the same command:\n"
+        f"  {python()} -m pretrain {' '.join(arguments)}\n"
+    )
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_of_a_run_that_has_a_checkpoint_its_step_is_saved(arguments, monkeypatch, capsys, tmp_path):
+    checkpointer = Checkpointer(tmp_path / "run", keep=1)
+    checkpointer.save(7, {"x": np.zeros(1)}, {"best": None})
+    checkpointer.close()
+    monkeypatch.setattr(command, "train", stopping_by(signal.SIGTERM))
+    assert command.main(["pretrain", *arguments]) == 0
+    assert capsys.readouterr().out.startswith("SIGTERM: step 7 is saved. To go on, run the same command:\n")
