@@ -1,0 +1,73 @@
+"""The table of GLUE's tasks agrees with itself, and a wrong name is answered with the right one."""
+
+import pytest
+
+from data.errors import UserError
+from data.labelled.config import LabelledConfig
+from data.labelled.open import open_labelled
+from data.labelled.tasks import TASKS, find_task
+
+
+def test_every_task_has_the_size_of_every_split_and_a_file_for_every_test():
+    for task in TASKS.values():
+        splits = {*([task.train] if task.train else []), *task.evaluations, *task.tests}
+        assert set(task.rows) == splits, task.name
+        assert set(task.submissions) == set(task.tests), task.name
+        assert task.chooses in task.metrics, task.name
+
+
+def test_classes_are_in_the_order_of_the_hub():
+    assert TASKS["mnli"].labels == TASKS["ax"].labels == ("entailment", "neutral", "contradiction")
+    assert TASKS["rte"].labels == TASKS["qnli"].labels == ("entailment", "not_entailment")
+    assert TASKS["wnli"].labels == ("not_entailment", "entailment")
+    assert TASKS["stsb"].labels == ()
+
+
+def test_mismatched_alone_trains_on_all_of_mnli():
+    task = TASKS["mnli-mm"]
+    assert (task.dataset, task.train, task.evaluations) == ("mnli", "train", ("validation_mismatched",))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("sst-2", "config.task='sst-2' is not a GLUE task; did you mean 'sst2'?"),
+        ("MNLI", "config.task='MNLI' is not a GLUE task; did you mean 'mnli'?"),
+        ("squad", "config.task='squad' is not a GLUE task; choose one of cola, mnli, "),
+        ("", "config.task is empty; set it to one of cola, mnli, "),
+    ],
+)
+def test_an_unknown_task_is_answered_with_the_known_ones(name, message):
+    with pytest.raises(UserError) as raised:
+        find_task(name)
+    assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("config", "task", "message"),
+    [
+        (
+            {"path": "glue"},
+            "mrpc",
+            "config.data.path='glue' is set, but config.data.source='hub' does not read it; ",
+        ),
+        (
+            {"train": "a.csv"},
+            "",
+            "config.data.train='a.csv' is set, but config.data.source='hub' does not read it; ",
+        ),
+        ({"source": "folder", "label_names": ("a", "b")}, "mrpc", "config.data.label_names is set, but "),
+        ({"source": "files", "train": "a.csv"}, "mrpc", "config.task='mrpc' is a GLUE task, but "),
+        ({"source": "files"}, "", "config.data.train is empty; set it to csv, tsv, json or jsonl files"),
+        (
+            {"source": "folder"},
+            "mrpc",
+            "config.data.path is empty; set it to the folder that holds CoLA, MRPC, ",
+        ),
+        ({"max_train_examples": -1}, "mrpc", "config.data.max_train_examples=-1 should be 0 (all) or more"),
+    ],
+)
+def test_fields_that_do_not_go_together_are_refused(config, task, message):
+    with pytest.raises(UserError) as raised:
+        open_labelled(LabelledConfig(**config), task)
+    assert str(raised.value).startswith(message)
