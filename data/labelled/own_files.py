@@ -45,20 +45,23 @@ def read_files(config: LabelledConfig, parts: Collection[str], limits: Limits) -
     """
     if not any((config.train, config.validation, config.test)):
         raise UserError("config.data.train is empty; set it to csv, tsv, json or jsonl files")
-    train = _collect(config, "train", _train_reader(config), limits.train) if config.train else None
+    _check_names(config)
+    train = _collect(config, "train", _train_reader(config), None) if config.train else None
     names = _names(config, train)
     found = {}
     if train and "train" in parts:
-        labels = (
-            train.labels if config.regression or config.label_names else list(map(names.index, train.labels))
+        # All of the file has been read, so that a class that comes late in it is known to the other files.
+        first = train.first(limits.train)
+        known = (
+            first.labels if config.regression or config.label_names else list(map(names.index, first.labels))
         )
-        found["train"] = _examples(config, "train", train, as_array(labels, names), limits.train)
+        found["train"] = _examples(config, "train", first, as_array(known, names), limits.train)
     read_label = read_score(REGRESSION) if config.regression else read_class(names, NAMES)
     for part, split, limit in (("evaluations", "validation", limits.evaluation), ("tests", "test", None)):
         if part in parts and getattr(config, split):
             collected = _collect(config, split, read_label, limit)
-            known = as_array(collected.labels, names) if collected.labels else None
-            found[split] = _examples(config, split, collected, known, limit)
+            labels = as_array(collected.labels, names) if collected.labels else None
+            found[split] = _examples(config, split, collected, labels, limit)
     return LabelledData(
         _task(config, names),
         train=found.get("train"),
@@ -73,20 +76,20 @@ def _train_reader(config: LabelledConfig) -> ReadLabel:
     return read_class(config.label_names, NAMES) if config.label_names else read_name(LABEL)
 
 
+def _check_names(config: LabelledConfig) -> None:
+    names = list(config.label_names)
+    if names and config.regression:
+        raise UserError(
+            f"config.data.label_names={names} are names of classes, but config.data.regression=True learns scores; "
+            "unset one of them"
+        )
+    if names and len(set(names)) < max(len(names), 2):
+        raise UserError(f"config.data.label_names={names} should be two or more names, each once")
+
+
 def _names(config: LabelledConfig, train: Collected | None) -> tuple[str, ...]:
     """The classes; none where labels are scores."""
-    if config.regression:
-        if config.label_names:
-            raise UserError(
-                f"config.data.label_names={list(config.label_names)} are names of classes, but "
-                "config.data.regression=True learns scores; unset one of them"
-            )
-        return ()
-    if config.label_names:
-        if len(set(config.label_names)) < max(len(config.label_names), 2):
-            raise UserError(
-                f"config.data.label_names={list(config.label_names)} should be two or more names, each once"
-            )
+    if config.regression or config.label_names:
         return config.label_names
     if train is None:
         raise UserError(

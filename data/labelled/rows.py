@@ -39,6 +39,10 @@ class Collected:
     """[n], or none where they are hidden."""
     ids: list[int | str] = field(default_factory=list)
 
+    def first(self, limit: int | None) -> "Collected":
+        """The first `limit` examples; all of them with None."""
+        return Collected(tuple(texts[:limit] for texts in self.texts), self.labels[:limit], self.ids[:limit])
+
 
 def collect(
     rows: Iterator[Row], columns: Columns, read_label: ReadLabel | None, limit: int | None, origin: str
