@@ -55,6 +55,7 @@ class Head:
     """The rate where that is left out; None is the rate of hidden states."""
     extra: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
     """Other fields of `HeadConfig`: what config.json calls them, and what it means to leave them out."""
+    has_norm: bool = False
 
 
 _ROBERTA = Head(
@@ -69,6 +70,28 @@ HEADS: Mapping[str, Head] = {
     "bert": Head(
         names={"head/dense": "bert.pooler.dense", "head/out": "classifier"},
         activation="tanh",
+    ),
+    "distilbert": Head(
+        names={"head/dense": "pre_classifier", "head/out": "classifier"},
+        activation="relu",
+        dropout="seq_classif_dropout",
+        rate=0.2,
+    ),
+    "electra": Head(
+        names={"head/dense": "classifier.dense", "head/out": "classifier.out_proj"},
+        activation="gelu",
+        drops_input=True,
+    ),
+    "modernbert": Head(
+        names={"head/dense": "head.dense", "head/norm": "head.norm", "head/out": "classifier"},
+        activation="gelu",
+        rate=0.0,
+        extra={
+            "activation": ("classifier_activation", "gelu"),
+            "pooling": ("classifier_pooling", "cls"),
+            "has_bias": ("classifier_bias", False),
+        },
+        has_norm=True,
     ),
 }
 POOLINGS = ("cls", "mean")
@@ -89,8 +112,8 @@ def head_config(config: EncoderConfig, values: Mapping[str, Any], where: str) ->
     default = config.hidden_dropout_prob if head.rate is None else head.rate
     given = {name: value for name, value in values.items() if value is not None}
     extra = {name: checked(given, key, value, where) for name, (key, value) in head.extra.items()}
-    fields = {"activation": head.activation, "dropout": float(checked(given, head.dropout, default, where))}
-    found = HeadConfig(**{"drops_input": head.drops_input, **fields, **extra})
+    fields = {"activation": head.activation, "drops_input": head.drops_input, "has_norm": head.has_norm}
+    found = HeadConfig(**{**fields, "dropout": checked(given, head.dropout, default, where), **extra})
     if found.pooling not in POOLINGS:
         raise UserError(f"{where} has classifier_pooling={found.pooling!r}; known are {', '.join(POOLINGS)}")
     if found.activation not in ACTIVATIONS:

@@ -83,7 +83,11 @@ def encoder_config(model: ModelConfig, vocab_size: int, special: SpecialTokens) 
         )
     with _placed(OURS):
         return dataclasses.replace(
-            resolved, attention=model.attention, remat=model.remat, scan_unroll=model.scan_unroll
+            resolved,
+            attention=model.attention,
+            remat=model.remat,
+            scan_unroll=model.scan_unroll,
+            position_init=model.position_init,
         )
 
 
@@ -112,7 +116,8 @@ def parse_config(values: Mapping[str, Any], where: str) -> EncoderConfig:
             f"{where} has {family.key('hidden_act')}={fields['hidden_act']!r}; known are {', '.join(ACTIVATIONS)}"
         )
     with _placed(where):
-        return EncoderConfig(model_type=model_type, **fields, **family.constants)
+        resolved = family.resolve(fields, values, where)
+        return EncoderConfig(model_type=model_type, **resolved, **family.constants)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,16 @@ from pretrain.models.layers import ACTIVATIONS, LayerNorm, Linear, constant, gel
 from pretrain.sharding import constrain
 
 
+def sinusoids(positions: int, width: int, rms: float) -> Float[Array, "P E"]:
+    """Sines and cosines of positions at wavelengths from 2 pi to 20000 pi (Vaswani et al. 2017, section 3.5).
+
+    Scaled to root mean square `rms`; one half of the width holds sines, the other cosines.
+    """
+    waves = -(-width // 2)
+    angles = jnp.arange(positions)[:, None] / 10000.0 ** (jnp.arange(waves) / waves)
+    return rms * 2**0.5 * jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)[:, :width]
+
+
 class Embeddings(nnx.Module):
     """Word, position and (where there are any) token-type embeddings: summed, normalised, brought to width D."""
 
@@ -29,6 +39,8 @@ class Embeddings(nnx.Module):
         E = config.embedding_size or D
         self.word = normal(rngs, (V, E), std, ("vocab", "embed"))
         self.position = normal(rngs, (config.max_position_embeddings, E), std, ("positions", "embed"))
+        if config.position_init == "sinusoidal":
+            self.position[...] = sinusoids(config.max_position_embeddings, E, std)
         if config.type_vocab_size:
             self.token_type = normal(rngs, (config.type_vocab_size, E), std, (None, "embed"))
         self.norm = LayerNorm(E, config.layer_norm_eps)
@@ -135,6 +147,12 @@ class EncoderLayer(nnx.Module):
         hidden = ACTIVATIONS[self.config.hidden_act](constrain(self.up(x), "batch", "seq", "act_mlp"))
         transformed = dropout(self.down(hidden), rate, keys[2])
         return constrain(self.feed_forward_norm(x + transformed), "batch", "seq", "act_embed")
+
+
+class DistilBertLayer(EncoderLayer):
+    """DistilBERT's layer: its attention is added to the residual as it is."""
+
+    drops_attended = False
 
 
 class MaskedLMHead(nnx.Module):

@@ -60,6 +60,8 @@ class EncoderConfig:
     attention: str = "auto"
     remat: bool = False
     scan_unroll: int = 1
+    position_init: str = "normal"
+    """How the position embedding starts: "normal", or "sinusoidal"."""
 
     def __post_init__(self) -> None:
         """Check the sizes against each other."""

@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from pretrain.models import attention, bert, description
+from pretrain.models import attention, bert, description, modernbert
 from pretrain.models.config import EncoderConfig
 from pretrain.models.description import Params
 
@@ -25,14 +25,14 @@ Maker = Callable[[nnx.Rngs, EncoderConfig], nnx.Module]
 
 
 class Layer(Protocol):
-    """The module of a layer."""
+    """The class of a layer's module, which is called with x, segments, positions, a dropout key and its traits."""
+
+    def __call__(self, rngs: nnx.Rngs, config: EncoderConfig) -> nnx.Module:
+        """Describe one layer."""
 
     @staticmethod
     def traits(config: EncoderConfig) -> Mapping[str, np.ndarray]:
         """What differs from layer to layer and is not learned: arrays [L, ...], handed to each layer by name."""
-
-    def __call__(self, x: Any, segments: Any, positions: Any, dropout_key: Any, **traits: Any) -> Any:
-        """Run one layer on [B, S, D]."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Parts:
     """The modules that an encoder of some model_type is made of."""
 
     embeddings: Maker
-    layer: Any
+    layer: Layer
     final: Maker | None = None
     """What follows the last layer."""
 
@@ -51,6 +51,9 @@ PARTS: Mapping[str, Parts] = {
     "xlm-roberta": BERT,
     "camembert": BERT,
     "bert": BERT,
+    "distilbert": Parts(bert.Embeddings, bert.DistilBertLayer),
+    "electra": BERT,
+    "modernbert": Parts(modernbert.Embeddings, modernbert.EncoderLayer, modernbert.FinalNorm),
 }
 
 
@@ -144,8 +147,9 @@ class Encoder:
             # that it computes the same twice and keeps the first result (on CPU whatever prevent_cse says).
             unroll = unroll if unroll < layers else 1
             run_layer = jax.checkpoint(run_layer, prevent_cse=False)
-        traits = dict(PARTS[self.config.model_type].layer.traits(self.config))
-        x, _ = jax.lax.scan(run_layer, x, (params["layers"], traits, jnp.arange(layers)), unroll=unroll)
+        traits = PARTS[self.config.model_type].layer.traits(self.config)
+        scanned = {name: jnp.asarray(values) for name, values in traits.items()}
+        x, _ = jax.lax.scan(run_layer, x, (params["layers"], scanned, jnp.arange(layers)), unroll=unroll)
         return x if self.final is None else nnx.merge(self.final, params["final"])(x)
 
 
@@ -172,7 +176,7 @@ def build_encoder(config: EncoderConfig, *, dtype: str = "float32") -> Encoder:
 
 def _modules(config: EncoderConfig) -> dict[str, nnx.Module]:
     parts = PARTS[config.model_type]
-    makers = {"embeddings": parts.embeddings, "layers": parts.layer}
+    makers: dict[str, Maker] = {"embeddings": parts.embeddings, "layers": parts.layer}
     if parts.final:
         makers["final"] = parts.final
 

@@ -3,10 +3,11 @@
 A model_type is a row of `FAMILIES`. Names of our fields are those of `EncoderConfig`; of our modules, paths in params.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pretrain.models import modernbert_fields
 from pretrain.models.config import EncoderConfig
 
 
@@ -32,6 +33,10 @@ class Family:
     """Our fields that are the same in all of its models."""
     first_layer_lacks: frozenset[str] = frozenset()
     """Our modules that every layer has but the first, where they do nothing."""
+    resolve: Callable[[Mapping[str, Any], Mapping[str, Any], str], Mapping[str, Any]] = lambda fields, *_: (
+        fields
+    )
+    """Makes fields of `EncoderConfig` of those in `defaults`, the config.json and its name for messages."""
 
     def key(self, name: str) -> str:
         """What config.json calls a field of ours."""
@@ -75,6 +80,30 @@ _BERT_MODULES = {
     "layers/down": "encoder.layer.{}.output.dense",
     "layers/feed_forward_norm": "encoder.layer.{}.output.LayerNorm",
 }
+_DISTILBERT_MODULES = {
+    "embeddings/word": "embeddings.word_embeddings",
+    "embeddings/position": "embeddings.position_embeddings",
+    "embeddings/norm": "embeddings.LayerNorm",
+    "layers/attention/query": "transformer.layer.{}.attention.q_lin",
+    "layers/attention/key": "transformer.layer.{}.attention.k_lin",
+    "layers/attention/value": "transformer.layer.{}.attention.v_lin",
+    "layers/attention/output": "transformer.layer.{}.attention.out_lin",
+    "layers/attention_norm": "transformer.layer.{}.sa_layer_norm",
+    "layers/up": "transformer.layer.{}.ffn.lin1",
+    "layers/down": "transformer.layer.{}.ffn.lin2",
+    "layers/feed_forward_norm": "transformer.layer.{}.output_layer_norm",
+}
+_MODERNBERT_MODULES = {
+    "embeddings/word": "embeddings.tok_embeddings",
+    "embeddings/norm": "embeddings.norm",
+    "layers/attention_norm": "layers.{}.attn_norm",
+    "layers/attention/query_key_value": "layers.{}.attn.Wqkv",
+    "layers/attention/output": "layers.{}.attn.Wo",
+    "layers/feed_forward_norm": "layers.{}.mlp_norm",
+    "layers/feed_forward/up": "layers.{}.mlp.Wi",
+    "layers/feed_forward/down": "layers.{}.mlp.Wo",
+    "final/norm": "final_norm",
+}
 _BERT_HEAD = {
     "head": "cls.predictions",
     "head/dense": "cls.predictions.transform.dense",
@@ -87,6 +116,10 @@ _ROBERTA_HEAD = {
     "head/norm": "lm_head.layer_norm",
     "head/decoder": "lm_head.decoder",
 }
+
+
+def _without(defaults: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in defaults.items() if name not in names}
 
 
 def _roberta(classes: str, **defaults: Any) -> Family:
@@ -112,6 +145,63 @@ FAMILIES: Mapping[str, Family] = {
         modules=_BERT_MODULES,
         head=_BERT_HEAD,
         decoder="cls.predictions.decoder",
+    ),
+    "distilbert": Family(
+        classes="DistilBert",
+        base="distilbert",
+        defaults=_without(
+            {**SHARED_DEFAULTS, **_BERT_IDS, "num_hidden_layers": 6}, "type_vocab_size", "layer_norm_eps"
+        ),
+        modules=_DISTILBERT_MODULES,
+        renamed={
+            "hidden_size": "dim",
+            "num_hidden_layers": "n_layers",
+            "num_attention_heads": "n_heads",
+            "intermediate_size": "hidden_dim",
+            "hidden_act": "activation",
+            "hidden_dropout_prob": "dropout",
+            "attention_probs_dropout_prob": "attention_dropout",
+        },
+        constants={"type_vocab_size": 0, "layer_norm_eps": 1e-12},
+    ),
+    "electra": Family(
+        classes="Electra",
+        base="electra",
+        defaults={
+            **SHARED_DEFAULTS,
+            **_BERT_IDS,
+            "embedding_size": 128,
+            "hidden_size": 256,
+            "num_attention_heads": 4,
+            "intermediate_size": 1024,
+        },
+        modules={**_BERT_MODULES, "embeddings/projection": "embeddings_project"},
+    ),
+    "modernbert": Family(
+        classes="ModernBert",
+        base="model",
+        defaults={
+            **_without(SHARED_DEFAULTS, "type_vocab_size", "hidden_dropout_prob"),
+            **modernbert_fields.DEFAULTS,
+            "vocab_size": 50368,
+            "num_hidden_layers": 22,
+            "intermediate_size": 1152,
+            "max_position_embeddings": 8192,
+            "layer_norm_eps": 1e-5,
+            "attention_probs_dropout_prob": 0.0,
+            "pad_token_id": 50283,
+            "bos_token_id": 50281,
+            "eos_token_id": 50282,
+        },
+        modules=_MODERNBERT_MODULES,
+        renamed={
+            "hidden_act": "hidden_activation",
+            "layer_norm_eps": "norm_eps",
+            "attention_probs_dropout_prob": "attention_dropout",
+        },
+        constants={"type_vocab_size": 0, "hidden_dropout_prob": 0.0},
+        first_layer_lacks=frozenset({"layers/attention_norm"}),
+        resolve=modernbert_fields.with_own_fields,
     ),
 }
 

@@ -1,0 +1,190 @@
+"""ModernBERT (Warner et al. 2024) as transformers runs it: rotary positions, pre-norm layers, local attention.
+
+`EncoderLayer` describes one layer; `pretrain.models.encoder` stacks it. What differs from layer to layer is scanned
+beside the params: the window, the rotation's frequencies, and that the first layer has no norm before its attention
+(the embeddings are normalised already): its scale and bias are in the stack, and do nothing.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from pretrain.models.attention import attention
+from pretrain.models.config import EncoderConfig, ModernBertFields
+from pretrain.models.dropout import dropout
+from pretrain.models.layers import ACTIVATIONS, LayerNorm, Linear, normal
+from pretrain.sharding import constrain
+
+
+def _own(config: EncoderConfig) -> ModernBertFields:
+    assert config.modernbert is not None
+    return config.modernbert
+
+
+def _norm(config: EncoderConfig) -> LayerNorm:
+    return LayerNorm(config.hidden_size, config.layer_norm_eps, bias=_own(config).norm_bias)
+
+
+class Embeddings(nnx.Module):
+    """Word embeddings, normalised; positions are in the attention, and token types there are none."""
+
+    def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
+        self.config = config
+        shape = (config.vocab_size, config.hidden_size)
+        cutoff = _own(config).initializer_cutoff_factor
+        self.word = normal(rngs, shape, config.initializer_range, ("vocab", "embed"), cutoff=cutoff)
+        self.norm = _norm(config)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B S"],
+        positions: Int[Array, "B S"],
+        token_types: Int[Array, "B S"] | None,
+        dtype: jnp.dtype,
+        dropout_key: Key[Array, ""] | None,
+    ) -> Float[Array, "B S D"]:
+        """Embed tokens, wherever they are."""
+        x = constrain(self.norm(self.word[...][tokens]).astype(dtype), "batch", "seq", "act_embed")
+        return dropout(x, _own(self.config).embedding_dropout, dropout_key)
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head self-attention, in which query and key are rotated by their positions (Su et al. 2021)."""
+
+    def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
+        self.config = config
+        D, N, H = config.hidden_size, config.num_attention_heads, config.head_width
+        std, own = config.initializer_range, _own(config)
+        self.query_key_value = Linear(
+            rngs,
+            {"D": D},
+            {"P": 3, "N": N, "H": H},
+            ("embed", None, "heads", None),
+            std,
+            bias=own.attention_bias,
+            cutoff=own.initializer_cutoff_factor,
+        )
+        self.output = Linear(
+            rngs,
+            {"N": N, "H": H},
+            {"D": D},
+            ("heads", None, "embed"),
+            _deep_std(config),
+            bias=own.attention_bias,
+            cutoff=own.initializer_cutoff_factor,
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "B S D"],
+        segments: Int[Array, "B S"],
+        positions: Int[Array, "B S"],
+        dropout_key: Key[Array, ""] | None,
+        window: Int[Array, ""],
+        frequencies: Float[Array, "H/2"],
+    ) -> Float[Array, "B S D"]:
+        """Attend within each document, and within the window."""
+        heads = constrain(self.query_key_value(x), "batch", "seq", None, "act_heads", None)
+        query, key, value = heads[:, :, 0], heads[:, :, 1], heads[:, :, 2]
+        angles = positions[..., None].astype(jnp.float32) * frequencies
+        attended = attention(
+            rotate(query, angles),
+            rotate(key, angles),
+            value,
+            segments,
+            implementation=self.config.attention,
+            dropout_rate=self.config.attention_probs_dropout_prob,
+            dropout_key=dropout_key,
+            window=window,
+        )
+        return self.output(constrain(attended, "batch", "seq", "act_heads", None))
+
+
+def rotate(x: Float[Array, "B S N H"], angles: Float[Array, "B S H/2"]) -> Float[Array, "B S N H"]:
+    """Rotate each pair of components, H/2 apart, by its angle; computed in float32."""
+    cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x.dtype)
+
+
+class FeedForward(nnx.Module):
+    """A gated linear unit (Shazeer 2020) and the map back."""
+
+    def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
+        self.config = config
+        D, F, own = config.hidden_size, config.intermediate_size, _own(config)
+        cutoff, std = own.initializer_cutoff_factor, config.initializer_range
+        self.up = Linear(
+            rngs, {"D": D}, {"G": 2, "F": F}, ("embed", None, "mlp"), std, bias=own.mlp_bias, cutoff=cutoff
+        )
+        self.down = Linear(
+            rngs, {"F": F}, {"D": D}, ("mlp", "embed"), _deep_std(config), bias=own.mlp_bias, cutoff=cutoff
+        )
+
+    def __call__(self, x: Float[Array, "B S D"], dropout_key: Key[Array, ""] | None) -> Float[Array, "B S D"]:
+        """Run it; what the gate lets through is dropped out."""
+        both = constrain(self.up(x), "batch", "seq", None, "act_mlp")
+        gated = ACTIVATIONS[self.config.hidden_act](both[:, :, 0]) * both[:, :, 1]
+        return self.down(dropout(gated, _own(self.config).mlp_dropout, dropout_key))
+
+
+class EncoderLayer(nnx.Module):
+    """Self-attention and feed-forward, each after a layer norm (pre-norm) and added to what came in."""
+
+    def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
+        self.config = config
+        self.attention_norm = _norm(config)
+        self.attention = SelfAttention(rngs, config)
+        self.feed_forward_norm = _norm(config)
+        self.feed_forward = FeedForward(rngs, config)
+
+    @staticmethod
+    def traits(config: EncoderConfig) -> Mapping[str, np.ndarray]:
+        """How far each layer sees, what it rotates by, and whether it normalises what its attention reads."""
+        own, H = _own(config), config.head_width
+        exponents = np.arange(0, H, 2, dtype=np.float32) / np.float32(H)
+        return {
+            "window": np.array([window or config.max_length for window in own.windows], np.int32),
+            "frequencies": np.stack([1 / np.float32(theta) ** exponents for theta in own.thetas]),
+            "normalises": np.arange(config.num_hidden_layers) > 0,
+        }
+
+    def __call__(
+        self,
+        x: Float[Array, "B S D"],
+        segments: Int[Array, "B S"],
+        positions: Int[Array, "B S"],
+        dropout_key: Key[Array, ""] | None,
+        *,
+        window: Int[Array, ""],
+        frequencies: Float[Array, "H/2"],
+        normalises: Bool[Array, ""],
+    ) -> Float[Array, "B S D"]:
+        """Run one layer; the keyword arguments are its traits."""
+        keys = (None, None, None) if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
+        read = jnp.where(normalises, self.attention_norm(x), x)
+        attended = self.attention(read, segments, positions, keys[0], window, frequencies)
+        x = x + dropout(attended, self.config.attention_probs_dropout_prob, keys[1])
+        x = x + self.feed_forward(self.feed_forward_norm(x), keys[2])
+        return constrain(x, "batch", "seq", "act_embed")
+
+
+class FinalNorm(nnx.Module):
+    """The layer norm after the last layer."""
+
+    def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
+        self.norm = _norm(config)
+
+    def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        """Normalise."""
+        return self.norm(x)
+
+
+def _deep_std(config: EncoderConfig) -> float:
+    """The start of what adds to the residual: the less, the more layers do."""
+    return float(config.initializer_range / (2 * config.num_hidden_layers) ** 0.5)
