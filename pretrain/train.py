@@ -17,7 +17,6 @@ from rich.console import Console
 from data import schema
 from data.batches import Batch, BatchIterator, open_batches
 from data.errors import UserError
-from data.evaluation import evaluation_rows
 from pretrain import hardware, huggingface, overview
 from pretrain import workdir as workdirs
 from pretrain.checkpoint import Checkpointer
@@ -25,6 +24,7 @@ from pretrain.config import PretrainConfig
 from pretrain.evaluation import Evaluator
 from pretrain.feeding import abstract_batch, to_devices
 from pretrain.flops import StepWork
+from pretrain.heldout import held_out_rows
 from pretrain.interruption import Interruption
 from pretrain.job import Job, assemble, origin_params, process_rows
 from pretrain.masking import predictions_per_row
@@ -250,13 +250,7 @@ class _Trainer:
         job, config = self._job, self._given.eval
         if config.every == 0:
             return None
-        rows = evaluation_rows(
-            phase.data,
-            job.tokenizer.encode,
-            job.tokenizer.special,
-            seq_len=phase.seq_len,
-            max_rows=config.steps * phase.global_batch,
-        )
+        rows = held_out_rows(self._workdir, phase, job.tokenizer, config.steps * phase.global_batch)
         return Evaluator(job.model, job.tables, phase, job.mesh, rows)
 
     def _evaluate(self, evaluator: Evaluator, recorder: Recorder, state: TrainState, step: int) -> bool:

@@ -1,0 +1,98 @@
+"""The held-out rows of a run: read from the corpus once, then kept in its workdir.
+
+One document in hundreds is held out, so to find them is to read much of a corpus; a resumed run need not do it again.
+"""
+
+import io
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from data import schema
+from data.config import DataConfig
+from data.corpus import open_sources
+from data.evaluation import evaluation_rows
+from data.source import Source
+from data.sources import open_source
+from pretrain.phases import Phase
+from pretrain.workdir import write_bytes
+from tokenizer.load import Loaded
+
+logger = logging.getLogger(__name__)
+
+ARRAYS = ("tokens", "segments", "positions")
+
+
+def held_out_rows(
+    workdir: epath.Path, phase: Phase, tokenizer: Loaded, max_rows: int
+) -> dict[str, np.ndarray]:
+    """The rows that a phase is evaluated on, from WORKDIR/heldout_N.npz where it holds them, else from the corpus.
+
+    Returns:
+      tokens, segments, positions: int32 [R, S], 1 <= R <= max_rows; the same to the bit from either.
+
+    Raises:
+      UserError: there is no document to evaluate on.
+    """
+    data, file = phase.data, workdir / f"heldout_{phase.index}.npz"
+    sources = _sources(data)
+    key = _key(data, sources, tokenizer, phase.seq_len, max_rows)
+    rows = _load(file, key)
+    if rows is None:
+        rows = evaluation_rows(
+            data,
+            tokenizer.encode,
+            tokenizer.special,
+            seq_len=phase.seq_len,
+            max_rows=max_rows,
+            sources=sources,
+        )
+        if jax.process_index() == 0:
+            buffer = io.BytesIO()
+            tokens, segments, positions = (rows[name] for name in ARRAYS)
+            np.savez_compressed(
+                buffer, key=np.array(key), tokens=tokens, segments=segments, positions=positions
+            )
+            write_bytes(file, buffer.getvalue())
+    return rows
+
+
+def _sources(data: DataConfig) -> list[Source] | None:
+    """The opened sources of the held-out documents; None where none are held out, which `evaluation_rows` refuses."""
+    if data.eval_source is not None:
+        return [open_source(data.eval_source, "config.data.eval_source")]
+    return open_sources(data) if data.eval_fraction else None
+
+
+def _key(
+    data: DataConfig, sources: Sequence[Source] | None, tokenizer: Loaded, seq_len: int, max_rows: int
+) -> str:
+    """Everything that the rows depend on, as JSON."""
+    deciding: dict[str, Any] = {
+        "data": schema.as_dict(data),
+        "corpus": [source.fingerprint() for source in sources or ()],
+        "tokenizer": tokenizer.fingerprint(),
+        "seq_len": seq_len,
+        "max_rows": max_rows,
+    }
+    return json.dumps(deciding, sort_keys=True)
+
+
+def _load(file: epath.Path, key: str) -> dict[str, np.ndarray] | None:
+    """The rows in a file; None, said in the log, where it holds others or cannot be read, and where there is none."""
+    if not file.exists():
+        return None
+    try:
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as kept:
+            if kept["key"].item() == key:
+                return {name: kept[name] for name in ARRAYS}
+            flaw = "is of another config, tokenizer or corpus"
+    except Exception as error:  # damage shows itself as errors of many kinds
+        flaw = f"cannot be read ({' '.join(str(error).split()) or type(error).__name__})"
+    logger.info("%s %s: the held-out rows are read from the corpus again", file, flaw)
+    return None

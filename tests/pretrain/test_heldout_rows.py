@@ -1,0 +1,168 @@
+"""Held-out rows are read once, are the same from the workdir as from the corpus."""
+
+import dataclasses
+import json
+import logging
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from data.errors import UserError
+from data.evaluation import evaluation_rows
+from pretrain import heldout
+from pretrain.config import MeshConfig
+from pretrain.heldout import held_out_rows
+from pretrain.phases import resolve_phases
+from pretrain.sharding import make_mesh
+from pretrain.train import train
+from tests.tiny import tiny_config, write_corpus
+from tokenizer.ensure import ensure_tokenizer
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "text.txt", documents=300)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(corpus, tmp_path_factory):
+    config, folder = tiny_config(corpus), epath.Path(tmp_path_factory.mktemp("tokenizer"))
+    return ensure_tokenizer(config.tokenizer, config.data, folder, model_max_length=32, progress=False)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The row lengths for which the corpus has been read."""
+    lengths = []
+
+    def reading(*arguments, seq_len, **options):
+        lengths.append(seq_len)
+        return evaluation_rows(*arguments, seq_len=seq_len, **options)
+
+    monkeypatch.setattr(heldout, "evaluation_rows", reading)
+    return lengths
+
+
+def phase_of(corpus, **data):
+    return resolve_phases(tiny_config(corpus, data={"eval_fraction": 0.2, **data}))[0]
+
+
+@pytest.mark.parametrize("packing", ["full", "documents", "lines"])
+def test_rows_from_the_workdir_are_those_of_the_corpus_to_the_bit(
+    packing, corpus, tokenizer, tmp_path, reads
+):
+    workdir, phase = epath.Path(tmp_path), phase_of(corpus, packing=packing)
+    expected = evaluation_rows(
+        phase.data, tokenizer.encode, tokenizer.special, seq_len=phase.seq_len, max_rows=30
+    )
+    for _ in range(3):
+        rows = held_out_rows(workdir, phase, tokenizer, 30)
+        assert list(rows) == list(expected)
+        for name, array in expected.items():
+            assert rows[name].dtype == array.dtype
+            np.testing.assert_array_equal(rows[name], array)
+    assert reads == [32]
+    assert [path.name for path in tmp_path.iterdir()] == ["heldout_0.npz"]
+
+
+def test_rows_of_another_config_tokenizer_or_corpus_are_read_again(
+    corpus, tokenizer, tmp_path, reads, caplog
+):
+    workdir, phase = epath.Path(tmp_path), phase_of(corpus)
+    longer = write_corpus(tmp_path / "text.txt", documents=301)
+    with caplog.at_level(logging.INFO, "pretrain"):
+        held_out_rows(workdir, phase, tokenizer, 30)
+        assert not caplog.records
+        for changed, max_rows in (
+            (dataclasses.replace(phase, seq_len=24), 30),
+            (phase, 20),
+            (phase_of(corpus, eval_fraction=0.3), 30),
+            (phase_of(longer), 30),
+        ):
+            before = len(reads)
+            held_out_rows(workdir, changed, tokenizer, max_rows)
+            held_out_rows(workdir, changed, tokenizer, max_rows)
+            assert len(reads) == before + 1
+            assert caplog.messages == [
+                f"{tmp_path}/heldout_0.npz is of another config, tokenizer or corpus: "
+                "the held-out rows are read from the corpus again"
+            ]
+            caplog.clear()
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda whole: b"", lambda whole: whole[:400], lambda whole: b"no archive"]
+)
+def test_a_damaged_file_is_said_so_and_replaced(damage, corpus, tokenizer, tmp_path, reads, caplog):
+    workdir, phase, file = epath.Path(tmp_path), phase_of(corpus), tmp_path / "heldout_0.npz"
+    expected = held_out_rows(workdir, phase, tokenizer, 30)
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    with caplog.at_level(logging.INFO, "pretrain"):
+        rows = held_out_rows(workdir, phase, tokenizer, 30)
+    (message,) = caplog.messages
+    assert "heldout_0.npz cannot be read (" in message and "\n" not in message
+    for name, array in expected.items():
+        np.testing.assert_array_equal(rows[name], array)
+    held_out_rows(workdir, phase, tokenizer, 30)
+    assert len(reads) == 2
+
+
+def test_nothing_that_runs_is_read_from_the_file(corpus, tokenizer, tmp_path, reads):
+    workdir, phase, file = epath.Path(tmp_path), phase_of(corpus), tmp_path / "heldout_0.npz"
+    held_out_rows(workdir, phase, tokenizer, 30)
+    with np.load(file, allow_pickle=False) as kept:
+        arrays = dict(kept)
+    with file.open("wb") as out:
+        np.savez(out, **{**arrays, "tokens": np.array([print], dtype=object)})
+    held_out_rows(workdir, phase, tokenizer, 30)
+    assert len(reads) == 2
+
+
+def test_phases_keep_their_own_rows(corpus, tokenizer, tmp_path, reads):
+    config = tiny_config(
+        corpus, steps=None, phases=[{"steps": 1, "seq_len": 16}, {"steps": 1, "seq_len": 32}]
+    )
+    for _ in range(2):
+        for phase in resolve_phases(config):
+            assert held_out_rows(epath.Path(tmp_path), phase, tokenizer, 4)["tokens"].shape == (
+                4,
+                phase.seq_len,
+            )
+    assert reads == [16, 32]
+
+
+def test_nothing_held_out_is_refused_as_before(corpus, tokenizer, tmp_path):
+    with pytest.raises(UserError, match=r"config\.data\.eval_fraction=0\.0 holds no document out"):
+        held_out_rows(epath.Path(tmp_path), phase_of(corpus, eval_fraction=0.0), tokenizer, 30)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_evaluations_are_the_same_to_the_bit_with_the_file_and_without(corpus, tmp_path, monkeypatch, reads):
+    monkeypatch.setattr("pretrain.job.make_mesh", lambda config: make_mesh(MeshConfig(), jax.devices()[:1]))
+
+    def evaluations(name, *stops, forget=False):
+        workdir = epath.Path(tmp_path / name)
+        for steps in stops:
+            if forget:
+                (workdir / "heldout_0.npz").unlink(missing_ok=True)
+            config = tiny_config(
+                corpus,
+                steps=steps,
+                schedule={"name": "constant"},
+                eval={"every": 1},
+                data={"eval_fraction": 0.2},
+            )
+            train(config, workdir, accept_changes=True)
+        lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        return {line["step"]: line["eval/loss"] for line in lines if "eval/loss" in line}
+
+    whole = evaluations("whole", 4)
+    assert len(whole) == 4 and len(reads) == 1
+    assert evaluations("resumed", 2, 4) == whole
+    assert len(reads) == 2
+    assert evaluations("resumed without the file", 2, 4, forget=True) == whole
+    assert len(reads) == 4
