@@ -13,22 +13,25 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
     """The recipe's fields."""
     config = ml_collections.ConfigDict()
-    config.steps = 4000
-    config.global_batch = 32
+    config.steps = 5000
+    config.global_batch = 16
     config.seq_len = 128
     config.tokenizer = {"vocab_size": 16_000}
     config.data = {"source": "files", "path": "", "eval_fraction": 0.01}
     config.model = {
-        "hidden_size": 256,
-        "num_hidden_layers": 7,
-        "num_attention_heads": 4,
-        "intermediate_size": 1024,
+        "hidden_size": 320,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 5,
+        "intermediate_size": 1280,
         "max_position_embeddings": 514,
+        "initializer_range": 0.05,
+        "position_init": "sinusoidal",
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "scan_unroll": 0,
     }
-    config.optimizer = {"learning_rate": 1e-3, "weight_decay": 0.01, "beta2": 0.98, "clip_norm": 1.0}
+    config.masking = {"rate": 0.4}
+    config.optimizer = {"name": "muon", "learning_rate": 1e-3, "weight_decay": 0.01, "clip_norm": 1.0}
     config.schedule = {"warmup_steps": config.get_ref("steps") // 20}
     config.log = {"every": 20}
     config.eval = {"every": 500, "steps": 16}

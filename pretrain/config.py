@@ -40,6 +40,11 @@ class ModelConfig:
     type_vocab_size: int = field(1, "token types; bert has 2")
     layer_norm_eps: float = field(1e-5, "added to the variance; bert has 1e-12")
     initializer_range: float = field(0.02, "standard deviation of the initial weights")
+    position_init: str = field(
+        "normal",
+        "start of the position embedding: sinusoidal gives neighbours like ones, so that context is learned sooner",
+        ("normal", "sinusoidal"),
+    )
     hidden_dropout_prob: float = field(0.1, "dropout of embeddings and of each block's output")
     attention_probs_dropout_prob: float = field(0.1, "dropout of attention weights (the xla attention only)")
     tie_word_embeddings: bool = field(True, "the head's output matrix is the input embedding")
@@ -73,12 +78,13 @@ class MaskingConfig:
 class OptimizerConfig:
     """The optimiser (optax) and gradient clipping."""
 
-    name: str = field("adamw", "the optimiser", ("adamw", "lamb", "adafactor"))
+    name: str = field("adamw", "the optimiser", ("adamw", "lamb", "adafactor", "muon"))
     learning_rate: float = field(3e-4, "peak learning rate")
     weight_decay: float = field(0.01, "decoupled weight decay; biases and layer norms are exempt")
     beta1: float = field(0.9, "decay of the first moment")
     beta2: float = field(0.98, "decay of the second moment")
     eps: float = field(1e-6, "added to the root of the second moment")
+    muon_momentum: float = field(0.95, "muon: decay of the moment that is made orthogonal")
     clip_norm: float = field(0.0, "clip gradients to this global norm; 0 does not clip")
 
 

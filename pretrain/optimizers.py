@@ -5,12 +5,15 @@ and Adafactor scale by norms of a whole parameter, which here must mean one laye
 taken apart along the "layers" axis.
 """
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
+from optax import contrib
 
 from pretrain.config import OptimizerConfig
 
@@ -18,6 +21,7 @@ LeafFunction = Callable[[jax.Array, jax.Array], jax.Array]
 """(update, param) -> update, for one parameter."""
 
 ADAFACTOR_CLIP = 1.0  # Shazeer and Stern 2018, section 6: threshold d on the root mean square of an update
+MUON_RMS = 0.2  # Liu et al. 2025, section 2.2: root mean square of an update, as AdamW's typically is
 ADAFACTOR_MIN_SCALE = 1e-3  # section 8: epsilon 2, the least scale of a parameter
 
 
@@ -36,6 +40,8 @@ def make_optimizer(
       scale (section 8). Decay is decoupled and multiplied by the learning rate as in the other two
       (optax.adafactor's is not: 0.01 there would take 1% off the weights at every step). beta1, beta2 and eps
       do not apply to it.
+    - muon: Jordan et al. 2024, for the matrices of the layers; the rest (embeddings, head, biases, norms) by AdamW.
+      Updates are scaled as in Liu et al. 2025, section 2.2, so that AdamW's learning rate and decay fit both.
 
     Args:
       config: `config.optimizer`.
@@ -58,6 +64,8 @@ def make_optimizer(
             clip = _by_parameter(_clip_rms, params_axes)
             relative = _by_parameter(_scale_by_param_rms, params_axes)
             parts = [optax.scale_by_factored_rms(), clip, relative, decay, scale]
+        case "muon":
+            parts = [_muon_or(adam, config.muon_momentum, params_axes), decay, scale]
         case _:
             raise ValueError(f"unknown optimizer {config.name!r}")
     optimizer = optax.chain(*parts)
@@ -80,12 +88,20 @@ def opt_state_axes(
     state = jax.eval_shape(optimizer.init, params_shapes)
     return optax.tree_map_params(
         optimizer,
-        lambda leaf, param, axes: _leaf_axes(leaf.shape, param.shape, tuple(axes)),
+        lambda leaf, param, axes: (
+            leaf if _is_masked(leaf) else _leaf_axes(leaf.shape, param.shape, tuple(axes))
+        ),
         state,
         params_shapes,
         params_axes,
         transform_non_params=lambda leaf: (None,) * leaf.ndim,
+        is_leaf=_is_masked,
     )
+
+
+def _is_masked(node: Any) -> bool:
+    """Whether a node of an optimiser's state stands for a parameter that another optimiser has."""
+    return isinstance(node, optax.MaskedNode)
 
 
 def _leaf_axes(
@@ -146,6 +162,43 @@ def _by_parameter(
         return jax.tree.map(leaf, updates, params, params_axes, wanted)
 
     return optax.stateless(transform)
+
+
+def _muon_or(
+    other: optax.GradientTransformation, momentum: float, params_axes: PyTree
+) -> optax.GradientTransformation:
+    """Muon for the stacked matrices of the layers, one orthogonal update a layer; `other` for the rest."""
+
+    def is_axes(node: Any) -> bool:
+        return isinstance(node, tuple)
+
+    def is_numbers(node: Any) -> bool:
+        return isinstance(node, contrib.MuonDimensionNumbers)
+
+    def sides(axes: tuple[str | None, ...]) -> contrib.MuonDimensionNumbers | None:
+        """The axes of model width against the others (which is input and which output does not matter here)."""
+        width = tuple(index for index, name in enumerate(axes) if name == "embed")
+        others = tuple(index for index, name in enumerate(axes) if name not in ("embed", "layers"))
+        is_matrix = "layers" in axes and width and others
+        return contrib.MuonDimensionNumbers(width, others) if is_matrix else None
+
+    def scaled(update: jax.Array, numbers: contrib.MuonDimensionNumbers) -> jax.Array:
+        largest = max(
+            math.prod(update.shape[axis] for axis in side)
+            for side in (numbers.reduction_axis, numbers.output_axis)
+        )
+        return update * (MUON_RMS * math.sqrt(largest))
+
+    labels = jax.tree.map(lambda axes: "muon" if sides(axes) else "other", params_axes, is_leaf=is_axes)
+    numbers = jax.tree.map(lambda axes: sides(axes) or optax.MaskedNode(), params_axes, is_leaf=is_axes)
+
+    def scale(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        return jax.tree.map(lambda side, update: scaled(update, side), numbers, updates, is_leaf=is_numbers)
+
+    muon = optax.chain(
+        contrib.scale_by_muon(beta=momentum, weight_dimension_numbers=numbers), optax.stateless(scale)
+    )
+    return optax.partition({"muon": muon, "other": other}, labels)
 
 
 def _rms(x: jax.Array) -> jax.Array:

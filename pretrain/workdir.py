@@ -29,7 +29,15 @@ SAFE_TO_CHANGE = (
 )
 
 # Fields of the model that say how it runs, not what it is.
-HOW_IT_RUNS = ("dropout_prob", ".attention", ".remat", ".scan_unroll", ".initializer_range", ".config_file")
+HOW_IT_RUNS = (
+    "dropout_prob",
+    ".attention",
+    ".remat",
+    ".scan_unroll",
+    ".initializer_range",
+    ".position_init",
+    ".config_file",
+)
 
 
 def prepare(workdir: epath.Path) -> None:

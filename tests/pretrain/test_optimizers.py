@@ -145,7 +145,7 @@ def test_adafactor_factors_large_matrices():
     )
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb", "adafactor"])
+@pytest.mark.parametrize("name", ["adamw", "lamb", "adafactor", "muon"])
 def test_every_optimizer_descends_a_quadratic(name):
     config = OptimizerConfig(name=name, weight_decay=0.0, clip_norm=1.0)
     optimizer = make_optimizer(config, constant(0.05), MASK, AXES)
@@ -160,7 +160,7 @@ def test_every_optimizer_descends_a_quadratic(name):
     assert float(loss(params)) < 0.2 * start
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb", "adafactor"])
+@pytest.mark.parametrize("name", ["adamw", "lamb", "adafactor", "muon"])
 def test_decay_acts_only_where_the_mask_says(name):
     config = OptimizerConfig(name=name, weight_decay=0.1)
     optimizer = make_optimizer(config, constant(0.01), MASK, AXES)
@@ -185,7 +185,7 @@ def test_clipping_comes_before_the_moments():
     assert float(optax.tree.norm(mu)) == pytest.approx(0.1 * 0.5, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb", "adafactor"])
+@pytest.mark.parametrize("name", ["adamw", "lamb", "adafactor", "muon"])
 def test_the_states_tree_is_the_same_with_clipping_and_without(name):
     def tree(clip_norm):
         optimizer = make_optimizer(OptimizerConfig(name=name, clip_norm=clip_norm), constant(0.1), MASK, AXES)
@@ -228,3 +228,63 @@ def test_factored_moments_have_the_axes_that_are_left():
     assert factored.v_row["stacked_square"] == ("layers", None)
     assert factored.v["bias"] == ("mlp",)
     assert factored.v_row["bias"] == (None,)
+
+
+def orthogonalized(matrix):
+    """Five steps of the Newton-Schulz iteration of Jordan et al. 2024, in float64."""
+    x = matrix.astype(np.float64)
+    wide = x if x.shape[0] <= x.shape[1] else x.T
+    wide = wide / np.linalg.norm(wide)
+    for _ in range(5):
+        square = wide @ wide.T
+        wide = 3.4445 * wide + (-4.7750 * square + 2.0315 * square @ square) @ wide
+    return wide if x.shape[0] <= x.shape[1] else wide.T
+
+
+def test_muon_makes_each_layers_update_orthogonal_at_adamws_scale():
+    optimizer = make_optimizer(OptimizerConfig(name="muon", weight_decay=0.0), constant(0.01), MASK, AXES)
+    params, grads = draw(0), draw(1)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    for layer in range(2):
+        expected = -0.01 * 0.2 * np.sqrt(6) * orthogonalized(grads["layers"]["kernel"][layer])
+        np.testing.assert_allclose(updates["layers"]["kernel"][layer], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_muon_takes_heads_as_one_side_of_a_matrix():
+    axes = {"query": ("layers", "embed", "heads", None), "output": ("layers", "heads", None, "embed")}
+    rng = np.random.default_rng(0)
+    grads = {
+        "query": rng.normal(size=(2, 8, 2, 3)).astype(np.float32),
+        "output": rng.normal(size=(2, 2, 3, 8)).astype(np.float32),
+    }
+    mask = {"query": True, "output": True}
+    optimizer = make_optimizer(OptimizerConfig(name="muon", weight_decay=0.0), constant(1.0), mask, axes)
+    updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
+    scale = -0.2 * np.sqrt(8)
+    for layer in range(2):
+        for name, shape in (("query", (8, 6)), ("output", (6, 8))):
+            expected = scale * orthogonalized(grads[name][layer].reshape(shape))
+            found = np.asarray(updates[name][layer]).reshape(shape)
+            np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_muon_leaves_embeddings_biases_and_norms_to_adamw():
+    params, grads = draw(0), draw(1)
+    found = {}
+    for name in ("muon", "adamw"):
+        optimizer = make_optimizer(OptimizerConfig(name=name, weight_decay=0.1), constant(0.01), MASK, AXES)
+        found[name], _ = optimizer.update(grads, optimizer.init(params), params)
+    np.testing.assert_array_equal(found["muon"]["table"], found["adamw"]["table"])
+    np.testing.assert_array_equal(found["muon"]["layers"]["bias"], found["adamw"]["layers"]["bias"])
+    assert np.abs(found["muon"]["layers"]["kernel"] - found["adamw"]["layers"]["kernel"]).max() > 1e-3
+
+
+def test_muons_moments_have_their_parameters_axes():
+    optimizer = make_optimizer(OptimizerConfig(name="muon", clip_norm=1.0), constant(0.1), MASK, AXES)
+    params = draw(0)
+    axes, state = opt_state_axes(optimizer, params, AXES), jax.eval_shape(optimizer.init, params)
+    ranks = jax.tree.map(lambda leaf, names: len(names) == leaf.ndim, state, axes)
+    assert all(jax.tree.leaves(ranks))
+    inner = axes[0].inner_states
+    assert inner["muon"].inner_state[0].mu["layers"]["kernel"] == AXES["layers"]["kernel"]
+    assert inner["other"].inner_state.nu["table"] == AXES["table"]
