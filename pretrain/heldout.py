@@ -26,6 +26,7 @@ from tokenizer.load import Loaded
 logger = logging.getLogger(__name__)
 
 ARRAYS = ("tokens", "segments", "positions")
+FEW_ROWS, FEW_DOCUMENTS = 20, 8
 
 
 def held_out_rows(
@@ -59,6 +60,7 @@ def held_out_rows(
                 buffer, key=np.array(key), tokens=tokens, segments=segments, positions=positions
             )
             write_bytes(file, buffer.getvalue())
+    _warn_of_few(rows["tokens"], data, tokenizer, max_rows)
     return rows
 
 
@@ -96,3 +98,21 @@ def _load(file: epath.Path, key: str) -> dict[str, np.ndarray] | None:
         flaw = f"cannot be read ({' '.join(str(error).split()) or type(error).__name__})"
     logger.info("%s %s: the held-out rows are read from the corpus again", file, flaw)
     return None
+
+
+def _warn_of_few(tokens: np.ndarray, data: DataConfig, tokenizer: Loaded, max_rows: int) -> None:
+    """Say so where all that is held out, of which `tokens` [R, S] are the rows, is too little to measure by."""
+    rows, documents = len(tokens), int((tokens == tokenizer.special.sep).sum())
+    if rows == max_rows or (rows >= FEW_ROWS and documents >= FEW_DOCUMENTS):
+        return
+    remedy = (
+        "give config.data.eval_source more text"
+        if data.eval_source
+        else f"raise config.data.eval_fraction={data.eval_fraction} or set config.data.eval_source"
+    )
+    logger.warning(
+        "only %d rows of %d documents are held out: eval/loss, and which checkpoint is best, are mostly noise; %s",
+        rows,
+        documents,
+        remedy,
+    )

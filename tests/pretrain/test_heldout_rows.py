@@ -1,4 +1,4 @@
-"""Held-out rows are read once, are the same from the workdir as from the corpus."""
+"""Held-out rows are read once, are the same from the workdir as from the corpus, and few of them are warned of."""
 
 import dataclasses
 import json
@@ -132,6 +132,30 @@ def test_phases_keep_their_own_rows(corpus, tokenizer, tmp_path, reads):
                 phase.seq_len,
             )
     assert reads == [16, 32]
+
+
+@pytest.mark.parametrize(
+    ("documents", "fraction", "seq_len", "max_rows", "warned"),
+    [
+        (30, 0.1, 8, 1000, True),  # three documents
+        (300, 0.1, 512, 100, True),  # rows, if not documents, are few
+        (300, 0.1, 32, 1000, False),
+        (300, 0.1, 32, 4, False),  # as many rows as were asked for
+    ],
+)
+def test_a_handful_of_rows_or_documents_is_warned_of(
+    documents, fraction, seq_len, max_rows, warned, tokenizer, tmp_path, caplog
+):
+    corpus = write_corpus(tmp_path / "text.txt", documents=documents)
+    phase = dataclasses.replace(phase_of(corpus, eval_fraction=fraction), seq_len=seq_len)
+    for _ in range(2):  # from the corpus, and from the workdir
+        rows = len(held_out_rows(epath.Path(tmp_path), phase, tokenizer, max_rows)["tokens"])
+        messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert len(messages) == warned
+        if warned:
+            assert messages[0].startswith(f"only {rows} rows of ")
+            assert f"raise config.data.eval_fraction={fraction} or set config.data.eval_source" in messages[0]
+        caplog.clear()
 
 
 def test_nothing_held_out_is_refused_as_before(corpus, tokenizer, tmp_path):
