@@ -21,6 +21,7 @@ def declared() -> list[Requirement]:
     lines = [
         *project["dependencies"],
         *project["optional-dependencies"]["dev"],
+        *project["optional-dependencies"]["onnx"],
         *project["optional-dependencies"]["test"],
     ]
     return [requirement for requirement in map(Requirement, lines) if requirement.name != project["name"]]

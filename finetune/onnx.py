@@ -1,0 +1,212 @@
+"""A sequence classifier as model.onnx, and that file run by onnxruntime.
+
+torch.onnx makes it, of the exported folder: of the two kept libraries tried it was right for every family at any batch
+size and length, whereas jax2onnx takes no `jnp` code over symbolic lengths and pins an older Orbax than ours.
+"""
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from data.errors import UserError
+
+FILE_NAME = "model.onnx"
+SUFFIX = "ForSequenceClassification"
+MOST_BYTES_IN_ONE_FILE = 1 << 30
+"""Weights beyond this go to model.onnx.data: a protobuf file ends at 2 GiB."""
+EXAMPLE_LENGTH = 8
+# What torch's exporter says of itself on the way, and cannot be helped by a caller.
+_EXPECTED_WARNINGS = (r".*isinstance\(treespec, LeafSpec\)", r"# The axis name: .* will not be used")
+
+
+def export_onnx(model_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
+    """Write model.onnx of an exported classifier: whole, or not at all.
+
+    Its inputs are `input_ids`, `attention_mask` and, where the model has more than one token type, `token_type_ids`,
+    each int64 [batch, sequence]; its output is `logits`, float32 [batch, C]. Both axes are free, the second up to the
+    model's number of positions. Weights of more than a GiB are in model.onnx.data beside it.
+
+    Args:
+      model_dir: a local folder that AutoModelForSequenceClassification loads.
+      out: the folder to write to; None is `model_dir`.
+
+    Returns:
+      The file.
+
+    Raises:
+      UserError: the extra `onnx` is not installed, no classifier there, a damaged one, or no room for the file.
+    """
+    for library in ("torch", "onnx", "onnxscript"):
+        _need(library)
+    folder = Path(model_dir)
+    place = folder if out is None else Path(out)
+    model = _load(folder)
+    unfinished = place / f".{FILE_NAME}.unfinished-{os.getpid()}"
+    try:
+        unfinished.mkdir(parents=True)
+        _export(model, unfinished / FILE_NAME)
+        # The weights first: a model.onnx that names a file is never without it.
+        for file in sorted(unfinished.iterdir(), reverse=True):
+            file.replace(place / file.name)
+    except OSError as error:
+        raise UserError(f"{place / FILE_NAME} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return place / FILE_NAME
+
+
+class OnnxClassifier:
+    """model.onnx of a folder, run by onnxruntime on the CPU."""
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        """Open the file.
+
+        Raises:
+          UserError: onnxruntime is not installed, there is no model.onnx, or it is damaged.
+        """
+        _need("onnxruntime")
+        import onnxruntime
+
+        file = Path(folder) / FILE_NAME
+        if not file.is_file():
+            raise UserError(f"{folder} has no {FILE_NAME}; write one with finetune.onnx.export_onnx")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(file), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # each of onnxruntime's errors is a type of its own, under no common one
+            raise UserError(
+                f"{file} is damaged or not an ONNX model ({_one_line(error)}); export it again"
+            ) from error
+        self._inputs = [value.name for value in self._session.get_inputs()]
+
+    @property
+    def labels(self) -> int:
+        """Number of logits C."""
+        return int(self._session.get_outputs()[0].shape[1])
+
+    def logits(
+        self,
+        tokens: Int[np.ndarray, "B S"],
+        attention_mask: Int[np.ndarray, "B S"],
+        token_types: Int[np.ndarray, "B S"] | None = None,
+    ) -> Float[np.ndarray, "B C"]:
+        """Logits of the classes, or the score where C is 1, in float32.
+
+        Args:
+          tokens: token ids, padded with the padding token.
+          attention_mask: 1 for a token, 0 for padding.
+          token_types: token-type ids; None is type 0 throughout. A model with one type takes no notice of them.
+        """
+        if token_types is None:
+            token_types = np.zeros_like(tokens)
+        given = {"input_ids": tokens, "attention_mask": attention_mask, "token_type_ids": token_types}
+        feed = {name: np.asarray(given[name], np.int64) for name in self._inputs}
+        return self._session.run(["logits"], feed)[0]
+
+
+def _load(folder: Path) -> Any:
+    """The classifier of a folder as a torch module in float32, ready for export."""
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} has no config.json; name the folder of an exported classifier")
+    import torch
+    import transformers
+
+    with _quiet():
+        try:
+            named = json.loads((folder / "config.json").read_text()).get("architectures") or [
+                "no architecture"
+            ]
+            if not named[0].endswith(SUFFIX):
+                raise UserError(f"{folder} holds {named[0]}, not a model {SUFFIX}; fine-tune it first")
+            model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                attn_implementation="eager",
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except UserError:
+            raise
+        except Exception as error:  # JSON, safetensors, torch and transformers each have errors of their own
+            raise UserError(
+                f"{folder} is not a classifier that transformers loads: {_one_line(error)}"
+            ) from error
+    if info["missing_keys"]:
+        raise UserError(
+            f"{folder} lacks weights of its network: {', '.join(sorted(info['missing_keys'])[:3])}"
+        )
+    return model.eval()
+
+
+def _export(model: Any, file: Path) -> None:
+    """Write a torch module; what it is traced with has padding, so that nothing is taken for granted."""
+    import torch
+
+    config = model.config
+    longest = config.max_position_embeddings
+    length = min(EXAMPLE_LENGTH, longest)
+    ids = torch.zeros((2, length), dtype=torch.int64)
+    mask = torch.ones((2, length), dtype=torch.int64)
+    mask[1, -1] = 0
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if getattr(config, "type_vocab_size", 1) > 1:
+        inputs["token_type_ids"] = torch.zeros_like(ids)
+    batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence", max=longest)
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    with _quiet(), torch.no_grad():
+        torch.onnx.export(
+            model,
+            (),
+            file,
+            kwargs=inputs,
+            input_names=list(inputs),
+            output_names=["logits"],
+            dynamic_shapes={name: {0: batch, 1: sequence} for name in inputs},
+            external_data=size > MOST_BYTES_IN_ONE_FILE,
+            dynamo=True,
+            verbose=False,
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Neither transformers' progress bars nor what torch's exporter says of itself."""
+    from transformers.utils import logging as transformers_logging
+
+    exporter = logging.getLogger("torch.onnx")
+    level, bars = exporter.level, transformers_logging.is_progress_bar_enabled()
+    exporter.setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            for message in _EXPECTED_WARNINGS:
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        exporter.setLevel(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _need(library: str) -> None:
+    if importlib.util.find_spec(library) is None:
+        raise UserError(
+            f"{library} is not installed, which ONNX needs; install it: pip install -c constraints.txt -e .[onnx]"
+        )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

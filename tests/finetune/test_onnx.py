@@ -1,0 +1,168 @@
+"""ONNX: onnxruntime gives the logits of our classifier, for every family, at any batch size and length."""
+
+import logging
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import onnx
+import pytest
+import transformers
+
+from data.errors import UserError
+from finetune import onnx as onnx_module
+from finetune.huggingface import Start, load_encoder_for_classification, save_classifier
+from finetune.onnx import FILE_NAME, OnnxClassifier, export_onnx
+from tests.finetune.reference_models import CASES, random_model
+
+LABELS = ("no", "maybe", "yes")
+SHAPES = [(1, 1), (3, 18), (5, 11)]
+"""B and S: the least, the most that all families have positions for, and another."""
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bert")
+    random_model("bert", folder)
+    export_onnx(folder)
+    return folder
+
+
+def rows(shape: tuple[int, int], pad: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens, attention mask and token types of rows of random lengths."""
+    rng = np.random.default_rng(shape)
+    mask = (np.arange(shape[1]) < rng.integers(1, shape[1] + 1, (shape[0], 1))).astype(np.int32)
+    tokens = np.where(mask, rng.integers(5, 60, shape), pad).astype(np.int32)
+    return tokens, mask, (rng.integers(0, 2, shape) * mask).astype(np.int32)
+
+
+def assert_same_logits(start: Start, folder: Path) -> None:
+    """Of our classifier and of the model.onnx in the folder."""
+    classifier = OnnxClassifier(folder)
+    assert classifier.labels == start.classifier.labels
+    for shape in SHAPES:
+        tokens, mask, types = rows(shape, start.classifier.encoder.config.pad_token_id)
+        if start.classifier.token_types < 2:
+            types = np.zeros_like(types)
+        positions = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
+        expected = jax.jit(start.classifier.logits)(start.params, tokens, mask, positions, types)
+        actual = classifier.logits(tokens, mask, types)
+        assert actual.dtype == np.float32
+        np.testing.assert_allclose(actual, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "electra_as_wide"])
+def test_onnxruntime_gives_our_logits_at_any_shape(tmp_path: Path, case: str):
+    random_model(case, tmp_path / "theirs")
+    start = load_encoder_for_classification(str(tmp_path / "theirs"), LABELS)
+    save_classifier(tmp_path / "ours", start.classifier, start.params, start.config, LABELS)
+    assert export_onnx(tmp_path / "ours") == tmp_path / "ours" / FILE_NAME
+    assert_same_logits(start, tmp_path / "ours")
+
+
+def test_onnxruntime_gives_our_scores(tmp_path: Path):
+    random_model("roberta", tmp_path, labels=1)
+    start = load_encoder_for_classification(str(tmp_path), ())
+    assert_same_logits(start, export_onnx(tmp_path).parent)
+
+
+def test_inputs_and_output_are_named_with_free_axes(exported: Path):
+    graph = onnx.load(exported / FILE_NAME).graph
+    axes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in [*graph.input, *graph.output]
+    }
+    assert axes == {
+        "input_ids": ["batch", "sequence"],
+        "attention_mask": ["batch", "sequence"],
+        "token_type_ids": ["batch", "sequence"],
+        "logits": ["batch", 3],
+    }
+
+
+def test_token_types_left_out_are_zeros_and_a_row_of_padding_is_finite(exported: Path):
+    tokens, mask, _ = rows((2, 9))
+    classifier = OnnxClassifier(exported)
+    np.testing.assert_array_equal(
+        classifier.logits(tokens, mask), classifier.logits(tokens, mask, np.zeros_like(tokens))
+    )
+    assert np.isfinite(classifier.logits(np.zeros_like(tokens), np.zeros_like(mask))).all()
+
+
+def test_large_weights_are_beside_the_model(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(onnx_module, "MOST_BYTES_IN_ONE_FILE", 1)
+    out = tmp_path / "new" / "out"
+    assert export_onnx(exported, out) == out / FILE_NAME
+    assert sorted(file.name for file in out.iterdir()) == [FILE_NAME, f"{FILE_NAME}.data"]
+    assert_same_logits(load_encoder_for_classification(str(exported), LABELS), out)
+
+
+def test_nothing_is_said_on_the_way_and_nothing_is_left_as_it_was_not(
+    exported: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level(logging.WARNING):
+        export_onnx(exported, tmp_path)
+    assert capfd.readouterr() == ("", "") and caplog.messages == []
+    assert logging.getLogger("torch.onnx").level == logging.NOTSET
+    assert transformers.utils.logging.is_progress_bar_enabled()
+
+
+def test_a_failure_halfway_leaves_the_earlier_file(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(model: Any, file: Path) -> None:
+        file.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / FILE_NAME).write_bytes(b"earlier")
+    monkeypatch.setattr(onnx_module, "_export", fail)
+    with pytest.raises(UserError, match=r"model.onnx cannot be written: .*No space left on device"):
+        export_onnx(exported, tmp_path)
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(FILE_NAME, b"earlier")]
+
+
+def test_what_is_no_classifier_is_refused(exported: Path, tmp_path: Path):
+    with pytest.raises(UserError, match=r"has no config.json; name the folder of an exported classifier"):
+        export_onnx(tmp_path)
+    random_model("bert", tmp_path / "mlm", task="MaskedLM")
+    with pytest.raises(UserError, match=r"mlm holds BertForMaskedLM, not a model ForSequenceClassification"):
+        export_onnx(tmp_path / "mlm")
+    cut = shutil.copytree(exported, tmp_path / "cut")
+    weights = cut / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"cut is not a classifier that transformers loads: ") as error:
+        export_onnx(cut)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.rglob(FILE_NAME + ".unfinished*"))
+
+
+def test_a_classifier_without_its_head_is_refused(exported: Path, tmp_path: Path):
+    bare = transformers.BertModel.from_pretrained(exported)
+    bare.save_pretrained(tmp_path)
+    shutil.copy(exported / "config.json", tmp_path)
+    with pytest.raises(UserError, match=r"lacks weights of its network: classifier.bias, classifier.weight"):
+        export_onnx(tmp_path)
+
+
+def test_a_model_that_is_not_there_or_damaged_is_one_line(exported: Path, tmp_path: Path):
+    with pytest.raises(UserError, match=r"has no model.onnx; write one with finetune.onnx.export_onnx"):
+        OnnxClassifier(tmp_path)
+    (tmp_path / FILE_NAME).write_bytes((exported / FILE_NAME).read_bytes()[:1000])
+    with pytest.raises(
+        UserError, match=r"model.onnx is damaged or not an ONNX model \(.*\); export it again"
+    ) as error:
+        OnnxClassifier(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("library", ["torch", "onnx", "onnxscript", "onnxruntime"])
+def test_without_the_extra_it_says_how_to_install_it(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, library: str
+):
+    monkeypatch.setitem(sys.modules, library, None)
+    message = rf"{library} is not installed, .* pip install -c constraints.txt -e .\[onnx\]"
+    with pytest.raises(UserError, match=message):
+        OnnxClassifier(exported) if library == "onnxruntime" else export_onnx(exported)
