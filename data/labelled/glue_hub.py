@@ -46,14 +46,14 @@ def read_hub(
 
 def _read(dataset: Any, name: str, task: Task, split: str, limit: int | None) -> Examples:
     check_columns(task, dataset.column_names, f"{WHERE}.name={name!r}")
-    names = getattr(dataset.features[LABEL], "names", None)
+    names = getattr(dataset.features[LABEL], "names", None)  # of a ClassLabel
     columns = dataset[: limit or len(dataset)]
     return split_of_columns(
         task,
         split,
         [columns[text] for text in task.texts],
         columns[LABEL],
-        names,
+        names and [str(name) for name in names],  # a card's `no` and `yes` are booleans in YAML
         columns.get(IDENTITY, range(len(columns[LABEL]))),
         origin=f"hub {name} {task.dataset} {split}",
         limit=limit,
