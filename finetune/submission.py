@@ -1,0 +1,224 @@
+"""Test-set predictions in the format of GLUE's submissions, and a check of one before it is sent.
+
+The rules are those of gluebenchmark.com: one zip with one tab-separated file for each test set (MNLI has two) and for
+the diagnostic set, none in a folder; a header `index<TAB>prediction`; every example of the test set, numbered from 0
+in order; names of classes for MNLI, QNLI, RTE and AX, ids for the other classes, a number for STS-B.
+
+`python -m finetune.submission FILE.zip` checks a submission.
+"""
+
+import io
+import math
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+from etils import epath
+from jaxtyping import Num
+
+from data.command_line import run
+from data.errors import UserError
+from data.labelled.tasks import SCORE_RANGE, TASKS, Task
+from data.sources.paths import open_file
+from pretrain.workdir import write_text
+
+HEADER = "index\tprediction"
+SCORE_DECIMALS = 3
+EARLIEST = (1980, 1, 1, 0, 0, 0)
+"""The date of every file in a zip: the same predictions make the same bytes."""
+
+
+class WantedFile(NamedTuple):
+    """A file of a submission: the predictions of one test set."""
+
+    rows: int
+    """How many examples the test set has."""
+    predictions: tuple[str, ...]
+    """What a prediction may be, by the class's id; () for a number."""
+
+
+def _wanted(task: Task, split: str) -> WantedFile:
+    ids = tuple(str(index) for index in range(len(task.labels)))
+    return WantedFile(task.rows[split], task.labels if task.submits_names else ids)
+
+
+FILES: Mapping[str, WantedFile] = MappingProxyType(
+    {file: _wanted(task, split) for task in TASKS.values() for split, file in task.submissions.items()}
+)
+"""Every file of a submission, by its name."""
+
+
+def write_predictions(
+    folder: epath.Path, task: Task, split: str, ids: Sequence[int | str], predictions: Num[np.ndarray, "n"]
+) -> epath.Path:
+    """Write a test set's predictions to its file in `folder`, in the order of GLUE's index.
+
+    Args:
+      folder: where the files of a submission gather; made if need be.
+      task: a GLUE task.
+      split: the test set, such as 'test_matched'.
+      ids: GLUE's index of each example, in any order, as `Examples.ids` has it.
+      predictions: an id of a class for each, or a score; scores are clipped to 0..5.
+
+    Returns:
+      the file's path.
+
+    Raises:
+      UserError: ids that are not the numbers from 0 on, or a prediction that is no number.
+    """
+    name = task.submissions[split]
+    if set(ids) != set(range(len(ids))):
+        raise UserError(
+            f"{name}: the examples of {task.title} {split} are not numbered 0 to {len(ids) - 1}, as GLUE's are; "
+            "read the official test set, see config.data.source"
+        )
+    if not np.isfinite(predictions).all():
+        raise UserError(
+            f"{name}: a prediction is {predictions[~np.isfinite(predictions)][0]}; the model has diverged"
+        )
+    written = _written(FILES[name], predictions)
+    by_index = dict(zip(ids, written, strict=True))
+    lines = [f"{index}\t{by_index[index]}" for index in range(len(ids))]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / name, "\n".join([HEADER, *lines]) + "\n")
+    return folder / name
+
+
+def write_zip(folder: epath.Path, path: epath.Path) -> list[str]:
+    """Zip the files of a submission that `folder` holds.
+
+    Returns:
+      the names of those that are missing; GLUE wants all of them.
+    """
+    content = io.BytesIO()
+    missing = []
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in FILES:
+            if (folder / name).exists():
+                info = zipfile.ZipInfo(name, EARLIEST)
+                archive.writestr(info, (folder / name).read_bytes(), zipfile.ZIP_DEFLATED)
+            else:
+                missing.append(name)
+    path.write_bytes(content.getvalue())
+    return missing
+
+
+def check_submission(path: str) -> list[str]:
+    """What GLUE would refuse in a submission, one line each; nothing where it is sound.
+
+    Args:
+      path: the zip, local or gs://.
+
+    Raises:
+      UserError: the file is not there, or is no zip.
+    """
+    with open_file(path) as opened:
+        content = io.BytesIO(opened.read())
+    try:
+        with zipfile.ZipFile(content) as archive:
+            names = [info.filename for info in archive.infolist() if not info.is_dir()]
+            faults = list(_check_names(names))
+            for name in FILES:
+                if name in names:
+                    faults += [f"{name}{fault}" for fault in _check_file(archive, name)]
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path}: {error}; it should be a zip of {', '.join(FILES)}") from None
+    return faults
+
+
+def main(argv: Sequence[str]) -> int:
+    """Check the submission that the command line names; 1 where there is a fault."""
+    if len(argv) != 2 or argv[1].startswith("-"):
+        raise UserError("name one zip to check: python -m finetune.submission FILE.zip")
+    faults = check_submission(argv[1])
+    for fault in faults:
+        print(fault)
+    if faults:
+        print(f"{argv[1]}: {len(faults)} faults; GLUE would refuse it", file=sys.stderr)
+        return 1
+    print(f"{argv[1]}: {len(FILES)} files, as GLUE wants them")
+    return 0
+
+
+def _written(wanted: WantedFile, predictions: np.ndarray) -> list[str]:
+    if wanted.predictions:
+        return [wanted.predictions[int(index)] for index in predictions]
+    return [f"{score:.{SCORE_DECIMALS}f}" for score in np.clip(predictions, *SCORE_RANGE)]
+
+
+def _check_names(names: Sequence[str]) -> Iterator[str]:
+    for name in FILES:
+        if name not in names:
+            yield f"{name}: missing"
+        elif names.count(name) > 1:
+            yield f"{name}: {names.count(name)} files have this name"
+    for name in names:
+        if name not in FILES:
+            base = PurePosixPath(name).name
+            hint = f"it should be {base}, in no folder" if base in FILES else "GLUE has no such file"
+            yield f"{name}: {hint}"
+
+
+def _check_file(archive: zipfile.ZipFile, name: str) -> Iterator[str]:
+    """Faults of one file; of many like ones the first."""
+    try:
+        lines = archive.read(name).decode("utf-8").split("\n")
+    except (
+        zipfile.BadZipFile,
+        RuntimeError,
+        NotImplementedError,
+        UnicodeDecodeError,
+        EOFError,
+        OSError,
+    ) as error:
+        yield f": cannot be read: {error}"
+        return
+    if lines[-1] == "":
+        lines.pop()
+    lines = [line.removesuffix("\r") for line in lines]
+    if not lines or lines[0] != HEADER:
+        yield f" line 1: {lines[0] if lines else ''!r} should be the header {HEADER!r}"
+    wanted, rows = FILES[name], [line.split("\t") for line in lines[1:]]
+    if len(rows) != wanted.rows:
+        yield f": {len(rows)} predictions; the test set has {wanted.rows} examples"
+    for check in (_check_fields, _check_index, _check_prediction):
+        faults = [
+            (number, fault) for number, fields in enumerate(rows) if (fault := check(number, fields, wanted))
+        ]
+        if faults:
+            number, fault = faults[0]
+            more = f" (and {len(faults) - 1} more such lines)" if len(faults) > 1 else ""
+            yield f" line {number + 2}: {fault}{more}"
+
+
+def _check_fields(number: int, fields: list[str], wanted: WantedFile) -> str:
+    return "" if len(fields) == 2 else f"{len(fields)} fields where there should be an index and a prediction"
+
+
+def _check_index(number: int, fields: list[str], wanted: WantedFile) -> str:
+    return "" if len(fields) == 1 or fields[0] == str(number) else f"index {fields[0]!r} should be {number}"
+
+
+def _check_prediction(number: int, fields: list[str], wanted: WantedFile) -> str:
+    if len(fields) != 2 or fields[1] in wanted.predictions:
+        return ""
+    if wanted.predictions:
+        return f"prediction {fields[1]!r} should be {' or '.join(wanted.predictions)}"
+    low, high = SCORE_RANGE
+    try:
+        score = float(fields[1])
+    except ValueError:
+        score = math.nan
+    return (
+        ""
+        if low <= score <= high
+        else f"prediction {fields[1]!r} should be a number from {low:g} to {high:g}"
+    )
+
+
+if __name__ == "__main__":
+    run(main)
