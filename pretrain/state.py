@@ -28,7 +28,7 @@ class TrainState:
     opt_state: Any
 
 
-def random_key(seed: int, use: int, implementation: str = "threefry2x32") -> jax.Array:
+def random_key(seed: int | jax.Array, use: int, implementation: str = "threefry2x32") -> jax.Array:
     """The key of one use of random numbers (MASKS, DROPOUT, ...) in the run of this seed."""
     return jax.random.fold_in(jax.random.key(seed, impl=implementation), use)
 

@@ -1,0 +1,175 @@
+"""Every field of a fine-tuning config, declared, explained and checked.
+
+A recipe in configs/ sets what differs from these defaults; `--config.a.b=value` sets any of them on the command line.
+"""
+
+from dataclasses import dataclass
+
+from data.errors import UserError
+from data.labelled.config import LabelledConfig
+from data.schema import field
+from pretrain.config import MeshConfig
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov and Hutter 2019) and what it is applied to."""
+
+    learning_rate: float = field(2e-5, "peak learning rate")
+    weight_decay: float = field(0.01, "decoupled weight decay; biases and layer norms are exempt")
+    beta1: float = field(0.9, "decay of the first moment")
+    beta2: float = field(0.999, "decay of the second moment")
+    eps: float = field(1e-8, "added to the root of the second moment")
+    clip_norm: float = field(1.0, "clip gradients to this global norm; 0 does not clip")
+    layer_decay: float = field(
+        1.0, "each layer's learning rate as a share of that of the layer above; 1 is the same for all"
+    )
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The learning rate over the run."""
+
+    name: str = field("linear", "shape after warm-up", ("linear", "cosine", "constant"))
+    warmup_ratio: float = field(0.06, "share of the steps in linear warm-up from 0")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """How the network runs, where that differs from its config.json."""
+
+    dropout: float | None = field(
+        None, "dropout of embeddings, blocks and head; None is the checkpoint's own"
+    )
+    attention_dropout: float | None = field(
+        None, "dropout of attention weights; None is the checkpoint's own"
+    )
+    attention: str = field("auto", "attention kernel, as in pretraining", ("auto", "xla", "cudnn"))
+    remat: bool = field(False, "recompute each layer in the backward pass, to save memory")
+    scan_unroll: int = field(0, "layers unrolled in the scan over them; 0: all")
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """Metrics and TensorBoard."""
+
+    every: int = field(10, "steps between logged metrics")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation, the best model, early stopping."""
+
+    every: int = field(0, "steps between evaluations, and one at the end; 0 is once an epoch")
+    batch: int = field(64, "rows in an evaluation batch")
+    metric: str = field(
+        "", "the metric that chooses the best model; empty is the task's own, 'loss' the lowest loss"
+    )
+    patience: int = field(
+        0, "stop when so many evaluations in a row bring no better model; 0 never stops early"
+    )
+    restore_best: bool = field(True, "end with the best model, not the last")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Checkpoints, written asynchronously to WORKDIR/checkpoints."""
+
+    every: int = field(0, "steps between checkpoints; 0 is once an epoch")
+    keep: int = field(1, "newest checkpoints kept")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """One task, fine-tuned from one model by one run or by several trained together."""
+
+    task: str = field("", "a GLUE task (cola, mnli, ...), or empty with config.data.source=files")
+    init_from: str = field("", "the model to start from: a workdir, a Hugging Face folder or a hub id")
+    seed: int = field(0, "of the first run: head, data order, dropout")
+    seeds: int = field(1, "runs trained together, with seeds seed, seed + 1, ...")
+    learning_rates: tuple[float, ...] = field(
+        (), "peak learning rates trained together, each with every seed; empty is optimizer.learning_rate"
+    )
+    epochs: int = field(3, "passes over the training examples")
+    global_batch: int = field(32, "examples in a batch of each run, over all devices and micro-batches")
+    grad_accum: int = field(1, "micro-batches a step; the step equals that of the whole batch")
+    max_length: int = field(
+        128, "tokens of an example at most, special ones included; longer ones are truncated"
+    )
+    lengths: tuple[int, ...] = field(
+        (), "row lengths that batches are padded to; empty chooses a few from the data"
+    )
+    label_smoothing: float = field(0.0, "share of the target spread over all classes")
+    dtype: str = field(
+        "float32", "compute type; params and optimiser state are float32", ("float32", "bfloat16")
+    )
+    matmul_precision: str = field(
+        "default",
+        "precision of float32 matrix products (jax.default_matmul_precision)",
+        ("default", "high", "highest"),
+    )
+    compilation_cache: str = field(
+        "~/.cache/unmask/xla", "folder of compiled programs, shared by runs; empty for none"
+    )
+    data: LabelledConfig = field(LabelledConfig, "the examples")
+    model: ModelConfig = field(ModelConfig, "how the network runs")
+    optimizer: OptimizerConfig = field(OptimizerConfig, "the optimiser")
+    schedule: ScheduleConfig = field(ScheduleConfig, "the learning rate")
+    mesh: MeshConfig = field(MeshConfig, "the devices")
+    log: LogConfig = field(LogConfig, "logging")
+    eval: EvalConfig = field(EvalConfig, "evaluation")
+    checkpoint: CheckpointConfig = field(CheckpointConfig, "checkpoints")
+
+    @property
+    def members(self) -> tuple["Member", ...]:
+        """The runs that are trained together, learning rate by learning rate."""
+        rates = self.learning_rates or (self.optimizer.learning_rate,)
+        return tuple(Member(self.seed + i, rate) for rate in rates for i in range(self.seeds))
+
+
+@dataclass(frozen=True)
+class Member:
+    """What sets one run of a population apart."""
+
+    seed: int
+    learning_rate: float
+
+
+def check_values(config: FinetuneConfig) -> None:
+    """Refuse values out of their range, before anything is read.
+
+    Raises:
+      UserError: one of them; the message says what would be right.
+    """
+    for name in ("seeds", "epochs", "global_batch", "grad_accum"):
+        if getattr(config, name) < 1:
+            raise UserError(f"config.{name}={getattr(config, name)} should be 1 or more")
+    for name in ("eval.every", "eval.patience", "checkpoint.every", "model.scan_unroll"):
+        group, _, leaf = name.partition(".")
+        if (value := getattr(getattr(config, group), leaf)) < 0:
+            raise UserError(f"config.{name}={value} should be 0 or more")
+    for name in ("log.every", "eval.batch", "checkpoint.keep"):
+        group, _, leaf = name.partition(".")
+        if (value := getattr(getattr(config, group), leaf)) < 1:
+            raise UserError(f"config.{name}={value} should be 1 or more")
+    if config.global_batch % config.grad_accum:
+        raise UserError(
+            f"config.global_batch={config.global_batch} is not a multiple of config.grad_accum={config.grad_accum}"
+        )
+    for rate in (*config.learning_rates, config.optimizer.learning_rate):
+        if not rate > 0:
+            raise UserError(f"learning rate {rate} should be above 0; set config.optimizer.learning_rate")
+    if not 0 <= config.label_smoothing < 1:
+        raise UserError(f"config.label_smoothing={config.label_smoothing} should be at least 0 and below 1")
+    if not 0 <= config.schedule.warmup_ratio <= 1:
+        raise UserError(
+            f"config.schedule.warmup_ratio={config.schedule.warmup_ratio} should be between 0 and 1"
+        )
+    if not 0 < config.optimizer.layer_decay <= 1:
+        raise UserError(
+            f"config.optimizer.layer_decay={config.optimizer.layer_decay} should be above 0, at most 1"
+        )
+    if not config.init_from:
+        raise UserError(
+            "no model to start from; set config.init_from to a workdir, a Hugging Face folder or a hub id"
+        )

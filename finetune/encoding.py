@@ -1,0 +1,87 @@
+"""Examples as token ids: pairs with the separators and token types of the family, cut to a length.
+
+The tokenizer's own post-processor puts the special tokens in, so that rows are those that transformers makes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+from tokenizers import Encoding, Tokenizer
+
+from data.errors import UserError
+from data.labelled.examples import Examples
+from tokenizer.load import Loaded, valid_unicode
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A set of examples as ids, padded to the longest."""
+
+    tokens: Int[np.ndarray, "n S"]
+    """int32, special tokens included."""
+    token_types: Int[np.ndarray, "n S"]
+    """int8: 0 for the first text, 1 for the second in families that tell them apart."""
+    lengths: Int[np.ndarray, "n"]
+    """Tokens of each example."""
+    labels: np.ndarray | None
+    """int32 [n] classes, float32 [n] scores; None where they are hidden."""
+    pad: int
+    """Id of the padding token."""
+    truncated: int
+    """Examples that were cut."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+class PairEncoder:
+    """Encodes texts and pairs of texts for one tokenizer, model and length."""
+
+    def __init__(self, tokenizer: Loaded, *, max_length: int, token_types: int):
+        """Cut examples to `max_length` tokens, the longer text of a pair first; of `token_types` the model has so many.
+
+        Raises:
+          UserError: the tokenizer puts no special tokens around a text, or max_length has no room for text.
+        """
+        self._tokenizer = Tokenizer.from_str(tokenizer.tokenizer.to_str())
+        self._tokenizer.encode_special_tokens = True
+        self._types = token_types
+        self._pad = tokenizer.special.pad
+        special = self._tokenizer.num_special_tokens_to_add(True)
+        if not special:
+            raise UserError(
+                "the tokenizer of config.init_from has no post-processor that puts special tokens around a text; "
+                "save it with one (transformers' save_pretrained of the right fast tokenizer)"
+            )
+        if max_length < special + 2:
+            raise UserError(
+                f"config.max_length={max_length} leaves no room for text: a pair has {special} special tokens"
+            )
+        self._tokenizer.enable_truncation(max_length, strategy="longest_first")
+
+    def __call__(self, examples: Examples) -> Encoded:
+        """Encode examples."""
+        encodings = self.encode(examples.first, examples.second)
+        lengths = np.array([len(encoding) for encoding in encodings], np.int64)
+        shape = (len(lengths), int(lengths.max()))
+        tokens, token_types = np.full(shape, self._pad, np.int32), np.zeros(shape, np.int8)
+        for row, encoding in enumerate(encodings):
+            tokens[row, : lengths[row]] = encoding.ids
+            if self._types > 1:
+                token_types[row, : lengths[row]] = encoding.type_ids
+        truncated = sum(bool(encoding.overflowing) for encoding in encodings)
+        return Encoded(tokens, token_types, lengths, examples.labels, self._pad, truncated)
+
+    def encode(self, first: Sequence[str], second: Sequence[str] | None) -> list[Encoding]:
+        """The tokenizer's encodings of texts, or of pairs of texts."""
+        texts = list(first) if second is None else list(zip(first, second, strict=True))
+        try:
+            return self._tokenizer.encode_batch_fast(texts)
+        except TypeError:
+            if second is None:
+                return self._tokenizer.encode_batch_fast([valid_unicode(text) for text in first])
+            return self._tokenizer.encode_batch_fast(
+                [(valid_unicode(a), valid_unicode(b)) for a, b in zip(first, second, strict=True)]
+            )

@@ -1,0 +1,212 @@
+"""A fine-tuning run assembled from its config and checked, before anything is compiled."""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optax
+from etils import epath
+from jax.sharding import Mesh
+
+from data.errors import UserError
+from data.labelled.examples import Examples, LabelledData
+from data.labelled.open import open_labelled
+from finetune.batching import Plan, choose_lengths
+from finetune.classifier import Classifier
+from finetune.config import FinetuneConfig, check_values
+from finetune.encoding import Encoded, PairEncoder
+from finetune.evaluation import EvaluationSet
+from finetune.huggingface import load_encoder_for_classification
+from finetune.population import population_mesh
+from finetune.step import optimizer_of
+from finetune.tracking import choosing_metric
+from pretrain.job import is_workdir
+from tokenizer import load as tokenizers
+from tokenizer.load import Loaded
+
+logger = logging.getLogger(__name__)
+
+MODEL = "model"
+"""Folder in a fine-tuning workdir that holds its best model, as transformers reads it."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a run consists of, but its state."""
+
+    config: FinetuneConfig
+    data: LabelledData
+    labels: tuple[str, ...]
+    """Names of the classes by id; empty for a score."""
+    tokenizer: Loaded
+    classifier: Classifier
+    params: Any
+    """The checkpoint's, as numpy arrays."""
+    fresh_head: frozenset[str]
+    """The head's modules that the checkpoint does not have."""
+    source_config: Mapping[str, Any]
+    """config.json of the checkpoint, as transformers has it."""
+    mesh: Mesh
+    encoder: PairEncoder
+    train: Encoded
+    plan: Plan
+    evaluations: tuple[EvaluationSet, ...]
+    optimizer: optax.GradientTransformation
+    metric: str
+    """The metric that chooses, as evaluations name it."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.config.epochs * self.plan.steps
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of what must not change when the run goes on."""
+        return {"tokenizer": self.tokenizer.fingerprint(), "training examples": _fingerprint(self.train)}
+
+
+def assemble(config: FinetuneConfig) -> Job:
+    """Check a config, and read and encode what it names.
+
+    Raises:
+      UserError: anything in the config, the data or the checkpoint that cannot work.
+    """
+    check_values(config)
+    members = config.members
+    mesh = population_mesh(config.mesh, len(members))
+    _check_batch(config, mesh)
+    data = open_labelled(config.data, config.task)
+    if data.train is None or not data.evaluations:
+        raise UserError(
+            f"{data.task.title} has no {'training' if data.train is None else 'evaluation'} examples: it cannot be "
+            "trained on; label it with a trained model by python -m finetune.predict"
+        )
+    metric = choosing_metric(config.eval.metric, data.task)
+    labels = data.task.labels
+    model_source, tokenizer_source = sources(config.init_from)
+    tokenizer = tokenizers.load(tokenizer_source)
+    loaded = load_encoder_for_classification(
+        model_source, labels=labels, seed=config.seed, dtype=config.dtype, overrides=_overrides(config)
+    )
+    classifier = loaded.classifier
+    if tokenizer.vocab_size > classifier.encoder.config.vocab_size:
+        raise UserError(
+            f"config.init_from={config.init_from!r}: its tokenizer has {tokenizer.vocab_size} tokens, its model "
+            f"embeddings for {classifier.encoder.config.vocab_size}; they do not belong together"
+        )
+    room = classifier.encoder.config.max_length
+    if config.max_length > room:
+        raise UserError(
+            f"config.max_length={config.max_length} is longer than the model's positions; set it to {room} or less"
+        )
+    pairs = PairEncoder(tokenizer, max_length=config.max_length, token_types=classifier.token_types)
+    train = _encoded(pairs, data.train, "train")
+    evaluations = tuple(
+        EvaluationSet(_short(name, len(data.evaluations)), _encoded(pairs, examples, name))
+        for name, examples in data.evaluations.items()
+    )
+    longest = max(int(part.lengths.max()) for part in (train, *(each.encoded for each in evaluations)))
+    plan = Plan.of(train.lengths, _lengths(config, train, longest), config.global_batch)
+    if len(evaluations) > 1:
+        metric = f"{evaluations[0].name}/{metric}"
+    return Job(
+        config=config,
+        data=data,
+        labels=labels,
+        tokenizer=tokenizer,
+        classifier=classifier,
+        params=loaded.params,
+        fresh_head=loaded.fresh_head,
+        source_config=loaded.config,
+        mesh=mesh,
+        encoder=pairs,
+        train=train,
+        plan=plan,
+        evaluations=evaluations,
+        optimizer=optimizer_of(config, classifier, config.epochs * plan.steps),
+        metric=metric,
+    )
+
+
+def sources(init_from: str) -> tuple[str, str]:
+    """Where the model and the tokenizer of `init_from` are: a workdir of either stage, a folder, or a hub id."""
+    path = epath.Path(init_from).expanduser()
+    if (path / MODEL / "config.json").exists():
+        return str(path / MODEL), str(path / MODEL)
+    if is_workdir(path):
+        if not (path / "tokenizer").exists():
+            raise UserError(
+                f"config.init_from={init_from!r} is a fine-tuning run that has not finished; finish it, or set another"
+            )
+        return str(path), str(path / "tokenizer")
+    return init_from, init_from
+
+
+def _overrides(config: FinetuneConfig) -> dict[str, Any]:
+    """Fields of the network that the config sets in place of the checkpoint's."""
+    model = config.model
+    given = {
+        "hidden_dropout_prob": model.dropout,
+        "classifier_dropout": model.dropout,
+        "attention_probs_dropout_prob": model.attention_dropout,
+    }
+    how = {
+        "attention": model.attention,
+        "remat": model.remat,
+        "scan_unroll": 1 if model.remat else model.scan_unroll,
+    }
+    return {**{name: value for name, value in given.items() if value is not None}, **how}
+
+
+def _encoded(encoder: PairEncoder, examples: Examples, name: str) -> Encoded:
+    encoded = encoder(examples)
+    if encoded.truncated:
+        logger.info(
+            "%s: %d of %d examples are cut to config.max_length", name, encoded.truncated, len(encoded)
+        )
+    return encoded
+
+
+def _lengths(config: FinetuneConfig, train: Encoded, longest: int) -> tuple[int, ...]:
+    """The row lengths of the run; the last holds the longest example of all sets."""
+    if config.lengths:
+        if max(config.lengths) < longest or min(config.lengths) < 1:
+            raise UserError(
+                f"config.lengths={list(config.lengths)} does not hold the longest example, {longest} tokens; "
+                "add its length, or lower config.max_length"
+            )
+        if max(config.lengths) > config.max_length:
+            raise UserError(
+                f"config.lengths={list(config.lengths)} goes beyond config.max_length={config.max_length}"
+            )
+        return tuple(sorted(set(config.lengths)))
+    chosen = choose_lengths(train.lengths, config.max_length)
+    last = min(-(-longest // 8) * 8, config.max_length)
+    return tuple(sorted({*(length for length in chosen if length < last), last}))
+
+
+def _short(split: str, count: int) -> str:
+    """A split's name in results: 'matched' of 'validation_matched'; nothing where it is the only one."""
+    return split.removeprefix("validation_") if count > 1 else ""
+
+
+def _check_batch(config: FinetuneConfig, mesh: Mesh) -> None:
+    across = mesh.shape["replica"] * mesh.shape["data"] * mesh.shape["fsdp"]
+    micro = config.global_batch // config.grad_accum
+    if micro % across:
+        raise UserError(
+            f"config.global_batch={config.global_batch} in {config.grad_accum} micro-batches is {micro} rows, which "
+            f"{across} devices (config.mesh replica x data x fsdp, less those that the runs are spread over) do not "
+            "divide; change one of them"
+        )
+
+
+def _fingerprint(encoded: Encoded) -> str:
+    digest = hashlib.sha256()
+    for array in (encoded.tokens, encoded.token_types, encoded.lengths, encoded.labels):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,135 @@
+"""What a run came to: results.json, a table, and a summary over seeds for every metric."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from etils import epath
+from rich.table import Table
+
+from data import schema
+from finetune.tracking import is_better
+from finetune.train import Outcome
+from pretrain import formatting
+from pretrain.workdir import write_text
+
+FILE_NAME = "results.json"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One metric over the runs of a population, each at its chosen evaluation."""
+
+    best: float
+    mean: float
+    std: float
+    """Sample standard deviation (n - 1); 0 of a single run."""
+
+    @classmethod
+    def of(cls, values: Sequence[float], metric: str) -> "Summary":
+        """Of the runs' values."""
+        best = values[0]
+        for value in values[1:]:
+            best = value if is_better(metric, value, best) else best
+        return cls(best, statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
+
+
+def results(outcome: Outcome) -> dict[str, Any]:
+    """Everything a finished run is remembered by, JSON-able.
+
+    Metrics are shares (accuracy 0.91), not percent.
+    """
+    job, tracking = outcome.job, outcome.tracking
+    chosen = [tracking.history[index if job.config.eval.restore_best else -1] for index in tracking.best]
+    members = [
+        {
+            "seed": member.seed,
+            "learning_rate": member.learning_rate,
+            "step": evaluation["step"],
+            "epoch": evaluation["epoch"],
+            "metrics": evaluation["members"][index],
+            "last": tracking.history[-1]["members"][index],
+        }
+        for index, (member, evaluation) in enumerate(zip(job.config.members, chosen, strict=True))
+    ]
+    groups = {
+        rate: [m for m in members if m["learning_rate"] == rate]
+        for rate in dict.fromkeys(member.learning_rate for member in job.config.members)
+    }
+    train, data = job.data.train, job.data
+    assert train is not None
+    return {
+        "task": data.task.name,
+        "title": data.task.title,
+        "init_from": job.config.init_from,
+        "metric": job.metric,
+        "best_run": best_member(outcome),
+        "runs": members,
+        "summary": {
+            f"{rate:g}": {
+                metric: vars(Summary.of([m["metrics"][metric] for m in group], metric))
+                for metric in group[0]["metrics"]
+            }
+            for rate, group in groups.items()
+        },
+        "examples": {
+            "train": {"count": len(job.train), "origin": train.origin, "official": train.official},
+            **{
+                name: {"count": len(examples.first), "origin": examples.origin, "official": examples.official}
+                for name, examples in data.evaluations.items()
+            },
+        },
+        "steps": outcome.step,
+        "seconds": round(outcome.seconds, 1),
+        "history": tracking.history,
+        "config": schema.as_dict(job.config),
+    }
+
+
+def best_member(outcome: Outcome) -> int:
+    """The index of the run with the best chosen evaluation."""
+    tracking, metric = outcome.tracking, outcome.job.metric
+    values = [
+        tracking.history[index if outcome.job.config.eval.restore_best else -1]["members"][member][metric]
+        for member, index in enumerate(tracking.best)
+    ]
+    best = 0
+    for member, value in enumerate(values):
+        best = member if is_better(metric, value, values[best]) else best
+    return best
+
+
+def write_results(found: Mapping[str, Any], workdir: epath.Path) -> None:
+    """Write WORKDIR/results.json."""
+    write_text(workdir / FILE_NAME, json.dumps(found, indent=2) + "\n")
+
+
+def table(found: Mapping[str, Any]) -> Table:
+    """Best, mean and standard deviation of each metric; a row for each learning rate."""
+    shown = Table(
+        title=f"{found['title']}: {len(found['runs'])} runs, {formatting.duration(found['seconds'])}"
+    )
+    several = len(found["summary"]) > 1
+    if several:
+        shown.add_column("learning rate")
+    shown.add_column("metric")
+    for name in ("best", "mean", "std"):
+        shown.add_column(name, justify="right")
+    for rate, metrics in found["summary"].items():
+        for metric, summary in metrics.items():
+            chosen = " *" if metric == found["metric"] else ""
+            values = [score(metric, summary[name]) for name in ("best", "mean", "std")]
+            shown.add_row(*([rate] if several else []), metric + chosen, *values)
+    unofficial = [name for name, examples in found["examples"].items() if not examples["official"]]
+    caption = "* chooses the best model"
+    if unofficial and found["task"]:
+        caption += f"; not the official {', '.join(unofficial)} set"
+    shown.caption = caption
+    return shown
+
+
+def score(metric: str, value: float) -> str:
+    """A metric as tables show it: scores times 100, losses as they are."""
+    return f"{value:.4f}" if metric.rpartition("/")[2] == "loss" else f"{100 * value:.2f}"

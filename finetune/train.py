@@ -1,0 +1,205 @@
+"""The fine-tuning run, from top to bottom: resume or start, epoch by epoch, evaluate, keep the best, write results."""
+
+import contextlib
+import dataclasses
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from data import schema
+from data.command_line import differences
+from data.errors import UserError
+from finetune.batching import rows
+from finetune.config import FinetuneConfig
+from finetune.evaluation import Predictor, evaluate, mean_over_members
+from finetune.job import Job, assemble
+from finetune.population import (
+    PopulationState,
+    abstract_state,
+    batch_shardings,
+    first_state,
+    to_devices,
+)
+from finetune.recorder import Recorder
+from finetune.step import keep_better, make_train_step
+from finetune.tracking import Tracking
+from pretrain import workdir as workdirs
+from pretrain.checkpoint import Checkpointer
+from pretrain.interruption import Interruption
+
+logger = logging.getLogger(__name__)
+
+# Fields that may change on resume: they leave every step and every evaluation as it would have been.
+SAFE_TO_CHANGE = ("log.", "checkpoint.", "compilation_cache", "eval.batch", "mesh.")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    job: Job
+    state: PopulationState
+    step: int
+    interrupted: str
+    """The signal that stopped it before its end; empty if it finished."""
+    tracking: Tracking
+    seconds: float
+    """Wall time of training and evaluating, all calls of the run together."""
+
+    @property
+    def params(self) -> Any:
+        """What the run ends with: every member's best params, or its last."""
+        return self.state.best if self.job.config.eval.restore_best else self.state.params
+
+
+def train(config: FinetuneConfig, workdir: epath.Path) -> Outcome:
+    """Run the job of `config` in `workdir`, or go on with it where its newest checkpoint stands.
+
+    Raises:
+      UserError: bad config, bad input, or a workdir that holds another run.
+    """
+    workdirs.prepare(workdir)
+    checkpointer = Checkpointer(workdir, keep=config.checkpoint.keep)
+    try:
+        saved = checkpointer.read_run()
+        if saved is not None:
+            _check_unchanged(saved["config"], config)
+        job = assemble(config)
+        if saved is not None and saved["fingerprints"] != job.fingerprints:
+            raise UserError(
+                f"the examples or the tokenizer of config.init_from have changed since the run in {workdir} began; "
+                "put them back, or set another --workdir"
+            )
+        with jax.set_mesh(job.mesh), jax.default_matmul_precision(config.matmul_precision):
+            return _Trainer(job, workdir, checkpointer).run()
+    finally:
+        checkpointer.close()
+
+
+def _check_unchanged(saved: dict[str, Any], config: FinetuneConfig) -> None:
+    changed = {
+        name: pair
+        for name, pair in differences(saved, schema.as_dict(config)).items()
+        if not name.startswith(SAFE_TO_CHANGE)
+    }
+    if changed:
+        listed = "; ".join(f"config.{name} was {old!r}, is {new!r}" for name, (old, new) in changed.items())
+        raise UserError(
+            f"this run was made with another config: {listed}. Undo the change, or set another --workdir"
+        )
+
+
+class _Trainer:
+    """One call of `train`, from its start or its checkpoint to its end."""
+
+    def __init__(self, job: Job, workdir: epath.Path, checkpointer: Checkpointer):
+        self._job, self._workdir, self._checkpointer = job, workdir, checkpointer
+        self._members = job.config.members
+        self._abstract = abstract_state(job.classifier, job.optimizer, len(self._members), job.mesh)
+        self._predictor = Predictor(job.classifier, job.mesh, job.plan.lengths, job.config.eval.batch)
+        self._tracking = Tracking()
+        self._seconds = 0.0
+        self._interruption = Interruption()
+        self._keep_better = jax.jit(keep_better, donate_argnums=0)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self._abstract)
+        self._step = jax.jit(
+            make_train_step(job.classifier, job.optimizer, job.config),
+            donate_argnums=0,
+            out_shardings=(shardings, None),
+        )
+        self._shardings = batch_shardings(job.mesh, members=True)
+
+    def run(self) -> Outcome:
+        """Resume or start, then train to the end, to early stopping, or to a signal."""
+        state, step = self._first_state()
+        job, config = self._job, self._job.config
+        patience = config.eval.patience
+        begin = time.perf_counter() - self._seconds
+        with contextlib.ExitStack() as reports:
+            recorder = reports.enter_context(Recorder(job, self._workdir, step))
+            reports.enter_context(self._interruption)
+            batches: list[list[np.ndarray]] = []
+            epoch = -1
+            while step < job.steps and not self._interruption.requested and not self._all_stopped(patience):
+                if step // job.plan.steps != epoch:
+                    epoch = step // job.plan.steps
+                    lengths = job.plan.batch_lengths(epoch)
+                    batches = [job.plan.epoch(member.seed, epoch) for member in self._members]
+                index = step % job.plan.steps
+                arrays = self._batch([member[index] for member in batches], lengths[index])
+                state, metrics = self._step(state, to_devices(arrays, self._shardings))
+                step += 1
+                recorder.step(
+                    step,
+                    metrics,
+                    examples=float(arrays["weights"].sum()),
+                    tokens=int(arrays["segments"].sum()),
+                )
+                evaluating = self._due(step, config.eval.every)
+                if evaluating:
+                    with recorder.paused():
+                        state = self._evaluate(state, step, recorder)
+                if self._due(step, config.checkpoint.every) or self._interruption.requested:
+                    self._save(state, step, time.perf_counter() - begin)
+            recorder.flush()
+            if step not in self._checkpointer.steps and step > 0:
+                self._save(state, step, time.perf_counter() - begin)
+            self._checkpointer.wait()
+        ended = step >= job.steps or self._all_stopped(patience)
+        signal = "" if ended else self._interruption.requested
+        return Outcome(job, state, step, signal, self._tracking, time.perf_counter() - begin)
+
+    def _first_state(self) -> tuple[PopulationState, int]:
+        restored = self._checkpointer.restore(self._abstract)
+        if restored is not None:
+            state, run = restored
+            self._tracking = Tracking(**run["tracking"])
+            self._seconds = run["seconds"]
+            logger.info("resumed at step %d", run["step"])
+            return state, int(run["step"])
+        job = self._job
+        return (
+            first_state(
+                job.classifier, job.params, job.fresh_head, self._members, job.optimizer, self._abstract
+            ),
+            0,
+        )
+
+    def _batch(self, chosen: list[np.ndarray], length: int) -> dict[str, np.ndarray]:
+        """One batch of every member, [M, B, ...]."""
+        job = self._job
+        members = [rows(job.train, each, job.config.global_batch, length).as_dict() for each in chosen]
+        return {name: np.stack([member[name] for member in members]) for name in members[0]}
+
+    def _due(self, step: int, every: int) -> bool:
+        """Whether something done every so many steps (0: epochs), and at the end, is due after this one."""
+        return step % (every or self._job.plan.steps) == 0 or step == self._job.steps
+
+    def _all_stopped(self, patience: int) -> bool:
+        stopped = self._tracking.stopped(patience)
+        return bool(stopped) and all(stopped)
+
+    def _evaluate(self, state: PopulationState, step: int, recorder: Recorder) -> PopulationState:
+        job = self._job
+        values = evaluate(self._predictor, state.params, job.evaluations, job.data.task)
+        epoch = step / job.plan.steps
+        better = self._tracking.add(step, epoch, values, job.metric, job.config.eval.patience)
+        recorder.evaluation(step, values, mean_over_members(values))
+        if not any(better):
+            return state
+        return dataclasses.replace(state, best=self._keep_better(state.best, state.params, jnp.array(better)))
+
+    def _save(self, state: PopulationState, step: int, seconds: float) -> None:
+        run = {
+            "config": schema.as_dict(self._job.config),
+            "tracking": self._tracking.as_dict(),
+            "seconds": seconds,
+            "fingerprints": self._job.fingerprints,
+        }
+        self._checkpointer.save(step, state, run)
