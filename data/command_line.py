@@ -201,7 +201,9 @@ def _member(hint: Any) -> Any:
 def _plain(value: Any) -> Any:
     """A ConfigDict as nested dicts, also where lists hold groups."""
     if isinstance(value, config_dict.ConfigDict):
-        return {name: _plain(item) for name, item in value.to_dict().items()}
+        value = value.to_dict()
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 

@@ -7,7 +7,7 @@ import pytest
 from absl import flags
 
 from data.command_line import differences, parse, python, run
-from data.config import DataConfig
+from data.config import DataConfig, FilterConfig, SourceConfig
 from data.errors import UserError
 from pretrain.config import PretrainConfig
 
@@ -63,6 +63,20 @@ def test_a_field_that_a_phase_does_not_mention_can_be_overridden(config_file):
     ).phases
     assert (first.steps, first.seq_len, first.grad_accum, first.data) == (5, 64, None, None)
     assert (second.steps, second.seq_len, second.data) == (7, 256, DataConfig(window=3))
+
+
+def test_a_field_of_a_member_of_a_mix_can_be_overridden(config_file):
+    mix = "    config.data = {'source': 'mix', 'mix': [{'source': 'files', 'path': 'a'}, {'source': 'pydoc'}]}\n"
+    config_file.write_text(config_file.read_text().replace("    return", f"{mix}    return"))
+    members = (SourceConfig(source="files", path="a"), SourceConfig(source="pydoc"))
+    assert parsed(config_file).data.mix == members
+    changed = parsed(
+        config_file, "--config.data.mix[0].text_field=body", "--config.data.mix[1].filters.min_chars=3"
+    )
+    assert changed.data.mix == (
+        SourceConfig(source="files", path="a", text_field="body"),
+        SourceConfig(source="pydoc", filters=FilterConfig(min_chars=3)),
+    )
 
 
 def test_an_optional_group_is_made_by_an_override_of_its_fields(config_file):
