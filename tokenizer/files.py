@@ -36,7 +36,7 @@ def read_files(path_or_id: str) -> dict[str, bytes]:
     if path_or_id.endswith(".json") or not hub.is_id(path_or_id):
         raise UserError(
             f"there is no tokenizer at {path_or_id}; "
-            f"config.tokenizer.path is a folder, a {TOKENIZER} or a hub id (owner/name)"
+            f"name a folder, a {TOKENIZER} or a hub id (owner/name), in a run as config.tokenizer.path"
         )
     return _download(path_or_id)
 
