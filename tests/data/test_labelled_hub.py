@@ -88,7 +88,8 @@ def repository(classes: dict[str, list[str]] = CLASSES) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def hub():
-    bad = parquet(sentence1=["a", "b"], sentence2=["c", "d"], label=[1, 7], idx=[0, 1])
+    plain = b"---\nconfigs:\n- config_name: mrpc\n  data_files: mrpc/*.parquet\n---\n"
+    pair = {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "idx": [0, 1]}
     with HubStub() as stub:
         stub.repositories = {
             "nyu-mll/glue": repository(),
@@ -101,10 +102,8 @@ def hub():
                 "mrpc/train.jsonl": b'{"text": "a", "label": 0}\n',
                 "README.md": b"---\nconfigs:\n- config_name: mrpc\n  data_files: mrpc/*.jsonl\n---\n",
             },
-            "org/ids": {
-                "README.md": b"---\nconfigs:\n- config_name: mrpc\n  data_files: mrpc/*.parquet\n---\n",
-                "mrpc/train.parquet": bad,
-            },
+            "org/ids": {"README.md": plain, "mrpc/train.parquet": parquet(**pair, label=[1, 7])},
+            "org/hidden": {"README.md": plain, "mrpc/train.parquet": parquet(**pair, label=[-1, -1])},
         }
         stub.gated = {"org/gated"}
         yield stub
@@ -215,6 +214,7 @@ def test_what_is_read_once_is_read_again_without_the_hub(reader, home):
          "there: label, text"),
         ("mrpc", "org/ids", "hub org/ids mrpc train row 2: label 7 is not one of the ids of the classes "
          "not_equivalent, equivalent, 0 to 1"),
+        ("mrpc", "org/hidden", "hub org/hidden mrpc train row 1: label -1 is not one of the ids of the classes "),
         ("mrpc", "org/other", "hub org/other mrpc train: its classes are other, same; they should be not_equivalent, "
          "equivalent"),
     ],

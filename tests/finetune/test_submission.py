@@ -95,6 +95,8 @@ def test_what_is_missing_is_said_and_the_same_files_make_the_same_zip(tmp_path):
     assert write_zip(folder, folder / "a.zip") == missing
     assert write_zip(folder, folder / "b.zip") == missing
     assert (folder / "a.zip").read_bytes() == (folder / "b.zip").read_bytes()
+    with zipfile.ZipFile(folder / "a.zip") as archive:
+        assert {info.date_time[0] for info in archive.infolist()} == {1980}, "not the time of writing"
     assert check_submission(str(folder / "a.zip")) == [f"{name}: missing" for name in missing]
 
 
