@@ -65,7 +65,10 @@ def test_the_same_value_under_jit():
         ({"warmup_steps": 101}, "warmup_steps=101 is longer than the run of 100 steps; set it to 10 or so"),
         ({"warmup_steps": -1}, "warmup_steps=-1 should be 0 or more"),
         ({"warmup_steps": 1, "final_fraction": 1.5}, "final_fraction=1.5 should be between 0 and 1"),
-        ({"name": "wsd", "warmup_steps": 60, "decay_fraction": 0.5}, "config.schedule.warmup_steps=60 and 50 steps of decay"),
+        (
+            {"name": "wsd", "warmup_steps": 60, "decay_fraction": 0.5},
+            "config.schedule.warmup_steps=60 and 50 steps of decay",
+        ),
     ],
 )
 def test_impossible_schedules_are_refused(fields, message):
