@@ -79,6 +79,11 @@ class EncoderConfig:
             raise UserError(
                 f"hidden_size={self.hidden_size} should be a multiple of num_attention_heads={self.num_attention_heads}"
             )
+        if self.modernbert is not None and self.head_width % 2:
+            raise UserError(
+                f"hidden_size={self.hidden_size} should be a multiple of twice"
+                f" num_attention_heads={self.num_attention_heads}: halves of a head are rotated"
+            )
         if not 0 <= self.pad_token_id < self.vocab_size:
             raise UserError(f"vocab_size={self.vocab_size} should be above pad_token_id={self.pad_token_id}")
         if self.max_length < 1:

@@ -88,6 +88,25 @@ def test_auto_takes_cudnn_only_where_it_computes_the_same():
     assert resolve("xla", "bfloat16", 0.0, "gpu") == "xla"
 
 
+def test_a_window_hides_what_is_further_away():
+    query, key, value = _heads()
+
+    def of_token(value):
+        return jnp.sum(attention(query, key, value, SEGMENTS, window=jnp.int32(2))[1, 4])
+
+    seen = np.asarray(jax.grad(of_token)(value))[1]
+    assert [bool((row != 0).all()) for row in seen] == [2 <= place <= 6 for place in range(S)]
+    assert not np.any(seen[[0, 1, 7, 8]])
+    wide = attention(query, key, value, SEGMENTS, window=jnp.int32(S))
+    np.testing.assert_array_equal(wide, attention(query, key, value, SEGMENTS))
+
+
+def test_a_network_with_windows_runs_in_xla():
+    assert resolve("auto", "bfloat16", 0.0, "gpu", has_windows=True) == "xla"
+    with pytest.raises(UserError, match="has no local windows, which this network's layers have; or set"):
+        resolve("cudnn", "bfloat16", 0.0, "gpu", has_windows=True)
+
+
 @pytest.mark.parametrize(
     ("dtype", "rate", "platform", "message"),
     [

@@ -1,0 +1,248 @@
+"""What a classifier starts from: checkpoints of every class, workdirs, and what is refused with which words."""
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+import transformers
+
+from data.errors import UserError
+from data.special_tokens import SpecialTokens
+from finetune.huggingface import load_encoder_for_classification, save_classifier
+from pretrain.config import ModelConfig
+from pretrain.huggingface import config_dict, encoder_config, load_pretrained
+from pretrain.job import MODEL_FILE
+from pretrain.models import build
+from tests.finetune.reference_models import FAMILIES, random_model
+
+LABELS = ("no", "maybe", "yes")
+CLASSES = [
+    *((case, task) for case in FAMILIES for task in ("", "MaskedLM", "SequenceClassification")),
+    ("bert", "PreTraining"),
+    ("bert", "TokenClassification"),
+    ("electra", "PreTraining"),
+    ("modernbert", "TokenClassification"),
+    ("roberta", "QuestionAnswering"),
+]
+
+
+def _state(folder: Path) -> dict[str, np.ndarray]:
+    return safetensors.numpy.load_file(folder / "model.safetensors")
+
+
+def _rewrite(folder: Path, state: dict[str, np.ndarray]) -> None:
+    safetensors.numpy.save_file(state, folder / "model.safetensors")
+
+
+def _ours(start) -> dict[str, np.ndarray]:
+    """What is loaded, by transformers' names."""
+    return {tensor.name: tensor.of(start.params) for tensor in start.classifier.tensors()}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("case", "task"), CLASSES)
+def test_of_any_class_is_kept_what_transformers_keeps(case: str, task: str, tmp_path: Path):
+    random_model(case, tmp_path, task=task)
+    start = load_encoder_for_classification(str(tmp_path), LABELS)
+    theirs, report = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path, num_labels=3, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    fresh = set(report["missing_keys"])
+    if task == "TokenClassification":  # under the same names; transformers takes it for a text's
+        fresh |= {"classifier.weight", "classifier.bias"}
+    ours = _ours(start)
+    by_path = {tensor.name: tensor.path for tensor in start.classifier.tensors()}
+    drawn = {name for name, path in by_path.items() if path[0] == "head" and path[1] in start.fresh_head}
+    assert drawn == fresh
+    for name, tensor in theirs.state_dict().items():
+        if name not in fresh:
+            np.testing.assert_array_equal(ours[name], tensor.numpy(), err_msg=name)
+
+
+def test_a_head_for_other_labels_is_drawn_afresh_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO)
+    random_model("roberta", tmp_path, labels=3)
+    start = load_encoder_for_classification(str(tmp_path), ("no", "yes"), seed=3)
+    assert start.fresh_head == {"out"}
+    assert caplog.messages == [f"{tmp_path} has no head for 2 classes; a fresh one is drawn"]
+    drawn = start.classifier.init_head(jax.random.key(3))
+    np.testing.assert_array_equal(start.params["head"]["out"]["kernel"], drawn["out"]["kernel"])
+    np.testing.assert_array_equal(
+        start.params["head"]["dense"]["bias"], _state(tmp_path)["classifier.dense.bias"]
+    )
+    score = load_encoder_for_classification(str(tmp_path), ())
+    assert (score.classifier.labels, caplog.messages[-1]) == (
+        1,
+        f"{tmp_path} has no head for a score; a fresh one is drawn",
+    )
+
+
+def test_a_head_that_learned_other_names_is_kept_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    random_model("bert", tmp_path / "unnamed", labels=3)
+    start = load_encoder_for_classification(str(tmp_path / "unnamed"), LABELS)
+    assert caplog.messages == [] and not start.fresh_head
+    save_classifier(tmp_path / "named", start.classifier, start.params, start.config, LABELS)
+    assert not load_encoder_for_classification(str(tmp_path / "named"), LABELS).fresh_head
+    assert caplog.messages == []
+    again = load_encoder_for_classification(str(tmp_path / "named"), ("yes", "maybe", "no"))
+    assert not again.fresh_head
+    assert caplog.messages == [
+        f"the head of {tmp_path / 'named'} is kept, but its classes are no, maybe, yes and not yes, maybe, no"
+    ]
+
+
+def test_what_is_saved_is_read_back_to_the_bit(tmp_path: Path):
+    random_model("modernbert", tmp_path / "theirs")
+    start = load_encoder_for_classification(str(tmp_path / "theirs"), LABELS)
+    beside = {"README.md": b"# A model\n"}
+    save_classifier(tmp_path / "ours", start.classifier, start.params, start.config, LABELS, beside=beside)
+    again = load_encoder_for_classification(str(tmp_path / "ours"), LABELS)
+    jax.tree.map(np.testing.assert_array_equal, again.params, start.params)
+    assert again.classifier == start.classifier
+    assert (tmp_path / "ours" / "README.md").read_bytes() == b"# A model\n"
+
+
+def test_a_workdir_of_pretraining_gives_its_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Checkpoints are read by pretraining's own function, which stands for the run here."""
+    special = SpecialTokens(cls=0, sep=2, pad=1, mask=4, unk=3)
+    small = ModelConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
+    config = encoder_config(small, 30, special)
+    draw = np.random.default_rng(0).normal
+    params = jax.tree.map(lambda leaf: draw(size=leaf.shape).astype(np.float32), build(config).shapes())
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / MODEL_FILE).write_text(json.dumps(config_dict(config)))
+    monkeypatch.setattr("finetune.huggingface.restore_params", lambda folder: (params, {"step": 7}))
+    start = load_encoder_for_classification(str(tmp_path), LABELS, seed=1)
+    jax.tree.map(np.testing.assert_array_equal, start.params["layers"], params["layers"])
+    jax.tree.map(np.testing.assert_array_equal, start.params["embeddings"], params["embeddings"])
+    assert start.fresh_head == {"dense", "out"}
+    assert start.params["head"]["out"]["kernel"].shape == (16, 3)
+    save_classifier(tmp_path / "out", start.classifier, start.params, start.config, LABELS)
+    loaded, report = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
+    assert {name: found for name, found in report.items() if found} == {}
+    assert type(loaded).__name__ == "RobertaForSequenceClassification"
+
+
+def test_fields_of_the_network_can_be_set_otherwise(tmp_path: Path):
+    random_model("modernbert", tmp_path / "modernbert")
+    random_model("bert", tmp_path / "bert")
+    overrides = {
+        "hidden_dropout_prob": 0.3,
+        "classifier_dropout": 0.4,
+        "attention_probs_dropout_prob": 0.2,
+        "remat": True,
+        "scan_unroll": 0,
+        "attention": "xla",
+    }
+    for case in ("modernbert", "bert"):
+        start = load_encoder_for_classification(str(tmp_path / case), LABELS, overrides=overrides)
+        config = start.classifier.encoder.config
+        assert (config.attention_probs_dropout_prob, config.remat, config.scan_unroll) == (0.2, True, 0)
+        assert start.classifier.head_config.dropout == 0.4
+        own = config.modernbert
+        hidden = (own.embedding_dropout, own.mlp_dropout) if own else (config.hidden_dropout_prob,)
+        assert set(hidden) == {0.3}
+    with pytest.raises(UserError, match=r"hidden_dropout_prob=1.5 should be at least 0"):
+        load_encoder_for_classification(
+            str(tmp_path / "bert"), LABELS, overrides={"hidden_dropout_prob": 1.5}
+        )
+
+
+def _without(name: str):
+    return lambda state: {key: array for key, array in state.items() if key != name}
+
+
+KEY_BIAS = "electra.encoder.layer.1.attention.self.key.bias"
+WORD = "electra.embeddings.word_embeddings.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_without(KEY_BIAS), f"lacks {KEY_BIAS}, which model_type 'electra' has"),
+        (_without("classifier.out_proj.bias"), "lacks classifier.out_proj.bias, which"),
+        (_without("classifier.dense.weight"), "lacks classifier.dense.weight, which"),
+        (
+            lambda state: {**state, WORD: np.zeros((50, 20), np.float32)},
+            f"{WORD} has shape [50, 20], but by its config.json it is [61, 20]",
+        ),
+        (
+            lambda state: {**state, "electra.encoder.layer.3.output.dense.bias": np.zeros(32, np.float32)},
+            "holds electra.encoder.layer.3.output.dense.bias, which model_type 'electra' does not have",
+        ),
+    ],
+    ids=["missing", "head_missing", "dense_missing", "vocabulary", "unknown"],
+)
+def test_tensors_that_do_not_fit_the_config_are_named(tmp_path: Path, change, message: str):
+    random_model("electra", tmp_path)
+    _rewrite(tmp_path, change(_state(tmp_path)))
+    with pytest.raises(UserError) as error:
+        load_encoder_for_classification(str(tmp_path), LABELS)
+    assert message in str(error.value) and str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kept", [0, 2000, -1], ids=["empty", "cut", "one_byte_short"])
+def test_a_truncated_file_is_one_line(tmp_path: Path, kept: int):
+    random_model("distilbert", tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"model.safetensors is damaged or not a safetensors file") as error:
+        load_encoder_for_classification(str(tmp_path), LABELS)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"model_type": "deberta-v2"},
+            "has model_type='deberta-v2'; known are roberta, xlm-roberta, camembert, bert, distilbert, electra,"
+            " modernbert",
+        ),
+        (
+            {"model_type": "modernbert", "classifier_pooling": "max"},
+            "classifier_pooling='max'; known are cls, mean",
+        ),
+        (
+            {"model_type": "modernbert", "classifier_activation": "mish"},
+            "classifier_activation='mish'; known are",
+        ),
+        (
+            {"model_type": "bert", "classifier_dropout": "0.1"},
+            "classifier_dropout='0.1' should be of type float",
+        ),
+        ({"model_type": "distilbert", "n_layers": "6"}, "n_layers='6' should be of type int, not str"),
+        ({"model_type": "distilbert", "activation": "mish"}, "has activation='mish'; known are gelu"),
+    ],
+)
+def test_a_network_that_is_not_known_is_one_line(tmp_path: Path, values: dict[str, object], message: str):
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    _rewrite(tmp_path, {})
+    with pytest.raises(UserError) as error:
+        load_encoder_for_classification(str(tmp_path), LABELS)
+    assert message in str(error.value) and str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("case", ["distilbert", "electra", "modernbert"])
+def test_pretraining_says_which_families_it_knows(case: str, tmp_path: Path):
+    random_model(case, tmp_path)
+    with pytest.raises(
+        UserError, match=r"can be fine-tuned only; pretraining knows roberta, .*, bert$"
+    ) as error:
+        load_pretrained(tmp_path)
+    assert str(tmp_path) in str(error.value)
+    with pytest.raises(UserError, match=r"can be fine-tuned only"):
+        encoder_config(
+            dataclasses.replace(ModelConfig(), config_file=str(tmp_path)), 61, SpecialTokens(0, 2, 1, 4, 3)
+        )

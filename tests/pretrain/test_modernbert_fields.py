@@ -1,0 +1,50 @@
+"""What ModernBERT's config.json says of each layer: both of its forms, and what is refused."""
+
+import json
+
+import pytest
+import transformers
+
+from data.errors import UserError
+from pretrain.huggingface import parse_config
+
+OLD_MODERNBERT = {
+    "model_type": "modernbert",
+    "num_hidden_layers": 5,
+    "global_attn_every_n_layers": 2,
+    "local_attention": 64,
+    "global_rope_theta": 500.0,
+    "local_rope_theta": 50.0,
+}
+
+
+def test_modernbert_is_read_as_older_releases_wrote_it_too():
+    theirs = transformers.AutoConfig.for_model(**OLD_MODERNBERT)
+    assert theirs.layer_types == ["full_attention", "sliding_attention"] * 2 + ["full_attention"]
+    old = parse_config(OLD_MODERNBERT, "here")
+    assert parse_config(json.loads(theirs.to_json_string(use_diff=False)), "here") == old
+    assert old.modernbert.windows == (0, 32, 0, 32, 0)
+    assert old.modernbert.thetas == (500.0, 50.0, 500.0, 50.0, 500.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"layer_types": ["full_attention"]},
+            "should be a list of 22 times 'full_attention' or 'sliding_attention'",
+        ),
+        ({"global_attn_every_n_layers": 0}, "global_attn_every_n_layers=0 should be 1 or more"),
+        ({"local_attention": 1}, "local_attention=1 should be 2 or more"),
+        ({"local_rope_theta": 0.0}, "rope_theta=0.0 of sliding_attention should be a number above 0"),
+        (
+            {"rope_scaling": {"rope_type": "yarn"}},
+            "rope_scaling has rope_type='yarn'; only 'default' is known",
+        ),
+        ({"hidden_size": 36}, "hidden_size=36 should be a multiple of twice num_attention_heads=12"),
+    ],
+)
+def test_a_modernbert_that_is_not_known_is_refused_in_one_line(values: dict[str, object], message: str):
+    with pytest.raises(UserError) as error:
+        parse_config({"model_type": "modernbert", **values}, "there/config.json")
+    assert str(error.value).startswith("there/config.json: ") and message in str(error.value)
