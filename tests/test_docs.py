@@ -6,30 +6,46 @@ from pathlib import Path
 import pytest
 
 from data.command_line import describe, parse
+from data.labelled.tasks import TASKS
+from finetune import config as finetuning
+from finetune.config import FinetuneConfig
 from pretrain.config import PretrainConfig
 from pretrain.phases import check_lengths, check_values, resolve_phases
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
-RECIPES = sorted(path for path in ROOT.glob("configs/*.py") if path.name != "__init__.py")
+RECIPES = sorted(path for path in ROOT.glob("configs/*.py") if path.name not in ("__init__.py", "glue.py"))
+FIELDS = {"configuration.md": PretrainConfig, "finetuning.md": FinetuneConfig}
+"""Pages that list every field of a stage, and are about it alone."""
 
 
-def test_every_field_is_listed_with_its_default():
-    page = (ROOT / "docs/configuration.md").read_text()
-    listed = page.split("## Every field\n", 1)[1]
-    # To bring the page up to date, put what describe(PretrainConfig) gives under its last heading.
-    assert listed.strip() == "\n".join(f"    {line}" for line in describe(PretrainConfig)).strip()
+@pytest.mark.parametrize("page", FIELDS)
+def test_every_field_is_listed_with_its_default(page):
+    listed = (ROOT / "docs" / page).read_text().split("## Every field\n", 1)[1]
+    # To bring a page up to date, put what describe(...) gives under its last heading.
+    assert listed.strip() == "\n".join(f"    {line}" for line in describe(FIELDS[page])).strip()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-        assert target.startswith("http") or (page.parent / target).exists(), target
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        file, _, anchor = target.partition("#")
+        assert target.startswith("http") or (page.parent / file).exists(), target
+        assert (
+            target.startswith("http") or not anchor or anchor in anchors(page.parent / file if file else page)
+        ), target
+
+
+def anchors(page: Path) -> set[str]:
+    """What links may name of a page: its headings, as GitHub writes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_overrides_that_the_documentation_shows_are_fields(page):
-    known = {line.split("=", 1)[0] for line in describe(PretrainConfig)} | {"config.FIELD"}
+    schemas = [FIELDS[page.name]] if page.name in FIELDS else [PretrainConfig, FinetuneConfig]
+    known = {line.split("=", 1)[0] for schema in schemas for line in describe(schema)} | {"config.FIELD"}
     for name in re.findall(r"--(config\.[\w.\[\]]+)[= ]", page.read_text()):
         plain = re.sub(r"\[\d+\]\.\w+", "", name)
         assert plain in known or plain.startswith("config.data.eval_source."), name
@@ -47,10 +63,21 @@ def test_every_recipe_loads_and_holds_together(recipe):
     assert config.model.hidden_size % config.model.num_attention_heads == 0
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
+@pytest.mark.parametrize("task", [task.name for task in TASKS.values() if task.train])
+def test_the_recipe_of_fine_tuning_knows_every_task(task):
+    arguments = ["finetune", f"--config={ROOT}/configs/glue.py:{task}", "--config.init_from=runs/base"]
+    config, _ = parse(FinetuneConfig, arguments, lambda values: None)
+    finetuning.check_values(config)
+    assert (config.task, config.epochs) == (task, 5 if task in ("mrpc", "wnli") else 3)
+
+
+@pytest.mark.parametrize("recipe", [*RECIPES, ROOT / "configs/glue.py"], ids=lambda recipe: recipe.stem)
 def test_every_recipe_opens_with_its_launch_line_and_hardware(recipe):
     opening = recipe.read_text().split('"""')[1]
-    assert f"python -m pretrain --config=configs/{recipe.name} --workdir=" in opening
+    stage, argument = (
+        ("finetune", ":mrpc --config.init_from=runs/base") if recipe.stem == "glue" else ("pretrain", "")
+    )
+    assert f"python -m {stage} --config=configs/{recipe.name}{argument} --workdir=" in opening
     assert "Hardware:" in opening
 
 
