@@ -153,7 +153,12 @@ def checked(values: Mapping[str, Any], key: str, default: Any, where: str) -> An
 
 
 def config_dict(config: EncoderConfig) -> dict[str, Any]:
-    """The contents of a transformers config.json for a masked language model of this network."""
+    """The contents of a transformers config.json for a masked language model of this network.
+
+    Raises:
+      UserError: a network that only fine-tuning knows, where a model's own config.json is passed on.
+    """
+    config.require_masked_lm()
     family = family_of(config)
     fields = {family.key(name): getattr(config, name) for name in family.defaults}
     return {
@@ -173,7 +178,7 @@ def read_config(source: str) -> dict[str, Any]:
     """
     path = epath.Path(source).expanduser()
     if not path.exists():
-        path = _download(source, [CONFIG])
+        path = download(source, [CONFIG])
     file = path / CONFIG if path.is_dir() else path
     if not file.exists():
         raise UserError(f"{source} has no {CONFIG}")
@@ -219,7 +224,7 @@ def read_published(source: str | epath.PathLike) -> Published:
             raise UserError(
                 f"{source} is a file; a model is a folder that holds {CONFIG} and {WEIGHTS}, or a hub id"
             )
-        folder = _download(str(source), [CONFIG, "*.safetensors", INDEX])
+        folder = download(str(source), [CONFIG, "*.safetensors", INDEX])
     if not (folder / CONFIG).exists():
         raise UserError(
             f"{source} has no {CONFIG}; a model is a folder that holds {CONFIG} and {WEIGHTS}, or a hub id"
@@ -303,8 +308,16 @@ def write_published(folder: epath.Path, values: Mapping[str, Any], state: Mappin
     (folder / CONFIG).write_text(json.dumps(dict(values), indent=2) + "\n")
 
 
-def _download(hub_id: str, patterns: list[str]) -> epath.Path:
-    """The local folder that holds these files of a model on the hub."""
+def download(hub_id: str, patterns: list[str]) -> epath.Path:
+    """The local folder that holds these files of a model on the hub.
+
+    Args:
+      hub_id: owner/name.
+      patterns: names of files, with wildcards; the first is the one that a message names.
+
+    Raises:
+      UserError: no such model, one that may not be read, or no connection.
+    """
     if not hub.is_id(hub_id):
         raise UserError(f"there is no {hub_id}; give a folder, or the id of a model on the hub (owner/name)")
     from huggingface_hub import snapshot_download

@@ -6,7 +6,7 @@ import pytest
 import transformers
 
 from data.errors import UserError
-from pretrain.huggingface import parse_config
+from pretrain.huggingface import config_dict, parse_config
 
 OLD_MODERNBERT = {
     "model_type": "modernbert",
@@ -48,3 +48,8 @@ def test_a_modernbert_that_is_not_known_is_refused_in_one_line(values: dict[str,
     with pytest.raises(UserError) as error:
         parse_config({"model_type": "modernbert", **values}, "there/config.json")
     assert str(error.value).startswith("there/config.json: ") and message in str(error.value)
+
+
+def test_a_network_that_only_fine_tunes_has_no_config_of_a_masked_language_model():
+    with pytest.raises(UserError, match="model_type='modernbert' can be fine-tuned only; pretraining knows"):
+        config_dict(parse_config({"model_type": "modernbert"}, "here"))
