@@ -3,8 +3,9 @@
 import logging
 import os
 import shlex
-import sys
-from collections.abc import Sequence
+import signal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 from absl import flags
@@ -12,17 +13,31 @@ from absl import logging as absl_logging
 from etils import epath
 from rich.console import Console
 
-from data.command_line import parse, run
+from data.command_line import parse, python, run
 from data.errors import UserError
+from finetune.answers import FOLDER
 from finetune.config import FinetuneConfig
-from finetune.finish import finish
-from finetune.results import table
-from finetune.train import Outcome, train
+from finetune.finish import finish, finished
+from finetune.job import MODEL
+from finetune.results import score, table
+from finetune.train import train
+from pretrain import hub
+from pretrain.checkpoint import newest_step
+from tokenizer.interruptible import signal_of, sigterm_as_ctrl_c
 
 
 def _flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "workdir", "", "the run's folder, local or gs://; made if need be", flag_values=values
+    )
+    flags.DEFINE_string(
+        "push_to_hub",
+        "",
+        "upload the best model to this model repository at the end, USER/NAME",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "public", False, "make the repository public if it is new, not private", flag_values=values
     )
 
 
@@ -31,24 +46,31 @@ def main(argv: Sequence[str]) -> int:
     config, values = parse(FinetuneConfig, argv, _flags)
     if not values.workdir:
         raise UserError("no --workdir given: the folder that holds everything of the run")
+    if values.push_to_hub:
+        hub.check(values.push_to_hub)
+    elif values.public:
+        raise UserError("--public says how --push_to_hub=USER/NAME uploads, which is not given")
     log_to_stderr()
     if config.compilation_cache:
         cache = str(epath.Path(config.compilation_cache).expanduser())
         jax.config.update("jax_compilation_cache_dir", cache)
     workdir = epath.Path(values.workdir).expanduser()
-    outcome = train(config, workdir)
-    if outcome.interrupted:
-        _say_interrupted(outcome, argv)
-        return 0
-    found = finish(outcome, workdir)
+    try:
+        with sigterm_as_ctrl_c():
+            found = finished(config, workdir)
+            if found is not None:
+                print(f"the run in {workdir} is complete")
+            else:
+                outcome = train(config, workdir)
+                if outcome.interrupted:
+                    return _stopped(signal.Signals[outcome.interrupted], outcome.step, argv)
+                found = finish(outcome, workdir)
+    except KeyboardInterrupt as error:
+        return _stopped(signal_of(error), newest_step(workdir), argv)
     if jax.process_index() == 0:
-        console = Console()
-        console.print(table(found))
-        console.print(
-            f"model: {workdir / 'model'}  results: {workdir / 'results.json'}",
-            soft_wrap=True,
-            highlight=False,
-        )
+        _show(found, workdir)
+        if values.push_to_hub:
+            _push(found, workdir, values.push_to_hub, private=not values.public)
     return 0
 
 
@@ -60,10 +82,40 @@ def log_to_stderr() -> None:
         logging.getLogger(package).setLevel(logging.INFO)
 
 
-def _say_interrupted(outcome: Outcome, argv: Sequence[str]) -> None:
-    saved = f"step {outcome.step} is saved" if outcome.step else "no step was made yet"
-    command = shlex.join(["python", "-m", "finetune", *argv[1:]])
-    print(f"{outcome.interrupted}: {saved}. To go on, run the same command:\n  {command}", file=sys.stdout)
+def _show(found: Mapping[str, Any], workdir: epath.Path) -> None:
+    """The table, and where everything is."""
+    console = Console()
+    console.print(table(found))
+    if "onnx" in found:
+        metric = found["metric"]
+        console.print(
+            f"model.onnx: {metric} {score(metric, found['onnx']['metrics'][metric])}, logits differ by "
+            f"{found['onnx']['largest_difference']:.1e} at most",
+            highlight=False,
+        )
+    places = {"model": workdir / MODEL, "results": workdir / "results.json"}
+    if found.get("predictions"):
+        places["predictions of test sets"] = workdir / FOLDER
+    for name, place in places.items():
+        console.print(f"{name}: {place}", soft_wrap=True, highlight=False)
+    command = shlex.join([python(), "-m", "finetune.predict", f"--model={workdir}", "--text=FILE"])
+    console.print(f"to label texts: {command}", soft_wrap=True, highlight=False)
+
+
+def _push(found: Mapping[str, Any], workdir: epath.Path, repo_id: str, *, private: bool) -> None:
+    metric = found["metric"]
+    value = found["runs"][found["best_run"]]["metrics"][metric]
+    message = f"{found['title']}: {metric} {score(metric, value)}"
+    print(f"on the hub: {hub.push(workdir / MODEL, repo_id, private=private, message=message)}")
+
+
+def _stopped(by: signal.Signals, step: int, argv: Sequence[str]) -> int:
+    """Say what is saved and how to go on; the exit status is 0 where a step is saved."""
+    if jax.process_index() == 0:
+        saved = f"step {step} is saved" if step else "stopped before step 1, nothing is saved"
+        command = shlex.join([python(), "-m", "finetune", *argv[1:]])
+        print(f"{by.name}: {saved}. To go on, run the same command:\n  {command}", flush=True)
+    return 0 if step else 128 + by
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ class EvalConfig:
         0, "stop when so many evaluations in a row bring no better model; 0 never stops early"
     )
     restore_best: bool = field(True, "end with the best model, not the last")
+    tests: bool = field(True, "label the test sets with the best model at the end, in WORKDIR/predictions")
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,11 @@ class FinetuneConfig:
         "default",
         "precision of float32 matrix products (jax.default_matmul_precision)",
         ("default", "high", "highest"),
+    )
+    inference: str = field(
+        "jax",
+        "onnx: also write model.onnx, evaluate it beside the model, and label the test sets with it",
+        ("jax", "onnx"),
     )
     compilation_cache: str = field(
         "~/.cache/unmask/xla", "folder of compiled programs, shared by runs; empty for none"

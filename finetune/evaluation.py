@@ -59,17 +59,20 @@ def evaluate(predictor: Predictor, params: Any, sets: Sequence[EvaluationSet], t
     """For each member {'accuracy': ..., 'loss': ..., 'mismatched/accuracy': ...}."""
     results: list[Scores] = []
     for evaluated in sets:
-        logits, labels = predictor(params, evaluated.encoded), evaluated.encoded.labels
-        assert labels is not None
-        prefix = f"{evaluated.name}/" if evaluated.name else ""
-        for member, values in enumerate(logits):
-            found = scores(task.metrics, predictions(task, values), labels) | {
-                "loss": mean_loss(values, labels)
-            }
+        for member, logits in enumerate(predictor(params, evaluated.encoded)):
             if len(results) <= member:
                 results.append({})
-            results[member] |= {f"{prefix}{name}": value for name, value in found.items()}
+            results[member] |= scores_on(evaluated, logits, task)
     return results
+
+
+def scores_on(evaluated: EvaluationSet, logits: np.ndarray, task: Task) -> Scores:
+    """Metrics and loss of one model's logits [n, C] on a set, named after it where a task has several."""
+    labels = evaluated.encoded.labels
+    assert labels is not None
+    found = scores(task.metrics, predictions(task, logits), labels) | {"loss": mean_loss(logits, labels)}
+    prefix = f"{evaluated.name}/" if evaluated.name else ""
+    return {f"{prefix}{name}": value for name, value in found.items()}
 
 
 def predictions(task: Task, logits: np.ndarray) -> np.ndarray:

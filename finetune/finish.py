@@ -1,50 +1,142 @@
-"""What a finished run leaves in its workdir: results.json, a picture, and the best model as transformers reads it."""
+"""What a finished run leaves in its workdir: its best model, pictures, answers to test sets, and results.json.
 
+All of it can be made again from the run's last checkpoint, and comes out the same. results.json is written last: where
+it is, the rest is there.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from data import schema
+from data.command_line import differences
 from finetune import model_card, results
-from finetune.evaluation import Predictor, predictions
+from finetune.answers import FOLDER, Asked, asked_of, write_answers
+from finetune.config import FinetuneConfig
+from finetune.evaluation import predictions, scores_on
 from finetune.huggingface import save_classifier
-from finetune.job import MODEL
-from finetune.population import member_params
+from finetune.inference import FACTS_FILE, Facts, JaxModel, Logits, OnnxModel, row_lengths
+from finetune.job import MODEL, Job
+from finetune.onnx import export_onnx
+from finetune.population import member_params, population_mesh
 from finetune.report import write_picture
-from finetune.train import Outcome
+from finetune.train import SAFE_TO_CHANGE, Outcome
+
+CARD, PICTURE = "README.md", "predictions.png"
+
+
+def finished(config: FinetuneConfig, workdir: epath.Path) -> dict[str, Any] | None:
+    """The results of a run of this config that is complete; None where something is left to do, or to refuse."""
+    found = results.read_results(workdir)
+    if found is None or not (workdir / MODEL / "config.json").exists():
+        return None
+    changed = [
+        name
+        for name in differences(found["config"], schema.as_dict(config))
+        if not name.startswith(SAFE_TO_CHANGE)
+    ]
+    wanted = {"onnx": config.inference == "onnx", "predictions": config.eval.tests}
+    missing = [name for name, is_wanted in wanted.items() if is_wanted and name not in found]
+    return None if changed or missing else found
 
 
 def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
-    """Write WORKDIR/results.json, WORKDIR/predictions.png and WORKDIR/model; returns the results."""
+    """Write WORKDIR/model, WORKDIR/predictions, WORKDIR/predictions.png and WORKDIR/results.json.
+
+    Returns:
+      the results, as `finetune.results.results` has them, and where they are asked for "predictions" (names of the
+      files with answers to test sets) and "onnx" (see `compare`).
+    """
     job = outcome.job
     found = results.results(outcome)
-    best = found["best_run"]
-    evaluated = job.evaluations[0]
-    with jax.set_mesh(job.mesh), jax.default_matmul_precision(job.config.matmul_precision):
-        predictor = Predictor(job.classifier, job.mesh, job.plan.lengths, job.config.eval.batch)
-        logits = predictor(outcome.params, evaluated.encoded)[best]
-    params = member_params(_whole(outcome.params), best)
-    if jax.process_index() == 0:
-        guesses = predictions(job.data.task, logits)
-        labels = evaluated.encoded.labels
-        assert labels is not None
-        title = f"{job.data.task.title}: run of seed {job.config.members[best].seed}, {len(labels)} examples"
-        write_picture(guesses, labels, job.labels, title, workdir / "predictions.png")
-        save_classifier(
-            workdir / MODEL,
-            job.classifier,
-            params,
-            job.source_config,
-            job.labels,
-            job.tokenizer,
-            beside={
-                "README.md": model_card.card(found).encode(),
-                "predictions.png": (workdir / "predictions.png").read_bytes(),
-            },
-        )
-        results.write_results(found, workdir)
+    params = member_params(_whole(outcome.params), found["best_run"])
+    model = JaxModel(
+        job.classifier,
+        params,
+        population_mesh(job.config.mesh, 1),
+        lengths=_lengths(job),
+        batch=job.config.eval.batch,
+        matmul_precision=job.config.matmul_precision,
+    )
+    # Every process takes part in what JAX computes; what follows is the first one's.
+    logits = {each.name: model(each.encoded) for each in job.evaluations}
+    with_onnx = job.config.inference == "onnx"
+    asked = asked_of(job) if job.config.eval.tests else []
+    answers = [] if with_onnx else _answers(job, asked, model)
+    if jax.process_index():
+        return found
+    _write_model(job, params, found, logits[job.evaluations[0].name], workdir)
+    if with_onnx:
+        export_onnx(workdir / MODEL)
+        exported = OnnxModel(workdir / MODEL, lengths=_lengths(job), batch=job.config.eval.batch)
+        found["onnx"] = compare(job, exported, logits)
+        answers = _answers(job, asked, exported)
+        (workdir / MODEL / CARD).write_text(model_card.card(found))
+    if job.config.eval.tests:
+        names = [write_answers(workdir / FOLDER, *answer) for answer in answers]
+        found["predictions"] = [name for name in names if name]
+    before = results.read_results(workdir)
+    if before is not None and before["steps"] == found["steps"]:
+        found["seconds"] = before["seconds"]  # nothing was trained since
+    results.write_results(found, workdir)
     return found
+
+
+def compare(job: Job, model: Logits, logits: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What a model scores on the evaluation sets of a run, and how far it is from the run's own.
+
+    Args:
+      job: the run.
+      model: the one to ask.
+      logits: the run's own [n, C] by the names of its evaluation sets.
+
+    Returns:
+      "metrics" by name, and "largest_difference" of any two logits.
+    """
+    metrics: dict[str, float] = {}
+    furthest = 0.0
+    for evaluated in job.evaluations:
+        found = model(evaluated.encoded)
+        metrics |= scores_on(evaluated, found, job.data.task)
+        furthest = max(furthest, float(np.abs(found - logits[evaluated.name]).max()))
+    return {"metrics": metrics, "largest_difference": furthest}
+
+
+def _answers(job: Job, asked: list[Asked], model: Logits) -> list[tuple[Asked, np.ndarray]]:
+    return [(each, model(job.encoder(each.examples))) for each in asked]
+
+
+def _lengths(job: Job) -> tuple[int, ...]:
+    """Those of the run, and further ones for texts of test sets that are longer."""
+    return row_lengths(job.config.max_length, job.plan.lengths)
+
+
+def _write_model(
+    job: Job, params: Any, found: Mapping[str, Any], logits: np.ndarray, workdir: epath.Path
+) -> None:
+    """Write WORKDIR/model, with a card and a picture of the logits [n, C] of the first evaluation set."""
+    labels = job.evaluations[0].encoded.labels
+    assert labels is not None
+    seed = job.config.members[found["best_run"]].seed
+    title = f"{job.data.task.title}: run of seed {seed}, {len(labels)} examples"
+    write_picture(predictions(job.data.task, logits), labels, job.labels, title, workdir / PICTURE)
+    save_classifier(
+        workdir / MODEL,
+        job.classifier,
+        params,
+        job.source_config,
+        job.labels,
+        job.tokenizer,
+        beside={
+            CARD: model_card.card(found).encode(),
+            PICTURE: (workdir / PICTURE).read_bytes(),
+            FACTS_FILE: Facts(len(job.data.task.texts), job.config.max_length).as_json(),
+        },
+    )
 
 
 def _whole(params: Any) -> Any:

@@ -40,6 +40,8 @@ def card(found: Mapping[str, Any]) -> str:
             f"| {metric} | {score(metric, best['metrics'][metric])} | {score(metric, summary['mean'])} |"
             f" {score(metric, summary['std'])} | {runs} |"
         )
+    if "onnx" in found:
+        lines += ["", _exported(found)]
     lines += ["", "## Data", ""]
     for name, examples in found["examples"].items():
         official = "" if examples["official"] or not found["task"] else "; not the official set"
@@ -54,6 +56,15 @@ def card(found: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _exported(found: Mapping[str, Any]) -> str:
+    """How model.onnx compares."""
+    metric, onnx = found["metric"], found["onnx"]
+    return (
+        f"`model.onnx` is the same model for onnxruntime: {metric} {score(metric, onnx['metrics'][metric])}; "
+        f"its logits differ by {onnx['largest_difference']:.1e} at most."
+    )
 
 
 def hyperparameters(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,8 @@ SUFFIX = "ForSequenceClassification"
 MOST_BYTES_IN_ONE_FILE = 1 << 30
 """Weights beyond this go to model.onnx.data: a protobuf file ends at 2 GiB."""
 EXAMPLE_LENGTH = 8
+LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime")
+INSTALL = "install it: pip install -c constraints.txt -e .[onnx]"
 # What torch's exporter says of itself on the way, and cannot be helped by a caller.
 _EXPECTED_WARNINGS = (r".*isinstance\(treespec, LeafSpec\)", r"# The axis name: .* will not be used")
 
@@ -117,6 +119,17 @@ class OnnxClassifier:
         return self._session.run(["logits"], feed)[0]
 
 
+def check_installed(setting: str) -> None:
+    """Refuse a setting that will need ONNX, before the work is done whose result it is needed for.
+
+    Raises:
+      UserError: a library of the extra `onnx` is not installed.
+    """
+    for library in LIBRARIES:
+        if importlib.util.find_spec(library) is None:
+            raise UserError(f"{setting} needs {library}, which is not installed; {INSTALL}")
+
+
 def _load(folder: Path) -> Any:
     """The classifier of a folder as a torch module in float32, ready for export."""
     if not (folder / "config.json").is_file():
@@ -203,9 +216,7 @@ def _quiet() -> Iterator[None]:
 
 def _need(library: str) -> None:
     if importlib.util.find_spec(library) is None:
-        raise UserError(
-            f"{library} is not installed, which ONNX needs; install it: pip install -c constraints.txt -e .[onnx]"
-        )
+        raise UserError(f"{library} is not installed, which ONNX needs; {INSTALL}")
 
 
 def _one_line(error: BaseException) -> str:

@@ -143,6 +143,16 @@ def first_state(
     return PopulationState(step, placed, opt_state, jax.tree.map(jnp.copy, placed))
 
 
+def one_member(params: Any, classifier: Classifier, mesh: Mesh) -> Any:
+    """A single model's params (numpy arrays) as those of a population of one, laid out over the mesh."""
+
+    def place(array: np.ndarray, names: tuple[str | None, ...]) -> jax.Array:
+        array = np.asarray(array)[None]
+        return _laid_out(array, sharding(mesh, ("member", *names), array.shape))
+
+    return jax.tree.map(place, params, classifier.logical_axes())
+
+
 def member_params(params: Any, member: int) -> Any:
     """One member's params, as numpy arrays."""
     return jax.tree.map(lambda array: np.asarray(array[member]), params)

@@ -106,6 +106,14 @@ def write_results(found: Mapping[str, Any], workdir: epath.Path) -> None:
     write_text(workdir / FILE_NAME, json.dumps(found, indent=2) + "\n")
 
 
+def read_results(workdir: epath.Path) -> dict[str, Any] | None:
+    """WORKDIR/results.json; None where there is none, or only part of one."""
+    try:
+        return json.loads((workdir / FILE_NAME).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
 def table(found: Mapping[str, Any]) -> Table:
     """Best, mean and standard deviation of each metric; a row for each learning rate."""
     shown = Table(

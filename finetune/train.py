@@ -18,6 +18,7 @@ from data.errors import UserError
 from finetune.batching import rows
 from finetune.config import FinetuneConfig
 from finetune.evaluation import Predictor, evaluate, mean_over_members
+from finetune.inference import check_inference
 from finetune.job import Job, assemble
 from finetune.population import (
     PopulationState,
@@ -36,7 +37,15 @@ from pretrain.interruption import Interruption
 logger = logging.getLogger(__name__)
 
 # Fields that may change on resume: they leave every step and every evaluation as it would have been.
-SAFE_TO_CHANGE = ("log.", "checkpoint.", "compilation_cache", "eval.batch", "mesh.")
+SAFE_TO_CHANGE = (
+    "log.",
+    "checkpoint.",
+    "compilation_cache",
+    "inference",
+    "eval.batch",
+    "eval.tests",
+    "mesh.",
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,7 @@ def train(config: FinetuneConfig, workdir: epath.Path) -> Outcome:
     Raises:
       UserError: bad config, bad input, or a workdir that holds another run.
     """
+    check_inference(config, workdir)
     workdirs.prepare(workdir)
     checkpointer = Checkpointer(workdir, keep=config.checkpoint.keep)
     try:

@@ -1,0 +1,246 @@
+"""What a finished run leaves; started again, it is left alone, made the same again, or sent to the hub."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from etils import epath
+
+from data import schema
+from data.errors import UserError
+from data.labelled.config import LabelledConfig
+from data.labelled.examples import Examples
+from data.labelled.open import open_labelled
+from data.labelled.tasks import TASKS
+from finetune import __main__ as command
+from finetune.answers import Asked, asked_of, write_answers
+from finetune.finish import finish, finished
+from finetune.inference import FACTS_FILE, row_lengths
+from finetune.predict import main as predict
+from finetune.train import train
+from pretrain import hub
+from tests.finetune.tiny_task import tiny_finetune, write_examples
+from tests.pretrain.hub_push_stub import Client, PushStub
+
+WRITER = "hf_canaryOfTheTestsWriter"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A run that is complete."""
+    folder = tmp_path_factory.mktemp("task")
+    tiny_finetune(folder)
+    test = write_examples(folder / "test.csv", 30, seed=2)
+    config = tiny_finetune(folder, epochs=1, seeds=2, mesh={"data": 1}, data={"test": str(test)})
+    config_file = folder / "config.py"
+    config_file.write_text(
+        "import json\nimport ml_collections\n\n\ndef get_config():\n"
+        f"    return ml_collections.ConfigDict(json.loads({json.dumps(schema.as_dict(config))!r}))\n"
+    )
+    workdir = epath.Path(folder / "run")
+    outcome = train(config, workdir)
+    found = finish(outcome, workdir)
+    return SimpleNamespace(
+        config=config, file=config_file, workdir=workdir, outcome=outcome, found=found, test=test
+    )
+
+
+def contents(workdir: epath.Path) -> dict[str, bytes]:
+    """Everything that finishing writes."""
+    files = [*workdir.glob("*.*"), *(workdir / "model").iterdir(), *(workdir / "predictions").iterdir()]
+    names = [file for file in files if file.is_file() and file.name != "metrics.jsonl"]
+    return {str(file.relative_to(workdir)): file.read_bytes() for file in names}
+
+
+def start(run: SimpleNamespace, workdir: epath.PathLike, *flags: str) -> int:
+    """The command that made the run, again."""
+    return command.main(["finetune", f"--config={run.file}", f"--workdir={workdir}", *flags])
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command's own would outlive the streams that pytest captures."""
+    monkeypatch.setattr(command, "log_to_stderr", lambda: None)
+
+
+def test_finishing_again_writes_the_same(run: SimpleNamespace):
+    before = contents(run.workdir)
+    assert {"results.json", "model/config.json", "model/README.md", "predictions/test.tsv"} <= set(before)
+    outcome = train(run.config, run.workdir)
+    assert outcome.step == run.outcome.step
+    assert finish(outcome, run.workdir) == run.found
+    assert contents(run.workdir) == before
+
+
+def test_own_test_files_are_labelled_by_the_best_model(run: SimpleNamespace, tmp_path: Path):
+    assert run.found["predictions"] == ["test.tsv"]
+    header, *rows = (run.workdir / "predictions" / "test.tsv").read_text().splitlines()
+    assert header == "label\tprobability"
+    flags = [
+        f"--text={run.test}",
+        "--text_column=sentence",
+        f"--out={tmp_path / 'out'}",
+        "--compilation_cache=",
+    ]
+    predict(["predict", f"--model={run.workdir}", *flags])
+    labelled = [line.split("\t") for line in (tmp_path / "out").read_text().splitlines()[1:]]
+    assert [row.split("\t")[0] for row in rows] == [row[0] for row in labelled]
+    np.testing.assert_allclose(
+        [float(row.split("\t")[1]) for row in rows], [float(row[1]) for row in labelled], atol=1.01e-4
+    )
+    facts = {"texts": 1, "max_length": run.config.max_length}
+    assert json.loads((run.workdir / "model" / FACTS_FILE).read_text()) == facts
+
+
+def test_a_complete_run_is_shown_and_not_assembled_again(
+    run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(command, "train", lambda *_: pytest.fail("it trains"))
+    before = contents(run.workdir)
+    assert start(run, run.workdir) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"the run in {run.workdir} is complete\n")
+    assert "accuracy *" in said and f"model: {run.workdir / 'model'}" in said
+    assert contents(run.workdir) == before
+
+
+def test_a_run_is_complete_for_its_own_config_only(run: SimpleNamespace, tmp_path: Path):
+    def changed(**changes: object):
+        return schema.build(type(run.config), {**schema.as_dict(run.config), **changes})
+
+    assert finished(run.config, run.workdir) == run.found
+    assert finished(changed(log={"every": 7}), run.workdir) == run.found
+    assert finished(changed(epochs=2), run.workdir) is None
+    assert finished(changed(inference="onnx"), run.workdir) is None
+    assert finished(run.config, epath.Path(tmp_path)) is None
+    with pytest.raises(UserError, match=r"config.epochs was 1, is 2"):
+        train(changed(epochs=2), run.workdir)
+
+
+def test_onnx_is_evaluated_beside_the_model_and_labels_the_test_set(
+    run: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(run.workdir, workdir)
+    test = workdir / "predictions" / "test.tsv"
+    by_jax = [line.split("\t") for line in test.read_text().splitlines()]
+    test.unlink()
+    assert start(run, workdir, "--config.inference=onnx") == 0
+    assert (workdir / "model" / "model.onnx").exists()
+    found = json.loads((workdir / "results.json").read_text())
+    best = found["runs"][found["best_run"]]
+    assert 0 < found["onnx"]["largest_difference"] < 1e-4
+    assert found["onnx"]["metrics"] == pytest.approx(best["metrics"], abs=1e-5)
+    unchanged = set(found) - {"onnx", "config"}
+    assert {name: found[name] for name in unchanged} == {name: run.found[name] for name in unchanged}
+    by_onnx = [line.split("\t") for line in test.read_text().splitlines()]
+    assert [row[0] for row in by_onnx] == [row[0] for row in by_jax]
+    assert "logits differ by" in capsys.readouterr().out
+    assert "`model.onnx` is the same model" in (workdir / "model" / "README.md").read_text()
+
+
+def test_onnx_without_its_libraries_is_refused_before_training(
+    run: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("finetune.onnx.importlib.util.find_spec", lambda name: None)
+    config = schema.build(type(run.config), {**schema.as_dict(run.config), "inference": "onnx"})
+    with pytest.raises(
+        UserError, match=r"config.inference='onnx' needs torch, which is not installed; install"
+    ):
+        train(config, epath.Path(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+    monkeypatch.undo()
+    with pytest.raises(
+        UserError, match=r"a file system, which --workdir=gs://a/b is not on; set config.inference"
+    ):
+        train(config, epath.Path("gs://a/b"))
+
+
+def test_mnli_and_the_diagnostic_set_are_answered_in_glues_format(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "MNLI").mkdir()
+    header, rows = "index\tsentence1\tsentence2", [f"{index}\ta dog\ta cat" for index in range(3)]
+    for half in ("matched", "mismatched"):
+        (tmp_path / "MNLI" / f"test_{half}.tsv").write_text("\n".join([header, *rows]) + "\n")
+    source = LabelledConfig(source="folder", path=str(tmp_path))
+    data = open_labelled(source, "mnli", parts=("tests",))
+    job = SimpleNamespace(data=data, config=SimpleNamespace(data=source))
+    assert [asked.split for asked in asked_of(job)] == ["test_matched", "test_mismatched"]
+    assert caplog.messages[-1].startswith("ax is not predicted: config.data.path=")
+    (tmp_path / "AX").mkdir()
+    (tmp_path / "AX" / "diagnostic.tsv").write_text("\n".join([header, *rows[:2]]) + "\n")
+    asked = asked_of(job)
+    logits = np.eye(3, dtype=np.float32)
+    names = [
+        write_answers(epath.Path(tmp_path / "out"), each, logits[: len(each.examples)]) for each in asked
+    ]
+    assert names == ["MNLI-m.tsv", "MNLI-mm.tsv", "AX.tsv"]
+    assert (tmp_path / "out" / "MNLI-mm.tsv").read_text() == (
+        "index\tprediction\n0\tentailment\n1\tneutral\n2\tcontradiction\n"
+    )
+    assert (tmp_path / "out" / "AX.tsv").read_text() == "index\tprediction\n0\tentailment\n1\tneutral\n"
+
+
+def test_answers_that_glue_would_refuse_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    examples = Examples(["a", "b"], ["c", "d"], None, [0, 1], "", official=False)
+    asked = Asked(TASKS["stsb"], "test", examples)
+    assert write_answers(epath.Path(tmp_path), asked, np.array([[1.0], [np.nan]])) == ""
+    assert caplog.messages == ["STS-B.tsv: a prediction is nan; the model has diverged"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("max_length", "chosen", "expected"),
+    [
+        (100, (), (16, 24, 32, 48, 64, 96, 100)),
+        (128, (24, 40), (24, 40, 48, 64, 96, 128)),
+        (40, (24, 40), (24, 40)),
+        (12, (), (12,)),
+        (24, (), (16, 24)),
+    ],
+)
+def test_longer_rows_than_a_run_has_seen_have_lengths(
+    max_length: int, chosen: tuple[int, ...], expected: tuple[int, ...]
+):
+    assert row_lengths(max_length, chosen) == expected
+
+
+def test_a_complete_run_is_pushed_without_training(run: SimpleNamespace, tmp_path: Path):
+    before = contents(run.workdir)
+    with PushStub({WRITER}, set()) as stub:
+        client = Client(stub.url, tmp_path / "home", WRITER, HF_HUB_DISABLE_XET="1")
+        done = client.run(
+            "-m", "finetune", f"--config={run.file}", f"--workdir={run.workdir}", "--push_to_hub=me/animals"
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"on the hub: {stub.url}/me/animals\n" in done.stdout
+        ((repository, message, files),) = stub.commits
+        assert (repository, stub.private) == ("me/animals", {"me/animals"})
+        assert message.startswith("train.csv: accuracy ")
+        assert set(files) == {path.name for path in (run.workdir / "model").iterdir()}
+    assert contents(run.workdir) == before
+
+
+def test_what_cannot_be_pushed_is_refused_before_training(
+    run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr(command, "train", lambda *_: pytest.fail("it trains"))
+    new = ["finetune", f"--config={run.file}", f"--workdir={tmp_path / 'new'}"]
+    with pytest.raises(UserError, match=r"--push_to_hub=animals is not an id on the hub"):
+        command.main([*new, "--push_to_hub=animals"])
+    with pytest.raises(
+        UserError, match=r"--public says how --push_to_hub=USER/NAME uploads, which is not given"
+    ):
+        command.main([*new, "--public"])
+    monkeypatch.setattr(hub, "check", lambda repo_id: None)
+    asked = []
+    monkeypatch.setattr(
+        hub, "push", lambda folder, repo_id, **how: asked.append((folder, repo_id, how)) or "URL"
+    )
+    assert start(run, run.workdir, "--push_to_hub=me/animals", "--public") == 0
+    ((folder, repo_id, how),) = asked
+    assert (folder, repo_id, how["private"]) == (run.workdir / "model", "me/animals", False)
