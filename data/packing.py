@@ -77,16 +77,18 @@ class FullPacker:
         parts: list[np.ndarray] = []
         while room and (window := stream.window()) is not None:
             cursor = window.cursor
-            tokens = stream.require(cursor.first + 1).tokens(cursor.first)
-            rest = tokens[cursor.offset : cursor.offset + room]
-            parts.append(rest)
-            room -= len(rest)
-            cursor.offset += len(rest)
-            if cursor.offset == len(tokens) and (room or not len(tokens)):
-                if len(tokens):
-                    parts.append(self._separator)
-                    room -= 1
-                window.take(cursor.first)
+            stream.require(cursor.first + 1)
+            while room and cursor.first < window.ready:
+                tokens = window.tokens(cursor.first)
+                rest = tokens[cursor.offset : cursor.offset + room]
+                parts.append(rest)
+                room -= len(rest)
+                cursor.offset += len(rest)
+                if cursor.offset == len(tokens) and (room or not len(tokens)):
+                    if len(tokens):
+                        parts.append(self._separator)
+                        room -= 1
+                    window.take(cursor.first)
         return self._lay_out(np.concatenate(parts), rows) if parts else 0
 
     def _lay_out(self, joined: np.ndarray, rows: Rows) -> int:
@@ -132,13 +134,30 @@ class DocumentPlanner:
         self._entered = 0
         self._by_length: list[tuple[int, int]] = []  # (length, -document) of the look-ahead, sorted
 
+    def whole_rows(self, seq_len: int, limit: int) -> Piece | None:
+        """Consume what the next document fills whole rows of `seq_len` tokens with, of at most `limit` rows.
+
+        The same as so many calls of `row`, which would each give one piece; None where the document fills no row.
+        """
+        if not self._at_document():
+            return None
+        cursor, width = self._cursor, seq_len - 2
+        first, start, length = cursor.first, cursor.offset, self._length(cursor.first)
+        stop = start + min((length - start) // width, limit) * width
+        if stop == start:
+            return None
+        self._discard(first, length)
+        if stop < length:
+            cursor.offset = stop
+        else:
+            cursor.take(first)
+        return Piece(first, start, stop)
+
     def row(self, seq_len: int) -> list[Piece]:
         """Plan and consume the next row of `seq_len` tokens; empty when nothing with a token in it is left."""
-        cursor = self._cursor
-        while cursor.first < self._size and cursor.offset == self._length(cursor.first):
-            cursor.take(cursor.first)
-        if cursor.first == self._size:
+        if not self._at_document():
             return []
+        cursor = self._cursor
         first, start, length = cursor.first, cursor.offset, self._length(cursor.first)
         self._enter(min(first + self._look_ahead, self._size))
         self._discard(first, length)
@@ -154,6 +173,13 @@ class DocumentPlanner:
             pieces.append(Piece(-document, 0, tokens))
             room -= tokens + 2
         return pieces
+
+    def _at_document(self) -> bool:
+        """Pass over documents that have nothing left; whether there is one that has."""
+        cursor = self._cursor
+        while cursor.first < self._size and cursor.offset == self._length(cursor.first):
+            cursor.take(cursor.first)
+        return cursor.first < self._size
 
     def _enter(self, stop: int) -> None:
         for document in range(max(self._entered, self._cursor.first + 1), stop):
@@ -181,8 +207,15 @@ class PiecePacker:
         """See `Packer`."""
         block = _Block(rows.tokens.shape[1], self._special)
         while block.rows < len(rows) and (window := stream.window()) is not None:
+            planner = self._plan(stream, window)
+            whole = planner.whole_rows(block.seq_len, len(rows) - block.rows)
+            if whole is not None:
+                block.add_rows(window.tokens(whole.document)[whole.start : whole.stop])
+                if window.cursor.consumed(whole.document):
+                    window.release(whole.document)
+                continue
             stream.require(window.cursor.first + self._look_ahead)
-            pieces = self._plan(stream, window).row(block.seq_len)
+            pieces = planner.row(block.seq_len)
             for piece in pieces:
                 block.add(window.tokens(piece.document)[piece.start : piece.stop])
                 if window.cursor.consumed(piece.document):
@@ -230,6 +263,18 @@ class _Block:
         self._segments.append(self._segment)
         self._lengths.append(length)
         self._column += length
+
+    def add_rows(self, tokens: np.ndarray) -> None:
+        """Make whole rows, each between special tokens, of a piece of a document that fills them; no row is begun."""
+        count = len(tokens) // (self.seq_len - 2)
+        made = np.empty((count, self.seq_len), np.int32)
+        made[:, 0], made[:, -1] = self._cls[0], self._sep[0]
+        made[:, 1:-1] = tokens.reshape(count, -1)
+        self._tokens.append(made.ravel())
+        self._positions += [self._counting] * count
+        self._segments += [1] * count
+        self._lengths += [self.seq_len] * count
+        self.rows += count
 
     def end_row(self) -> None:
         """Pad the current row and begin the next."""

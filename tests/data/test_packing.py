@@ -227,3 +227,31 @@ def test_full_rows_laid_end_to_end_are_the_documents_in_the_order_of_the_stream(
         found += [token for piece in pieces_of(rows) for token in piece]
         state = stream.state()
     assert found == expected and state["epoch"] == 1
+
+
+def planned(lengths, seq_len, look_ahead, cursor, whole):
+    """Every row of a window as its pieces, and where the cursor stands after each."""
+    planner = DocumentPlanner(cursor, len(lengths), lengths.__getitem__, look_ahead)
+    rows, states = [], []
+    while True:
+        piece = planner.whole_rows(seq_len, 3) if whole else None
+        if piece is not None:
+            width = seq_len - 2
+            starts = range(piece.start, piece.stop, width)
+            rows += [[(piece.document, start, start + width)] for start in starts]
+            states += [None] * (len(starts) - 1) + [cursor.as_dict()]
+            continue
+        pieces = planner.row(seq_len)
+        if not pieces:
+            return rows, states
+        rows.append([tuple(piece) for piece in pieces])
+        states.append(cursor.as_dict())
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=30), st.integers(3, 12), st.integers(1, 6))
+def test_rows_that_one_document_fills_are_the_same_at_once_as_one_by_one(lengths, seq_len, look_ahead):
+    rows, states = planned(lengths, seq_len, look_ahead, Cursor(), whole=True)
+    expected, after = planned(lengths, seq_len, look_ahead, Cursor(), whole=False)
+    assert rows == expected
+    assert all(state in (None, other) for state, other in zip(states, after, strict=True))
