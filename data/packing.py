@@ -146,11 +146,10 @@ class DocumentPlanner:
         stop = start + min((length - start) // width, limit) * width
         if stop == start:
             return None
-        self._discard(first, length)
         if stop < length:
             cursor.offset = stop
         else:
-            cursor.take(first)
+            cursor.take(first)  # still listed in the look-ahead, but too long to be chosen from there
         return Piece(first, start, stop)
 
     def row(self, seq_len: int) -> list[Piece]:
