@@ -81,6 +81,42 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class SearchConfig:
+    """A search with optuna over what is given a range here; every trial is a run, or several of its seeds."""
+
+    trials: int = field(0, "trials of the search; 0 is no search but a run")
+    objective: str = field(
+        "",
+        "the metric that is searched for, its mean over seeds; empty is the one that chooses the best model",
+    )
+    learning_rate: tuple[float, ...] = field((), "low and high, drawn on a log scale; empty is not searched")
+    global_batch: tuple[int, ...] = field((), "batch sizes to choose from; empty is not searched")
+    epochs: tuple[int, ...] = field((), "low and high; empty is not searched")
+    warmup_ratio: tuple[float, ...] = field((), "low and high; empty is not searched")
+    weight_decay: tuple[float, ...] = field((), "low and high; empty is not searched")
+
+
+@dataclass(frozen=True)
+class BenchmarkTask:
+    """A task of a benchmark. Fields left out (None) are the config's own."""
+
+    task: str = field("", "a GLUE task")
+    epochs: int | None = field(None, "passes over its training examples")
+    global_batch: int | None = field(None, "examples in a batch")
+    learning_rate: float | None = field(None, "peak learning rate")
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Several tasks one after another, each in WORKDIR/TASK, and a table of them all."""
+
+    tasks: tuple[BenchmarkTask, ...] = field((), "the tasks in their order; empty is a run of config.task")
+    from_mnli: bool = field(
+        False, "start MRPC, RTE and STS-B from the best model of MNLI, which is then trained before them"
+    )
+
+
+@dataclass(frozen=True)
 class FinetuneConfig:
     """One task, fine-tuned from one model by one run or by several trained together."""
 
@@ -125,6 +161,8 @@ class FinetuneConfig:
     log: LogConfig = field(LogConfig, "logging")
     eval: EvalConfig = field(EvalConfig, "evaluation")
     checkpoint: CheckpointConfig = field(CheckpointConfig, "checkpoints")
+    search: SearchConfig = field(SearchConfig, "a search for hyperparameters")
+    benchmark: BenchmarkConfig = field(BenchmarkConfig, "several tasks")
 
     @property
     def members(self) -> tuple["Member", ...]:

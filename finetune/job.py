@@ -78,7 +78,7 @@ def assemble(config: FinetuneConfig) -> Job:
     check_values(config)
     members = config.members
     mesh = population_mesh(config.mesh, len(members))
-    _check_batch(config, mesh)
+    check_batch(config, mesh)
     data = open_labelled(config.data, config.task)
     if data.train is None or not data.evaluations:
         raise UserError(
@@ -194,7 +194,12 @@ def _short(split: str, count: int) -> str:
     return split.removeprefix("validation_") if count > 1 else ""
 
 
-def _check_batch(config: FinetuneConfig, mesh: Mesh) -> None:
+def check_batch(config: FinetuneConfig, mesh: Mesh) -> None:
+    """Refuse a batch that the mesh does not divide.
+
+    Raises:
+      UserError: it does not.
+    """
     across = mesh.shape["replica"] * mesh.shape["data"] * mesh.shape["fsdp"]
     micro = config.global_batch // config.grad_accum
     if micro % across:

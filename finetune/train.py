@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +46,12 @@ SAFE_TO_CHANGE = (
     "eval.batch",
     "eval.tests",
     "mesh.",
+    "search.",
+    "benchmark.",
 )
+
+AfterEvaluation = Callable[[float, Mapping[str, float]], bool]
+"""Takes the passes over the examples so far and each metric's mean over the runs; True ends the run there."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +73,15 @@ class Outcome:
         return self.state.best if self.job.config.eval.restore_best else self.state.params
 
 
-def train(config: FinetuneConfig, workdir: epath.Path) -> Outcome:
+def train(
+    config: FinetuneConfig, workdir: epath.Path, after_evaluation: AfterEvaluation | None = None
+) -> Outcome:
     """Run the job of `config` in `workdir`, or go on with it where its newest checkpoint stands.
+
+    Args:
+      config: the run's.
+      workdir: its folder.
+      after_evaluation: called after every evaluation that this call makes; may end the run.
 
     Raises:
       UserError: bad config, bad input, or a workdir that holds another run.
@@ -79,24 +92,28 @@ def train(config: FinetuneConfig, workdir: epath.Path) -> Outcome:
     try:
         saved = checkpointer.read_run()
         if saved is not None:
-            _check_unchanged(saved["config"], config)
+            check_unchanged(saved["config"], config)
         job = assemble(config)
-        if saved is not None and saved["fingerprints"] != job.fingerprints:
-            raise UserError(
-                f"the examples or the tokenizer of config.init_from have changed since the run in {workdir} began; "
-                "put them back, or set another --workdir"
-            )
+        if saved is not None:
+            check_same_input(saved["fingerprints"], job, workdir)
         with jax.set_mesh(job.mesh), jax.default_matmul_precision(config.matmul_precision):
-            return _Trainer(job, workdir, checkpointer).run()
+            return _Trainer(job, workdir, checkpointer, after_evaluation).run()
     finally:
         checkpointer.close()
 
 
-def _check_unchanged(saved: dict[str, Any], config: FinetuneConfig) -> None:
+def check_unchanged(
+    saved: Mapping[str, Any], config: FinetuneConfig, safe: Sequence[str] = SAFE_TO_CHANGE
+) -> None:
+    """Refuse to go on with another config than the one that `saved` has, but for the `safe` beginnings of fields.
+
+    Raises:
+      UserError: there are differences; the message names them.
+    """
     changed = {
         name: pair
         for name, pair in differences(saved, schema.as_dict(config)).items()
-        if not name.startswith(SAFE_TO_CHANGE)
+        if not name.startswith(tuple(safe))
     }
     if changed:
         listed = "; ".join(f"config.{name} was {old!r}, is {new!r}" for name, (old, new) in changed.items())
@@ -105,11 +122,31 @@ def _check_unchanged(saved: dict[str, Any], config: FinetuneConfig) -> None:
         )
 
 
+def check_same_input(fingerprints: Mapping[str, str], job: Job, workdir: epath.Path) -> None:
+    """Refuse to go on with other examples or another tokenizer.
+
+    Raises:
+      UserError: their fingerprints are not the job's.
+    """
+    if fingerprints != job.fingerprints:
+        raise UserError(
+            f"the examples or the tokenizer of config.init_from have changed since the run in {workdir} began; "
+            "put them back, or set another --workdir"
+        )
+
+
 class _Trainer:
     """One call of `train`, from its start or its checkpoint to its end."""
 
-    def __init__(self, job: Job, workdir: epath.Path, checkpointer: Checkpointer):
+    def __init__(
+        self,
+        job: Job,
+        workdir: epath.Path,
+        checkpointer: Checkpointer,
+        after_evaluation: AfterEvaluation | None,
+    ):
         self._job, self._workdir, self._checkpointer = job, workdir, checkpointer
+        self._after_evaluation, self._told_to_end = after_evaluation, False
         self._members = job.config.members
         self._abstract = abstract_state(job.classifier, job.optimizer, len(self._members), job.mesh)
         self._predictor = Predictor(job.classifier, job.mesh, job.plan.lengths, job.config.eval.batch)
@@ -129,14 +166,13 @@ class _Trainer:
         """Resume or start, then train to the end, to early stopping, or to a signal."""
         state, step = self._first_state()
         job, config = self._job, self._job.config
-        patience = config.eval.patience
         begin = time.perf_counter() - self._seconds
         with contextlib.ExitStack() as reports:
             recorder = reports.enter_context(Recorder(job, self._workdir, step))
             reports.enter_context(self._interruption)
             batches: list[list[np.ndarray]] = []
             epoch = -1
-            while step < job.steps and not self._interruption.requested and not self._all_stopped(patience):
+            while not (self._ended(step) or self._interruption.requested):
                 if step // job.plan.steps != epoch:
                     epoch = step // job.plan.steps
                     lengths = job.plan.batch_lengths(epoch)
@@ -161,8 +197,7 @@ class _Trainer:
             if step not in self._checkpointer.steps and step > 0:
                 self._save(state, step, time.perf_counter() - begin)
             self._checkpointer.wait()
-        ended = step >= job.steps or self._all_stopped(patience)
-        signal = "" if ended else self._interruption.requested
+        signal = "" if self._ended(step) else self._interruption.requested
         return Outcome(job, state, step, signal, self._tracking, time.perf_counter() - begin)
 
     def _first_state(self) -> tuple[PopulationState, int]:
@@ -191,16 +226,20 @@ class _Trainer:
         """Whether something done every so many steps (0: epochs), and at the end, is due after this one."""
         return step % (every or self._job.plan.steps) == 0 or step == self._job.steps
 
-    def _all_stopped(self, patience: int) -> bool:
-        stopped = self._tracking.stopped(patience)
-        return bool(stopped) and all(stopped)
+    def _ended(self, step: int) -> bool:
+        """Whether there is nothing left to train: all steps are made, or every run has stopped early."""
+        stopped = self._tracking.stopped(self._job.config.eval.patience)
+        return step >= self._job.steps or self._told_to_end or (bool(stopped) and all(stopped))
 
     def _evaluate(self, state: PopulationState, step: int, recorder: Recorder) -> PopulationState:
         job = self._job
         values = evaluate(self._predictor, state.params, job.evaluations, job.data.task)
         epoch = step / job.plan.steps
         better = self._tracking.add(step, epoch, values, job.metric, job.config.eval.patience)
-        recorder.evaluation(step, values, mean_over_members(values))
+        mean = mean_over_members(values)
+        recorder.evaluation(step, values, mean)
+        if self._after_evaluation is not None:
+            self._told_to_end = self._after_evaluation(epoch, mean)
         if not any(better):
             return state
         return dataclasses.replace(state, best=self._keep_better(state.best, state.params, jnp.array(better)))
