@@ -1,0 +1,195 @@
+"""Examples a second of fine-tuning: one run and several trained as one program, against transformers' Trainer.
+
+python benchmarks/finetune_time.py [--members=5] [--batch=32] [--seq_len=64] [--rounds=10] [--hidden_size=320]
+
+Each contestant has a process of its own and takes its steps in turn while the others sleep; all take the same rows of
+`seq_len` tokens without padding, with dropout 0.1, AdamW and clipping, from the same RoBERTa. A sequence of runs takes
+as many steps as they have together, one after another; quoted are medians of the ratios within rounds.
+"""
+
+import functools
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+import numpy as np
+from absl import app, flags
+
+MEMBERS = flags.DEFINE_integer("members", 5, "runs of the population M")
+BATCH = flags.DEFINE_integer("batch", 32, "examples of a run's batch B")
+SEQ_LEN = flags.DEFINE_integer("seq_len", 64, "tokens of an example S")
+ROUNDS = flags.DEFINE_integer("rounds", 10, "measured rounds; each takes one step of every contestant")
+HIDDEN = flags.DEFINE_integer("hidden_size", 320, "width D")
+LAYERS = flags.DEFINE_integer("layers", 3, "layers L")
+DEVICES = flags.DEFINE_integer("cpu_devices", 0, "CPU devices the population is spread over; 0: one")
+MODEL = flags.DEFINE_string("model", "", "(set by the benchmark) the folder of the model")
+VOCAB, HEAD_WIDTH = 16_000, 64
+
+
+def write_model(folder: str) -> None:
+    """A RoBERTa with random weights, in transformers' layout."""
+    import torch
+    from transformers import RobertaConfig, RobertaModel
+
+    torch.manual_seed(0)
+    config = RobertaConfig(
+        vocab_size=VOCAB,
+        hidden_size=HIDDEN.value,
+        num_hidden_layers=LAYERS.value,
+        num_attention_heads=HIDDEN.value // HEAD_WIDTH,
+        intermediate_size=4 * HIDDEN.value,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+    )
+    RobertaModel(config).save_pretrained(folder)
+
+
+def rows(members: int) -> dict[str, np.ndarray]:
+    """Random examples [M, B, S] of two classes."""
+    draw = np.random.default_rng(0)
+    shape = (members, BATCH.value, SEQ_LEN.value)
+    return {
+        "tokens": draw.integers(5, VOCAB, shape, dtype=np.int32),
+        "segments": np.ones(shape, np.int32),
+        "token_types": np.zeros(shape, np.int32),
+        "labels": draw.integers(0, 2, shape[:2], dtype=np.int32),
+        "weights": np.ones(shape[:2], np.float32),
+    }
+
+
+class Turns:
+    """A contestant's side of the pipe: whose turn it is, and how long the turns took."""
+
+    def __init__(self, pipe: Connection):
+        self._pipe = pipe
+        self._start: float | None = None
+
+    def next(self) -> bool:
+        """Report the step that has just ended, and wait for the next turn; False when there is none."""
+        self._pipe.send(None if self._start is None else time.perf_counter() - self._start)
+        wanted = self._pipe.recv()
+        self._start = time.perf_counter()
+        return wanted
+
+
+def ours(members: int, turns: Turns) -> None:
+    """Take steps of a population of so many runs."""
+    import jax
+
+    if DEVICES.value and members > 1:
+        jax.config.update("jax_num_cpu_devices", DEVICES.value)
+    from finetune.config import FinetuneConfig
+    from finetune.huggingface import load_encoder_for_classification
+    from finetune.population import abstract_state, batch_shardings, first_state, population_mesh, to_devices
+    from finetune.step import make_train_step, optimizer_of
+
+    config = FinetuneConfig(seeds=members, global_batch=BATCH.value)
+    start = load_encoder_for_classification(MODEL.value, ("no", "yes"), overrides={"scan_unroll": 0})
+    mesh = population_mesh(config.mesh, members)
+    optimizer = optimizer_of(config, start.classifier, 10_000)
+    abstract = abstract_state(start.classifier, optimizer, members, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    layout, host = batch_shardings(mesh, members=True), rows(members)
+    with jax.set_mesh(mesh):
+        state = first_state(
+            start.classifier, start.params, start.fresh_head, config.members, optimizer, abstract
+        )
+        train_step = make_train_step(start.classifier, optimizer, config)
+        step = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
+        wanted = True
+        while wanted:
+            state, metrics = step(state, to_devices(host, layout))
+            jax.block_until_ready(metrics)
+            wanted = turns.next()
+
+
+def trainer(bf16: bool, turns: Turns) -> None:
+    """Take steps of transformers' Trainer."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
+
+    host = {name: array[0] for name, array in rows(1).items()}
+    examples = [
+        {"input_ids": torch.tensor(tokens).long(), "labels": int(label)}
+        for tokens, label in zip(host["tokens"], host["labels"], strict=True)
+    ]
+
+    class TakeTurns(TrainerCallback):
+        """Waits for a turn after each step."""
+
+        def on_step_end(self, args: object, state: object, control: object, **_: object) -> None:
+            control.should_training_stop = not turns.next()  # type: ignore[attr-defined]
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=BATCH.value,
+            max_steps=10_000,
+            bf16=bf16,
+            use_cpu=True,
+            logging_strategy="no",
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+        )
+        model = AutoModelForSequenceClassification.from_pretrained(MODEL.value, num_labels=2)
+        Trainer(model=model, args=arguments, train_dataset=examples, callbacks=[TakeTurns()]).train()
+
+
+def contest(name: str, arguments: list[str], pipe: Connection) -> None:
+    """Be one of the contestants."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    flags.FLAGS(arguments)
+    contestants()[name](Turns(pipe))
+
+
+def contestants() -> dict[str, Callable[[Turns], None]]:
+    """Who takes part, by name."""
+    return {
+        "one run": functools.partial(ours, 1),
+        "population": functools.partial(ours, MEMBERS.value),
+        "HF Trainer fp32": functools.partial(trainer, False),
+        "HF Trainer bf16": functools.partial(trainer, True),
+    }
+
+
+def main(argv: list[str]) -> None:
+    """Print the table."""
+    spawn = multiprocessing.get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(folder)
+        for name in contestants():
+            pipes[name], theirs = spawn.Pipe()
+            arguments = [*sys.argv, f"--model={folder}"]
+            spawn.Process(target=contest, args=(name, arguments, theirs), daemon=True).start()
+            pipes[name].recv()  # its first step, compilation included
+        seconds: dict[str, list[float]] = {name: [] for name in pipes}
+        for _ in range(ROUNDS.value + 1):
+            for name, pipe in pipes.items():
+                pipe.send(True)
+                seconds[name].append(pipe.recv())
+        for pipe in pipes.values():
+            pipe.send(False)
+    report({name: times[1:] for name, times in seconds.items()})  # the first round warms up
+
+
+def report(seconds: dict[str, list[float]]) -> None:
+    """Print examples a second, and medians of each round's ratios."""
+    print(f"RoBERTa, {LAYERS.value} layers of width {HIDDEN.value}, batch {BATCH.value} x {SEQ_LEN.value}")
+    examples = {name: BATCH.value * (MEMBERS.value if name == "population" else 1) for name in seconds}
+    rates = {name: [examples[name] / second for second in times] for name, times in seconds.items()}
+    for name, values in rates.items():
+        ratio = statistics.median(mine / theirs for mine, theirs in zip(rates["one run"], values))
+        print(f"  {name:18s} {statistics.median(values):8.1f} examples/s   one run / this {ratio:5.2f}")
+    gain = statistics.median(a / b for a, b in zip(rates["population"], rates["one run"]))
+    print(f"  {MEMBERS.value} runs together against one after another: {gain:.2f}")
+
+
+if __name__ == "__main__":
+    app.run(main)
