@@ -53,7 +53,8 @@ def asked_of(job: Job) -> list[Asked]:
 def write_answers(folder: epath.Path, asked: Asked, logits: Float[np.ndarray, "n C"]) -> str:
     """Write the answers to a test set: as GLUE takes them, or to SPLIT.tsv for files of one's own.
 
-    What GLUE would refuse (a set that is not the official one, a model that has diverged) is not written but warned of.
+    What GLUE would refuse (examples that are not numbered as its own, a model that has diverged) is not written but
+    warned of.
 
     Returns:
       The file's name; '' where none is written.

@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("task")
     tiny_finetune(folder)
     test = write_examples(folder / "test.csv", 30, seed=2)
-    config = tiny_finetune(folder, epochs=1, seeds=2, mesh={"data": 1}, data={"test": str(test)})
+    config = tiny_finetune(folder, epochs=1, seeds=2, data={"test": str(test)})
     config_file = folder / "config.py"
     config_file.write_text(
         "import json\nimport ml_collections\n\n\ndef get_config():\n"
