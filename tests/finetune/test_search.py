@@ -1,0 +1,255 @@
+"""A search: what it draws, how it goes on after a stop, what it ends early, a best config that makes its run again."""
+
+import dataclasses
+import io
+import math
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from etils import epath
+from rich.console import Console
+
+from data.command_line import parse
+from data.errors import UserError
+from finetune import search as searching
+from finetune.config import FinetuneConfig
+from finetune.search import run_search, search
+from finetune.search_report import Found, Trial, best_recipe, markdown, table
+from finetune.search_space import check_ranges, with_values
+from finetune.train import train
+from tests.finetune.tiny_task import tiny_finetune
+
+RANGES = {"trials": 2, "learning_rate": [1e-4, 1e-2], "global_batch": [8, 16], "weight_decay": [0.0, 0.1]}
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("task")
+    tiny_finetune(folder)
+    return folder
+
+
+def config_of(task: Path, **ranges) -> FinetuneConfig:
+    return tiny_finetune(task, epochs=1, search={**RANGES, **ranges})
+
+
+def drawn(found: Found) -> list[tuple]:
+    return [(trial.number, dict(trial.values), trial.score) for trial in found.trials]
+
+
+def read_recipe(path: Path) -> FinetuneConfig:
+    config, _ = parse(FinetuneConfig, ["finetune", f"--config={path}"], lambda values: None)
+    return config
+
+
+def scoring(monkeypatch, *trials: list[float]) -> list[FinetuneConfig]:
+    """Have each trial score so much after each epoch, without training; returns the configs of those that are made."""
+    made: list[FinetuneConfig] = []
+
+    def scored(config, folder, watch):
+        made.append(config)
+        (folder / "checkpoints").mkdir(parents=True)
+        for epoch, value in enumerate(trials[len(made) - 1], 1):
+            if value < 0:
+                raise KeyboardInterrupt
+            if watch(float(epoch), {"accuracy": value}):
+                break
+        history = [{"epoch": float(epoch)}]
+        return SimpleNamespace(
+            interrupted="", seconds=1.0, tracking=SimpleNamespace(history=history), value=value
+        )
+
+    monkeypatch.setattr(searching, "train", scored)
+    monkeypatch.setattr(
+        searching, "results", lambda outcome: {"summary": {"": {"accuracy": {"mean": outcome.value}}}}
+    )
+    return made
+
+
+def test_a_killed_search_goes_on_and_its_best_config_makes_the_best_run_again(task, tmp_path, monkeypatch):
+    config = dataclasses.replace(config_of(task, epochs=[1, 2], objective="loss"), seeds=2)
+    through = search(config, epath.Path(tmp_path / "through"))
+    killed = epath.Path(tmp_path / "killed")
+
+    def killed_after_an_epoch(chosen, folder, watch):
+        def evaluated(epoch, metrics):
+            watch(epoch, metrics)
+            raise KeyboardInterrupt
+
+        return train(chosen, folder, evaluated if folder.name == "trial-2" else watch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(searching, "train", killed_after_an_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            search(config, killed)
+    trained: list[str] = []
+    monkeypatch.setattr(searching, "train", lambda *given: (trained.append(given[1].name), train(*given))[1])
+    assert drawn(search(config, killed)) == drawn(search(config, killed)) == drawn(through)
+    assert trained == ["trial-2"]
+    assert sorted(path.name for path in (killed / "search").iterdir()) == [
+        "best.py", "study.log", "trial-1", "trial-2", "trials.md",
+    ]  # fmt: skip
+    assert not (killed / "search" / "trial-1" / "checkpoints").exists()
+
+    best = through.best
+    assert best is not None and best.score == min(trial.score for trial in through.trials)
+    recipe = read_recipe(tmp_path / "through" / "search" / "best.py")
+    assert recipe == with_values(config, best.values)
+    outcome = train(recipe, epath.Path(tmp_path / "again"))
+    history, chosen = outcome.tracking.history, outcome.tracking.best
+    assert (
+        sum(history[index]["members"][member]["loss"] for member, index in enumerate(chosen)) / 2
+        == best.score
+    )
+
+
+def test_a_stopped_search_draws_what_it_would_have_drawn(task, tmp_path, monkeypatch):
+    config = config_of(task, trials=14)
+    scores = [[0.5 + 0.01 * (7 * i % 11)] for i in range(14)]
+    scoring(monkeypatch, *scores)
+    through = search(config, epath.Path(tmp_path / "through"))
+    assert len({trial.values["learning_rate"] for trial in through.trials}) == 14
+    scoring(monkeypatch, *scores[:11], [-1.0])
+    with pytest.raises(KeyboardInterrupt):
+        search(config, epath.Path(tmp_path / "stopped"))
+    scoring(monkeypatch, *scores[11:])
+    (tmp_path / "stopped" / "search" / "trial-12" / "checkpoints").rmdir()
+    assert drawn(search(config, epath.Path(tmp_path / "stopped"))) == drawn(through)
+
+
+def test_a_line_that_a_crash_cut_off_is_dropped(task, tmp_path, monkeypatch):
+    scoring(monkeypatch, [0.5], [0.6], [0.7])
+    search(config_of(task, trials=2), epath.Path(tmp_path))
+    log = tmp_path / "search" / "study.log"
+    log.write_bytes(log.read_bytes() + b'{"op_code":4,"wor')
+    assert len(search(config_of(task, trials=3), epath.Path(tmp_path)).trials) == 3
+
+
+def test_a_hopeless_trial_is_ended_and_one_at_its_end_is_not(task, tmp_path, monkeypatch):
+    better = [[0.5, 0.6 + i / 100, 0.7] for i in range(5)]
+    scoring(monkeypatch, *better, [0.5, 0.55, 0.9], [0.5, 0.9, 0.1])
+    config = dataclasses.replace(config_of(task, trials=7), epochs=3)
+    found = search(config, epath.Path(tmp_path))
+    assert [trial.score for trial in found.trials] == [0.7] * 5 + [None, 0.1]
+    assert [trial.epochs for trial in found.trials] == [3.0] * 5 + [2.0, 3.0]
+
+
+def test_a_diverged_trial_has_no_score_and_the_others_go_on(task, tmp_path, monkeypatch):
+    scoring(monkeypatch, [math.nan], [0.25])
+    found = search(config_of(task), epath.Path(tmp_path))
+    assert [trial.score for trial in found.trials] == [None, 0.25]
+    assert found.best == found.trials[1]
+
+
+def test_a_search_of_diverged_trials_only_says_so(task, tmp_path, monkeypatch):
+    scoring(monkeypatch, [math.nan], [math.nan])
+    with pytest.raises(UserError, match="none of 2 trials has a score: all have diverged"):
+        run_search(config_of(task), epath.Path(tmp_path), Console(file=io.StringIO()))
+
+
+def test_a_signal_ends_the_search_with_what_is_done(task, tmp_path, monkeypatch):
+    monkeypatch.setattr(searching, "train", lambda *given: SimpleNamespace(interrupted="SIGTERM"))
+    output = io.StringIO()
+    assert run_search(config_of(task), epath.Path(tmp_path), Console(file=output)) == "SIGTERM"
+    assert output.getvalue() == ""
+
+
+def test_what_is_drawn_lies_in_its_ranges(task, tmp_path, monkeypatch):
+    made = scoring(monkeypatch, *[[0.5]] * 12)
+    config = config_of(task, trials=12, epochs=[2, 4], warmup_ratio=[0.1, 0.2])
+    search(config, epath.Path(tmp_path))
+    assert all(1e-4 <= each.optimizer.learning_rate <= 1e-2 for each in made)
+    assert (
+        min(each.optimizer.learning_rate for each in made) < 1e-3
+    )  # as likely below as above, on a log scale
+    assert {each.global_batch for each in made} == {8, 16}
+    assert {each.epochs for each in made} == {2, 3, 4}
+    assert all(0.1 <= each.schedule.warmup_ratio <= 0.2 for each in made)
+    assert all(0.0 <= each.optimizer.weight_decay <= 0.1 for each in made)
+    assert {each.search.trials for each in made} == {0}
+
+
+def test_another_search_in_the_same_workdir_is_refused(task, tmp_path, monkeypatch):
+    scoring(monkeypatch, [0.5], [0.6], [0.7])
+    search(config_of(task), epath.Path(tmp_path))
+    with pytest.raises(
+        UserError, match=r"config\.search\.learning_rate was \[0\.0001, 0\.01\], is \[0\.001,"
+    ):
+        search(config_of(task, learning_rate=[1e-3, 1e-2]), epath.Path(tmp_path))
+    with pytest.raises(UserError, match=r"config\.epochs was 1, is 2"):
+        search(dataclasses.replace(config_of(task), epochs=2), epath.Path(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("ranges", "message"),
+    [
+        ({"trials": -1}, "config.search.trials=-1 should be 0 (no search) or more"),
+        ({"learning_rate": [1e-4]}, "config.search.learning_rate=[0.0001] should be two values, a low and a higher"),
+        ({"learning_rate": [1e-2, 1e-4]}, "config.search.learning_rate=[0.01, 0.0001] should be two values"),
+        ({"epochs": [2, 2]}, "config.search.epochs=[2, 2] should be two values, a low and a higher one"),
+        ({"learning_rate": [0.0, 1.0]}, "config.search.learning_rate=[0.0, 1.0]: learning rate 0.0 should be above 0"),
+        ({"warmup_ratio": [0.5, 1.5]}, "config.search.warmup_ratio=[0.5, 1.5]: config.schedule.warmup_ratio=1.5"),
+        ({"weight_decay": [-1.0, 0.1]}, "config.search.weight_decay=[-1.0, 0.1] should be 0 or more"),
+        ({"global_batch": [8, 8]}, "config.search.global_batch=[8, 8] lists a value twice"),
+        ({"global_batch": [0]}, "config.search.global_batch=[0]: config.global_batch=0 should be 1 or more"),
+        ({"learning_rate": [], "global_batch": [], "weight_decay": []}, "the search has nothing to search"),
+        ({"objective": "bleu"}, "config.search.objective='bleu' is not a metric of "),
+    ],
+)  # fmt: skip
+def test_a_search_that_cannot_be_made_is_refused_before_training(
+    ranges, message, task, tmp_path, monkeypatch
+):
+    made = scoring(monkeypatch)
+    with pytest.raises(UserError) as error:
+        search(config_of(task, **ranges), epath.Path(tmp_path))
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+    assert made == []
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused_before_training(task, tmp_path, monkeypatch):
+    made = scoring(monkeypatch)
+    config = config_of(task, global_batch=[16, 12])
+    with pytest.raises(UserError, match=r"config\.global_batch=12 "):
+        search(config, epath.Path(tmp_path))
+    assert made == []
+
+
+def test_learning_rates_and_a_search_exclude_each_other(task):
+    with pytest.raises(UserError, match=r"config\.learning_rates=\[0\.001\] and a search exclude each other"):
+        check_ranges(dataclasses.replace(config_of(task), learning_rates=(1e-3,)))
+
+
+def test_without_optuna_one_line_says_how_to_install_it(task, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError, match=r"a search needs optuna: pip install 'unmask\[search\]'"):
+        search(config_of(task), epath.Path(tmp_path))
+
+
+def test_a_recipe_holds_every_field_that_differs_from_its_default(task, tmp_path):
+    config = dataclasses.replace(
+        config_of(task), lengths=(16, 48), task='odd "name"', model=tiny_finetune(task, model={"dropout": 0.0}).model
+    )  # fmt: skip
+    values = {"learning_rate": 0.1 + 0.2, "global_batch": 4, "weight_decay": 1 / 3}
+    (tmp_path / "best.py").write_text(best_recipe(config, values, 'First """line\nsecond'))
+    assert read_recipe(tmp_path / "best.py") == with_values(config, values)
+
+
+def test_trials_are_shown_with_the_best_marked():
+    trials = (
+        Trial(1, {"learning_rate": 2e-5, "global_batch": 16}, 0.5, 2.0, 61.0),
+        Trial(2, {"learning_rate": 5e-5, "global_batch": 8}, None, 1.0, 30.0),
+    )
+    found = Found("accuracy", trials, trials[0], "")
+    assert markdown(found).splitlines()[:6] == [
+        "# 2 trials: accuracy",
+        "",
+        "| trial | learning rate | global batch | score | epochs made | time |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| 1 | 2e-05 | 16 | 50.00 * | 2 | 1m01s |",
+        "| 2 | 5e-05 | 8 | - | 1 | 30s |",
+    ]
+    output = io.StringIO()
+    Console(file=output, width=80).print(table(found))
+    assert "50.00 *" in output.getvalue() and max(map(len, output.getvalue().splitlines())) <= 80
