@@ -16,10 +16,12 @@ from rich.console import Console
 from data.command_line import parse, python, run
 from data.errors import UserError
 from finetune.answers import FOLDER
+from finetune.benchmark import run_benchmark
 from finetune.config import FinetuneConfig
 from finetune.finish import finish, finished
 from finetune.job import MODEL
 from finetune.results import score, table
+from finetune.search import run_search
 from finetune.train import train
 from pretrain import hub
 from pretrain.checkpoint import newest_step
@@ -55,6 +57,12 @@ def main(argv: Sequence[str]) -> int:
         cache = str(epath.Path(config.compilation_cache).expanduser())
         jax.config.update("jax_compilation_cache_dir", cache)
     workdir = epath.Path(values.workdir).expanduser()
+    if config.benchmark.tasks or config.search.trials:
+        if values.push_to_hub:
+            raise UserError(
+                "--push_to_hub uploads the model of one run; train it by config.task, without a search"
+            )
+        return _run_several(config, workdir, argv)
     try:
         with sigterm_as_ctrl_c():
             found = finished(config, workdir)
@@ -71,6 +79,19 @@ def main(argv: Sequence[str]) -> int:
         _show(found, workdir)
         if values.push_to_hub:
             _push(found, workdir, values.push_to_hub, private=not values.public)
+    return 0
+
+
+def _run_several(config: FinetuneConfig, workdir: epath.Path, argv: Sequence[str]) -> int:
+    """Make the runs of a benchmark or a search; the exit status."""
+    run_all = run_benchmark if config.benchmark.tasks else run_search
+    try:
+        with sigterm_as_ctrl_c():
+            stopped = run_all(config, workdir, Console())
+    except KeyboardInterrupt as error:
+        stopped = signal_of(error).name
+    if stopped:
+        _say_stopped(stopped, "what is done is saved", argv)
     return 0
 
 
@@ -111,11 +132,16 @@ def _push(found: Mapping[str, Any], workdir: epath.Path, repo_id: str, *, privat
 
 def _stopped(by: signal.Signals, step: int, argv: Sequence[str]) -> int:
     """Say what is saved and how to go on; the exit status is 0 where a step is saved."""
-    if jax.process_index() == 0:
-        saved = f"step {step} is saved" if step else "stopped before step 1, nothing is saved"
-        command = shlex.join([python(), "-m", "finetune", *argv[1:]])
-        print(f"{by.name}: {saved}. To go on, run the same command:\n  {command}", flush=True)
+    _say_stopped(
+        by.name, f"step {step} is saved" if step else "stopped before step 1, nothing is saved", argv
+    )
     return 0 if step else 128 + by
+
+
+def _say_stopped(by: str, saved: str, argv: Sequence[str]) -> None:
+    if jax.process_index() == 0:
+        command = shlex.join([python(), "-m", "finetune", *argv[1:]])
+        print(f"{by}: {saved}. To go on, run the same command:\n  {command}", flush=True)
 
 
 if __name__ == "__main__":
