@@ -119,7 +119,8 @@ def row_lengths(max_length: int, chosen: Sequence[int] = ()) -> tuple[int, ...]:
     while rung < max_length:
         ladder += [rung, rung * 3 // 2]
         rung *= 2
-    return (*chosen, *(length for length in (*ladder, max_length) if last < length <= max_length))
+    beyond = {length for length in (*ladder, max_length) if last < length <= max_length}
+    return (*chosen, *sorted(beyond))
 
 
 def check_inference(config: FinetuneConfig, workdir: epath.Path) -> None:
