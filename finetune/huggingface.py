@@ -22,7 +22,8 @@ from pretrain.huggingface import (
     parse_config,
     read_config,
     read_published,
-    write_published,
+    write_config,
+    write_weights,
 )
 from pretrain.job import MODEL_FILE, is_workdir
 from pretrain.models import EncoderConfig, Params
@@ -194,11 +195,8 @@ def save_classifier(
         tokenizer.save(out, model_max_length=encoder.max_length)
     for name, content in (beside or {}).items():
         (out / name).write_bytes(content)
-    write_published(
-        out,
-        _task_config(encoder.model_type, config, labels),
-        {tensor.name: tensor.of(params) for tensor in classifier.tensors()},
-    )
+    write_weights(out, {tensor.name: tensor.of(params) for tensor in classifier.tensors()})
+    write_config(out, _task_config(encoder.model_type, config, labels))
 
 
 def _task_config(model_type: str, config: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:

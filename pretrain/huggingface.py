@@ -299,12 +299,17 @@ def save_pretrained(
     if tokenizer_dir is not None:
         load_tokenizer(str(tokenizer_dir)).save(folder, model_max_length=config.max_length)
     state = to_state_dict(config, params)
-    write_published(folder, config_dict(config), state)
+    write_weights(folder, state)
+    write_config(folder, config_dict(config))
 
 
-def write_published(folder: epath.Path, values: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> None:
-    """Write model.safetensors, then config.json, without which nothing loads it."""
+def write_weights(folder: epath.Path, state: Mapping[str, np.ndarray]) -> None:
+    """Write a state dict as model.safetensors."""
     (folder / WEIGHTS).write_bytes(safetensors.numpy.save(dict(state), metadata={"format": "pt"}))
+
+
+def write_config(folder: epath.Path, values: Mapping[str, Any]) -> None:
+    """Write config.json: last, since nothing loads a folder without it."""
     (folder / CONFIG).write_text(json.dumps(dict(values), indent=2) + "\n")
 
 
