@@ -138,8 +138,8 @@ class SharedReader:
         queue = self._queues[stream]
         if not queue and stream in self._behind:
             return self._read_alone(stream)
-        while not queue:
-            self._advance()
+        if not queue:
+            self._advance(queue)
         item = queue.popleft()
         if item.record is not None:
             self._queued[stream] -= len(item.record.text)
@@ -155,17 +155,19 @@ class SharedReader:
             self._behind[stream] = own
         return item
 
-    def _advance(self) -> None:
-        """Read one record and queue it for its stream; the end of an epoch is queued for all."""
-        item = next(self._items)
-        self._cursor = item.after
-        if item.record is None:
-            for stream in self._queues:
-                self._queue(stream, item, 0)
-        else:
-            owner = self._layout.owner(item.shard, item.record.number)
-            if owner in self._queues:
-                self._queue(owner, item, len(item.record.text))
+    def _advance(self, wanted: deque[Item]) -> None:
+        """Read records and queue each for its stream, until `wanted` has one; the end of an epoch is queued for all."""
+        for item in self._items:
+            self._cursor = item.after
+            if item.record is None:
+                for stream in self._queues:
+                    self._queue(stream, item, 0)
+            else:
+                owner = self._layout.owner(item.shard, item.record.number)
+                if owner in self._queues:
+                    self._queue(owner, item, len(item.record.text))
+            if wanted:
+                return
 
     def _queue(self, stream: int, item: Item, chars: int) -> None:
         if stream in self._behind or item.after <= self._served[stream]:
