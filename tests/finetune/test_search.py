@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import logging
 import math
 import sys
 from pathlib import Path
@@ -68,41 +69,35 @@ def scoring(monkeypatch, *trials: list[float]) -> list[FinetuneConfig]:
     return made
 
 
-def test_a_killed_search_goes_on_and_its_best_config_makes_the_best_run_again(task, tmp_path, monkeypatch):
-    config = dataclasses.replace(config_of(task, epochs=[1, 2], objective="loss"), seeds=2)
-    through = search(config, epath.Path(tmp_path / "through"))
-    killed = epath.Path(tmp_path / "killed")
+def test_a_killed_trial_goes_on_and_the_best_config_makes_its_run_again(task, tmp_path, monkeypatch, caplog):
+    config = dataclasses.replace(config_of(task, trials=1, objective="loss"), epochs=2, seeds=2)
 
-    def killed_after_an_epoch(chosen, folder, watch):
+    def killed_in_second_epoch(chosen, folder, watch):
         def evaluated(epoch, metrics):
-            watch(epoch, metrics)
-            raise KeyboardInterrupt
+            if epoch == 2:
+                raise KeyboardInterrupt
+            return watch(epoch, metrics)
 
-        return train(chosen, folder, evaluated if folder.name == "trial-2" else watch)
+        return train(chosen, folder, evaluated)
 
     with monkeypatch.context() as patched:
-        patched.setattr(searching, "train", killed_after_an_epoch)
+        patched.setattr(searching, "train", killed_in_second_epoch)
         with pytest.raises(KeyboardInterrupt):
-            search(config, killed)
-    trained: list[str] = []
-    monkeypatch.setattr(searching, "train", lambda *given: (trained.append(given[1].name), train(*given))[1])
-    assert drawn(search(config, killed)) == drawn(search(config, killed)) == drawn(through)
-    assert trained == ["trial-2"]
-    assert sorted(path.name for path in (killed / "search").iterdir()) == [
-        "best.py", "study.log", "trial-1", "trial-2", "trials.md",
-    ]  # fmt: skip
-    assert not (killed / "search" / "trial-1" / "checkpoints").exists()
+            search(config, epath.Path(tmp_path))
+    with caplog.at_level(logging.INFO):
+        (trial,) = search(config, epath.Path(tmp_path)).trials
+    steps = -(-50 // trial.values["global_batch"])
+    assert f"resumed at step {steps}" in caplog.text
+    assert trial.epochs == 2.0
+    folder = tmp_path / "search"
+    assert {path.name for path in folder.iterdir()} == {"best.py", "study.log", "trial-1", "trials.md"}
+    assert not (folder / "trial-1" / "checkpoints").exists()
 
-    best = through.best
-    assert best is not None and best.score == min(trial.score for trial in through.trials)
-    recipe = read_recipe(tmp_path / "through" / "search" / "best.py")
-    assert recipe == with_values(config, best.values)
-    outcome = train(recipe, epath.Path(tmp_path / "again"))
-    history, chosen = outcome.tracking.history, outcome.tracking.best
-    assert (
-        sum(history[index]["members"][member]["loss"] for member, index in enumerate(chosen)) / 2
-        == best.score
-    )
+    recipe = read_recipe(folder / "best.py")
+    assert recipe == with_values(config, trial.values)
+    tracking = train(recipe, epath.Path(tmp_path / "again")).tracking
+    losses = [tracking.history[index]["members"][i]["loss"] for i, index in enumerate(tracking.best)]
+    assert sum(losses) / 2 == trial.score
 
 
 def test_a_stopped_search_draws_what_it_would_have_drawn(task, tmp_path, monkeypatch):
