@@ -50,7 +50,8 @@ def config_of(
     folder: Path, *tasks: dict[str, Any], from_mnli: bool = False, **changes: Any
 ) -> FinetuneConfig:
     """A benchmark on what `write_glue` wrote below the folder."""
-    config = tiny_finetune(folder, epochs=1, benchmark={"tasks": tasks, "from_mnli": from_mnli}, **changes)
+    own = {"tasks": tasks, "from_mnli": from_mnli}
+    config = tiny_finetune(folder, epochs=1, lengths=[48], benchmark=own, **changes)
     return dataclasses.replace(config, data=LabelledConfig(source="folder", path=str(folder / "glue")))
 
 

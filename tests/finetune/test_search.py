@@ -33,7 +33,7 @@ def task(tmp_path_factory) -> Path:
 
 
 def config_of(task: Path, **ranges) -> FinetuneConfig:
-    return tiny_finetune(task, epochs=1, search={**RANGES, **ranges})
+    return tiny_finetune(task, epochs=1, lengths=[48], search={**RANGES, **ranges})
 
 
 def drawn(found: Found) -> list[tuple]:
@@ -224,7 +224,7 @@ def test_without_optuna_one_line_says_how_to_install_it(task, tmp_path, monkeypa
 
 def test_a_recipe_holds_every_field_that_differs_from_its_default(task, tmp_path):
     config = dataclasses.replace(
-        config_of(task), lengths=(16, 48), task='odd "name"', model=tiny_finetune(task, model={"dropout": 0.0}).model
+        config_of(task), lengths=(48, 64), task='odd "name"', model=tiny_finetune(task, model={"dropout": 0.0}).model
     )  # fmt: skip
     values = {"learning_rate": 0.1 + 0.2, "global_batch": 4, "weight_decay": 1 / 3}
     (tmp_path / "best.py").write_text(best_recipe(config, values, 'First """line\nsecond'))
