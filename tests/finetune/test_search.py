@@ -124,10 +124,10 @@ def test_a_line_that_a_crash_cut_off_is_dropped(task, tmp_path, monkeypatch):
 
 def test_a_hopeless_trial_is_ended_and_one_at_its_end_is_not(task, tmp_path, monkeypatch):
     better = [[0.5, 0.6 + i / 100, 0.7] for i in range(5)]
-    scoring(monkeypatch, *better, [0.5, 0.55, 0.9], [0.5, 0.9, 0.1])
+    scoring(monkeypatch, *better, [0.5, 0.55, 0.9], [0.5, 0.65, 0.66])
     config = dataclasses.replace(config_of(task, trials=7), epochs=3)
     found = search(config, epath.Path(tmp_path))
-    assert [trial.score for trial in found.trials] == [0.7] * 5 + [None, 0.1]
+    assert [trial.score for trial in found.trials] == [0.7] * 5 + [None, 0.66]
     assert [trial.epochs for trial in found.trials] == [3.0] * 5 + [2.0, 3.0]
 
 
