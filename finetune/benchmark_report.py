@@ -230,7 +230,7 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     starts, rates = _by(rows, lambda row: row.init_from), _by(rows, lambda row: f"{row.learning_rate:g}")
     notes = ["scores on the evaluation sets, times 100; std over the runs"]
     if two:
-        notes.append(f"{', '.join(two)} count once in the average: the mean of both metrics")
+        notes.append(f"the average takes the mean of both metrics of {', '.join(two)}")
     if missing:
         notes.append(f"GLUE has nine tasks; not here: {', '.join(missing)}")
     notes += [f"from {start}{of}" for start, of in starts.items()]

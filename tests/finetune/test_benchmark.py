@@ -234,7 +234,7 @@ def test_the_table_says_what_was_scored_on_which_examples():
     ]
     assert lines[12:] == [
         "- scores on the evaluation sets, times 100; std over the runs",
-        "- MRPC, MNLI count once in the average: the mean of both metrics",
+        "- the average takes the mean of both metrics of MRPC, MNLI",
         "- GLUE has nine tasks; not here: CoLA, QNLI, QQP, RTE, SST-2, STS-B",
         "- from base",
         "- learning rate 2e-05",
