@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from etils import epath
+from rich import box
 from rich.table import Table
 
 from data import schema
@@ -93,7 +94,8 @@ def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str
 def table(found: Found) -> Table:
     """Every trial: what it drew, its score, and how far it went."""
     header, rows = _cells(found)
-    shown = Table(title=f"{len(rows)} trials: {found.objective}", caption=CAPTION)
+    title = f"{len(rows)} trials: {found.objective}"
+    shown = Table(title=title, caption=CAPTION, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in header:
         shown.add_column(name, justify="right")
     for row in rows:

@@ -245,6 +245,13 @@ def test_trials_are_shown_with_the_best_marked():
         "| 1 | 2e-05 | 16 | 50.00 * | 2 | 1m01s |",
         "| 2 | 5e-05 | 8 | - | 1 | 30s |",
     ]
+
+
+def test_trials_of_every_range_fit_a_terminal_of_80_columns():
+    values = {"learning_rate": 1.23456e-5, "global_batch": 128, "epochs": 10, "warmup_ratio": 0.0123456,
+              "weight_decay": 0.0123456}  # fmt: skip
+    trial = Trial(100, values, 0.98765, 10.0, 85_000.0)
     output = io.StringIO()
-    Console(file=output, width=80).print(table(found))
-    assert "50.00 *" in output.getvalue() and max(map(len, output.getvalue().splitlines())) <= 80
+    Console(file=output, width=80).print(table(Found("accuracy", (trial,), trial, "")))
+    assert "…" not in output.getvalue()
+    assert "100 1.23e-05 128 10 0.0123 0.0123 98.77 * 10 23h36m" in " ".join(output.getvalue().split())
