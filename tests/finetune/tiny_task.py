@@ -29,7 +29,7 @@ def write_examples(
       path: the file.
       count: examples.
       seed: of the words.
-      kind: "classes" (animal, none) or "scores" (the share of words that are animals).
+      kind: "classes" (animal, none) or "scores" (4 and 1).
       pairs: give each a second sentence, in the column `other`.
     """
     draw = random.Random(seed)
@@ -41,8 +41,8 @@ def write_examples(
             words = draw.choices(plain, k=draw.randint(3, 30))
             if index % 2:
                 words[draw.randrange(len(words))] = draw.choice(ANIMALS)
-            share = sum(word in ANIMALS for word in words) / len(words)
-            label = f"{share:.4f}" if kind == "scores" else ("animal" if index % 2 else "none")
+            names = ("1.0", "4.0") if kind == "scores" else ("none", "animal")
+            label = names[index % 2]
             other = [" ".join(draw.choices(plain, k=4))] if pairs else []
             writer.writerow([" ".join(words), *other, label])
     return path

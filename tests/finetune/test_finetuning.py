@@ -1,0 +1,253 @@
+"""Fine-tuning end to end: it learns, members are the runs they stand for, and a run goes on exactly."""
+
+import dataclasses
+import json
+import logging
+import os
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from data.errors import UserError
+from finetune.finish import finish
+from finetune.results import results
+from finetune.train import train
+from pretrain.metrics import read_metrics
+from tests.finetune.tiny_task import tiny_finetune, write_examples, write_model
+
+ONE_DEVICE = {"mesh": {"data": 1}}
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("task")
+    tiny_finetune(folder)
+    return folder
+
+
+def run(config, workdir):
+    return train(config, epath.Path(workdir))
+
+
+def params_of(outcome, member=0):
+    return jax.tree.map(lambda array: np.asarray(array[member]), outcome.state.params)
+
+
+def assert_equal(ours, theirs, **tolerance):
+    """Params agree, but for the keys' biases: softmax takes them out, and AdamW moves them by rounding errors alone."""
+
+    def compare(path, a, b):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if not name.endswith("key.bias"):
+            np.testing.assert_allclose(a, b, **tolerance, err_msg=name)
+
+    jax.tree_util.tree_map_with_path(compare, ours, theirs)
+
+
+def logged(workdir):
+    """What a run has logged, but for its speed."""
+    lines = read_metrics(workdir / "metrics.jsonl")
+    return [{name: value for name, value in line.items() if "per_second" not in name} for line in lines]
+
+
+def test_it_learns_and_its_results_say_so(task, tmp_path):
+    # Evaluated on its own examples: what is to be seen is that it fits them.
+    config = tiny_finetune(task, epochs=15, data={"validation": str(task / "train.csv")})
+    outcome = run(config, tmp_path)
+    found = finish(outcome, epath.Path(tmp_path))
+    (member,) = found["runs"]
+    assert member["metrics"]["accuracy"] > 0.85
+    assert found == json.loads((tmp_path / "results.json").read_text())
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    losses = [line["train/loss"] for line in lines if "train/loss" in line]
+    assert len(losses) == outcome.step == 15 * 7
+    assert np.mean(losses[-7:]) < 0.6 * np.mean(losses[:7])
+
+
+def test_a_member_is_the_run_of_its_seed_and_learning_rate(task, tmp_path):
+    config = tiny_finetune(task, seeds=2, learning_rates=[3e-3, 1e-3], seed=3)
+    together = run(config, tmp_path / "together")
+    assert [(m.seed, m.learning_rate) for m in config.members] == [(3, 3e-3), (4, 3e-3), (3, 1e-3), (4, 1e-3)]
+    for index, member in enumerate(config.members):
+        alone = run(
+            tiny_finetune(task, seed=member.seed, optimizer={"learning_rate": member.learning_rate}),
+            tmp_path / str(index),
+        )
+        assert_equal(params_of(together, index), params_of(alone), rtol=1e-4, atol=1e-5)
+        ours = [each["members"][index]["loss"] for each in together.tracking.history]
+        theirs = [each["members"][0]["loss"] for each in alone.tracking.history]
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    first, second = (params_of(together, index)["head"]["out"]["kernel"] for index in (0, 1))
+    assert np.abs(first - second).max() > 1e-3
+
+
+@pytest.mark.parametrize("mesh", [{"data": 8}, {"data": 2, "fsdp": 4}, {"data": 4, "tensor": 2}])
+def test_the_same_losses_on_any_mesh(task, tmp_path, mesh):
+    changes = {"seeds": 2, "epochs": 1}
+    one = run(tiny_finetune(task, **changes), tmp_path / "all")
+    other = run(tiny_finetune(task, **changes, mesh=mesh), tmp_path / "mesh")
+    for name in ("loss", "accuracy"):
+        np.testing.assert_allclose(
+            [m[name] for m in one.tracking.history[-1]["members"]],
+            [m[name] for m in other.tracking.history[-1]["members"]],
+            rtol=1e-5,
+        )
+
+
+def test_accumulation_equals_the_large_batch(task, tmp_path):
+    no_dropout = {
+        "model": {"dropout": 0.0, "attention_dropout": 0.0},
+        "mesh": {"data": 1, "tensor": 8},
+        "epochs": 1,
+    }
+    whole = run(tiny_finetune(task, **no_dropout), tmp_path / "whole")
+    parts = run(tiny_finetune(task, **no_dropout, grad_accum=4), tmp_path / "parts")
+    assert_equal(params_of(whole), params_of(parts), rtol=1e-4, atol=1e-5)
+
+
+def test_a_stopped_run_goes_on_to_the_bit(task, tmp_path, monkeypatch):
+    config = tiny_finetune(task, seeds=2, epochs=3)
+    whole = run(config, tmp_path / "whole")
+
+    from finetune import train as module
+
+    original, steps = module._Trainer._batch, []
+
+    def stop_at_step_five(self, chosen, length):
+        steps.append(length)
+        if len(steps) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, chosen, length)
+
+    monkeypatch.setattr(module._Trainer, "_batch", stop_at_step_five)
+    stopped = run(config, tmp_path / "parts")
+    assert (stopped.step, stopped.interrupted) == (5, "SIGTERM")
+    monkeypatch.undo()
+    resumed = run(config, tmp_path / "parts")
+    assert resumed.step == whole.step and not resumed.interrupted
+    jax.tree.map(np.testing.assert_array_equal, resumed.state, whole.state)
+    assert resumed.tracking == whole.tracking
+    assert logged(tmp_path / "parts") == logged(tmp_path / "whole")
+
+
+def test_the_best_model_is_kept_and_restored(task, tmp_path):
+    # A learning rate that ruins the model towards the end of its warm-up: the first evaluations are the best.
+    config = tiny_finetune(
+        task,
+        epochs=6,
+        optimizer={"learning_rate": 0.5, "clip_norm": 0.0},
+        schedule={"warmup_ratio": 1.0},
+        eval={"metric": "loss"},
+    )
+    outcome = run(config, tmp_path)
+    (best,) = outcome.tracking.best
+    losses = [each["members"][0]["loss"] for each in outcome.tracking.history]
+    assert best == int(np.argmin(losses)) < len(losses) - 1
+    found = finish(outcome, epath.Path(tmp_path))
+    assert found["runs"][0]["metrics"]["loss"] == losses[best]
+    last = dataclasses.replace(config, eval=dataclasses.replace(config.eval, restore_best=False))
+    ended = dataclasses.replace(outcome, job=dataclasses.replace(outcome.job, config=last))
+    assert results(ended)["runs"][0]["metrics"]["loss"] == losses[-1]
+
+
+def test_it_stops_early_when_nothing_gets_better(task, tmp_path):
+    config = tiny_finetune(
+        task, epochs=20, optimizer={"learning_rate": 1e-9}, eval={"patience": 2, "every": 2}
+    )
+    outcome = run(config, tmp_path)
+    history = outcome.tracking.history
+    assert len(history) - 1 - outcome.tracking.best[0] == 2
+    assert outcome.step == history[-1]["step"] < outcome.job.steps
+    again = run(config, tmp_path)
+    assert again.step == outcome.step
+
+
+def test_a_run_that_is_complete_is_not_run_again(task, tmp_path):
+    config = tiny_finetune(task, epochs=1)
+    first = run(config, tmp_path)
+    again = run(config, tmp_path)
+    assert again.step == first.step
+    jax.tree.map(np.testing.assert_array_equal, again.state, first.state)
+
+
+def test_scores_are_learned_by_regression(tmp_path):
+    write_model(tmp_path)
+    write_examples(tmp_path / "train.csv", 50, kind="scores")
+    data = {"regression": True, "validation": str(tmp_path / "train.csv")}
+    outcome = run(tiny_finetune(tmp_path, epochs=20, data=data), tmp_path / "run")
+    found = finish(outcome, epath.Path(tmp_path / "run"))
+    assert found["metric"] == "pearson_spearman"
+    assert found["runs"][0]["metrics"]["pearson"] > 0.7
+    assert json.loads((tmp_path / "run/model/config.json").read_text())["problem_type"] == "regression"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_transformers_loads_the_best_model_and_agrees(task, tmp_path):
+    import torch
+    import transformers
+
+    config = tiny_finetune(task, epochs=1, seeds=2)
+    outcome = run(config, tmp_path)
+    found = finish(outcome, epath.Path(tmp_path))
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert model.config.id2label == {0: "animal", 1: "none"}
+    examples = outcome.job.data.evaluations["validation"]
+    inputs = tokenizer(examples.first, padding=True, truncation=True, max_length=48, return_tensors="pt")
+    with torch.no_grad():
+        guesses = model.eval()(**inputs).logits.argmax(1).numpy()
+    assert (
+        float(np.mean(guesses == examples.labels)) == found["runs"][found["best_run"]]["metrics"]["accuracy"]
+    )
+
+
+def test_another_config_is_refused_in_the_same_workdir(task, tmp_path):
+    run(tiny_finetune(task, epochs=1), tmp_path)
+    with pytest.raises(UserError, match=r"config\.global_batch was 8, is 16"):
+        run(tiny_finetune(task, epochs=1, global_batch=16), tmp_path)
+
+
+def test_other_examples_are_refused_in_the_same_workdir(task, tmp_path):
+    write_model(tmp_path / "own")
+    write_examples(tmp_path / "own/train.csv", 20)
+    write_examples(tmp_path / "own/validation.csv", 10, seed=1)
+    config = tiny_finetune(tmp_path / "own", epochs=1)
+    run(config, tmp_path / "run")
+    write_examples(tmp_path / "own/train.csv", 20, seed=5)
+    with pytest.raises(UserError, match=r"examples or the tokenizer .* have changed"):
+        run(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"init_from": ""}, r"set config\.init_from"),
+        ({"global_batch": 6}, r"config\.global_batch=6 .* do not divide"),
+        ({"grad_accum": 3}, r"not a multiple of config\.grad_accum=3"),
+        (
+            {"max_length": 100},
+            r"config\.max_length=100 is longer than the model's positions; set it to 64 or less",
+        ),
+        ({"max_length": 4}, r"config\.max_length=4 leaves no room"),
+        ({"lengths": [8]}, r"config\.lengths=\[8\] does not hold the longest example"),
+        ({"eval": {"metric": "f2"}}, r"config\.eval\.metric='f2' is not a metric"),
+        ({"optimizer": {"learning_rate": 0.0}}, "learning rate 0.0 should be above 0"),
+        ({"optimizer": {"layer_decay": 1.5}}, r"config\.optimizer\.layer_decay=1\.5"),
+        ({"data": {"label": "lable"}}, "lable"),
+        ({"epochs": 0}, r"config\.epochs=0 should be 1 or more"),
+    ],
+)
+def test_bad_input_is_one_line(task, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message) as caught:
+        run(tiny_finetune(task, **changes), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_examples_that_are_cut_are_counted(task, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    run(tiny_finetune(task, epochs=1, max_length=10), tmp_path)
+    assert any("examples are cut to config.max_length" in message for message in caplog.messages)
