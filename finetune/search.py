@@ -244,5 +244,5 @@ def _optuna() -> ModuleType:
     try:
         import optuna
     except ImportError:
-        raise UserError("a search needs optuna: pip install 'unmask[search]'") from None
+        raise UserError("a search needs optuna: pip install -c constraints.txt -e .[search]") from None
     return optuna
