@@ -110,7 +110,7 @@ def test_accumulation_equals_the_large_batch(task, tmp_path):
 
 
 def test_a_stopped_run_goes_on_to_the_bit(task, tmp_path, monkeypatch):
-    config = tiny_finetune(task, seeds=2, epochs=3)
+    config = tiny_finetune(task, seeds=2, epochs=3, lengths=[24, 48])
     whole = run(config, tmp_path / "whole")
 
     from finetune import train as module
@@ -249,5 +249,5 @@ def test_bad_input_is_one_line(task, tmp_path, changes, message):
 
 def test_examples_that_are_cut_are_counted(task, tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    run(tiny_finetune(task, epochs=1, max_length=10), tmp_path)
+    run(tiny_finetune(task, epochs=1, max_length=10, lengths=[]), tmp_path)
     assert any("examples are cut to config.max_length" in message for message in caplog.messages)

@@ -85,6 +85,7 @@ def tiny_finetune(folder: Path, **changes: Any) -> FinetuneConfig:
         "epochs": 2,
         "global_batch": 8,
         "max_length": 48,
+        "lengths": [48],  # one program to compile, and not several
         "data": {
             "source": "files",
             "train": str(folder / "train.csv"),
