@@ -134,7 +134,7 @@ def check(config: DataConfig, seq_len: int, global_batch: int, rows: range, epoc
         )
     if epochs is not None and config.source == "mix":
         raise UserError(
-            "a mix has no epochs: its sources end at different times; set steps instead of epochs"
+            "a mix has no epochs: its sources end at different times; set config.steps instead of config.epochs"
         )
     if epochs is not None and epochs < 1:
         raise UserError(f"config.epochs={epochs} should be at least 1")

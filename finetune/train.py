@@ -100,6 +100,7 @@ def train(
             return _Trainer(job, workdir, checkpointer, after_evaluation).run()
     finally:
         checkpointer.close()
+        workdirs.remove_empty(workdir)
 
 
 def check_unchanged(

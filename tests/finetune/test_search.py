@@ -218,7 +218,9 @@ def test_learning_rates_and_a_search_exclude_each_other(task):
 
 def test_without_optuna_one_line_says_how_to_install_it(task, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(UserError, match=r"a search needs optuna: pip install -c constraints\.txt -e \.\[search\]"):
+    with pytest.raises(
+        UserError, match=r"a search needs optuna: pip install -c constraints\.txt -e \.\[search\]"
+    ):
         search(config_of(task), epath.Path(tmp_path))
 
 
