@@ -1,6 +1,8 @@
 """Examples a second of fine-tuning: one run and several trained as one program, against transformers' Trainer.
 
-python benchmarks/finetune_time.py [--members=5] [--batch=32] [--seq_len=64] [--rounds=10] [--hidden_size=320]
+python -m benchmarks.finetune_time [--members=5] [--batch=32] [--seq_len=64] [--rounds=10] [--hidden_size=320]
+
+transformers' Trainer needs accelerate: pip install accelerate.
 
 Each contestant has a process of its own and takes its steps in turn while the others sleep; all take the same rows of
 `seq_len` tokens without padding, with dropout 0.1, AdamW and clipping, from the same RoBERTa. A sequence of runs takes
@@ -168,6 +170,7 @@ def main(argv: list[str]) -> None:
             pipes[name], theirs = spawn.Pipe()
             arguments = [*sys.argv, f"--model={folder}"]
             spawn.Process(target=contest, args=(name, arguments, theirs), daemon=True).start()
+            theirs.close()  # so that a contestant that fails ends the benchmark
             pipes[name].recv()  # its first step, compilation included
         seconds: dict[str, list[float]] = {name: [] for name in pipes}
         for _ in range(ROUNDS.value + 1):
