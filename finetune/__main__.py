@@ -1,6 +1,5 @@
 """`python -m finetune --config=configs/glue.py:TASK --config.init_from=SRC --workdir=DIR`: fine-tune, or go on."""
 
-import logging
 import os
 import shlex
 import signal
@@ -9,7 +8,6 @@ from typing import Any
 
 import jax
 from absl import flags
-from absl import logging as absl_logging
 from etils import epath
 from rich.console import Console
 
@@ -23,7 +21,7 @@ from finetune.job import MODEL
 from finetune.results import score, table
 from finetune.search import run_search
 from finetune.train import train
-from pretrain import hub
+from pretrain import command, hub
 from pretrain.checkpoint import newest_step
 from tokenizer.interruptible import signal_of, sigterm_as_ctrl_c
 
@@ -52,10 +50,8 @@ def main(argv: Sequence[str]) -> int:
         hub.check(values.push_to_hub)
     elif values.public:
         raise UserError("--public says how --push_to_hub=USER/NAME uploads, which is not given")
-    log_to_stderr()
-    if config.compilation_cache:
-        cache = str(epath.Path(config.compilation_cache).expanduser())
-        jax.config.update("jax_compilation_cache_dir", cache)
+    command.log_to_stderr()
+    command.use_compilation_cache(config.compilation_cache)
     workdir = epath.Path(values.workdir).expanduser()
     if config.benchmark.tasks or config.search.trials:
         if values.push_to_hub:
@@ -71,10 +67,12 @@ def main(argv: Sequence[str]) -> int:
             else:
                 outcome = train(config, workdir)
                 if outcome.interrupted:
-                    return _stopped(signal.Signals[outcome.interrupted], outcome.step, argv)
+                    return command.stopped(
+                        "finetune", signal.Signals[outcome.interrupted], outcome.step, argv
+                    )
                 found = finish(outcome, workdir)
     except KeyboardInterrupt as error:
-        return _stopped(signal_of(error), newest_step(workdir), argv)
+        return command.stopped("finetune", signal_of(error), newest_step(workdir), argv)
     if jax.process_index() == 0:
         _show(found, workdir)
         if values.push_to_hub:
@@ -91,16 +89,8 @@ def _run_several(config: FinetuneConfig, workdir: epath.Path, argv: Sequence[str
     except KeyboardInterrupt as error:
         stopped = signal_of(error).name
     if stopped:
-        _say_stopped(stopped, "what is done is saved", argv)
+        command.say_stopped("finetune", stopped, "what is done is saved", argv)
     return 0
-
-
-def log_to_stderr() -> None:
-    """Our own messages from INFO on, other libraries' from WARNING on."""
-    absl_logging.set_verbosity(absl_logging.WARNING)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
-    for package in ("data", "tokenizer", "pretrain", "finetune"):
-        logging.getLogger(package).setLevel(logging.INFO)
 
 
 def _show(found: Mapping[str, Any], workdir: epath.Path) -> None:
@@ -119,8 +109,8 @@ def _show(found: Mapping[str, Any], workdir: epath.Path) -> None:
         places["predictions of test sets"] = workdir / FOLDER
     for name, place in places.items():
         console.print(f"{name}: {place}", soft_wrap=True, highlight=False)
-    command = shlex.join([python(), "-m", "finetune.predict", f"--model={workdir}", "--text=FILE"])
-    console.print(f"to label texts: {command}", soft_wrap=True, highlight=False)
+    label = shlex.join([python(), "-m", "finetune.predict", f"--model={workdir}", "--text=FILE"])
+    console.print(f"to label texts: {label}", soft_wrap=True, highlight=False)
 
 
 def _push(found: Mapping[str, Any], workdir: epath.Path, repo_id: str, *, private: bool) -> None:
@@ -128,20 +118,6 @@ def _push(found: Mapping[str, Any], workdir: epath.Path, repo_id: str, *, privat
     value = found["runs"][found["best_run"]]["metrics"][metric]
     message = f"{found['title']}: {metric} {score(metric, value)}"
     print(f"on the hub: {hub.push(workdir / MODEL, repo_id, private=private, message=message)}")
-
-
-def _stopped(by: signal.Signals, step: int, argv: Sequence[str]) -> int:
-    """Say what is saved and how to go on; the exit status is 0 where a step is saved."""
-    _say_stopped(
-        by.name, f"step {step} is saved" if step else "stopped before step 1, nothing is saved", argv
-    )
-    return 0 if step else 128 + by
-
-
-def _say_stopped(by: str, saved: str, argv: Sequence[str]) -> None:
-    if jax.process_index() == 0:
-        command = shlex.join([python(), "-m", "finetune", *argv[1:]])
-        print(f"{by}: {saved}. To go on, run the same command:\n  {command}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """`python -m pretrain --config=configs/X.py --workdir=DIR [--config.FIELD=VALUE ...]`: train, or go on training."""
 
-import logging
 import os
 import shlex
 import signal
@@ -8,13 +7,12 @@ from collections.abc import Sequence
 
 import jax
 from absl import flags
-from absl import logging as absl_logging
 from etils import epath
 from rich.console import Console
 
 from data.command_line import parse, python, run
 from data.errors import UserError
-from pretrain import fill_mask, report
+from pretrain import command, fill_mask, report
 from pretrain.checkpoint import newest_step
 from pretrain.config import PretrainConfig
 from pretrain.metrics import FILE_NAME as METRICS_FILE
@@ -40,10 +38,8 @@ def main(argv: Sequence[str]) -> int:
     config, values = parse(PretrainConfig, argv, _flags)
     if not values.workdir:
         raise UserError("no --workdir given: the folder that holds everything of the run")
-    _log_to_stderr()
-    if config.compilation_cache:
-        cache = str(epath.Path(config.compilation_cache).expanduser())
-        jax.config.update("jax_compilation_cache_dir", cache)
+    command.log_to_stderr()
+    command.use_compilation_cache(config.compilation_cache)
     if config.distributed:
         _join_processes()
     workdir = epath.Path(values.workdir).expanduser()
@@ -51,21 +47,12 @@ def main(argv: Sequence[str]) -> int:
         with sigterm_as_ctrl_c():
             outcome = train(config, workdir, accept_changes=values.accept_changes)
     except KeyboardInterrupt as error:
-        return _stopped(signal_of(error), newest_step(workdir), argv)
+        return command.stopped("pretrain", signal_of(error), newest_step(workdir), argv)
     if outcome.interrupted:
-        return _stopped(signal.Signals[outcome.interrupted], outcome.step, argv)
+        return command.stopped("pretrain", signal.Signals[outcome.interrupted], outcome.step, argv)
     if jax.process_index() == 0:
         _close(outcome, workdir)
     return 0
-
-
-def _stopped(by: signal.Signals, step: int, argv: Sequence[str]) -> int:
-    """Say what is saved and how to go on; the exit status is 0 where a step is saved."""
-    if jax.process_index() == 0:
-        saved = f"step {step} is saved" if step else "stopped before step 1, nothing is saved"
-        command = shlex.join([python(), "-m", "pretrain", *argv[1:]])
-        print(f"{by.name}: {saved}. To go on, run the same command:\n  {command}", flush=True)
-    return 0 if step else 128 + by
 
 
 def _join_processes() -> None:
@@ -80,14 +67,6 @@ def _join_processes() -> None:
         ) from error
 
 
-def _log_to_stderr() -> None:
-    """Our own messages from INFO on, other libraries' from WARNING on."""
-    absl_logging.set_verbosity(absl_logging.WARNING)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
-    for package in ("data", "tokenizer", "pretrain"):
-        logging.getLogger(package).setLevel(logging.INFO)
-
-
 def _close(outcome: Outcome, workdir: epath.Path) -> None:
     """Show what the run came to, and what to do next."""
     console = Console()
@@ -95,8 +74,8 @@ def _close(outcome: Outcome, workdir: epath.Path) -> None:
     if report.write_loss_curve(workdir / METRICS_FILE, workdir / "loss_curve.png"):
         console.print(f"loss curve: {workdir / 'loss_curve.png'}", soft_wrap=True, highlight=False)
     _show_predictions(outcome, console)
-    command = shlex.join([python(), "-m", "pretrain.export", f"--workdir={workdir}", "--out=HF_DIR"])
-    console.print(f"to hand it over: {command}", soft_wrap=True, highlight=False)
+    export = shlex.join([python(), "-m", "pretrain.export", f"--workdir={workdir}", "--out=HF_DIR"])
+    console.print(f"to hand it over: {export}", soft_wrap=True, highlight=False)
 
 
 def _show_predictions(outcome: Outcome, console: Console) -> None:

@@ -63,7 +63,7 @@ def start(run: SimpleNamespace, workdir: epath.PathLike, *flags: str) -> int:
 @pytest.fixture(autouse=True)
 def _logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command's own would outlive the streams that pytest captures."""
-    monkeypatch.setattr(command, "log_to_stderr", lambda: None)
+    monkeypatch.setattr("pretrain.command.log_to_stderr", lambda: None)
 
 
 def test_finishing_again_writes_the_same(run: SimpleNamespace):

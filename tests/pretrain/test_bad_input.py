@@ -42,9 +42,8 @@ def fails(tmp_path, monkeypatch, capsys):
         raise AssertionError("compiled before the mistake was found")
 
     monkeypatch.setattr(train_module._Trainer, "_compile", compiled)
-    monkeypatch.setattr(
-        command, "_log_to_stderr", lambda: None
-    )  # it replaces the handlers of the whole process
+    # it replaces the handlers of the whole process
+    monkeypatch.setattr("pretrain.command.log_to_stderr", lambda: None)
 
     def run(*arguments):
         argv = ["pretrain/__main__.py", f"--config={recipe}", f"--workdir={workdir}", *arguments]

@@ -23,7 +23,7 @@ def arguments(tmp_path, monkeypatch):
         "def get_config():\n"
         f"    return ml_collections.ConfigDict({{'data': {{'path': {path!r}}}, 'compilation_cache': ''}})\n"
     )
-    monkeypatch.setattr(command, "_log_to_stderr", lambda: None)
+    monkeypatch.setattr("pretrain.command.log_to_stderr", lambda: None)
     return [f"--config={recipe}", f"--workdir={tmp_path / 'run'}"]
 
 
