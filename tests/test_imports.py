@@ -12,15 +12,21 @@ REPOSITORY = Path(__file__).parents[1]
 ARROWS: dict[str, set[str]] = {
     "data": set(),
     "tokenizer": {"data"},
-    "pretrain": {"data", "tokenizer"},
+    "pretrain": {"data", "tokenizer", "launch"},
     "finetune": {"data", "tokenizer", "pretrain"},
     "configs": set(),
-    "launch": set(),
+    "launch": {"data"},
     "benchmarks": {"data", "tokenizer", "pretrain", "finetune"},
 }
 PACKAGES = [name for name in ARROWS if (REPOSITORY / name).is_dir()]
 FILES = [path for package in PACKAGES for path in sorted((REPOSITORY / package).rglob("*.py"))]
 TESTS = sorted((REPOSITORY / "tests").rglob("*.py"))
+
+# All that a package may use of another: launchers run where no JAX is, and share the table of accelerators.
+ONLY = {
+    ("launch", "data"): {"data.command_line", "data.errors", "data.schema"},
+    ("pretrain", "launch"): {"launch.accelerators"},
+}
 
 # Libraries that only one file may import, so that what depends on their API is in one place.
 SOLE_IMPORTERS = {
@@ -82,6 +88,13 @@ def test_imports_follow_the_arrows(package):
         if name.split(".")[0] in {*ARROWS, "tests", ""} - allowed
     ]
     assert wrong == []
+
+
+@pytest.mark.parametrize(("package", "other"), ONLY)
+def test_some_packages_share_single_modules_only(package, other):
+    paths = sorted((REPOSITORY / package).rglob("*.py"))
+    found = {name for path in paths for name in imported(parse(path)) if name.split(".")[0] == other}
+    assert found <= ONLY[package, other]
 
 
 def test_configs_import_ml_collections_only():

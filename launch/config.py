@@ -1,0 +1,107 @@
+"""Every field of a launch config, declared and explained: where a run's machines come from, and what they are given.
+
+A launch config (configs/launch_*.py) is about machines only; the command that runs on them stands after `--`. It is
+read by `launch.tpu`, `launch.slurm` and `launch.kubernetes`, each of which uses its own group beside the shared fields.
+"""
+
+from dataclasses import dataclass
+
+from data.schema import field
+
+
+@dataclass(frozen=True)
+class TpuConfig:
+    """A TPU pod of Google Cloud, made by `python -m launch.tpu`."""
+
+    accelerator: str = field(
+        "v3-8", "type of each slice, as gcloud names it: v3-8, v4-32, v5litepod-256, ..."
+    )
+    slices: int = field(
+        1, "slices, joined over the data-centre network; config.mesh.replica splits over them"
+    )
+    project: str = field("", "Google Cloud project; empty takes gcloud's own")
+    zone: str = field("", "zone; empty takes gcloud's own (compute/zone)")
+    runtime_version: str = field(
+        "", "image of the TPU VMs; empty takes the one of the accelerator's generation"
+    )
+    capacity: str = field(
+        "spot", "how the machines are paid for", ("spot", "on_demand", "reserved", "guaranteed")
+    )
+    queued: bool = field(True, "by a queued resource, which waits for capacity; False creates the VM at once")
+    valid_until: str = field("", "give a queued request up after so long: 6h, 1d; empty waits without end")
+    network: str = field("", "VPC network; empty is the project's default")
+    subnetwork: str = field("", "subnetwork; empty is the network's own")
+    internal_ips: bool = field(False, "machines without public addresses, reached through IAP")
+    service_account: str = field(
+        "", "the service account that the VMs run as; empty is the project's default"
+    )
+    labels: tuple[str, ...] = field((), "labels of the cloud resources, KEY=VALUE")
+    max_restarts: int = field(20, "times that a preempted pod is made anew before giving up")
+
+
+@dataclass(frozen=True)
+class SlurmConfig:
+    """A Slurm job, rendered by `python -m launch.slurm`."""
+
+    partition: str = field("", "partition; empty is the cluster's default")
+    account: str = field("", "account that is charged; empty is the user's default")
+    qos: str = field("", "quality of service; empty is the default")
+    nodes: int = field(1, "nodes")
+    gpus_per_node: int = field(8, "GPUs of each node; one process a GPU. 0: CPU nodes, one process a node")
+    cpus_per_gpu: int = field(8, "CPU cores for each process")
+    memory: str = field("", "memory of each node, 200G say; empty is the partition's default")
+    time: str = field(
+        "24:00:00", "time limit, [D-]HH:MM:SS; the job is put in the queue again when it ends it"
+    )
+    signal_before: int = field(120, "seconds before the limit at which the run is told to save and stop")
+    setup: tuple[str, ...] = field((), "shell lines before the run: module loads, activating an environment")
+
+
+@dataclass(frozen=True)
+class KubernetesConfig:
+    """An indexed Job of Kubernetes, rendered by `python -m launch.kubernetes`; on GKE the road to tpu7x."""
+
+    image: str = field("", "container image, as the Dockerfile makes it")
+    namespace: str = field("default", "namespace of the Job")
+    kind: str = field("tpu", "what the nodes have", ("tpu", "gpu"))
+    accelerator: str = field(
+        "", "GKE's name: tpu7x, tpu-v6e-slice, tpu-v5-lite-podslice, ... or nvidia-h100-80gb, ..."
+    )
+    topology: str = field("", "kind=tpu: chips of a slice along each axis: 4x4, 2x2x2")
+    nodes: int = field(1, "machines; one Pod on each")
+    chips_per_node: int = field(4, "TPU chips, or GPUs, of each machine")
+    slices: int = field(1, "kind=tpu: slices; one Job for each")
+    spot: bool = field(True, "nodes that may be taken away")
+    service_account: str = field(
+        "", "Kubernetes service account of the Pods, bound to one that reaches the bucket"
+    )
+    max_restarts: int = field(20, "failed Pods that are replaced before the Job fails")
+    grace_seconds: int = field(120, "seconds that a Pod has to save and stop")
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """Where a run's machines come from, and what they are given."""
+
+    workdir: str = field(
+        "", "the run's folder; gs:// where there is more than one machine. {name} is the run's name"
+    )
+    source: str = field(
+        "commit",
+        "the code on the machines: the git commit that is checked out here, or an archive of the working tree",
+        ("commit", "archive"),
+    )
+    repository: str = field(
+        "", "source=commit: where the machines clone from; empty takes this checkout's origin"
+    )
+    python: str = field("python3.11", "the Python that makes the environment on the machines")
+    extras: tuple[str, ...] = field((), "extras of the project to install; empty takes the accelerator's")
+    env: tuple[str, ...] = field((), "names of environment variables passed on; secrets go in `secrets`")
+    secrets: tuple[str, ...] = field(
+        (),
+        "NAME=SECRET: an environment variable and the secret in Secret Manager that the machines read it from",
+    )
+    price: float = field(0.0, "price of a chip (TPU) or GPU an hour, for what a plan costs; 0 is not known")
+    tpu: TpuConfig = field(TpuConfig, "a TPU pod")
+    slurm: SlurmConfig = field(SlurmConfig, "a Slurm cluster")
+    kubernetes: KubernetesConfig = field(KubernetesConfig, "a Kubernetes cluster")
