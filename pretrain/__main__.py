@@ -73,18 +73,18 @@ def _close(outcome: Outcome, workdir: epath.Path) -> None:
     console.print(report.summary(read_metrics(workdir / METRICS_FILE)))
     if report.write_loss_curve(workdir / METRICS_FILE, workdir / "loss_curve.png"):
         console.print(f"loss curve: {workdir / 'loss_curve.png'}", soft_wrap=True, highlight=False)
-    _show_predictions(outcome, console)
+    _show_predictions(outcome, workdir, console)
     export = shlex.join([python(), "-m", "pretrain.export", f"--workdir={workdir}", "--out=HF_DIR"])
     console.print(f"to hand it over: {export}", soft_wrap=True, highlight=False)
 
 
-def _show_predictions(outcome: Outcome, console: Console) -> None:
+def _show_predictions(outcome: Outcome, workdir: epath.Path, console: Console) -> None:
     """Let the model fill blanks in sentences that it was not trained on."""
     job = outcome.job
     if jax.process_count() > 1:
         return  # params may be spread over hosts; python -m pretrain.fill_mask reads them from the checkpoint
     try:
-        texts = fill_mask.held_out_texts(job.phases[-1].data, job.tokenizer)
+        texts = fill_mask.held_out_texts(workdir, job.config, job.phases[-1], job.tokenizer)
     except UserError:
         return  # nothing is held out
     examples = fill_mask.choose_examples(texts, job.tokenizer)

@@ -21,15 +21,15 @@ from rich.table import Table
 from tokenizers import Tokenizer
 
 from data.command_line import run
-from data.config import DataConfig
 from data.errors import UserError
 from data.evaluation import evaluation_rows
 from data.schema import build as build_config
 from pretrain import formatting, huggingface
 from pretrain.checkpoint import restore_params
 from pretrain.config import PretrainConfig
+from pretrain.heldout import held_out_rows
 from pretrain.models import Model, Params, build
-from pretrain.phases import resolve_phases
+from pretrain.phases import Phase, resolve_phases
 from pretrain.workdir import MODEL_FILE, check_workdir, read_config
 from tokenizer.ensure import tokenizer_folder
 from tokenizer.load import Loaded, load
@@ -44,6 +44,8 @@ SENTENCE_CHARS = range(40, 121)
 SENTENCE_WORDS = 6
 LETTER_SHARE = 0.75
 """Of a sentence's characters that are not white space; tables and code have fewer."""
+FEW_ROWS = 64
+"""Rows of held-out text to take examples from where the run evaluates on none."""
 COMMON = 3
 """Times a word occurs in the texts before it is asked for."""
 
@@ -132,15 +134,20 @@ def _encode(tokenizer: Loaded, texts: Sequence[str], max_length: int) -> list[np
     return rows
 
 
-def held_out_texts(data: DataConfig, tokenizer: Loaded, *, rows: int = 64, seq_len: int = 512) -> list[str]:
-    """Stretches of the documents that are held out for evaluation, at most rows x seq_len tokens of them.
+def held_out_texts(workdir: epath.Path, config: PretrainConfig, phase: Phase, tokenizer: Loaded) -> list[str]:
+    """Stretches of the documents that are held out for evaluation: those that the phase was evaluated on.
 
     Raises:
       UserError: nothing is held out.
     """
-    packed = evaluation_rows(data, tokenizer.encode, tokenizer.special, seq_len=seq_len, max_rows=rows)
+    if config.eval.every:
+        rows = held_out_rows(workdir, phase, tokenizer, config.eval.steps * phase.global_batch)
+    else:
+        rows = evaluation_rows(
+            phase.data, tokenizer.encode, tokenizer.special, seq_len=512, max_rows=FEW_ROWS
+        )
     texts = []
-    for row in packed["tokens"]:
+    for row in rows["tokens"]:
         breaks = np.flatnonzero(np.isin(row, tokenizer.special_ids))
         texts += [tokenizer.decode(part) for part in np.split(row, breaks) if len(part) > 1]
     return [text for text in texts if text.strip()]
@@ -244,8 +251,8 @@ def main(argv: Sequence[str]) -> int:
         )
         if not examples:
             config = build_config(PretrainConfig, read_config(workdir))
-            data = resolve_phases(config, epoch_steps=1)[-1].data
-            examples = choose_examples(held_out_texts(data, tokenizer), tokenizer)
+            phase = resolve_phases(config, epoch_steps=1)[-1]
+            examples = choose_examples(held_out_texts(workdir, config, phase, tokenizer), tokenizer)
         if not examples:
             raise UserError(
                 f"no held-out sentence of this run could serve as an example; give a text with {MASK}"

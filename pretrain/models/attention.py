@@ -39,7 +39,10 @@ def resolve(
     elif dtype not in CUDNN_DTYPES:
         obstacle = f"needs config.dtype=bfloat16, not {dtype}"
     elif dropout_rate > 0:
-        obstacle = f"has no dropout; set config.model.attention_probs_dropout_prob=0 (it is {dropout_rate})"
+        obstacle = (
+            f"has no dropout of attention weights, which is {dropout_rate}; set it to 0 "
+            "(config.model.attention_probs_dropout_prob, when fine-tuning config.model.attention_dropout)"
+        )
     elif has_windows:
         obstacle = "has no local windows, which this network's layers have"
     if implementation == "auto":
