@@ -168,6 +168,9 @@ def _fill(
                     if isinstance(member, config_dict.ConfigDict):
                         _fill(member, _member(hint), f"{path}[{index}]", overrides, False)
                 config[field.name] = members
+            elif isinstance(present, list) and typing.get_origin(hint) is tuple:
+                del config[field.name]  # ml_collections overrides tuples, but not lists
+                config[field.name] = tuple(present)
 
 
 def _check_override(config: config_dict.ConfigDict, override: str) -> None:

@@ -1,5 +1,7 @@
 """Config files, overrides, and errors as a user meets them."""
 
+import ast
+import dataclasses
 import sys
 import textwrap
 
@@ -9,6 +11,7 @@ from absl import flags
 from data.command_line import differences, parse, python, run
 from data.config import DataConfig, FilterConfig, SourceConfig
 from data.errors import UserError
+from data.schema import field
 from pretrain.config import PretrainConfig
 
 FILE = """
@@ -51,6 +54,23 @@ def test_references_follow_an_override(config_file):
 
 def test_an_argument_goes_to_get_config(config_file):
     assert parsed(f"{config_file}:128").model.hidden_size == 128
+
+
+@pytest.mark.parametrize("given", ["[]", "[0.1, 0.2]", "(0.3,)"])
+def test_a_list_of_a_recipe_is_overridden_value_by_value(tmp_path, given):
+    @dataclasses.dataclass(frozen=True)
+    class Rates:
+        rates: tuple[float, ...] = field((), "learning rates")
+
+    file = tmp_path / "recipe.py"
+    file.write_text(
+        "import ml_collections\n"
+        f"def get_config():\n    return ml_collections.ConfigDict({{'rates': {given}}})\n"
+    )
+    arguments = ["program", f"--config={file}"]
+    assert parse(Rates, arguments, lambda values: None)[0].rates == tuple(ast.literal_eval(given))
+    arguments += ["--config.rates=1e-4", "--config.rates=2"]
+    assert parse(Rates, arguments, lambda values: None)[0].rates == (1e-4, 2.0)
 
 
 def test_a_phase_is_overridden_by_its_index(config_file):

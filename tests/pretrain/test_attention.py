@@ -112,7 +112,12 @@ def test_a_network_with_windows_runs_in_xla():
     [
         ("bfloat16", 0.0, "cpu", "runs on a GPU, not on cpu; or set config.model.attention=xla"),
         ("float32", 0.0, "gpu", "needs config.dtype=bfloat16, not float32"),
-        ("bfloat16", 0.1, "gpu", "dropout of attention weights, which is 0.1; set it to 0 .config.model.attention_probs_dropout_prob"),
+        (
+            "bfloat16",
+            0.1,
+            "gpu",
+            "dropout of attention weights, which is 0.1; set it to 0 .config.model.attention_probs_dropout_prob",
+        ),
     ],
 )
 def test_cudnn_asked_for_where_it_cannot_run_is_refused(dtype: str, rate: float, platform: str, message: str):
