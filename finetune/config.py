@@ -13,8 +13,9 @@ from pretrain.config import MeshConfig
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW (Loshchilov and Hutter 2019) and what it is applied to."""
+    """The optimiser (optax) and what it is applied to."""
 
+    name: str = field("adamw", "the optimiser, as in pretraining", ("adamw", "lamb", "adafactor", "muon"))
     learning_rate: float = field(2e-5, "peak learning rate")
     weight_decay: float = field(0.01, "decoupled weight decay; biases and layer norms are exempt")
     beta1: float = field(0.9, "decay of the first moment")
@@ -30,8 +31,11 @@ class OptimizerConfig:
 class ScheduleConfig:
     """The learning rate over the run."""
 
-    name: str = field("linear", "shape after warm-up", ("linear", "cosine", "constant"))
+    name: str = field(
+        "linear", "shape after warm-up", ("linear", "cosine", "wsd", "inverse_sqrt", "constant")
+    )
     warmup_ratio: float = field(0.06, "share of the steps in linear warm-up from 0")
+    warmup_steps: int = field(0, "steps of warm-up in place of the share; 0 takes warmup_ratio")
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,7 @@ class FinetuneConfig:
         (), "peak learning rates trained together, each with every seed; empty is optimizer.learning_rate"
     )
     epochs: int = field(3, "passes over the training examples")
+    steps: int = field(0, "steps of the run in place of epochs; 0 takes epochs")
     global_batch: int = field(32, "examples in a batch of each run, over all devices and micro-batches")
     grad_accum: int = field(1, "micro-batches a step; the step equals that of the whole batch")
     max_length: int = field(
@@ -188,7 +193,19 @@ def check_values(config: FinetuneConfig) -> None:
     for name in ("seeds", "epochs", "global_batch", "grad_accum"):
         if getattr(config, name) < 1:
             raise UserError(f"config.{name}={getattr(config, name)} should be 1 or more")
-    for name in ("eval.every", "eval.patience", "checkpoint.every", "model.scan_unroll"):
+    if config.steps < 0:
+        raise UserError(f"config.steps={config.steps} should be 1 or more, or 0 for config.epochs")
+    if config.steps and config.search.trials:
+        raise UserError(
+            f"config.steps={config.steps}: a search's trials are of whole epochs; set config.epochs"
+        )
+    for name in (
+        "eval.every",
+        "eval.patience",
+        "checkpoint.every",
+        "model.scan_unroll",
+        "schedule.warmup_steps",
+    ):
         group, _, leaf = name.partition(".")
         if (value := getattr(getattr(config, group), leaf)) < 0:
             raise UserError(f"config.{name}={value} should be 0 or more")

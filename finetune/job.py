@@ -61,7 +61,7 @@ class Job:
     @property
     def steps(self) -> int:
         """Steps of the whole run."""
-        return self.config.epochs * self.plan.steps
+        return run_steps(self.config, self.plan)
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -106,7 +106,7 @@ def assemble(config: FinetuneConfig) -> Job:
     pairs = PairEncoder(tokenizer, max_length=config.max_length, token_types=classifier.token_types)
     train = _encoded(pairs, data.train, "train")
     evaluations = tuple(
-        EvaluationSet(_short(name, len(data.evaluations)), _encoded(pairs, examples, name))
+        EvaluationSet(short_split(name, len(data.evaluations)), _encoded(pairs, examples, name))
         for name, examples in data.evaluations.items()
     )
     longest = max(int(part.lengths.max()) for part in (train, *(each.encoded for each in evaluations)))
@@ -127,9 +127,14 @@ def assemble(config: FinetuneConfig) -> Job:
         train=train,
         plan=plan,
         evaluations=evaluations,
-        optimizer=optimizer_of(config, classifier, config.epochs * plan.steps),
+        optimizer=optimizer_of(config, classifier, run_steps(config, plan)),
         metric=metric,
     )
+
+
+def run_steps(config: FinetuneConfig, plan: Plan) -> int:
+    """Steps of the whole run."""
+    return config.steps or config.epochs * plan.steps
 
 
 def sources(init_from: str) -> tuple[str, str]:
@@ -189,7 +194,7 @@ def _lengths(config: FinetuneConfig, train: Encoded, longest: int) -> tuple[int,
     return tuple(sorted({*(length for length in chosen if length < last), last}))
 
 
-def _short(split: str, count: int) -> str:
+def short_split(split: str, count: int) -> str:
     """A split's name in results: 'matched' of 'validation_matched'; nothing where it is the only one."""
     return split.removeprefix("validation_") if count > 1 else ""
 

@@ -32,16 +32,17 @@ MEMBER = "member"
 
 def schedule_of(config: FinetuneConfig, steps: int) -> optax.Schedule:
     """The learning rate by step, as a share of the peak."""
-    warmup = -int(-config.schedule.warmup_ratio * steps // 1)  # rounded up, as transformers does
+    share = -int(-config.schedule.warmup_ratio * steps // 1)  # rounded up, as transformers does
+    warmup = config.schedule.warmup_steps or share
     schedule = PretrainSchedule(name=config.schedule.name, warmup_steps=warmup, final_fraction=0.0)
     return learning_rate_schedule(schedule, 1.0, steps)
 
 
 def optimizer_of(config: FinetuneConfig, classifier: Classifier, steps: int) -> optax.GradientTransformation:
-    """AdamW for a peak learning rate of 1: updates are scaled by each run's own, and by depth, in the step."""
+    """The optimiser for a peak learning rate of 1: updates are scaled by each run's own, and by depth, in the step."""
     chosen = config.optimizer
-    adamw = PretrainOptimizer(
-        name="adamw",
+    settings = PretrainOptimizer(
+        name=chosen.name,
         learning_rate=1.0,
         weight_decay=chosen.weight_decay,
         beta1=chosen.beta1,
@@ -49,7 +50,9 @@ def optimizer_of(config: FinetuneConfig, classifier: Classifier, steps: int) -> 
         eps=chosen.eps,
         clip_norm=chosen.clip_norm,
     )
-    return make_optimizer(adamw, schedule_of(config, steps), classifier.decay_mask())
+    return make_optimizer(
+        settings, schedule_of(config, steps), classifier.decay_mask(), classifier.logical_axes()
+    )
 
 
 def depth_scales(classifier: Classifier, decay: float) -> Any:

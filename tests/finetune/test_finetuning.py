@@ -19,8 +19,6 @@ from finetune.train import train
 from pretrain.metrics import read_metrics
 from tests.finetune.tiny_task import tiny_finetune, write_examples, write_model
 
-ONE_DEVICE = {"mesh": {"data": 1}}
-
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory) -> Path:
@@ -132,6 +130,17 @@ def test_a_stopped_run_goes_on_to_the_bit(task, tmp_path, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, resumed.state, whole.state)
     assert resumed.tracking == whole.tracking
     assert logged(tmp_path / "parts") == logged(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["adafactor", "muon"])
+def test_other_optimizers_train_a_population_for_so_many_steps(task, tmp_path, name):
+    changes = {"steps": 3, "optimizer": {"name": name}, "schedule": {"warmup_steps": 1}}
+    both = run(tiny_finetune(task, seeds=2, **changes), tmp_path / "both")
+    alone = run(tiny_finetune(task, seed=1, **changes), tmp_path / "alone")
+    assert both.step == alone.step == 3
+    assert_equal(params_of(both, 1), params_of(alone), rtol=1e-5, atol=1e-5)
+    last = [line for line in logged(tmp_path / "alone") if "train/loss" in line][-1]
+    assert np.isfinite(last["train/loss"])
 
 
 def test_the_best_model_is_kept_and_restored(task, tmp_path):

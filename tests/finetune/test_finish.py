@@ -16,6 +16,7 @@ from data.labelled.examples import Examples
 from data.labelled.open import open_labelled
 from data.labelled.tasks import TASKS
 from finetune import __main__ as command
+from finetune import evaluate
 from finetune.answers import Asked, asked_of, write_answers
 from finetune.finish import finish, finished
 from finetune.inference import FACTS_FILE, row_lengths
@@ -73,6 +74,45 @@ def test_finishing_again_writes_the_same(run: SimpleNamespace):
     assert outcome.step == run.outcome.step
     assert finish(outcome, run.workdir) == run.found
     assert contents(run.workdir) == before
+
+
+def test_a_finished_model_is_evaluated_without_training_it(run: SimpleNamespace, tmp_path: Path, capsys):
+    best = run.found["runs"][run.found["best_run"]]["metrics"]
+    for model in (run.workdir, run.workdir / "model"):
+        out = tmp_path / "scores.json"
+        assert evaluate.main(["evaluate", f"--config={run.file}", f"--model={model}", f"--out={out}"]) == 0
+        found = json.loads(out.read_text())
+        assert found["metrics"] == pytest.approx(best, rel=1e-5)
+        assert f"{100 * best['accuracy']:.2f}" in capsys.readouterr().out
+    with pytest.raises(UserError, match="is of another task: it has the classes animal, none, not good"):
+        flags = ["--config.data.label_names=good", "--config.data.label_names=bad"]
+        flags += [
+            f"--config.data.validation={write_reviews(tmp_path / 'reviews.csv')}",
+            "--config.data.train=",
+        ]
+        evaluate.main(["evaluate", f"--config={run.file}", f"--model={run.workdir}", *flags])
+
+
+def write_reviews(path: Path) -> Path:
+    path.write_text("sentence,label\na fine film,good\na dull one,bad\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("names", "order"),
+    [
+        (("CONTRADICTION", "Neutral", "entailment"), [2, 1, 0]),
+        (("LABEL_0", "LABEL_1", "LABEL_2"), [0, 1, 2]),
+    ],
+)
+def test_classes_of_a_model_are_found_by_name(names: tuple[str, ...], order: list[int]):
+    assert evaluate.class_order(names, ("entailment", "neutral", "contradiction"), "m") == order
+
+
+def test_a_model_of_scores_is_not_asked_for_classes():
+    assert evaluate.class_order((), (), "m") == [0]
+    with pytest.raises(UserError, match="it answers a score, the task has no, yes"):
+        evaluate.class_order((), ("no", "yes"), "m")
 
 
 def test_own_test_files_are_labelled_by_the_best_model(run: SimpleNamespace, tmp_path: Path):

@@ -1,0 +1,108 @@
+"""Scores a model that is fine-tuned already: `python -m finetune.evaluate --model=MODEL --config=configs/glue.py:TASK`.
+
+The model is a fine-tuning workdir, a folder or a hub id, also of a classifier that others trained. Of the config,
+task, data, eval.batch, inference and compilation_cache count: which examples the model is asked about, and how.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags
+from etils import epath
+from rich.console import Console
+from rich.table import Table
+
+from data.command_line import parse, run
+from data.errors import UserError
+from data.labelled.open import open_labelled
+from finetune.config import FinetuneConfig
+from finetune.evaluation import EvaluationSet, scores_on
+from finetune.job import short_split
+from finetune.results import score
+from finetune.trained import encoder_of, find_model, logits_of
+from pretrain import command
+from pretrain.workdir import write_text
+
+GENERIC = "LABEL_"
+"""What transformers calls classes that nobody has named."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Evaluate, and show the scores."""
+    config, values = parse(FinetuneConfig, argv, _flags)
+    if not values.model:
+        raise UserError("no --model given: a fine-tuning run's workdir, a model's folder, or a hub id")
+    if config.eval.batch < 1:
+        raise UserError(f"config.eval.batch={config.eval.batch} should be 1 or more")
+    command.log_to_stderr()
+    command.use_compilation_cache(config.compilation_cache)
+    model = find_model(values.model, inference=config.inference)
+    data = open_labelled(config.data, config.task, parts=("evaluations",))
+    if not data.evaluations:
+        raise UserError(
+            f"{data.task.title} has no labelled examples to evaluate on; set config.data.validation"
+        )
+    order = class_order(model.names, data.task.labels, values.model)
+    encoder = encoder_of(model)
+    ask = logits_of(model, inference=config.inference, batch=config.eval.batch)
+    found: dict[str, float] = {}
+    for split, examples in data.evaluations.items():
+        encoded = encoder(examples)
+        logits = ask(encoded)[:, order]
+        if not np.isfinite(logits).all():
+            raise UserError(
+                f"--model={values.model} gives logits that are no numbers; its training has diverged"
+            )
+        part = EvaluationSet(short_split(split, len(data.evaluations)), encoded)
+        found |= scores_on(part, logits, data.task)
+    origins = {split: examples.origin for split, examples in data.evaluations.items()}
+    if values.out:
+        out = {"model": values.model, "task": data.task.name, "examples": origins, "metrics": found}
+        write_text(epath.Path(values.out).expanduser(), json.dumps(out, indent=2) + "\n")
+    Console().print(_table(data.task.title, values.model, found, list(origins.values())))
+    return 0
+
+
+def class_order(names: Sequence[str], labels: Sequence[str], model: str) -> list[int]:
+    """For each of a task's labels the model's class of that name, in any case of letters; by id where it has no names.
+
+    Raises:
+      UserError: the model's classes are not the task's.
+    """
+    if len(names) != len(labels):
+        theirs = ", ".join(names) or "a score"
+        raise UserError(
+            f"--model={model} is of another task: it answers {theirs}, the task has {', '.join(labels) or 'a score'}"
+        )
+    if all(name.startswith(GENERIC) for name in names):
+        return list(range(max(len(labels), 1)))
+    known = {name.lower(): index for index, name in enumerate(names)}
+    missing = [label for label in labels if label.lower() not in known]
+    if missing:
+        raise UserError(
+            f"--model={model} is of another task: it has the classes {', '.join(names)}, not {', '.join(missing)}"
+        )
+    return [known[label.lower()] for label in labels]
+
+
+def _table(title: str, model: str, found: dict[str, float], origins: list[str]) -> Table:
+    shown = Table(title=f"{title}: {model}", caption="; ".join(origins))
+    shown.add_column("metric")
+    shown.add_column("score", justify="right")
+    for metric, value in found.items():
+        shown.add_row(metric, score(metric, value))
+    return shown
+
+
+def _flags(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "model", "", "a fine-tuning run's workdir, a model's folder, or a hub id", flag_values=values
+    )
+    flags.DEFINE_string("out", "", "also write the scores to this JSON file", flag_values=values)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    run(main)
