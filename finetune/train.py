@@ -153,7 +153,7 @@ class _Trainer:
         self._predictor = Predictor(job.classifier, job.mesh, job.plan.lengths, job.config.eval.batch)
         self._tracking = Tracking()
         self._seconds = 0.0
-        self._interruption = Interruption()
+        self._interruption = Interruption(job.mesh)
         self._keep_better = jax.jit(keep_better, donate_argnums=0)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self._abstract)
         self._step = jax.jit(

@@ -10,9 +10,9 @@ from absl import flags
 from etils import epath
 from rich.console import Console
 
-from data.command_line import parse, python, run
+from data.command_line import parse, python
 from data.errors import UserError
-from pretrain import command, fill_mask, report
+from pretrain import command, fill_mask, processes, report
 from pretrain.checkpoint import newest_step
 from pretrain.config import PretrainConfig
 from pretrain.metrics import FILE_NAME as METRICS_FILE
@@ -38,10 +38,10 @@ def main(argv: Sequence[str]) -> int:
     config, values = parse(PretrainConfig, argv, _flags)
     if not values.workdir:
         raise UserError("no --workdir given: the folder that holds everything of the run")
+    if config.distributed:
+        processes.join()
     command.log_to_stderr()
     command.use_compilation_cache(config.compilation_cache)
-    if config.distributed:
-        _join_processes()
     workdir = epath.Path(values.workdir).expanduser()
     try:
         with sigterm_as_ctrl_c():
@@ -50,21 +50,9 @@ def main(argv: Sequence[str]) -> int:
         return command.stopped("pretrain", signal_of(error), newest_step(workdir), argv)
     if outcome.interrupted:
         return command.stopped("pretrain", signal.Signals[outcome.interrupted], outcome.step, argv)
-    if jax.process_index() == 0:
+    if processes.is_first():
         _close(outcome, workdir)
     return 0
-
-
-def _join_processes() -> None:
-    """Join the other processes of the run, which jax finds by the cluster's variables (TPU pod, Slurm, Open MPI)."""
-    try:
-        jax.distributed.initialize()
-    except (ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"config.distributed=True, but the processes of the run could not be joined: {reason}; "
-            "outside a cluster that jax knows, leave it False"
-        ) from error
 
 
 def _close(outcome: Outcome, workdir: epath.Path) -> None:
@@ -81,7 +69,7 @@ def _close(outcome: Outcome, workdir: epath.Path) -> None:
 def _show_predictions(outcome: Outcome, workdir: epath.Path, console: Console) -> None:
     """Let the model fill blanks in sentences that it was not trained on."""
     job = outcome.job
-    if jax.process_count() > 1:
+    if processes.count() > 1:
         return  # params may be spread over hosts; python -m pretrain.fill_mask reads them from the checkpoint
     try:
         texts = fill_mask.held_out_texts(workdir, job.config, job.phases[-1], job.tokenizer)
@@ -96,4 +84,4 @@ def _show_predictions(outcome: Outcome, workdir: epath.Path, console: Console) -
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    run(main)
+    processes.run(main)

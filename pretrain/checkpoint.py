@@ -16,6 +16,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from data.errors import UserError
+from pretrain import processes
 
 Run = dict[str, Any]
 
@@ -126,11 +127,14 @@ class Checkpointer:
 
     def _set_aside(self, bad: Mapping[int, str]) -> None:
         """Rename checkpoints that cannot be read, so that they are kept and the steps can be saved anew."""
-        if not bad or jax.process_index():
-            return
-        for step in bad:
-            (self._path / str(step)).rename(self._path / f"{step}.unreadable")
-        self._manager.reload()
+
+        def rename_and_look_again() -> None:
+            for step in bad if processes.is_first() else ():
+                (self._path / str(step)).rename(self._path / f"{step}.unreadable")
+            self._manager.reload()
+
+        if bad:
+            processes.first_then_all(rename_and_look_again)
 
     def _read_run(self, step: int) -> Run:
         return self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
@@ -162,14 +166,8 @@ def _first_line(error: BaseException) -> str:
 
 
 def newest_step(workdir: epath.PathLike) -> int:
-    """The step of a run's newest committed checkpoint; 0 where there is none."""
-    if not (epath.Path(workdir) / "checkpoints").exists():
-        return 0
-    checkpointer = Checkpointer(workdir, create=False)
-    try:
-        return max(checkpointer.steps, default=0)
-    finally:
-        checkpointer.close()
+    """The step of a run's newest committed checkpoint; 0 where there is none. Waits for no other process."""
+    return max(ocp.utils.checkpoint_steps(epath.Path(workdir) / "checkpoints"), default=0)
 
 
 def restore_params(workdir: epath.PathLike, step: int | str | None = None) -> tuple[dict[str, Any], Run]:

@@ -10,16 +10,17 @@ from absl import logging as absl_logging
 from etils import epath
 
 from data.command_line import python
+from pretrain import processes
 
 PACKAGES = ("data", "tokenizer", "pretrain", "finetune")
 
 
 def log_to_stderr() -> None:
-    """Our own messages from INFO on, other libraries' from WARNING on."""
+    """Our own messages from INFO on, of the first process, and from WARNING on of the others; other libraries' too."""
     absl_logging.set_verbosity(absl_logging.WARNING)
     logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
     for package in PACKAGES:
-        logging.getLogger(package).setLevel(logging.INFO)
+        logging.getLogger(package).setLevel(logging.INFO if processes.is_first() else logging.WARNING)
 
 
 def use_compilation_cache(folder: str) -> None:
@@ -38,6 +39,6 @@ def stopped(module: str, by: signal.Signals, step: int, argv: Sequence[str]) -> 
 
 def say_stopped(module: str, by: str, saved: str, argv: Sequence[str]) -> None:
     """Say what stopped a command, what is saved, and which command goes on; the first process does."""
-    if jax.process_index() == 0:
+    if processes.is_first():
         command = shlex.join([python(), "-m", module, *argv[1:]])
         print(f"{by}: {saved}. To go on, run the same command:\n  {command}", flush=True)

@@ -176,7 +176,7 @@ class PretrainConfig:
         "",
         "start from this model: a workdir, a Hugging Face folder or a hub id; a fresh optimiser and step 0",
     )
-    distributed: bool = field(False, "call jax.distributed.initialize() first (several processes)")
+    distributed: bool = field(False, "be one of the processes of a run, see docs/processes.md")
     compilation_cache: str = field(
         "~/.cache/unmask/xla", "folder of compiled programs, shared by runs; empty for none"
     )

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from absl import flags
 from etils import epath
 
-from data.command_line import run
 from data.errors import UserError
-from pretrain import formatting, hub
+from pretrain import formatting, hub, processes
 from pretrain.checkpoint import restore_params
 from pretrain.huggingface import parse_config, save_pretrained
 from pretrain.metrics import FILE_NAME, read_metrics
@@ -158,4 +157,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    processes.run(main, alone=True)

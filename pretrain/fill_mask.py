@@ -20,11 +20,10 @@ from rich.markup import escape
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from data.command_line import run
 from data.errors import UserError
 from data.evaluation import evaluation_rows
 from data.schema import build as build_config
-from pretrain import formatting, huggingface
+from pretrain import formatting, huggingface, processes
 from pretrain.checkpoint import restore_params
 from pretrain.config import PretrainConfig
 from pretrain.heldout import held_out_rows
@@ -265,4 +264,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    processes.run(main, alone=True)

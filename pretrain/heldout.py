@@ -9,7 +9,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 
@@ -19,6 +18,7 @@ from data.corpus import open_sources
 from data.evaluation import evaluation_rows
 from data.source import Source
 from data.sources import open_source
+from pretrain import processes
 from pretrain.phases import Phase
 from pretrain.workdir import write_bytes
 from tokenizer.load import Loaded
@@ -40,6 +40,16 @@ def held_out_rows(
     Raises:
       UserError: there is no document to evaluate on.
     """
+    rows = processes.first_then_all(lambda: _read_or_make(workdir, phase, tokenizer, max_rows))
+    if processes.is_first():
+        _warn_of_few(rows["tokens"], phase.data, tokenizer, max_rows)
+    return rows
+
+
+def _read_or_make(
+    workdir: epath.Path, phase: Phase, tokenizer: Loaded, max_rows: int
+) -> dict[str, np.ndarray]:
+    """The rows from their file, which is written where it does not hold them."""
     data, file = phase.data, workdir / f"heldout_{phase.index}.npz"
     sources = _sources(data)
     key = _key(data, sources, tokenizer, phase.seq_len, max_rows)
@@ -53,14 +63,13 @@ def held_out_rows(
             max_rows=max_rows,
             sources=sources,
         )
-        if jax.process_index() == 0:
+        if processes.is_first():
             buffer = io.BytesIO()
             tokens, segments, positions = (rows[name] for name in ARRAYS)
             np.savez_compressed(
                 buffer, key=np.array(key), tokens=tokens, segments=segments, positions=positions
             )
             write_bytes(file, buffer.getvalue())
-    _warn_of_few(rows["tokens"], data, tokenizer, max_rows)
     return rows
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import optax
 from etils import epath
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from data import schema
@@ -17,7 +16,7 @@ from data.config import DataConfig
 from data.corpus import corpus_fingerprint, count_steps
 from data.errors import UserError
 from data.special_tokens import SpecialTokens
-from pretrain import hardware
+from pretrain import hardware, processes
 from pretrain.checkpoint import restore_params
 from pretrain.config import PretrainConfig
 from pretrain.feeding import local_rows
@@ -179,11 +178,7 @@ def _tokenizer(
     def ensure() -> Loaded:
         return ensure_tokenizer(config.tokenizer, data, workdir, model_max_length=length, resuming=resuming)
 
-    if jax.process_count() == 1:
-        return ensure()
-    made = ensure() if jax.process_index() == 0 else None
-    multihost_utils.sync_global_devices("tokenizer")
-    return made or ensure()
+    return processes.first_then_all(ensure)
 
 
 def _epoch_steps(config: PretrainConfig, tokenizer: Loaded, saved: Mapping[str, Any] | None) -> int | None:
@@ -195,13 +190,15 @@ def _epoch_steps(config: PretrainConfig, tokenizer: Loaded, saved: Mapping[str, 
     if saved is not None and all(saved["config"].get(name) == now[name] for name in deciding):
         return int(saved["steps"])
     logger.info("counting the rows of %d epochs", config.epochs)
-    return count_steps(
-        config.data,
-        tokenizer.encode,
-        seed=config.seed,
-        seq_len=config.seq_len,
-        epochs=config.epochs,
-        global_batch=config.global_batch,
+    return processes.from_first(
+        lambda: count_steps(
+            config.data,
+            tokenizer.encode,
+            seed=config.seed,
+            seq_len=config.seq_len,
+            epochs=config.epochs or 0,
+            global_batch=config.global_batch,
+        )
     )
 
 

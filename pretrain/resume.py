@@ -5,13 +5,10 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
-import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 
 from data.errors import UserError
-from pretrain import huggingface
+from pretrain import huggingface, processes
 from pretrain.job import Job
 from pretrain.recorder import Sums
 from pretrain.workdir import MODEL_FILE
@@ -59,14 +56,8 @@ def check_fingerprints(job: Job, saved: dict[str, str], *, accept: bool) -> None
 
 
 def of_all_processes(states: dict[str, Any]) -> dict[str, Any]:
-    """The stream states of every process, by stream, on every process; `states` are this one's."""
-    if jax.process_count() == 1:
-        return states
-    mine = np.frombuffer(json.dumps(states).encode(), np.uint8)
-    length = int(np.max(multihost_utils.process_allgather(np.array(mine.size))))
-    padded = np.full(length, ord(" "), np.uint8)
-    padded[: mine.size] = mine
+    """The stream states of every process, by stream, on the first, which writes them; `states` are this one's."""
     merged: dict[str, Any] = {}
-    for row in multihost_utils.process_allgather(padded):
-        merged |= json.loads(row.tobytes())
+    for each in processes.gather(states):
+        merged |= each
     return merged

@@ -22,6 +22,7 @@ BATCH_AXES = ("replica", "data", "fsdp")
 # Logical axis -> the mesh axes it is split over, in order of preference.
 RULES: dict[str, tuple[str, ...]] = {
     "member": ("member",),  # runs of a population trained together
+    "device": ("member", *MESH_AXES),  # something that every device has one of
     "batch": BATCH_AXES,  # rows of a batch (and whatever is per row)
     "seq": (),  # positions in a row
     "act_embed": (),  # model width of an activation

@@ -17,7 +17,7 @@ from rich.console import Console
 from data import schema
 from data.batches import Batch, BatchIterator, open_batches
 from data.errors import UserError
-from pretrain import hardware, huggingface, overview
+from pretrain import hardware, huggingface, overview, processes
 from pretrain import workdir as workdirs
 from pretrain.checkpoint import Checkpointer
 from pretrain.config import PretrainConfig
@@ -64,9 +64,11 @@ def train(config: PretrainConfig, workdir: epath.Path, *, accept_changes: bool =
       UserError: bad config, bad input, or a workdir that holds another run.
     """
     # ---- workdir, and what it holds ---------------------------------------------------------------------
+    processes.check_same({"--workdir": str(workdir), **_named(config)})
     workdirs.prepare(workdir)
     checkpointer = Checkpointer(workdir, keep=config.checkpoint.keep)
-    try:
+    with processes.closing(lambda: _close(checkpointer, workdir)):
+        processes.check_same({"the newest checkpoint": max(checkpointer.steps, default=0)})
         saved = checkpointer.read_run()
         if saved is not None:
             changes = workdirs.check_unchanged(saved["config"], config, accept=accept_changes)
@@ -82,9 +84,16 @@ def train(config: PretrainConfig, workdir: epath.Path, *, accept_changes: bool =
         # ---- state, then step by step ---------------------------------------------------------------------
         with jax.set_mesh(job.mesh), jax.default_matmul_precision(config.matmul_precision):
             return _Trainer(job, workdir, config, checkpointer).run()
-    finally:
-        checkpointer.close()
-        workdirs.remove_empty(workdir)
+
+
+def _close(checkpointer: Checkpointer, workdir: epath.Path) -> None:
+    checkpointer.close()
+    workdirs.remove_empty(workdir)
+
+
+def _named(config: PretrainConfig) -> dict[str, Any]:
+    """The config's fields by their full names."""
+    return {f"config.{name}": value for name, value in schema.flatten(schema.as_dict(config)).items()}
 
 
 class _Trainer:
@@ -101,12 +110,12 @@ class _Trainer:
         self._workdir = workdir
         self._given = given
         self._checkpointer = checkpointer
-        self._interruption = Interruption()
+        self._interruption = Interruption(job.mesh)
         self._abstract = abstract_state(job.model, job.optimizer, job.mesh)
         self._run = RunState()
         self._recorder: Recorder | None = None
         self._profiling = contextlib.ExitStack()
-        self._writes = jax.process_index() == 0
+        self._writes = processes.is_first()
 
     def run(self) -> Outcome:
         """Resume or start, then go through the phases that are left."""
@@ -116,7 +125,10 @@ class _Trainer:
             logger.info("this run is complete: %d steps", step)
             if step > self._job.steps:
                 logger.warning("config asks for %d steps only, which lie behind it", self._job.steps)
+            self._note_finished(step)
             return Outcome(self._job, state, step, "", {})
+        if self._writes:
+            (self._workdir / workdirs.FINISHED_FILE).unlink(missing_ok=True)
         evaluators = {phase.index: self._evaluator(phase) for phase in self._job.phases if step < phase.stop}
 
         # ---- phases -------------------------------------------------------------------------------------------------
@@ -125,8 +137,14 @@ class _Trainer:
                 if step < phase.stop and not self._interruption.requested:
                     state, step = self._run_phase(phase, state, step, evaluators[phase.index], reports)
             self._checkpointer.wait()  # while signals are still only noted
+        if step >= self._job.steps:
+            self._note_finished(step)
         metrics = dict(self._recorder.last) if self._recorder else {}
         return Outcome(self._job, state, step, self._interruption.requested, metrics)
+
+    def _note_finished(self, step: int) -> None:
+        if self._writes:
+            workdirs.write_finished(self._workdir, step, self._job.steps)
 
     def _start_reports(self, reports: contextlib.ExitStack, step: int) -> Recorder:
         """Write what describes the run, and open what reports on it, until `reports` is closed."""
@@ -195,10 +213,11 @@ class _Trainer:
             while step < phase.stop and not self._interruption.requested:
                 self._profile(step)
                 with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                    state, metrics = compiled(state, to_devices(batch.arrays, job.mesh, phase.global_batch))
+                    arrays = to_devices(batch.arrays, job.mesh, phase.global_batch)
+                    state, metrics = compiled(state, arrays | self._interruption.flags())
                 self._run.data[key] = batch.states
                 step += 1
-                recorder.step(step, metrics, waited=waited)
+                recorder.step(step, self._interruption.read(metrics), waited=waited)
                 last, improved = step == job.steps, False
                 if evaluator is not None and (last or step % config.eval.every == 0):
                     with recorder.paused():
@@ -209,7 +228,8 @@ class _Trainer:
                     try:
                         batch = self._next(batches, step)
                     except UserError:
-                        self._save(recorder, state, step)
+                        if processes.count() == 1:  # the others are on their way to the next step
+                            self._save(recorder, state, step)
                         raise
                     waited = batch.wait
             recorder.flush()
@@ -238,11 +258,11 @@ class _Trainer:
             dropout_implementation=job.dropout_implementation,
         )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self._abstract)
-        jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+        carrying = self._interruption.carried_by(step)
+        jitted = jax.jit(carrying, donate_argnums=0, out_shardings=(shardings, None))
+        batch = abstract_batch(job.mesh, phase.global_batch, phase.seq_len)
         start = time.perf_counter()
-        compiled = jitted.lower(
-            self._abstract, abstract_batch(job.mesh, phase.global_batch, phase.seq_len)
-        ).compile()
+        compiled = jitted.lower(self._abstract, batch | self._interruption.abstract_flags()).compile()
         logger.info("compiled the train step in %.1f s", time.perf_counter() - start)
         return compiled
 
@@ -279,7 +299,7 @@ class _Trainer:
     def _profile(self, step: int) -> None:
         """Start and stop the profiler before the step number `step` (from 0), as config.log says."""
         log = self._given.log
-        if log.profile_steps and step == log.profile_start:
+        if log.profile_steps and step == log.profile_start and self._writes:
             jax.profiler.start_trace(str(self._workdir / "profile"))
             self._profiling.callback(jax.profiler.stop_trace)
         if step == log.profile_start + log.profile_steps:
@@ -314,5 +334,5 @@ class _Trainer:
             limit=hardware.device_memory(job.mesh.local_devices[0]),
         )
         Console().print(
-            overview.overview(self._abstract.params, job.mesh, plan, memory, processes=jax.process_count())
+            overview.overview(self._abstract.params, job.mesh, plan, memory, processes=processes.count())
         )

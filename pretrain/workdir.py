@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 from etils import epath
 
 from data import schema
 from data.command_line import differences
 from data.errors import UserError
+from pretrain import processes
 from pretrain.config import PretrainConfig
 
 MODEL_FILE = "model.json"
 """The network of a run, as a transformers config.json, in its workdir; written before the first checkpoint."""
+
+FINISHED_FILE = "finished.json"
+"""{"step": N, "steps": N}, written when a run has done all its steps: by it launchers tell that nothing is left."""
 
 # Fields that may change on resume: they leave every step as it would have been.
 SAFE_TO_CHANGE = (
@@ -46,7 +49,7 @@ def prepare(workdir: epath.Path) -> None:
     Raises:
       UserError: it cannot.
     """
-    probe = workdir / f".writable-{jax.process_index()}"
+    probe = workdir / f".writable-{processes.number()}"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe.write_text("")
@@ -101,6 +104,11 @@ def read_config(workdir: epath.Path) -> dict[str, Any]:
         return json.loads(file.read_text())
     except ValueError as error:
         raise UserError(f"{file} is not valid JSON: {error}") from error
+
+
+def write_finished(workdir: epath.Path, step: int, steps: int) -> None:
+    """Note in WORKDIR/finished.json that a run has done all its steps."""
+    write_text(workdir / FINISHED_FILE, json.dumps({"step": step, "steps": steps}) + "\n")
 
 
 def write_text(path: epath.Path, text: str) -> None:
