@@ -52,7 +52,7 @@ def open_batches(
     seed: int,
     seq_len: int,
     global_batch: int,
-    rows: range | None = None,
+    rows: Sequence[int] | None = None,
     states: Mapping[str, Any] | None = None,
     epochs: int | None = None,
     sources: Sequence[Source] | None = None,
@@ -70,7 +70,7 @@ def open_batches(
       seed: the run's.
       seq_len: row length S.
       global_batch: rows B of a batch over all processes.
-      rows: the rows of each batch that this process makes; None makes all.
+      rows: the rows of each batch that this process makes, ascending; None makes all.
       states: `Batch.states` to go on from, of these rows' streams or more; None starts from the beginning.
       epochs: end after so many passes. Streams that end sooner give rows of padding. With a part of the rows there is
         padding without end, since other processes' streams may not have ended: `corpus.count_steps` says when
@@ -120,7 +120,9 @@ def check_data(config: DataConfig, where: str = "config.data") -> None:
         raise UserError(f"{where}.eval_fraction={config.eval_fraction} should be at least 0 and below 1")
 
 
-def check(config: DataConfig, seq_len: int, global_batch: int, rows: range, epochs: int | None) -> range:
+def check(
+    config: DataConfig, seq_len: int, global_batch: int, rows: Sequence[int], epochs: int | None
+) -> list[int]:
     """Refuse settings that cannot work together; returns the streams of these rows."""
     check_data(config)
     if seq_len < 3:
@@ -139,15 +141,19 @@ def check(config: DataConfig, seq_len: int, global_batch: int, rows: range, epoc
     if epochs is not None and epochs < 1:
         raise UserError(f"config.epochs={epochs} should be at least 1")
     per_stream = global_batch // config.streams
-    if not len(rows) or rows.start % per_stream or rows.stop % per_stream or rows.step != 1:
+    streams = sorted({row // per_stream for row in rows})
+    if not streams or list(rows) != [
+        row for stream in streams for row in range(stream * per_stream, (stream + 1) * per_stream)
+    ]:
         raise UserError(
-            f"rows {rows.start}..{rows.stop} of this process cut through a stream ({per_stream} rows each): "
-            f"config.data.streams={config.streams} should be a multiple of the number of processes"
+            f"the {len(rows)} rows of this process cut through a stream ({per_stream} rows each): "
+            f"config.data.streams={config.streams} should be a multiple of the number of processes or, where the rows "
+            "of a process are not neighbours, of the devices that a batch is spread over"
         )
-    return range(rows.start // per_stream, rows.stop // per_stream)
+    return streams
 
 
-def _check_states(states: Mapping[str, Any] | None, count: int, streams: range) -> None:
+def _check_states(states: Mapping[str, Any] | None, count: int, streams: Sequence[int]) -> None:
     if states is None:
         return
     missing = [stream for stream in streams if str(stream) not in states]

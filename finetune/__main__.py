@@ -6,12 +6,11 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 from absl import flags
 from etils import epath
 from rich.console import Console
 
-from data.command_line import parse, python, run
+from data.command_line import parse, python
 from data.errors import UserError
 from finetune.answers import FOLDER
 from finetune.benchmark import run_benchmark
@@ -21,7 +20,7 @@ from finetune.job import MODEL
 from finetune.results import score, table
 from finetune.search import run_search
 from finetune.train import train
-from pretrain import command, hub
+from pretrain import command, hub, processes
 from pretrain.checkpoint import newest_step
 from tokenizer.interruptible import signal_of, sigterm_as_ctrl_c
 
@@ -50,6 +49,8 @@ def main(argv: Sequence[str]) -> int:
         hub.check(values.push_to_hub)
     elif values.public:
         raise UserError("--public says how --push_to_hub=USER/NAME uploads, which is not given")
+    if config.distributed:
+        processes.join()
     command.log_to_stderr()
     command.use_compilation_cache(config.compilation_cache)
     workdir = epath.Path(values.workdir).expanduser()
@@ -61,9 +62,10 @@ def main(argv: Sequence[str]) -> int:
         return _run_several(config, workdir, argv)
     try:
         with sigterm_as_ctrl_c():
-            found = finished(config, workdir)
+            found = processes.from_first(lambda: finished(config, workdir))
             if found is not None:
-                print(f"the run in {workdir} is complete")
+                if processes.is_first():
+                    print(f"the run in {workdir} is complete")
             else:
                 outcome = train(config, workdir)
                 if outcome.interrupted:
@@ -73,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
                 found = finish(outcome, workdir)
     except KeyboardInterrupt as error:
         return command.stopped("finetune", signal_of(error), newest_step(workdir), argv)
-    if jax.process_index() == 0:
+    if processes.is_first():
         _show(found, workdir)
         if values.push_to_hub:
             _push(found, workdir, values.push_to_hub, private=not values.public)
@@ -122,4 +124,4 @@ def _push(found: Mapping[str, Any], workdir: epath.Path, repo_id: str, *, privat
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    run(main)
+    processes.run(main)

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import jax
 from etils import epath
 from rich.console import Console
 
@@ -22,6 +21,7 @@ from finetune.finish import finish, finished
 from finetune.results import read_results
 from finetune.tracking import choosing_metric
 from finetune.train import check_unchanged, train
+from pretrain import processes
 from pretrain import workdir as workdirs
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,9 @@ def run_benchmark(config: FinetuneConfig, workdir: epath.Path, console: Console)
     """
     configs = task_configs(config, workdir)
     workdirs.prepare(workdir)
-    found = {task: finished(each, workdir / task) for task, each in configs.items()}
+    found = processes.from_first(
+        lambda: {task: finished(each, workdir / task) for task, each in configs.items()}
+    )
     _check(configs, found, workdir)
     for number, (task, each) in enumerate(configs.items(), 1):
         title = TASKS[task].title
@@ -54,7 +56,7 @@ def run_benchmark(config: FinetuneConfig, workdir: epath.Path, console: Console)
         if outcome.interrupted:
             return outcome.interrupted
         found[task] = finish(outcome, workdir / task)
-    if jax.process_index() == 0:
+    if processes.is_first():
         _close([row_of(results) for results in found.values() if results is not None], workdir, console)
     return ""
 

@@ -155,6 +155,7 @@ class FinetuneConfig:
         "onnx: also write model.onnx, evaluate it beside the model, and label the test sets with it",
         ("jax", "onnx"),
     )
+    distributed: bool = field(False, "be one of the processes of a run, see docs/processes.md")
     compilation_cache: str = field(
         "~/.cache/unmask/xla", "folder of compiled programs, shared by runs; empty for none"
     )

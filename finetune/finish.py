@@ -7,7 +7,6 @@ it is, the rest is there.
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
@@ -25,6 +24,7 @@ from finetune.onnx import export_onnx
 from finetune.population import member_params, population_mesh
 from finetune.report import write_picture
 from finetune.train import SAFE_TO_CHANGE, Outcome
+from pretrain import processes
 
 CARD, PICTURE = "README.md", "predictions.png"
 
@@ -67,23 +67,26 @@ def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
     with_onnx = job.config.inference == "onnx"
     asked = asked_of(job) if job.config.eval.tests else []
     answers = [] if with_onnx else _answers(job, asked, model)
-    if jax.process_index():
+
+    def write() -> dict[str, Any]:
+        answered = answers
+        _write_model(job, params, found, logits[job.evaluations[0].name], workdir)
+        if with_onnx:
+            export_onnx(workdir / MODEL)
+            exported = OnnxModel(workdir / MODEL, lengths=_lengths(job), batch=job.config.eval.batch)
+            found["onnx"] = compare(job, exported, logits)
+            answered = _answers(job, asked, exported)
+            (workdir / MODEL / CARD).write_text(model_card.card(found))
+        if job.config.eval.tests:
+            names = [write_answers(workdir / FOLDER, *answer) for answer in answered]
+            found["predictions"] = [name for name in names if name]
+        before = results.read_results(workdir)
+        if before is not None and before["steps"] == found["steps"]:
+            found["seconds"] = before["seconds"]  # nothing was trained since
+        results.write_results(found, workdir)
         return found
-    _write_model(job, params, found, logits[job.evaluations[0].name], workdir)
-    if with_onnx:
-        export_onnx(workdir / MODEL)
-        exported = OnnxModel(workdir / MODEL, lengths=_lengths(job), batch=job.config.eval.batch)
-        found["onnx"] = compare(job, exported, logits)
-        answers = _answers(job, asked, exported)
-        (workdir / MODEL / CARD).write_text(model_card.card(found))
-    if job.config.eval.tests:
-        names = [write_answers(workdir / FOLDER, *answer) for answer in answers]
-        found["predictions"] = [name for name in names if name]
-    before = results.read_results(workdir)
-    if before is not None and before["steps"] == found["steps"]:
-        found["seconds"] = before["seconds"]  # nothing was trained since
-    results.write_results(found, workdir)
-    return found
+
+    return processes.from_first(write)
 
 
 def compare(job: Job, model: Logits, logits: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -141,4 +144,4 @@ def _write_model(
 
 def _whole(params: Any) -> Any:
     """Params that every process holds whole."""
-    return params if jax.process_count() == 1 else multihost_utils.process_allgather(params, tiled=True)
+    return params if processes.count() == 1 else multihost_utils.process_allgather(params, tiled=True)

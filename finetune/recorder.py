@@ -12,6 +12,7 @@ from etils import epath
 
 from data import schema
 from finetune.job import Job
+from pretrain import processes
 from pretrain.metrics import MetricWriter
 from pretrain.progress import Progress
 
@@ -27,7 +28,7 @@ class Recorder:
         """Go on from `step`."""
         self._job, self._workdir, self._first_step = job, workdir, step
         self._stack = contextlib.ExitStack()
-        self._writes = jax.process_index() == 0
+        self._writes = processes.is_first()
         self._progress: Progress | None = None
         self._mean: MetricWriter | None = None
         self._runs: list[MetricWriter] = []

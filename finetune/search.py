@@ -24,6 +24,7 @@ from finetune.search_report import Found, Trial, best_recipe, markdown, rerun_co
 from finetune.search_space import check_ranges, objective_of, ranges, with_values
 from finetune.tracking import is_better
 from finetune.train import SAFE_TO_CHANGE, check_same_input, check_unchanged, train
+from pretrain import processes
 from pretrain import workdir as workdirs
 
 if TYPE_CHECKING:
@@ -69,6 +70,11 @@ def search(config: FinetuneConfig, workdir: epath.Path) -> Found:
     Raises:
       UserError: bad ranges, bad input, a workdir that holds another search, or optuna is not installed.
     """
+    if processes.count() > 1:
+        raise UserError(
+            f"config.search.trials={config.search.trials} under {processes.count()} processes: a search is made by "
+            "one process, on all devices that it has; start it without a launcher"
+        )
     check_ranges(config)
     _optuna()
     if "://" in str(workdir):

@@ -87,9 +87,7 @@ def train(
       UserError: bad config, bad input, or a workdir that holds another run.
     """
     check_inference(config, workdir)
-    workdirs.prepare(workdir)
-    checkpointer = Checkpointer(workdir, keep=config.checkpoint.keep)
-    try:
+    with workdirs.opened(workdir, config, keep=config.checkpoint.keep) as checkpointer:
         saved = checkpointer.read_run()
         if saved is not None:
             check_unchanged(saved["config"], config)
@@ -98,9 +96,6 @@ def train(
             check_same_input(saved["fingerprints"], job, workdir)
         with jax.set_mesh(job.mesh), jax.default_matmul_precision(config.matmul_precision):
             return _Trainer(job, workdir, checkpointer, after_evaluation).run()
-    finally:
-        checkpointer.close()
-        workdirs.remove_empty(workdir)
 
 
 def check_unchanged(
@@ -157,7 +152,7 @@ class _Trainer:
         self._keep_better = jax.jit(keep_better, donate_argnums=0)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self._abstract)
         self._step = jax.jit(
-            make_train_step(job.classifier, job.optimizer, job.config),
+            self._interruption.carried_by(make_train_step(job.classifier, job.optimizer, job.config)),
             donate_argnums=0,
             out_shardings=(shardings, None),
         )
@@ -180,11 +175,12 @@ class _Trainer:
                     batches = [job.plan.epoch(member.seed, epoch) for member in self._members]
                 index = step % job.plan.steps
                 arrays = self._batch([member[index] for member in batches], lengths[index])
-                state, metrics = self._step(state, to_devices(arrays, self._shardings))
+                on_devices = to_devices(arrays, self._shardings) | self._interruption.flags()
+                state, metrics = self._step(state, on_devices)
                 step += 1
                 recorder.step(
                     step,
-                    metrics,
+                    self._interruption.read(metrics),
                     examples=float(arrays["weights"].sum()),
                     tokens=int(arrays["segments"].sum()),
                 )

@@ -8,11 +8,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from pretrain.feeding import local_rows, to_devices
+from pretrain.feeding import global_array, local_rows, to_devices
 from pretrain.masking import MaskingTables
 from pretrain.models import Model
 from pretrain.phases import Phase
-from pretrain.sharding import sharding
 from pretrain.steps import make_eval_step
 
 
@@ -41,11 +40,9 @@ class Evaluator:
         mine = local_rows(self._mesh, self._batch)
         sums = []
         for first in range(0, self.batches * self._batch, self._batch):
-            part = {name: array[first + mine.start : first + mine.stop] for name, array in self._rows.items()}
-            ids = np.arange(first + mine.start, first + mine.stop, dtype=np.int32)
-            row_ids = jax.make_array_from_process_local_data(
-                sharding(self._mesh, ("batch",)), ids, (self._batch,)
-            )
+            ids = first + np.array(mine, np.int32)
+            part = {name: array[ids] for name, array in self._rows.items()}
+            row_ids = global_array(ids, self._mesh, ("batch",), mine, self._batch)
             sums.append(self._step(params, to_devices(part, self._mesh, self._batch), row_ids))
         fetched = jax.device_get(sums)
         total = {name: float(sum(np.float64(part[name]) for part in fetched)) for name in fetched[0]}

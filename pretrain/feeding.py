@@ -1,6 +1,8 @@
 """From the host's rows to the devices: which rows of a batch are this process's, and global arrays made of them."""
 
-from collections.abc import Mapping
+import bisect
+import functools
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -17,16 +19,29 @@ AXES = {
 }
 
 
-def local_rows(mesh: Mesh, global_batch: int) -> range:
-    """The rows of a global batch that this process's devices hold: one contiguous block."""
+@functools.cache
+def local_rows(mesh: Mesh, global_batch: int) -> tuple[int, ...]:
+    """The rows of a global batch that this process's devices hold, ascending.
+
+    On a mesh whose tensor axis crosses processes several of them hold the same rows; on a pod, whose mesh follows its
+    wires, the rows of a process need not be neighbours.
+    """
     indices = sharding(mesh, ("batch",)).addressable_devices_indices_map((global_batch,)).values()
-    spans = [index[0].indices(global_batch)[:2] for index in indices if index is not None]
-    rows = range(min(start for start, _ in spans), max(stop for _, stop in spans))
-    if len(rows) != sum(stop - start for start, stop in set(spans)):
-        raise ValueError(
-            f"the rows of this process's devices are not contiguous on the mesh {mesh.shape}: {spans}"
-        )
-    return rows
+    spans = [index[0].indices(global_batch) for index in indices if index is not None]
+    return tuple(sorted({row for span in spans for row in range(*span)}))
+
+
+def global_array(
+    local: np.ndarray, mesh: Mesh, axes: Sequence[str | None], rows: Sequence[int], global_batch: int
+) -> jax.Array:
+    """An array [B, ...] of which `local` [b, ...] has the rows that this process's devices hold."""
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        start, stop, _ = index[0].indices(global_batch)
+        first = bisect.bisect_left(rows, start)
+        return local[first : first + stop - start]
+
+    return jax.make_array_from_callback((global_batch, *local.shape[1:]), sharding(mesh, axes), part)
 
 
 def abstract_batch(mesh: Mesh, global_batch: int, seq_len: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -43,9 +58,5 @@ def abstract_batch(mesh: Mesh, global_batch: int, seq_len: int) -> dict[str, jax
 def to_devices(arrays: Mapping[str, np.ndarray], mesh: Mesh, global_batch: int) -> dict[str, jax.Array]:
     """Make global arrays [B, ...] of this process's rows (tokens, segments, positions [b, S]), and add `attended`."""
     local = {**arrays, "attended": squared_segment_lengths(arrays["segments"]).astype(np.float32)}
-    return {
-        name: jax.make_array_from_process_local_data(
-            sharding(mesh, axes), local[name], (global_batch, *local[name].shape[1:])
-        )
-        for name, axes in AXES.items()
-    }
+    rows = local_rows(mesh, global_batch)
+    return {name: global_array(local[name], mesh, axes, rows, global_batch) for name, axes in AXES.items()}

@@ -202,6 +202,6 @@ def _epoch_steps(config: PretrainConfig, tokenizer: Loaded, saved: Mapping[str, 
     )
 
 
-def process_rows(job: Job, phase: Phase) -> range:
+def process_rows(job: Job, phase: Phase) -> tuple[int, ...]:
     """The rows of the phase's batches that this process reads."""
     return local_rows(job.mesh, phase.global_batch)

@@ -64,11 +64,7 @@ def train(config: PretrainConfig, workdir: epath.Path, *, accept_changes: bool =
       UserError: bad config, bad input, or a workdir that holds another run.
     """
     # ---- workdir, and what it holds ---------------------------------------------------------------------
-    processes.check_same({"--workdir": str(workdir), **_named(config)})
-    workdirs.prepare(workdir)
-    checkpointer = Checkpointer(workdir, keep=config.checkpoint.keep)
-    with processes.closing(lambda: _close(checkpointer, workdir)):
-        processes.check_same({"the newest checkpoint": max(checkpointer.steps, default=0)})
+    with workdirs.opened(workdir, config, keep=config.checkpoint.keep) as checkpointer:
         saved = checkpointer.read_run()
         if saved is not None:
             changes = workdirs.check_unchanged(saved["config"], config, accept=accept_changes)
@@ -84,16 +80,6 @@ def train(config: PretrainConfig, workdir: epath.Path, *, accept_changes: bool =
         # ---- state, then step by step ---------------------------------------------------------------------
         with jax.set_mesh(job.mesh), jax.default_matmul_precision(config.matmul_precision):
             return _Trainer(job, workdir, config, checkpointer).run()
-
-
-def _close(checkpointer: Checkpointer, workdir: epath.Path) -> None:
-    checkpointer.close()
-    workdirs.remove_empty(workdir)
-
-
-def _named(config: PretrainConfig) -> dict[str, Any]:
-    """The config's fields by their full names."""
-    return {f"config.{name}": value for name, value in schema.flatten(schema.as_dict(config)).items()}
 
 
 class _Trainer:

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from data import schema
 from data.command_line import differences
 from data.errors import UserError
 from pretrain import processes
+from pretrain.checkpoint import Checkpointer
 from pretrain.config import PretrainConfig
 
 MODEL_FILE = "model.json"
@@ -59,6 +60,27 @@ def prepare(workdir: epath.Path) -> None:
             where = "is a file" if workdir.is_file() else "lies in a file"
             raise UserError(f"--workdir={workdir} {where}; name a folder") from error
         raise UserError(f"--workdir={workdir} cannot be written: {error}") from error
+
+
+@contextlib.contextmanager
+def opened(workdir: epath.Path, config: Any, *, keep: int) -> Iterator[Checkpointer]:
+    """The checkpoints of a run whose processes agree on its folder, its config and where it stands.
+
+    Raises:
+      UserError: they do not, or the folder cannot be written.
+    """
+    fields = schema.flatten(schema.as_dict(config))
+    processes.check_same({"--workdir": str(workdir)} | {f"config.{name}": fields[name] for name in fields})
+    prepare(workdir)
+    checkpointer = Checkpointer(workdir, keep=keep)
+
+    def close() -> None:
+        checkpointer.close()
+        remove_empty(workdir)
+
+    with processes.closing(close):
+        processes.check_same({"the newest checkpoint": max(checkpointer.steps, default=0)})
+        yield checkpointer
 
 
 def is_workdir(workdir: epath.Path) -> bool:
