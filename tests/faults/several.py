@@ -1,0 +1,122 @@
+"""What each process of the tests of several processes does: run after run, with a fault in its place.
+
+`python -m tests.faults.several PLAN.json`: a list of runs, see `Run`. Every process leaves RECORDS/NAME.PROCESS.json.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from data import batches
+from data.errors import UserError
+from finetune.finish import finish
+from finetune.train import train as finetune
+from pretrain import processes
+from pretrain import train as pretraining
+from pretrain.command import log_to_stderr
+from pretrain.feeding import local_rows
+from pretrain.recorder import Recorder
+from tests.finetune.tiny_task import tiny_finetune
+from tests.tiny import tiny_config
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that the processes make together."""
+
+    name: str
+    changes: dict[str, Any]
+    """Of the tiny config."""
+    workdir: str = ""
+    """Folder under the root; empty is the run's name."""
+    process: int = -1
+    """The process to which something happens."""
+    step: int = 0
+    """When: while this step is under way."""
+    fault: str = ""
+    """SIGTERM, SIGKILL, error, mistake (a UserError), or other (another config than the others have)."""
+    stage: str = "pretrain"
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def main(argv: list[str]) -> int:
+    log_to_stderr()
+    root = Path(argv[1]).parent
+    for each in json.loads(Path(argv[1]).read_text()):
+        run = Run(**each)
+        record = pretrain_(run, root) if run.stage == "pretrain" else finetune_(run, root)
+        if record is not None:
+            write(root, run, record)
+    return 0
+
+
+def write(root: Path, run: Run, record: dict[str, Any]) -> None:
+    (root / "records").mkdir(exist_ok=True)
+    (root / "records" / f"{run.name}.{processes.number()}.json").write_text(json.dumps(record))
+
+
+def pretrain_(run: Run, root: Path) -> dict[str, Any]:
+    """Train, and tell what was fed and read."""
+    changes = dict(run.changes)
+    if run.fault == "other" and processes.number() == run.process:
+        changes |= run.extra
+    config = tiny_config(root / "text.txt", **changes)
+    fed: list[dict[int, str]] = []
+    streams: set[int] = set()
+    feed, opened, record = pretraining.to_devices, batches.open_streams, Recorder.step
+
+    def feeding(arrays: Any, mesh: Any, global_batch: int) -> Any:
+        rows = local_rows(mesh, global_batch)
+        digests = [hashlib.sha256(row.tobytes()).hexdigest()[:12] for row in arrays["tokens"]]
+        fed.append(dict(zip(rows, digests, strict=True)))
+        return feed(arrays, mesh, global_batch)
+
+    def opening(*arguments: Any) -> Any:
+        found = opened(*arguments)
+        streams.update(found)
+        return found
+
+    def recording(self: Recorder, step: int, metrics: Any, *, waited: float) -> None:
+        if step == run.step and processes.number() == run.process:
+            happen(run.fault)
+        record(self, step, metrics, waited=waited)
+
+    pretraining.to_devices, batches.open_streams, Recorder.step = feeding, opening, recording
+    try:
+        outcome = pretraining.train(config, epath.Path(root / (run.workdir or run.name)))
+    finally:
+        pretraining.to_devices, batches.open_streams, Recorder.step = feed, opened, record
+    return {
+        "step": outcome.step,
+        "interrupted": outcome.interrupted,
+        "fed": fed,
+        "streams": sorted(streams),
+    }
+
+
+def happen(fault: str) -> None:
+    if fault in ("SIGTERM", "SIGKILL"):
+        os.kill(os.getpid(), signal.Signals[fault])
+        time.sleep(0.1)
+    elif fault == "error":
+        raise ArithmeticError("something broke in this process only")
+    elif fault == "mistake":
+        raise UserError("line 3 of text.txt is not text")
+
+
+def finetune_(run: Run, root: Path) -> dict[str, Any]:
+    config = tiny_finetune(root / "task", **run.changes)
+    workdir = epath.Path(root / (run.workdir or run.name))
+    return finish(finetune(config, workdir), workdir)
+
+
+if __name__ == "__main__":
+    processes.run(main)  # type: ignore[arg-type]
