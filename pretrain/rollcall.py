@@ -4,6 +4,7 @@ jax's own joining ends a process that has waited too long without a word on whom
 first listens on the coordinator's port itself, until each of the others has said its number.
 """
 
+import os
 import socket
 import time
 
@@ -44,7 +45,7 @@ def _listen(address: str, port: int, count: int, deadline: float, seconds: float
             server = socket.create_server(("", port), backlog=count)  # no IPv6 here
         except OSError as error:
             raise UserError(
-                f"process 0 cannot listen at JAX_COORDINATOR_ADDRESS={address}: {error.strerror}; choose a free port"
+                f"process 0 cannot listen at JAX_COORDINATOR_ADDRESS={address}: {os.strerror(error.errno or 0)}; choose a free port"
             ) from error
     present: dict[int, socket.socket] = {}
     with server:

@@ -1,0 +1,318 @@
+"""Several processes make the run of one: the same losses and batches, one checkpoint, one stop; whatever is lost.
+
+All launches together make a chain, so that what one leaves is where the next goes on; `launches` starts them once.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from finetune.finish import finish
+from finetune.train import train as finetune
+from launch.local import environments_of
+from pretrain import train as pretraining
+from pretrain.checkpoint import newest_step, restore_params
+from pretrain.export import export
+from pretrain.sharding import make_mesh
+from tests.finetune.tiny_task import tiny_finetune
+from tests.tiny import tiny_config, write_corpus
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 600
+"""Seconds after which something is taken to hang; a launch takes ten on a quiet machine."""
+EXACT = {"matmul_precision": "highest"}
+DATA, FSDP, TENSOR = {"data": 4}, {"data": 1, "fsdp": 4}, {"data": 1, "tensor": 4}
+BOTH = {"data": 2, "tensor": 2}
+CHECKPOINTS = {"checkpoint": {"every": 2}, **EXACT}
+EVALUATED = {"eval": {"every": 4}, **EXACT}
+MEMBERS = {"seeds": 2, "epochs": 1, **EXACT}
+"""Two runs, spread over four devices: by member and by data."""
+
+
+def launch(root: Path, name: str, count: int, devices: int, runs: list[dict]) -> list[int]:
+    """Start the processes of tests/faults/several.py without a launcher; their exit statuses."""
+    plan = root / f"{name}.json"
+    plan.write_text(json.dumps(runs))
+    shared = {
+        "PYTHONPATH": str(ROOT),
+        "UNMASK_HEARTBEAT_SECONDS": "30",
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"),
+    }
+    started = []
+    for number, own in enumerate(environments_of(count, devices, {"JAX_PLATFORMS": "cpu"})):
+        with (root / f"{name}.{number}.log").open("w") as log:
+            started.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "tests.faults.several", str(plan)],
+                    cwd=ROOT,
+                    env={**os.environ, **shared, **own},
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    try:
+        return [each.wait(timeout=PATIENCE) for each in started]
+    finally:
+        for each in started:
+            each.kill()
+
+
+def output(root: Path, name: str, number: int) -> str:
+    return (root / f"{name}.{number}.log").read_text()
+
+
+def records(root: Path, name: str) -> list[dict]:
+    """What each process recorded of a run."""
+    return [json.loads(path.read_text()) for path in sorted((root / "records").glob(f"{name}.*.json"))]
+
+
+def losses(workdir: Path) -> dict[str, dict[int, float]]:
+    """train/loss and eval/loss by step."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {
+        name: {line["step"]: line[name] for line in lines if name in line}
+        for name in ("train/loss", "eval/loss")
+    }
+
+
+def fed(root: Path, *names: str) -> list[dict[str, str]]:
+    """The rows of each batch of a run in its parts, put together from all processes, as digests."""
+    batches = []
+    for name in names:
+        for parts in zip(*(each["fed"] for each in records(root, name)), strict=True):
+            batch: dict[str, str] = {}
+            for part in parts:
+                assert all(batch.get(row, digest) == digest for row, digest in part.items())
+                batch |= part
+            batches.append(dict(sorted(batch.items(), key=lambda item: int(item[0]))))
+    return batches
+
+
+def leaves(params) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+
+
+def run(name: str, changes: dict, **where) -> dict:
+    return {"name": name, "changes": changes, **where}
+
+
+CHAIN = {
+    "a": (
+        (2, 2),
+        [
+            run("data", {"mesh": DATA, **EVALUATED}),
+            run("fsdp", {"mesh": FSDP, **EVALUATED}),
+            run("members", {"mesh": DATA, **MEMBERS}, stage="finetune"),
+            run("whole", {"mesh": FSDP, **CHECKPOINTS}),
+            run("stop-1", {"mesh": DATA, **EXACT}, workdir="stop", process=1, step=3, fault="SIGTERM"),
+        ],
+    ),
+    "b": (
+        (4, 1),
+        [
+            run("tensor", {"mesh": TENSOR, **EVALUATED}),
+            run("both", {"mesh": BOTH, **EVALUATED}),
+            run("stop-2", {"mesh": DATA, **EXACT}, workdir="stop", process=3, step=5, fault="SIGTERM"),
+        ],
+    ),
+    "c": (
+        (2, 2),
+        [
+            run("stop-3", {"mesh": DATA, **EXACT}, workdir="stop"),
+            run("kill-1", {"mesh": FSDP, **CHECKPOINTS}, workdir="kill", process=1, step=5, fault="SIGKILL"),
+        ],
+    ),
+    "d": (
+        (2, 2),
+        [run("kill-2", {"mesh": FSDP, **CHECKPOINTS}, workdir="kill", process=0, step=7, fault="SIGKILL")],
+    ),
+    "e": (
+        (2, 2),
+        [
+            run("kill-3", {"mesh": FSDP, **CHECKPOINTS}, workdir="kill"),
+            run("error", {"mesh": DATA, **EXACT}, process=1, step=3, fault="error"),
+        ],
+    ),
+    "f": (
+        (2, 1),
+        [run("mistake", {"mesh": {"data": 2}, **EXACT}, process=1, step=2, fault="mistake")],
+    ),
+    "g": (
+        (2, 1),
+        [run("other", {"mesh": {"data": 2}}, process=1, fault="other", extra={"steps": 9})],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def launches(tmp_path_factory):
+    """The folder of all runs, and the exit statuses of the processes of each launch."""
+    root = tmp_path_factory.mktemp("several")
+    write_corpus(root / "text.txt")
+    (root / "task").mkdir()
+    tiny_finetune(root / "task")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pretrain.job.make_mesh", lambda config: make_mesh(config, jax.devices()[:4]))
+        rows = []
+        feed = pretraining.to_devices
+        patch.setattr(
+            pretraining, "to_devices", lambda arrays, *rest: rows.append(arrays) or feed(arrays, *rest)
+        )
+        pretraining.train(tiny_config(root / "text.txt", mesh=DATA, **EVALUATED), epath.Path(root / "one"))
+    statuses = {}
+    for name, ((count, devices), runs) in CHAIN.items():
+        statuses[name] = launch(root, name, count, devices, runs)
+        if name == "a":
+            shutil.copytree(root / "stop", root / "stopped")
+    return root, statuses
+
+
+pytestmark = pytest.mark.slow
+
+
+def test_every_process_ends_as_it_should(launches):
+    root, statuses = launches
+    logs = {name: [output(root, name, number) for number in range(len(statuses[name]))] for name in CHAIN}
+    assert statuses["a"] == [0, 0], logs["a"]
+    assert statuses["b"] == [0, 0, 0, 0], logs["b"]
+
+
+@pytest.mark.parametrize("name", ["data", "fsdp", "tensor", "both"])
+def test_losses_and_evaluations_are_those_of_one_process(name, launches):
+    root, _ = launches
+    expected, found = losses(root / "one"), losses(root / name)
+    assert list(found["train/loss"]) == list(range(1, 9))
+    assert list(found["eval/loss"]) == [4, 8]
+    for metric, values in expected.items():
+        np.testing.assert_allclose(list(found[metric].values()), list(values.values()), rtol=1e-5)
+
+
+def test_a_population_spread_over_processes_scores_as_on_one(launches):
+    root, _ = launches
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "finetune.population.make_mesh", lambda config, devices: make_mesh(config, jax.devices()[:4])
+        )
+        config = tiny_finetune(root / "task", mesh=DATA, **MEMBERS)
+        workdir = epath.Path(root / "members of one")
+        expected = finish(finetune(config, workdir), workdir)
+    first, second = records(root, "members")
+    assert first == second == json.loads((root / "members" / "results.json").read_text())
+    for mine, theirs in zip(expected["runs"], first["runs"], strict=True):
+        np.testing.assert_allclose(
+            list(theirs["metrics"].values()), list(mine["metrics"].values()), rtol=1e-5
+        )
+    assert {path.name for path in (root / "members" / "model").iterdir()} == {
+        path.name for path in (root / "members of one" / "model").iterdir()
+    }
+
+
+def test_a_process_reads_its_own_streams_only(launches):
+    root, _ = launches
+    assert [each["streams"] for each in records(root, "data")] == [[0, 1], [2, 3]]
+    assert [each["streams"] for each in records(root, "stop-2")] == [[0], [1], [2], [3]]
+    # Where the tensor axis crosses processes several hold the same rows, and read them.
+    assert [each["streams"] for each in records(root, "both")] == [[0, 1], [0, 1], [2, 3], [2, 3]]
+    assert fed(root, "both") == fed(root, "tensor") == fed(root, "data")
+
+
+def test_sigterm_to_one_stops_all_after_the_same_step_with_one_checkpoint(launches):
+    root, _ = launches
+    stopped = records(root, "stop-1")
+    (step,) = {each["step"] for each in stopped}
+    assert [each["interrupted"] for each in stopped] == ["SIGTERM", "SIGTERM"]
+    assert 3 <= step <= 5
+    assert [path.name for path in (root / "stopped" / "checkpoints").iterdir()] == [str(step)]
+    assert newest_step(root / "stopped") == step
+    assert not (root / "stopped" / "finished.json").exists()
+    again = records(root, "stop-2")
+    assert {each["interrupted"] for each in again} == {"SIGTERM"}
+    assert len({each["step"] for each in again}) == 1 and again[0]["step"] > step
+
+
+def test_a_run_goes_on_with_other_processes_and_the_same_batches(launches):
+    """2 x 2, then 4 x 1, then 2 x 2."""
+    root, _ = launches
+    assert [each["step"] for each in records(root, "stop-3")] == [8, 8]
+    assert fed(root, "stop-1", "stop-2", "stop-3") == fed(root, "data")
+    found, expected = losses(root / "stop")["train/loss"], losses(root / "one")["train/loss"]
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
+    assert json.loads((root / "stop" / "finished.json").read_text()) == {"step": 8, "steps": 8}
+
+
+def test_the_survivors_of_a_kill_end_and_the_run_goes_on_to_the_bit(launches):
+    root, statuses = launches
+    assert statuses["c"][1] == -signal.SIGKILL and statuses["c"][0] not in (0, -signal.SIGKILL)
+    assert statuses["d"][0] == -signal.SIGKILL and statuses["d"][1] not in (0, -signal.SIGKILL)
+    assert [each["step"] for each in records(root, "kill-3")] == [8, 8]
+    assert losses(root / "kill")["train/loss"] == losses(root / "whole")["train/loss"]
+    for found, expected in zip(
+        leaves(restore_params(root / "kill")[0]), leaves(restore_params(root / "whole")[0]), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_an_exception_in_one_ends_all_and_its_traceback_is_shown_once(launches):
+    root, statuses = launches
+    assert statuses["e"] == [1, 1]
+    assert "ArithmeticError: something broke in this process only" in output(root, "e", 1)
+    assert "Traceback" not in output(root, "e", 0)
+    assert "process 1 has failed (exit status 1): this one ends too" in output(root, "e", 0)
+
+
+def test_a_mistake_met_by_one_is_one_line_shown_once(launches):
+    root, statuses = launches
+    assert statuses["f"] == [2, 2]
+    shown = [output(root, "f", number) for number in range(2)]
+    assert "error: line 3 of text.txt is not text\n" in shown[1]
+    assert not any("Traceback" in each for each in shown)
+    assert "error:" not in shown[0]
+
+
+def test_processes_that_were_given_another_config_are_refused_before_the_first_step(launches):
+    root, statuses = launches
+    assert statuses["g"] == [2, 2]
+    together = output(root, "g", 0) + output(root, "g", 1)
+    assert (
+        together.count("error: the processes of the run disagree: config.steps is 8 on process 0 and 9 on ")
+        == 1
+    )
+    assert not (root / "other").exists()
+
+
+def test_one_process_exports_the_checkpoint_of_several(launches, tmp_path):
+    root, _ = launches
+    assert export(root / "stop", epath.Path(tmp_path / "here")) == 8
+    arguments = [f"--workdir={root / 'stop'}", f"--out={tmp_path / 'there'}"]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "launch.local",
+            "-n",
+            "2",
+            "--",
+            sys.executable,
+            "-m",
+            "pretrain.export",
+            *arguments,
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("holds step 8") == 1
+    here, there = (tmp_path / place / "model.safetensors" for place in ("here", "there"))
+    assert here.read_bytes() == there.read_bytes()
