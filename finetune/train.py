@@ -31,6 +31,7 @@ from finetune.population import (
 from finetune.recorder import Recorder
 from finetune.step import keep_better, make_train_step
 from finetune.tracking import Tracking
+from pretrain import processes
 from pretrain import workdir as workdirs
 from pretrain.checkpoint import Checkpointer
 from pretrain.interruption import Interruption
@@ -199,6 +200,7 @@ class _Trainer:
 
     def _first_state(self) -> tuple[PopulationState, int]:
         restored = self._checkpointer.restore(self._abstract)
+        processes.check_same({"the newest checkpoint that can be read": restored and restored[1]["step"]})
         if restored is not None:
             state, run = restored
             self._tracking = Tracking(**run["tracking"])
@@ -230,7 +232,9 @@ class _Trainer:
 
     def _evaluate(self, state: PopulationState, step: int, recorder: Recorder) -> PopulationState:
         job = self._job
-        values = evaluate(self._predictor, state.params, job.evaluations, job.data.task)
+        values = processes.same_as_first(
+            evaluate(self._predictor, state.params, job.evaluations, job.data.task)
+        )
         epoch = step / job.plan.steps
         better = self._tracking.add(step, epoch, values, job.metric, job.config.eval.patience)
         mean = mean_over_members(values)

@@ -156,6 +156,7 @@ class _Trainer:
 
     def _first_state(self) -> tuple[TrainState, int]:
         restored = self._checkpointer.restore(self._abstract)
+        processes.check_same({"the newest checkpoint that can be read": restored and restored[1]["step"]})
         if restored is not None:
             state, run = restored
             self._run = RunState(run["data"], run["best"], Sums(**run["sums"]))
@@ -261,7 +262,7 @@ class _Trainer:
 
     def _evaluate(self, evaluator: Evaluator, recorder: Recorder, state: TrainState, step: int) -> bool:
         """Evaluate and log; True if this is the best so far."""
-        values = evaluator(state.params)
+        values = processes.same_as_first(evaluator(state.params))
         recorder.evaluation(step, values)
         loss = values["eval/loss"]
         improved = math.isfinite(loss) and (self._run.best is None or loss < self._run.best["eval/loss"])

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from data import batches
 from data.errors import UserError
 from finetune.finish import finish
 from finetune.train import train as finetune
-from pretrain import processes
+from pretrain import metrics, processes
 from pretrain import train as pretraining
 from pretrain.command import log_to_stderr
 from pretrain.feeding import local_rows
@@ -48,6 +49,7 @@ class Run:
 
 def main(argv: list[str]) -> int:
     log_to_stderr()
+    metrics._open_tensorboard = lambda folder: None  # type: ignore[assignment]  # seconds of importing
     root = Path(argv[1]).parent
     for each in json.loads(Path(argv[1]).read_text()):
         run = Run(**each)
@@ -73,9 +75,7 @@ def pretrain_(run: Run, root: Path) -> dict[str, Any]:
     feed, opened, record = pretraining.to_devices, batches.open_streams, Recorder.step
 
     def feeding(arrays: Any, mesh: Any, global_batch: int) -> Any:
-        rows = local_rows(mesh, global_batch)
-        digests = [hashlib.sha256(row.tobytes()).hexdigest()[:12] for row in arrays["tokens"]]
-        fed.append(dict(zip(rows, digests, strict=True)))
+        fed.append(digests(arrays["tokens"], local_rows(mesh, global_batch)))
         return feed(arrays, mesh, global_batch)
 
     def opening(*arguments: Any) -> Any:
@@ -91,6 +91,10 @@ def pretrain_(run: Run, root: Path) -> dict[str, Any]:
     pretraining.to_devices, batches.open_streams, Recorder.step = feeding, opening, recording
     try:
         outcome = pretraining.train(config, epath.Path(root / (run.workdir or run.name)))
+    except UserError as error:
+        if run.fault != "other":
+            raise
+        return {"refused": str(error)}
     finally:
         pretraining.to_devices, batches.open_streams, Recorder.step = feed, opened, record
     return {
@@ -98,6 +102,14 @@ def pretrain_(run: Run, root: Path) -> dict[str, Any]:
         "interrupted": outcome.interrupted,
         "fed": fed,
         "streams": sorted(streams),
+    }
+
+
+def digests(tokens: Any, rows: Sequence[int]) -> dict[int, str]:
+    """What is in each of these rows of a batch, [b, S]."""
+    return {
+        number: hashlib.sha256(row.tobytes()).hexdigest()[:12]
+        for number, row in zip(rows, tokens, strict=True)
     }
 
 
