@@ -35,6 +35,7 @@ from pretrain import processes
 from pretrain import workdir as workdirs
 from pretrain.checkpoint import Checkpointer
 from pretrain.interruption import Interruption
+from pretrain.sharding import sharding
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +156,7 @@ class _Trainer:
         self._step = jax.jit(
             self._interruption.carried_by(make_train_step(job.classifier, job.optimizer, job.config)),
             donate_argnums=0,
-            out_shardings=(shardings, None),
+            out_shardings=(shardings, sharding(job.mesh, ())),  # metrics are whole on every process
         )
         self._shardings = batch_shardings(job.mesh, members=True)
 

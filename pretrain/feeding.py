@@ -36,7 +36,8 @@ def global_array(
 ) -> jax.Array:
     """An array [B, ...] of which `local` [b, ...] has the rows that this process's devices hold."""
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
         start, stop, _ = index[0].indices(global_batch)
         first = bisect.bisect_left(rows, start)
         return local[first : first + stop - start]

@@ -45,7 +45,8 @@ def _listen(address: str, port: int, count: int, deadline: float, seconds: float
             server = socket.create_server(("", port), backlog=count)  # no IPv6 here
         except OSError as error:
             raise UserError(
-                f"process 0 cannot listen at JAX_COORDINATOR_ADDRESS={address}: {os.strerror(error.errno or 0)}; choose a free port"
+                f"process 0 cannot listen at JAX_COORDINATOR_ADDRESS={address}: {os.strerror(error.errno or 0)}; "
+                "choose a free port"
             ) from error
     present: dict[int, socket.socket] = {}
     with server:

@@ -4,12 +4,17 @@ import os
 import signal
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import pretrain.__main__ as command
 from data.command_line import python
 from pretrain.checkpoint import Checkpointer
+from pretrain.config import MeshConfig
+from pretrain.interruption import Interruption
+from pretrain.sharding import make_mesh
 from tests.tiny import write_corpus
 
 
@@ -55,3 +60,27 @@ def test_of_a_run_that_has_a_checkpoint_its_step_is_saved(arguments, monkeypatch
     monkeypatch.setattr(command, "train", stopping_by(signal.SIGTERM))
     assert command.main(["pretrain", *arguments]) == 0
     assert capsys.readouterr().out.startswith("SIGTERM: step 7 is saved. To go on, run the same command:\n")
+
+
+def test_of_several_processes_a_signal_counts_when_all_have_read_it(monkeypatch):
+    monkeypatch.setattr("pretrain.processes.count", lambda: 2)
+    mesh = make_mesh(MeshConfig())
+    with Interruption(mesh) as interruption:
+        step = jax.jit(interruption.carried_by(lambda state, batch: (state + batch["x"], {"loss": state})))
+        state, requested = jnp.zeros(()), []
+        for number in range(5):
+            state, metrics = step(state, {"x": jnp.ones(()), **interruption.flags()})
+            if number == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            assert set(interruption.read(metrics)) == {"loss"}
+            requested.append(interruption.requested)
+    assert requested == ["", "", "", "SIGINT", "SIGINT"]
+    assert state == 5
+
+
+def test_one_process_carries_nothing_and_stops_at_once():
+    with Interruption(make_mesh(MeshConfig())) as interruption:
+        assert interruption.carried_by(len) is len
+        assert interruption.flags() == interruption.abstract_flags() == {}
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interruption.requested == "SIGTERM"

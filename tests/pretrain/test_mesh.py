@@ -174,7 +174,7 @@ def test_the_gradient_is_that_of_the_mean_over_all_predictions_not_of_a_mean_of_
 
 
 def test_rows_of_one_process_are_all_rows():
-    assert local_rows(make_mesh(MeshConfig(data=4, tensor=2)), 16) == range(16)
+    assert local_rows(make_mesh(MeshConfig(data=4, tensor=2)), 16) == tuple(range(16))
 
 
 def test_an_axis_that_does_not_divide_stays_whole():

@@ -1,0 +1,106 @@
+"""Who belongs to a run is said by the environment; what is said wrongly is one line. Runs: tests/faults."""
+
+import socket
+
+import pytest
+
+from data.errors import UserError
+from pretrain import processes
+
+ALL = {
+    "JAX_COORDINATOR_ADDRESS": "127.0.0.1:1",
+    "JAX_NUM_PROCESSES": "2",
+    "JAX_PROCESS_ID": "1",
+    "UNMASK_INITIALIZATION_SECONDS": "1",
+}
+
+
+def environment(monkeypatch, **changes):
+    for name, value in (ALL | changes).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"UNMASK_HEARTBEAT_SECONDS": "soon"},
+            "UNMASK_HEARTBEAT_SECONDS='soon' should be a whole number of seconds",
+        ),
+        (
+            {"UNMASK_INITIALIZATION_SECONDS": "0"},
+            "UNMASK_INITIALIZATION_SECONDS='0' should be a whole number",
+        ),
+        (
+            {"JAX_PROCESS_ID": "2"},
+            "JAX_NUM_PROCESSES='2' and JAX_PROCESS_ID='2' should be a number of processes and one counted from 0",
+        ),
+        ({"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES='two' and JAX_PROCESS_ID='1' should be"),
+        ({"JAX_COORDINATOR_ADDRESS": "here"}, "JAX_COORDINATOR_ADDRESS='here' should be HOST:PORT"),
+        ({}, "process 1 did not reach process 0 at JAX_COORDINATOR_ADDRESS=127.0.0.1:1 within 1 s"),
+    ],
+)
+def test_an_environment_that_cannot_be_joined_is_refused(changes, message, monkeypatch):
+    environment(monkeypatch, **changes)
+    with pytest.raises(UserError) as error:
+        processes.join()
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_command_that_cannot_join_says_so_in_one_line_before_it_is_even_read(monkeypatch, capsys):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment(
+        monkeypatch,
+        JAX_PROCESS_ID="0",
+        JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
+        UNMASK_DISTRIBUTED="1",
+    )
+    with pytest.raises(SystemExit) as end:
+        processes.run(lambda argv: pytest.fail("the command was run"))
+    assert end.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: process 1 has not come within 1 s, of 2 processes of the run: see why in its output, "
+        "or raise UNMASK_INITIALIZATION_SECONDS\n"
+    )
+
+
+def test_without_a_cluster_the_message_says_what_to_set(monkeypatch):
+    for name in processes.CLUSTER:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(
+        UserError, match=r"could not be joined: .*python -m launch\.local does, or leave config"
+    ):
+        processes.join()
+
+
+def test_one_process_keeps_what_it_has(monkeypatch):
+    values = object()
+    assert processes.from_first(lambda: values) is values
+    assert processes.first_then_all(lambda: values) is values
+    assert processes.gather(values) == [values]
+    processes.check_same({"x": values})
+    assert (processes.count(), processes.number(), processes.is_first()) == (1, 0, True)
+
+
+@pytest.mark.parametrize(
+    ("function", "status", "shown"),
+    [
+        (lambda argv: None, 0, ""),
+        (lambda argv: 143, 143, ""),
+        (lambda argv: (_ for _ in ()).throw(UserError("no such file")), 2, "error: no such file\n"),
+    ],
+)
+def test_one_process_ends_as_its_command_does(function, status, shown, monkeypatch, capsys):
+    monkeypatch.delenv("UNMASK_DISTRIBUTED", raising=False)
+    with pytest.raises(SystemExit) as end:
+        processes.run(function)
+    assert end.value.code == status
+    assert capsys.readouterr().err == shown
+
+
+def test_an_exception_of_the_only_process_is_pythons_to_show(monkeypatch):
+    monkeypatch.delenv("UNMASK_DISTRIBUTED", raising=False)
+    with pytest.raises(ZeroDivisionError):
+        processes.run(lambda argv: 1 // 0)
