@@ -6,10 +6,12 @@ file mentions it or not, and references between fields (`get_ref`) follow an ove
 """
 
 import dataclasses
+import difflib
 import importlib.util
 import re
 import shutil
 import sys
+import textwrap
 import traceback
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -68,6 +70,8 @@ def parse(
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
         left = values(rest)
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(_unknown_flag(error.flagname, schema, values)) from error
     except flags.IllegalFlagValueError as error:
         raise UserError(_illegal_value(error, values)) from error
     except (flags.Error, KeyError, AttributeError, TypeError, ValueError, IndexError) as error:
@@ -227,10 +231,12 @@ def _help(program: str, schema: type, values: flags.FlagValues) -> str:
         f"usage: python -m {_module(program)} --config=FILE.py [--config.FIELD=VALUE ...] [flags]",
         "",
         "flags:",
+        "  --config: a recipe, FILE.py or FILE.py:ARGUMENT",
     ]
     lines += [f"  --{name}: {values[name].help} (default {values[name].value!r})" for name in values]
-    lines += ["", "config fields, with their defaults:"]
-    return "\n".join(lines + [f"  --{line}" for line in describe(schema)])
+    lines += ["", "config fields, with their defaults:", *(f"  --{line}" for line in describe(schema))]
+    width = shutil.get_terminal_size().columns
+    return "\n".join(textwrap.fill(line, width, subsequent_indent=" " * 6) for line in lines)
 
 
 def _module(program: str) -> str:
@@ -261,6 +267,16 @@ def _illegal_value(error: flags.IllegalFlagValueError, values: flags.FlagValues)
         return _one_line(error)
     name = match[1] if match[1].startswith("config.") else f"--{match[1]}"
     return f"{name}={match[2]!r} should be {expected}"
+
+
+def _unknown_flag(name: str, schema: type, values: flags.FlagValues) -> str:
+    """The message for a flag that there is not: with the flag or the field of that name, or of one much like it."""
+    fields = {line.split("=", 1)[0] for line in describe(schema)}
+    known = {field.rpartition(".")[2]: field for field in sorted(fields, reverse=True)}
+    known |= {flag: flag for flag in values}
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    hint = f"did you mean --{known[near[0]]}?" if near else "--help lists the flags and fields there are"
+    return f"--{name} is not a flag; {hint} (docs/migrating.md has those of other scripts)"
 
 
 def _one_line(error: BaseException) -> str:

@@ -72,6 +72,8 @@ def main(argv: Sequence[str]) -> int:
                     return command.stopped(
                         "finetune", signal.Signals[outcome.interrupted], outcome.step, argv
                     )
+                if processes.is_first():
+                    print("trained; the best model is evaluated and written", flush=True)
                 found = finish(outcome, workdir)
     except KeyboardInterrupt as error:
         return command.stopped("finetune", signal_of(error), newest_step(workdir), argv)

@@ -7,6 +7,7 @@ task, data, eval.batch, inference and compilation_cache count: which examples th
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from absl import flags
@@ -16,12 +17,13 @@ from rich.table import Table
 
 from data.command_line import parse, run
 from data.errors import UserError
+from data.labelled.config import LabelledConfig
 from data.labelled.open import open_labelled
 from finetune.config import FinetuneConfig
 from finetune.evaluation import EvaluationSet, scores_on
 from finetune.job import short_split
 from finetune.results import score
-from finetune.trained import encoder_of, find_model, logits_of
+from finetune.trained import Trained, encoder_of, find_model, logits_of
 from pretrain import command
 from pretrain.workdir import write_text
 
@@ -39,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     command.log_to_stderr()
     command.use_compilation_cache(config.compilation_cache)
     model = find_model(values.model, inference=config.inference)
-    data = open_labelled(config.data, config.task, parts=("evaluations",))
+    data = open_labelled(_asked_of(config.data, model), config.task, parts=("evaluations",))
     if not data.evaluations:
         raise UserError(
             f"{data.task.title} has no labelled examples to evaluate on; set config.data.validation"
@@ -63,6 +65,13 @@ def main(argv: Sequence[str]) -> int:
         write_text(epath.Path(values.out).expanduser(), json.dumps(out, indent=2) + "\n")
     Console().print(_table(data.task.title, values.model, found, list(origins.values())))
     return 0
+
+
+def _asked_of(data: LabelledConfig, model: Trained) -> LabelledConfig:
+    """Of files of one's own, the classes are the model's, unless the config names them."""
+    if data.source != "files" or data.label_names or data.train:
+        return data
+    return replace(data, label_names=model.names, regression=not model.names)
 
 
 def class_order(names: Sequence[str], labels: Sequence[str], model: str) -> list[int]:

@@ -110,7 +110,7 @@ def read_results(workdir: epath.Path) -> dict[str, Any] | None:
     """WORKDIR/results.json; None where there is none, or only part of one."""
     try:
         return json.loads((workdir / FILE_NAME).read_text())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 
 

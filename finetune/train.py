@@ -165,6 +165,8 @@ class _Trainer:
         state, step = self._first_state()
         job, config = self._job, self._job.config
         begin = time.perf_counter() - self._seconds
+        if not self._ended(step):
+            self._describe(step)
         with contextlib.ExitStack() as reports:
             recorder = reports.enter_context(Recorder(job, self._workdir, step))
             reports.enter_context(self._interruption)
@@ -198,6 +200,20 @@ class _Trainer:
             self._checkpointer.wait()
         signal = "" if self._ended(step) else self._interruption.requested
         return Outcome(job, state, step, signal, self._tracking, time.perf_counter() - begin)
+
+    def _describe(self, step: int) -> None:
+        """Say what is about to be trained: before the first line of the loop comes the first program's compilation."""
+        job, config = self._job, self._job.config
+        seeds = ", ".join(map(str, dict.fromkeys(member.seed for member in self._members)))
+        rates = ", ".join(f"{rate:g}" for rate in dict.fromkeys(each.learning_rate for each in self._members))
+        lengths = ", ".join(map(str, job.plan.lengths))
+        logger.info(
+            "runs in one program: %d (seeds %s; learning rates %s); %d steps of %d examples, %d done; "
+            "rows of %s tokens, each length compiled when it first comes",
+            *(len(self._members), seeds, rates, job.steps, config.global_batch, step, lengths),
+        )
+        if len(self._members) > 1:
+            logger.info("losses and scores that are shown while it trains are means over the runs")
 
     def _first_state(self) -> tuple[PopulationState, int]:
         restored = self._checkpointer.restore(self._abstract)

@@ -19,6 +19,8 @@ def log_to_stderr() -> None:
     """Our own messages from INFO on, of the first process, and from WARNING on of the others; other libraries' too."""
     absl_logging.set_verbosity(absl_logging.WARNING)
     logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
+    # What it retries it tells of in twenty lines, and ends in an error that this project puts in one.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     for package in PACKAGES:
         logging.getLogger(package).setLevel(logging.INFO if processes.is_first() else logging.WARNING)
 

@@ -6,7 +6,7 @@ from data.errors import UserError
 from data.labelled.config import READERS, LabelledConfig
 from data.labelled.examples import Examples, LabelledData, Limits, by_split
 from data.labelled.labels import require_two_classes
-from data.labelled.own_files import read_files
+from data.labelled.own_files import ONE_CLASS, read_files
 from data.labelled.tasks import Task, find_task
 from data.sources import check_fields
 
@@ -33,7 +33,7 @@ def open_labelled(config: LabelledConfig, task: str, parts: Collection[str] = PA
                 "config.task='', or config.data.source to hub, tfds or folder"
             )
         data = read_files(config, parts, limits)
-        hint = "; check config.data.train and config.data.label"
+        hint = ONE_CLASS
     else:
         found = find_task(task)
         data = by_split(found, _read_glue(config, found, parts, limits))

@@ -16,6 +16,7 @@ from data.labelled.labels import (
     read_class,
     read_name,
     read_score,
+    require_two_classes,
     sorted_names,
 )
 from data.labelled.rows import Collected, Columns, collect
@@ -25,6 +26,7 @@ from data.sources.documents import column_of
 from data.sources.paths import File, find_files, suffixes
 
 LABEL = "config.data.label"
+ONE_CLASS = f"; check config.data.train and {LABEL}"
 NAMES = "config.data.label_names"
 REGRESSION = "config.data.label, or config.data.regression=False for classes"
 
@@ -96,6 +98,9 @@ def _names(config: LabelledConfig, train: Collected | None) -> tuple[str, ...]:
             "config.data.train is empty, so the classes are not known; set it, or config.data.label_names"
         )
     names = sorted_names(train.labels)
+    if len(names) < 2:  # else a class of another file would be taken for that file's mistake
+        only = np.zeros(len(train.labels), np.int32)
+        require_two_classes(only, names, _origin(config, "train"), ONE_CLASS)
     if are_scores(names):
         raise UserError(
             f"config.data.train={config.train!r}: the labels are numbers such as {names[0]} and {names[-1]}; set "
@@ -165,10 +170,14 @@ def _hidden(first: Row, config: LabelledConfig) -> bool:
     return value in (None, "")
 
 
+def _origin(config: LabelledConfig, split: str) -> str:
+    names = ", ".join(PurePosixPath(path.strip()).name for path in getattr(config, split).split(","))
+    return f"files {names}"
+
+
 def _examples(
     config: LabelledConfig, split: str, found: Collected, labels: np.ndarray | None, limit: int | None
 ) -> Examples:
-    names = ", ".join(PurePosixPath(path.strip()).name for path in getattr(config, split).split(","))
-    origin = f"files {names}" + (f", first {limit}" if len(found.ids) == limit else "")
+    origin = _origin(config, split) + (f", first {limit}" if len(found.ids) == limit else "")
     second = found.texts[1] if len(found.texts) > 1 else None
     return Examples(found.texts[0], second, labels, found.ids, origin, official=False)

@@ -63,7 +63,7 @@ def explain(
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
         return UserError(
             f"{where}.name={config.name!r}: the hub cannot be reached{offline}: {text}; "
-            "run the same command again to go on"
+            f"run the same command again to go on, or set {where}.source to local files"
         )
     return UserError(f"{where}.name={config.name!r}: {type(error).__name__}: {text}")
 

@@ -54,14 +54,12 @@ def walk_files(folder: str, where: str = "config.data.path", depth: int | None =
       UserError: no folder given, no such folder, or a store that cannot be read.
     """
     if not folder.strip():
-        raise UserError(
-            f"{where}={folder!r} names no folder; give the one that holds the corpus, local or gs://"
-        )
+        raise UserError(f"{where}={folder!r} names no folder; set it to one, local or gs://")
     with _explained(folder, where):
         fs, path = _filesystem(folder)
         if not fs.isdir(path):
             raise UserError(
-                f"{where}={folder!r} is not a folder; give the folder that holds the corpus, local or gs://"
+                f"{where}={folder!r} is not a folder; set it to the one that holds the data, local or gs://"
             )
         if not is_remote(folder):
             return _named(_local_sizes(_local_paths(path, depth), where), path.rstrip("/"))

@@ -139,7 +139,15 @@ def test_flags_of_the_command_are_parsed(config_file):
             "config.optimizer.name='sgd' is not one of 'adamw', 'lamb', 'adafactor'",
         ),
         ("--config.steps.x=3", "config.steps has no fields of its own"),
-        ("--workdri=x", "Did you mean: workdir"),
+        ("--workdri=x", "--workdri is not a flag; did you mean --workdir?"),
+        (
+            "--learning_rate=1",
+            "--learning_rate is not a flag; did you mean --config.optimizer.learning_rate?",
+        ),
+        (
+            "--fp16",
+            "--fp16 is not a flag; --help lists the flags and fields there are (docs/migrating.md has",
+        ),
         ("steps=3", "unexpected argument 'steps=3'; overrides are written --config.field=value"),
     ],
 )

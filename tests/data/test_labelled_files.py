@@ -137,6 +137,8 @@ def test_a_class_beyond_the_limit_is_known_to_the_other_files(tmp_path):
          "or config.data.regression=False for classes"),
         ({"train.csv": "sentence,label\na,0.5\nb,1.5\n"}, {},
          "the labels are numbers such as 0.5 and 1.5; set config.data.regression=True to learn scores"),
+        ({"train.csv": "sentence,label\na,x\nb,x\n", "validation.csv": "sentence,label\na,y\n"}, {},
+         "files train.csv: all 2 labels are 'x'; a classifier needs examples of two classes at least"),
         ({"train.csv": ""}, {}, "train.csv: the file is empty"),
         ({"train.jsonl": "\n"}, {}, "train.jsonl: the file is empty"),
         ({"train.json": "[]"}, {}, "train.json: there are no examples"),

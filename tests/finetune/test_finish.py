@@ -84,6 +84,9 @@ def test_a_finished_model_is_evaluated_without_training_it(run: SimpleNamespace,
         found = json.loads(out.read_text())
         assert found["metrics"] == pytest.approx(best, rel=1e-5)
         assert f"{100 * best['accuracy']:.2f}" in capsys.readouterr().out
+    own = f"--config.data.validation={run.config.data.validation}"
+    evaluate.main(["evaluate", f"--config={run.file}", f"--model={model}", own, "--config.data.train="])
+    assert f"{100 * best['accuracy']:.2f}" in capsys.readouterr().out
     with pytest.raises(UserError, match="is of another task: it has the classes animal, none, not good"):
         flags = ["--config.data.label_names=good", "--config.data.label_names=bad"]
         flags += [
