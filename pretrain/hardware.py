@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-TERA = 1e12
+from launch.accelerators import GENERATIONS, TERA
 
 
 class Peak(NamedTuple):
@@ -23,22 +23,8 @@ class Peak(NamedTuple):
     """'spec sheet' or 'measured'."""
 
 
-# TFLOP/s of one JAX device in bfloat16, by `device_kind`. Google's pages
-# cloud.google.com/tpu/docs/v2 .. v6e and /tpu7x give them per chip (45, 123, 275, 197, 459, 918, 2307); a v2,
-# v3 or 7x chip is two JAX devices. Products of float32 arrays run as bfloat16 passes on the same units: one
-# by default, three at 'high', six at 'highest'.
-TPU_BFLOAT16: Mapping[str, float] = {
-    "TPU v2": 45 / 2,
-    "TPU v3": 123 / 2,
-    "TPU v4": 275,
-    "TPU v5 lite": 197,
-    "TPU v5e": 197,
-    "TPU v5p": 459,
-    "TPU v5": 459,
-    "TPU v6 lite": 918,
-    "TPU v6e": 918,
-    "TPU7x": 2307 / 2,
-}
+# Products of float32 arrays run on a TPU as bfloat16 passes on the same units: one by default, three at 'high', six
+# at 'highest'. Peaks of TPUs are in launch.accelerators, with everything else about them.
 PASSES = {"default": 1, "high": 3, "highest": 6}
 
 # TFLOP/s in (bfloat16, float32 by default, float32 at 'high' or 'highest'), dense, from NVIDIA's data sheets
@@ -84,9 +70,9 @@ def peak_flops(device: jax.Device, dtype: str, precision: str = "default") -> Pe
 
 def published_peak(device_kind: str, dtype: str, precision: str = "default") -> float | None:
     """The vendor's peak in FLOP/s of the accelerator that JAX calls `device_kind`; see `peak_flops`."""
-    for kind, tera in TPU_BFLOAT16.items():
-        if device_kind.lower() == kind.lower():
-            return tera * TERA / (PASSES[precision] if dtype == "float32" else 1)
+    for generation in GENERATIONS:
+        if device_kind.lower() in {kind.lower() for kind in generation.device_kinds}:
+            return generation.peak_bf16 / (PASSES[precision] if dtype == "float32" else 1)
     words = device_kind.upper().replace("-", " ").split()
     for kind, (bfloat16, tensor_float, full) in GPU_PEAKS.items():
         if all(word.upper() in words for word in kind.split()):
