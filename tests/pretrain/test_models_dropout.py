@@ -1,4 +1,4 @@
-"""Dropout masks: their rate, their independence, and that no mesh changes them."""
+"""Dropout masks: their rate, their independence, and that a device draws those of its own rows only."""
 
 import jax
 import jax.numpy as jnp
@@ -69,3 +69,20 @@ def test_the_mask_is_the_same_on_one_device_and_on_a_mesh():
     np.testing.assert_array_equal(spread(_key("threefry2x32")), draw(_key("threefry2x32")))
     hlo = spread.lower(_key("threefry2x32")).compile().as_text()
     assert "all-gather" not in hlo and "u32[8,4,16,4]" not in hlo, "a device draws more than its own share"
+
+
+@pytest.mark.parametrize("mesh_config", [MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(data=4, tensor=2)])
+def test_with_the_hardware_generator_a_device_draws_its_own_rows_only(mesh_config: MeshConfig):
+    mesh = make_mesh(mesh_config)
+
+    def draw(key: jax.Array) -> jax.Array:
+        return keep_mask(key, (8, 4, 16, 16), LEVELS // 2)
+
+    with jax.set_mesh(mesh):
+        spread = jax.jit(draw, out_shardings=sharding(mesh, ("batch", "act_heads", None, None)))
+        keep = np.asarray(spread(_key("rbg")))
+        hlo = spread.lower(_key("rbg")).compile().as_text()
+    assert "u32[2,4,16,8]" in hlo and "u32[8,4,16,8]" not in hlo
+    shares = keep.reshape(4, -1)
+    assert np.abs(np.corrcoef(shares) - np.eye(4)).max() < 5 / np.sqrt(shares.shape[1])
+    np.testing.assert_allclose(keep.mean(), 0.5, atol=0.05)
