@@ -37,6 +37,8 @@ class TpuSlice:
     """Clock of a TensorCore."""
     peak_bf16: float
     """Peak rate of bfloat16 products of one JAX device, FLOP/s."""
+    link_bytes: float
+    """Bytes a second over all links of a chip within the slice, both directions; 0 where Google gives no figure."""
     runtime_version: str
     """Image of the TPU VMs, for gcloud's --version; empty where there is none (GKE only)."""
     topology: str
@@ -45,7 +47,7 @@ class TpuSlice:
     """Whether it can be had from Kubernetes Engine only, not as TPU VMs."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Generation:
     """What the slices of one generation have in common."""
 
@@ -66,6 +68,8 @@ class Generation:
     runtime_version: str
     shapes: tuple[str, ...]
     """Chips along each axis, for all sizes that are offered, smallest first."""
+    link_gigabytes: float = 0
+    """GB/s over all links of a chip, both directions; 0 where Google gives no figure."""
     one_host: int = 4
     """Most chips of a slice of one host; larger slices have 4 chips a host."""
     gke_only: bool = False
@@ -81,7 +85,7 @@ class Generation:
         return {f"{self.prefix}-{self.counted * _chips(shape)}": shape for shape in self.shapes}
 
 
-# Memory, peak and sizes are those of Google's pages "TPU v2" .. "TPU v6e" and "TPU7x (Ironwood)" at
+# Memory, peak, links and sizes are those of Google's pages "TPU v2" .. "TPU v6e" and "TPU7x (Ironwood)" at
 # cloud.google.com/tpu/docs and, for sizes, of GKE's "Plan TPUs". Runtime versions: "TPU software versions".
 # Clocks: v2 and v3 from Norrie et al. 2021, "The Design Process for Google's Training Chips: TPUv2 and TPUv3", v4 from
 # Jouppi et al. 2023, "TPU v4: An Optically Reconfigurable Supercomputer"; the others follow from the pages' peak and
@@ -92,33 +96,99 @@ _PLANES = ("2x2", "4x4", "4x8", "8x8", "8x16", "16x16", "16x32", "32x32")
 _LITE_PLANES = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _SMALL_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4")
 _CUBES = (*_SMALL_CUBES, "4x4x8", "4x8x8", "8x8x8", "8x8x12", "8x8x16", "8x16x16")
-_LARGE_CUBES = ("16x16x16", "16x16x24")
+_LARGE_CUBES = (*_CUBES, "16x16x16", "16x16x24")
 _UBUNTU = "tpu-ubuntu2204-base"
 GENERATIONS = (
-    Generation("v2", "v2", ("TPU v2",), 2, 2, 16, 45, 700, _UBUNTU, _PLANES[:6]),
-    Generation("v3", "v3", ("TPU v3",), 2, 2, 32, 123, 940, _UBUNTU, _PLANES),
-    Generation("v4", "v4", ("TPU v4",), 2, 1, 32, 275, 1050, _UBUNTU, _CUBES),
     Generation(
-        "v5e",
-        "v5litepod",
-        ("TPU v5 lite", "TPU v5e"),
-        1,
-        1,
-        16,
-        197,
-        1500,
-        "v2-alpha-tpuv5-lite",
-        _LITE_PLANES,
-        8,
+        name="v2",
+        prefix="v2",
+        device_kinds=("TPU v2",),
+        counted=2,
+        devices_per_chip=2,
+        chip_memory=16,
+        chip_tera=45,
+        clock_mhz=700,
+        runtime_version=_UBUNTU,
+        shapes=_PLANES[:6],
     ),
     Generation(
-        "v5p", "v5p", ("TPU v5", "TPU v5p"), 2, 1, 95, 459, 1750, "v2-alpha-tpuv5", (*_CUBES, *_LARGE_CUBES)
+        name="v3",
+        prefix="v3",
+        device_kinds=("TPU v3",),
+        counted=2,
+        devices_per_chip=2,
+        chip_memory=32,
+        chip_tera=123,
+        clock_mhz=940,
+        runtime_version=_UBUNTU,
+        shapes=_PLANES,
     ),
     Generation(
-        "v6e", "v6e", ("TPU v6 lite", "TPU v6e"), 1, 1, 32, 918, 1750, "v2-alpha-tpuv6e", _LITE_PLANES, 8
+        name="v4",
+        prefix="v4",
+        device_kinds=("TPU v4",),
+        counted=2,
+        devices_per_chip=1,
+        chip_memory=32,
+        chip_tera=275,
+        clock_mhz=1050,
+        runtime_version=_UBUNTU,
+        shapes=_CUBES,
     ),
     Generation(
-        "tpu7x", "tpu7x", ("TPU7x",), 2, 2, 192, 2307, 2200, "", (*_CUBES, *_LARGE_CUBES), gke_only=True
+        name="v5e",
+        prefix="v5litepod",
+        device_kinds=("TPU v5 lite", "TPU v5e"),
+        counted=1,
+        devices_per_chip=1,
+        chip_memory=16,
+        chip_tera=197,
+        clock_mhz=1500,
+        runtime_version="v2-alpha-tpuv5-lite",
+        shapes=_LITE_PLANES,
+        link_gigabytes=400,
+        one_host=8,
+    ),
+    Generation(
+        name="v5p",
+        prefix="v5p",
+        device_kinds=("TPU v5", "TPU v5p"),
+        counted=2,
+        devices_per_chip=1,
+        chip_memory=95,
+        chip_tera=459,
+        clock_mhz=1750,
+        runtime_version="v2-alpha-tpuv5",
+        shapes=_LARGE_CUBES,
+        link_gigabytes=1200,
+    ),
+    Generation(
+        name="v6e",
+        prefix="v6e",
+        device_kinds=("TPU v6 lite", "TPU v6e"),
+        counted=1,
+        devices_per_chip=1,
+        chip_memory=32,
+        chip_tera=918,
+        clock_mhz=1750,
+        runtime_version="v2-alpha-tpuv6e",
+        shapes=_LITE_PLANES,
+        link_gigabytes=800,
+        one_host=8,
+    ),
+    Generation(
+        name="tpu7x",
+        prefix="tpu7x",
+        device_kinds=("TPU7x",),
+        counted=2,
+        devices_per_chip=2,
+        chip_memory=192,
+        chip_tera=2307,
+        clock_mhz=2200,
+        runtime_version="",
+        shapes=_LARGE_CUBES,
+        link_gigabytes=1200,
+        gke_only=True,
     ),
 )
 
@@ -150,6 +220,7 @@ def tpu_slice(accelerator: str) -> TpuSlice:
         memory=int(generation.chip_memory * GIB) // generation.devices_per_chip,
         clock_hz=generation.clock_mhz * 1e6,
         peak_bf16=generation.peak_bf16,
+        link_bytes=generation.link_gigabytes * 1e9,
         runtime_version=generation.runtime_version,
         topology=f"{generation.name}:{shape}",
         gke_only=generation.gke_only,

@@ -57,6 +57,12 @@ def test_clock_and_peak_agree(generation):
     assert generation.peak_bf16 == pytest.approx(2 * units * side**2 * generation.clock_mhz * 1e6, rel=0.03)
 
 
+def test_the_speed_of_links_is_known_where_google_gives_it():
+    known = {one.name: one.link_gigabytes for one in GENERATIONS if one.link_gigabytes}
+    assert known == {"v5e": 400, "v5p": 1200, "v6e": 800, "tpu7x": 1200}
+    assert tpu_slice("v5litepod-16").link_bytes == 400e9
+
+
 def test_every_type_is_read_back_and_grows():
     for generation in GENERATIONS:
         slices = [tpu_slice(name) for name in generation.types]
