@@ -28,6 +28,7 @@ from pretrain.optimizers import make_optimizer
 from pretrain.phases import Phase, check_length, check_lengths, check_phase, check_values, resolve_phases
 from pretrain.schedules import learning_rate_schedule
 from pretrain.sharding import make_mesh
+from pretrain.state import dropout_generator
 from pretrain.workdir import MODEL_FILE, is_workdir
 from tokenizer.ensure import ensure_tokenizer
 from tokenizer.load import Loaded
@@ -63,10 +64,7 @@ class Job:
     @property
     def dropout_implementation(self) -> str:
         """The generator of dropout masks, by jax's name."""
-        chosen = self.config.dropout_rng
-        if chosen == "auto":
-            chosen = "threefry" if jax.default_backend() == "cpu" else "rbg"
-        return {"threefry": "threefry2x32", "rbg": "rbg"}[chosen]
+        return dropout_generator(self.config.dropout_rng, jax.default_backend())
 
 
 def with_origin(config: PretrainConfig, workdir: epath.Path, *, resuming: bool) -> PretrainConfig:
@@ -123,7 +121,7 @@ def assemble(config: PretrainConfig, workdir: epath.Path, saved: Mapping[str, An
     planned = resolve_phases(config, epoch_steps=1)
     length = max(phase.seq_len for phase in planned)
     for phase in planned:
-        check_phase(phase, mesh)
+        check_phase(phase, mesh.shape)
     if config.epochs is None:
         learning_rate_schedule(config.schedule, config.optimizer.learning_rate, planned[-1].stop)
     elif config.data.source == "mix":

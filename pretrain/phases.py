@@ -1,8 +1,7 @@
 """The stretches of a run, and the checks of a config that need no file to be read."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-from jax.sharding import Mesh
 
 from data.batches import check_data
 from data.config import DataConfig
@@ -110,12 +109,12 @@ def check_values(config: PretrainConfig) -> None:
         )
 
 
-def check_phase(phase: Phase, mesh: Mesh) -> None:
+def check_phase(phase: Phase, mesh_sizes: Mapping[str, int]) -> None:
     """Refuse a phase with a value out of its range or a batch that does not divide.
 
     Args:
       phase: the phase.
-      mesh: the devices.
+      mesh_sizes: devices along each axis of the mesh.
     """
     where = _place(phase)
     for name, value in (("global_batch", phase.global_batch), ("grad_accum", phase.grad_accum)):
@@ -128,7 +127,7 @@ def check_phase(phase: Phase, mesh: Mesh) -> None:
         raise UserError(f"config.seq_len={phase.seq_len}{where} should be 4 or more")
     shards = 1
     for axis in BATCH_AXES:
-        shards *= mesh.shape[axis]
+        shards *= mesh_sizes[axis]
     if phase.global_batch % (shards * phase.grad_accum):
         raise UserError(
             f"config.global_batch={phase.global_batch}{where} should be a multiple of {shards * phase.grad_accum}: "

@@ -43,18 +43,40 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """Lay `devices` (default: all) out as the mesh (replica, data, fsdp, tensor) that the config asks for.
 
     Raises:
-      UserError: a size below 1, more than one -1, or a product that is not the number of devices.
+      UserError: a size below 1, more than one -1, or a product that is not the number of devices; slices of a TPU
+        that the replica axis does not go between.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = [getattr(config, axis) for axis in MESH_AXES]
-    _check_sizes(sizes, len(devices))
-    if -1 in sizes:
-        sizes[sizes.index(-1)] = len(devices) // math.prod(size for size in sizes if size != -1)
-    if sizes[0] > 1 and getattr(devices[0], "slice_index", None) is not None:
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    sizes = list(mesh_sizes(config, len(devices), slices if devices[0].platform == "tpu" else None).values())
+    if sizes[0] > 1 and slices == sizes[0]:
         layout = mesh_utils.create_hybrid_device_mesh([1, *sizes[1:]], [sizes[0], 1, 1, 1], devices=devices)
     else:
         layout = mesh_utils.create_device_mesh(sizes, devices=devices, allow_split_physical_axes=True)
     return Mesh(layout, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def mesh_sizes(config: MeshConfig, devices: int, slices: int | None = None) -> dict[str, int]:
+    """How many devices each axis of the mesh has, of so many in all; -1 is filled in.
+
+    Args:
+      config: the sizes that are asked for.
+      devices: their number.
+      slices: of a TPU, its slices, which the replica axis has to go between and nothing else; None asks nothing of it.
+
+    Raises:
+      UserError: as for `make_mesh`.
+    """
+    sizes = [getattr(config, axis) for axis in MESH_AXES]
+    _check_sizes(sizes, devices)
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = devices // math.prod(size for size in sizes if size != -1)
+    if slices is not None and slices > 1 and sizes[0] != slices:
+        raise UserError(
+            f"config.mesh.replica={sizes[0]} should be {slices}, the number of slices: of the mesh only that axis goes "
+            "between slices"
+        )
+    return dict(zip(MESH_AXES, sizes))
 
 
 def _check_sizes(sizes: Sequence[int], devices: int) -> None:

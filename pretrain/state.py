@@ -33,6 +33,13 @@ def random_key(seed: int | jax.Array, use: int, implementation: str = "threefry2
     return jax.random.fold_in(jax.random.key(seed, impl=implementation), use)
 
 
+def dropout_generator(chosen: str, platform: str) -> str:
+    """The generator of dropout masks by jax's name, for `config.dropout_rng` and a platform (cpu, gpu or tpu)."""
+    if chosen == "auto":
+        chosen = "threefry" if platform == "cpu" else "rbg"
+    return {"threefry": "threefry2x32", "rbg": "rbg"}[chosen]
+
+
 def abstract_state(model: Model, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """The state's tree with shape, dtype and sharding at each leaf, and no memory behind it."""
     params = jax.eval_shape(model.init, random_key(0, PARAMS))

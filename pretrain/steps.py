@@ -99,6 +99,22 @@ def make_train_step(
     return train_step
 
 
+def lower(
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+    state: TrainState,
+    batch: dict[str, jax.ShapeDtypeStruct],
+) -> jax.stages.Lowered:
+    """The step of `make_train_step` ready to compile: the state's memory is used again, and its layout kept.
+
+    Args:
+      train_step: the step.
+      state: the state's shapes and shardings (`pretrain.state.abstract_state`).
+      batch: those of a batch (`pretrain.feeding.abstract_batch`).
+    """
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None)).lower(state, batch)
+
+
 def accumulate(
     grad_fn: Callable[..., tuple[Any, Metrics]], params: Any, whole: Any, key: jax.Array, count: int
 ) -> tuple[Any, Metrics]:

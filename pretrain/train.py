@@ -34,7 +34,7 @@ from pretrain.progress import Progress
 from pretrain.recorder import Recorder, Sums
 from pretrain.resume import RunState, check_fingerprints, check_network, of_all_processes
 from pretrain.state import TrainState, abstract_state, fresh_state, state_from_params
-from pretrain.steps import make_train_step
+from pretrain.steps import lower, make_train_step
 
 logger = logging.getLogger(__name__)
 
@@ -244,12 +244,11 @@ class _Trainer:
             seed=job.config.seed,
             dropout_implementation=job.dropout_implementation,
         )
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self._abstract)
-        carrying = self._interruption.carried_by(step)
-        jitted = jax.jit(carrying, donate_argnums=0, out_shardings=(shardings, None))
-        batch = abstract_batch(job.mesh, phase.global_batch, phase.seq_len)
+        batch = (
+            abstract_batch(job.mesh, phase.global_batch, phase.seq_len) | self._interruption.abstract_flags()
+        )
         start = time.perf_counter()
-        compiled = jitted.lower(self._abstract, batch | self._interruption.abstract_flags()).compile()
+        compiled = lower(self._interruption.carried_by(step), self._abstract, batch).compile()
         logger.info("compiled the train step in %.1f s", time.perf_counter() - start)
         return compiled
 

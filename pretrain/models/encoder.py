@@ -153,8 +153,8 @@ class Encoder:
         return x if self.final is None else nnx.merge(self.final, params["final"])(x)
 
 
-def build_encoder(config: EncoderConfig, *, dtype: str = "float32") -> Encoder:
-    """The encoder of a config.
+def build_encoder(config: EncoderConfig, *, dtype: str = "float32", platform: str | None = None) -> Encoder:
+    """The encoder of a config; `platform` (cpu, gpu or tpu) is where it is to run, by default where jax does.
 
     Args:
       config: the network's sizes and how to run it.
@@ -167,6 +167,7 @@ def build_encoder(config: EncoderConfig, *, dtype: str = "float32") -> Encoder:
         config.attention,
         dtype,
         config.attention_probs_dropout_prob,
+        platform,
         has_windows=config.modernbert is not None,
     )
     config = dataclasses.replace(config, attention=kernel)

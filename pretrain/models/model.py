@@ -100,18 +100,19 @@ class Model:
         )
 
 
-def build(config: EncoderConfig, *, dtype: str = "float32") -> Model:
+def build(config: EncoderConfig, *, dtype: str = "float32", platform: str | None = None) -> Model:
     """The network of a config.
 
     Args:
       config: the network's sizes and how to run it.
       dtype: compute type, float32 or bfloat16; params are float32.
+      platform: where it is to run, cpu, gpu or tpu; default: where jax runs.
 
     Raises:
       UserError: an attention kernel that cannot run here, or a family that has no masked-language-model head here.
     """
     config.require_masked_lm()
-    return Model(build_encoder(config, dtype=dtype), nnx.split(_abstract_head(config))[0])
+    return Model(build_encoder(config, dtype=dtype, platform=platform), nnx.split(_abstract_head(config))[0])
 
 
 def _abstract_head(config: EncoderConfig) -> nnx.Module:

@@ -8,7 +8,7 @@ from data.special_tokens import SpecialTokens
 from pretrain.config import MeshConfig, ModelConfig, PretrainConfig
 from pretrain.huggingface import encoder_config
 from pretrain.phases import check_length, check_lengths, check_phase, check_values, resolve_phases
-from pretrain.sharding import make_mesh
+from pretrain.sharding import mesh_sizes
 
 
 def config(**values):
@@ -86,7 +86,7 @@ def test_values_out_of_range_are_refused(values, message):
 def test_batches_and_rows_that_do_not_fit_are_refused(values, message):
     (phase,) = resolve_phases(config(steps=1, **values))
     with pytest.raises(UserError, match=message):
-        check_phase(phase, make_mesh(MeshConfig()))
+        check_phase(phase, mesh_sizes(MeshConfig(), 8))
 
 
 @pytest.mark.parametrize(
