@@ -7,6 +7,7 @@ pinned by `constrain`. docs/architecture.md says why not explicit axes.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -37,6 +38,8 @@ RULES: dict[str, tuple[str, ...]] = {
     "layers": (),  # stacked layers
     "norm": (),  # scale and bias of a layer norm
 }
+STORED = {"embed"}
+"""Logical axes of parameters that are whole again where they are used."""
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -139,3 +142,26 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     if mesh.empty:
         return x
     return jax.lax.with_sharding_constraint(x, spec(mesh, axes, x.shape))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gathered(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    """A parameter as its layer takes it, whole along the axes that only storage is split over; its gradient is split.
+
+    Left to itself, XLA's TPU compiler splits a product by the parts that its kernel is stored in, and sends these
+    around while it computes with what has come: many small products, several times slower than one with all of it.
+    """
+    return constrain(x, *(None if name in STORED else name for name in axes))
+
+
+def _gathered_forward(x: jax.Array, axes: tuple[str | None, ...]) -> tuple[jax.Array, None]:
+    return gathered(x, axes), None
+
+
+def _gathered_backward(axes: tuple[str | None, ...], _: None, gradient: jax.Array) -> tuple[jax.Array]:
+    # Whole first: asked for its parts at once, XLA splits the product that makes it in the same way.
+    whole = constrain(gradient, *(None if name in STORED else name for name in axes))
+    return (constrain(whole, *axes),)
+
+
+gathered.defvjp(_gathered_forward, _gathered_backward)

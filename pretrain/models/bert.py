@@ -17,7 +17,7 @@ from pretrain.models.attention import attention
 from pretrain.models.config import EncoderConfig
 from pretrain.models.dropout import dropout
 from pretrain.models.layers import ACTIVATIONS, LayerNorm, Linear, constant, gelu, normal
-from pretrain.sharding import constrain
+from pretrain.sharding import constrain, gathered
 
 
 def sinusoids(positions: int, width: int, rms: float) -> Float[Array, "P E"]:
@@ -170,7 +170,8 @@ class MaskedLMHead(nnx.Module):
     def __call__(self, hidden: Float[Array, "B K D"], word: Float[Array, "V D"]) -> Float[Array, "B K V"]:
         """Logits in float32 of hidden states in the compute type; `word` is the word embedding."""
         x = self.norm(self.activation(self.dense(hidden)))
-        decoder = (self.decoder[...] if hasattr(self, "decoder") else word).astype(x.dtype)
+        stored = (self.decoder[...] if hasattr(self, "decoder") else word).astype(x.dtype)
+        decoder = gathered(stored, ("vocab", "embed"))
         logits = jnp.einsum("BKD,VD->BKV", x, decoder, preferred_element_type=jnp.float32)
         # An outer product with ones: its gradient is a matrix product, 50 times faster on CPU than a sum over B and K.
         logits += jnp.einsum("BK,V->BKV", jnp.ones(logits.shape[:2]), self.bias[...])

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from pretrain.sharding import gathered
+
 Axes = tuple[str | None, ...]
 
 
@@ -93,6 +95,7 @@ class Linear(nnx.Module):
           cutoff: standard deviations beyond which the kernel's start is cut off.
         """
         self.inputs, self.outputs = tuple(inputs.values()), tuple(outputs.values())
+        self.axes = axes
         self.kernel = normal(
             rngs, (*self.inputs, *self.outputs), stddev, axes, cutoff=cutoff, inputs=len(inputs)
         )
@@ -107,7 +110,7 @@ class Linear(nnx.Module):
         """
         rows = x.shape[: x.ndim - len(self.inputs)]
         width, out = math.prod(self.inputs), math.prod(self.outputs)
-        kernel = self.kernel[...].astype(x.dtype).reshape(width, out)
+        kernel = gathered(self.kernel[...].astype(x.dtype), self.axes).reshape(width, out)
         y = (x.reshape(*rows, width) @ kernel).reshape(*rows, *self.outputs)
         return y + self.bias[...].astype(x.dtype) if hasattr(self, "bias") else y
 

@@ -1,6 +1,7 @@
 """The same run on every mesh."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -12,7 +13,7 @@ from pretrain.masking import MaskingTables, mask_tokens, predictions_per_row
 from pretrain.models import EncoderConfig, build
 from pretrain.optimizers import make_optimizer
 from pretrain.phases import Phase
-from pretrain.sharding import RULES, make_mesh, spec
+from pretrain.sharding import RULES, gathered, make_mesh, sharding, spec
 from pretrain.state import MASKS, PARAMS, abstract_state, fresh_state, random_key
 from pretrain.steps import make_train_step, masked_loss
 
@@ -106,6 +107,22 @@ def test_params_and_moments_are_split_as_the_table_says():
     assert up.addressable_shards[0].data.shape == (2, 32 // 4, 64 // 2)
     moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape == up.shape]
     assert [leaf.addressable_shards[0].data.shape for leaf in moments] == [(2, 8, 32)] * 2
+
+
+def test_a_kernel_is_whole_where_it_is_used_and_its_gradient_split_as_it_is_stored():
+    mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
+    axes = ("embed", "mlp")
+    kernel = jax.device_put(jnp.ones((32, 64)), sharding(mesh, axes))
+    x = jax.device_put(jnp.ones((8, 32)), sharding(mesh, ("batch", None)))
+    with jax.set_mesh(mesh):
+        whole = jax.jit(lambda k: gathered(k, axes))(kernel)
+        gradient = jax.jit(jax.grad(lambda k: jnp.sum(x @ gathered(k, axes))))(kernel)
+    assert [array.addressable_shards[0].data.shape for array in (kernel, whole, gradient)] == [
+        (8, 32),
+        (32, 32),
+        (8, 32),
+    ]
+    np.testing.assert_array_equal(gradient, np.full((32, 64), 8.0))
 
 
 def test_params_are_born_sharded():
