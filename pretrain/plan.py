@@ -1,0 +1,113 @@
+"""`python -m pretrain.plan --config=... --topology=v3-8`: what a run takes on a TPU pod, before it is rented.
+
+Compiles the train step for the pod on a machine without a TPU. `--check` does what needs no compiler. The exit status
+is 0 where the run fits, 2 where it cannot work, 3 where it does not fit the memory of a device.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from data.command_line import parse, run
+from data.errors import UserError
+from launch.accelerators import parse_topology
+from pretrain.config import PretrainConfig
+
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",  # nothing runs; the CPU is only where jax feels at home
+    "TPU_SKIP_MDS_QUERY": "1",  # libtpu asks Google Cloud's metadata server otherwise
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # another plan may be compiled at the same time
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+}
+DOES_NOT_FIT = 3
+
+
+def _flags(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "topology", "", "the pod: v3-8, v4-32, v5litepod-256, '2x v5litepod-256', ...", flag_values=values
+    )
+    flags.DEFINE_bool("check", False, "only what needs no compiler: config, mesh, batch", flag_values=values)
+    flags.DEFINE_float("tokens", 0.0, "tokens of the corpus, where config.epochs is set", flag_values=values)
+    flags.DEFINE_float("price", 0.0, "US dollars for an hour of a chip", flag_values=values)
+    flags.DEFINE_multi_string(
+        "compare",
+        [],
+        "a variant beside the config: FIELD=VALUE,FIELD=VALUE without 'config.'; may be given several times",
+        flag_values=values,
+    )
+    flags.DEFINE_string("json", "", "also write the plan to this file", flag_values=values)
+
+
+def variants(argv: Sequence[str], compared: Sequence[str]) -> dict[str, PretrainConfig]:
+    """The config of a command line, under its name, and those of its variants.
+
+    Args:
+      argv: the command line.
+      compared: variants as FIELD=VALUE,FIELD=VALUE.
+
+    Raises:
+      UserError: a field that does not exist, or a value that is not of its type; the variant is named.
+    """
+    recipe = next(
+        (part.partition("=")[2] for part in argv if part.lstrip("-").startswith("config=")), "the config"
+    )
+    found = {recipe if not compared else "as given": parse(PretrainConfig, argv, _flags)[0]}
+    for variant in compared:
+        changes = [part.strip() for part in variant.split(",") if part.strip()]
+        wrong = next((part for part in changes if "=" not in part), None)
+        if wrong or not changes:
+            raise UserError(
+                f"--compare={variant!r} should be FIELD=VALUE,FIELD=VALUE, mesh.data=4,mesh.fsdp=2 say"
+            )
+        overrides = [f"--config.{part.removeprefix('config.')}" for part in changes]
+        try:
+            found[variant] = parse(PretrainConfig, [*argv, *overrides], _flags)[0]
+        except UserError as error:
+            raise UserError(f"--compare={variant}: {error}") from error
+    return found
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command."""
+    os.environ.update(ENVIRONMENT)  # before anything imports jax
+    _, values = parse(PretrainConfig, argv, _flags)
+    if not values.topology:
+        raise UserError("no --topology given: v3-8, v4-32, v5litepod-256 or '2x v5litepod-256', say")
+    for name in ("tokens", "price"):
+        if (values[name].value or 0) < 0:
+            raise UserError(f"--{name}={values[name].value:g} should be 0 (not known) or more")
+    from pretrain import plan_report, planning
+
+    pod = planning.Pod(*parse_topology(values.topology))
+    checked = {}
+    for name, config in variants(argv, values.compare).items():
+        try:
+            checked[name] = planning.check(config, pod, values.tokens)
+        except UserError as error:
+            raise UserError(f"--compare={name}: {error}" if name in values.compare else str(error)) from error
+    if values.check:
+        print(f"{', '.join(checked)}: can run on {pod.name} ({pod.extent}), memory not checked")
+        return 0
+    planning.require_compiler()
+    console = Console(highlight=False)
+    plans = []
+    for name, one in checked.items():
+        with console.status(f"compiling {name} for {pod.name}"):
+            plans.append(plan_report.RunPlan(name, one, planning.plan_steps(one)))
+    for plan in plans[:1] if not values.compare else ():
+        console.print(plan_report.report(plan, values.price))
+    if values.compare:
+        console.print(plan_report.comparison(plans, values.price))
+    if values.json:
+        text = json.dumps(plan_report.as_json(plans, values.price), indent=2) + "\n"
+        Path(values.json).expanduser().write_text(text, encoding="utf-8")
+    return 0 if any(plan.fits for plan in plans) else DOES_NOT_FIT
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,260 @@
+"""`python -m pretrain.plan`: mistakes that need no compiler, what is printed, and one real plan of a small pod."""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from data.errors import UserError
+from launch.accelerators import GIB, parse_topology
+from pretrain import plan, plan_report, planning
+from pretrain.compiled import Collective, Program, Unestimated
+from pretrain.config import MeshConfig, PretrainConfig
+from pretrain.plan import ENVIRONMENT, main, variants
+from pretrain.sharding import make_mesh
+
+DEBUG = "--config=configs/debug.py"
+NORWEGIAN = "--config=configs/roberta_base_oscar_no.py"
+LARGE = "--config=configs/roberta_large.py"
+PROGRAM = Program(
+    cycles=1.5e6,
+    collectives=(
+        Collective("all-gather", False, 24, 2**30, 2**29),
+        Collective("all-reduce", True, 1, 2**20, 2**19),
+    ),
+    unestimated={"rng-bit-generator": Unestimated(3, 2**22)},
+    open_loops=0,
+)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """Put back what a plan sets for the compiler."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+
+
+def checked(*argv: str, topology: str = "v5litepod-4", tokens: float = 0) -> planning.Checked:
+    (config,) = variants(["plan", *argv], []).values()
+    return planning.check(config, planning.Pod(*parse_topology(topology)), tokens)
+
+
+def step_plan(one: planning.Checked, **changes: object) -> planning.StepPlan:
+    """What the compiler might say of the first phase."""
+    known = planning.StepPlan(
+        phase=one.phases[0],
+        params=GIB,
+        optimizer=2 * GIB,
+        temporary=3 * GIB,
+        obstacle="",
+        model_flops=3e11,
+        xla_flops=4e11,
+        program=PROGRAM,
+        seconds=PROGRAM.cycles / one.pod.slice.clock_hz,
+    )
+    return dataclasses.replace(known, **changes)  # type: ignore[arg-type]
+
+
+def run_plan(name: str, one: planning.Checked, **changes: object) -> plan_report.RunPlan:
+    return plan_report.RunPlan(name, one, (step_plan(one, **changes),))
+
+
+def too_large(one: planning.Checked) -> planning.StepPlan:
+    return step_plan(
+        one, temporary=None, program=None, seconds=math.nan, obstacle="needs 20.00 GiB of 15.75 GiB"
+    )
+
+
+def printed(shown: object) -> str:
+    console = Console(width=80, highlight=False, color_system=None)
+    with console.capture() as capture:
+        console.print(shown)
+    return capture.get()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([NORWEGIAN, "--topology=v3-9"], "TPU type 'v3-9' does not exist"),
+        ([NORWEGIAN, "--topology=v5-8"], "TPU type 'v5-8' is not known"),
+        ([NORWEGIAN], "no --topology given: v3-8"),
+        (["--topology=v3-8"], "no --config given"),
+        ([NORWEGIAN, "--topology=v3-8", "--config.mesh.tensor=3"], "config.mesh.tensor=3 does not divide"),
+        ([NORWEGIAN, "--topology=v3-8", "--config.mesh.data=4"], "does not make the number of devices, 8"),
+        ([NORWEGIAN, "--topology=v3-8", "--config.global_batch=1020"], "should be a multiple of 8"),
+        ([NORWEGIAN, "--topology=v3-8", "--config.grad_accum=3"], "should be a multiple of 24"),
+        ([NORWEGIAN, "--topology=v3-8", "--config.seq_len=1024"], "config.seq_len=1024"),
+        ([NORWEGIAN, "--topology=v3-8", "--config.model.attention=cudnn"], "not on tpu"),
+        ([NORWEGIAN, "--topology=v3-8", "--config.model.widht=3"], "widht"),
+        ([NORWEGIAN, "--topology=v3-8", "--tokens=-1"], "--tokens=-1 should be 0"),
+        ([NORWEGIAN, "--topology=v3-8", "--price=cheap"], "--price='cheap' should be a number"),
+        ([LARGE, "--topology=v5litepod-256"], "config.data.streams=64 should be a multiple of the 256"),
+        ([LARGE, "--topology=2x v4-32"], "config.mesh.replica=1 should be 2, the number of slices"),
+        ([NORWEGIAN, "--topology=v3-8", "--compare=mesh.fsdp"], "should be FIELD=VALUE,FIELD=VALUE"),
+        ([NORWEGIAN, "--topology=v3-8", "--compare=mesh.fdsp=8"], "--compare=mesh.fdsp=8: .*fsdp"),
+        (
+            [NORWEGIAN, "--topology=v3-8", "--compare=mesh.data=8", "--compare=mesh.tensor=3"],
+            "--compare=mesh.tensor=3: config.mesh.tensor=3 does not divide",
+        ),
+    ],
+)
+def test_a_check_refuses_what_cannot_run(arguments, message):
+    with pytest.raises(UserError, match=message) as refused:
+        main(["plan", "--check", *arguments])
+    assert "\n" not in str(refused.value)
+
+
+def test_a_check_is_one_line_and_needs_no_compiler(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "libtpu", None)
+    assert main(["plan", NORWEGIAN, "--topology=v3-8", "--check"]) == 0
+    assert capsys.readouterr().out == (
+        "configs/roberta_base_oscar_no.py: can run on v3-8 (4 chips on 1 host), memory not checked\n"
+    )
+    assert main(["plan", LARGE, "--topology=2xv4-32", "--check", "--config.mesh.replica=2"]) == 0
+
+
+def test_without_the_compiler_a_plan_names_the_extra(monkeypatch):
+    monkeypatch.setattr(planning.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install -c constraints.txt -e .\[plan\]"):
+        main(["plan", NORWEGIAN, "--topology=v3-8"])
+
+
+def test_a_run_that_does_not_fit_has_a_status_of_its_own(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(planning, "require_compiler", lambda: None)
+    monkeypatch.setattr(planning, "plan_steps", lambda one: (too_large(one),))
+    out = tmp_path / "plan.json"
+    assert main(["plan", DEBUG, "--topology=v5litepod-4", f"--json={out}"]) == plan.DOES_NOT_FIT
+    assert "does not fit a device: ~needs 20.00 GiB of 15.75 GiB" in capsys.readouterr().out
+    found = json.loads(out.read_text())
+    assert (found["fits"], found["fastest"]) == (False, None)
+    assert found["variants"][0]["phases"][0]["obstacle"] == "needs 20.00 GiB of 15.75 GiB"
+    assert found["variants"][0]["compiler_estimate"]["seconds"] is None
+
+
+def test_variants_are_the_recipe_with_fields_changed():
+    found = variants(["plan", DEBUG, "--config.steps=7"], ["mesh.data=2,model.remat=true", "config.steps=9"])
+    assert list(found) == ["as given", "mesh.data=2,model.remat=true", "config.steps=9"]
+    given, remat, longer = found.values()
+    assert (given.steps, remat.steps, longer.steps) == (7, 7, 9)
+    assert (remat.mesh.data, remat.model.remat, given.model.remat) == (2, True, False)
+    assert isinstance(longer, PretrainConfig)
+
+
+@pytest.mark.parametrize(("generator", "is_hardware"), [("auto", True), ("threefry", False)])
+def test_dropout_is_that_of_a_tpu(generator, is_hardware):
+    one = checked(DEBUG, f"--config.dropout_rng={generator}")
+    lowered = planning._lowered(one, one.phases[0], make_mesh(MeshConfig()), one.encoder)[1]
+    assert ("rng_bit_generator" in lowered.as_text()) == is_hardware
+
+
+def test_xlas_count_of_flops_leaves_no_layer_or_micro_batch_out():
+    one = checked(NORWEGIAN, "--config.model.num_hidden_layers=3", "--config.grad_accum=4", topology="v3-8")
+    rows, length = one.phases[0].global_batch, one.phases[0].seq_len
+    ours = planning.StepWork(one.encoder).flops(
+        tokens=rows * length,
+        attended=rows * length**2,
+        predictions=rows * planning.predictions_per_row(one.phases[0].masking_rate, length),
+    )
+    assert ours < planning._xla_flops(one, one.phases[0]) < 1.02 * ours
+
+
+def test_the_length_of_a_run_by_epochs_follows_from_the_corpus():
+    assert not checked(NORWEGIAN, topology="v3-8").steps_known
+    known = checked(NORWEGIAN, topology="v3-8", tokens=1e9)
+    assert known.steps_known
+    assert known.phases[-1].stop == math.ceil(18 * 1e9 / (1024 * 128))
+
+
+def test_a_report_says_what_is_estimated_and_fits_80_columns():
+    one = checked(DEBUG)
+    text = printed(plan_report.report(run_plan("configs/debug.py", one), price=1.2))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "~ marks estimates of the TPU compiler: a model of the chip, not a measurement." in text
+    words = " ".join(text.split())
+    assert "~6.0 GiB of 16.0 GiB a device: fits" in words
+    assert "~1.00 ms: 1.5M cycles at 1500 MHz" in words
+    assert "rng-bit-generator (3 times, 4.0 MiB)" in words
+    assert "all-gather: 24, 1.0 GiB, a device sends 512.0 MiB" in words
+    assert "all-reduce between slices: 1, 1.0 MiB, a device sends 512.0 KiB" in words
+    assert "at least 1.34 ms within a slice, at Google's 400 GB/s of a chip" in words
+    assert "MFU ~38.1%" in words  # 3e11 FLOP in 1 ms on 4 chips of 197 TFLOP/s
+    assert "whole run" in words and "x $1.2 =" in words
+
+
+def test_time_and_cost_are_those_of_all_steps():
+    one = checked(DEBUG, "--config.steps=3600000")
+    plan_of_run = run_plan("configs/debug.py", one)
+    assert plan_of_run.seconds == pytest.approx(3600)
+    estimate = plan_report.as_json([plan_of_run], 1.2)["variants"][0]["compiler_estimate"]
+    assert estimate["chip_hours"] == pytest.approx(4)
+    assert estimate["cost_usd"] == pytest.approx(4.8)
+
+
+def test_a_run_of_unknown_length_is_told_by_a_billion_tokens():
+    one = checked(NORWEGIAN, topology="v3-8")
+    text = " ".join(printed(plan_report.report(run_plan("x", one), price=0)).split())
+    assert "1B tokens" in text and "give --tokens" in text and "give --price" in text
+    assert math.isnan(run_plan("x", one).seconds)
+
+
+def test_a_comparison_names_the_fastest_that_fits():
+    one = checked(DEBUG)
+    plans = [
+        run_plan("as given", one),
+        plan_report.RunPlan("mesh.fsdp=4,model.remat=false", one, (too_large(one),)),
+        run_plan("model.remat=true", one, seconds=5e-4),
+    ]
+    text = printed(plan_report.comparison(plans, price=1.0))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "does not fit: ~needs 20.00 GiB of 15.75 GiB" in " ".join(text.split())
+    assert text.splitlines()[-1].strip() == "fastest that fits: model.remat=true"
+    assert plan_report.as_json(plans, 0)["fastest"] == "model.remat=true"
+    nothing = printed(plan_report.comparison(plans[1:2], price=0))
+    assert nothing.splitlines()[-1].strip() == "none of them fits"
+
+
+@pytest.mark.parametrize(
+    ("message", "obstacle"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
+            "Used 20.30G of 15.48G hbm. Exceeded hbm capacity by 4.83G.",
+            "needs 20.30 GiB of 15.48 GiB",
+        ),
+        (
+            "RESOURCE_EXHAUSTED: the combined size of temporaries (256.00G) exceeds available HBM (30.75G).",
+            "needs 256.00 GiB of 30.75 GiB for temporaries alone",
+        ),
+        ("RESOURCE_EXHAUSTED: out of memory", "needs more than the 16 GiB of a device"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_gib(message, obstacle):
+    assert planning._obstacle(message, parse_topology("v3-8")[1]) == obstacle
+
+
+@pytest.mark.slow
+def test_a_real_plan_of_a_small_pod(tmp_path: Path):
+    pytest.importorskip("libtpu")
+    out = tmp_path / "plan.json"
+    command = [sys.executable, "-m", "pretrain.plan", DEBUG, "--topology=v5litepod-4", f"--json={out}"]
+    compared = ["--config.mesh.data=1", "--config.mesh.fsdp=-1", "--config.steps=500"]
+    done = subprocess.run([*command, *compared], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    found = json.loads(out.read_text())
+    assert (found["topology"], found["chips"], found["devices"], found["fits"]) == ("v5litepod-4", 4, 4, True)
+    (variant,) = found["variants"]
+    assert (variant["mesh"]["fsdp"], variant["steps"]) == (4, 500)
+    (phase,) = variant["phases"]
+    estimate = phase["compiler_estimate"]
+    assert phase["optimizer"] == pytest.approx(2 * phase["params"], rel=0.01)
+    assert phase["params"] < estimate["memory"] < found["device_memory"]
+    assert 0 < estimate["mfu"] < 1
+    assert estimate["step_seconds"] == pytest.approx(estimate["cycles"] / 1.5e9)
+    kinds = {one["kind"] for one in estimate["collectives"]}
+    assert "all-gather" in kinds and kinds & {"all-reduce", "reduce-scatter"}
+    assert "~" in done.stdout and "not a measurement" in done.stdout
