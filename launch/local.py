@@ -29,6 +29,7 @@ IMPATIENT = 3
 """So many signals end the processes at once, saved or not."""
 DIE_WITH_PARENT = 1
 """prctl's PR_SET_PDEATHSIG."""
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -165,7 +166,7 @@ class _Processes:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C in the terminal comes to this process, which passes it on
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                preexec_fn=_die_with_parent if _LIBC else None,
             )
         except OSError as error:
             raise UserError(f"{command[0]!r} cannot be started: {error.strerror}") from error
@@ -245,7 +246,8 @@ class _Processes:
 
 def _die_with_parent() -> None:
     """In the new process: be killed when the launcher is, which could not end it then."""
-    ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+    if _LIBC:
+        _LIBC.prctl(DIE_WITH_PARENT, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def variants(argv: Sequence[str], compared: Sequence[str]) -> dict[str, Pretrain
         wrong = next((part for part in changes if "=" not in part), None)
         if wrong or not changes:
             raise UserError(
-                f"--compare={variant!r} should be FIELD=VALUE,FIELD=VALUE, mesh.data=4,mesh.fsdp=2 say"
+                f"--compare={variant!r} should be FIELD=VALUE,FIELD=VALUE, config.mesh.data=4,config.mesh.fsdp=2 say"
             )
         overrides = [f"--config.{part.removeprefix('config.')}" for part in changes]
         try:
