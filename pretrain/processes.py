@@ -36,13 +36,12 @@ INITIALIZATION = "UNMASK_INITIALIZATION_SECONDS"
 FAILED = "unmask/failed"
 LOOK_SECONDS = 0.5  # between looks at whether another process has failed
 SLICE_MS = 500  # of a wait, between which signal handlers run
-LAST_WORDS_SECONDS = (
-    3.0  # for which a failed first process, which keeps the store, lets the others read in it
-)
+LAST_WORDS_SECONDS = 3.0  # for which a first process that ends, and its store, lets the others read in it
 
 _state = distributed.global_state
 _calls = itertools.count()  # every process makes the same calls in the same order, so that numbers match
 _stop_watching = threading.Event()
+_ending = threading.Lock()  # held by the thread that ends this process, so that only one says why
 
 
 def count() -> int:
@@ -268,7 +267,7 @@ def _watch() -> None:
         except jax.errors.JaxRuntimeError:
             continue  # none has; where process 0 itself is gone, jax's heartbeats end this one
         if failure["process"] != _state.process_id:
-            _exit(failure["status"], _told(failure))
+            _fail(failure["status"], _told(failure))
 
 
 def _told(failure: Mapping[str, int]) -> str:
@@ -294,11 +293,17 @@ def _leave(status: int, report: str) -> NoReturn:
             status, report = failure["status"], _told(failure)
         except jax.errors.JaxRuntimeError:
             pass  # process 0 is gone: whatever happened here is worth showing
-    sys.stderr.write(report)
-    sys.stderr.flush()
-    if is_first():
-        time.sleep(LAST_WORDS_SECONDS)
-    _exit(status, "")
+    _fail(status, report)
+
+
+def _fail(status: int, words: str) -> NoReturn:
+    """Say why, and end; the first process last, so that the others can read in its store what has happened."""
+    with _ending:
+        sys.stderr.write(words)
+        sys.stderr.flush()
+        if is_first():
+            time.sleep(LAST_WORDS_SECONDS)
+        _exit(status, "")
 
 
 def _part() -> None:

@@ -42,7 +42,8 @@ class Run:
     step: int = 0
     """When: while this step is under way."""
     fault: str = ""
-    """SIGTERM, SIGKILL, error, mistake (a UserError), or other (another config than the others have)."""
+    """SIGTERM, SIGKILL, error, mistake (a UserError), other (another config than the others have), or elsewhere
+    (another folder by the same name, as on a machine that does not share it)."""
     stage: str = "pretrain"
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -70,6 +71,10 @@ def pretrain_(run: Run, root: Path) -> dict[str, Any]:
     if run.fault == "other" and processes.number() == run.process:
         changes |= run.extra
     config = tiny_config(root / "text.txt", **changes)
+    workdir = epath.Path(root / (run.workdir or run.name))
+    if run.fault == "elsewhere":
+        os.chdir(root / "elsewhere" if processes.number() == run.process else root)
+        workdir = epath.Path(run.workdir)
     fed: list[dict[int, str]] = []
     streams: set[int] = set()
     feed, opened, record = pretraining.to_devices, batches.open_streams, Recorder.step
@@ -90,9 +95,9 @@ def pretrain_(run: Run, root: Path) -> dict[str, Any]:
 
     pretraining.to_devices, batches.open_streams, Recorder.step = feeding, opening, recording
     try:
-        outcome = pretraining.train(config, epath.Path(root / (run.workdir or run.name)))
+        outcome = pretraining.train(config, workdir)
     except UserError as error:
-        if run.fault != "other":
+        if run.fault not in ("other", "elsewhere"):
             raise
         return {"refused": str(error)}
     finally:

@@ -123,6 +123,7 @@ CHAIN = {
             run("tensor", {"mesh": TENSOR, **EVALUATED}),
             run("both", {"mesh": BOTH, **EVALUATED}),
             run("stop-2", {"mesh": DATA, **EXACT}, workdir="stop", process=3, step=4, fault="SIGTERM"),
+            run("error", {"mesh": DATA, **EXACT}, process=2, step=3, fault="error"),
         ],
     ),
     "c": (
@@ -139,14 +140,14 @@ CHAIN = {
     ),
     "e": (
         (2, 2),
-        [
-            run("kill-3", {"mesh": FSDP, **CHECKPOINTS}, workdir="kill"),
-            run("error", {"mesh": DATA, **EXACT}, process=1, step=3, fault="error"),
-        ],
+        [run("kill-3", {"mesh": FSDP, **CHECKPOINTS}, workdir="kill")],
     ),
     "f": (
         (2, 1),
-        [run("mistake", {"mesh": {"data": 2}, **EXACT}, process=1, step=2, fault="mistake")],
+        [
+            run("elsewhere", {"mesh": {"data": 2}}, workdir="stop", process=1, fault="elsewhere"),
+            run("mistake", {"mesh": {"data": 2}, **EXACT}, process=1, step=2, fault="mistake"),
+        ],
     ),
 }
 
@@ -157,6 +158,7 @@ def launches(tmp_path_factory):
     root = tmp_path_factory.mktemp("several")
     write_corpus(root / "text.txt")
     (root / "task").mkdir()
+    (root / "elsewhere").mkdir()
     tiny_finetune(root / "task")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pretrain.job.make_mesh", lambda config: make_mesh(config, jax.devices()[:4]))
@@ -186,7 +188,8 @@ def test_every_process_ends_as_it_should(launches):
     root, statuses = launches
     logs = {name: [output(root, name, number) for number in range(len(statuses[name]))] for name in CHAIN}
     assert statuses["a"] == [0, 0], logs["a"]
-    assert statuses["b"] == [0, 0, 0, 0], logs["b"]
+    assert statuses["b"] == [1, 1, 1, 1], logs["b"]
+    assert statuses["e"] == [0, 0], logs["e"]
 
 
 @pytest.mark.parametrize("name", ["data", "fsdp", "tensor", "both"])
@@ -262,10 +265,12 @@ def test_the_survivors_of_a_kill_end_and_the_run_goes_on_to_the_bit(launches):
 
 def test_an_exception_in_one_ends_all_and_its_traceback_is_shown_once(launches):
     root, statuses = launches
-    assert statuses["e"] == [1, 1]
-    assert "ArithmeticError: something broke in this process only" in output(root, "e", 1)
-    assert "Traceback" not in output(root, "e", 0)
-    assert "process 1 has failed (exit status 1): this one ends too" in output(root, "e", 0)
+    assert statuses["b"] == [1, 1, 1, 1]
+    shown = [output(root, "b", number) for number in range(4)]
+    assert "ArithmeticError: something broke in this process only" in shown[2]
+    for number in (0, 1, 3):
+        assert "Traceback" not in shown[number]
+        assert shown[number].count("process 2 has failed (exit status 1): this one ends too") == 1
 
 
 def test_a_mistake_met_by_one_is_one_line_shown_once(launches):
@@ -285,6 +290,15 @@ def test_processes_that_were_given_another_config_are_refused_before_the_first_s
     )
     assert records(root, "other") == [{"refused": refused}] * 2
     assert not (root / "other").exists()
+
+
+def test_processes_that_see_other_checkpoints_are_refused_before_the_first_step(launches):
+    root, _ = launches
+    refused = (
+        "the processes of the run disagree: the newest checkpoint is 8 on process 0 and 0 on process 1; "
+        "start all with the same command, and a --workdir that all of them share"
+    )
+    assert records(root, "elsewhere") == [{"refused": refused}] * 2
 
 
 def test_one_process_exports_the_checkpoint_of_several(launches, tmp_path):
