@@ -3,3 +3,7 @@
 The lowest package of the project: it imports none of the others. `data.errors` and `data.schema` (typed, documented
 configuration) live here for the same reason. Entry points: `data.sources.open_source` and `data.batches.open_batches`.
 """
+
+from data import storage
+
+storage.choose_client()

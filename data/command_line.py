@@ -23,6 +23,7 @@ from absl import flags
 from ml_collections import config_dict, config_flags
 
 from data import schema as schema_module
+from data import storage
 from data.errors import UserError
 
 T = TypeVar("T")
@@ -32,12 +33,19 @@ EXPECTED = {"int": "a whole number", "float": "a number", "bool": "true or false
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Run a command's main with sys.argv; a UserError becomes `error: MESSAGE` and exit status 2."""
+    """Run a command's main with sys.argv; a UserError becomes `error: MESSAGE` and exit status 2, a bucket's failure a
+    line like it and exit status 1."""
     try:
         sys.exit(main(sys.argv) or 0)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        failure = storage.outage(error)
+        if not failure:
+            raise
+        print(f"error: {failure}", file=sys.stderr)
+        sys.exit(1)
 
 
 def parse(

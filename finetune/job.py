@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from data.errors import UserError
 from data.labelled.examples import Examples, LabelledData
 from data.labelled.open import open_labelled
+from data.storage import check_readable
 from finetune.batching import Plan, choose_lengths
 from finetune.classifier import Classifier
 from finetune.config import FinetuneConfig, check_values
@@ -140,6 +141,7 @@ def run_steps(config: FinetuneConfig, plan: Plan) -> int:
 def sources(init_from: str) -> tuple[str, str]:
     """Where the model and the tokenizer of `init_from` are: a workdir of either stage, a folder, or a hub id."""
     path = epath.Path(init_from).expanduser()
+    check_readable(path, "config.init_from")
     if (path / MODEL / "config.json").exists():
         return str(path / MODEL), str(path / MODEL)
     if is_workdir(path):

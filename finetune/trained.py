@@ -12,6 +12,7 @@ from typing import Any
 from etils import epath
 
 from data.errors import UserError
+from data.storage import check_readable
 from finetune.encoding import PairEncoder
 from finetune.huggingface import TASK_CLASS, load_encoder_for_classification
 from finetune.inference import FACTS_FILE, Facts, JaxModel, Logits, OnnxModel, row_lengths
@@ -65,6 +66,7 @@ def find_model(model: str, *, inference: str = "jax", max_length: int = 0) -> Tr
       UserError: nothing there, no classifier, or a length that it does not take.
     """
     path = epath.Path(model).expanduser()
+    check_readable(path, "--model")
     downloaded = False
     if (path / MODEL / CONFIG).exists():
         folder = path / MODEL

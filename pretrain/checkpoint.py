@@ -2,7 +2,8 @@
 
 A checkpoint of step N holds two items: `state`, the arrays of the TrainState, and `run`, a small JSON dict (positions
 of all data streams, resolved config, fingerprints of tokenizer and corpus, best evaluation so far). It is written
-asynchronously into a temporary directory and renamed when complete, so a killed run leaves whole checkpoints only.
+asynchronously into a temporary directory and renamed when complete, or in a bucket, where that would be to copy it,
+marked as complete; so a killed run leaves whole checkpoints only.
 """
 
 import logging
@@ -16,6 +17,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from data.errors import UserError
+from data.storage import explained, is_remote, move_folder
 from pretrain import processes
 
 Run = dict[str, Any]
@@ -47,18 +49,22 @@ class Checkpointer:
         """Open WORKDIR/checkpoints, keeping the newest `keep` and the best.
 
         Raises:
-          UserError: the folder cannot be made.
+          UserError: the folder cannot be made, or is in a bucket that cannot be read.
         """
         self._policy = _KeepLastAndBest(keep)
         self._path = epath.Path(workdir) / "checkpoints"
         try:
-            self._manager = ocp.CheckpointManager(
-                self._path.resolve() if "://" not in str(self._path) else self._path,
-                options=ocp.CheckpointManagerOptions(
-                    create=create, preservation_policy=self._policy, enable_async_checkpointing=True
-                ),
-                item_handlers={"state": ocp.PyTreeCheckpointHandler(), "run": ocp.JsonCheckpointHandler()},
-            )
+            with explained(self._path):
+                self._manager = ocp.CheckpointManager(
+                    self._path if is_remote(self._path) else self._path.resolve(),
+                    options=ocp.CheckpointManagerOptions(
+                        create=create, preservation_policy=self._policy, enable_async_checkpointing=True
+                    ),
+                    item_handlers={
+                        "state": ocp.PyTreeCheckpointHandler(),
+                        "run": ocp.JsonCheckpointHandler(),
+                    },
+                )
         except OSError as error:
             raise UserError(f"cannot write checkpoints to {self._path}: {error}; set --workdir") from error
 
@@ -130,7 +136,7 @@ class Checkpointer:
 
         def rename_and_look_again() -> None:
             for step in bad if processes.is_first() else ():
-                (self._path / str(step)).rename(self._path / f"{step}.unreadable")
+                move_folder(self._path / str(step), self._path / f"{step}.unreadable")
             self._manager.reload()
 
         if bad:

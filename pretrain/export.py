@@ -10,6 +10,7 @@ from absl import flags
 from etils import epath
 
 from data.errors import UserError
+from data.storage import check_writable, is_remote
 from pretrain import formatting, hub, processes
 from pretrain.checkpoint import restore_params
 from pretrain.huggingface import parse_config, save_pretrained
@@ -45,11 +46,13 @@ def export(workdir: epath.Path, out: epath.Path, *, step: str = "last", overwrit
     Raises:
       UserError: no such run or checkpoint, or `out` holds something already.
     """
+    if is_remote(out):
+        check_writable(out, "--out")
     _check_out(out, overwrite)
     check_workdir(workdir)
     params, saved = restore_params(workdir, step)
     encoder = parse_config(json.loads((workdir / MODEL_FILE).read_text()), str(workdir / MODEL_FILE))
-    folder = out if _is_bucket(out) else out.parent / f".{out.name}.unfinished-{os.getpid()}"
+    folder = out if is_remote(out) else out.parent / f".{out.name}.unfinished-{os.getpid()}"
     try:
         if folder.exists():
             folder.rmtree()
@@ -93,10 +96,6 @@ def _check_out(out: epath.Path, overwrite: bool) -> None:
         raise UserError(
             f"--out={out} holds an earlier export; name a new folder, or pass --overwrite to replace it"
         )
-
-
-def _is_bucket(path: epath.Path) -> bool:
-    return "://" in str(path)
 
 
 def _put_in_place(folder: epath.Path, out: epath.Path) -> None:
@@ -147,9 +146,10 @@ def main(argv: Sequence[str]) -> int:
     workdir, out = (epath.Path(values[name].value).expanduser() for name in ("workdir", "out"))
     step = export(workdir, out, step=values.step, overwrite=values.overwrite)
     written = sum(file.stat().length for file in out.iterdir())
-    print(
-        f"{out} holds step {step} ({formatting.size(written)}): AutoModelForMaskedLM.from_pretrained({str(out)!r})"
-    )
+    use = f"AutoModelForMaskedLM.from_pretrained({str(out)!r})"
+    if is_remote(out):
+        use = f"transformers reads it from a local copy: gcloud storage cp -r {out} ."
+    print(f"{out} holds step {step} ({formatting.size(written)}): {use}")
     if values.push_to_hub:
         url = hub.push(out, values.push_to_hub, private=not values.public, message=f"Step {step}")
         print(f"on the hub: {url}")

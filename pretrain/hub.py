@@ -14,6 +14,7 @@ from pathlib import Path
 from etils import epath
 
 from data.errors import UserError
+from data.storage import is_remote
 
 logger = logging.getLogger(__name__)
 
@@ -107,17 +108,13 @@ def _push(folder: epath.Path, repo_id: str, private: bool, message: str) -> str:
 def _local(folder: epath.Path) -> Iterator[Sequence[Path]]:
     """The files of a folder where the client can read them: in place, or copied out of a bucket."""
     files = sorted(file for file in folder.iterdir() if file.is_file())
-    if not _is_bucket(folder):
+    if not is_remote(folder):
         yield [Path(file) for file in files]
         return
     with tempfile.TemporaryDirectory() as local:
         for file in files:
             file.copy(epath.Path(local) / file.name)
         yield [Path(local) / file.name for file in files]
-
-
-def _is_bucket(folder: epath.Path) -> bool:
-    return "://" in str(folder)
 
 
 def _explain(error: BaseException, repo_id: str) -> UserError:

@@ -16,6 +16,7 @@ from data.config import DataConfig
 from data.corpus import corpus_fingerprint, count_steps
 from data.errors import UserError
 from data.special_tokens import SpecialTokens
+from data.storage import check_readable
 from pretrain import hardware, processes
 from pretrain.checkpoint import restore_params
 from pretrain.config import PretrainConfig
@@ -81,6 +82,7 @@ def with_origin(config: PretrainConfig, workdir: epath.Path, *, resuming: bool) 
         file, tokenizer = str(workdir / MODEL_FILE) if file or config.init_from else "", ""
     elif config.init_from:
         origin = epath.Path(config.init_from).expanduser()
+        check_readable(origin, "config.init_from")
         ours = is_workdir(origin)
         file = file or str(origin / MODEL_FILE if ours else config.init_from)
         tokenizer = tokenizer or str(origin / "tokenizer" if ours else config.init_from)

@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypeVar
 import jax
 from jax._src import distributed  # its state, the key-value store among it, has no public name
 
+from data import storage
 from data.errors import UserError
 from pretrain.rollcall import call_the_roll
 
@@ -79,10 +80,13 @@ def run(main: Callable[[Sequence[str]], int | None], *, alone: bool = False) -> 
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except UserError as error:
         status, report = 2, f"error: {error}\n"
-    except BaseException:
-        if _state.client is None:
+    except BaseException as error:
+        if failure := storage.outage(error):
+            status, report = 1, f"error: {failure}\n"
+        elif _state.client is None:
             raise
-        status, report = 1, traceback.format_exc()
+        else:
+            status, report = 1, traceback.format_exc()
     _leave(status, report)
 
 

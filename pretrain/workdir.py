@@ -11,6 +11,9 @@ from etils import epath
 from data import schema
 from data.command_line import differences
 from data.errors import UserError
+from data.storage import check_readable, check_writable, is_remote
+from data.storage import write_bytes as write_bytes
+from data.storage import write_text as write_text
 from pretrain import processes
 from pretrain.checkpoint import Checkpointer
 from pretrain.config import PretrainConfig
@@ -45,12 +48,15 @@ HOW_IT_RUNS = (
 
 
 def prepare(workdir: epath.Path) -> None:
-    """Make the run's folder and check that it can be written.
+    """Make the run's folder and check that it can be written; in a bucket, where there are no folders, that it can be.
 
     Raises:
       UserError: it cannot.
     """
     probe = workdir / f".writable-{processes.number()}"
+    if is_remote(workdir):
+        check_writable(workdir, "--workdir", probe.name)
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe.write_text("")
@@ -92,8 +98,9 @@ def check_workdir(workdir: epath.Path) -> None:
     """Refuse a --workdir to read from that is not a pretraining run's.
 
     Raises:
-      UserError: it does not exist, or holds something else.
+      UserError: it does not exist, holds something else, or is in a bucket that cannot be read.
     """
+    check_readable(workdir, "--workdir")
     if not (workdir / MODEL_FILE).exists():
         flaw = f"has no {MODEL_FILE}" if workdir.exists() else "does not exist"
         raise UserError(f"--workdir={workdir} {flaw}; it should be the folder of a pretraining run")
@@ -101,7 +108,7 @@ def check_workdir(workdir: epath.Path) -> None:
 
 def remove_empty(workdir: epath.Path) -> None:
     """Take away WORKDIR/checkpoints and WORKDIR where they are empty: the run was refused."""
-    if "://" in str(workdir):
+    if is_remote(workdir):
         return  # a bucket has no empty folders
     for folder in (workdir / "checkpoints", workdir):
         with contextlib.suppress(OSError):  # not empty, or another process was first
@@ -131,18 +138,6 @@ def read_config(workdir: epath.Path) -> dict[str, Any]:
 def write_finished(workdir: epath.Path, step: int, steps: int) -> None:
     """Note in WORKDIR/finished.json that a run has done all its steps."""
     write_text(workdir / FINISHED_FILE, json.dumps({"step": step, "steps": steps}) + "\n")
-
-
-def write_text(path: epath.Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: epath.Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def check_unchanged(

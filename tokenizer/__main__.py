@@ -12,6 +12,7 @@ from data.command_line import parse, run
 from data.config import DataConfig
 from data.errors import UserError
 from data.schema import field
+from data.storage import check_writable, is_remote
 from tokenizer.config import TokenizerConfig
 from tokenizer.ensure import ensure_tokenizer, has_tokenizer, tokenizer_folder
 from tokenizer.interruptible import signal_of, sigterm_as_ctrl_c
@@ -44,6 +45,8 @@ def main(argv: Sequence[str]) -> int:
     if not values.workdir:
         raise UserError("no --workdir given; for example --workdir=runs/quickstart")
     workdir = epath.Path(values.workdir).expanduser()
+    if is_remote(workdir):
+        check_writable(workdir, "--workdir")
     present = has_tokenizer(workdir)
     try:
         with sigterm_as_ctrl_c():

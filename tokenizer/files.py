@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from etils import epath
 
+from data import storage
 from data.errors import UserError
 from tokenizer import hub
 
@@ -23,6 +24,7 @@ def read_files(path_or_id: str) -> dict[str, bytes]:
       UserError: there is no such thing, or it has no tokenizer.json.
     """
     path = epath.Path(path_or_id).expanduser()
+    storage.check_readable(path, "config.tokenizer.path")
     if path.is_dir():
         if not (path / TOKENIZER).exists():
             raise UserError(
@@ -66,8 +68,7 @@ def _download(hub_id: str) -> dict[str, bytes]:
 def write_files(out: epath.Path, files: Mapping[str, bytes]) -> None:
     """Write a tokenizer's files into the folder `out`, tokenizer.json last.
 
-    Each is written beside its place and moved there, so a process killed at any moment leaves either no
-    tokenizer.json or a whole tokenizer. (On object stores a folder cannot be renamed at once; a file can.)
+    Each is whole or not there, so a process killed at any moment leaves either no tokenizer.json or a whole tokenizer.
 
     Raises:
       UserError: the folder cannot be made or written.
@@ -75,9 +76,7 @@ def write_files(out: epath.Path, files: Mapping[str, bytes]) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name in sorted(files, key=lambda name: name == TOKENIZER):
-            unfinished = out / f"{name}.unfinished"
-            unfinished.write_bytes(files[name])
-            unfinished.replace(out / name)
+            storage.write_bytes(out / name, files[name])
     except OSError as error:
         raise UserError(
             f"the tokenizer cannot be written to {out}: {error.strerror or error}; set --workdir"

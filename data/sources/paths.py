@@ -1,7 +1,6 @@
 """Finding and opening the files of a corpus, local or remote (gs:// and whatever else fsspec reaches).
 
-fsspec directly, not etils.epath: with TensorFlow installed epath reads gs:// through TensorFlow, whose import takes
-seconds in every process that reads, and its listing returns no sizes.
+fsspec directly, not etils.epath, whose listings have no sizes.
 """
 
 import contextlib
@@ -14,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
 from data.errors import UserError
+from data.storage import is_remote
 
 READ_BLOCK = 4 * 2**20
 BUFFER = 2**18
@@ -123,11 +123,6 @@ def _readable(path: str) -> Iterator[None]:
         raise UserError(
             f"{path}: cannot be read: {_reason(error)}; put that right and run the same command again"
         ) from error
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path is a URL."""
-    return "://" in path
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
