@@ -73,6 +73,13 @@ class Recorder:
             before, self._pending = self._pending, None
             self._read(*before)
 
+    def put(self) -> None:
+        """Read what is pending, and have all that was logged in the files."""
+        self.flush()
+        for writer in (self._mean, *self._runs):
+            if writer is not None:
+                writer.flush()
+
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Read what is pending, and leave the time in the block out of the rates."""

@@ -193,10 +193,10 @@ class _Trainer:
                     with recorder.paused():
                         state = self._evaluate(state, step, recorder)
                 if self._due(step, config.checkpoint.every) or self._interruption.requested:
-                    self._save(state, step, time.perf_counter() - begin)
+                    self._save(recorder, state, step, time.perf_counter() - begin)
             recorder.flush()
             if step not in self._checkpointer.steps and step > 0:
-                self._save(state, step, time.perf_counter() - begin)
+                self._save(recorder, state, step, time.perf_counter() - begin)
             self._checkpointer.wait()
         signal = "" if self._ended(step) else self._interruption.requested
         return Outcome(job, state, step, signal, self._tracking, time.perf_counter() - begin)
@@ -262,7 +262,9 @@ class _Trainer:
             return state
         return dataclasses.replace(state, best=self._keep_better(state.best, state.params, jnp.array(better)))
 
-    def _save(self, state: PopulationState, step: int, seconds: float) -> None:
+    def _save(self, recorder: Recorder, state: PopulationState, step: int, seconds: float) -> None:
+        """Start saving a checkpoint; its metrics are in the file before it is."""
+        recorder.put()
         run = {
             "config": schema.as_dict(self._job.config),
             "tracking": self._tracking.as_dict(),

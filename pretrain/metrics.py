@@ -1,13 +1,13 @@
 """Where a run's metrics go: WORKDIR/metrics.jsonl, one JSON object a line, and TensorBoard events.
 
 metrics.jsonl is the run's true history: when a run resumes at step k, what an earlier attempt wrote after k
-is taken out, since those steps are made again. Only one process of a run writes.
+is taken out, since those steps are made again. Only one process of a run writes. In a bucket, whose objects cannot be
+appended to, both are written anew once a minute and when they are flushed: before every checkpoint.
 """
 
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +16,11 @@ from typing import Any, Self
 
 from etils import epath
 
+from data.storage import is_remote, write_text
+from pretrain.events import EventWriter
+
 FILE_NAME = "metrics.jsonl"
-REWRITE_SECONDS = 60.0  # object stores cannot append: there the whole file is written anew, this often
+REWRITE_SECONDS = 60.0
 
 Line = dict[str, Any]
 """{"step": n, "train/loss": 2.5, ...}; a value that is not finite is None."""
@@ -61,9 +64,9 @@ class MetricWriter:
         self._lines = [_as_json(line) for line in kept if line["step"] <= (resume_step or 0)]
         self._rewrite(self._lines)
         self._rewritten = time.monotonic()
-        self._file = None if _is_remote(self._path) else self._path.open("a")
+        self._file = None if is_remote(self._path) else self._path.open("a")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
-        self._tensorboard = _open_tensorboard(self._path.parent / "tensorboard") if tensorboard else None
+        self._events = EventWriter(self._path.parent / "tensorboard") if tensorboard else None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write scalars that belong to `step`; NaN and infinities become null in metrics.jsonl."""
@@ -74,30 +77,26 @@ class MetricWriter:
             _attempt("metrics.jsonl", lambda: (file.write(line), file.flush()))
         else:
             self._lines.append(line)
-            if time.monotonic() - self._rewritten > REWRITE_SECONDS:
-                self._rewrite_later()
-        if self._tensorboard is not None:
-            self._submit("TensorBoard", self._tensorboard.write_scalars, int(step), values)
+        if self._events is not None:
+            self._submit("TensorBoard", self._events.scalars, int(step), values)
+        if self._file is None and time.monotonic() - self._rewritten > REWRITE_SECONDS:
+            self._put()
 
     def write_hyperparameters(self, values: Mapping[str, Any]) -> None:
         """Show a flat config ({'optimizer.name': 'adamw', ...}) in TensorBoard's hyperparameters."""
-        if self._tensorboard is not None:
-            plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in values.items()}
-            self._submit("TensorBoard", self._tensorboard.write_hparams, plain)
+        if self._events is not None:
+            self._submit("TensorBoard", self._events.hyperparameters, values)
 
     def flush(self) -> None:
         """Wait until everything written so far is in the files."""
-        if self._file is None:
-            self._rewrite_later()
-        if self._tensorboard is not None:
-            self._submit("TensorBoard", self._tensorboard.flush)
+        self._put()
         self._thread.submit(lambda: None).result()
 
     def close(self) -> None:
         """Flush, and close the files."""
         self.flush()
-        if self._tensorboard is not None:
-            self._submit("TensorBoard", self._tensorboard.close)
+        if self._events is not None:
+            self._submit("TensorBoard", self._events.close)
         self._thread.shutdown(wait=True)
         if self._file is not None:
             self._file.close()
@@ -113,14 +112,16 @@ class MetricWriter:
     def _submit(self, what: str, action: Callable[..., Any], *arguments: Any) -> None:
         self._thread.submit(_attempt, what, action, *arguments)
 
-    def _rewrite_later(self) -> None:
+    def _put(self) -> None:
+        """Have everything written so far put into the files, on the thread."""
         self._rewritten = time.monotonic()
-        self._submit("metrics.jsonl", self._rewrite, list(self._lines))
+        if self._file is None:
+            self._submit("metrics.jsonl", self._rewrite, list(self._lines))
+        if self._events is not None:
+            self._submit("TensorBoard", self._events.flush)
 
     def _rewrite(self, lines: list[str]) -> None:
-        temporary = self._path.with_name(FILE_NAME + ".tmp")
-        temporary.write_text("".join(lines))
-        temporary.replace(self._path)
+        write_text(self._path, "".join(lines))
 
 
 def _as_json(line: Line) -> str:
@@ -133,17 +134,3 @@ def _attempt(what: str, action: Callable[..., Any], *arguments: Any) -> None:
         action(*arguments)
     except Exception as error:  # whatever goes wrong with a log line must not end a training run
         logger.warning("%s could not be written: %s", what, error)
-
-
-def _is_remote(path: epath.Path) -> bool:
-    return "://" in os.fspath(path)
-
-
-def _open_tensorboard(folder: epath.Path) -> Any:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets on stderr
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # the same
-    import tensorflow as tf  # type: ignore[import-untyped]
-    from clu import metric_writers
-
-    tf.config.set_visible_devices([], "GPU")  # a full TensorFlow would take the memory that JAX needs
-    return metric_writers.SummaryWriter(os.fspath(folder))

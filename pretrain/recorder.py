@@ -92,6 +92,12 @@ class Recorder:
             before, self._pending = self._pending, None
             self._read(*before)
 
+    def put(self) -> None:
+        """Log what is pending, and have all that was logged in the files."""
+        self.flush()
+        if self._writer is not None:
+            self._writer.flush()
+
     def _read(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
         sums, rates = self.sums, self._rates

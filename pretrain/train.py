@@ -271,7 +271,7 @@ class _Trainer:
 
     def _save(self, recorder: Recorder, state: TrainState, step: int) -> None:
         """Start saving a checkpoint; its metrics are in the file before it is."""
-        recorder.flush()
+        recorder.put()
         run = {
             "config": schema.as_dict(self._given),
             "steps": self._job.steps,

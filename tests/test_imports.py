@@ -31,8 +31,8 @@ ONLY = {
 # Libraries that only one file may import, so that what depends on their API is in one place.
 SOLE_IMPORTERS = {
     "orbax": "pretrain/checkpoint.py",
-    "clu": "pretrain/metrics.py",
-    "tensorflow": "pretrain/metrics.py",
+    "clu": "pretrain/events.py",
+    "tensorflow": "pretrain/events.py",
 }
 # What the tests compare with: the project runs without them, but for the one file that needs an extra.
 PEERS = {"torch", "transformers"}

@@ -50,7 +50,7 @@ class Run:
 
 def main(argv: list[str]) -> int:
     log_to_stderr()
-    metrics._open_tensorboard = lambda folder: None  # type: ignore[assignment]  # seconds of importing
+    metrics.EventWriter = lambda folder: None  # type: ignore[assignment,misc]  # seconds of importing
     root = Path(argv[1]).parent
     for each in json.loads(Path(argv[1]).read_text()):
         run = Run(**each)

@@ -52,7 +52,7 @@ def test_a_fresh_run_starts_an_empty_history(tmp_path):
 
 
 def test_on_an_object_store_the_file_is_written_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("pretrain.metrics._is_remote", lambda path: True)
+    monkeypatch.setattr("pretrain.metrics.is_remote", lambda path: True)
     with MetricWriter(tmp_path, tensorboard=False) as writer:
         writer.write(10, {"train/loss": 1.0})
         assert steps(tmp_path) == []
