@@ -29,8 +29,8 @@ def open_labelled(config: LabelledConfig, task: str, parts: Collection[str] = PA
     if config.source == "files":
         if task:
             raise UserError(
-                f"config.task={task!r} is a GLUE task, but config.data.source='files' reads files of your own; set "
-                "config.task='', or config.data.source to hub, tfds or folder"
+                f"config.task={find_task(task).name!r} is a GLUE task, but config.data.source='files' reads files "
+                "of your own; set config.task='', or config.data.source to hub, tfds or folder"
             )
         data = read_files(config, parts, limits)
         hint = ONE_CLASS
