@@ -1,0 +1,86 @@
+"""The command line of a launcher: `python -m launch.X NAME --config=FILE.py [flags] -- COMMAND ...`.
+
+What stands after `--` runs on the machines as it is written; this module looks only at what a launcher must know of it.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+from data.errors import UserError
+
+MARKERS = {"pretrain": "finished.json", "finetune": "results.json"}
+"""What a run writes into its workdir when nothing is left to do, by the module that runs."""
+
+
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The launcher's own arguments, program name first, and the command that stands after `--`; [] without one."""
+    arguments = list(argv)
+    if "--" not in arguments:
+        return arguments, []
+    place = arguments.index("--")
+    return arguments[:place], arguments[place + 1 :]
+
+
+def take_words(arguments: Sequence[str], names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words that stand first on a launcher's command line, and its arguments without them.
+
+    Args:
+      arguments: the launcher's own arguments, program name first.
+      names: what the words are (NAME), for the message.
+
+    Raises:
+      UserError: a flag stands where a word should.
+    """
+    program, *rest = arguments
+    words = rest[: len(names)]
+    for place, name in enumerate(names):
+        if place >= len(words) or words[place].startswith("-"):
+            found = f", found {words[place]!r}" if place < len(words) else ""
+            raise UserError(f"no {name} given{found}; write {' '.join(names)} first, then the flags")
+    return words, [program, *rest[len(names) :]]
+
+
+def flag_of(command: Sequence[str], flag: str) -> str | None:
+    """The value that a command gives a flag, as `--flag=X` or `--flag X`; the last counts, None where there is none."""
+    value = None
+    for place, argument in enumerate(command):
+        name, equals, text = argument.partition("=")
+        if name in (f"--{flag}", f"-{flag}"):
+            value = text if equals else next(iter(command[place + 1 :]), None)
+    return value
+
+
+def workdir_of(command: Sequence[str]) -> str | None:
+    """The run's folder that a command names; None where it names none."""
+    return flag_of(command, "workdir")
+
+
+def module_of(command: Sequence[str]) -> str | None:
+    """The module that a command runs, as in `python -m MODULE`; None where it runs none."""
+    return next((module for flag, module in itertools.pairwise(command) if flag == "-m"), None)
+
+
+def with_workdir(command: Sequence[str], workdir: str, name: str) -> tuple[list[str], str]:
+    """The command with a workdir, and that workdir.
+
+    Args:
+      command: what stands after `--`.
+      workdir: config.workdir of the launch config, for a command that names none; {name} in it is the run's name.
+      name: the run's name.
+
+    Raises:
+      UserError: there is no command, or neither names a workdir.
+    """
+    if not command:
+        raise UserError(
+            "no command given; write it after --, as in: -- python -m pretrain --config=... --workdir=..."
+        )
+    named = workdir_of(command)
+    if named:
+        return list(command), named
+    if not workdir:
+        raise UserError(
+            "the command names no folder for the run; add --workdir=... to it, or set config.workdir"
+        )
+    folder = workdir.replace("{name}", name)
+    return [*command, f"--workdir={folder}"], folder
