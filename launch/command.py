@@ -4,12 +4,14 @@ What stands after `--` runs on the machines as it is written; this module looks 
 """
 
 import itertools
+import re
 from collections.abc import Sequence
 
 from data.errors import UserError
 
-MARKERS = {"pretrain": "finished.json", "finetune": "results.json"}
-"""What a run writes into its workdir when nothing is left to do, by the module that runs."""
+MARKERS = {"pretrain": ("finished.json",), "finetune": ("results.json", "glue.json")}
+"""What runs leave in their workdir when nothing is left to do, by module: fine-tuning one file for a task, the other
+for several."""
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -40,6 +42,18 @@ def take_words(arguments: Sequence[str], names: Sequence[str]) -> tuple[list[str
     return words, [program, *rest[len(names) :]]
 
 
+def take_name(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """A run's name, which stands first, and the arguments without it; no name is needed to ask for --help.
+
+    Raises:
+      UserError: there is none.
+    """
+    if {"--help", "-h"} & set(arguments):
+        return "", list(arguments)
+    words, rest = take_words(arguments, ["NAME"])
+    return words[0], rest
+
+
 def flag_of(command: Sequence[str], flag: str) -> str | None:
     """The value that a command gives a flag, as `--flag=X` or `--flag X`; the last counts, None where there is none."""
     value = None
@@ -58,6 +72,25 @@ def workdir_of(command: Sequence[str]) -> str | None:
 def module_of(command: Sequence[str]) -> str | None:
     """The module that a command runs, as in `python -m MODULE`; None where it runs none."""
     return next((module for flag, module in itertools.pairwise(command) if flag == "-m"), None)
+
+
+def markers(command: Sequence[str], workdir: str) -> list[str]:
+    """The files of which one is there when the run of a command has finished; none where that cannot be told.
+
+    Raises:
+      UserError: a search, which leaves none and keeps its trials in a local folder.
+    """
+    module = module_of(command)
+    if module == "finetune" and any(argument.startswith("--config.search.") for argument in command):
+        raise UserError(
+            "config.search is for one machine: run python -m finetune there, then launch the config that it finds"
+        )
+    return [f"{workdir.rstrip('/')}/{name}" for name in MARKERS.get(module or "", ())]
+
+
+def python_of(command: Sequence[str]) -> str:
+    """The Python that a command starts, as it names it; `python` where it starts something else."""
+    return command[0] if re.fullmatch(r"python[\d.]*", command[0].rsplit("/", 1)[-1]) else "python"
 
 
 def with_workdir(command: Sequence[str], workdir: str, name: str) -> tuple[list[str], str]:

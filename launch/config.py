@@ -48,35 +48,58 @@ class SlurmConfig:
     qos: str = field("", "quality of service; empty is the default")
     nodes: int = field(1, "nodes")
     gpus_per_node: int = field(8, "GPUs of each node; one process a GPU. 0: CPU nodes, one process a node")
-    cpus_per_gpu: int = field(8, "CPU cores for each process")
+    gpu_type: str = field("", "type of GPU, as `sinfo -o %G` shows it: a100, h100; empty takes any")
+    cpus_per_task: int = field(8, "CPU cores for each process")
     memory: str = field("", "memory of each node, 200G say; empty is the partition's default")
     time: str = field(
-        "24:00:00", "time limit, [D-]HH:MM:SS; the job is put in the queue again when it ends it"
+        "24:00:00", "time limit, [D-]HH:MM:SS; the job is queued again until its run has finished"
     )
-    signal_before: int = field(120, "seconds before the limit at which the run is told to save and stop")
+    signal_before: int = field(
+        300, "seconds before the limit at which the run is told to save and stop; Slurm may be 60 s early"
+    )
+    max_restarts: int = field(100, "times that the job is put in the queue again")
+    directory: str = field(
+        "", "the checkout on the cluster, an absolute path; empty is where sbatch is called"
+    )
+    log: str = field("%x-%j.log", "where the output goes; %x is the job's name, %j its number")
     setup: tuple[str, ...] = field((), "shell lines before the run: module loads, activating an environment")
+    secrets_file: str = field(
+        "", "file on the cluster that sets config.secrets, lines NAME=VALUE, readable by its owner alone"
+    )
+    options: tuple[str, ...] = field((), "more options of sbatch: --constraint=h100, --exclusive")
 
 
 @dataclass(frozen=True)
 class KubernetesConfig:
     """An indexed Job of Kubernetes, rendered by `python -m launch.kubernetes`; on GKE the road to tpu7x."""
 
-    image: str = field("", "container image, as the Dockerfile makes it")
+    image: str = field("", "container image, as the Dockerfile makes it: REGION-docker.pkg.dev/...:TAG")
     namespace: str = field("default", "namespace of the Job")
-    kind: str = field("tpu", "what the nodes have", ("tpu", "gpu"))
     accelerator: str = field(
-        "", "GKE's name: tpu7x, tpu-v6e-slice, tpu-v5-lite-podslice, ... or nvidia-h100-80gb, ..."
+        "",
+        "TPU type, which says nodes and topology too (tpu7x-32, v6e-16), or GKE's name of a GPU (nvidia-h100-80gb)",
     )
-    topology: str = field("", "kind=tpu: chips of a slice along each axis: 4x4, 2x2x2")
-    nodes: int = field(1, "machines; one Pod on each")
-    chips_per_node: int = field(4, "TPU chips, or GPUs, of each machine")
-    slices: int = field(1, "kind=tpu: slices; one Job for each")
+    slices: int = field(
+        1, "TPU: slices, joined over the data-centre network; more than one need JobSet installed"
+    )
+    nodes: int = field(1, "GPU: machines; one Pod on each")
+    gpus_per_node: int = field(8, "GPU: GPUs of each machine; one process has all of them")
+    cpu: str = field("", "CPU cores that each Pod asks for, 8 or 7500m; empty asks for none")
+    memory: str = field("", "memory that each Pod asks for, 64Gi; empty asks for none")
     spot: bool = field(True, "nodes that may be taken away")
+    privileged: bool = field(
+        True,
+        "TPU: containers may do anything on their node, as older GKE versions need; Autopilot refuses it",
+    )
     service_account: str = field(
         "", "Kubernetes service account of the Pods, bound to one that reaches the bucket"
     )
-    max_restarts: int = field(20, "failed Pods that are replaced before the Job fails")
-    grace_seconds: int = field(120, "seconds that a Pod has to save and stop")
+    max_restarts: int = field(20, "times that a failed run is started again; nodes taken away do not count")
+    grace_seconds: int = field(120, "seconds that a Pod has to save and stop; a spot node gives 25 at most")
+    wait_seconds: int = field(1800, "seconds that a process waits for the others to be placed and to join")
+    node_selector: tuple[str, ...] = field(
+        (), "more labels that nodes must have, KEY=VALUE: a node pool, a reservation"
+    )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,25 @@
+"""GKE, GPU: two machines of eight H100, spot, one process on each.
+
+python -m launch.kubernetes NAME --config=configs/launch_gke_gpu.py \
+    --config.kubernetes.image=REGION-docker.pkg.dev/PROJECT/REPOSITORY/unmask:cuda --out=run.yaml \
+    -- python -m pretrain --config=configs/roberta_base.py --workdir=gs://BUCKET/NAME \
+    --config.data.path='gs://BUCKET/corpus/*.jsonl.zst'
+kubectl apply -f run.yaml
+
+The accelerator is the label cloud.google.com/gke-accelerator of the node pool: nvidia-l4, nvidia-tesla-a100, ...
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The launch config's fields."""
+    config = ml_collections.ConfigDict()
+    config.kubernetes = {
+        "accelerator": "nvidia-h100-80gb",
+        "nodes": 2,
+        "gpus_per_node": 8,
+        "spot": True,
+        "service_account": "unmask",
+    }
+    return config

@@ -1,0 +1,23 @@
+"""GKE, TPU: one slice of TPU7x with 16 chips on 4 machines, spot; set accelerator for v4 to v6e too.
+
+python -m launch.kubernetes NAME --config=configs/launch_gke_tpu.py \
+    --config.kubernetes.image=REGION-docker.pkg.dev/PROJECT/REPOSITORY/unmask:tpu --out=run.yaml \
+    -- python -m pretrain --config=configs/roberta_base.py --workdir=gs://BUCKET/NAME \
+    --config.data.path='gs://BUCKET/corpus/*.jsonl.zst'
+kubectl apply -f run.yaml
+
+Several slices, with JobSet installed in the cluster: --config.kubernetes.slices=2 and --config.mesh.replica=2.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The launch config's fields."""
+    config = ml_collections.ConfigDict()
+    config.kubernetes = {
+        "accelerator": "tpu7x-32",  # of TPU7x the number counts TensorCores, two a chip
+        "spot": True,
+        "service_account": "unmask",
+    }
+    return config
