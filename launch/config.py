@@ -94,7 +94,10 @@ class KubernetesConfig:
     service_account: str = field(
         "", "Kubernetes service account of the Pods, bound to one that reaches the bucket"
     )
-    max_restarts: int = field(20, "times that a failed run is started again; nodes taken away do not count")
+    max_restarts: int = field(
+        20,
+        "times that a failed run is started again; of several slices, also one whose nodes were taken away",
+    )
     grace_seconds: int = field(120, "seconds that a Pod has to save and stop; a spot node gives 25 at most")
     wait_seconds: int = field(1800, "seconds that a process waits for the others to be placed and to join")
     node_selector: tuple[str, ...] = field(

@@ -25,12 +25,12 @@ EXCLUSIVE = "alpha.jobset.sigs.k8s.io/exclusive-topology"
 """JobSet's annotation: each Job on machines of one node pool, which is a slice, and none shared with another Job."""
 USER_ERROR = 2
 """The exit status of a mistake of the user's: starting again would not help."""
-FAIL = [{"action": "FailJob", "onExitCodes": {"operator": "In", "values": [USER_ERROR]}}]
+FAIL: dict[str, Any] = {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [USER_ERROR]}}
 """What ends a Job at once."""
-IGNORE = [
+IGNORE: tuple[dict[str, Any], ...] = (
     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
     {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [UNFINISHED]}},
-]
+)
 """What is no failure: a node was taken away, or the run was stopped and is saved."""
 LONGEST_NAME = 40
 """Of a run: Pods are called NAME-slice-0-15-abcde, at most 63."""
@@ -95,7 +95,7 @@ def objects(
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": metadata,
-        "spec": _job(template, found.nodes, job.max_restarts * found.nodes, [*FAIL, *IGNORE]),
+        "spec": _job(template, found.nodes, job.max_restarts * found.nodes, [FAIL, *IGNORE]),
     }
     return [_service(metadata), indexed] if found.nodes > 1 else [indexed]
 
@@ -139,7 +139,10 @@ def _job(
 def _job_set(
     metadata: dict[str, Any], template: dict[str, Any], job: KubernetesConfig, found: Machines
 ) -> dict[str, Any]:
-    """A Job for each slice, started again together; GKE tells the slices of each other (MEGASCALE_*)."""
+    """A Job for each slice; GKE tells the slices of each other (MEGASCALE_*).
+
+    Slices that have lost one cannot go on: whatever ends a Pod but a mistake fails its Job, and all are made anew.
+    """
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
@@ -159,7 +162,7 @@ def _job_set(
                 {
                     "name": "slice",
                     "replicas": found.slices,
-                    "template": {"spec": _job(template, found.nodes, 0)},
+                    "template": {"spec": _job(template, found.nodes, 0, [FAIL])},
                 }
             ],
         },

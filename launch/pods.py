@@ -121,6 +121,8 @@ def pod(
         container["ports"] = [{"containerPort": port} for port in PORTS[: 2 if found.slices > 1 else 1]]
     elif found.nodes > 1:
         container["ports"] = [{"containerPort": COORDINATOR_PORT}]
+    if not found.tpu:
+        container["volumeMounts"] = [{"name": "shm", "mountPath": "/dev/shm"}]
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": job.grace_seconds,
@@ -128,6 +130,8 @@ def pod(
         "tolerations": _tolerations(resource, spot=job.spot),
         "containers": [container],
     }
+    if not found.tpu:  # NCCL's buffers; a container has 64 MB of its own
+        spec["volumes"] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
     if job.service_account:
         spec["serviceAccountName"] = job.service_account
     if found.nodes > 1 and found.slices == 1:  # JobSet sets its own

@@ -100,10 +100,9 @@ def render(name: str, command: Sequence[str], config: LaunchConfig) -> str:
         "SETTINGS": settings,
         "SETUP": list(job.setup) or [":"],
     }
-    script = TEMPLATE.read_text(encoding="utf-8")
-    for place, lines in parts.items():
-        script = script.replace(f"#@{place}\n", "\n".join(lines) + "\n", 1)
-    return script
+    template = TEMPLATE.read_text(encoding="utf-8")
+    # In one pass: an argument of the command may look like a place.
+    return re.sub(r"^#@(\w+)$", lambda place: "\n".join(parts[place[1]]), template, flags=re.MULTILINE)
 
 
 def directives(name: str, job: SlurmConfig, env: Sequence[str]) -> list[str]:
@@ -139,9 +138,7 @@ def srun_options(job: SlurmConfig) -> list[str]:
         f"--nodes={job.nodes}",
         f"--ntasks={job.nodes * _tasks(job)}",
         f"--cpus-per-task={job.cpus_per_task}",  # since Slurm 22.05 not taken over from sbatch
-        *(
-            ["--gpu-bind=none"] if job.gpus_per_node else []
-        ),  # jax picks by SLURM_LOCALID among all of the node
+        *(["--gpu-bind=none"] if job.gpus_per_node else []),  # jax picks one of the node's by SLURM_LOCALID
         "--kill-on-bad-exit=1",
     ]
 
@@ -210,9 +207,10 @@ def _check_command(command: Sequence[str], workdir: str, job: SlurmConfig) -> No
         raise UserError(
             "the command has an argument ':', which srun takes for the end of a command; leave it out"
         )
-    if job.nodes > 1 and re.match(r"(/var)?/tmp(/|$)|/dev/shm(/|$)", workdir):
+    folder = workdir if "://" in workdir else str(Path(job.directory) / workdir)
+    if job.nodes > 1 and re.match(r"(/var)?/tmp(/|$)|/dev/shm(/|$)", folder):
         raise UserError(
-            f"--workdir={workdir} is on each node's own disk; name a folder that all nodes share, or gs://..."
+            f"--workdir={folder} is on each node's own disk; name a folder that all nodes share, or gs://..."
         )
 
 
