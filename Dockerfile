@@ -4,9 +4,11 @@
 # Without EXTRA it runs on CPUs. .dockerignore lets in the code alone.
 FROM python:3.11.13-slim-bookworm
 
+# On GKE the driver's libraries are mounted where the last line says.
 ENV PYTHONUNBUFFERED=1 \
     PIP_NO_CACHE_DIR=1 \
-    PIP_DISABLE_PIP_VERSION_CHECK=1
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    LD_LIBRARY_PATH=/usr/local/nvidia/lib64
 
 RUN useradd --create-home --uid 1000 unmask
 

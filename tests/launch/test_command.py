@@ -3,7 +3,16 @@
 import pytest
 
 from data.errors import UserError
-from launch.command import module_of, split, take_words, with_workdir, workdir_of
+from launch.command import (
+    markers,
+    module_of,
+    python_of,
+    split,
+    take_name,
+    take_words,
+    with_workdir,
+    workdir_of,
+)
 
 COMMAND = ["python", "-m", "pretrain", "--config=c.py"]
 
@@ -54,3 +63,21 @@ def test_the_launch_config_gives_a_workdir_to_a_command_that_names_none():
 def test_a_command_and_a_workdir_are_needed(command, reason):
     with pytest.raises(UserError, match=reason):
         with_workdir(command, "", "big")
+
+
+def test_a_name_stands_first_unless_help_is_asked_for():
+    assert take_name(["prog", "big", "--x"]) == ("big", ["prog", "--x"])
+    assert take_name(["prog", "--help"]) == ("", ["prog", "--help"])
+
+
+def test_what_a_finished_run_leaves():
+    assert markers(COMMAND, "gs://b/big/") == ["gs://b/big/finished.json"]
+    assert markers(["python", "-m", "finetune"], "run") == ["run/results.json", "run/glue.json"]
+    assert markers(["bash", "run.sh"], "run") == []
+    with pytest.raises(UserError, match=r"config\.search is for one machine"):
+        markers(["python", "-m", "finetune", "--config.search.trials=3"], "run")
+
+
+def test_the_python_of_a_command():
+    assert python_of([".venv/bin/python3.11", "-m", "pretrain"]) == ".venv/bin/python3.11"
+    assert python_of(["bash", "run.sh"]) == "python"
