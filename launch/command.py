@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 from data.errors import UserError
 
-MARKERS = {"pretrain": ("finished.json",), "finetune": ("results.json", "glue.json")}
-"""What runs leave in their workdir when nothing is left to do, by module: fine-tuning one file for a task, the other
-for several."""
+MARKERS = {"pretrain": "finished.json", "finetune": "results.json"}
+"""What a run writes into its workdir when nothing is left to do, by the module that runs."""
+SEVERAL_TASKS = "glue.json"
+"""What fine-tuning writes instead, where its config is of several tasks."""
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -81,11 +82,16 @@ def markers(command: Sequence[str], workdir: str) -> list[str]:
       UserError: a search, which leaves none and keeps its trials in a local folder.
     """
     module = module_of(command)
-    if module == "finetune" and any(argument.startswith("--config.search.") for argument in command):
-        raise UserError(
-            "config.search is for one machine: run python -m finetune there, then launch the config that it finds"
-        )
-    return [f"{workdir.rstrip('/')}/{name}" for name in MARKERS.get(module or "", ())]
+    if module not in MARKERS:
+        return []
+    names = [MARKERS[module]]
+    if module == "finetune":
+        if any(argument.startswith("--config.search.") for argument in command):
+            raise UserError(
+                "config.search is for one machine: run python -m finetune there, then launch the config that it finds"
+            )
+        names.append(SEVERAL_TASKS)
+    return [f"{workdir.rstrip('/')}/{name}" for name in names]
 
 
 def python_of(command: Sequence[str]) -> str:

@@ -9,12 +9,16 @@ from data.command_line import describe, parse
 from data.labelled.tasks import TASKS
 from finetune import config as finetuning
 from finetune.config import FinetuneConfig
+from launch.config import LaunchConfig
 from pretrain.config import PretrainConfig
 from pretrain.phases import check_lengths, check_values, resolve_phases
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
-RECIPES = sorted(path for path in ROOT.glob("configs/*.py") if path.name not in ("__init__.py", "glue.py"))
+LAUNCHES = sorted(ROOT.glob("configs/launch_*.py"))
+RECIPES = sorted(
+    {*ROOT.glob("configs/*.py")} - {*LAUNCHES, ROOT / "configs/__init__.py", ROOT / "configs/glue.py"}
+)
 FIELDS = {"configuration.md": PretrainConfig, "finetuning.md": FinetuneConfig}
 """Pages that list every field of a stage, and are about it alone."""
 
@@ -44,7 +48,7 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_overrides_that_the_documentation_shows_are_fields(page):
-    schemas = [FIELDS[page.name]] if page.name in FIELDS else [PretrainConfig, FinetuneConfig]
+    schemas = [FIELDS[page.name]] if page.name in FIELDS else [PretrainConfig, FinetuneConfig, LaunchConfig]
     known = {line.split("=", 1)[0] for schema in schemas for line in describe(schema)} | {"config.FIELD"}
     for name in re.findall(r"--(config\.[\w.\[\]]+)[= ]", page.read_text()):
         plain = re.sub(r"\[\d+\]\.\w+", "", name)
@@ -61,6 +65,12 @@ def test_every_recipe_loads_and_holds_together(recipe):
         assert phase.seq_len <= config.model.max_position_embeddings - offset
         assert phase.global_batch % (phase.data.streams * phase.grad_accum) == 0
     assert config.model.hidden_size % config.model.num_attention_heads == 0
+
+
+@pytest.mark.parametrize("file", LAUNCHES, ids=lambda file: file.stem)
+def test_every_launch_config_loads_and_opens_with_its_launch_line(file):
+    parse(LaunchConfig, ["launch", f"--config={file}"], lambda values: None)
+    assert f"--config=configs/{file.name} " in file.read_text().split('"""')[1]
 
 
 @pytest.mark.parametrize("task", [task.name for task in TASKS.values() if task.train])
