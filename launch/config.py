@@ -89,7 +89,7 @@ class KubernetesConfig:
     spot: bool = field(True, "nodes that may be taken away")
     privileged: bool = field(
         True,
-        "TPU: containers may do anything on their node, as older GKE versions need; Autopilot refuses it",
+        "TPU: Pods may do anything on their node; False: root that may lock memory, as Autopilot asks",
     )
     service_account: str = field(
         "", "Kubernetes service account of the Pods, bound to one that reaches the bucket"

@@ -21,6 +21,8 @@ GKE_NAMES = {
 PORTS = (8471, 8080)
 """Where TPU hosts reach each other, within a slice and between slices."""
 COORDINATOR_PORT = 8476
+LOCKED_KIB = 68719476736
+"""What GKE's page on TPUs says that a Pod without privileges should be allowed to lock, in KiB."""
 KIND, RUN = "app.kubernetes.io/name", "app.kubernetes.io/instance"
 INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 SECRET_LIKE = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|PRIVATE|API_?KEY|ACCESS_?KEY")
@@ -109,6 +111,8 @@ def pod(
     resource = "google.com/tpu" if found.tpu else "nvidia.com/gpu"
     amount = {resource: found.chips}
     asked = {name: value for name, value in (("cpu", job.cpu), ("memory", job.memory)) if value}
+    if found.tpu and not job.privileged:
+        command = _with_locked_memory(command)
     container: dict[str, Any] = {
         "name": "run",
         "image": job.image,
@@ -181,14 +185,21 @@ def _tolerations(resource: str, *, spot: bool) -> list[dict[str, str]]:
 
 
 def _security(found: Machines, job: KubernetesConfig) -> dict[str, Any]:
-    """As little as will do: TPU devices belong to root, and older GKE versions show them to privileged Pods only."""
+    """As little as will do: TPU devices belong to root, and libtpu locks memory that the chips write to."""
     if not found.tpu:
         return {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
             "runAsNonRoot": True,
         }
-    return {"runAsUser": 0, "privileged": True} if job.privileged else {"runAsUser": 0}
+    if job.privileged:
+        return {"runAsUser": 0, "privileged": True}
+    return {"runAsUser": 0, "capabilities": {"add": ["SYS_RESOURCE"]}}
+
+
+def _with_locked_memory(command: Sequence[str]) -> list[str]:
+    """The command in a shell that raises the limit on locked memory first, as SYS_RESOURCE lets it."""
+    return ["sh", "-c", f'ulimit -l {LOCKED_KIB} && exec "$@"', "sh", *command]
 
 
 def _environment(

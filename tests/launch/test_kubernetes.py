@@ -168,6 +168,17 @@ def test_a_tpu_type_says_machines_and_topology(accelerator, nodes, chips, labels
     }
 
 
+def test_a_tpu_pod_without_privileges_may_lock_memory():
+    pod = pod_of(of(privileged=False))
+    assert pod["containers"][0]["securityContext"] == {
+        "runAsUser": 0,
+        "capabilities": {"add": ["SYS_RESOURCE"]},
+    }
+    shell, run = command_of(pod)[:4], command_of(pod)[4:]
+    assert shell == ["sh", "-c", 'ulimit -l 68719476736 && exec "$@"', "sh"]
+    assert run == command_of(pod_of(of()))
+
+
 def test_the_processes_of_gpu_machines_are_told_of_each_other():
     (container,) = pod_of(of("nvidia-h100-80gb", nodes=3))["containers"]
     variables = {one["name"]: one.get("value", one.get("valueFrom")) for one in container["env"]}
