@@ -70,9 +70,9 @@ class Slurm:
         )
 
     def signal_step(self, number: int, after: Path, job: subprocess.Popen[str]) -> None:
-        """Signal the step's processes, as before a time limit, once `after` is there."""
+        """Signal the step's processes, as before a time limit, once `after` holds something."""
         deadline = time.monotonic() + PATIENCE
-        while not (after.exists() and (self.folder / "step").exists()):
+        while not (after.exists() and after.stat().st_size and (self.folder / "step").exists()):
             assert job.poll() is None, job.communicate()[1]
             assert time.monotonic() < deadline, f"no {after}"
             time.sleep(0.05)

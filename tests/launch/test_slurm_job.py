@@ -25,7 +25,7 @@ assert os.environ["UNMASK_DISTRIBUTED"] == "1"
 workdir = Path(sys.argv[1].partition("=")[2])
 workdir.mkdir(exist_ok=True)
 step = int((workdir / "step").read_text()) if (workdir / "step").exists() else 0
-(workdir / f"from{step}").touch()
+(workdir / f"from{step}").write_text("begun")
 while not stop and not (workdir / "go").exists():
     time.sleep(0.02)
 (workdir / "step").write_text(str(step + 1))
