@@ -31,12 +31,19 @@ class TpuConfig:
     valid_until: str = field("", "give a queued request up after so long: 6h, 1d; empty waits without end")
     network: str = field("", "VPC network; empty is the project's default")
     subnetwork: str = field("", "subnetwork; empty is the network's own")
-    internal_ips: bool = field(False, "machines without public addresses, reached through IAP")
+    internal_ips: bool = field(False, "machines without public addresses; they need Cloud NAT to install")
+    iap: bool = field(
+        True, "internal_ips: reach them through IAP; False: directly, from a machine in the same network"
+    )
     service_account: str = field(
         "", "the service account that the VMs run as; empty is the project's default"
     )
     labels: tuple[str, ...] = field((), "labels of the cloud resources, KEY=VALUE")
     max_restarts: int = field(20, "times that a preempted pod is made anew before giving up")
+    create_attempts: int = field(50, "times that a request is sent while there is no capacity")
+    backoff_seconds: float = field(15.0, "first pause between such requests; they double, up to 10 minutes")
+    poll_seconds: float = field(20.0, "seconds between two looks at the pod")
+    grace_seconds: int = field(300, "seconds that a job has to save and stop before it is killed")
 
 
 @dataclass(frozen=True)
@@ -112,14 +119,15 @@ class LaunchConfig:
     workdir: str = field(
         "", "the run's folder; gs:// where there is more than one machine. {name} is the run's name"
     )
+    shared_workdir: bool = field(
+        False, "the workdir is a folder that all machines share under this path, not in a bucket"
+    )
     source: str = field(
         "commit",
-        "the code on the machines: the git commit that is checked out here, or an archive of the working tree",
+        "the code on the machines: a git commit, or an archive of the working tree as it is",
         ("commit", "archive"),
     )
-    repository: str = field(
-        "", "source=commit: where the machines clone from; empty takes this checkout's origin"
-    )
+    commit: str = field("", "source=commit: the git commit, branch or tag; empty is what is checked out")
     python: str = field("python3.11", "the Python that makes the environment on the machines")
     extras: tuple[str, ...] = field((), "extras of the project to install; empty takes the accelerator's")
     env: tuple[str, ...] = field((), "names of environment variables passed on; secrets go in `secrets`")

@@ -1,0 +1,86 @@
+"""`--dry-run`: prints what a real run executes, executes nothing, and answers as a cloud in which all goes well."""
+
+import json
+from collections.abc import Callable, Sequence
+
+from launch.accelerators import tpu_slice
+from launch.gcloud import LABEL
+from launch.runner import SECONDS, Result, Runner, Stream, folded
+
+OWN = {"project": "PROJECT", "compute/zone": "ZONE"}
+"""What stands for gcloud's own settings, which are not read."""
+
+
+class DryRunner(Runner):
+    """Prints commands instead of running them."""
+
+    dry = True
+
+    def __init__(self, name: str, accelerator: str, *, there: bool):
+        """The cloud that is played has a pod `name` already (`there`), or gets it when it is asked for."""
+        self._name = name
+        self._hosts = tpu_slice(accelerator).hosts
+        self._there = there
+        self._started = False
+
+    def run(self, argv: Sequence[str], *, stdin: str = "", seconds: float = SECONDS) -> Result:
+        """Print a command; it succeeds."""
+        print(folded(argv))
+        return Result(0, self._answer(argv), "") if self._exists(argv) else Result(1, "", "NOT_FOUND")
+
+    def run_all(self, calls: Sequence[Sequence[str]], *, seconds: float = SECONDS) -> list[Result]:
+        """Print several commands, which a real run starts at the same time."""
+        return [self.run(argv) for argv in calls]
+
+    def show(self, argv: Sequence[str], *, seconds: float = SECONDS) -> int:
+        """Print a command."""
+        return self.run(argv).status
+
+    def interactive(self, argv: Sequence[str]) -> int:
+        """Print a command."""
+        return self.run(argv).status
+
+    def stream(self, argv: Sequence[str], sink: Callable[[bytes], None]) -> Stream:
+        """Print a command that has no output."""
+        self.run(argv)
+        return _Nothing()
+
+    def sleep(self, seconds: float) -> None:
+        """Take no time."""
+
+    def _exists(self, argv: Sequence[str]) -> bool:
+        if "create" in argv:
+            self._there = True
+        if "delete" in argv:
+            existed, self._there = self._there, False
+            return existed
+        return self._there or "describe" not in argv
+
+    def _answer(self, argv: Sequence[str]) -> str:
+        if argv[:3] == ["gcloud", "config", "get-value"]:
+            return OWN[argv[3]]
+        if "describe" in argv:
+            labels = {"labels": {LABEL: self._name}}
+            if "queued-resources" in argv:
+                return json.dumps({"state": {"state": "ACTIVE"}, "tpu": {"nodeSpec": [{"node": labels}]}})
+            return json.dumps({"state": "READY", **labels})
+        command = next((word for word in argv if word.startswith("--command=")), "")
+        if "remote.py" not in command:
+            return ""
+        self._started = self._started or command.endswith("start")
+        state = {"state": "exited", "exit": 0} if self._started else {"state": "none", "archive": "installed"}
+        answers = [{"worker": index, **state} for index in range(self._hosts)]
+        return "\n".join("UNMASK " + json.dumps(answer) for answer in answers)
+
+
+class _Nothing(Stream):
+    """A program without output that has ended."""
+
+    def __init__(self) -> None:
+        pass
+
+    def pump(self) -> int:
+        return 0
+
+    def stop(self) -> None:
+        pass
