@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data.errors import UserError
-from launch.command import MARKERS, module_of, with_workdir
+from launch.command import markers, with_workdir
 from launch.config import LaunchConfig
 
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,46}[a-z0-9])?")
@@ -32,9 +32,9 @@ class Job:
     distributed: bool
 
     @property
-    def marker(self) -> str:
-        """The file of the workdir that says that nothing is left to do; empty where the command has none."""
-        return MARKERS.get(module_of(self.command) or "", "")
+    def markers(self) -> list[str]:
+        """The files of which one is there when nothing is left to do; none where that cannot be told."""
+        return markers(self.command, self.workdir)
 
     @property
     def digest(self) -> str:
@@ -96,9 +96,10 @@ def make_job(
       environment: where the values of config.env come from.
 
     Raises:
-      UserError: no command, a workdir that the machines cannot share, or a variable that is not set.
+      UserError: no command or a search, a workdir that the machines cannot share, or a variable that is not set.
     """
     words, workdir = with_workdir(command, config.workdir, name)
+    markers(words, workdir)
     if "://" in workdir and not re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]+(/[^\s]*)?", workdir):
         raise UserError(f"--workdir={workdir}: a folder in a bucket is written gs://BUCKET/FOLDER")
     if hosts > 1 and not workdir.startswith("gs://") and not config.shared_workdir:

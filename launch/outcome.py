@@ -79,10 +79,19 @@ def is_finished(job: Job, runner: Runner) -> bool | None:
       UnreachableError: the bucket does not answer.
       UserError: it may not be read.
     """
-    if not job.marker:
+    if not job.markers:
         return None
-    file = f"{job.workdir.rstrip('/')}/{job.marker}"
-    if not job.workdir.startswith("gs://"):
+    return any(_exists(file, runner) for file in job.markers)
+
+
+def _exists(file: str, runner: Runner) -> bool:
+    """Whether a file of the workdir is there.
+
+    Raises:
+      UnreachableError: the bucket does not answer.
+      UserError: it may not be read.
+    """
+    if not file.startswith("gs://"):
         return Path(file).expanduser().exists()
     result = runner.run(gcloud.read(file))
     match Failure.PRESENT if result.ok else classify(result):

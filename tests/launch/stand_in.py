@@ -174,7 +174,8 @@ def delete(there, kind, name, flags):
         there["tpu-vm"].pop(node)
         for path in (HERE / "homes").glob(f"{node}.*"):
             end_jobs(path)
-            shutil.rmtree(path)
+            while path.exists():  # what was killed may still have been writing
+                shutil.rmtree(path, ignore_errors=True)
     there[kind].pop(name, None)
     return 0
 
