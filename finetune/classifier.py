@@ -104,8 +104,9 @@ class Classifier:
           token_types: token-type ids, passed over by families that have none; None is type 0 throughout.
           dropout_key: a typed key of any generator; None runs without dropout (evaluation).
         """
+        first = 1 if self.head_config.pooling == "cls" else None
         hidden = self.encoder.encode(
-            params, tokens, segments, positions, token_types, dropout_key=dropout_key
+            params, tokens, segments, positions, token_types, dropout_key=dropout_key, first=first
         )
         head_key = None if dropout_key is None else jax.random.fold_in(dropout_key, _HEAD)
         return nnx.merge(self.head, params["head"])(hidden, segments, head_key)

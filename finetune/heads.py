@@ -146,11 +146,14 @@ class ClassificationHead(nnx.Module):
 
     def __call__(
         self,
-        hidden: Float[Array, "B S D"],
+        hidden: Float[Array, "B Q D"],
         segments: Int[Array, "B S"],
         dropout_key: Key[Array, ""] | None,
     ) -> Float[Array, "B C"]:
-        """Logits in float32, in which the whole head runs; padding (segment 0) is not read."""
+        """Logits in float32, in which the whole head runs; padding (segment 0) is not read.
+
+        Hidden states are those of the first token at least; to take a mean of, those of all tokens.
+        """
         keys = (None, None) if dropout_key is None else tuple(jax.random.split(dropout_key))
         x = _mean(hidden, segments) if self.config.pooling == "mean" else hidden[:, 0].astype(jnp.float32)
         if self.config.drops_input:

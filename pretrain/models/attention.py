@@ -53,7 +53,7 @@ def resolve(
 
 
 def attention(
-    query: Float[Array, "B S N H"],
+    query: Float[Array, "B Q N H"],
     key: Float[Array, "B S N H"],
     value: Float[Array, "B S N H"],
     segments: Int[Array, "B S"],
@@ -62,29 +62,32 @@ def attention(
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
     window: Int[Array, ""] | None = None,
-) -> Float[Array, "B S N H"]:
+) -> Float[Array, "B Q N H"]:
     """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1) among the tokens of one document.
 
     A token sees the tokens of its row that have its segment id. Padding (segment 0) so sees padding only: no document
     sees it, and none of its own rows is empty, which is where a softmax would give NaN.
 
     Args:
-      query, key, value: heads, in the compute type; scores and softmax are float32.
+      query: heads of the first Q <= S tokens of each row, in the compute type; scores and softmax are float32.
+      key, value: heads of all S tokens.
       segments: the document within the row, 0 for padding.
-      implementation: xla (the reference) or cudnn (GPU, bfloat16 or float16), as `resolve` gives it.
+      implementation: xla (the reference) or cudnn (GPU, bfloat16 or float16), as `resolve` gives it. Where Q < S it is
+        xla: there is little to do, and cuDNN trains on rows of even length only.
       dropout_rate: dropout of the attention weights (xla only).
       dropout_key: the key of the dropout mask; None drops nothing.
       window: how far from itself a token sees, to both sides (xla only); None is the whole document.
     """
-    visible = segments[:, None, :, None] == segments[:, None, None, :]
-    if implementation == "cudnn":
+    Q = query.shape[1]
+    visible = segments[:, None, :Q, None] == segments[:, None, None, :]
+    if implementation == "cudnn" and segments.shape[1] == Q:
         return jax.nn.dot_product_attention(query, key, value, mask=visible, implementation="cudnn")
     if window is not None:
         places = jnp.arange(segments.shape[1])
-        visible &= jnp.abs(places[:, None] - places) <= window
+        visible &= jnp.abs(places[:Q, None] - places) <= window
     scale = 1 / math.sqrt(query.shape[-1])
-    scores = jnp.einsum("BSNH,BTNH->BNST", query * scale, key, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("BQNH,BSNH->BNQS", query * scale, key, preferred_element_type=jnp.float32)
     scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     weights = dropout(weights, dropout_rate, dropout_key)
-    return jnp.einsum("BNST,BTNH->BSNH", weights, value)
+    return jnp.einsum("BNQS,BSNH->BQNH", weights, value)

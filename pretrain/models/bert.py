@@ -86,12 +86,16 @@ class SelfAttention(nnx.Module):
         self.output = Linear(rngs, {"N": N, "H": H}, {"D": D}, ("heads", None, "embed"), std)
 
     def __call__(
-        self, x: Float[Array, "B S D"], segments: Int[Array, "B S"], dropout_key: Key[Array, ""] | None
-    ) -> Float[Array, "B S D"]:
-        """Attend within each document."""
+        self,
+        x: Float[Array, "B S D"],
+        segments: Int[Array, "B S"],
+        dropout_key: Key[Array, ""] | None,
+        first: int | None,
+    ) -> Float[Array, "B Q D"]:
+        """Attend within each document; what the first Q tokens of a row see."""
         query, key, value = (
-            constrain(linear(x), "batch", "seq", "act_heads", None)
-            for linear in (self.query, self.key, self.value)
+            constrain(linear(read), "batch", "seq", "act_heads", None)
+            for linear, read in ((self.query, x[:, :first]), (self.key, x), (self.value, x))
         )
         attended = attention(
             query,
@@ -136,14 +140,15 @@ class EncoderLayer(nnx.Module):
         segments: Int[Array, "B S"],
         positions: Int[Array, "B S"],
         dropout_key: Key[Array, ""] | None,
-    ) -> Float[Array, "B S D"]:
-        """Run one layer; positions are in the embeddings."""
+        first: int | None = None,
+    ) -> Float[Array, "B Q D"]:
+        """Run one layer, for the first Q tokens of a row or for all; positions are in the embeddings."""
         rate = self.config.hidden_dropout_prob
         keys = (None, None, None) if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
-        attended = self.attention(x, segments, keys[0])
+        attended = self.attention(x, segments, keys[0], first)
         if self.drops_attended:
             attended = dropout(attended, rate, keys[1])
-        x = constrain(self.attention_norm(x + attended), "batch", "seq", "act_embed")
+        x = constrain(self.attention_norm(x[:, :first] + attended), "batch", "seq", "act_embed")
         hidden = ACTIVATIONS[self.config.hidden_act](constrain(self.up(x), "batch", "seq", "act_mlp"))
         transformed = dropout(self.down(hidden), rate, keys[2])
         return constrain(self.feed_forward_norm(x + transformed), "batch", "seq", "act_embed")

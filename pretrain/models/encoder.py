@@ -25,7 +25,10 @@ Maker = Callable[[nnx.Rngs, EncoderConfig], nnx.Module]
 
 
 class Layer(Protocol):
-    """The class of a layer's module, which is called with x, segments, positions, a dropout key and its traits."""
+    """The class of a layer's module.
+
+    It is called with x, segments, positions, a dropout key, how many of the first tokens are wanted, and its traits.
+    """
 
     def __call__(self, rngs: nnx.Rngs, config: EncoderConfig) -> nnx.Module:
         """Describe one layer."""
@@ -117,7 +120,8 @@ class Encoder:
         token_types: Int[Array, "B S"] | None = None,
         *,
         dropout_key: Key[Array, ""] | None = None,
-    ) -> Float[Array, "B S D"]:
+        first: int | None = None,
+    ) -> Float[Array, "B Q D"]:
         """Hidden states of the last layer, in the compute type.
 
         Args:
@@ -127,6 +131,8 @@ class Encoder:
           positions: position within the document, from 0; at most `config.max_length` - 1.
           token_types: token-type ids, passed over by families that have none; None is type 0 throughout.
           dropout_key: a typed key of any generator; None runs without dropout (evaluation).
+          first: the first Q tokens of each row alone are wanted, and the last layer runs for them only: what else it
+            would compute nothing reads. None is all of them, Q = S.
         """
         layers = self.config.num_hidden_layers
         embedding_key = None if dropout_key is None else jax.random.fold_in(dropout_key, layers)
@@ -135,22 +141,40 @@ class Encoder:
         )
 
         def run_layer(
-            x: Float[Array, "B S D"], inputs: tuple[Params, dict[str, jax.Array], jax.Array]
+            x: Float[Array, "B S D"],
+            inputs: tuple[Params, dict[str, jax.Array], jax.Array],
+            first: int | None = None,
         ) -> tuple[jax.Array, None]:
             layer_params, traits, index = inputs
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
-            return nnx.merge(self.layer, layer_params)(x, segments, positions, key, **traits), None
+            return nnx.merge(self.layer, layer_params)(x, segments, positions, key, first, **traits), None
 
+        traits = PARTS[self.config.model_type].layer.traits(self.config)
+        scanned = {name: jnp.asarray(values) for name, values in traits.items()}
+        stacked, last = (params["layers"], scanned, jnp.arange(layers)), None
+        if first is not None:
+            stacked, last = _split_off_last(stacked)
         unroll = self.config.scan_unroll or layers
+        body = run_layer
         if self.config.remat:
             # Only a loop keeps the backward pass apart from the forward pass: where all layers are unrolled, XLA finds
             # that it computes the same twice and keeps the first result (on CPU whatever prevent_cse says).
             unroll = unroll if unroll < layers else 1
-            run_layer = jax.checkpoint(run_layer, prevent_cse=False)
-        traits = PARTS[self.config.model_type].layer.traits(self.config)
-        scanned = {name: jnp.asarray(values) for name, values in traits.items()}
-        x, _ = jax.lax.scan(run_layer, x, (params["layers"], scanned, jnp.arange(layers)), unroll=unroll)
+            body = jax.checkpoint(run_layer, prevent_cse=False)
+        x, _ = jax.lax.scan(body, x, stacked, unroll=unroll)
+        if last is not None:
+            x, _ = run_layer(x, last, first)
         return x if self.final is None else nnx.merge(self.final, params["final"])(x)
+
+
+def _split_off_last(stacked: Any) -> tuple[Any, Any]:
+    """The stacked layers without the last, and the last; the gradient of a split only puts both together again."""
+    leaves, tree = jax.tree.flatten(stacked)
+    parts = [jax.lax.split(leaf, (leaf.shape[0] - 1, 1)) for leaf in leaves]
+    return (
+        jax.tree.unflatten(tree, [rest for rest, _ in parts]),
+        jax.tree.unflatten(tree, [last[0] for _, last in parts]),
+    )
 
 
 def build_encoder(config: EncoderConfig, *, dtype: str = "float32", platform: str | None = None) -> Encoder:

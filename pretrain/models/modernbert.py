@@ -84,15 +84,16 @@ class SelfAttention(nnx.Module):
         segments: Int[Array, "B S"],
         positions: Int[Array, "B S"],
         dropout_key: Key[Array, ""] | None,
+        first: int | None,
         window: Int[Array, ""],
         frequencies: Float[Array, "H/2"],
-    ) -> Float[Array, "B S D"]:
-        """Attend within each document, and within the window."""
+    ) -> Float[Array, "B Q D"]:
+        """Attend within each document, and within the window; what the first Q tokens of a row see."""
         heads = constrain(self.query_key_value(x), "batch", "seq", None, "act_heads", None)
-        query, key, value = heads[:, :, 0], heads[:, :, 1], heads[:, :, 2]
+        query, key, value = heads[:, :first, 0], heads[:, :, 1], heads[:, :, 2]
         angles = positions[..., None].astype(jnp.float32) * frequencies
         attended = attention(
-            rotate(query, angles),
+            rotate(query, angles[:, :first]),
             rotate(key, angles),
             value,
             segments,
@@ -160,16 +161,17 @@ class EncoderLayer(nnx.Module):
         segments: Int[Array, "B S"],
         positions: Int[Array, "B S"],
         dropout_key: Key[Array, ""] | None,
+        first: int | None = None,
         *,
         window: Int[Array, ""],
         frequencies: Float[Array, "H/2"],
         normalises: Bool[Array, ""],
-    ) -> Float[Array, "B S D"]:
-        """Run one layer; the keyword arguments are its traits."""
+    ) -> Float[Array, "B Q D"]:
+        """Run one layer, for the first Q tokens of a row or for all; the keyword arguments are its traits."""
         keys = (None, None, None) if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
         read = jnp.where(normalises, self.attention_norm(x), x)
-        attended = self.attention(read, segments, positions, keys[0], window, frequencies)
-        x = x + dropout(attended, self.config.attention_probs_dropout_prob, keys[1])
+        attended = self.attention(read, segments, positions, keys[0], first, window, frequencies)
+        x = x[:, :first] + dropout(attended, self.config.attention_probs_dropout_prob, keys[1])
         x = x + self.feed_forward(self.feed_forward_norm(x), keys[2])
         return constrain(x, "batch", "seq", "act_embed")
 

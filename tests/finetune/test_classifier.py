@@ -1,5 +1,7 @@
 """A classifier as functions of params: populations, depths, its head's start, types, its description."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from finetune.classifier import Classifier
 from finetune.huggingface import load_encoder_for_classification
 from pretrain.config import MeshConfig
+from pretrain.models.encoder import build_encoder
 from pretrain.sharding import RULES, make_mesh
 from tests.finetune.reference_models import SIZES, pairs_of_texts, random_model
 
@@ -46,6 +49,24 @@ def test_every_member_of_a_population_gives_what_it_gives_alone(case: str, tmp_p
     alone = [one(*jax.tree.map(lambda leaf, i=i: leaf[i], (members, keys))) for i in range(3)]
     np.testing.assert_allclose(together, np.stack(alone), rtol=1e-5, atol=2e-5)
     assert np.abs(together[0] - together[1]).min() > 0
+
+
+@pytest.mark.parametrize("fields", [{}, {"num_hidden_layers": 1}, {"remat": True}], ids=str)
+def test_the_first_tokens_alone_are_what_they_are_among_all(start, fields: dict[str, object]):
+    encoder, params = start.classifier.encoder, start.params
+    if "num_hidden_layers" in fields:
+        if encoder.config.modernbert is not None:
+            pytest.skip("what its layers are like is a list of all of them")
+        params = params | {"layers": jax.tree.map(lambda leaf: leaf[:1], params["layers"])}
+    encoder = build_encoder(dataclasses.replace(encoder.config, **fields))
+    batch = pairs_of_texts(encoder.config.type_vocab_size, padded=True)
+
+    def hidden(params, first):
+        return jnp.sin(encoder.encode(params, **batch, first=first)[:, :2])
+
+    gradients = [jax.grad(lambda params, n=first: hidden(params, n).sum())(params) for first in (2, None)]
+    np.testing.assert_allclose(hidden(params, 2), hidden(params, None), rtol=0, atol=2e-6)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5), *gradients)
 
 
 def test_every_array_has_logical_axes_a_decision_on_decay_and_a_depth(start):

@@ -40,6 +40,8 @@ def test_hidden_states_logits_and_every_gradient_equal_those_of_transformers(
     case: str, labels: tuple[str, ...], padded: bool, tmp_path: Path
 ):
     theirs = random_model(case, tmp_path, labels=max(len(labels), 1))
+    if theirs.config.model_type != "modernbert":  # in float64 transformers' gives NaN where there is padding
+        theirs = theirs.double()  # free of rounding of its own
     start = load_encoder_for_classification(str(tmp_path), labels)
     classifier = start.classifier
     assert not start.fresh_head
@@ -132,5 +134,7 @@ def test_dropout_is_where_transformers_has_it_with_the_same_rates(
         monkeypatch.setattr(f"{module}.dropout", record_ours)
     with jax.disable_jit():
         start.classifier.logits(start.params, **batch, dropout_key=jax.random.key(0))
-    assert ours == expected
+    assert [rate for rate, _ in ours] == [rate for rate, _ in expected]
+    for (_, mine), (_, whole) in zip(ours, expected, strict=True):
+        assert mine in (whole, (*whole[:-2], 1, whole[-1]))  # the last layer runs for the first token alone
     assert len(set(keys)) == len(keys), "two dropouts share a key"

@@ -139,3 +139,12 @@ def test_cudnn_is_asked_for_the_attention_that_xla_computes(monkeypatch: pytest.
     actual = np.asarray(attention(*heads, SEGMENTS, implementation="cudnn"), np.float32)
     assert asked == ["cudnn"]
     np.testing.assert_allclose(actual, expected, atol=0.02)
+
+
+@pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.parametrize("implementation", ["xla", "cudnn"])
+def test_the_first_tokens_alone_attend_as_they_do_among_all(implementation: str, window: int | None):
+    query, key, value = _heads()
+    out = attention(query[:, :2], key, value, SEGMENTS, implementation=implementation, window=window)
+    among_all = attention(query, key, value, SEGMENTS, window=window)[:, :2]
+    np.testing.assert_allclose(out, among_all, rtol=0, atol=1e-6)
