@@ -14,6 +14,7 @@ from finetune.huggingface import load_encoder_for_classification, save_classifie
 from tests.finetune.reference_models import CASES, B, inputs, pairs_of_texts, random_model
 
 TOLERANCE = {"rtol": 1e-5, "atol": 2e-5}
+pytestmark = pytest.mark.usefixtures("optimized")
 LABELS = ("no", "maybe", "yes")
 # Of which softmax takes no notice.
 SILENT = ("key.bias", "k_lin.bias")

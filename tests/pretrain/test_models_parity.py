@@ -16,6 +16,7 @@ from pretrain.models import EncoderConfig, build
 from pretrain.models.names import to_state_dict
 
 TOLERANCE = {"rtol": 0, "atol": 2e-5}
+pytestmark = pytest.mark.usefixtures("optimized")
 B, S = 3, 12
 
 SIZES = {
