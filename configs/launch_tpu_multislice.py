@@ -1,10 +1,11 @@
 """Two v5e slices of 256 chips, joined over the data-centre network, for `python -m launch.tpu`.
 
 python -m launch.tpu up roberta-large --config=configs/launch_tpu_multislice.py --config.tpu.zone=us-west4-a \
-    --config.workdir=gs://BUCKET/{name} -- python -m pretrain --config=configs/roberta_large.py --config.mesh.replica=2
+    --config.workdir=gs://BUCKET/{name} -- python -m pretrain --config=configs/roberta_large.py \
+    --config.mesh.replica=2 --config.data.streams=512
 
 The slices are one queued resource: both come, or neither. mesh.replica is their number, so that only gradients cross
-between them. Costs and everything else: docs/tpu.md.
+between them; each of the 512 chips has a stream of its own. Costs and everything else: docs/tpu.md.
 """
 
 import ml_collections

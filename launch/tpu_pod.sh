@@ -25,7 +25,7 @@ copy() {
     --scp-flag=-oConnectTimeout=30 --scp-flag=-oServerAliveInterval=15 --quiet
 }
 
-# Make it. Spot machines cost about a third, and may be taken away.
+# Make it. Spot machines cost a fraction, and may be taken away.
 gcloud compute tpus queued-resources create "$NAME" "${place[@]}" --accelerator-type="$TYPE" \
   --runtime-version="$RUNTIME" --node-id="$NAME" --spot \
   --scopes=https://www.googleapis.com/auth/cloud-platform --labels="unmask-pod=$NAME" --async --quiet
