@@ -26,6 +26,9 @@ from data import schema as schema_module
 from data import storage
 from data.errors import UserError
 
+INTERRUPTED = 130
+"""The exit status of a command that Ctrl-C ended: 128 + SIGINT."""
+
 T = TypeVar("T")
 
 EXPECTED = {"int": "a whole number", "float": "a number", "bool": "true or false"}
@@ -40,6 +43,9 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         failure = storage.outage(error)
         if not failure:
@@ -87,6 +93,23 @@ def parse(
     if len(left) > 1:
         raise UserError(f"unexpected argument {left[1]!r}; overrides are written --config.field=value")
     return schema_module.build(schema, _plain(config), partial=partial), values
+
+
+def write_out(path: str, text: str, flag: str) -> None:
+    """Write what a flag asks to be written to a file or a bucket, making its folder if need be.
+
+    Raises:
+      UserError: it cannot be written there.
+    """
+    from etils import epath  # only where something is written: it takes a second
+
+    file = epath.Path(path).expanduser()
+    try:
+        with storage.explained(file, flag):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            storage.write_text(file, text)
+    except OSError as error:
+        raise UserError(f"{flag}={path} cannot be written: {error.strerror or error}") from error
 
 
 def python() -> str:

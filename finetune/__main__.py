@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
                     print("trained; the best model is evaluated and written", flush=True)
                 found = finish(outcome, workdir)
     except KeyboardInterrupt as error:
-        return command.stopped("finetune", signal_of(error), newest_step(workdir), argv)
+        return processes.end_all(command.stopped("finetune", signal_of(error), newest_step(workdir), argv))
     if processes.is_first():
         _show(found, workdir)
         if values.push_to_hub:
@@ -91,7 +91,8 @@ def _run_several(config: FinetuneConfig, workdir: epath.Path, argv: Sequence[str
         with sigterm_as_ctrl_c():
             stopped = run_all(config, workdir, Console())
     except KeyboardInterrupt as error:
-        stopped = signal_of(error).name
+        command.say_stopped("finetune", signal_of(error).name, "what is done is saved", argv)
+        return processes.end_all(0)
     if stopped:
         command.say_stopped("finetune", stopped, "what is done is saved", argv)
     return 0

@@ -15,6 +15,7 @@ from data.labelled.tasks import Task
 from finetune.evaluation import predictions
 from finetune.job import Job
 from finetune.submission import write_predictions
+from pretrain import processes
 from pretrain.workdir import write_text
 
 logger = logging.getLogger(__name__)
@@ -41,11 +42,13 @@ def asked_of(job: Job) -> list[Asked]:
     """
     found = [Asked(job.data.task, split, examples) for split, examples in job.data.tests.items()]
     if more := DIAGNOSTIC.get(job.data.task.name):
+        data = None
         try:
             data = open_labelled(job.config.data, more, parts=("tests",))
         except UserError as error:
             logger.warning("%s is not predicted: %s", more, error)
-        else:
+        have = processes.gather(data is not None)  # all compute the answers together, or none does
+        if processes.from_first(lambda: all(have)) and data is not None:
             found += [Asked(data.task, split, examples) for split, examples in data.tests.items()]
     return found
 

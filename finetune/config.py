@@ -185,6 +185,10 @@ class Member:
     learning_rate: float
 
 
+SEEDS = 2**31
+"""Seeds are below: 32-bit integers on the device."""
+
+
 def check_values(config: FinetuneConfig) -> None:
     """Refuse values out of their range, before anything is read.
 
@@ -194,6 +198,19 @@ def check_values(config: FinetuneConfig) -> None:
     for name in ("seeds", "epochs", "global_batch", "grad_accum"):
         if getattr(config, name) < 1:
             raise UserError(f"config.{name}={getattr(config, name)} should be 1 or more")
+    if not 0 <= config.seed <= SEEDS - config.seeds:
+        raise UserError(
+            f"config.seed={config.seed} should be 0 or more, and with config.seeds={config.seeds} at most "
+            f"{SEEDS - config.seeds}"
+        )
+    if len(set(config.learning_rates)) < len(config.learning_rates):
+        raise UserError(f"config.learning_rates={list(config.learning_rates)} has one of them twice")
+    several = config.seeds > 1 or len(config.learning_rates) > 1
+    if config.eval.patience and not config.eval.restore_best and several:
+        raise UserError(
+            "config.eval.patience ends each run at a step of its own, which config.eval.restore_best=False cannot "
+            "keep of several; set config.eval.restore_best=True, or train one run"
+        )
     if config.steps < 0:
         raise UserError(f"config.steps={config.steps} should be 1 or more, or 0 for config.epochs")
     if config.steps and config.search.trials:

@@ -11,11 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 from absl import flags
-from etils import epath
 from rich.console import Console
 from rich.table import Table
 
-from data.command_line import parse, run
+from data.command_line import parse, run, write_out
 from data.errors import UserError
 from data.labelled.config import LabelledConfig
 from data.labelled.open import open_labelled
@@ -25,7 +24,6 @@ from finetune.job import short_split
 from finetune.results import score
 from finetune.trained import Trained, encoder_of, find_model, logits_of
 from pretrain import command
-from pretrain.workdir import write_text
 
 GENERIC = "LABEL_"
 """What transformers calls classes that nobody has named."""
@@ -60,10 +58,10 @@ def main(argv: Sequence[str]) -> int:
         part = EvaluationSet(short_split(split, len(data.evaluations)), encoded)
         found |= scores_on(part, logits, data.task)
     origins = {split: examples.origin for split, examples in data.evaluations.items()}
+    Console().print(_table(data.task.title, values.model, found, list(origins.values())))
     if values.out:
         out = {"model": values.model, "task": data.task.name, "examples": origins, "metrics": found}
-        write_text(epath.Path(values.out).expanduser(), json.dumps(out, indent=2) + "\n")
-    Console().print(_table(data.task.title, values.model, found, list(origins.values())))
+        write_out(values.out, json.dumps(out, indent=2) + "\n", "--out")
     return 0
 
 

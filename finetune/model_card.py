@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from finetune.results import score
@@ -81,8 +82,5 @@ def hyperparameters(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def shown_source(source: str) -> str:
     """A hub id as it is; of a path only its last part."""
-    return (
-        source
-        if source.count("/") == 1 and not source.startswith((".", "~", "/"))
-        else source.rstrip("/").rpartition("/")[2]
-    )
+    is_id = source.count("/") == 1 and not source.startswith((".", "~", "/")) and not Path(source).exists()
+    return source if is_id else source.rstrip("/").rpartition("/")[2]

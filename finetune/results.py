@@ -1,8 +1,9 @@
 """What a run came to: results.json, a table, and a summary over seeds for every metric."""
 
 import json
+import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ class Summary:
     best: float
     mean: float
     std: float
-    """Sample standard deviation (n - 1); 0 of a single run."""
+    """Sample standard deviation (n - 1); 0 of a single run. NaN, as the mean is, where a run has diverged."""
 
     @classmethod
     def of(cls, values: Sequence[float], metric: str) -> "Summary":
@@ -33,6 +34,8 @@ class Summary:
         best = values[0]
         for value in values[1:]:
             best = value if is_better(metric, value, best) else best
+        if not all(map(math.isfinite, values)):  # a run has diverged
+            return cls(best, math.nan, math.nan)
         return cls(best, statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
 
 
@@ -102,16 +105,37 @@ def best_member(outcome: Outcome) -> int:
 
 
 def write_results(found: Mapping[str, Any], workdir: epath.Path) -> None:
-    """Write WORKDIR/results.json."""
-    write_text(workdir / FILE_NAME, json.dumps(found, indent=2) + "\n")
+    """Write WORKDIR/results.json; a score that is no number, of a run that has diverged, is null."""
+    write_text(workdir / FILE_NAME, json.dumps(_exchanged(found, _null), indent=2, allow_nan=False) + "\n")
 
 
 def read_results(workdir: epath.Path) -> dict[str, Any] | None:
     """WORKDIR/results.json; None where there is none, or only part of one."""
     try:
-        return json.loads((workdir / FILE_NAME).read_text())
+        found = json.loads((workdir / FILE_NAME).read_text())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
+    return {
+        name: _exchanged(value, _nan) if name in ("runs", "summary", "history", "onnx") else value
+        for name, value in found.items()
+    }
+
+
+def _exchanged(value: Any, leaf: Callable[[Any], Any]) -> Any:
+    """A JSON value with each of its leaves exchanged."""
+    if isinstance(value, Mapping):
+        return {name: _exchanged(each, leaf) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_exchanged(each, leaf) for each in value]
+    return leaf(value)
+
+
+def _null(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _nan(value: Any) -> Any:
+    return math.nan if value is None else value
 
 
 def table(found: Mapping[str, Any]) -> Table:

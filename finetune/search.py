@@ -227,8 +227,11 @@ class _Watch:
             trial.report(value, epoch)
 
     def __call__(self, epoch: float, metrics: Mapping[str, float]) -> bool:
-        if epoch.is_integer() and int(epoch) not in self._reported:
-            self._trial.report(metrics[self._objective], int(epoch))
+        if epoch.is_integer() and int(epoch) >= max(
+            self._reported, default=0
+        ):  # a later one has been decided on
+            if int(epoch) not in self._reported:
+                self._trial.report(metrics[self._objective], int(epoch))
             self.pruned = epoch < self._epochs and self._trial.should_prune()
         return self.pruned
 

@@ -44,6 +44,7 @@ SAFE_TO_CHANGE = (
     "log.",
     "checkpoint.",
     "compilation_cache",
+    "distributed",
     "inference",
     "eval.batch",
     "eval.tests",
@@ -94,6 +95,7 @@ def train(
         if saved is not None:
             check_unchanged(saved["config"], config)
         job = assemble(config)
+        processes.check_same({f"the fingerprint of {name}": each for name, each in job.fingerprints.items()})
         if saved is not None:
             check_same_input(saved["fingerprints"], job, workdir)
         with jax.set_mesh(job.mesh), jax.default_matmul_precision(config.matmul_precision):

@@ -8,12 +8,11 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from data.command_line import parse, run
+from data.command_line import parse, run, write_out
 from data.errors import UserError
 from launch import command as commands
 from launch.config import KubernetesConfig, LaunchConfig
@@ -43,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     config, values = parse(LaunchConfig, own, _flags)
     text = render(name, command, config, os.environ)
     if values.out:
-        Path(values.out).write_text(text, encoding="utf-8")
+        write_out(values.out, text, "--out")
         print(
             f"written: {values.out}; to start the run: {shlex.join(['kubectl', 'apply', '-f', values.out])}"
         )

@@ -52,6 +52,11 @@ class Seen:
         """Whether nothing is there."""
         return self.queued is None and not any(self.nodes.values())
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether the cloud gave no answer about some of it."""
+        return UNKNOWN in (self.queued, *self.nodes.values())
+
     def __str__(self) -> str:
         """All that exists, in one line."""
         parts = [f"queued resource {self.queued}"] if self.queued else []

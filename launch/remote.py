@@ -131,6 +131,7 @@ def start(options: dict[str, str]) -> dict[str, Any]:
             remove(HERE / "env.json")
             return {"started": False, **brief(now)}
         if running(now):
+            remove(HERE / "env.json")
             return {"error": "another job is running here; stop it first"}
         clean(now)
         remove(STOP)

@@ -69,7 +69,7 @@ class Runner:
             ) as process:
                 return _finish(process, stdin, seconds)
         except FileNotFoundError as error:
-            raise UserError(f"{argv[0]} is not installed{_where(argv[0])}") from error
+            raise _missing(argv[0]) from error
 
     def run_all(self, calls: Sequence[Sequence[str]], *, seconds: float = SECONDS) -> list[Result]:
         """Run several programs at the same time; results in their order."""
@@ -80,7 +80,14 @@ class Runner:
 
     def show(self, argv: Sequence[str], *, seconds: float = SECONDS) -> int:
         """Run a program whose output the user sees as it comes; returns its exit status."""
-        return subprocess.run(list(argv), cwd=ROOT, timeout=seconds).returncode
+        try:
+            return subprocess.run(list(argv), cwd=ROOT, timeout=seconds).returncode
+        except FileNotFoundError as error:
+            raise _missing(argv[0]) from error
+        except subprocess.TimeoutExpired as error:
+            raise UserError(
+                f"{argv[0]} has not ended within {seconds:.0f} seconds: {shlex.join(argv)}"
+            ) from error
 
     def stream(self, argv: Sequence[str], sink: Callable[[bytes], None]) -> "Stream":
         """Start a program whose output goes to `sink` as it comes, in another thread's time: see `Stream.pump`."""
@@ -88,7 +95,10 @@ class Runner:
 
     def interactive(self, argv: Sequence[str]) -> int:
         """Run a program with the user's terminal; returns its exit status."""
-        return subprocess.call(list(argv), cwd=ROOT)
+        try:
+            return subprocess.call(list(argv), cwd=ROOT)
+        except FileNotFoundError as error:
+            raise _missing(argv[0]) from error
 
     def sleep(self, seconds: float) -> None:
         """Let time pass."""
@@ -140,8 +150,10 @@ def _finish(process: "subprocess.Popen[str]", stdin: str, seconds: float) -> Res
     return Result(process.returncode, stdout, stderr)
 
 
-def _where(program: str) -> str:
-    return "; install it from cloud.google.com/sdk" if program == "gcloud" else ""
+def _missing(program: str) -> UserError:
+    """What to say of a program that is not there."""
+    where = "; install it from cloud.google.com/sdk" if program == "gcloud" else ""
+    return UserError(f"{program} is not installed{where}")
 
 
 def folded(argv: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-from data.command_line import parse, run
+from data.command_line import parse, run, write_out
 from data.errors import UserError
 from launch import command as commands
 from launch.config import LaunchConfig, SlurmConfig
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
         print(script, end="")
         return 0
     if values.out:
-        Path(values.out).write_text(script, encoding="utf-8")
+        write_out(values.out, script, "--out")
         print(f"written: {values.out}; on the cluster: {shlex.join(['sbatch', values.out])}")
     if values.submit:
         _submit(script, config)

@@ -3,7 +3,7 @@
 # and to edit. It makes the pod, sets it up with the newest commit, starts the command and shows the log of machine 0.
 # It does not check, plan, try again or come back after a preemption; the tool does, and takes over what this began.
 #
-#   NAME=roberta-no PROJECT=my-project ZONE=europe-west4-a TYPE=v3-8 RUNTIME=tpu-ubuntu2204-base \
+#   NAME=roberta-no PROJECT=my-project ZONE=europe-west4-a TYPE=v3-8 RUNTIME=tpu-ubuntu2204-base DISTRIBUTED=false \
 #     launch/tpu_pod.sh python -m pretrain --config=configs/roberta_base_oscar_no.py --workdir=gs://BUCKET/roberta-no
 #
 # Deleting it: gcloud compute tpus queued-resources delete $NAME --project=$PROJECT --zone=$ZONE --force --quiet
@@ -31,7 +31,9 @@ gcloud compute tpus queued-resources create "$NAME" "${place[@]}" --accelerator-
   --scopes=https://www.googleapis.com/auth/cloud-platform --labels="unmask-pod=$NAME" --async --quiet
 
 # Wait for it: minutes, or days.
-until gcloud compute tpus queued-resources describe "$NAME" "${place[@]}" --format=json | grep -q '"ACTIVE"' &&
+until state=$(gcloud compute tpus queued-resources describe "$NAME" "${place[@]}" --format=json) &&
+  if grep -qE '"(FAILED|SUSPENDED)"' <<<"$state"; then echo "$state" >&2 && exit 1; fi &&
+  grep -q '"ACTIVE"' <<<"$state" &&
   gcloud compute tpus tpu-vm describe "$NAME" "${place[@]}" --format=json | grep -q '"READY"'; do
   sleep "$POLL_SECONDS"
 done

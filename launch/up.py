@@ -22,7 +22,8 @@ DELETE_TRIES = 6
 SETTLE = 3
 """Looks at a pod whose job has ended badly before the job is blamed, not the pod: the cloud is slow to say so."""
 PATIENCE = 60
-"""Looks at machines that do not answer, although the cloud says that they are there, before they are made anew."""
+"""Looks at machines that do not answer, although the cloud says that they are there, before they are made anew; and
+looks at a cloud that gives no answer itself."""
 FAILING_GRACE = 60
 """Seconds that the other machines have when the job has failed on one."""
 
@@ -177,7 +178,7 @@ class Launch:
 
     def _check_same(self, answers: Mapping[Worker, dict[str, Any] | None]) -> None:
         digests = {fields.get("digest") for fields in answers.values() if fields}
-        if digests != {self.job.digest}:
+        if digests - {""} and digests != {self.job.digest}:  # tpu_pod.sh gives its jobs none
             raise UserError(
                 f"another command, or one for another workdir, is running on {self.pod.name}; stop it first: "
                 f"python -m launch.tpu stop {self.pod.name}"
@@ -185,9 +186,14 @@ class Launch:
 
     def _watch(self) -> Verdict:
         """Look at the pod and the job until one of them has come to an end."""
-        looks, before, silent, culprit = 0, Stage.RUNNING, 0, None
+        looks, before, silent, unanswered, culprit = 0, Stage.RUNNING, 0, 0, None
         while True:
-            if decide(observe(self.pod), queued=self.pod.queued) is not Do.USE:
+            seen = observe(self.pod)
+            unanswered = unanswered + 1 if seen.unanswered else 0
+            if 0 < unanswered <= PATIENCE:
+                self.pod.runner.sleep(self.config.tpu.poll_seconds)
+                continue
+            if decide(seen, queued=self.pod.queued) is not Do.USE:
                 return Verdict(Stage.INTERRUPTED)
             answers = self.workers.status()
             verdict = judge(answers.of)

@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
         with sigterm_as_ctrl_c():
             outcome = train(config, workdir, accept_changes=values.accept_changes)
     except KeyboardInterrupt as error:
-        return command.stopped("pretrain", signal_of(error), newest_step(workdir), argv)
+        return processes.end_all(command.stopped("pretrain", signal_of(error), newest_step(workdir), argv))
     if outcome.interrupted:
         return command.stopped("pretrain", signal.Signals[outcome.interrupted], outcome.step, argv)
     if processes.is_first():

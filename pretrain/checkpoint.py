@@ -139,6 +139,7 @@ class Checkpointer:
                 move_folder(self._path / str(step), self._path / f"{step}.unreadable")
             self._manager.reload()
 
+        processes.check_same({"the checkpoints that cannot be read": sorted(bad)})
         if bad:
             processes.first_then_all(rename_and_look_again)
 

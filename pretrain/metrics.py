@@ -99,7 +99,7 @@ class MetricWriter:
             self._submit("TensorBoard", self._events.close)
         self._thread.shutdown(wait=True)
         if self._file is not None:
-            self._file.close()
+            _attempt("metrics.jsonl", self._file.close)
 
     def __enter__(self) -> Self:
         return self

@@ -7,12 +7,11 @@ is 0 where the run fits, 2 where it cannot work, 3 where it does not fit the mem
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 from rich.console import Console
 
-from data.command_line import parse, run
+from data.command_line import parse, run, write_out
 from data.errors import UserError
 from launch.accelerators import parse_topology
 from pretrain.config import PretrainConfig
@@ -105,7 +104,7 @@ def main(argv: Sequence[str]) -> int:
         console.print(plan_report.comparison(plans, values.price))
     if values.json:
         text = json.dumps(plan_report.as_json(plans, values.price), indent=2) + "\n"
-        Path(values.json).expanduser().write_text(text, encoding="utf-8")
+        write_out(values.json, text, "--json")
     return 0 if any(plan.fits for plan in plans) else DOES_NOT_FIT
 
 

@@ -200,14 +200,14 @@ def comparison(plans: Sequence[RunPlan], price: float) -> RenderableType:
 
 
 def _cells(plan: RunPlan, price: float) -> list[str]:
-    slowest = max(plan.steps, key=lambda step: step.memory)
+    largest = max(step.memory for step in plan.steps)
     seconds = plan.seconds if plan.checked.steps_known else BILLION / plan.tokens_per_second
     steps = sum(step.phase.stop - step.phase.start for step in plan.steps)
-    per_step = sum(step.seconds * (step.phase.stop - step.phase.start) for step in plan.steps) / steps
-    mfu = sum(plan.mfu(step) * step.seconds for step in plan.steps) / sum(step.seconds for step in plan.steps)
+    times = [step.seconds * (step.phase.stop - step.phase.start) for step in plan.steps]
+    mfu = sum(plan.mfu(step) * time for step, time in zip(plan.steps, times, strict=True)) / sum(times)
     cells = [
-        formatting.size(slowest.memory),
-        _milliseconds(per_step),
+        formatting.size(largest),
+        _milliseconds(sum(times) / steps),
         formatting.count(plan.tokens_per_second),
         formatting.percent(mfu),
         formatting.duration(seconds),

@@ -20,6 +20,7 @@ import jax
 from jax._src import distributed  # its state, the key-value store among it, has no public name
 
 from data import storage
+from data.command_line import INTERRUPTED
 from data.errors import UserError
 from pretrain.rollcall import call_the_roll
 
@@ -80,6 +81,8 @@ def run(main: Callable[[Sequence[str]], int | None], *, alone: bool = False) -> 
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except UserError as error:
         status, report = 2, f"error: {error}\n"
+    except KeyboardInterrupt:
+        status, report = INTERRUPTED, "interrupted\n"
     except BaseException as error:
         if failure := storage.outage(error):
             status, report = 1, f"error: {failure}\n"
@@ -275,8 +278,8 @@ def _watch() -> None:
 
 
 def _told(failure: Mapping[str, int]) -> str:
-    if failure["status"] == 2:
-        return ""  # a mistake of the user's, which is shown once
+    if failure["status"] in (0, 2):
+        return ""  # it was stopped, or it is a mistake of the user's, which is shown once
     return f"process {failure['process']} has failed (exit status {failure['status']}): this one ends too\n"
 
 
@@ -288,6 +291,21 @@ def _leave(status: int, report: str) -> NoReturn:
     if status == 0:
         _part()
         sys.exit(0)
+    _end_all(status, report)
+
+
+def end_all(status: int) -> int:
+    """The exit status of a command that a signal ended before its loop, where the processes may be anywhere in it.
+
+    Of several processes this one ends here, and with it all others, with that status.
+    """
+    if _state.client is not None:
+        _end_all(status, "")
+    return status
+
+
+def _end_all(status: int, report: str) -> NoReturn:
+    """Tell the others to end, and end; what was told first counts."""
     failure = {"process": _state.process_id, "status": status}
     try:
         _client().key_value_set(FAILED, json.dumps(failure))  # refused where another was before

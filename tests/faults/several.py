@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from etils import epath
+from jax._src import compiler, distributed
 
 from data import batches
 from data.errors import UserError
@@ -50,6 +51,7 @@ class Run:
 
 def main(argv: list[str]) -> int:
     log_to_stderr()
+    let_every_process_cache()
     metrics.EventWriter = lambda folder: None  # type: ignore[assignment,misc]  # seconds of importing
     root = Path(argv[1]).parent
     for each in json.loads(Path(argv[1]).read_text()):
@@ -58,6 +60,21 @@ def main(argv: list[str]) -> int:
         if record is not None:
             write(root, run, record)
     return 0
+
+
+def let_every_process_cache() -> None:
+    """JAX lets process 0 alone write what it has compiled, which the others, whose keys differ, cannot use."""
+    writing = compiler._cache_write
+
+    def write_as_first(*arguments: Any) -> None:
+        state = distributed.global_state
+        number, state.process_id = state.process_id, 0
+        try:
+            writing(*arguments)
+        finally:
+            state.process_id = number
+
+    compiler._cache_write = write_as_first
 
 
 def write(root: Path, run: Run, record: dict[str, Any]) -> None:

@@ -223,6 +223,35 @@ def test_a_broken_connection_neither_starts_twice_nor_passes_for_success(broken,
     assert cloud.verbs("create") == ["create"]
 
 
+def test_a_cloud_that_gives_no_answer_is_not_a_lost_pod(cloud, monkeypatch, capfd):
+    watch = up.Launch._watch
+
+    def watching(launch):
+        for _ in range(25):
+            cloud.answer("tpu-vm", "describe", status=1, stderr="ERROR: (gcloud) UNAVAILABLE: 503")
+        return watch(launch)
+
+    monkeypatch.setattr(up.Launch, "_watch", watching)
+    assert launch("up", command=COMMAND) == 0
+    assert "lost" not in capfd.readouterr().err
+    assert cloud.verbs("create", "delete", "start") == ["create", "start"]
+    assert cloud.verbs("describe").count("describe") > 50
+
+
+def test_the_job_of_the_plain_script_is_followed(cloud, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(up.Launch, "_watch", lambda launch: signal.raise_signal(signal.SIGINT))
+        patch.setattr(up.Follower, "end", lambda follower, seconds: None)
+        assert launch("up", command=[*COMMAND, "--hold"]) == 130
+    for worker in range(2):
+        state = cloud.home(worker) / "unmask" / NAME / "state.json"
+        state.write_text(json.dumps({**json.loads(state.read_text()), "digest": ""}))
+    sleeping = Runner.sleep
+    monkeypatch.setattr(Runner, "sleep", lambda *pause: ((cloud.folder / "go").touch(), sleeping(*pause)))
+    assert launch("up", command=[*COMMAND, "--hold"]) == 0
+    assert cloud.verbs("create", "start") == ["create", "start"]
+
+
 def test_a_job_that_runs_already_is_followed_and_not_started_again(cloud, monkeypatch, capfd):
     with monkeypatch.context() as patch:
         patch.setattr(up.Launch, "_watch", lambda launch: signal.raise_signal(signal.SIGINT))

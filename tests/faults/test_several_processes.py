@@ -47,6 +47,7 @@ def launch(root: Path, name: str, count: int, devices: int, runs: list[dict]) ->
         "PYTHONPATH": str(ROOT),
         "UNMASK_HEARTBEAT_SECONDS": "30",
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     }
     started = []
     for number, own in enumerate(environments_of(count, devices, {"JAX_PLATFORMS": "cpu"})):

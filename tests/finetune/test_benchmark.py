@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from finetune import benchmark
 from finetune.benchmark import run_benchmark, task_configs, write_submission
 from finetune.benchmark_report import NINE, Row, averages, markdown, picture, row_of, table
 from finetune.config import FinetuneConfig
-from finetune.results import Summary
+from finetune.results import Summary, read_results, write_results
 from finetune.submission import FILES
 from tests.finetune.tiny_task import tiny_finetune
 
@@ -139,6 +140,11 @@ def test_a_benchmark_makes_each_task_once_and_the_small_ones_from_mnli(folder, t
     assert "no submission: the predictions of CoLA.tsv, MNLI-m.tsv" in message
     assert "RTE.tsv" not in message and (tmp_path / "predictions" / "RTE.tsv").exists()
 
+    (tmp_path / "rte" / "results.json").unlink()
+    monkeypatch.setattr(benchmark, "train", lambda *given: SimpleNamespace(interrupted="SIGTERM"))
+    assert run_benchmark(config, epath.Path(tmp_path), Console(file=io.StringIO())) == "SIGTERM"
+    assert not (tmp_path / "glue.json").exists(), "a benchmark with a task to go passes for finished"
+
     changed = dataclasses.replace(config, label_smoothing=0.1)
     with pytest.raises(UserError, match=r"config\.label_smoothing was 0\.0, is 0\.1"):
         run_benchmark(changed, epath.Path(tmp_path), Console(file=io.StringIO()))
@@ -209,6 +215,21 @@ def test_the_average_is_of_one_score_a_task():
         "without_wnli": {"tasks": 2, "best": 1.375 / 2, "mean": 0.625},
     }
     assert list(averages(rows[1:])) == ["all"]
+
+
+def test_a_run_that_has_diverged_leaves_no_mean_but_a_best():
+    summary = Summary.of([math.nan, 0.5, 0.25], "loss")
+    assert summary.best == 0.25 and math.isnan(summary.mean) and math.isnan(summary.std)
+    assert math.isnan(Summary.of([math.inf, 1.0], "loss").std)
+
+
+def test_scores_that_are_no_numbers_are_kept_as_json_has_them(tmp_path):
+    found = {"task": "rte", "seconds": None, "runs": [{"metrics": {"loss": math.nan}}], "steps": 3}
+    write_results(found, epath.Path(tmp_path))
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written["runs"] == [{"metrics": {"loss": None}}]
+    read = read_results(epath.Path(tmp_path))
+    assert math.isnan(read["runs"][0]["metrics"]["loss"]) and read["seconds"] is None and read["steps"] == 3
 
 
 def test_of_several_learning_rates_the_one_with_the_best_mean_counts():

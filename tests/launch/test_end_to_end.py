@@ -62,7 +62,8 @@ def test_a_run_survives_the_preemption_of_its_pod(tmp_path, monkeypatch):
         first = json.loads((cloud.home() / "unmask" / NAME / "job.json").read_text())
         cloud.preempt()
         wait_for(lambda: cloud.verbs("start") == ["start"] * 2, process, output)
-        wait_for(lambda: "step" in (cloud.home() / "unmask" / NAME / "log.txt").read_text(), process, output)
+        log = cloud.home() / "unmask" / NAME / "log.txt"
+        wait_for(lambda: log.exists() and "step" in log.read_text(), process, output)
         second = json.loads((cloud.home() / "unmask" / NAME / "job.json").read_text())
         assert process.wait(SECONDS) == 0, output.read_text()
     finally:

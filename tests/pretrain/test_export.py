@@ -270,7 +270,8 @@ def test_config_json_is_written_last_in_the_place_and_in_a_bucket(
     monkeypatch.setattr("pretrain.huggingface.config_dict", killed)
     everything = {"README.md", LOSS_CURVE, "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     for in_bucket in (False, True):
-        monkeypatch.setattr(export_module, "_is_bucket", lambda path, answer=in_bucket: answer)
+        monkeypatch.setattr(export_module, "check_writable", lambda out, flag: None)
+        monkeypatch.setattr(export_module, "is_remote", lambda path, answer=in_bucket: answer)
         with pytest.raises(KeyboardInterrupt):
             export(epath.Path(workdir), epath.Path(tmp_path / "out"))
     assert seen == [everything, everything]

@@ -194,7 +194,7 @@ def test_offline_is_said(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_folder_in_a_bucket_is_copied_first(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(hub, "_is_bucket", lambda path: True)
+    monkeypatch.setattr(hub, "is_remote", lambda path: True)
     with hub._local(epath.Path(folder)) as files:
         assert {file.name: file.read_bytes() for file in files} == CONTENT
         assert all(file.parent != folder for file in files)
