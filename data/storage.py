@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from data.errors import UserError
 if TYPE_CHECKING:
     from etils import epath
 
+BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 ROLES = "roles/storage.objectUser and roles/storage.legacyBucketReader"
 """What an account needs on the bucket of a workdir: to write objects, and to look the bucket itself up."""
 
@@ -105,6 +107,10 @@ def check_writable(folder: "epath.Path", setting: str, probe: str = ".writable")
         if not bucket or not name.strip("/"):
             raise UserError(
                 f"{setting}={os.fspath(folder)} should name a folder in a bucket: gs://BUCKET/NAME"
+            )
+        if os.fspath(folder).startswith("gs://") and not BUCKET.fullmatch(bucket):
+            raise UserError(
+                f"{setting}={os.fspath(folder)}: a bucket's name is of small letters, digits, '-', '_' and '.'"
             )
         place = f"{inner.rstrip('/')}/{probe}"
         filesystem.pipe_file(place, b"")

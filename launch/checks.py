@@ -18,6 +18,7 @@ from launch.runner import Runner, say
 PROBE = ".launch-probe"
 LABEL = re.compile(r"[a-z][a-z0-9_-]{0,62}=[a-z0-9_-]{0,63}")
 DURATION = re.compile(r"(\d+[smhdw])+")
+ZONE = re.compile(r"[a-z]+-[a-z]+\d+-[a-z]")
 DOES_NOT_FIT = 3
 """Exit status of pretrain.plan for a run that needs more memory than the chips have."""
 
@@ -38,6 +39,8 @@ def check_machines(config: LaunchConfig) -> TpuSlice:
             f"config.tpu.accelerator={tpu.accelerator!r} comes on Google Kubernetes Engine only: "
             "python -m launch.kubernetes"
         )
+    if tpu.zone and not ZONE.fullmatch(tpu.zone):
+        raise UserError(f"config.tpu.zone={tpu.zone!r} should be a zone, not a region, as in us-central2-b")
     if tpu.slices < 1:
         raise UserError(f"config.tpu.slices={tpu.slices} should be 1 or more")
     if tpu.slices > 1 and not tpu.queued:

@@ -19,6 +19,11 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """The launcher's own arguments, program name first, and the command that stands after `--`; [] without one."""
     arguments = list(argv)
     if "--" not in arguments:
+        for word in arguments[1:]:
+            if re.fullmatch(r"-m|(.*/)?python[\d.]*", word):
+                raise UserError(
+                    f"{word!r} is not for the launcher; write -- before the command that is to run"
+                )
         return arguments, []
     place = arguments.index("--")
     return arguments[:place], arguments[place + 1 :]

@@ -12,9 +12,9 @@ from typing import Any
 from data.errors import UserError
 from launch.command import markers, with_workdir
 from launch.config import LaunchConfig
+from launch.variables import VARIABLE, check_names
 
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,46}[a-z0-9])?")
-VARIABLE = re.compile(r"[A-Za-z_]\w*")
 SECRET = re.compile(r"[A-Za-z0-9_-]+(:(\d+|latest))?")
 
 
@@ -98,10 +98,14 @@ def make_job(
     Raises:
       UserError: no command or a search, a workdir that the machines cannot share, or a variable that is not set.
     """
+    check_names(config, command)
     words, workdir = with_workdir(command, config.workdir, name)
     markers(words, workdir)
-    if "://" in workdir and not re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]+(/[^\s]*)?", workdir):
-        raise UserError(f"--workdir={workdir}: a folder in a bucket is written gs://BUCKET/FOLDER")
+    if re.match(r"\w+:/", workdir) and not re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]+/[^\s]+", workdir):
+        raise UserError(
+            f"--workdir={workdir}: a folder in a bucket is written gs://BUCKET/FOLDER, with a bucket's name, of small "
+            "letters, for BUCKET"
+        )
     if hosts > 1 and not workdir.startswith("gs://") and not config.shared_workdir:
         raise UserError(
             f"--workdir={workdir}: {hosts} machines need a folder in a bucket, gs://BUCKET/FOLDER (or "

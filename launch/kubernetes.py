@@ -19,6 +19,7 @@ from launch.config import KubernetesConfig, LaunchConfig
 from launch.finished import UNFINISHED
 from launch.manifest import dump
 from launch.pods import Machines, machines, pod
+from launch.variables import check_names
 
 EXCLUSIVE = "alpha.jobset.sigs.k8s.io/exclusive-topology"
 """JobSet's annotation: each Job on machines of one node pool, which is a slice, and none shared with another Job."""
@@ -78,6 +79,7 @@ def objects(
       UserError: no command, a workdir that does not outlive a Pod, or a field that Kubernetes would not take.
     """
     _check_name("NAME", name, LONGEST_NAME)
+    check_names(config, command)
     job = config.kubernetes
     command, workdir = commands.with_workdir(command, config.workdir, name)
     if "://" not in workdir:

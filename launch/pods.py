@@ -220,7 +220,6 @@ def _environment(
             {"name": "JAX_PROCESS_ID", "valueFrom": {"fieldRef": {"fieldPath": INDEX}}},
         ]
     for key in config.env:
-        _check_variable(key)
         if SECRET_LIKE.search(key.upper()):
             raise UserError(
                 f"config.env names {key}, whose value would stand in the manifest; make it a Kubernetes Secret and set "
@@ -239,13 +238,8 @@ def _secret(text: str) -> dict[str, Any]:
     match = re.fullmatch(r"(\w+)=([a-z0-9][a-z0-9.-]*)(?:/([\w.-]+))?", text, re.ASCII)
     if match is None:
         raise UserError(
-            f"config.secrets: {text!r} should be NAME=SECRET or NAME=SECRET/KEY, where SECRET is a Kubernetes Secret"
+            f"config.secrets: {text.partition('=')[0]}=... should be NAME=SECRET or NAME=SECRET/KEY, where SECRET is a "
+            "Kubernetes Secret"
         )
     key, secret, item = match.groups()
-    _check_variable(key)
     return {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": item or key}}}
-
-
-def _check_variable(name: str) -> None:
-    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
-        raise UserError(f"{name!r} in config.env or config.secrets should be an environment variable's name")

@@ -18,6 +18,7 @@ from data.errors import UserError
 from launch import command as commands
 from launch.config import LaunchConfig, SlurmConfig
 from launch.finished import UNFINISHED
+from launch.variables import check_names
 
 TEMPLATE = Path(__file__).with_name("slurm_job.sh")
 ENVIRONMENT = ("HOME", "USER", "LOGNAME", "PATH", "LANG")
@@ -77,8 +78,8 @@ def render(name: str, command: Sequence[str], config: LaunchConfig) -> str:
     command, workdir = commands.with_workdir(command, config.workdir, name)
     _check(job)
     _check_command(command, workdir, job)
+    check_names(config, command)
     secrets = [secret.partition("=")[0] for secret in config.secrets]
-    _check_names([*config.env, *secrets])
     if secrets and not job.secrets_file:
         raise UserError(
             f"config.secrets names {', '.join(secrets)}; set config.slurm.secrets_file to a file on the cluster with "
@@ -212,14 +213,6 @@ def _check_command(command: Sequence[str], workdir: str, job: SlurmConfig) -> No
         raise UserError(
             f"--workdir={folder} is on each node's own disk; name a folder that all nodes share, or gs://..."
         )
-
-
-def _check_names(names: Sequence[str]) -> None:
-    for name in names:
-        if not re.fullmatch(r"[A-Za-z_]\w*", name):
-            raise UserError(
-                f"{name!r} in config.env or config.secrets should be an environment variable's name"
-            )
 
 
 def _path(path: str) -> str:

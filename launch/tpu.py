@@ -60,6 +60,12 @@ class Call:
     command: list[str]
     hosts: int
     runner: Runner
+    fields: list[str]
+    """The arguments that gave the config."""
+
+    def again(self, verb: str) -> str:
+        """Another command for the same pod, in the same place."""
+        return shlex.join(["python", "-m", "launch.tpu", verb, self.name, *self.fields])
 
     @cached_property
     def pod(self) -> Pod:
@@ -92,7 +98,7 @@ class Call:
         if decide(seen, queued=self.pod.queued) is not Do.USE:
             there = "there is no pod" if seen.absent else f"the pod is not ready ({seen}):"
             raise UserError(
-                f"{there} {self.name}; python -m launch.tpu create {self.name} makes it, or waits for it"
+                f"{there} {self.name} in {self.pod.gcloud.zone}; {self.again('create')} makes it, or waits for it"
             )
 
     def chosen(self, default: str) -> list[Worker]:
@@ -113,7 +119,7 @@ class Call:
 def _create(call: Call) -> int:
     _ = call.pod
     create(call.pod, call.config)
-    say(f"{call.name} is there, and costs money until it is deleted: python -m launch.tpu delete {call.name}")
+    say(f"{call.name} is there, and costs money until it is deleted: {call.again('delete')}")
     return 0
 
 
@@ -151,8 +157,7 @@ def _checked(call: Call, *, plan: bool) -> Launch:
 def _done(call: Call, status: int) -> int:
     if status == 0 and call.values.delete:
         return _delete(call)
-    name = call.name
-    say(f"the pod is still there, and costs money; to delete it: python -m launch.tpu delete {name}")
+    say(f"the pod is still there, and costs money; to delete it: {call.again('delete')}")
     return status
 
 
@@ -194,7 +199,7 @@ def _ssh(call: Call) -> int:
 def _stop(call: Call) -> int:
     seen = observe(call.pod)
     if decide(seen, queued=call.pod.queued) is not Do.USE:
-        say(f"nothing runs on {call.name}: {seen}")
+        say(f"nothing runs on {call.name} in {call.pod.gcloud.zone}: {seen}")
         return 0
     say(f"telling the job to save and stop; it has {call.config.tpu.grace_seconds} s")
     answers = call.workers.stop(call.config.tpu.grace_seconds)
@@ -213,7 +218,9 @@ def _stop(call: Call) -> int:
 
 def _delete(call: Call) -> int:
     found = delete(call.pod)
-    say(f"{call.name} is deleted: nothing is left of it" if found else f"there is nothing called {call.name}")
+    gcloud = call.pod.gcloud
+    nothing = f"there is nothing called {call.name} in {gcloud.zone} of {gcloud.project}"
+    say(f"{call.name} is deleted: nothing is left of it" if found else nothing)
     return 0
 
 
@@ -245,6 +252,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"{verb!r} is not a command; there are {', '.join(COMMANDS)}")
     check_name(name)
     rest = [_underscored(argument) for argument in rest]
+    fields = [argument for argument in rest[1:] if argument.startswith("--config")]
     if not any(argument.lstrip("-").split("=")[0] == "config" for argument in rest[1:]):
         rest.insert(1, f"--config={ROOT / DEFAULT_CONFIG}")
     config, values = parse(LaunchConfig, rest, _flags)
@@ -252,7 +260,7 @@ def main(argv: Sequence[str]) -> int:
     if command and verb not in ("up", "run", "ssh"):
         raise UserError(f"{verb} takes no command after --")
     runner = DryRunner(name, config.tpu.accelerator, there=verb not in MAKES) if values.dry_run else Runner()
-    call = Call(name, config, values, command, hosts, runner)
+    call = Call(name, config, values, command, hosts, runner, fields)
     if verb in ("up", "run"):
         _ = call.job
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # the end of a terminal is like Ctrl-C
@@ -281,7 +289,6 @@ def _interrupted(call: Call, verb: str) -> int:
     """Say what a Ctrl-C has left behind, and what to do about it."""
     if verb not in STARTS:
         return INTERRUPTED
-    name, program = call.name, "python -m launch.tpu"
     try:
         seen = observe(call.pod, all_of_it=True)
         left = "nothing has been created" if seen.absent else f"there is: {seen}"
@@ -289,9 +296,9 @@ def _interrupted(call: Call, verb: str) -> int:
         seen, left = None, f"what exists is not known ({error or 'interrupted'})"
     say(f"interrupted; {left}")
     if seen is None or not seen.absent:
-        say(f"it goes on without this launcher, and costs money; to delete it: {program} delete {name}")
+        say(f"it goes on without this launcher, and costs money; to delete it: {call.again('delete')}")
     if verb in ("up", "run"):
-        say(f"the same command takes it up again; to have the job save and stop: {program} stop {name}")
+        say(f"the same command takes it up again; to have the job save and stop: {call.again('stop')}")
     return INTERRUPTED
 
 

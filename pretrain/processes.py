@@ -9,6 +9,8 @@ import contextlib
 import itertools
 import json
 import os
+import re
+import signal
 import sys
 import threading
 import time
@@ -27,9 +29,11 @@ from pretrain.rollcall import call_the_roll
 T = TypeVar("T")
 
 DISTRIBUTED = "UNMASK_DISTRIBUTED"
-"""Set to 1 by launchers: join the other processes before anything else."""
+"""Set to 1 by launchers: join the other processes before anything else; 0 does not, whatever CLUSTER says."""
 CLUSTER = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 """Where all three are set they say who belongs to the run; else jax asks the cluster (TPU pod, Slurm, Kubernetes)."""
+LOST = re.compile(r"Gloo .*(reset|closed|timed out|broken)|heartbeat|coordination service", re.IGNORECASE)
+"""What JAX says in a process that has waited for one that is gone."""
 HEARTBEAT = "UNMASK_HEARTBEAT_SECONDS"
 """A process that gives no sign of life for so long is taken for dead, and the others end."""
 INITIALIZATION = "UNMASK_INITIALIZATION_SECONDS"
@@ -74,7 +78,7 @@ def run(main: Callable[[Sequence[str]], int | None], *, alone: bool = False) -> 
     """
     report = ""
     try:
-        if os.environ.get(DISTRIBUTED) == "1":
+        if _wanted():
             join()
         status = 0 if alone and not _first_alone() else main(sys.argv) or 0
     except SystemExit as end:
@@ -88,9 +92,24 @@ def run(main: Callable[[Sequence[str]], int | None], *, alone: bool = False) -> 
             status, report = 1, f"error: {failure}\n"
         elif _state.client is None:
             raise
+        elif isinstance(error, jax.errors.JaxRuntimeError) and LOST.search(str(error)):
+            gone = "another process of the run is gone; start all again to go on from the last checkpoint"
+            status, report = 1, f"error: {gone}\n"
         else:
             status, report = 1, traceback.format_exc()
     _leave(status, report)
+
+
+def _wanted() -> bool:
+    """Whether the environment says that this is one of several processes.
+
+    Raises:
+      UserError: it says what is neither yes nor no.
+    """
+    said = os.environ.get(DISTRIBUTED, "")
+    if said not in ("", "0", "1"):
+        raise UserError(f"{DISTRIBUTED}={said!r} should be 1 or 0")
+    return said == "1" or (not said and all(os.environ.get(name) for name in CLUSTER))
 
 
 def join() -> None:
@@ -126,7 +145,7 @@ def join() -> None:
             heartbeat_timeout_seconds=heartbeat,
         )
     except (ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(
             f"the processes of the run could not be joined: {reason}; outside a cluster that jax knows set "
             f"{', '.join(CLUSTER)}, as python -m launch.local does, or leave config.distributed=False"
@@ -280,6 +299,8 @@ def _watch() -> None:
 def _told(failure: Mapping[str, int]) -> str:
     if failure["status"] in (0, 2):
         return ""  # it was stopped, or it is a mistake of the user's, which is shown once
+    if failure["status"] in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        return f"process {failure['process']} was stopped before the first step: this one ends too\n"
     return f"process {failure['process']} has failed (exit status {failure['status']}): this one ends too\n"
 
 

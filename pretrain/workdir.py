@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ def prepare(workdir: epath.Path) -> None:
     Raises:
       UserError: it cannot.
     """
+    if re.match(r"\w+:/(?!/)", str(workdir)):
+        raise UserError(f"--workdir={workdir}: a folder in a bucket is written gs://BUCKET/FOLDER")
     probe = workdir / f".writable-{processes.number()}"
     if is_remote(workdir):
         check_writable(workdir, "--workdir", probe.name)

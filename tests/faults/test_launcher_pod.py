@@ -155,8 +155,8 @@ def test_delete_and_stop_may_be_repeated(cloud, capfd):
     told = capfd.readouterr().err.splitlines()
     assert told[-3:] == [
         f"launch: {NAME} is deleted: nothing is left of it",
-        f"launch: nothing runs on {NAME}: nothing",
-        f"launch: there is nothing called {NAME}",
+        f"launch: nothing runs on {NAME} in us-central2-b: nothing",
+        f"launch: there is nothing called {NAME} in us-central2-b of proj",
     ]
 
 
@@ -187,6 +187,7 @@ def test_a_delete_that_the_cloud_was_too_busy_for_is_repeated(cloud):
         (["--config.tpu.accelerator=v7-8"], "config.tpu.accelerator: TPU type 'v7-8' is not known"),
         (["--config.tpu.capacity=free"], "config.tpu.capacity='free' is not one of"),
         (["--config.tpu.slices=2", "--config.tpu.queued=False"], "config.tpu.queued=True"),
+        (["--config.tpu.zone=europe-west4"], "config.tpu.zone='europe-west4' should be a zone, not a region"),
         (["--config.tpu.zome=x"], "did you mean 'zone'"),
         (["--dry-rum"], "dry_rum"),
     ],

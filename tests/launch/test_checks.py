@@ -80,6 +80,8 @@ def test_no_plan_leaves_the_compiler_out_and_says_so(cloud, plans, monkeypatch, 
     [
         ([*PRETRAIN[:-1], "--workdir=runs/x"], "2 machines need a folder in a bucket"),
         ([*PRETRAIN[:-1], "--workdir=s3://bucket/x"], "is written gs://BUCKET/FOLDER"),
+        ([*PRETRAIN[:-1], "--workdir=gs:/bucket/x"], "is written gs://BUCKET/FOLDER"),
+        ([*PRETRAIN[:-1], "--workdir=gs://BUCKET/x"], "a bucket's name, of small letters"),
         (
             [*PRETRAIN[:-1], "--workdir=gs://nowhere/x"],
             "cannot be written: (gcloud) NOT_FOUND: The specified bucket",

@@ -25,6 +25,14 @@ def test_the_command_stands_after_the_first_double_dash():
     assert split(["prog", "NAME"]) == (["prog", "NAME"], [])
 
 
+@pytest.mark.parametrize(
+    "words", [["python", "-m", "pretrain"], [".venv/bin/python3.11", "x.py"], ["uv", "-m"]]
+)
+def test_a_command_without_the_double_dash_is_named(words):
+    with pytest.raises(UserError, match="write -- before the command that is to run"):
+        split(["prog", "NAME", "--dry-run", *words])
+
+
 def test_words_stand_first():
     assert take_words(["prog", "run", "big", "--x"], ["COMMAND", "NAME"]) == (["run", "big"], ["prog", "--x"])
 

@@ -135,7 +135,10 @@ def test_other_time_limits_are_refused(time):
         (launch("big", "--config.slurm.signal_before=86400", "--", *COMMAND), "less than config.slurm.time"),
         (launch("big", "--config.slurm.options=('--nodes=3',)", "--", *COMMAND), "is set by the launcher"),
         (launch("big", "--config.slurm.options=('-N3',)", "--", *COMMAND), "should be an option of sbatch"),
-        (launch("big", "--config.env=('A B',)", "--", *COMMAND), "should be an environment variable's name"),
+        (
+            launch("big", "--config.env=('A B',)", "--", *COMMAND),
+            "config.env[0] should be the name of an environment variable alone",
+        ),
         (launch("big", "--config.secrets=('A=b',)", "--", *COMMAND), "set config.slurm.secrets_file"),
         (launch("big", "--", *COMMAND, "-m", "finetune", "--config.search.trials=3"), None),
         (

@@ -47,6 +47,20 @@ def test_an_environment_that_cannot_be_joined_is_refused(changes, message, monke
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("said", "wanted"), [("1", True), ("0", False), ("", True)])
+def test_the_three_variables_together_ask_for_joining(said, wanted, monkeypatch):
+    environment(monkeypatch, UNMASK_DISTRIBUTED=said)
+    assert processes._wanted() is wanted
+    monkeypatch.delenv("JAX_PROCESS_ID")
+    assert processes._wanted() is (said == "1")
+
+
+def test_what_is_neither_yes_nor_no_is_refused(monkeypatch):
+    environment(monkeypatch, UNMASK_DISTRIBUTED="yes")
+    with pytest.raises(UserError, match="UNMASK_DISTRIBUTED='yes' should be 1 or 0"):
+        processes._wanted()
+
+
 def test_a_command_that_cannot_join_says_so_in_one_line_before_it_is_even_read(monkeypatch, capsys):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,0 +1,39 @@
+"""The variables and secrets that a launch config names: names, never values."""
+
+import re
+from collections.abc import Sequence
+
+from data.errors import UserError
+from launch.config import LaunchConfig
+
+VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+TOKEN = re.compile(r"\b(hf_|sk-|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|AKIA|ya29\.)[A-Za-z0-9_-]{8}")
+"""How the tokens of Hugging Face, OpenAI, GitHub, GitLab, Slack, AWS and Google begin."""
+DIGEST = re.compile(r"[0-9a-fA-F]{32}")
+
+
+def check_names(config: LaunchConfig, command: Sequence[str]) -> None:
+    """Refuse values where names belong, and tokens among the words of a command; none is repeated in the message.
+
+    Raises:
+      UserError: there is one.
+    """
+    for index, entry in enumerate(config.env):
+        if not VARIABLE.fullmatch(entry):
+            raise UserError(
+                f"config.env[{index}] should be the name of an environment variable alone: its value is taken from "
+                "the environment"
+            )
+    for index, entry in enumerate(config.secrets):
+        variable, _, secret = entry.partition("=")
+        if not VARIABLE.fullmatch(variable) or TOKEN.search(secret) or DIGEST.search(secret):
+            raise UserError(
+                f"config.secrets[{index}] should be NAME=SECRET, a variable and the name of the secret that it is read "
+                "from, as in HF_TOKEN=hf-token; never the value"
+            )
+    for place, word in enumerate(command, 1):
+        if TOKEN.search(word):
+            raise UserError(
+                f"word {place} of the command looks like a token, which process lists and logs would show; take it "
+                "out, and name the secret in config.secrets"
+            )
