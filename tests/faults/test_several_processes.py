@@ -31,10 +31,10 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 600
 """Seconds after which something is taken to hang; a launch takes ten on a quiet machine."""
 EXACT = {"matmul_precision": "highest"}
-DATA, FSDP, TENSOR = {"data": 4}, {"data": 1, "fsdp": 4}, {"data": 1, "tensor": 4}
+DATA, FSDP = {"data": 4}, {"data": 1, "fsdp": 4}
 BOTH = {"data": 2, "tensor": 2}
-CHECKPOINTS = {"checkpoint": {"every": 2}, **EXACT}
 EVALUATED = {"eval": {"every": 4}, **EXACT}
+CHECKPOINTS = {"checkpoint": {"every": 2}, **EVALUATED}
 MEMBERS = {"seeds": 2, "epochs": 1, **EXACT}
 """Two runs, spread over four devices: by member and by data."""
 
@@ -112,16 +112,14 @@ CHAIN = {
         (2, 2),
         [
             run("data", {"mesh": DATA, **EVALUATED}),
-            run("fsdp", {"mesh": FSDP, **EVALUATED}),
+            run("fsdp", {"mesh": FSDP, **CHECKPOINTS}),
             run("members", {"mesh": DATA, **MEMBERS}, stage="finetune"),
-            run("whole", {"mesh": FSDP, **CHECKPOINTS}),
             run("stop-1", {"mesh": DATA, **EXACT}, workdir="stop", process=1, step=1, fault="SIGTERM"),
         ],
     ),
     "b": (
         (4, 1),
         [
-            run("tensor", {"mesh": TENSOR, **EVALUATED}),
             run("both", {"mesh": BOTH, **EVALUATED}),
             run("stop-2", {"mesh": DATA, **EXACT}, workdir="stop", process=3, step=4, fault="SIGTERM"),
             run("error", {"mesh": DATA, **EXACT}, process=2, step=3, fault="error"),
@@ -193,7 +191,7 @@ def test_every_process_ends_as_it_should(launches):
     assert statuses["e"] == [0, 0], logs["e"]
 
 
-@pytest.mark.parametrize("name", ["data", "fsdp", "tensor", "both"])
+@pytest.mark.parametrize("name", ["data", "fsdp", "both"])
 def test_losses_and_evaluations_are_those_of_one_process(name, launches):
     root, _ = launches
     expected, found = losses(root / "one"), losses(root / name)
@@ -229,7 +227,7 @@ def test_a_process_reads_its_own_streams_only(launches):
     assert [each["streams"] for each in records(root, "stop-2")] == [[0], [1], [2], [3]]
     # Where the tensor axis crosses processes several hold the same rows, and read them.
     assert [each["streams"] for each in records(root, "both")] == [[0, 1], [0, 1], [2, 3], [2, 3]]
-    assert fed(root, "both") == fed(root, "tensor") == fed(root, "data") == fed(root, "one")
+    assert fed(root, "both") == fed(root, "data") == fed(root, "one")
 
 
 def test_sigterm_to_one_stops_all_after_the_same_step_with_one_checkpoint(launches):
@@ -257,9 +255,9 @@ def test_the_survivors_of_a_kill_end_and_the_run_goes_on_to_the_bit(launches):
     assert statuses["c"][1] == -signal.SIGKILL and statuses["c"][0] not in (0, -signal.SIGKILL)
     assert statuses["d"][0] == -signal.SIGKILL and statuses["d"][1] not in (0, -signal.SIGKILL)
     assert [each["step"] for each in records(root, "kill-3")] == [8, 8]
-    assert losses(root / "kill")["train/loss"] == losses(root / "whole")["train/loss"]
+    assert losses(root / "kill")["train/loss"] == losses(root / "fsdp")["train/loss"]
     for found, expected in zip(
-        leaves(restore_params(root / "kill")[0]), leaves(restore_params(root / "whole")[0]), strict=True
+        leaves(restore_params(root / "kill")[0]), leaves(restore_params(root / "fsdp")[0]), strict=True
     ):
         np.testing.assert_array_equal(found, expected)
 

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,7 +60,11 @@ def test_the_script_is_the_golden_one(golden, arguments, tmp_path, capsys):
 def test_the_script_is_clean_bash(golden):
     subprocess.run(["bash", "-n", golden], check=True)
     # Not followed: what a user's own setup sources. Not expanded, rightly: what stands between single quotes.
-    done = subprocess.run(["shellcheck", "--exclude=SC1091,SC2016", golden], capture_output=True, text=True)
+    done = subprocess.run(
+        [Path(sys.executable).with_name("shellcheck"), "--exclude=SC1091,SC2016", golden],
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, done.stdout) == (0, "")
 
 

@@ -139,7 +139,13 @@ def test_pretraining_on_two_nodes_finds_itself_and_goes_on_after_the_time_limit(
         ),
         *("--config.data.source=files", "--config.data.path=text.txt", "--config.data.streams=2"),
         *("--config.tokenizer.vocab_size=300", "--config.seq_len=32", "--config.global_batch=4"),
-        *("--config.log.every=1", "--config.eval.every=0", "--config.steps=150", "--config.data.window=8"),
+        *(
+            "--config.log.every=1",
+            "--config.eval.every=0",
+            "--config.steps=60",
+            "--config.model.hidden_size=32",
+            "--config.data.window=8",
+        ),
     ]
     slurm = Slurm(tmp_path, job=free_job_number())
     script = render("big", command, LaunchConfig(slurm=replace(CPU, nodes=2)))
@@ -151,7 +157,7 @@ def test_pretraining_on_two_nodes_finds_itself_and_goes_on_after_the_time_limit(
 
     assert slurm.end(slurm.start(script)) == (0, "big: the run has finished")
     assert not slurm.requeued()
-    assert json.loads((tmp_path / "run/finished.json").read_text())["step"] == 150
+    assert json.loads((tmp_path / "run/finished.json").read_text())["step"] == 60
     lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     steps = [record["step"] for record in map(json.loads, lines) if "loss" in record]
     assert steps == sorted(set(steps))
