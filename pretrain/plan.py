@@ -6,6 +6,9 @@ is 0 where the run fits, 2 where it cannot work, 3 where it does not fit the mem
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -24,6 +27,8 @@ ENVIRONMENT = {
     "TPU_MIN_LOG_LEVEL": "3",
 }
 DOES_NOT_FIT = 3
+INSIDE = "UNMASK_PLAN_INSIDE"
+"""Set in the process that compiles."""
 
 
 def _flags(values: flags.FlagValues) -> None:
@@ -108,5 +113,23 @@ def main(argv: Sequence[str]) -> int:
     return 0 if any(plan.fits for plan in plans) else DOES_NOT_FIT
 
 
+def guarded(argv: Sequence[str]) -> int:
+    """Run `main` in a process of its own, so that a crash of the compiler is a message.
+
+    Raises:
+      UserError: the process was ended by a signal.
+    """
+    if os.environ.get(INSIDE):
+        return main(argv)
+    command = [sys.executable, "-m", "pretrain.plan", *argv[1:]]
+    status = subprocess.run(command, env={**os.environ, INSIDE: "1"}).returncode
+    if status < 0:
+        raise UserError(
+            f"the TPU compiler (libtpu) was ended by {signal.Signals(-status).name} on this step, a fault of its own or a "
+            "lack of memory here; another mesh (config.mesh.fsdp=-1), topology or libtpu may do; --check needs none"
+        )
+    return status
+
+
 if __name__ == "__main__":
-    run(main)
+    run(guarded)

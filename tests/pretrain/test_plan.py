@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +123,20 @@ def test_without_the_compiler_a_plan_names_the_extra(monkeypatch):
     monkeypatch.setattr(planning.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install -c constraints.txt -e .\[plan\]"):
         main(["plan", NORWEGIAN, "--topology=v3-8"])
+
+
+def test_a_compiler_that_crashes_is_one_line(monkeypatch):
+    started = []
+
+    def crash(command, env):
+        started.append((command[1:], env[plan.INSIDE]))
+        return subprocess.CompletedProcess(command, -signal.SIGSEGV)
+
+    monkeypatch.setattr(subprocess, "run", crash)
+    with pytest.raises(UserError, match=r"libtpu\) was ended by SIGSEGV on this step") as error:
+        plan.guarded(["plan", DEBUG, "--topology=v3-8"])
+    assert "\n" not in str(error.value)
+    assert started == [(["-m", "pretrain.plan", DEBUG, "--topology=v3-8"], "1")]
 
 
 def test_a_run_that_does_not_fit_has_a_status_of_its_own(monkeypatch, tmp_path, capsys):
