@@ -124,9 +124,10 @@ def guarded(argv: Sequence[str]) -> int:
     command = [sys.executable, "-m", "pretrain.plan", *argv[1:]]
     status = subprocess.run(command, env={**os.environ, INSIDE: "1"}).returncode
     if status < 0:
+        name = signal.Signals(-status).name
         raise UserError(
-            f"the TPU compiler (libtpu) was ended by {signal.Signals(-status).name} on this step, a fault of its own or a "
-            "lack of memory here; another mesh (config.mesh.fsdp=-1), topology or libtpu may do; --check needs none"
+            f"the TPU compiler (libtpu) was ended by {name} on this step, a fault of its own or a lack of memory here; "
+            "another mesh, topology or libtpu may do; --check needs no compiler"
         )
     return status
 
