@@ -106,7 +106,8 @@ def write_out(path: str, text: str, flag: str) -> None:
     file = epath.Path(path).expanduser()
     try:
         with storage.explained(file, flag):
-            file.parent.mkdir(parents=True, exist_ok=True)
+            if not file.parent.exists():
+                file.parent.mkdir(parents=True)
             storage.write_text(file, text)
     except OSError as error:
         raise UserError(f"{flag}={path} cannot be written: {error.strerror or error}") from error

@@ -48,9 +48,8 @@ def run_benchmark(config: FinetuneConfig, workdir: epath.Path, console: Console)
     )
     _check(configs, found, workdir)
     if processes.is_first() and None in found.values():
-        (workdir / REPORT).unlink(
-            missing_ok=True
-        )  # of fewer tasks: who looks for it takes the run for finished
+        # That of fewer tasks: who looks for it would take the run for finished.
+        (workdir / REPORT).unlink(missing_ok=True)
     for number, (task, each) in enumerate(configs.items(), 1):
         title = TASKS[task].title
         if found[task] is not None:

@@ -8,7 +8,7 @@ import textwrap
 import pytest
 from absl import flags
 
-from data.command_line import differences, parse, python, run
+from data.command_line import differences, parse, python, run, write_out
 from data.config import DataConfig, FilterConfig, SourceConfig
 from data.errors import UserError
 from data.schema import field
@@ -225,3 +225,24 @@ def test_differences_are_listed_by_path():
     saved = {"a": {"b": 1, "c": 2}, "d": [{"e": 1}]}
     current = {"a": {"b": 1, "c": 3}, "d": [{"e": 2}, {"e": 3}]}
     assert differences(saved, current) == {"a.c": (2, 3), "d[0].e": (1, 2), "d[1].e": (None, 3)}
+
+
+def test_what_a_flag_asks_for_is_written_in_a_folder_that_is_made(tmp_path):
+    write_out(str(tmp_path / "new" / "deep" / "x.json"), "{}\n", "--out")
+    assert (tmp_path / "new" / "deep" / "x.json").read_text() == "{}\n"
+
+
+def test_an_output_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError) as error:
+        write_out(f"{tmp_path}/file/x.json", "{}", "--json")
+    assert str(error.value) == f"--json={tmp_path}/file/x.json cannot be written: Not a directory"
+
+
+def test_ctrl_c_is_a_word_and_a_status(monkeypatch, capsys):
+    def main(argv):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as end:
+        run(main)
+    assert (end.value.code, capsys.readouterr().err) == (130, "interrupted\n")

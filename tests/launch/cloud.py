@@ -142,7 +142,7 @@ with open("starts", "a") as starts:
     starts.write("started\\n")
 pathlib.Path("arguments.json").write_text(json.dumps([sys.argv[1:], hashed]))
 print("first line")
-while "--hold" in sys.argv and not (here / "go").exists():
+while "--hold" in sys.argv and here.exists() and not (here / "go").exists():
     time.sleep(0.05)
 print("last line")
 sys.exit(int(os.environ.get("EXIT", "0")))

@@ -1,0 +1,37 @@
+"""What a fine-tuning config may not say; model cards tell a hub id from a path."""
+
+from dataclasses import replace
+
+import pytest
+
+from data.errors import UserError
+from finetune.config import FinetuneConfig, check_values
+from finetune.model_card import shown_source
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": -1}, "config.seed=-1 should be 0 or more"),
+        ({"seed": 2**31 - 2, "seeds": 3}, "with config.seeds=3 at most 2147483645"),
+        ({"learning_rates": (1e-5, 3e-5, 1e-5)}, "has one of them twice"),
+        ({"seeds": 2, "patience": 1}, "set config.eval.restore_best=True, or train one run"),
+    ],
+)
+def test_values_out_of_range_are_one_line(changes, message):
+    config = FinetuneConfig(task="rte", init_from="x")
+    if "patience" in changes:
+        config = replace(config, eval=replace(config.eval, patience=changes["patience"], restore_best=False))
+        changes = {"seeds": changes["seeds"]}
+    check_values(config)
+    with pytest.raises(UserError) as error:
+        check_values(replace(config, **changes))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_path_shows_its_last_part_and_a_hub_id_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    assert shown_source("runs/mine") == "mine"
+    assert shown_source("owner/name") == "owner/name"
+    assert shown_source("gs://bucket/runs/mine/") == "mine"
