@@ -30,6 +30,9 @@ HIDDEN = flags.DEFINE_integer("hidden_size", 320, "width D")
 LAYERS = flags.DEFINE_integer("layers", 3, "layers L")
 DEVICES = flags.DEFINE_integer("cpu_devices", 0, "CPU devices the population is spread over; 0: one")
 MODEL = flags.DEFINE_string("model", "", "(set by the benchmark) the folder of the model")
+
+STEPS = 10_000
+"""Of the schedule: more than are taken."""
 VOCAB, HEAD_WIDTH = 16_000, 64
 
 
@@ -88,12 +91,12 @@ def ours(members: int, turns: Turns) -> None:
     from finetune.config import FinetuneConfig
     from finetune.huggingface import load_encoder_for_classification
     from finetune.population import abstract_state, batch_shardings, first_state, population_mesh, to_devices
-    from finetune.step import make_train_step, optimizer_of
+    from finetune.step import make_train_step, optimizer_of, schedule_of
 
     config = FinetuneConfig(seeds=members, global_batch=BATCH.value)
     start = load_encoder_for_classification(MODEL.value, ("no", "yes"), overrides={"scan_unroll": 0})
     mesh = population_mesh(config.mesh, members)
-    optimizer = optimizer_of(config, start.classifier, 10_000)
+    optimizer = optimizer_of(config, start.classifier, STEPS)
     abstract = abstract_state(start.classifier, optimizer, members, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     layout, host = batch_shardings(mesh, members=True), rows(members)
@@ -101,7 +104,7 @@ def ours(members: int, turns: Turns) -> None:
         state = first_state(
             start.classifier, start.params, start.fresh_head, config.members, optimizer, abstract
         )
-        train_step = make_train_step(start.classifier, optimizer, config)
+        train_step = make_train_step(start.classifier, optimizer, schedule_of(config, STEPS), config)
         step = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
         wanted = True
         while wanted:
@@ -131,7 +134,7 @@ def trainer(bf16: bool, turns: Turns) -> None:
         arguments = TrainingArguments(
             output_dir=folder,
             per_device_train_batch_size=BATCH.value,
-            max_steps=10_000,
+            max_steps=STEPS,
             bf16=bf16,
             use_cpu=True,
             logging_strategy="no",

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -15,25 +15,31 @@ from finetune.job import Job
 from pretrain import processes
 from pretrain.metrics import MetricWriter
 from pretrain.progress import Progress
+from pretrain.recorder import LateReader
+
+SUMS = ("loss_sum", "correct_sum", "weight_sum")
 
 
-class Recorder:
+class Recorder(LateReader):
     """Turns the device's sums into logged metrics without making the device wait.
 
     The metrics of a single run go to WORKDIR/metrics.jsonl and WORKDIR/tensorboard; of several, each run has a
     folder WORKDIR/runs/NAME of its own, and WORKDIR holds their means.
     """
 
-    def __init__(self, job: Job, workdir: epath.Path, step: int):
-        """Go on from `step`."""
+    def __init__(
+        self, job: Job, workdir: epath.Path, step: int, sums: Mapping[str, Sequence[float]] | None = None
+    ):
+        """Go on from `step`, with the `sums` that the run was stopped with."""
         self._job, self._workdir, self._first_step = job, workdir, step
         self._stack = contextlib.ExitStack()
         self._writes = processes.is_first()
         self._progress: Progress | None = None
         self._mean: MetricWriter | None = None
         self._runs: list[MetricWriter] = []
-        self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
         self._clear()
+        if sums:
+            self._sums = {name: np.asarray(sums[name], np.float64) for name in SUMS}
 
     def __enter__(self) -> Self:
         if self._writes:
@@ -63,15 +69,12 @@ class Recorder:
         """Take the metrics [M] of step number `step` (from 1), just dispatched; read those of the step before."""
         self._examples += examples
         self._tokens += tokens
-        before, self._pending = self._pending, (step, metrics)
-        if before is not None:
-            self._read(*before)
+        self._take(step, metrics)
 
-    def flush(self) -> None:
-        """Read what is pending; waits for the device."""
-        if self._pending is not None:
-            before, self._pending = self._pending, None
-            self._read(*before)
+    @property
+    def sums(self) -> dict[str, list[float]]:
+        """Sums of each run since the last log: part of the state, so that a resumed run logs the same."""
+        return {name: total.tolist() for name, total in self._sums.items()}
 
     def put(self) -> None:
         """Read what is pending, and have all that was logged in the files."""
@@ -80,13 +83,8 @@ class Recorder:
             if writer is not None:
                 writer.flush()
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Read what is pending, and leave the time in the block out of the rates."""
-        self.flush()
-        start = time.perf_counter()
-        yield
-        self._start += time.perf_counter() - start
+    def _leave_out(self, seconds: float) -> None:
+        self._start += seconds
 
     def evaluation(
         self, step: int, members: Sequence[Mapping[str, float]], mean: Mapping[str, float]
@@ -109,12 +107,13 @@ class Recorder:
             loss = float(np.mean(values["loss_sum"] / values["weight_sum"]))
             self._progress.update(step, loss=loss)
         if step % self._job.config.log.every == 0 or step == self._job.steps:
-            self._log(step, values["grad_norm"])
+            self._log(step, values)
 
-    def _log(self, step: int, grad_norm: np.ndarray) -> None:
+    def _log(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         seconds = max(time.perf_counter() - self._start, 1e-9)
         weight = np.maximum(self._sums["weight_sum"], 1.0)
-        runs = {"train/loss": self._sums["loss_sum"] / weight, "train/grad_norm": grad_norm}
+        runs = {"train/loss": self._sums["loss_sum"] / weight}
+        runs |= {f"train/{name}": values[name] for name in ("grad_norm", "learning_rate")}
         if self._job.labels:
             runs["train/accuracy"] = self._sums["correct_sum"] / weight
         rates = {
@@ -132,7 +131,7 @@ class Recorder:
 
     def _clear(self) -> None:
         """Begin a new interval."""
-        self._sums = {name: np.zeros(1) for name in ("loss_sum", "correct_sum", "weight_sum")}
+        self._sums = {name: np.zeros(len(self._job.config.members)) for name in SUMS}
         self._examples, self._tokens, self._start = 0.0, 0, time.perf_counter()
 
 

@@ -79,12 +79,16 @@ def example_losses(logits: Float[Array, "B C"], labels: Array, smoothing: float 
 
 
 def make_train_step(
-    classifier: Classifier, optimizer: optax.GradientTransformation, config: FinetuneConfig
+    classifier: Classifier,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    config: FinetuneConfig,
 ) -> Callable[[PopulationState, Batch], tuple[PopulationState, Metrics]]:
     """The step: (state, batch) -> (state, metrics).
 
     A batch holds tokens, segments, token_types [M, B, S], labels and weights [M, B]. Metrics are [M]: loss_sum and
-    correct_sum over the examples, weight_sum, grad_norm before clipping.
+    correct_sum over the examples, weight_sum, grad_norm before clipping, learning_rate (the peak times `schedule`, the
+    optimizer's own).
     """
     scales = depth_scales(classifier, config.optimizer.layer_decay)
     seeds = jnp.array([member.seed for member in config.members])
@@ -112,6 +116,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, opt_state, params)
         updates = jax.tree.map(lambda update, scale: update * rate * scale, updates, scales)
         metrics = sums | {"weight_sum": weight_sum, "grad_norm": optax.tree.norm(grads)}
+        metrics["learning_rate"] = rate * schedule(step)
         return optax.apply_updates(params, updates), opt_state, metrics
 
     every_member = jax.vmap(member_step, in_axes=(0, 0, None, 0, 0, 0), spmd_axis_name=MEMBER)

@@ -29,7 +29,7 @@ from finetune.population import (
     to_devices,
 )
 from finetune.recorder import Recorder
-from finetune.step import keep_better, make_train_step
+from finetune.step import keep_better, make_train_step, schedule_of
 from finetune.tracking import Tracking
 from pretrain import processes
 from pretrain import workdir as workdirs
@@ -152,11 +152,13 @@ class _Trainer:
         self._predictor = Predictor(job.classifier, job.mesh, job.plan.lengths, job.config.eval.batch)
         self._tracking = Tracking()
         self._seconds = 0.0
+        self._sums: Mapping[str, Sequence[float]] | None = None
         self._interruption = Interruption(job.mesh)
         self._keep_better = jax.jit(keep_better, donate_argnums=0)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self._abstract)
+        step = make_train_step(job.classifier, job.optimizer, schedule_of(job.config, job.steps), job.config)
         self._step = jax.jit(
-            self._interruption.carried_by(make_train_step(job.classifier, job.optimizer, job.config)),
+            self._interruption.carried_by(step),
             donate_argnums=0,
             out_shardings=(shardings, sharding(job.mesh, ())),  # metrics are whole on every process
         )
@@ -170,7 +172,7 @@ class _Trainer:
         if not self._ended(step):
             self._describe(step)
         with contextlib.ExitStack() as reports:
-            recorder = reports.enter_context(Recorder(job, self._workdir, step))
+            recorder = reports.enter_context(Recorder(job, self._workdir, step, self._sums))
             reports.enter_context(self._interruption)
             batches: list[list[np.ndarray]] = []
             epoch = -1
@@ -223,7 +225,7 @@ class _Trainer:
         if restored is not None:
             state, run = restored
             self._tracking = Tracking(**run["tracking"])
-            self._seconds = run["seconds"]
+            self._seconds, self._sums = run["seconds"], run.get("sums")
             logger.info("resumed at step %d", run["step"])
             return state, int(run["step"])
         job = self._job
@@ -271,6 +273,7 @@ class _Trainer:
             "config": schema.as_dict(self._job.config),
             "tracking": self._tracking.as_dict(),
             "seconds": seconds,
+            "sums": recorder.sums,
             "fingerprints": self._job.fingerprints,
         }
         self._checkpointer.save(step, state, run)

@@ -1,5 +1,6 @@
 """What the loop reports: metrics read one step late, rates over the interval since the last log, evaluations."""
 
+import abc
 import contextlib
 import math
 import time
@@ -34,11 +35,42 @@ class _Rates:
     flops: float = 0.0
 
 
-class Recorder:
-    """Turns the device's sums into logged metrics without making the device wait.
+class LateReader(abc.ABC):
+    """Fetches the metrics of step n when step n + 1 has been dispatched, so that the device always has work queued."""
 
-    The metrics of step n are fetched when step n + 1 has been dispatched, so the device always has work queued.
-    """
+    _pending: tuple[int, Mapping[str, jax.Array]] | None = None
+
+    def _take(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Put these metrics, of the step just dispatched, in the place of those of the step before, and read those."""
+        before, self._pending = self._pending, (step, metrics)
+        if before is not None:
+            self._read(*before)
+
+    def flush(self) -> None:
+        """Read what is pending; waits for the device."""
+        if self._pending is not None:
+            before, self._pending = self._pending, None
+            self._read(*before)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Read what is pending, and leave what happens inside (an evaluation, say) out of the rates."""
+        self.flush()
+        start = time.perf_counter()
+        yield
+        self._leave_out(time.perf_counter() - start)
+
+    @abc.abstractmethod
+    def _read(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Fetch the metrics of a step, and log them where they are due."""
+
+    @abc.abstractmethod
+    def _leave_out(self, seconds: float) -> None:
+        """Take so many seconds out of the rates of the interval under way."""
+
+
+class Recorder(LateReader):
+    """Turns the device's sums into logged metrics without making the device wait."""
 
     def __init__(
         self,
@@ -64,7 +96,6 @@ class Recorder:
         """
         self._writer, self._progress, self._work = writer, progress, work
         self._every, self._last_step, self._peak = every, last_step, peak_flops
-        self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
         self.sums = sums or Sums()
         self._rates = _Rates(time.perf_counter())
         self.last: dict[str, float] = {}
@@ -82,15 +113,7 @@ class Recorder:
           waited: seconds for which the step waited for its batch.
         """
         self._rates.waited += waited
-        before, self._pending = self._pending, (step, metrics)
-        if before is not None:
-            self._read(*before)
-
-    def flush(self) -> None:
-        """Log what is pending; waits for the device."""
-        if self._pending is not None:
-            before, self._pending = self._pending, None
-            self._read(*before)
+        self._take(step, metrics)
 
     def put(self) -> None:
         """Log what is pending, and have all that was logged in the files."""
@@ -145,10 +168,5 @@ class Recorder:
         if self._progress is not None:
             self._progress.log(step, values)
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave what happens inside (an evaluation, say) out of the rates."""
-        self.flush()
-        start = time.perf_counter()
-        yield
-        self._rates.paused += time.perf_counter() - start
+    def _leave_out(self, seconds: float) -> None:
+        self._rates.paused += seconds

@@ -108,7 +108,7 @@ def test_accumulation_equals_the_large_batch(task, tmp_path):
 
 
 def test_a_stopped_run_goes_on_to_the_bit(task, tmp_path, monkeypatch):
-    config = tiny_finetune(task, seeds=2, epochs=3, lengths=[24, 48])
+    config = tiny_finetune(task, seeds=2, epochs=3, lengths=[24, 48], log={"every": 3})
     whole = run(config, tmp_path / "whole")
 
     from finetune import train as module
@@ -129,7 +129,8 @@ def test_a_stopped_run_goes_on_to_the_bit(task, tmp_path, monkeypatch):
     assert resumed.step == whole.step and not resumed.interrupted
     jax.tree.map(np.testing.assert_array_equal, resumed.state, whole.state)
     assert resumed.tracking == whole.tracking
-    assert logged(tmp_path / "parts") == logged(tmp_path / "whole")
+    for folder in ("", "runs/seed0", "runs/seed1"):
+        assert logged(tmp_path / "parts" / folder) == logged(tmp_path / "whole" / folder)
 
 
 @pytest.mark.parametrize("name", ["adafactor", "muon"])

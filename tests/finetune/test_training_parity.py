@@ -10,7 +10,7 @@ import transformers
 
 from finetune.huggingface import load_encoder_for_classification
 from finetune.population import abstract_state, first_state, member_params, population_mesh
-from finetune.step import make_train_step, optimizer_of
+from finetune.step import make_train_step, optimizer_of, schedule_of
 from tests.finetune.reference_models import SIZES, inputs, random_model
 from tests.finetune.tiny_task import tiny_finetune
 
@@ -38,8 +38,10 @@ def _batches(targets: np.ndarray) -> list[dict[str, np.ndarray]]:
     return batches
 
 
-def _pytorch(model: transformers.PreTrainedModel, batches: list[dict[str, np.ndarray]]) -> list[float]:
-    """Train the model; the loss of each step."""
+def _pytorch(
+    model: transformers.PreTrainedModel, batches: list[dict[str, np.ndarray]]
+) -> tuple[list[float], list[float]]:
+    """Train the model; the loss and the learning rate of each step."""
     plain = {id(p) for m in model.modules() if isinstance(m, torch.nn.LayerNorm) for p in m.parameters()}
     plain |= {id(p) for name, p in model.named_parameters() if name.endswith("bias")}
     parameters = list(model.parameters())
@@ -50,16 +52,17 @@ def _pytorch(model: transformers.PreTrainedModel, batches: list[dict[str, np.nda
     optimizer = torch.optim.AdamW(groups, lr=PEAK, betas=(0.9, 0.999), eps=1e-8)
     schedule = transformers.get_linear_schedule_with_warmup(optimizer, WARMUP, STEPS)
     kind = np.float32 if model.config.num_labels == 1 else np.int64
-    losses = []
+    losses, rates = [], []
     for batch in batches:
         loss = model(**inputs(model, batch), labels=torch.tensor(batch["labels"].astype(kind))).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        rates.append(schedule.get_last_lr()[0])
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    return losses
+    return losses, rates
 
 
 @pytest.mark.parametrize(("case", "labels"), [("bert", ("a", "b", "c")), ("roberta", ())])
@@ -80,15 +83,18 @@ def test_our_steps_are_pytorchs(case: str, labels: tuple[str, ...], tmp_path: Pa
     optimizer = optimizer_of(config, classifier, STEPS)
     abstract = abstract_state(classifier, optimizer, 1, population_mesh(config.mesh, 1, jax.devices()[:1]))
     state = first_state(classifier, start.params, start.fresh_head, config.members, optimizer, abstract)
-    step = jax.jit(make_train_step(classifier, optimizer, config))
-    losses, norms = [], []
+    step = jax.jit(make_train_step(classifier, optimizer, schedule_of(config, STEPS), config))
+    losses, rates, norms = [], [], []
     with jax.default_matmul_precision("highest"):
         for batch in batches:
             state, metrics = step(state, {name: array[None] for name, array in batch.items()})
             losses.append(float(metrics["loss_sum"][0] / metrics["weight_sum"][0]))
+            rates.append(float(metrics["learning_rate"][0]))
             norms.append(float(metrics["grad_norm"][0]))
 
-    np.testing.assert_allclose(losses, _pytorch(theirs, batches), rtol=1e-4)
+    expected_losses, expected_rates = _pytorch(theirs, batches)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
+    np.testing.assert_allclose(rates, expected_rates, rtol=1e-6)
     assert max(norms) > CLIP, "no gradient was clipped"
     params = member_params(state.params, 0)
     ours = {tensor.name: tensor.of(params) for tensor in classifier.tensors()}
