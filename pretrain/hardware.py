@@ -4,6 +4,7 @@ The peak is what model FLOPs utilisation (MFU) is a share of. For accelerators i
 dense products; for a CPU it is measured here; for anything else it is unknown, and no MFU is shown.
 """
 
+import functools
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from launch.accelerators import GENERATIONS, TERA
+from pretrain.models.products import einsum
 
 
 class Peak(NamedTuple):
@@ -91,7 +93,7 @@ def _measure(device: jax.Device, dtype: str, seconds: float = 0.3, size: int = 1
     """FLOP/s of the fastest of the square products that fit into `seconds`, with all threads of the
     process."""
     ones = jax.device_put(jnp.ones((size, size), dtype), device)
-    product = jax.jit(jnp.matmul)
+    product = jax.jit(functools.partial(einsum, "MK,KN->MN"))
     product(ones, ones).block_until_ready()
     best, end = float("inf"), time.perf_counter() + seconds
     while (start := time.perf_counter()) < end:

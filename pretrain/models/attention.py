@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from data.errors import UserError
 from pretrain.models.dropout import dropout
+from pretrain.models.products import einsum
 
 CUDNN_DTYPES = ("bfloat16", "float16")
 
@@ -86,8 +87,8 @@ def attention(
         places = jnp.arange(segments.shape[1])
         visible &= jnp.abs(places[:Q, None] - places) <= window
     scale = 1 / math.sqrt(query.shape[-1])
-    scores = jnp.einsum("BQNH,BSNH->BNQS", query * scale, key, preferred_element_type=jnp.float32)
+    scores = einsum("BQNH,BSNH->BNQS", query * scale, key, jnp.float32)
     scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     weights = dropout(weights, dropout_rate, dropout_key)
-    return jnp.einsum("BNQS,BSNH->BQNH", weights, value)
+    return einsum("BNQS,BSNH->BQNH", weights, value)

@@ -17,6 +17,7 @@ from pretrain.models.attention import attention
 from pretrain.models.config import EncoderConfig
 from pretrain.models.dropout import dropout
 from pretrain.models.layers import ACTIVATIONS, LayerNorm, Linear, constant, gelu, normal
+from pretrain.models.products import einsum
 from pretrain.sharding import constrain, gathered
 
 
@@ -177,7 +178,7 @@ class MaskedLMHead(nnx.Module):
         x = self.norm(self.activation(self.dense(hidden)))
         stored = (self.decoder[...] if hasattr(self, "decoder") else word).astype(x.dtype)
         decoder = gathered(stored, ("vocab", "embed"))
-        logits = jnp.einsum("BKD,VD->BKV", x, decoder, preferred_element_type=jnp.float32)
+        logits = einsum("BKD,VD->BKV", x, decoder, jnp.float32)
         # An outer product with ones: its gradient is a matrix product, 50 times faster on CPU than a sum over B and K.
         logits += jnp.einsum("BK,V->BKV", jnp.ones(logits.shape[:2]), self.bias[...])
         return constrain(logits, "batch", None, "act_vocab")

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from pretrain.models.products import einsum
 from pretrain.sharding import gathered
 
 Axes = tuple[str | None, ...]
@@ -111,7 +112,8 @@ class Linear(nnx.Module):
         rows = x.shape[: x.ndim - len(self.inputs)]
         width, out = math.prod(self.inputs), math.prod(self.outputs)
         kernel = gathered(self.kernel[...].astype(x.dtype), self.axes).reshape(width, out)
-        y = (x.reshape(*rows, width) @ kernel).reshape(*rows, *self.outputs)
+        letters = "XYZ"[: len(rows)]
+        y = einsum(f"{letters}D,DF->{letters}F", x.reshape(*rows, width), kernel).reshape(*rows, *self.outputs)
         return y + self.bias[...].astype(x.dtype) if hasattr(self, "bias") else y
 
 
