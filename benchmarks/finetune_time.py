@@ -82,7 +82,7 @@ class Turns:
         return wanted
 
 
-def ours(members: int, turns: Turns) -> None:
+def ours(members: int, dtype: str, turns: Turns) -> None:
     """Take steps of a population of so many runs."""
     import jax
 
@@ -93,8 +93,10 @@ def ours(members: int, turns: Turns) -> None:
     from finetune.population import abstract_state, batch_shardings, first_state, population_mesh, to_devices
     from finetune.step import make_train_step, optimizer_of, schedule_of
 
-    config = FinetuneConfig(seeds=members, global_batch=BATCH.value)
-    start = load_encoder_for_classification(MODEL.value, ("no", "yes"), overrides={"scan_unroll": 0})
+    config = FinetuneConfig(seeds=members, global_batch=BATCH.value, dtype=dtype)
+    start = load_encoder_for_classification(
+        MODEL.value, ("no", "yes"), dtype=dtype, overrides={"scan_unroll": 0}
+    )
     mesh = population_mesh(config.mesh, members)
     optimizer = optimizer_of(config, start.classifier, STEPS)
     abstract = abstract_state(start.classifier, optimizer, members, mesh)
@@ -156,8 +158,10 @@ def contest(name: str, arguments: list[str], pipe: Connection) -> None:
 def contestants() -> dict[str, Callable[[Turns], None]]:
     """Who takes part, by name."""
     return {
-        "one run": functools.partial(ours, 1),
-        "population": functools.partial(ours, MEMBERS.value),
+        "one run fp32": functools.partial(ours, 1, "float32"),
+        "one run bf16": functools.partial(ours, 1, "bfloat16"),
+        "population fp32": functools.partial(ours, MEMBERS.value, "float32"),
+        "population bf16": functools.partial(ours, MEMBERS.value, "bfloat16"),
         "HF Trainer fp32": functools.partial(trainer, False),
         "HF Trainer bf16": functools.partial(trainer, True),
     }
@@ -188,13 +192,21 @@ def main(argv: list[str]) -> None:
 def report(seconds: dict[str, list[float]]) -> None:
     """Print examples a second, and medians of each round's ratios."""
     print(f"RoBERTa, {LAYERS.value} layers of width {HIDDEN.value}, batch {BATCH.value} x {SEQ_LEN.value}")
-    examples = {name: BATCH.value * (MEMBERS.value if name == "population" else 1) for name in seconds}
-    rates = {name: [examples[name] / second for second in times] for name, times in seconds.items()}
+    rates = {}
+    for name, times in seconds.items():
+        examples = BATCH.value * (MEMBERS.value if name.startswith("population") else 1)
+        rates[name] = [examples / second for second in times]
+    print(f"{'':18s} examples/s   one run fp32 / this   one run bf16 / this")
     for name, values in rates.items():
-        ratio = statistics.median(mine / theirs for mine, theirs in zip(rates["one run"], values))
-        print(f"  {name:18s} {statistics.median(values):8.1f} examples/s   one run / this {ratio:5.2f}")
-    gain = statistics.median(a / b for a, b in zip(rates["population"], rates["one run"]))
-    print(f"  {MEMBERS.value} runs together against one after another: {gain:.2f}")
+        ratios = [
+            statistics.median(mine / theirs for mine, theirs in zip(rates[run], values))
+            for run in ("one run fp32", "one run bf16")
+        ]
+        print(f"  {name:16s} {statistics.median(values):10.1f}   {ratios[0]:19.2f}   {ratios[1]:19.2f}")
+    for dtype in ("fp32", "bf16"):
+        pairs = zip(rates[f"population {dtype}"], rates[f"one run {dtype}"])
+        gain = statistics.median(together / alone for together, alone in pairs)
+        print(f"  {MEMBERS.value} runs together against one after another, {dtype}: {gain:.2f}")
 
 
 if __name__ == "__main__":

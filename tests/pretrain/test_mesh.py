@@ -57,10 +57,10 @@ def rows(seed):
     return {"tokens": tokens, "segments": segments, "positions": np.ascontiguousarray(positions)}
 
 
-def run(mesh_config, devices, *, accum=1, steps=4, **changes):
+def run(mesh_config, devices, *, accum=1, steps=4, dtype="float32", **changes):
     """Losses of some steps, and the final params."""
     mesh = make_mesh(mesh_config, jax.devices()[:devices])
-    model = build(encoder(**changes))
+    model = build(encoder(**changes), dtype=dtype)
     schedule = optax.constant_schedule(3e-3)
     optimizer = make_optimizer(
         OptimizerConfig(clip_norm=1.0), schedule, model.decay_mask(), model.logical_axes()
@@ -97,6 +97,13 @@ def test_losses_are_the_same_on_every_mesh(mesh, on_one_device):
         jax.tree.leaves(state.params), jax.tree.leaves(on_one_device[1].params), strict=True
     ):
         np.testing.assert_allclose(np.asarray(leaf), np.asarray(other), rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("mesh", ["data=8", "tensor=2 x fsdp=4"])
+def test_bfloat16_takes_nearly_the_same_steps(mesh, on_one_device):
+    losses = run(*MESHES[mesh], dtype="bfloat16")[0]
+    np.testing.assert_allclose(losses, on_one_device[0], rtol=5e-3)
+    assert losses != on_one_device[0]
 
 
 def test_params_and_moments_are_split_as_the_table_says():
