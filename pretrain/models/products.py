@@ -47,7 +47,7 @@ def _short(spec: str, dtype: jnp.dtype, x: Array, y: Array) -> Array:
 def _is_transposed(spec: str) -> bool:
     """Whether the only letter that is summed over is not the first term's last.
 
-    Of such products XLA (jaxlib 0.10) makes one of bfloat16 that its runtime then does not know ("Unsupported element type").
+    Of such, XLA (jaxlib 0.10) makes products of bfloat16 that its runtime then refuses ("Unsupported element type").
     """
     terms, result = spec.split("->")
     first, second = terms.split(",")
