@@ -20,6 +20,9 @@ from pretrain.metrics import read_metrics
 from tests.finetune.tiny_task import tiny_finetune, write_examples, write_model
 
 
+AT_THE_END = {"every": 1 << 30}
+
+
 @pytest.fixture(scope="module")
 def task(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("task")
@@ -54,7 +57,8 @@ def logged(workdir):
 
 def test_it_learns_and_its_results_say_so(task, tmp_path):
     # Evaluated on its own examples: what is to be seen is that it fits them.
-    config = tiny_finetune(task, epochs=15, data={"validation": str(task / "train.csv")})
+    data = {"validation": str(task / "train.csv")}
+    config = tiny_finetune(task, epochs=15, data=data, checkpoint=AT_THE_END)
     outcome = run(config, tmp_path)
     found = finish(outcome, epath.Path(tmp_path))
     (member,) = found["runs"]
@@ -188,7 +192,7 @@ def test_scores_are_learned_by_regression(tmp_path):
     write_model(tmp_path)
     write_examples(tmp_path / "train.csv", 50, kind="scores")
     data = {"regression": True, "validation": str(tmp_path / "train.csv")}
-    outcome = run(tiny_finetune(tmp_path, epochs=20, data=data), tmp_path / "run")
+    outcome = run(tiny_finetune(tmp_path, epochs=20, data=data, checkpoint=AT_THE_END), tmp_path / "run")
     found = finish(outcome, epath.Path(tmp_path / "run"))
     assert found["metric"] == "pearson_spearman"
     assert found["runs"][0]["metrics"]["pearson"] > 0.7

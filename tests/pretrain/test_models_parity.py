@@ -87,7 +87,7 @@ def _theirs(model, batch: dict[str, np.ndarray]):
 def _ours(config: EncoderConfig, params, batch: dict[str, np.ndarray]):
     model = build(config)
 
-    def loss_and_logits(params):
+    def loss_and_logits(params, batch):  # an argument, so that batches of one shape share a program
         hidden = model.encode(
             params, batch["tokens"], batch["segments"], batch["positions"], batch["token_types"]
         )
@@ -96,10 +96,10 @@ def _ours(config: EncoderConfig, params, batch: dict[str, np.ndarray]):
         picked = jnp.take_along_axis(
             jax.nn.log_softmax(logits), jnp.maximum(batch["labels"], 0)[..., None], -1
         )[..., 0]
-        return -jnp.sum(picked * chosen) / np.sum(chosen), logits
+        return -jnp.sum(picked * chosen) / jnp.sum(chosen), logits
 
     with jax.default_matmul_precision("highest"):
-        return jax.jit(jax.value_and_grad(loss_and_logits, has_aux=True))(params)
+        return jax.jit(jax.value_and_grad(loss_and_logits, has_aux=True))(params, batch)
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
