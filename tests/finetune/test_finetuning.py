@@ -19,7 +19,6 @@ from finetune.train import train
 from pretrain.metrics import read_metrics
 from tests.finetune.tiny_task import tiny_finetune, write_examples, write_model
 
-
 AT_THE_END = {"every": 1 << 30}
 
 
