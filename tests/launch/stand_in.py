@@ -64,9 +64,9 @@ def write(path, text):
 
 def take_answer(arguments):
     for path in sorted((HERE / "answers").glob("*.json")):
-        answer = json.loads(path.read_text())
-        if all(any(word in argument for argument in arguments) for word in answer["match"]):
-            with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError):  # a call beside this one has taken it
+            answer = json.loads(path.read_text())
+            if all(any(word in argument for argument in arguments) for word in answer["match"]):
                 path.rename(path.with_suffix(".used"))
                 return answer
     return None
