@@ -11,7 +11,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 # Most of a test is compilation: what LLVM does to make code fast takes longer than the slow code.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
-if version("jaxlib").startswith("0.10."):  # whose older emitters of fused loops compile in half the time
+if version("jaxlib").startswith(
+    "0.10."
+):  # whose older emitters of fused loops compile in three quarters of the time
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 import jax
@@ -24,7 +26,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 @pytest.fixture(scope="module")
 def optimized():
-    """Compiled as for users: for comparisons that leave little room for another order of sums."""
+    """Compiled with optimisations: for comparisons that leave little room for another order of sums."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield

@@ -112,11 +112,11 @@ class Linear(nnx.Module):
         rows = x.shape[: x.ndim - len(self.inputs)]
         width, out = math.prod(self.inputs), math.prod(self.outputs)
         kernel = gathered(self.kernel[...].astype(x.dtype), self.axes).reshape(width, out)
-        letters = "XYZ"[: len(rows)]
+        letters = "STUVWXYZ"[: len(rows)]
         y = einsum(f"{letters}D,DF->{letters}F", x.reshape(*rows, width), kernel).reshape(
             *rows, *self.outputs
         )
-        # In float32, as its gradient is summed then: a sum in bfloat16 takes a CPU ten times as long.
+        # Added in float32, so that its gradient is summed in float32: a sum in bfloat16 takes a CPU ten times as long.
         return (y + self.bias[...]).astype(x.dtype) if hasattr(self, "bias") else y
 
 

@@ -1,4 +1,4 @@
-"""Matrix products of the compute type that are added up in float32, forwards and backwards.
+"""Matrix products of the compute type that a device adds up in float32, forwards and backwards.
 
 Types shorter than float32 (bfloat16) have units of their own on most hardware. XLA's CPU compiler uses them (AMX) for
 products that give float32, and converts the inputs of those that give bfloat16 to float32, which is several times
@@ -17,20 +17,23 @@ def einsum(
 ) -> Float[Array, "..."]:
     """`jnp.einsum` of two arrays of one type, each letter in two of the three terms; gradients have the arrays' type.
 
+    Types shorter than float32 have reverse-mode gradients only, and policies of `jax.checkpoint` see no product.
+
     Args:
       spec: subscripts, "BSD,DF->BSF".
       x: the first.
       y: the second.
       dtype: of the result; None is that of the arrays.
     """
+    assert x.dtype == y.dtype, f"a product of {x.dtype} and {y.dtype}"
     dtype = jnp.dtype(dtype or x.dtype)
     if x.dtype.itemsize >= 4:
         return jnp.einsum(spec, x, y, preferred_element_type=dtype)
-    return _short(spec, dtype, x, y)
+    return _short_product(spec, dtype, x, y)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _short(spec: str, dtype: jnp.dtype, x: Array, y: Array) -> Array:
+def _short_product(spec: str, dtype: jnp.dtype, x: Array, y: Array) -> Array:
     """The product of arrays of a type shorter than float32."""
 
     def rounded_after(x: Array, y: Array) -> Array:
@@ -47,7 +50,8 @@ def _short(spec: str, dtype: jnp.dtype, x: Array, y: Array) -> Array:
 def _is_transposed(spec: str) -> bool:
     """Whether the only letter that is summed over is not the first term's last.
 
-    Of such, XLA (jaxlib 0.10) makes products of bfloat16 that its runtime then refuses ("Unsupported element type").
+    Of such, in a whole network, XLA (jaxlib 0.10) makes products of bfloat16 that its runtime refuses ("Unsupported
+    element type for DotThunk"): it folds a transpose into them after it has decided that they may stay as they are.
     """
     terms, result = spec.split("->")
     first, second = terms.split(",")
@@ -56,7 +60,7 @@ def _is_transposed(spec: str) -> bool:
 
 
 def _forward(spec: str, dtype: jnp.dtype, x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _short(spec, dtype, x, y), (x, y)
+    return _short_product(spec, dtype, x, y), (x, y)
 
 
 def _backward(
@@ -67,9 +71,9 @@ def _backward(
     first, second = terms.split(",")
     gradient = gradient.astype(x.dtype)
     return (
-        _short(f"{result},{second}->{first}", x.dtype, gradient, y),
-        _short(f"{first},{result}->{second}", y.dtype, x, gradient),
+        _short_product(f"{result},{second}->{first}", x.dtype, gradient, y),
+        _short_product(f"{first},{result}->{second}", y.dtype, x, gradient),
     )
 
 
-_short.defvjp(_forward, _backward)
+_short_product.defvjp(_forward, _backward)

@@ -101,9 +101,9 @@ def test_losses_are_the_same_on_every_mesh(mesh, on_one_device):
 
 @pytest.mark.parametrize("mesh", ["data=8", "tensor=2 x fsdp=4"])
 def test_bfloat16_takes_nearly_the_same_steps(mesh, on_one_device):
-    losses = run(*MESHES[mesh], dtype="bfloat16")[0]
-    np.testing.assert_allclose(losses, on_one_device[0], rtol=5e-3)
-    assert losses != on_one_device[0]
+    losses = np.array(run(*MESHES[mesh], dtype="bfloat16")[0])
+    np.testing.assert_allclose(losses, on_one_device[0], rtol=5e-4)
+    assert np.abs(losses / on_one_device[0] - 1).max() > 1e-5, "these are the losses of float32"
 
 
 def test_params_and_moments_are_split_as_the_table_says():

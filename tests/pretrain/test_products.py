@@ -1,7 +1,11 @@
 """Products of short types: rounded once, the same gradients, in the form that each platform's units take."""
 
 import functools
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.export
@@ -93,3 +97,42 @@ def test_float32_is_left_to_xla():
         for product in (einsum, jnp.einsum)
     )
     assert "custom_vjp" not in ours and ours.count("dot_general") == plain.count("dot_general") == 1
+
+
+AS_USERS_COMPILE = """
+import sys, tempfile
+from pathlib import Path
+import jax, jax.numpy as jnp, numpy as np
+from finetune.huggingface import load_encoder_for_classification
+from tests.finetune.reference_models import pairs_of_texts, random_model
+from tests.pretrain.test_mesh import MESHES, run
+
+assert np.isfinite(run(*MESHES["tensor=2 x fsdp=4"], steps=1, dtype="bfloat16")[0]).all()
+for family in sys.argv[1:]:
+    with tempfile.TemporaryDirectory() as folder:
+        random_model(family, Path(folder))
+        start = load_encoder_for_classification(folder, ("a", "b", "c"), dtype="bfloat16")
+    batch = pairs_of_texts(start.classifier.token_types, padded=True)
+    loss = lambda params: jnp.sum(jax.nn.log_softmax(start.classifier.logits(params, **batch))[:, 0])
+    params = jax.tree.map(lambda array: jnp.stack([array] * 2), start.params)
+    gradients = jax.jit(jax.vmap(jax.grad(loss)))(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients)), family
+    print(family)
+"""
+
+
+@pytest.mark.slow
+def test_the_networks_train_as_users_compile_them():
+    """Which products XLA refuses depends on the whole program and on its optimisations."""
+    kinds_of_layer = ["bert", "distilbert", "modernbert"]
+    unset = ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")
+    env = {name: value for name, value in os.environ.items() if name not in unset}
+    done = subprocess.run(
+        [sys.executable, "-c", AS_USERS_COMPILE, *kinds_of_layer],
+        cwd=Path(__file__).parents[2],
+        env={**env, "JAX_NUM_CPU_DEVICES": "8"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.stdout.split() == kinds_of_layer, done.stderr[-2000:]
