@@ -26,7 +26,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 @pytest.fixture(scope="module")
 def optimized():
-    """Compiled with optimisations: for comparisons that leave little room for another order of sums."""
+    """With all optimisations, for comparisons that leave little room; as users compile with `tests.compiled.jit`."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield

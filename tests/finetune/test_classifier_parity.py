@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from finetune.huggingface import load_encoder_for_classification, save_classifier
+from tests.compiled import jit
 from tests.finetune.reference_models import CASES, B, inputs, pairs_of_texts, random_model
 
 TOLERANCE = {"rtol": 1e-5, "atol": 2e-5}
@@ -28,7 +29,7 @@ def _ours(classifier, params, batch: dict[str, np.ndarray], targets: np.ndarray)
         return -jnp.mean(jax.nn.log_softmax(logits)[np.arange(B), targets]), logits
 
     with jax.default_matmul_precision("highest"):
-        return jax.jit(jax.value_and_grad(loss_and_logits, has_aux=True))(params, batch, targets)
+        return jit(jax.value_and_grad(loss_and_logits, has_aux=True))(params, batch, targets)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_hidden_states_logits_and_every_gradient_equal_those_of_transformers(
     (loss, logits), gradients = _ours(classifier, start.params, batch, targets)
 
     with jax.default_matmul_precision("highest"):
-        hidden = jax.jit(classifier.encoder.encode)(start.params, **batch)
+        hidden = jit(classifier.encoder.encode)(start.params, **batch)
     inside = batch["segments"] > 0
     last = expected.hidden_states[-1].detach().numpy()
     np.testing.assert_allclose(np.asarray(hidden)[inside], last[inside], **TOLERANCE)
@@ -86,7 +87,7 @@ def test_transformers_loads_what_we_save_and_gives_our_logits(
         logits = loaded.eval()(**inputs(loaded, batch)).logits
         torch.testing.assert_close(logits, theirs(**inputs(theirs, batch)).logits, rtol=0, atol=1e-6)
     with jax.default_matmul_precision("highest"):
-        ours = jax.jit(start.classifier.logits)(start.params, **batch)
+        ours = jit(start.classifier.logits)(start.params, **batch)
     np.testing.assert_allclose(ours, logits.numpy(), **TOLERANCE)
     assert list(loaded.config.id2label.values()) == (list(labels) or ["LABEL_0"])
     assert loaded.config.problem_type == ("single_label_classification" if labels else "regression")

@@ -11,6 +11,7 @@ import transformers
 from finetune.huggingface import load_encoder_for_classification
 from finetune.population import abstract_state, first_state, member_params, population_mesh
 from finetune.step import make_train_step, optimizer_of, schedule_of
+from tests.compiled import jit
 from tests.finetune.reference_models import SIZES, inputs, random_model
 from tests.finetune.tiny_task import tiny_finetune
 
@@ -83,7 +84,7 @@ def test_our_steps_are_pytorchs(case: str, labels: tuple[str, ...], tmp_path: Pa
     optimizer = optimizer_of(config, classifier, STEPS)
     abstract = abstract_state(classifier, optimizer, 1, population_mesh(config.mesh, 1, jax.devices()[:1]))
     state = first_state(classifier, start.params, start.fresh_head, config.members, optimizer, abstract)
-    step = jax.jit(make_train_step(classifier, optimizer, schedule_of(config, STEPS), config))
+    step = jit(make_train_step(classifier, optimizer, schedule_of(config, STEPS), config))
     losses, rates, norms = [], [], []
     with jax.default_matmul_precision("highest"):
         for batch in batches:

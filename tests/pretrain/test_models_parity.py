@@ -14,6 +14,7 @@ from etils import epath
 from pretrain.huggingface import config_dict, load_pretrained, parse_config, save_pretrained
 from pretrain.models import EncoderConfig, build
 from pretrain.models.names import to_state_dict
+from tests.compiled import jit
 
 TOLERANCE = {"rtol": 0, "atol": 2e-5}
 pytestmark = pytest.mark.usefixtures("optimized")
@@ -99,7 +100,7 @@ def _ours(config: EncoderConfig, params, batch: dict[str, np.ndarray]):
         return -jnp.sum(picked * chosen) / jnp.sum(chosen), logits
 
     with jax.default_matmul_precision("highest"):
-        return jax.jit(jax.value_and_grad(loss_and_logits, has_aux=True))(params, batch)
+        return jit(jax.value_and_grad(loss_and_logits, has_aux=True))(params, batch)
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
