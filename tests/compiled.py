@@ -1,4 +1,4 @@
-"""Programs compiled as users have them, in tests whose own are compiled to be compiled soon (tests/conftest.py)."""
+"""Programs compiled as users have them, where tests/conftest.py has programs compiled fast."""
 
 from collections.abc import Callable
 from importlib.metadata import version

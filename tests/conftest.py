@@ -11,9 +11,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 # Most of a test is compilation: what LLVM does to make code fast takes longer than the slow code.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
-if version("jaxlib").startswith(
-    "0.10."
-):  # whose older emitters of fused loops compile in three quarters of the time
+# And the older emitters of fused loops take three quarters of the newer ones' time; tests/compiled.py has the newer.
+if version("jaxlib").startswith("0.10."):
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 import jax

@@ -113,9 +113,8 @@ class Linear(nnx.Module):
         width, out = math.prod(self.inputs), math.prod(self.outputs)
         kernel = gathered(self.kernel[...].astype(x.dtype), self.axes).reshape(width, out)
         letters = "STUVWXYZ"[: len(rows)]
-        y = einsum(f"{letters}D,DF->{letters}F", x.reshape(*rows, width), kernel).reshape(
-            *rows, *self.outputs
-        )
+        y = einsum(f"{letters}D,DF->{letters}F", x.reshape(*rows, width), kernel)
+        y = y.reshape(*rows, *self.outputs)
         # Added in float32, so that its gradient is summed in float32: a sum in bfloat16 takes a CPU ten times as long.
         return (y + self.bias[...]).astype(x.dtype) if hasattr(self, "bias") else y
 
