@@ -24,9 +24,12 @@ from jax._src import distributed  # its state, the key-value store among it, has
 from data import storage
 from data.command_line import INTERRUPTED
 from data.errors import UserError
+from pretrain.platforms import leave_out_absent_tpu
 from pretrain.rollcall import call_the_roll
 
 T = TypeVar("T")
+
+leave_out_absent_tpu()  # here, as every command that has jax start its devices imports this module
 
 DISTRIBUTED = "UNMASK_DISTRIBUTED"
 """Set to 1 by launchers: join the other processes before anything else; 0 does not, whatever CLUSTER says."""

@@ -1,0 +1,59 @@
+"""jax looks for a TPU only where there may be one; other devices it finds as ever."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pretrain import platforms
+
+ROOT = Path(__file__).parents[2]
+GPU_LIKE = """
+import jax, jax.extend.backend as backend
+from jax._src.xla_bridge import make_cpu_client
+import pretrain.processes
+backend.register_backend_factory("gpu-like", make_cpu_client, priority=200)
+print(jax.devices()[0].client is backend.backends()["gpu-like"], "tpu" in backend.backends())
+import jax.experimental.pallas.tpu
+"""
+"""A program that has a device which jax prefers to the CPU, as a plugin of CUDA brings it."""
+
+
+def test_without_a_tpu_its_runtime_is_left_alone_and_another_device_is_chosen():
+    unset = {"JAX_PLATFORMS", *platforms.VARIABLES}
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    done = subprocess.run(
+        [sys.executable, "-c", GPU_LIKE], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "True False\n", done.stderr
+    assert "libtpu" not in done.stderr and "Source Location" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["finetune.evaluate", "finetune.predict"])
+def test_a_command_that_joins_no_run_looks_no_further(command):
+    program = f"import sys, {command}; assert 'pretrain.platforms' in sys.modules"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(
+    "sign", ["none", "JAX_PLATFORMS", *platforms.VARIABLES, "accel0", "vfio/0", "vfio/vfio"]
+)
+def test_a_sign_of_a_tpu_leaves_all_to_jax(sign, monkeypatch, tmp_path):
+    for name in platforms.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    if sign in platforms.VARIABLES:
+        monkeypatch.setenv(sign, "0")
+    elif sign[0] in "av":
+        (tmp_path / sign).parent.mkdir(exist_ok=True)
+        (tmp_path / sign).touch()
+    said = SimpleNamespace(jax_platforms="tpu" if sign == "JAX_PLATFORMS" else None)
+    monkeypatch.setattr(platforms, "jax", SimpleNamespace(config=said))
+    replaced = []
+    monkeypatch.setattr(
+        platforms.backend, "register_backend_factory", lambda name, *_, **__: replaced.append(name)
+    )
+    platforms.leave_out_absent_tpu(tmp_path)
+    assert replaced == (["tpu"] if sign in ("none", "vfio/vfio") else [])
