@@ -25,7 +25,8 @@ def leave_out_absent_tpu(dev: Path = Path("/dev")) -> None:
     Args:
       dev: the folder of the machine's devices.
     """
-    if jax.config.jax_platforms or any(os.environ.get(name) for name in VARIABLES):
+    said = jax.config.jax_platforms  # type: ignore[attr-defined]
+    if said or any(os.environ.get(name) for name in VARIABLES):
         return
     if any(next(dev.glob(pattern), None) for pattern in DEVICES):
         return

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import signal
+import string
 import sys
 import threading
 import time
@@ -41,6 +42,10 @@ HEARTBEAT = "UNMASK_HEARTBEAT_SECONDS"
 """A process that gives no sign of life for so long is taken for dead, and the others end."""
 INITIALIZATION = "UNMASK_INITIALIZATION_SECONDS"
 """How long a process waits for the others to come."""
+
+DIRECTLY = "no_grpc_proxy"
+"""The hosts that gRPC reaches without a proxy, by the ends of their names or addresses."""
+EVERY_HOST = ",".join(string.ascii_lowercase + string.digits)
 
 FAILED = "unmask/failed"
 LOOK_SECONDS = 0.5  # between looks at whether another process has failed
@@ -126,6 +131,10 @@ def join() -> None:
     waiting, heartbeat = _seconds(INITIALIZATION, 300), _seconds(HEARTBEAT, 100)
     # jax's own service would take SIGTERM from Python's handlers, and deaf a process until its first step.
     jax.config.update("jax_enable_preemption_service", False)
+    # jax and libtpu reach the other processes by gRPC, which would send them through a proxy that is for the world
+    # outside. Downloads do not read this variable, and take the proxy as ever.
+    os.environ[DIRECTLY] = EVERY_HOST
+    jax.config.update("jax_check_proxy_envs", False)  # so there is nothing for jax to warn of
     arguments: dict[str, Any] = {}
     values = [os.environ.get(name, "") for name in CLUSTER]
     if all(values):

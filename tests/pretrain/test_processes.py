@@ -1,6 +1,10 @@
 """Who belongs to a run is said by the environment; what is said wrongly is one line. Runs: tests/faults."""
 
+import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +17,17 @@ ALL = {
     "JAX_PROCESS_ID": "1",
     "UNMASK_INITIALIZATION_SECONDS": "1",
 }
+
+
+JOINED = """
+import os, urllib.request
+from pretrain import processes
+def main(argv):
+    numbers = processes.gather(processes.number())
+    print(numbers, urllib.request.getproxies()["https"], os.environ["no_proxy"])
+processes.run(main)
+"""
+"""A program that joins, and prints whom it has met and which proxy a download would take."""
 
 
 def environment(monkeypatch, **changes):
@@ -118,3 +133,19 @@ def test_an_exception_of_the_only_process_is_pythons_to_show(monkeypatch):
     monkeypatch.delenv("UNMASK_DISTRIBUTED", raising=False)
     with pytest.raises(ZeroDivisionError):
         processes.run(lambda argv: 1 // 0)
+
+
+def test_processes_reach_each_other_past_a_proxy_which_downloads_still_take():
+    dead = "http://127.0.0.1:9"  # nothing listens there
+    names = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
+    proxies = {each: dead for name in names for each in (name, name.upper())}
+    environment = {**os.environ, **proxies, "no_proxy": "example.org", "UNMASK_INITIALIZATION_SECONDS": "60"}
+    launch = [sys.executable, "-m", "launch.local", "-n", "2", "--", sys.executable, "-c", JOINED]
+    done = subprocess.run(
+        launch, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert sorted(done.stdout.splitlines()) == [
+        f"[0] [0, 1] {dead} example.org",
+        f"[1] [] {dead} example.org",
+    ], done.stderr
+    assert "proxy" not in done.stderr
