@@ -176,14 +176,21 @@ def open_streams(
 ) -> dict[int, TokenStream]:
     """The streams in `states`, each from its state on, tokenizing in `executor`."""
     documents = open_documents(
-        config, sources, seed, {stream: state["start"] for stream, state in states.items()}
+        config,
+        sources,
+        seed,
+        {stream: state["start"] for stream, state in states.items()},
+        {
+            stream: state["start"] if state["size"] is None else state.get("end")
+            for stream, state in states.items()
+        },
     )
     opened = {}
     for stream, state in states.items():
         windows = WindowReader(
             documents[stream],
             config.window,
-            window_order(config, seed, stream),
+            window_order(seed, stream),
             number=state["window"],
             epoch=state["epoch"],
             counts=Counts.from_dict(state["counts"]),

@@ -13,7 +13,7 @@ from data.packing import LOOK_AHEAD, DocumentPlanner
 from data.shuffle import WeightedDraws
 from data.source import Record, Source
 from data.sources import check_fields, open_source
-from data.streams import nothing_to_read, open_layout, outside_training, window_order
+from data.streams import nothing_to_read, open_layout, outside_training, shuffles_shards, window_order
 from data.tokens import LARGEST_CHUNK, Cursor, Encode
 
 log = logging.getLogger(__name__)
@@ -185,10 +185,11 @@ def _count_rows(
         return epochs * -(-tokens // (seq_len - 1))
     if config.packing == "lines":
         return epochs * sum(-(-length // (seq_len - 2)) for lengths in shards.values() for length in lengths)
-    layout, order = open_layout(config, source, seed), window_order(config, seed, stream)
+    layout, order = open_layout(config, source, seed), window_order(seed, stream)
     rows = number = 0
     for epoch in range(epochs):
-        lengths = [length for shard in layout.shards(epoch, stream) for length in shards.get(shard, ())]
+        read = layout.shards(epoch, stream, shuffles_shards(config))
+        lengths = [length for shard in read for length in shards.get(shard, ())]
         for start in range(0, len(lengths), config.window):
             window = lengths[start : start + config.window]
             shuffled = [window[i] for i in order(number, len(window))]

@@ -9,6 +9,7 @@ record n of shard f belongs to stream (n + f) mod G, and one pass over a shard s
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from data.shuffle import permutation
@@ -40,11 +41,31 @@ class Item(NamedTuple):
     """The source's number of the shard."""
 
 
+@dataclass(frozen=True)
+class ShardOrder:
+    """Which epochs of a stream read the shards in random order; the others read them in the source's own order.
+
+    An epoch ends in the order that it began in, whatever the config has become since: each shard is read once.
+    """
+
+    shuffled: bool = True
+    """Whether epochs that have not begun will be in random order."""
+    begun: tuple[tuple[int, bool], ...] = ()
+    """Epochs that have begun, where any of them has another order: (the last of a few, whether it is random)."""
+
+    def __call__(self, epoch: int) -> bool:
+        """Whether this epoch is in random order."""
+        return next((shuffled for last, shuffled in self.begun if epoch <= last), self.shuffled)
+
+
+SHUFFLED = ShardOrder()
+
+
 class Layout:
     """How a source's records are shared out among the streams, and in which order they are read."""
 
     def __init__(self, source: Source, streams: int, *order_key: int | str):
-        """Share `source` among `streams`; shards are read in a random order keyed by order_key and epoch.
+        """Share `source` among `streams`; the random order of shards is keyed by order_key and epoch.
 
         Without a key the order is the source's own.
         """
@@ -52,21 +73,14 @@ class Layout:
         self.streams = streams
         self.shares_shards = len(source.shards) < SHARDS_PER_STREAM * streams
         self._order_key = order_key
-        self._order: tuple[int, list[int]] = (-1, [])
 
-    def shards(self, epoch: int, stream: int) -> list[int]:
-        """The shards that a stream reads in an epoch, in order."""
-        if self._order[0] != epoch:
-            count = len(self.source.shards)
-            order = (
-                permutation(count, "shards", *self._order_key, epoch).tolist()
-                if self._order_key
-                else range(count)
-            )
-            self._order = (epoch, list(order))
-        if self.shares_shards:
-            return self._order[1]
-        return [shard for shard in self._order[1] if shard % self.streams == stream]
+    def shards(self, epoch: int, stream: int, shuffled: bool = True) -> list[int]:
+        """The shards that a stream reads in an epoch, in random order or in the source's own."""
+        count = len(self.source.shards)
+        order: Sequence[int] = range(count)
+        if shuffled and self._order_key:
+            order = permutation(count, "shards", *self._order_key, epoch).tolist()
+        return [shard for shard in order if self.shares_shards or shard % self.streams == stream]
 
     def owner(self, shard: int, number: int) -> int:
         """The stream that a record belongs to."""
@@ -97,11 +111,11 @@ class Reader(Protocol):
 class OwnReader:
     """Reads one stream's records and nobody else's."""
 
-    def __init__(self, layout: Layout, stream: int, start: Position):
+    def __init__(self, layout: Layout, stream: int, start: Position, order: ShardOrder = SHUFFLED):
         """Read `stream` from `start` on."""
         self._layout = layout
         self._stream = stream
-        self._items = scan(layout.source, lambda epoch: layout.shards(epoch, stream), start)
+        self._items = scan(layout.source, lambda epoch: layout.shards(epoch, stream, order(epoch)), start)
 
     def read(self) -> Item:
         """The stream's next record, or an Item without one at the end of each epoch."""
@@ -118,16 +132,23 @@ class SharedReader:
     full finishes its queue and then reads by itself until it has caught up.
     """
 
-    def __init__(self, layout: Layout, starts: Mapping[int, Position], queued_chars: int = QUEUED_CHARS):
-        """Serve the streams in `starts`, each from its own position."""
+    def __init__(
+        self,
+        layout: Layout,
+        starts: Mapping[int, Position],
+        queued_chars: int = QUEUED_CHARS,
+        order: ShardOrder = SHUFFLED,
+    ):
+        """Serve the streams in `starts`, each from its own position; all read the shards in the same order."""
         self._layout = layout
+        self._order = order
         self._limit = queued_chars // max(len(starts), 1)
         self._queues: dict[int, deque[Item]] = {stream: deque() for stream in starts}
         self._queued = dict.fromkeys(starts, 0)
         self._served = dict(starts)  # where each stream's queue ends
         self._behind: dict[int, OwnReader | None] = {}
         self._cursor = min(starts.values())
-        self._items = scan(layout.source, lambda epoch: layout.shards(epoch, 0), self._cursor)
+        self._items = scan(layout.source, lambda epoch: layout.shards(epoch, 0, order(epoch)), self._cursor)
 
     def reader(self, stream: int) -> "SharedStream":
         """The Reader of one stream."""
@@ -146,7 +167,7 @@ class SharedReader:
         return item
 
     def _read_alone(self, stream: int) -> Item:
-        own = self._behind[stream] or OwnReader(self._layout, stream, self._served[stream])
+        own = self._behind[stream] or OwnReader(self._layout, stream, self._served[stream], self._order)
         item = own.read()
         self._served[stream] = item.after
         if item.after >= self._cursor:
@@ -194,9 +215,16 @@ class SharedStream:
         return self._shared.read(self._stream)
 
 
-def open_readers(layout: Layout, starts: Mapping[int, Position]) -> dict[int, Reader]:
-    """A Reader for each stream in `starts`, from its position on, with as little reading as the layout allows."""
-    if layout.shares_shards and len(starts) > 1:
-        shared = SharedReader(layout, starts)
-        return {stream: shared.reader(stream) for stream in starts}
-    return {stream: OwnReader(layout, stream, start) for stream, start in starts.items()}
+def open_readers(
+    layout: Layout, starts: Mapping[int, Position], orders: Mapping[int, ShardOrder]
+) -> dict[int, Reader]:
+    """A Reader for each stream in `starts`, from its position on, with as little reading as layout and orders allow."""
+    readers: dict[int, Reader] = {}
+    for order in dict.fromkeys(orders.values()):
+        together = {stream: start for stream, start in starts.items() if orders[stream] == order}
+        if layout.shares_shards and len(together) > 1:
+            shared = SharedReader(layout, together, QUEUED_CHARS * len(together) // len(starts), order)
+            readers |= {stream: shared.reader(stream) for stream in together}
+        else:
+            readers |= {stream: OwnReader(layout, stream, start, order) for stream, start in together.items()}
+    return readers

@@ -3,7 +3,8 @@
 A run reads its corpus as G streams. Each has a fixed share of the documents and goes through it epoch after
 epoch; documents are shuffled within windows of W, so that the order is a function of (seed, stream, window
 number) and a position needs no text: reading on from the start of a window gives the same documents in the
-same order.
+same order. W may change in mid-run: a window that has begun is finished as it is, and so is the order of an epoch's
+shards, which are shuffled where W is above 1.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from data.config import DataConfig
 from data.counts import Counts, Unwanted
 from data.errors import UserError
 from data.heldout import HeldOut
-from data.reading import Layout, Position, Reader, open_readers
+from data.reading import SHUFFLED, Layout, Position, Reader, ShardOrder, open_readers
 from data.shuffle import WeightedDraws, permutation
 from data.source import Source
 
@@ -39,9 +40,20 @@ class Documents(Protocol):
 class SourceDocuments:
     """Kept documents of one stream of one source."""
 
-    def __init__(self, reader: Reader, start: Position, unwanted: Unwanted, empty: Callable[[], UserError]):
-        """Leave out what the source drops and what is `unwanted`; raise `empty()` at an epoch without a document."""
+    def __init__(
+        self,
+        reader: Reader,
+        start: Position,
+        unwanted: Unwanted,
+        empty: Callable[[], UserError],
+        order: ShardOrder = SHUFFLED,
+    ):
+        """Leave out what the source drops and what is `unwanted`; raise `empty()` at an epoch without a document.
+
+        The `order` is the reader's.
+        """
         self._reader = reader
+        self._order = order
         self._position = start
         self._unwanted = unwanted
         self._empty = empty
@@ -60,9 +72,9 @@ class SourceDocuments:
                 self._found = True
                 return record.text
 
-    def position(self) -> list[int]:
-        """[epoch, index in the order of shards, record number]."""
-        return list(self._position)
+    def position(self) -> list[int | bool]:
+        """[epoch, index in the order of shards, record number, whether that order is random]."""
+        return [*self._position, self._order(self._position.epoch)]
 
 
 class MixedDocuments:
@@ -89,7 +101,29 @@ class MixedDocuments:
 
 def open_layout(config: DataConfig, source: Source, seed: int, member: int = 0) -> Layout:
     """How a source (that member of a mix) is shared out among the run's streams."""
-    return Layout(source, config.streams, *((seed, member) if config.window > 1 else ()))
+    return Layout(source, config.streams, seed, member)
+
+
+def shuffles_shards(config: DataConfig) -> bool:
+    """Whether an epoch that begins reads the shards in random order."""
+    return config.window > 1
+
+
+def _shard_order(shuffled: bool, start: Sequence[Any] | None, end: Sequence[Any] | None) -> ShardOrder:
+    """The order of shards of a stream that goes on from position `start`.
+
+    Args:
+      shuffled: the order of epochs to come.
+      start: None begins. Without its fourth value, which older runs did not save, its order is `shuffled` too.
+      end: the last position that was read in the orders of then; None: somewhere in the epoch of `start`.
+    """
+    if start is None:
+        return ShardOrder(shuffled)
+    first = (start[0], start[3] if len(start) > 3 else shuffled)
+    # At an epoch's very start nothing of it has been read.
+    last = first if end is None or len(end) < 4 else (end[0] - (not any(end[1:3])), end[3])
+    begun = tuple(sorted({first, last})) if last[0] > first[0] else (first,) * (last[0] == first[0])
+    return ShardOrder(shuffled, begun if any(order != shuffled for _, order in begun) else ())
 
 
 def outside_training(config: DataConfig) -> Unwanted:
@@ -97,8 +131,20 @@ def outside_training(config: DataConfig) -> Unwanted:
     return HeldOut(0.0 if config.eval_source else config.eval_fraction)
 
 
+def with_shard_order(start: Any, shuffled: bool) -> Any:
+    """A saved position that says whether its shards are in random order; one of an older run does not say it."""
+    if isinstance(start, Mapping):
+        members = [with_shard_order(member, shuffled) for member in start["members"]]
+        return {**start, "members": members}
+    return [*start, shuffled] if start and len(start) == 3 else start
+
+
 def open_documents(
-    config: DataConfig, sources: Sequence[Source], seed: int, starts: Mapping[int, Any]
+    config: DataConfig,
+    sources: Sequence[Source],
+    seed: int,
+    starts: Mapping[int, Any],
+    ends: Mapping[int, Any] | None = None,
 ) -> dict[int, Documents]:
     """The training documents of each stream in `starts`, from its position (None: the beginning) on.
 
@@ -107,21 +153,33 @@ def open_documents(
       sources: the one source, or the members of the mix.
       seed: the run's.
       starts: positions by stream.
+      ends: positions after the windows that begin at `starts` and must come out as they did; where a stream has none,
+        they lie in the epoch of its start.
     """
+    ends = ends or {}
     unwanted = outside_training(config)
     mixed = config.source == "mix"
     members: list[dict[int, Documents]] = []
     for index, source in enumerate(sources):
         layout = open_layout(config, source, seed, index)
-        places = {
-            stream: start["members"][index] if mixed and start else start for stream, start in starts.items()
+        places, until = (
+            {stream: place["members"][index] if mixed and place else place for stream, place in given.items()}
+            for given in (starts, ends)
+        )
+        positions = {stream: Position(*(place or ())[:3]) for stream, place in places.items()}
+        orders = {
+            stream: _shard_order(shuffles_shards(config), place, until.get(stream))
+            for stream, place in places.items()
         }
-        positions = {stream: Position(*(place or ())) for stream, place in places.items()}
-        readers = open_readers(layout, positions)
+        readers = open_readers(layout, positions, orders)
         members.append(
             {
                 stream: SourceDocuments(
-                    readers[stream], start, unwanted, partial(_empty_stream, layout, stream, unwanted)
+                    readers[stream],
+                    start,
+                    unwanted,
+                    partial(_empty_stream, layout, stream, unwanted),
+                    orders[stream],
                 )
                 for stream, start in positions.items()
             }
@@ -161,11 +219,15 @@ WindowOrder = Callable[[int, int], Sequence[int]]
 """The order of a window's documents, from its number and their number."""
 
 
-def window_order(config: DataConfig, seed: int, stream: int) -> WindowOrder:
+def window_order(seed: int, stream: int) -> WindowOrder:
     """The order of the windows of one stream."""
-    if config.window == 1:
-        return lambda number, documents: range(documents)
-    return lambda number, documents: permutation(documents, "window", seed, stream, number).tolist()
+
+    def order(number: int, documents: int) -> Sequence[int]:
+        if documents < 2:
+            return range(documents)
+        return permutation(documents, "window", seed, stream, number).tolist()
+
+    return order
 
 
 class WindowReader:

@@ -29,6 +29,7 @@ FRESH: Mapping[str, Any] = {
     "rows": 0,
     "window": 0,
     "start": None,
+    "end": None,
     "size": None,
     "last": False,
     "next": 0,
@@ -36,7 +37,7 @@ FRESH: Mapping[str, Any] = {
     "taken": "0",
     "counts": {"documents": 0, "held_out": 0, "dropped": {}},
 }
-"""The state of a stream that has not begun. A size of None means that the window is not read yet."""
+"""The state of a stream that has not begun. A size of None means that the window at `start` is not read yet."""
 
 
 class Cursor:
@@ -228,6 +229,7 @@ class TokenStream:
                 "epoch": window.epoch,
                 "window": window.number,
                 "start": window.start,
+                "end": window.end,
                 "size": self._current.size,
                 "last": window.last,
                 **self._current.cursor.as_dict(),

@@ -2,12 +2,14 @@
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from etils import epath
 
 from data.errors import UserError
+from data.streams import with_shard_order
 from pretrain import huggingface, processes
 from pretrain.job import Job
 from pretrain.recorder import Sums
@@ -21,7 +23,7 @@ class RunState:
     """What a run remembers besides its arrays; goes into every checkpoint."""
 
     data: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Positions of the streams of each data config that the phases read (see phases.data_key)."""
+    """Positions of the streams of each corpus that the phases read, by `Job.data_keys`."""
     best: dict[str, float] | None = None
     """The best evaluation so far: {"step": ..., "eval/loss": ...}."""
     sums: Sums = field(default_factory=Sums)
@@ -53,6 +55,25 @@ def check_fingerprints(job: Job, saved: dict[str, str], *, accept: bool) -> None
         if not accept:
             raise UserError(f"{message}; put it back, or pass --accept_changes to go on with what is there")
         logger.warning("%s", message)
+
+
+def stream_states(run: Mapping[str, Any], data_keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The positions of the streams in a checkpoint's `run` item, in the orders of shards that they were saved in.
+
+    Positions of older runs do not say their order: it follows from the window of the last phase that read the corpus.
+    """
+    config, begin, shuffled = run["config"], 0, dict[str, bool]()
+    for key, phase in zip(data_keys, config.get("phases") or [{"steps": run["step"]}]):
+        if begin < run["step"]:
+            shuffled[key] = (phase.get("data") or config["data"])["window"] > 1
+        begin += phase["steps"]
+    return {
+        key: {
+            stream: {**state, "start": with_shard_order(state["start"], shuffled.get(key, True))}
+            for stream, state in states.items()
+        }
+        for key, states in run["data"].items()
+    }
 
 
 def of_all_processes(states: dict[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from pretrain.metrics import MetricWriter
 from pretrain.phases import Phase
 from pretrain.progress import Progress
 from pretrain.recorder import Recorder, Sums
-from pretrain.resume import RunState, check_fingerprints, check_network, of_all_processes
+from pretrain.resume import RunState, check_fingerprints, check_network, of_all_processes, stream_states
 from pretrain.state import TrainState, abstract_state, fresh_state, state_from_params
 from pretrain.steps import lower, make_train_step
 
@@ -159,7 +159,7 @@ class _Trainer:
         processes.check_same({"the newest checkpoint that can be read": restored and restored[1]["step"]})
         if restored is not None:
             state, run = restored
-            self._run = RunState(run["data"], run["best"], Sums(**run["sums"]))
+            self._run = RunState(stream_states(run, self._job.data_keys), run["best"], Sums(**run["sums"]))
             logger.info("resumed at step %d", run["step"])
             return state, int(run["step"])
         job = self._job

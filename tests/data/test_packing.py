@@ -46,7 +46,7 @@ def stream_of(
     reader = WindowReader(
         opened,
         window,
-        window_order(config, 0, 0),
+        window_order(0, 0),
         number=state["window"],
         epoch=state["epoch"],
         counts=Counts.from_dict(state["counts"]),
@@ -85,7 +85,7 @@ def test_full_gives_no_row_of_padding_when_an_epoch_ends_with_a_row() -> None:
 
 def test_documents_are_kept_whole_and_apart() -> None:
     packed = pack("documents", [[11, 12, 13], [21, 22, 23], [31], [41, 42]], 9, 9, window=4)
-    order = window_order(DataConfig(window=4), 0, 0)(0, 4)
+    order = window_order(0, 0)(0, 4)
     assert sorted(order) == [0, 1, 2, 3]
     for row, segments, positions in zip(packed["tokens"], packed["segments"], packed["positions"]):
         starts = [at for at, token in enumerate(row) if token == CLS]
@@ -212,7 +212,7 @@ def test_full_rows_laid_end_to_end_are_the_documents_in_the_order_of_the_stream(
     lengths: list[int], shapes: list[tuple[int, int]], window: int
 ) -> None:
     documents = numbered(lengths)
-    order = window_order(DataConfig(window=window), 0, 0)
+    order = window_order(0, 0)
     expected = []
     for number, start in enumerate(range(0, len(documents), window)):
         part = documents[start : start + window]

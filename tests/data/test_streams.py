@@ -7,7 +7,7 @@ import pytest
 
 from data.config import DataConfig, SourceConfig
 from data.counts import Counts
-from data.reading import Layout, OwnReader, Position, SharedReader, open_readers
+from data.reading import Layout, OwnReader, Position, ShardOrder, SharedReader, open_readers
 from data.shuffle import WeightedDraws, permutation, random_bits
 from data.source import Record
 from data.streams import WindowReader, open_documents, window_order
@@ -94,7 +94,9 @@ def test_a_shared_reader_gives_each_stream_what_its_own_reader_would(queued_char
 
 def test_streams_in_step_read_each_record_once() -> None:
     source = MemorySource(make_corpus(3, 60))
-    readers = open_readers(Layout(source, 4, 7), dict.fromkeys(range(4), Position()))
+    readers = open_readers(
+        Layout(source, 4, 7), dict.fromkeys(range(4), Position()), dict.fromkeys(range(4), ShardOrder())
+    )
     for _ in range(10):
         for reader in readers.values():
             reader.read()
@@ -119,7 +121,7 @@ def windows_of(
     config: DataConfig, corpus: list[list[str]], stream: int, count: int, seed: int = 0
 ) -> list[list[str]]:
     documents = open_documents(config, [MemorySource(corpus)], seed, {stream: None})[stream]
-    order = window_order(config, seed, stream)
+    order = window_order(seed, stream)
     reader = WindowReader(documents, config.window, order, number=0, epoch=0, counts=Counts())
     return [reader.take().texts for _ in range(count)]
 
@@ -146,7 +148,7 @@ def test_the_last_window_is_empty_when_documents_end_with_the_one_before() -> No
     config = DataConfig(streams=1, window=4, eval_fraction=0.0)
     corpus = [["5", "6", "7", "8", "!short"]]
     documents = open_documents(config, [MemorySource(corpus)], 0, {0: None})[0]
-    reader = WindowReader(documents, 4, window_order(config, 0, 0), number=0, epoch=0, counts=Counts())
+    reader = WindowReader(documents, 4, window_order(0, 0), number=0, epoch=0, counts=Counts())
     first, empty, again = reader.take(), reader.take(), reader.take()
     assert [(len(w.texts), w.last, w.number, w.epoch) for w in (first, empty, again)] == [
         (4, False, 0, 0),

@@ -1,5 +1,6 @@
 """A run that is stopped and resumed is the run that was never stopped: params, moments, batches, losses, to the bit."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ from etils import epath
 from pretrain import train as train_module
 from pretrain.checkpoint import Checkpointer, restore_params
 from pretrain.recorder import Recorder
+from pretrain.resume import stream_states
 from pretrain.sharding import make_mesh
 from pretrain.train import train
 from tests.tiny import tiny_config, write_corpus
@@ -116,6 +118,66 @@ def test_resume_equals_no_stop_to_the_bit(changes, stops, corpus, tmp_path, monk
     assert sorted(losses(tmp_path / "parts")) == sorted({*range(every, whole.step + 1, every), whole.step})
     for expected, actual in zip(leaves(whole.state), leaves(resumed.state), strict=True):
         np.testing.assert_array_equal(actual, expected)
+
+
+def test_positions_of_older_checkpoints_are_in_the_order_of_the_phase_that_read_last():
+    saved = {"end": None, "size": 2, "rows": 3}
+    old = {**saved, "start": [1, 2, 3]}
+    mixed = {**saved, "start": {"draw": 9, "members": [[0, 1, 2], [0, 0, 0, False]]}}
+    config = {
+        "data": {"window": 64},
+        "phases": [
+            {"steps": 5, "data": None},
+            {"steps": 5, "data": {"window": 1}},
+            {"steps": 5, "data": {"window": 7}},
+        ],
+    }
+    run = {"config": config, "data": {"0": {"3": old, "4": {**old, "start": None}}, "2": {"0": mixed}}}
+    for step, order in ((5, True), (6, False), (10, False)):
+        states = stream_states({**run, "step": step}, ["0", "0", "2"])
+        assert states["0"]["3"] == {**saved, "start": [1, 2, 3, order]}
+        assert states["0"]["4"]["start"] is None
+    states = stream_states({**run, "step": 11}, ["0", "0", "2"])
+    assert states["2"]["0"]["start"] == {"draw": 9, "members": [[0, 1, 2, True], [0, 0, 0, False]]}
+    assert stream_states({**run, "step": 11}, ["0", "0", "2"])["0"]["3"]["start"] == [1, 2, 3, False]
+
+
+@pytest.mark.slow
+def test_phases_with_and_without_a_shuffling_window_read_every_document_once(tmp_path, monkeypatch, batches):
+    texts = []
+    for shard in range(40):
+        lines = [f"{chr(97 + shard % 26)}{shard} {number}" for number in range(16)]
+        (tmp_path / f"{shard:02}.txt").write_text("\n".join(lines) + "\n")
+        texts += lines
+    data = {"packing": "lines", "window": 64, "eval_fraction": 0.0}
+    config = tiny_config(
+        tmp_path / "*.txt",
+        steps=None,
+        data=data,
+        seq_len=16,
+        phases=[
+            {"steps": 40},
+            {
+                "steps": 40,
+                "data": {**dataclasses.asdict(tiny_config(tmp_path / "*.txt").data), **data, "window": 1},
+            },
+        ],
+    )
+    seen = []
+    feed = train_module.to_devices
+    monkeypatch.setattr(
+        train_module,
+        "to_devices",
+        lambda arrays, *rest: (seen.append(arrays["tokens"].copy()), feed(arrays, *rest))[1],
+    )
+    with monkeypatch.context() as patch:
+        stop_at(patch, 55)
+        train(config, epath.Path(tmp_path / "run"))
+    outcome = train(config, epath.Path(tmp_path / "run"))
+    tokenizer = outcome.job.tokenizer
+    rows = [[int(t) for t in row if t not in tokenizer.special_ids] for batch in seen for row in batch]
+    expected = [ids.tolist() for ids in tokenizer.encode(texts)]
+    assert sorted(rows) == sorted(expected)
 
 
 @pytest.mark.slow
