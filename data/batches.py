@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 WAIT_SECONDS = 0.2
 """A wait for a batch is made of slices of this length, between which signal handlers run."""
 
+SMALL_WINDOW = 32
+"""Documents: from so many on the row that ends a window, and is not filled up, is one of many."""
+
 ENCODING_THREADS = 2
 """Calls to `encode` in flight: while one makes arrays of ids, holding the interpreter's lock, another tokenizes."""
 
@@ -83,6 +86,13 @@ def open_batches(
     rows = range(global_batch) if rows is None else rows
     streams = check(config, seq_len, global_batch, rows, epochs)
     _check_states(states, config.streams, streams)
+    if config.packing == "documents" and 1 < config.window < SMALL_WINDOW:
+        log.warning(
+            "a row holds documents of one window only, so with config.data.window=%d most of it may be padding; set it "
+            "to %d or more, or to 1 to fill rows in the order of the files",
+            config.window,
+            SMALL_WINDOW,
+        )
     sources = open_sources(config) if sources is None else sources
 
     chosen = {stream: states[str(stream)] if states else FRESH for stream in streams}
@@ -91,7 +101,7 @@ def open_batches(
     def start(executor: Executor) -> BatchMaker:
         return BatchMaker(
             open_streams(config, encode, executor, seed, chosen, sources, epochs),
-            {stream: make_packer(config.packing, special) for stream in streams},
+            {stream: make_packer(config.packing, special, in_order=config.window == 1) for stream in streams},
             lambda: Rows.empty(size, seq_len, special),
             complete,
         )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from data.config import DataConfig, leaf_sources
 from data.counts import Counts
 from data.errors import UserError
-from data.packing import LOOK_AHEAD, DocumentPlanner
+from data.packing import LOOK_AHEAD, DocumentPlanner, rows_in_order
 from data.shuffle import WeightedDraws
 from data.source import Record, Source
 from data.sources import check_fields, open_source
@@ -190,6 +190,9 @@ def _count_rows(
     for epoch in range(epochs):
         read = layout.shards(epoch, stream, shuffles_shards(config))
         lengths = [length for shard in read for length in shards.get(shard, ())]
+        if config.window == 1:
+            rows += rows_in_order(lengths, seq_len)
+            continue
         for start in range(0, len(lengths), config.window):
             window = lengths[start : start + config.window]
             shuffled = [window[i] for i in order(number, len(window))]

@@ -3,13 +3,14 @@
 full: documents, each closed by a separator, joined end to end and cut every S - 1 tokens (RoBERTa, section 4.2,
 FULL-SENTENCES); every row opens with the class token. documents: whole documents side by side, each with its
 own class token and separator, kept apart by `segments`; the longest document that fits goes in next (best-fit
-packing, Ding et al. 2024, "Fewer Truncations Improve Language Modeling"). lines: one document in a row.
+packing, Ding et al. 2024, "Fewer Truncations Improve Language Modeling"); with a window of 1, which keeps the
+order of the files, the next document goes in as long as it fits. lines: one document in a row.
 
 A document that is too long for a row is cut into pieces; an epoch's last row is padded.
 """
 
 import bisect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -237,6 +238,49 @@ class PiecePacker:
         return self._planner
 
 
+class InOrderPacker:
+    """Documents kept whole where they fit a row, one after another, each in the row of the one before if it fits."""
+
+    def __init__(self, special: SpecialTokens):
+        """Build rows with these special tokens."""
+        self._special = special
+
+    def __call__(self, stream: TokenStream, rows: Rows) -> int:
+        """See `Packer`."""
+        block = _Block(rows.tokens.shape[1], self._special)
+        while block.rows < len(rows) and (window := stream.window()) is not None:
+            cursor = window.cursor
+            stream.require(cursor.first + 1)
+            rest = window.tokens(cursor.first)[cursor.offset :]
+            if len(rest) + 2 > block.room and block.begun:
+                block.end_row()  # the document is looked at again, where there is a row left for it
+                continue
+            piece = rest[: block.seq_len - 2]
+            if len(piece):
+                block.add(piece)
+            if len(piece) < len(rest):
+                cursor.offset += len(piece)
+            else:
+                window.take(cursor.first)
+        if block.begun:
+            block.end_row()
+        block.write(rows)
+        return block.rows
+
+
+def rows_in_order(lengths: Iterable[int], seq_len: int) -> int:
+    """Rows of `seq_len` tokens that `InOrderPacker` makes of an epoch's documents of these numbers of tokens."""
+    rows = room = 0
+    for length in lengths:
+        if length and length + 2 > room:
+            pieces = -(-length // (seq_len - 2))
+            rows += pieces
+            room = pieces * (seq_len - 2) - length
+        elif length:
+            room -= length + 2
+    return rows
+
+
 class _Block:
     """Rows of pieces, gathered as lists and written at once: numpy's cost is by the call more than by the token."""
 
@@ -252,6 +296,16 @@ class _Block:
         self._segments: list[int] = []
         self._lengths: list[int] = []
         self._segment = 0
+
+    @property
+    def begun(self) -> bool:
+        """Whether the current row holds something."""
+        return self._column > 0
+
+    @property
+    def room(self) -> int:
+        """Tokens that the current row has place for."""
+        return self.seq_len - self._column
 
     def add(self, tokens: np.ndarray) -> None:
         """Put a piece of a document, between its special tokens, next in the current row."""
@@ -297,10 +351,12 @@ class _Block:
         )
 
 
-def make_packer(packing: str, special: SpecialTokens) -> Packer:
-    """The packer that `data.packing` names; one for each stream."""
+def make_packer(packing: str, special: SpecialTokens, *, in_order: bool = False) -> Packer:
+    """The packer that `data.packing` names; one for each stream. In order, no document goes before another."""
     if packing == "full":
         return FullPacker(special)
+    if packing == "documents" and in_order:
+        return InOrderPacker(special)
     return PiecePacker(special, LOOK_AHEAD if packing == "documents" else 1)
 
 

@@ -274,6 +274,27 @@ def test_count_steps_is_the_number_of_batches(packing: str, shards: int, window:
     assert reports[-1] == sum(state["counts"]["documents"] for state in batches[-1].states.values()) // 3
 
 
+def test_documents_in_the_order_of_the_files_share_rows() -> None:
+    corpus = [[f"{10 + number} {10 + number}" for number in range(40)]]
+    config = DataConfig(streams=1, window=1, packing="documents", eval_fraction=0.0)
+    shape: dict[str, Any] = {"seq_len": 32, "global_batch": 1, "epochs": 1}
+    batches = take(config, [MemorySource(corpus)], **shape)
+    assert (
+        len(batches) == count_steps(config, Encoder(), sources=[MemorySource(corpus)], seed=1, **shape) == 5
+    )
+    words = np.concatenate([batch.arrays["tokens"][0] for batch in batches])
+    assert words[words >= FIRST_TOKEN].tolist() == [int(w) for text in corpus[0] for w in text.split()]
+    assert [batch.arrays["segments"].max() for batch in batches] == [8] * 5
+
+
+def test_a_window_of_few_documents_that_share_rows_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    source = MemorySource(make_corpus(1, 60))
+    for window, warned in ((1, False), (2, True), (64, False)):
+        caplog.clear()
+        take(configured(window=window, packing="documents"), [source], 1)
+        assert ("so with config.data.window=2 most of it may be padding" in caplog.text) == warned
+
+
 def test_streams_that_end_sooner_give_padding_until_all_have_ended() -> None:
     corpus = [["5 6 7 8"], ["9 10 11 12 13 14 15 16 17 18 19 20"]]
     config = DataConfig(streams=2, window=1, eval_fraction=0.0)

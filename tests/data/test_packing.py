@@ -112,6 +112,30 @@ def test_documents_cuts_what_is_too_long_and_fills_up_after_its_last_piece() -> 
     assert planner.row(10) == [Piece(2, 0, 1)]
 
 
+def in_order(documents: Sequence[Sequence[int]], seq_len: int) -> list[list[int]]:
+    rows = Rows.empty(50, seq_len, SPECIAL)
+    filled = fill(stream_of(documents), make_packer("documents", SPECIAL, in_order=True), rows)
+    return rows.tokens[:filled].tolist()
+
+
+def test_documents_in_order_share_a_row_as_long_as_the_next_one_fits() -> None:
+    assert in_order([[11, 12, 13], [21], [31, 32, 33, 34], [], [41], [51, 52]], 8) == [
+        [CLS, 11, 12, 13, SEP, CLS, 21, SEP],
+        [CLS, 31, 32, 33, 34, SEP, PAD, PAD],
+        [CLS, 41, SEP, CLS, 51, 52, SEP, PAD],
+    ]
+
+
+def test_documents_in_order_fill_up_after_the_last_piece_of_a_long_one() -> None:
+    assert in_order([[11], [*range(21, 34)], [41], [51]], 8) == [
+        [CLS, 11, SEP, *[PAD] * 5],
+        [CLS, 21, 22, 23, 24, 25, 26, SEP],
+        [CLS, 27, 28, 29, 30, 31, 32, SEP],
+        [CLS, 33, SEP, CLS, 41, SEP, PAD, PAD],
+        [CLS, 51, SEP, *[PAD] * 5],
+    ]
+
+
 def test_documents_never_chooses_what_is_consumed() -> None:
     lengths = [5, 4, 3, 2]
     planner = DocumentPlanner(Cursor(0, 1, frozenset({1})), 4, lengths.__getitem__)
