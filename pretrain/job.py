@@ -12,6 +12,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from data import schema
+from data.command_line import differences
 from data.config import DataConfig
 from data.corpus import corpus_fingerprint, count_steps
 from data.errors import UserError
@@ -30,7 +31,7 @@ from pretrain.phases import Phase, check_length, check_lengths, check_phase, che
 from pretrain.schedules import learning_rate_schedule
 from pretrain.sharding import make_mesh
 from pretrain.state import dropout_generator
-from pretrain.workdir import MODEL_FILE, is_workdir
+from pretrain.workdir import MODEL_FILE, SAFE_TO_CHANGE, is_workdir
 from tokenizer.ensure import ensure_tokenizer
 from tokenizer.load import Loaded
 
@@ -118,6 +119,7 @@ def assemble(config: PretrainConfig, workdir: epath.Path, saved: Mapping[str, An
     """
     check_lengths(config)
     check_values(config)
+    given = config
     config = with_origin(config, workdir, resuming=saved is not None)
     mesh = make_mesh(config.mesh)
     planned = resolve_phases(config, epoch_steps=1)
@@ -145,7 +147,7 @@ def assemble(config: PretrainConfig, workdir: epath.Path, saved: Mapping[str, An
     model = build_model(encoder, dtype=config.dtype)
     for phase in planned:
         check_length(phase, encoder, config.model.config_file)
-    epoch_steps = _epoch_steps(config, tokenizer, saved)
+    epoch_steps = _epoch_steps(given, tokenizer, saved)
     phases = resolve_phases(config, epoch_steps=epoch_steps)
     fingerprints = [corpus_fingerprint(phase.data) for phase in phases]
     schedule = learning_rate_schedule(config.schedule, config.optimizer.learning_rate, phases[-1].stop)
@@ -185,9 +187,8 @@ def _epoch_steps(config: PretrainConfig, tokenizer: Loaded, saved: Mapping[str, 
     """Steps that config.epochs comes to; counted once in a run's life."""
     if config.epochs is None:
         return None
-    deciding = ("epochs", "seed", "global_batch", "seq_len", "data", "tokenizer")
-    now = schema.as_dict(config)
-    if saved is not None and all(saved["config"].get(name) == now[name] for name in deciding):
+    if saved is not None and _counted_alike(config, saved["config"]):
+        _check_rows_as_counted(config, saved)
         return int(saved["steps"])
     logger.info("counting the rows of %d epochs", config.epochs)
     return processes.from_first(
@@ -200,6 +201,27 @@ def _epoch_steps(config: PretrainConfig, tokenizer: Loaded, saved: Mapping[str, 
             global_batch=config.global_batch,
         )
     )
+
+
+def _counted_alike(config: PretrainConfig, saved: Mapping[str, Any]) -> bool:
+    """Whether the epochs of two configs have the same number of steps, by what decides it."""
+    deciding = ("epochs", "seed", "global_batch", "seq_len", "data.", "tokenizer.")
+    changed = differences(saved, schema.as_dict(config))
+    return not any(name.startswith(deciding) and not name.startswith(SAFE_TO_CHANGE) for name in changed)
+
+
+def _check_rows_as_counted(config: PretrainConfig, saved: Mapping[str, Any]) -> None:
+    """Refuse a run whose epochs were counted with a document in each row, where now several share one.
+
+    Raises:
+      UserError: it says how to go on with a document in each row.
+    """
+    older = any("end" not in state for states in saved["data"].values() for state in states.values())
+    if older and config.data.packing == "documents" and config.data.window == 1:
+        raise UserError(
+            "documents share rows with config.data.packing='documents' and config.data.window=1, but the epochs of "
+            "this run were counted with one in each row: pass --config.data.packing=lines --accept_changes to go on so"
+        )
 
 
 def process_rows(job: Job, phase: Phase) -> tuple[int, ...]:

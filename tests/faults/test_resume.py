@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from etils import epath
 
+from data import schema
+from data.errors import UserError
 from pretrain import train as train_module
 from pretrain.checkpoint import Checkpointer, restore_params
+from pretrain.job import _epoch_steps
 from pretrain.recorder import Recorder
 from pretrain.resume import stream_states
 from pretrain.sharding import make_mesh
@@ -140,6 +143,32 @@ def test_positions_of_older_checkpoints_are_in_the_order_of_the_phase_that_read_
     states = stream_states({**run, "step": 11}, ["0", "0", "2"])
     assert states["2"]["0"]["start"] == {"draw": 9, "members": [[0, 1, 2, True], [0, 0, 0, False]]}
     assert stream_states({**run, "step": 11}, ["0", "0", "2"])["0"]["3"]["start"] == [1, 2, 3, False]
+
+
+def test_the_epochs_of_a_run_are_counted_once(corpus, tmp_path, monkeypatch):
+    on_devices(monkeypatch, 1)
+    first, workdir = epath.Path(tmp_path / "first"), epath.Path(tmp_path / "run")
+    train(tiny_config(corpus, steps=1, schedule={"warmup_steps": 0}), first)
+    changes = {"steps": None, "epochs": 1, "seq_len": 64, "tokenizer": {"path": str(first / "tokenizer")}}
+    steps = train(tiny_config(corpus, **changes), workdir).job.steps
+
+    def counted_again(*arguments, **more):
+        raise AssertionError("the corpus was counted again")
+
+    monkeypatch.setattr("pretrain.job.count_steps", counted_again)
+    assert train(tiny_config(corpus, **changes, data={"prefetch": 2}), workdir).job.steps == steps
+    with pytest.raises(AssertionError, match="counted again"):
+        train(tiny_config(corpus, **{**changes, "epochs": 2}), workdir, accept_changes=True)
+
+
+def test_epochs_that_an_older_run_counted_by_one_document_a_row_are_not_packed(corpus):
+    data = {"packing": "documents", "window": 1}
+    config = tiny_config(corpus, steps=None, epochs=1, data=data)
+    saved = {"config": schema.as_dict(config), "steps": 40, "data": {"0": {"0": {"end": None}}}}
+    assert _epoch_steps(config, None, saved) == 40
+    saved["data"]["0"]["0"] = {}
+    with pytest.raises(UserError, match="--accept_changes to go on so"):
+        _epoch_steps(config, None, saved)
 
 
 @pytest.mark.slow
