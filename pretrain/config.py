@@ -71,7 +71,9 @@ class MaskingConfig:
     random_fraction: float = field(
         0.1, "of the predicted tokens, the share replaced by a random token; the rest stay"
     )
-    whole_word: bool = field(False, "predict whole words, never part of one")
+    whole_word: bool = field(
+        False, "predict whole words; one longer than all that a row predicts is cut into its tokens"
+    )
 
 
 @dataclass(frozen=True)

@@ -88,8 +88,8 @@ def mask_tokens(
     shares of the tables.
 
     Whole words are taken in random order, each that still fits, until none does: never more tokens than the
-    budget, never part of a word. What stands before a row's start or across a document's end is not part of a
-    word; a word longer than the budget is never taken.
+    budget. What stands before a row's start or across a document's end is not part of a word. A word longer than
+    the budget, as a sentence of a script without spaces is, is cut into its tokens.
 
     Args:
       key: a threefry key, the same on every mesh; one for each step, or one for all evaluations. rows: what
@@ -99,7 +99,7 @@ def mask_tokens(
       `predictions_per_row`.
     """
     row_keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
-    maskable = (segments > 0) & ~_is_one_of(tokens, tables.special_ids)
+    maskable = maskable_tokens(tokens, segments, tables)
     budgets = jnp.asarray(_budgets(rate, tokens.shape[1]))[jnp.sum(maskable, axis=1)]
 
     def mask_row(key: jax.Array, tokens: Array, segments: Array, maskable: Array, budget: Array) -> Masked:
@@ -119,6 +119,13 @@ def mask_tokens(
         return Masked(inputs, positions, targets, chosen.astype(jnp.float32))
 
     return jax.vmap(mask_row)(row_keys, tokens, segments, maskable, budgets)
+
+
+def maskable_tokens(
+    tokens: Int[Array, "B S"], segments: Int[Array, "B S"], tables: MaskingTables
+) -> Bool[Array, "B S"]:
+    """Which tokens may be predicted: neither padding nor special."""
+    return (segments > 0) & ~_is_one_of(tokens, tables.special_ids)
 
 
 def _budgets(rate: float, seq_len: int) -> np.ndarray:
@@ -172,10 +179,12 @@ def _choose_words(
     length = maskable.shape[0]
     index = jnp.arange(length)
     first = jax.lax.cummax(jnp.where(starts, index, 0))
+    sizes = jnp.zeros(length, jnp.int32).at[first].add(maskable.astype(jnp.int32))[first]
+    too_long = sizes > budget
+    first, sizes = jnp.where(too_long, index, first), jnp.where(too_long, 1, sizes)
     # A word has the priority of its first token, and so stays together.
     order = _order(priorities[first], ~maskable)
-    word = first[order]
-    sizes = jnp.zeros(length, jnp.int32).at[first].add(maskable.astype(jnp.int32))[word]
+    word, sizes = first[order], sizes[order]
     last = jnp.concatenate([word[1:] != word[:-1], jnp.ones(1, bool)])
 
     def fits(state: tuple[Array, Array, Array]) -> Array:

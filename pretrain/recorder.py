@@ -21,6 +21,7 @@ class Sums:
     loss_sum: float = 0.0
     correct_sum: float = 0.0
     weight_sum: float = 0.0
+    maskable_sum: float = 0.0
 
 
 @dataclass
@@ -127,6 +128,7 @@ class Recorder(LateReader):
         sums.loss_sum += values["loss_sum"]
         sums.correct_sum += values["correct_sum"]
         sums.weight_sum += values["weight_sum"]
+        sums.maskable_sum += values["maskable"]
         rates.steps += 1
         rates.tokens += values["tokens"]
         rates.flops += self._work.flops(
@@ -146,6 +148,7 @@ class Recorder(LateReader):
             "train/loss": loss,
             "train/accuracy": sums.correct_sum / weight,
             "train/perplexity": math.exp(min(loss, 700.0)) if math.isfinite(loss) else math.nan,
+            "train/predicted_share": sums.weight_sum / max(sums.maskable_sum, 1.0),
             "train/learning_rate": values["learning_rate"],
             "train/grad_norm": values["grad_norm"],
             "train/tokens_per_second": rates.tokens / elapsed,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from pretrain.masking import Masked, MaskingTables, mask_tokens, predictions_per_row
+from pretrain.masking import Masked, MaskingTables, mask_tokens, maskable_tokens, predictions_per_row
 from pretrain.models import Model
 from pretrain.phases import Phase
 from pretrain.sharding import constrain
@@ -63,7 +63,7 @@ def make_train_step(
 
     A batch holds tokens, segments, positions [B, S] int32 and attended [B] float32, the sum of squared segment lengths
     of each row. Metrics are scalars: those of `masked_loss` before the update, grad_norm, learning_rate, tokens (not
-    padding), attended.
+    padding), maskable (of them those that may be predicted), attended.
     """
     predictions = predictions_per_row(phase.masking_rate, phase.seq_len)
     rows = jnp.arange(phase.global_batch, dtype=jnp.int32)
@@ -92,6 +92,7 @@ def make_train_step(
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "tokens": jnp.sum(batch["segments"] > 0),
+            "maskable": jnp.sum(maskable_tokens(batch["tokens"], batch["segments"], tables)),
             "attended": jnp.sum(batch["attended"]),
         }
         return replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics

@@ -159,7 +159,8 @@ class _Trainer:
         processes.check_same({"the newest checkpoint that can be read": restored and restored[1]["step"]})
         if restored is not None:
             state, run = restored
-            self._run = RunState(stream_states(run, self._job.data_keys), run["best"], Sums(**run["sums"]))
+            sums = Sums(**{"maskable_sum": math.nan, **run["sums"]})  # older runs have not counted it
+            self._run = RunState(stream_states(run, self._job.data_keys), run["best"], sums)
             logger.info("resumed at step %d", run["step"])
             return state, int(run["step"])
         job = self._job

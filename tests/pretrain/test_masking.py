@@ -1,6 +1,7 @@
 """Masks: exact counts, fair draws, whole words, and the same on every mesh."""
 
 import dataclasses
+import hashlib
 import math
 import re
 
@@ -234,10 +235,12 @@ def test_words_are_taken_whole_until_none_fits(rate):
         budget = max(1, round(rate * maskable))
         assert len(chosen) == used.sum() <= budget
         whole = [word for word in words if set(word) <= chosen]
-        assert sum(map(len, whole)) == len(chosen)  # nothing but whole words
+        cut = sum(len(chosen & set(word)) for word in words if len(word) > budget)
+        assert sum(map(len, whole)) + cut == len(chosen)  # nothing but whole words, and of longer ones tokens
         assert all(
             len(word) > budget - len(chosen) for word in words if word not in whole
         )  # none left that fits
+        assert len(chosen) == budget or max(map(len, words)) <= budget  # what is cut fills the row up
         long_words += sum(len(word) > 1 for word in whole)
     assert long_words > 50
 
@@ -273,13 +276,34 @@ def test_each_word_is_as_likely_as_another_of_its_length():
     assert (used.sum(axis=1) >= 6).all()  # with words of 2 and 3 about, at most one place stays empty
 
 
-def test_a_word_longer_than_the_budget_is_never_taken():
+def test_a_word_longer_than_the_budget_is_cut_into_its_tokens():
     tables = dataclasses.replace(TABLES, word_starts=np.zeros(VOCAB, bool), word_breaks=np.zeros(VOCAB, bool))
     tokens = np.full((3, 20), 9, np.int32)
     segments = np.array([[1] * 20, [1] * 17 + [2] * 3, [1] * 16 + [2] * 4])
     result = masked(tokens, segments, tables)  # a budget of 3: one word of 20; of 17 and 3; of 16 and 4
-    assert result.weights.sum(axis=1).tolist() == [0, 3, 0]
-    assert sorted(result.positions[1].tolist()) == [17, 18, 19]
+    assert result.weights.sum(axis=1).tolist() == [3, 3, 3]
+    many = masked(np.full((400, 20), 9, np.int32), np.tile(segments[1], (400, 1)), tables)
+    counts = np.bincount(many.positions.ravel(), minlength=20)
+    assert counts[17] == counts[18] == counts[19] > 0  # the word of 3 is whole, or not there
+    assert counts[:17].min() > 30  # every token of the long word comes up
+
+
+def test_text_without_spaces_is_predicted_at_the_rate():
+    starts = np.zeros(VOCAB, bool)
+    starts[0] = True  # one token in 40 begins a word, as punctuation does in Chinese
+    tables = dataclasses.replace(TABLES, word_starts=starts, word_breaks=np.zeros(VOCAB, bool))
+    tokens, segments = word_rows(100, 128, seed=2)
+    result = masked(tokens, segments, tables)
+    maskable = ((segments > 0) & ~np.isin(tokens, SPECIAL)).sum(axis=1)
+    np.testing.assert_array_less(0.9 * np.round(0.15 * maskable) - 1, result.weights.sum(axis=1))
+    assert result.weights.sum() / maskable.sum() == pytest.approx(0.15, abs=0.005)
+
+
+def test_masks_of_rows_whose_words_fit_are_what_they_were():
+    tokens, segments = word_rows(64, 96, seed=3)
+    result = masked(tokens, segments, whole_word_tables(), rate=0.5)
+    digest = hashlib.sha256(result.inputs.tobytes() + result.weights.tobytes()).hexdigest()
+    assert digest[:16] == "3320cf3c97cccd9f"
 
 
 def test_the_tables_of_a_trained_tokenizer_keep_its_words_whole(tmp_path):

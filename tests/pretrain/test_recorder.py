@@ -31,7 +31,7 @@ def clock(monkeypatch):
 
 def metrics(loss_sum, weight_sum, tokens=10.0):
     values = {"loss_sum": loss_sum, "weight_sum": weight_sum, "correct_sum": 1.0, "grad_norm": 0.5}
-    values |= {"learning_rate": 1e-3, "tokens": tokens, "attended": 100.0}
+    values |= {"learning_rate": 1e-3, "tokens": tokens, "maskable": 0.8 * tokens, "attended": 100.0}
     return {name: jnp.float32(value) for name, value in values.items()}
 
 
@@ -68,11 +68,12 @@ def test_a_run_that_stopped_between_logs_logs_the_same_mean(clock):
     log = recorder(first)
     log.step(1, metrics(30.0, 10.0), waited=0.0)
     log.flush()
-    assert log.sums == Sums(30.0, 1.0, 10.0)
+    assert log.sums == Sums(30.0, 1.0, 10.0, pytest.approx(8.0))
     resumed = recorder(second, sums=log.sums)
     resumed.step(2, metrics(2.0, 2.0), waited=0.0)
     resumed.flush()
     assert second.lines[2]["train/loss"] == pytest.approx(32.0 / 12.0)
+    assert second.lines[2]["train/predicted_share"] == pytest.approx(12.0 / 16.0)
 
 
 def test_rates_leave_pauses_out_and_count_waiting_in_its_own_interval(clock):

@@ -59,6 +59,7 @@ def test_metrics_are_named_and_complete(finished):
         "loss",
         "accuracy",
         "perplexity",
+        "predicted_share",
         "learning_rate",
         "grad_norm",
         "tokens_per_second",
