@@ -1,6 +1,10 @@
-"""Numbers as people read them: 1.2M, 3.4 GiB, 2h05m."""
+"""Numbers and texts as people read them: 1.2M, 3.4 GiB, 2h05m."""
 
 import math
+import unicodedata
+
+UNSEEN = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode categories of control characters, surrogates and line breaks."""
 
 
 def count(number: float) -> str:
@@ -45,3 +49,13 @@ def duration(seconds: float) -> str:
 def percent(share: float, digits: int = 1) -> str:
     """A share of 1 in percent: 12.3%."""
     return f"{100 * share:.{digits}f}%"
+
+
+def one_line(text: str) -> str:
+    """A text on one line, with control characters and line breaks as Python writes them."""
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in UNSEEN
+        else character
+        for character in text
+    )

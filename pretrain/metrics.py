@@ -6,7 +6,6 @@ appended to, both are written anew once a minute and when they are flushed: befo
 """
 
 import json
-import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from typing import Any, Self
 from etils import epath
 
 from data.storage import is_remote, write_text
+from pretrain.attempt import attempt
 from pretrain.events import EventWriter
 
 FILE_NAME = "metrics.jsonl"
@@ -24,8 +24,6 @@ REWRITE_SECONDS = 60.0
 
 Line = dict[str, Any]
 """{"step": n, "train/loss": 2.5, ...}; a value that is not finite is None."""
-
-logger = logging.getLogger(__name__)
 
 
 def read_metrics(path: epath.PathLike) -> list[Line]:
@@ -74,7 +72,7 @@ class MetricWriter:
         line = _as_json({"step": int(step), **values})
         if self._file is not None:
             file = self._file
-            _attempt("metrics.jsonl", lambda: (file.write(line), file.flush()))
+            attempt("metrics.jsonl", lambda: (file.write(line), file.flush()))
         else:
             self._lines.append(line)
         if self._events is not None:
@@ -99,7 +97,7 @@ class MetricWriter:
             self._submit("TensorBoard", self._events.close)
         self._thread.shutdown(wait=True)
         if self._file is not None:
-            _attempt("metrics.jsonl", self._file.close)
+            attempt("metrics.jsonl", self._file.close)
 
     def __enter__(self) -> Self:
         return self
@@ -110,7 +108,7 @@ class MetricWriter:
         self.close()
 
     def _submit(self, what: str, action: Callable[..., Any], *arguments: Any) -> None:
-        self._thread.submit(_attempt, what, action, *arguments)
+        self._thread.submit(attempt, what, action, *arguments)
 
     def _put(self) -> None:
         """Have everything written so far put into the files, on the thread."""
@@ -127,10 +125,3 @@ class MetricWriter:
 def _as_json(line: Line) -> str:
     safe = {name: value if value is None or math.isfinite(value) else None for name, value in line.items()}
     return json.dumps(safe) + "\n"
-
-
-def _attempt(what: str, action: Callable[..., Any], *arguments: Any) -> None:
-    try:
-        action(*arguments)
-    except Exception as error:  # whatever goes wrong with a log line must not end a training run
-        logger.warning("%s could not be written: %s", what, error)

@@ -1,6 +1,5 @@
 """What is left of a run when it ends: a picture of its loss and a table of its figures."""
 
-import io
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from rich.table import Table
 
 from pretrain import formatting
 from pretrain.metrics import Line, read_metrics
+from pretrain.pictures import png
 
 TRAIN, HELD_OUT = "#9bb8d8", "#c44e52"
 SMOOTHED = "#2f6fae"
@@ -37,7 +37,6 @@ def write_loss_curve(metrics: epath.PathLike, out: epath.PathLike) -> bool:
     lines = read_metrics(metrics)
     if not series(lines, "train/loss")[0]:
         return False
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -47,9 +46,7 @@ def write_loss_curve(metrics: epath.PathLike, out: epath.PathLike) -> bool:
     _draw(accuracy, lines, "accuracy", "Accuracy (%)", scale=100.0, digits=1)
     accuracy.set_xlabel("Step")
     accuracy.set_ylim(bottom=0)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    epath.Path(out).write_bytes(buffer.getvalue())
+    epath.Path(out).write_bytes(png(figure))
     return True
 
 
