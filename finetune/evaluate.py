@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 from absl import flags
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from data.command_line import parse, run, write_out
 from data.errors import UserError
@@ -23,7 +23,7 @@ from finetune.evaluation import EvaluationSet, scores_on
 from finetune.job import short_split
 from finetune.results import score
 from finetune.trained import Trained, encoder_of, find_model, logits_of
-from pretrain import command
+from pretrain import command, terminal
 
 GENERIC = "LABEL_"
 """What transformers calls classes that nobody has named."""
@@ -58,10 +58,10 @@ def main(argv: Sequence[str]) -> int:
         part = EvaluationSet(short_split(split, len(data.evaluations)), encoded)
         found |= scores_on(part, logits, data.task)
     origins = {split: examples.origin for split, examples in data.evaluations.items()}
-    Console().print(_table(data.task.title, values.model, found, list(origins.values())))
     if values.out:
         out = {"model": values.model, "task": data.task.name, "examples": origins, "metrics": found}
         write_out(values.out, json.dumps(out, indent=2) + "\n", "--out")
+    terminal.console().print(_table(data.task.title, values.model, found, list(origins.values())))
     return 0
 
 
@@ -95,7 +95,10 @@ def class_order(names: Sequence[str], labels: Sequence[str], model: str) -> list
 
 
 def _table(title: str, model: str, found: dict[str, float], origins: list[str]) -> Table:
-    shown = Table(title=f"{title}: {model}", caption="; ".join(origins))
+    shown = Table(
+        title=Text(f"{title}: {model}", style="table.title"),
+        caption=Text("; ".join(origins), style="table.caption"),
+    )
     shown.add_column("metric")
     shown.add_column("score", justify="right")
     for metric, value in found.items():

@@ -55,7 +55,7 @@ def run_search(config: FinetuneConfig, workdir: epath.Path, console: Console) ->
         console.print(table(found))
     if found.best is not None:
         command = rerun_command(workdir / FOLDER / BEST, workdir)
-        console.print(f"to train the best: {command}", soft_wrap=True, highlight=False)
+        console.print(f"to train the best: {command}", soft_wrap=True)
     elif not found.interrupted:
         raise UserError(
             f"none of {len(found.trials)} trials has a score: all have diverged; "

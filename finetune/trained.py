@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -71,9 +72,10 @@ def find_model(model: str, *, inference: str = "jax", max_length: int = 0) -> Tr
     if (path / MODEL / CONFIG).exists():
         folder = path / MODEL
     elif (path / MODEL_FILE).exists():
+        start = shlex.quote(f"--config.init_from={model}")
         raise UserError(
             f"--model={model} is a run of pretraining, which labels nothing; fine-tune it: "
-            f"python -m finetune --config=configs/glue.py:TASK --config.init_from={model} --workdir=DIR"
+            f"python -m finetune --config=configs/glue.py:TASK {start} --workdir=DIR"
         )
     elif is_workdir(path):
         raise UserError(f"--model={model} is a run that has not finished; run its command again")

@@ -15,15 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, Int
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from tokenizers import Tokenizer
 
 from data.errors import UserError
 from data.evaluation import evaluation_rows
 from data.schema import build as build_config
-from pretrain import formatting, huggingface, processes
+from pretrain import formatting, huggingface, processes, terminal
 from pretrain.checkpoint import restore_params
 from pretrain.config import PretrainConfig
 from pretrain.heldout import held_out_rows
@@ -210,15 +209,17 @@ def prediction_table(examples: Sequence[Cloze], filled: Sequence[Sequence[Sequen
         table.add_column("true word", style="bold", no_wrap=True)
     table.add_column("predicted", no_wrap=True)
     for example, blanks in zip(examples, filled):
-        text = escape(example.text).replace(escape(MASK), "[bold]____[/]")
-        candidates = "\n\n".join("\n".join(_line(c, example.answer) for c in blank) for blank in blanks)
-        table.add_row(text, *([escape(example.answer)] if known else []), candidates)
+        text = Text("____", style="bold").join(Text(part) for part in example.text.split(MASK))
+        candidates = Text("\n\n").join(
+            Text("\n").join(_line(candidate, example.answer) for candidate in blank) for blank in blanks
+        )
+        table.add_row(text, *([Text(example.answer)] if known else []), candidates)
     return table
 
 
-def _line(candidate: Candidate, answer: str) -> str:
-    line = f"{formatting.percent(candidate.probability):>6}  {escape(candidate.word)}"
-    return f"[green]{line} ✓[/]" if candidate.word == answer else line
+def _line(candidate: Candidate, answer: str) -> Text:
+    line = f"{formatting.percent(candidate.probability):>6}  {formatting.one_line(candidate.word)}"
+    return Text(f"{line} ✓", style="green") if candidate.word == answer else Text(line)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -259,7 +260,7 @@ def main(argv: Sequence[str]) -> int:
     filled = fill_mask(
         build(encoder), params, tokenizer, [example.text for example in examples], top=arguments.top
     )
-    Console().print(prediction_table(examples, filled))
+    terminal.console().print(prediction_table(examples, filled))
     return 0
 
 

@@ -9,6 +9,7 @@ import jax
 from jaxtyping import PyTree
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from pretrain import formatting
 
@@ -172,7 +173,7 @@ def _facts(facts: Mapping[str, str]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, text in facts.items():
-        table.add_row(f" {name}", text)
+        table.add_row(Text(f" {name}"), Text(text))
     return table
 
 

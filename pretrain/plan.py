@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from absl import flags
-from rich.console import Console
+from rich.text import Text
 
 from data.command_line import parse, run, write_out
 from data.errors import UserError
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
     for name in ("tokens", "price"):
         if (values[name].value or 0) < 0:
             raise UserError(f"--{name}={values[name].value:g} should be 0 (not known) or more")
-    from pretrain import plan_report, planning
+    from pretrain import plan_report, planning, terminal
 
     pod = planning.Pod(*parse_topology(values.topology))
     checked = {}
@@ -98,18 +98,18 @@ def main(argv: Sequence[str]) -> int:
         print(f"{', '.join(checked)}: can run on {pod.name} ({pod.extent}), memory not checked")
         return 0
     planning.require_compiler()
-    console = Console(highlight=False)
+    console = terminal.console()
     plans = []
     for name, one in checked.items():
-        with console.status(f"compiling {name} for {pod.name}"):
+        with console.status(Text(f"compiling {name} for {pod.name}")):
             plans.append(plan_report.RunPlan(name, one, planning.plan_steps(one)))
+    if values.json:
+        text = json.dumps(plan_report.as_json(plans, values.price), indent=2) + "\n"
+        write_out(values.json, text, "--json")
     for plan in plans[:1] if not values.compare else ():
         console.print(plan_report.report(plan, values.price))
     if values.compare:
         console.print(plan_report.comparison(plans, values.price))
-    if values.json:
-        text = json.dumps(plan_report.as_json(plans, values.price), indent=2) + "\n"
-        write_out(values.json, text, "--json")
     return 0 if any(plan.fits for plan in plans) else DOES_NOT_FIT
 
 

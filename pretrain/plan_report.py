@@ -188,10 +188,10 @@ def comparison(plans: Sequence[RunPlan], price: float) -> RenderableType:
     for plan in plans:
         style = "bold" if plan is best else ""
         if plan.fits:
-            table.add_row(plan.name, *_cells(plan, price), style=style)
+            table.add_row(Text(plan.name), *_cells(plan, price), style=style)
         else:
             obstacle = next(step.obstacle for step in plan.steps if step.obstacle)
-            table.add_row(f"{plan.name}\n  does not fit: ~{obstacle}", *["-"] * (5 + bool(price)))
+            table.add_row(Text(f"{plan.name}\n  does not fit: ~{obstacle}"), *["-"] * (5 + bool(price)))
     verdict = f"fastest that fits: {best.name}" if best else "none of them fits"
     pod = plans[0].checked.pod
     return Group(
@@ -296,5 +296,5 @@ def _grid(facts: Mapping[str, str]) -> Table:
     table.add_column(style="bold", no_wrap=True, min_width=11)
     table.add_column(overflow="fold")
     for name, text in facts.items():
-        table.add_row(f" {name}", text)
+        table.add_row(Text(f" {name}"), Text(text))
     return table

@@ -62,7 +62,7 @@ class Progress:
 
     def message(self, text: str) -> None:
         """Print a line; above the live line where there is one."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
         if self._live is not None:
