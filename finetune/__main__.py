@@ -8,19 +8,19 @@ from typing import Any
 
 from absl import flags
 from etils import epath
-from rich.console import Console
 
 from data.command_line import parse, python
 from data.errors import UserError
 from finetune.answers import FOLDER
 from finetune.benchmark import run_benchmark
 from finetune.config import FinetuneConfig
-from finetune.finish import finish, finished
+from finetune.finish import CARD, card_of, finish, finished
 from finetune.job import MODEL
 from finetune.results import score, table
 from finetune.search import run_search
 from finetune.train import train
-from pretrain import command, hub, processes
+from pretrain import command, hub, processes, terminal
+from pretrain.attempt import attempt
 from pretrain.checkpoint import newest_step
 from tokenizer.interruptible import signal_of, sigterm_as_ctrl_c
 
@@ -89,7 +89,7 @@ def _run_several(config: FinetuneConfig, workdir: epath.Path, argv: Sequence[str
     run_all = run_benchmark if config.benchmark.tasks else run_search
     try:
         with sigterm_as_ctrl_c():
-            stopped = run_all(config, workdir, Console())
+            stopped = run_all(config, workdir, terminal.console())
     except KeyboardInterrupt as error:
         command.say_stopped("finetune", signal_of(error).name, "what is done is saved", argv)
         return processes.end_all(0)
@@ -100,29 +100,32 @@ def _run_several(config: FinetuneConfig, workdir: epath.Path, argv: Sequence[str
 
 def _show(found: Mapping[str, Any], workdir: epath.Path) -> None:
     """The table, and where everything is."""
-    console = Console()
+    console = terminal.console()
     console.print(table(found))
     if "onnx" in found:
         metric = found["metric"]
         console.print(
             f"model.onnx: {metric} {score(metric, found['onnx']['metrics'][metric])}, logits differ by "
-            f"{found['onnx']['largest_difference']:.1e} at most",
-            highlight=False,
+            f"{found['onnx']['largest_difference']:.1e} at most"
         )
     places = {"model": workdir / MODEL, "results": workdir / "results.json"}
     if found.get("predictions"):
         places["predictions of test sets"] = workdir / FOLDER
     for name, place in places.items():
-        console.print(f"{name}: {place}", soft_wrap=True, highlight=False)
+        console.print(f"{name}: {place}", soft_wrap=True)
     label = shlex.join([python(), "-m", "finetune.predict", f"--model={workdir}", "--text=FILE"])
-    console.print(f"to label texts: {label}", soft_wrap=True, highlight=False)
+    console.print(f"to label texts: {label}", soft_wrap=True)
 
 
 def _push(found: Mapping[str, Any], workdir: epath.Path, repo_id: str, *, private: bool) -> None:
     metric = found["metric"]
     value = found["runs"][found["best_run"]]["metrics"][metric]
     message = f"{found['title']}: {metric} {score(metric, value)}"
-    print(f"on the hub: {hub.push(workdir / MODEL, repo_id, private=private, message=message)}")
+    replaced: dict[str, bytes] = {}
+    # The folder's own card says how to load the folder.
+    attempt(CARD, lambda: replaced.update({CARD: card_of(found, workdir, repo_id).encode()}))
+    url = hub.push(workdir / MODEL, repo_id, private=private, message=message, replaced=replaced)
+    print(f"on the hub: {url}")
 
 
 if __name__ == "__main__":

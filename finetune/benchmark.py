@@ -141,11 +141,11 @@ def _check(configs: Mapping[str, FinetuneConfig], found: Mapping[str, Any], work
 
 def _close(rows: list[Row], workdir: epath.Path, console: Console) -> None:
     """Show and write the table, and zip the predictions of the test sets."""
-    write_reports(rows, workdir)
+    written = write_reports(rows, workdir)
     console.print(table(rows))
-    places = ", ".join(str(workdir / name) for name in ("glue.md", "glue.json", "glue.png"))
-    console.print(f"the table: {places}", soft_wrap=True, highlight=False)
-    console.print(write_submission(workdir, [row.task for row in rows]), soft_wrap=True, highlight=False)
+    places = ", ".join(str(workdir / name) for name in written)
+    console.print(f"the table: {places}", soft_wrap=True)
+    console.print(write_submission(workdir, [row.task for row in rows]), soft_wrap=True)
 
 
 def write_submission(workdir: epath.Path, tasks: list[str]) -> str:

@@ -4,7 +4,6 @@ The score of a task is that of GLUE's leaderboard: the mean of its metrics, of M
 average is the mean of the tasks' scores. All are of evaluation sets, for the labels of the test sets are hidden.
 """
 
-import io
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +13,16 @@ from typing import Any
 from etils import epath
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from data.labelled.tasks import TASKS, find_task
 from finetune.results import Summary
 from pretrain import formatting
-from pretrain.workdir import write_text
+from pretrain.attempt import attempt
+from pretrain.markdown import escape
+from pretrain.pictures import png
+from pretrain.publishing import shown_source
+from pretrain.workdir import write_bytes, write_text
 
 NINE = tuple(name for name, task in TASKS.items() if task.dataset == name and task.train)
 """The tasks that GLUE is made of."""
@@ -103,7 +107,7 @@ def table(rows: Sequence[Row]) -> Table:
     """The table for the terminal, 80 columns wide."""
     shown = Table(
         title=_title(rows),
-        caption="\n".join(_notes(rows)),
+        caption=Text("\n".join(_notes(rows)), style="table.caption"),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -120,16 +124,22 @@ def table(rows: Sequence[Row]) -> Table:
     return shown
 
 
-def write_reports(rows: Sequence[Row], workdir: epath.Path) -> None:
-    """Write WORKDIR/glue.json, WORKDIR/glue.md and WORKDIR/glue.png."""
+def write_reports(rows: Sequence[Row], workdir: epath.Path) -> list[str]:
+    """Write WORKDIR/glue.json, WORKDIR/glue.md and WORKDIR/glue.png; the names of the files.
+
+    The last two are made again by the next call where they cannot be made now.
+    """
     known = {
         "tasks": [asdict(row) for row in rows],
         "average": averages(rows),
         "seconds": sum(row.seconds for row in rows),
     }
     write_text(workdir / "glue.json", json.dumps(known, indent=2) + "\n")
-    write_text(workdir / "glue.md", markdown(rows))
-    (workdir / "glue.png").write_bytes(picture(rows))
+    pages: dict[str, Callable[[], None]] = {
+        "glue.md": lambda: write_text(workdir / "glue.md", markdown(rows)),
+        "glue.png": lambda: write_bytes(workdir / "glue.png", picture(rows)),
+    }
+    return ["glue.json", *(name for name, write in pages.items() if attempt(name, write))]
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -138,13 +148,12 @@ def markdown(rows: Sequence[Row]) -> str:
     body = [cells for row in rows for cells in _cells(row)]
     average = [[f"**{cell}**" if cell else "" for cell in cells] for cells in _average_cells(rows)]
     lines = [f"| {' | '.join(cells)} |" for cells in (HEADER, aligned, *body, *average)]
-    notes = [f"- {note}".replace("*", r"\*") for note in _notes(rows)]
+    notes = [f"- {escape(note)}" for note in _notes(rows)]
     return "\n".join([f"# {_title(rows)}", "", *lines, "", *notes, ""])
 
 
 def picture(rows: Sequence[Row]) -> bytes:
     """The tasks' mean scores as bars, with their standard deviations as whiskers, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
@@ -175,9 +184,7 @@ def picture(rows: Sequence[Row]) -> bytes:
     axes.set_title(_title(rows), fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, fontsize=9)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+    return png(figure)
 
 
 def _title(rows: Sequence[Row]) -> str:
@@ -227,7 +234,10 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     """What a reader must know to compare these figures with others."""
     two = [row.title for row in rows if len(row.metrics) > 1]
     missing = [find_task(name).title for name in NINE if name not in {row.task for row in rows}]
-    starts, rates = _by(rows, lambda row: row.init_from), _by(rows, lambda row: f"{row.learning_rate:g}")
+    starts, rates = (
+        _by(rows, lambda row: shown_source(row.init_from)),
+        _by(rows, lambda row: f"{row.learning_rate:g}"),
+    )
     notes = ["scores on the evaluation sets, times 100; std over the runs"]
     if two:
         notes.append(f"the average takes the mean of both metrics of {', '.join(two)}")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from data.errors import UserError
 from data.labelled.config import LabelledConfig
 from data.schema import field
-from pretrain.config import MeshConfig
+from pretrain.config import CardConfig, MeshConfig
+from pretrain.publishing import check_card
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,7 @@ class FinetuneConfig:
     log: LogConfig = field(LogConfig, "logging")
     eval: EvalConfig = field(EvalConfig, "evaluation")
     checkpoint: CheckpointConfig = field(CheckpointConfig, "checkpoints")
+    card: CardConfig = field(CardConfig, "the model card")
     search: SearchConfig = field(SearchConfig, "a search for hyperparameters")
     benchmark: BenchmarkConfig = field(BenchmarkConfig, "several tasks")
 
@@ -248,6 +250,7 @@ def check_values(config: FinetuneConfig) -> None:
         raise UserError(
             f"config.optimizer.layer_decay={config.optimizer.layer_decay} should be above 0, at most 1"
         )
+    check_card(config.card)
     if not config.init_from:
         raise UserError(
             "no model to start from; set config.init_from to a workdir, a Hugging Face folder or a hub id"

@@ -1,7 +1,7 @@
-"""What a finished run leaves in its workdir: its best model, pictures, answers to test sets, and results.json.
+"""What a finished run leaves in its workdir: its best model, answers to test sets, results.json, a card and a picture.
 
-All of it can be made again from the run's last checkpoint, and comes out the same. results.json is written last: where
-it is, the rest is there.
+All of it can be made again from the run's last checkpoint, and comes out the same. Where results.json is, the model and
+the answers are there. The card and the picture come after it: one that fails is warned of, and made by the next call.
 """
 
 from collections.abc import Mapping
@@ -22,30 +22,37 @@ from finetune.inference import FACTS_FILE, Facts, JaxModel, Logits, OnnxModel, r
 from finetune.job import MODEL, Job
 from finetune.onnx import export_onnx
 from finetune.population import member_params, population_mesh
-from finetune.report import write_picture
+from finetune.report import picture
 from finetune.train import SAFE_TO_CHANGE, Outcome
 from pretrain import processes
+from pretrain.attempt import attempt
+from pretrain.config import CardConfig
+from pretrain.workdir import write_bytes, write_text
 
 CARD, PICTURE = "README.md", "predictions.png"
+REMEDY = "the model and its results are saved; run the same command again to have it"
 
 
 def finished(config: FinetuneConfig, workdir: epath.Path) -> dict[str, Any] | None:
     """The results of a run of this config that is complete; None where something is left to do, or to refuse."""
     found = results.read_results(workdir)
-    if found is None or not (workdir / MODEL / "config.json").exists():
+    wanted_files = (workdir / MODEL / "config.json", workdir / MODEL / CARD, workdir / PICTURE)
+    if found is None or not all(file.exists() for file in wanted_files):
         return None
     changed = [
         name
         for name in differences(found["config"], schema.as_dict(config))
         if not name.startswith(SAFE_TO_CHANGE)
     ]
+    if CardConfig(**found["config"].get("card", {})) != config.card:
+        changed.append("card")
     wanted = {"onnx": config.inference == "onnx", "predictions": config.eval.tests}
     missing = [name for name, is_wanted in wanted.items() if is_wanted and name not in found]
     return None if changed or missing else found
 
 
 def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
-    """Write WORKDIR/model, WORKDIR/predictions, WORKDIR/predictions.png and WORKDIR/results.json.
+    """Write WORKDIR/model, WORKDIR/predictions, WORKDIR/results.json and WORKDIR/predictions.png.
 
     Returns:
       the results, as `finetune.results.results` has them, and where they are asked for "predictions" (names of the
@@ -70,13 +77,20 @@ def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
 
     def write() -> dict[str, Any]:
         answered = answers
-        _write_model(job, params, found, logits[job.evaluations[0].name], workdir)
+        save_classifier(
+            workdir / MODEL,
+            job.classifier,
+            params,
+            job.source_config,
+            job.labels,
+            job.tokenizer,
+            beside={FACTS_FILE: Facts(len(job.data.task.texts), job.config.max_length).as_json()},
+        )
         if with_onnx:
             export_onnx(workdir / MODEL)
             exported = OnnxModel(workdir / MODEL, lengths=_lengths(job), batch=job.config.eval.batch)
             found["onnx"] = compare(job, exported, logits)
             answered = _answers(job, asked, exported)
-            (workdir / MODEL / CARD).write_text(model_card.card(found))
         if job.config.eval.tests:
             names = [write_answers(workdir / FOLDER, *answer) for answer in answered]
             found["predictions"] = [name for name in names if name]
@@ -84,6 +98,8 @@ def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
         if before is not None and before["steps"] == found["steps"]:
             found["seconds"] = before["seconds"]  # nothing was trained since
         results.write_results(found, workdir)
+        attempt(PICTURE, _write_picture, job, found, logits[job.evaluations[0].name], workdir, remedy=REMEDY)
+        attempt(f"{MODEL}/{CARD}", _write_card, found, workdir, remedy=REMEDY)
         return found
 
     return processes.from_first(write)
@@ -118,28 +134,24 @@ def _lengths(job: Job) -> tuple[int, ...]:
     return row_lengths(job.config.max_length, job.plan.lengths)
 
 
-def _write_model(
-    job: Job, params: Any, found: Mapping[str, Any], logits: np.ndarray, workdir: epath.Path
-) -> None:
-    """Write WORKDIR/model, with a card and a picture of the logits [n, C] of the first evaluation set."""
+def _write_picture(job: Job, found: Mapping[str, Any], logits: np.ndarray, workdir: epath.Path) -> None:
+    """Write a picture of the logits [n, C] of the first evaluation set, to WORKDIR and beside the model."""
     labels = job.evaluations[0].encoded.labels
     assert labels is not None
     seed = job.config.members[found["best_run"]].seed
     title = f"{job.data.task.title}: run of seed {seed}, {len(labels)} examples"
-    write_picture(predictions(job.data.task, logits), labels, job.labels, title, workdir / PICTURE)
-    save_classifier(
-        workdir / MODEL,
-        job.classifier,
-        params,
-        job.source_config,
-        job.labels,
-        job.tokenizer,
-        beside={
-            CARD: model_card.card(found).encode(),
-            PICTURE: (workdir / PICTURE).read_bytes(),
-            FACTS_FILE: Facts(len(job.data.task.texts), job.config.max_length).as_json(),
-        },
-    )
+    content = picture(predictions(job.data.task, logits), labels, job.labels, title)
+    for folder in (workdir / MODEL, workdir):
+        write_bytes(folder / PICTURE, content)
+
+
+def _write_card(found: Mapping[str, Any], workdir: epath.Path) -> None:
+    write_text(workdir / MODEL / CARD, card_of(found, workdir, f"{workdir.name}/{MODEL}"))
+
+
+def card_of(found: Mapping[str, Any], workdir: epath.Path, name: str) -> str:
+    """The model card of a finished run, whose model is to be loaded by `name`: a folder, or an id on the hub."""
+    return model_card.card(found, name, picture=PICTURE if (workdir / MODEL / PICTURE).exists() else "")
 
 
 def _whole(params: Any) -> Any:

@@ -7,13 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 from etils import epath
 from rich.table import Table
+from rich.text import Text
 
 from data import schema
+from data.labelled.config import HUB_NAME
+from finetune.job import Job
 from finetune.tracking import is_better
 from finetune.train import Outcome
 from pretrain import formatting
+from pretrain.publishing import hub_id
 from pretrain.workdir import write_text
 
 FILE_NAME = "results.json"
@@ -67,6 +72,14 @@ def results(outcome: Outcome) -> dict[str, Any]:
         "task": data.task.name,
         "title": data.task.title,
         "init_from": job.config.init_from,
+        "base_model": hub_id(job.config.init_from),
+        "dataset": _dataset(job),
+        "model": {
+            "model_type": job.classifier.encoder.config.model_type,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(job.params)),
+        },
+        "classes": list(job.labels),
+        "texts": len(data.task.texts),
         "metric": job.metric,
         "best_run": best_member(outcome),
         "runs": members,
@@ -89,6 +102,12 @@ def results(outcome: Outcome) -> dict[str, Any]:
         "history": tracking.history,
         "config": schema.as_dict(job.config),
     }
+
+
+def _dataset(job: Job) -> str:
+    """The id of the run's data set on the hub; '' where its examples are from elsewhere."""
+    config = job.config.data
+    return hub_id(config.name or HUB_NAME) if config.source == "hub" else ""
 
 
 def best_member(outcome: Outcome) -> int:
@@ -140,9 +159,8 @@ def _nan(value: Any) -> Any:
 
 def table(found: Mapping[str, Any]) -> Table:
     """Best, mean and standard deviation of each metric; a row for each learning rate."""
-    shown = Table(
-        title=f"{found['title']}: {len(found['runs'])} runs, {formatting.duration(found['seconds'])}"
-    )
+    title = f"{found['title']}: {len(found['runs'])} runs, {formatting.duration(found['seconds'])}"
+    shown = Table(title=Text(title, style="table.title"))
     several = len(found["summary"]) > 1
     if several:
         shown.add_column("learning rate")

@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 SAFE_TO_CHANGE = (
     "log.",
     "checkpoint.",
+    "card.",
     "compilation_cache",
     "distributed",
     "inference",

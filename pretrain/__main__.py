@@ -12,11 +12,13 @@ from rich.console import Console
 
 from data.command_line import parse, python
 from data.errors import UserError
-from pretrain import command, fill_mask, processes, report
+from pretrain import command, fill_mask, processes, report, terminal
+from pretrain.attempt import attempt
 from pretrain.checkpoint import newest_step
 from pretrain.config import PretrainConfig
 from pretrain.metrics import FILE_NAME as METRICS_FILE
 from pretrain.metrics import read_metrics
+from pretrain.model_card import LOSS_CURVE
 from pretrain.train import Outcome, train
 from tokenizer.interruptible import signal_of, sigterm_as_ctrl_c
 
@@ -57,13 +59,18 @@ def main(argv: Sequence[str]) -> int:
 
 def _close(outcome: Outcome, workdir: epath.Path) -> None:
     """Show what the run came to, and what to do next."""
-    console = Console()
-    console.print(report.summary(read_metrics(workdir / METRICS_FILE)))
-    if report.write_loss_curve(workdir / METRICS_FILE, workdir / "loss_curve.png"):
-        console.print(f"loss curve: {workdir / 'loss_curve.png'}", soft_wrap=True, highlight=False)
-    _show_predictions(outcome, workdir, console)
+    console = terminal.console()
+    lines = read_metrics(workdir / METRICS_FILE)
+    attempt("the run's table", lambda: console.print(report.summary(lines)))
+    attempt(LOSS_CURVE, _draw_loss_curve, workdir, console)
+    attempt("the model's guesses", _show_predictions, outcome, workdir, console)
     export = shlex.join([python(), "-m", "pretrain.export", f"--workdir={workdir}", "--out=HF_DIR"])
-    console.print(f"to hand it over: {export}", soft_wrap=True, highlight=False)
+    console.print(f"to hand it over: {export}", soft_wrap=True)
+
+
+def _draw_loss_curve(workdir: epath.Path, console: Console) -> None:
+    if report.write_loss_curve(workdir / METRICS_FILE, workdir / LOSS_CURVE):
+        console.print(f"loss curve: {workdir / LOSS_CURVE}", soft_wrap=True)
 
 
 def _show_predictions(outcome: Outcome, workdir: epath.Path, console: Console) -> None:

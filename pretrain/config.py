@@ -138,6 +138,16 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class CardConfig:
+    """What the model card says that cannot be known from the run."""
+
+    language: str = field(
+        "", "language of the text by its code (nb), or several by commas; empty says nothing"
+    )
+    license: str = field("", "licence of the model by the hub's identifier (apache-2.0); empty says nothing")
+
+
+@dataclass(frozen=True)
 class PhaseConfig:
     """A stretch of the run. Fields left out (None) are the run's own."""
 
@@ -192,6 +202,7 @@ class PretrainConfig:
     log: LogConfig = field(LogConfig, "logging")
     eval: EvalConfig = field(EvalConfig, "evaluation")
     checkpoint: CheckpointConfig = field(CheckpointConfig, "checkpoints")
+    card: CardConfig = field(CardConfig, "the model card")
     phases: tuple[PhaseConfig, ...] = field(
         (), "stretches of the run that differ in length, batch, mask rate or data"
     )

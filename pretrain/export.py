@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import flags
 from etils import epath
@@ -12,11 +14,14 @@ from etils import epath
 from data.errors import UserError
 from data.storage import check_writable, is_remote
 from pretrain import formatting, hub, processes
+from pretrain.attempt import attempt
 from pretrain.checkpoint import restore_params
+from pretrain.config import CardConfig
 from pretrain.huggingface import parse_config, save_pretrained
 from pretrain.metrics import FILE_NAME, read_metrics
 from pretrain.model_card import LOSS_CURVE, CardFacts, model_card
 from pretrain.models import build
+from pretrain.publishing import check_card
 from pretrain.report import write_loss_curve
 from pretrain.workdir import MODEL_FILE, check_workdir
 from tokenizer.load import load as load_tokenizer
@@ -28,7 +33,15 @@ EXPORTED = re.compile(
 """Names of the files that an export consists of."""
 
 
-def export(workdir: epath.Path, out: epath.Path, *, step: str = "last", overwrite: bool = False) -> int:
+def export(
+    workdir: epath.Path,
+    out: epath.Path,
+    *,
+    step: str = "last",
+    overwrite: bool = False,
+    name: str = "",
+    card: CardConfig | None = None,
+) -> int:
     """Write config.json, model.safetensors, the tokenizer's files, README.md and the loss curve of a run to `out`.
 
     config.json, without which nothing loads, is written last. On a file system the folder is made beside its place
@@ -39,6 +52,8 @@ def export(workdir: epath.Path, out: epath.Path, *, step: str = "last", overwrit
       out: the folder to make.
       step: which checkpoint: a number, "last", or "best" (lowest held-out loss).
       overwrite: replace an earlier export in `out`; a folder that holds anything else is refused all the same.
+      name: what the model is to be loaded by, its id on the hub; '' is the name of `out`.
+      card: what the model card says besides what is known of the run; its fields that are empty are the run's own.
 
     Returns:
       The step of the checkpoint.
@@ -59,16 +74,22 @@ def export(workdir: epath.Path, out: epath.Path, *, step: str = "last", overwrit
         folder.mkdir(parents=True)
         tokenizer = load_tokenizer(str(workdir / "tokenizer"))
         facts = CardFacts(
-            name=out.name,
+            name=name or out.name,
             encoder=encoder,
             parameters=build(encoder).count(),
             config=saved["config"],
             step=saved["step"],
             metrics=[line for line in read_metrics(workdir / FILE_NAME) if line["step"] <= saved["step"]],
             mask_token=tokenizer.decode([tokenizer.special.mask]),
-            has_loss_curve=write_loss_curve(workdir / FILE_NAME, folder / LOSS_CURVE),
+            has_loss_curve=_write_loss_curve(workdir, folder),
+            past=saved.get("past", ()),
+            local=saved.get("local"),
+            fingerprints=saved.get("fingerprints", {}),
+            documents=_documents(saved.get("data", {})),
+            card=_card(saved["config"], card or CardConfig()),
         )
-        (folder / "README.md").write_text(model_card(facts))
+        remedy = "everything else is exported; export again to have it"
+        attempt("README.md", lambda: (folder / "README.md").write_text(model_card(facts)), remedy=remedy)
         save_pretrained(folder, encoder, params, workdir / "tokenizer")
         if folder != out:
             _put_in_place(folder, out)
@@ -78,6 +99,25 @@ def export(workdir: epath.Path, out: epath.Path, *, step: str = "last", overwrit
         if folder != out:
             shutil.rmtree(folder, ignore_errors=True)
     return facts.step
+
+
+def _write_loss_curve(workdir: epath.Path, folder: epath.Path) -> bool:
+    """Draw the loss curve; whether there is one."""
+    attempt(LOSS_CURVE, write_loss_curve, workdir / FILE_NAME, folder / LOSS_CURVE)
+    return (folder / LOSS_CURVE).exists()
+
+
+def _documents(data: Mapping[str, Mapping[str, Any]]) -> int:
+    """Documents that a run has read, by the positions of its streams."""
+    return sum(state["counts"]["documents"] for streams in data.values() for state in streams.values())
+
+
+def _card(config: Mapping[str, Any], given: CardConfig) -> CardConfig:
+    """What the card of a run says, `given` before what its config has."""
+    own = config.get("card", {})
+    return CardConfig(
+        language=given.language or own.get("language", ""), license=given.license or own.get("license", "")
+    )
 
 
 def _check_out(out: epath.Path, overwrite: bool) -> None:
@@ -114,6 +154,12 @@ def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("step", "last", "which checkpoint: a step, 'last' or 'best'", flag_values=values)
     flags.DEFINE_bool("overwrite", False, "replace an earlier export in --out", flag_values=values)
     flags.DEFINE_string(
+        "language", "", "language of the text, by its code, for the model card", flag_values=values
+    )
+    flags.DEFINE_string(
+        "license", "", "licence of the model, as the hub names it, for the model card", flag_values=values
+    )
+    flags.DEFINE_string(
         "push_to_hub", "", "upload the folder to this model repository, USER/NAME", flag_values=values
     )
     flags.DEFINE_bool(
@@ -143,12 +189,16 @@ def main(argv: Sequence[str]) -> int:
         hub.check(values.push_to_hub)
     elif values.public:
         raise UserError("--public says how --push_to_hub=USER/NAME uploads, which is not given")
+    card = CardConfig(values.language, values.license)
+    check_card(card, "--")
     workdir, out = (epath.Path(values[name].value).expanduser() for name in ("workdir", "out"))
-    step = export(workdir, out, step=values.step, overwrite=values.overwrite)
+    step = export(
+        workdir, out, step=values.step, overwrite=values.overwrite, name=values.push_to_hub, card=card
+    )
     written = sum(file.stat().length for file in out.iterdir())
     use = f"AutoModelForMaskedLM.from_pretrained({str(out)!r})"
     if is_remote(out):
-        use = f"transformers reads it from a local copy: gcloud storage cp -r {out} ."
+        use = f"transformers reads it from a local copy: gcloud storage cp -r {shlex.quote(str(out))} ."
     print(f"{out} holds step {step} ({formatting.size(written)}): {use}")
     if values.push_to_hub:
         url = hub.push(out, values.push_to_hub, private=not values.public, message=f"Step {step}")

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from etils import epath
@@ -48,7 +48,14 @@ def check(repo_id: str) -> None:
         )
 
 
-def push(folder: epath.PathLike, repo_id: str, *, private: bool = True, message: str) -> str:
+def push(
+    folder: epath.PathLike,
+    repo_id: str,
+    *,
+    private: bool = True,
+    message: str,
+    replaced: Mapping[str, bytes] | None = None,
+) -> str:
     """Upload the files of a folder to a model repository, which is made if there is none; all of them or nothing.
 
     Weights in the repository that the folder does not have (shards, model.onnx) are those of another model and are
@@ -59,6 +66,7 @@ def push(folder: epath.PathLike, repo_id: str, *, private: bool = True, message:
       repo_id: USER/NAME.
       private: of a new repository only; one that is there already stays as it is.
       message: of the commit.
+      replaced: files to upload in place of the folder's of the same name.
 
     Returns:
       The repository's address.
@@ -69,14 +77,16 @@ def push(folder: epath.PathLike, repo_id: str, *, private: bool = True, message:
     check(repo_id)
     failure: UserError
     try:
-        return _push(epath.Path(folder), repo_id, private, message)
+        return _push(epath.Path(folder), repo_id, private, message, replaced or {})
     except Exception as error:  # huggingface_hub, httpx and hf_xet raise what they like
         failure = _explain(error, repo_id)
     # Outside the handler, so that the client's exception is not even the context of this one.
     raise failure
 
 
-def _push(folder: epath.Path, repo_id: str, private: bool, message: str) -> str:
+def _push(
+    folder: epath.Path, repo_id: str, private: bool, message: str, replaced: Mapping[str, bytes]
+) -> str:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api = HfApi()
@@ -97,7 +107,7 @@ def _push(folder: epath.Path, repo_id: str, private: bool, message: str) -> str:
             repo_id,
             [
                 *(CommitOperationDelete(name) for name in stale),
-                *(CommitOperationAdd(file.name, file) for file in files),
+                *(CommitOperationAdd(file.name, replaced.get(file.name, file)) for file in files),
             ],
             commit_message=message,
         )

@@ -1,17 +1,24 @@
 """The model card (README.md) of an exported model: what it is, what it was made of, and how to make it again."""
 
+import dataclasses
+import json
+import math
 import pprint
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from data import schema
+from data.command_line import differences
 from data.config import DataConfig, SourceConfig, leaf_sources
-from pretrain import formatting
-from pretrain.config import PretrainConfig
+from pretrain import formatting, publishing
+from pretrain.config import CardConfig, PretrainConfig
+from pretrain.markdown import code, escape, front_matter, table
 from pretrain.metrics import Line
 from pretrain.models import EncoderConfig, ParameterCount
 from pretrain.phases import resolve_phases
+from pretrain.workdir import SAFE_TO_CHANGE
 
 LOSS_CURVE = "loss_curve.png"
 NAMING_FIELDS = {
@@ -22,6 +29,7 @@ NAMING_FIELDS = {
     "tfds": ("name",),
 }
 """Kind of source -> the fields of SourceConfig that say which documents it reads."""
+TASK = "fill-mask"
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,7 @@ class CardFacts:
     """What a model card is written from."""
 
     name: str
+    """What the model is loaded by: its id on the hub, or its folder's name."""
     encoder: EncoderConfig
     parameters: ParameterCount
     config: Mapping[str, Any]
@@ -39,6 +48,31 @@ class CardFacts:
     """Lines of metrics.jsonl up to that step."""
     mask_token: str
     has_loss_curve: bool
+    past: Sequence[Mapping[str, Any]] = ()
+    """Of a run whose config or corpus changed on the way, what it was before, see `pretrain.resume.provenance`."""
+    local: Collection[str] | None = None
+    """Fields of the config that could name something on the hub and name a path; None looks which of them do."""
+    fingerprints: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Of tokenizer and corpora."""
+    documents: int = 0
+    """Documents that were read, repeated ones as often; 0 is not known."""
+    card: CardConfig = CardConfig()
+    """What the user says."""
+
+    @cached_property
+    def paths(self) -> Collection[str]:
+        """The fields that could name something on the hub and name a path."""
+        return publishing.local_fields(self.config) if self.local is None else self.local
+
+    @cached_property
+    def public(self) -> dict[str, Any]:
+        """The config without folders of the machine."""
+        return publishing.published(self.config, self.paths)
+
+    @property
+    def base_model(self) -> str:
+        """The model on the hub that the run started from; '' where there is none."""
+        return "" if "init_from" in self.paths else self.public["init_from"]
 
 
 def model_card(facts: CardFacts) -> str:
@@ -48,8 +82,9 @@ def model_card(facts: CardFacts) -> str:
     """
     sections = [
         _header(facts),
-        f"# {facts.name}\n\n{_summary(facts)}",
+        f"# {escape(_title(facts))}\n\n{_summary(facts)}",
         f"## Use\n\n{_usage(facts)}",
+        f"## Intended use and limits\n\n{_limits()}",
         f"## Data\n\n{_data(facts)}",
         f"## Training\n\n{_hyperparameters(facts)}",
         f"## Results\n\n{_results(facts)}",
@@ -58,19 +93,64 @@ def model_card(facts: CardFacts) -> str:
     return "\n\n".join(sections) + "\n"
 
 
+def _title(facts: CardFacts) -> str:
+    return facts.name.rpartition("/")[2]
+
+
 def _header(facts: CardFacts) -> str:
-    lines = ["---", "library_name: transformers", "pipeline_tag: fill-mask", "tags:"]
-    lines += [f"- {tag}" for tag in (facts.encoder.model_type, "masked-lm", "unmask")]
-    hub = sorted({source.name for source in _sources(facts) if source.source == "hub" and source.name})
-    if hub:
-        lines += ["datasets:", *(f"- {name}" for name in hub)]
-    return "\n".join([*lines, "---"])
+    used = {source.name for source in _sources(facts) if source.source == "hub"}
+    datasets = sorted(used & publishing.hub_datasets(facts.config, facts.paths))
+    scores = _scores(facts)
+    return front_matter(
+        {
+            "library_name": "transformers",
+            "pipeline_tag": TASK,
+            "tags": [facts.encoder.model_type, "masked-lm", "unmask"],
+            "language": publishing.languages(facts.card),
+            "license": facts.card.license,
+            "base_model": facts.base_model,
+            "datasets": datasets,
+            "metrics": list(scores),
+            "model-index": _model_index(facts, scores, datasets) if scores else [],
+        }
+    )
+
+
+def _model_index(facts: CardFacts, scores: Mapping[str, float], datasets: Sequence[str]) -> list[Any]:
+    """The results of the exported step, as the hub shows them."""
+    kind = datasets[0] if datasets else facts.config["data"]["source"]
+    result = {
+        "task": {"type": TASK, "name": "Masked language modelling"},
+        "dataset": {"type": kind, "name": "held-out documents"},
+        "metrics": [{"type": name, "value": round(value, 4)} for name, value in scores.items()],
+    }
+    return [{"name": _title(facts), "results": [result]}]
+
+
+def _scores(facts: CardFacts) -> dict[str, float]:
+    """Perplexity and accuracy on held-out documents at the last evaluation."""
+    evaluations = _evaluations(facts)
+    if not evaluations:
+        return {}
+    last = evaluations[-1]
+    values = {"perplexity": _perplexity(last, "eval"), "accuracy": last.get("eval/accuracy")}
+    return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+
+
+def _evaluations(facts: CardFacts) -> list[Line]:
+    return [line for line in facts.metrics if line.get("eval/loss") is not None]
+
+
+def _perplexity(line: Line, group: str) -> float:
+    """exp of the loss, over predicted tokens."""
+    loss = line[f"{group}/loss"]
+    return math.exp(loss) if loss < 700 else math.inf
 
 
 def _summary(facts: CardFacts) -> str:
-    encoder = facts.encoder
-    origin = facts.config["init_from"]
-    start = f" starting from `{_public(origin)}`" if origin else ""
+    encoder, origin = facts.encoder, facts.public["init_from"]
+    linked = f"[{origin}](https://huggingface.co/{origin})" if facts.base_model else code(origin)
+    start = f" starting from {linked}" if origin else ""
     return (
         f"A {encoder.model_type} masked language model of {formatting.count(facts.parameters.total)} parameters,"
         f" pretrained from text with Unmask{start}: {encoder.num_hidden_layers} layers, width {encoder.hidden_size},"
@@ -80,12 +160,26 @@ def _summary(facts: CardFacts) -> str:
 
 
 def _usage(facts: CardFacts) -> str:
+    text = f"Some text with a {facts.mask_token} in it."
     return (
         "```python\n"
         "from transformers import pipeline\n\n"
-        f'fill_mask = pipeline("fill-mask", model="{facts.name}")\n'
-        f'fill_mask("Some text with a {facts.mask_token} in it.")\n'
+        f'fill_mask = pipeline("fill-mask", model={_python(facts.name)})\n'
+        f"fill_mask({_python(text)})\n"
         "```"
+    )
+
+
+def _python(text: str) -> str:
+    """A text as a literal of Python."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _limits() -> str:
+    return (
+        "It fills blanks in text, and is a start for fine-tuning: classifying texts, for example. It does not write"
+        " text or answer questions. It repeats what is frequent in its data, prejudices included, and nothing but the"
+        " results below has been measured."
     )
 
 
@@ -99,18 +193,34 @@ def _data(facts: CardFacts) -> str:
         held_out = "a source of its own" if data.eval_source else share
         lines += ["", f"Rows are packed as `{data.packing}`; held out for evaluation: {held_out}."]
         sections.append("\n".join(lines))
-    return "\n\n".join(sections)
+    seen = f"{_tokens(facts):,} tokens, in rows of which some may be padding"
+    documents = (
+        f", from {facts.documents:,} documents, repeated ones counted again" if facts.documents else ""
+    )
+    return "\n\n".join([*sections, f"Seen in training: {seen}{documents}."])
 
 
 def _source_line(source: SourceConfig, data: DataConfig) -> str:
     """One source by the fields that its kind reads; what a recipe may have left in others was not used."""
-    named = [_public(getattr(source, name)) for name in NAMING_FIELDS[source.source]]
+    named = [getattr(source, name) for name in NAMING_FIELDS[source.source]]
     weight = [f"with weight {source.weight:g}"] if data.source == "mix" else []
-    return " ".join([f"- `{source.source}`", *(f"`{part}`" for part in named if part), *weight])
+    return " ".join([f"- `{source.source}`", *(code(part) for part in named if part), *weight])
+
+
+def _tokens(facts: CardFacts) -> int:
+    """Tokens of all rows of all steps, of each config for as long as it held."""
+    total = start = 0
+    for stage in (*facts.past, {"config": facts.config, "until": facts.step}):
+        until = min(stage["until"], facts.step)
+        for phase in resolve_phases(schema.build(PretrainConfig, stage["config"]), epoch_steps=until):
+            steps = max(min(phase.stop, until) - max(phase.start, start), 0)
+            total += steps * phase.global_batch * phase.seq_len
+        start = until
+    return total
 
 
 def _hyperparameters(facts: CardFacts) -> str:
-    config = facts.config
+    config = facts.public
     optimizer, schedule, masking = config["optimizer"], config["schedule"], config["masking"]
     rows = {
         "steps": f"{facts.step:,}",
@@ -131,11 +241,12 @@ def _hyperparameters(facts: CardFacts) -> str:
             f"{name}={value}" for name, value in phase.items() if value is not None and name != "data"
         )
         rows[f"phase {number}"] = changed
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+    note = ["Some of these were others before, see below.", ""] if facts.past else []
+    return "\n".join([*note, table(("", ""), list(rows.items()))])
 
 
 def _results(facts: CardFacts) -> str:
-    evaluations = [line for line in facts.metrics if line.get("eval/loss") is not None]
+    evaluations = _evaluations(facts)
     trained = [line for line in facts.metrics if line.get("train/loss") is not None]
     rows = []
     if evaluations:
@@ -145,33 +256,77 @@ def _results(facts: CardFacts) -> str:
         rows += [_row("training, last", trained[-1], "train")]
     if not rows:
         return "No metrics were logged."
-    table = ["| | step | loss (nats per predicted token) | accuracy |", "|---|---|---|---|", *rows]
+    header = ("", "step", "loss (nats per predicted token)", "accuracy", "perplexity")
     picture = [] if not facts.has_loss_curve else ["", f"![Loss and accuracy over the run]({LOSS_CURVE})"]
-    return "\n".join(table + picture)
+    return "\n".join([table(header, rows), *picture])
 
 
-def _row(label: str, line: Line, group: str) -> str:
+def _row(label: str, line: Line, group: str) -> list[str]:
     accuracy = line.get(f"{group}/accuracy")
     shown = "" if accuracy is None else formatting.percent(accuracy)
-    return f"| {label} | {line['step']:,} | {line[f'{group}/loss']:.4f} | {shown} |"
+    loss = f"{line[f'{group}/loss']:.4f}"
+    return [label, f"{line['step']:,}", loss, shown, f"{_perplexity(line, group):.4g}"]
 
 
 def _reproduction(facts: CardFacts) -> str:
-    defaults = schema.as_dict(PretrainConfig())
-    recipe = pprint.pformat(_public_paths(_changed(defaults, facts.config)), width=100, sort_dicts=False)
+    export = f"python -m pretrain.export --workdir=DIR --step={facts.step} --out=OUT\n```"
+    put_in = "put your paths in where only a name is left"
+    if not facts.past:
+        return (
+            f"Save as `recipe.py`, {put_in}, and run the commands.\n\n"
+            "```python\n"
+            "import ml_collections\n\n\n"
+            "def get_config():\n"
+            "    return ml_collections.ConfigDict(RECIPE)\n\n\n"
+            f"RECIPE = {_recipe(facts.public)}\n"
+            "```\n\n"
+            "```sh\n"
+            "python -m pretrain --config=recipe.py --workdir=DIR\n"
+            f"{export}"
+        )
+    stages = [*facts.past, {"config": facts.config, "fingerprints": facts.fingerprints}]
+    public = [publishing.published(stage["config"], facts.paths) for stage in stages]
+    changes = []
+    for before, after, old, new in zip(stages, stages[1:], public, public[1:]):
+        changes += [f"- after step {before['until']:,}: {what}" for what in _changes(before, after, old, new)]
+    recipes = ",\n".join(f"'{number}': {_recipe(config)}" for number, config in enumerate(public, start=1))
+    commands = [
+        f"python -m pretrain --config=recipe.py:{number} --workdir=DIR{' --accept_changes' if number > 1 else ''}"
+        for number in range(1, len(stages) + 1)
+    ]
+    stops = [f"   # stop it, by Ctrl-C, after step {stage['until']}" for stage in facts.past]
+    lines = [f"{command}{stop}\n" for command, stop in zip(commands, [*stops, ""])]
     return (
-        "Save as `recipe.py`, put your paths in where only a file name is left, and run the commands.\n\n"
+        "The run was changed on the way:\n\n" + "\n".join(changes) + "\n\n"
+        f"Save as `recipe.py`, {put_in}, and run the commands.\n\n"
         "```python\n"
         "import ml_collections\n\n\n"
-        "def get_config():\n"
-        "    return ml_collections.ConfigDict(RECIPE)\n\n\n"
-        f"RECIPE = {recipe}\n"
+        "def get_config(part):\n"
+        "    return ml_collections.ConfigDict(RECIPES[part])\n\n\n"
+        f"RECIPES = {{\n{recipes},\n}}\n"
         "```\n\n"
-        "```sh\n"
-        "python -m pretrain --config=recipe.py --workdir=DIR\n"
-        f"python -m pretrain.export --workdir=DIR --step={facts.step} --out=OUT\n"
-        "```"
+        f"```sh\n{''.join(lines)}{export}"
     )
+
+
+def _changes(
+    before: Mapping[str, Any], after: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any]
+) -> list[str]:
+    """What differs between two stages of a run, whose published configs are `old` and `new`."""
+    fields = [
+        f"`config.{name}` from {code(repr(was))} to {code(repr(now))}"
+        for name, (was, now) in differences(old, new).items()
+        if not name.startswith(SAFE_TO_CHANGE)
+    ]
+    was, now = before["fingerprints"], after["fingerprints"]
+    texts = [f"another {name}" for name in was if name in now and was[name] != now[name]]
+    return fields + texts or ["a path"]
+
+
+def _recipe(config: Mapping[str, Any]) -> str:
+    """What of a published config differs from the defaults, as Python."""
+    defaults = publishing.published(schema.as_dict(PretrainConfig()), ())
+    return pprint.pformat(_changed(defaults, config), width=100, sort_dicts=False)
 
 
 def _changed(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,27 +343,9 @@ def _changed(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str
     return changed
 
 
-def _public_paths(value: Any) -> Any:
-    """Nested values with the folders taken out of every string that is a path."""
-    if isinstance(value, Mapping):
-        return {name: _public_paths(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_public_paths(item) for item in value]
-    return _public(value) if isinstance(value, str) else value
-
-
-def _public(paths: str) -> str:
-    """Comma-separated paths with the folders of absolute ones (local or in a bucket) taken out."""
-    parts = []
-    for part in paths.split(","):
-        absolute = part.strip().startswith(("/", "~")) or "://" in part
-        parts.append(part.rstrip("/").rsplit("/", 1)[-1] if absolute else part)
-    return ",".join(parts)
-
-
 def _data_read(facts: CardFacts) -> dict[DataConfig, int]:
     """The data of the phases that the checkpoint has seen, and the step from which each was read."""
-    config = schema.build(PretrainConfig, facts.config)
+    config = schema.build(PretrainConfig, facts.public)
     read: dict[DataConfig, int] = {}
     for phase in resolve_phases(config, epoch_steps=facts.step):
         if phase.start < facts.step:

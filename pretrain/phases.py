@@ -8,6 +8,7 @@ from data.config import DataConfig
 from data.errors import UserError
 from pretrain.config import PhaseConfig, PretrainConfig
 from pretrain.models import EncoderConfig
+from pretrain.publishing import check_card
 from pretrain.sharding import BATCH_AXES
 
 
@@ -92,6 +93,7 @@ def check_values(config: PretrainConfig) -> None:
     for name, value in positive.items():
         if not value > 0:
             raise UserError(f"config.{name}={value} should be greater than 0")
+    check_card(config.card)
     masking = config.masking
     shares = {
         "masking.mask_fraction": masking.mask_fraction,

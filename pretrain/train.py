@@ -6,18 +6,17 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 from etils import epath
-from rich.console import Console
 
 from data import schema
 from data.batches import Batch, BatchIterator, open_batches
 from data.errors import UserError
-from pretrain import hardware, huggingface, overview, processes
+from pretrain import hardware, huggingface, overview, processes, terminal
 from pretrain import workdir as workdirs
 from pretrain.checkpoint import Checkpointer
 from pretrain.config import PretrainConfig
@@ -32,7 +31,14 @@ from pretrain.metrics import MetricWriter
 from pretrain.phases import Phase
 from pretrain.progress import Progress
 from pretrain.recorder import Recorder, Sums
-from pretrain.resume import RunState, check_fingerprints, check_network, of_all_processes, stream_states
+from pretrain.resume import (
+    RunState,
+    check_fingerprints,
+    check_network,
+    of_all_processes,
+    provenance,
+    stream_states,
+)
 from pretrain.state import TrainState, abstract_state, fresh_state, state_from_params
 from pretrain.steps import lower, make_train_step
 
@@ -65,7 +71,7 @@ def train(config: PretrainConfig, workdir: epath.Path, *, accept_changes: bool =
     """
     # ---- workdir, and what it holds ---------------------------------------------------------------------
     with workdirs.opened(workdir, config, keep=config.checkpoint.keep) as checkpointer:
-        saved = checkpointer.read_run()
+        saved, changes = checkpointer.read_run(), {}
         if saved is not None:
             changes = workdirs.check_unchanged(saved["config"], config, accept=accept_changes)
             for name, (old, new) in changes.items():
@@ -76,10 +82,11 @@ def train(config: PretrainConfig, workdir: epath.Path, *, accept_changes: bool =
         if saved is not None:
             check_network(job, workdir)
             check_fingerprints(job, saved["fingerprints"], accept=accept_changes)
+        origin = provenance(saved, job, config, changed=bool(changes))
 
         # ---- state, then step by step ---------------------------------------------------------------------
         with jax.set_mesh(job.mesh), jax.default_matmul_precision(config.matmul_precision):
-            return _Trainer(job, workdir, config, checkpointer).run()
+            return _Trainer(job, workdir, config, checkpointer, origin).run()
 
 
 class _Trainer:
@@ -91,11 +98,13 @@ class _Trainer:
         workdir: epath.Path,
         given: PretrainConfig,
         checkpointer: Checkpointer,
+        origin: Mapping[str, Any],
     ):
         self._job = job
         self._workdir = workdir
         self._given = given
         self._checkpointer = checkpointer
+        self._origin = origin
         self._interruption = Interruption(job.mesh)
         self._abstract = abstract_state(job.model, job.optimizer, job.mesh)
         self._run = RunState()
@@ -280,6 +289,7 @@ class _Trainer:
             "best": self._run.best,
             "sums": dataclasses.asdict(recorder.sums),
             "fingerprints": dict(self._job.fingerprints),
+            **self._origin,
         }
         self._checkpointer.save(step, state, run)
 
@@ -320,6 +330,6 @@ class _Trainer:
             temporary=compiled.memory_analysis().temp_size_in_bytes,
             limit=hardware.device_memory(job.mesh.local_devices[0]),
         )
-        Console().print(
+        terminal.console().print(
             overview.overview(self._abstract.params, job.mesh, plan, memory, processes=processes.count())
         )

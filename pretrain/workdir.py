@@ -30,6 +30,7 @@ SAFE_TO_CHANGE = (
     "log.",
     "eval.",
     "checkpoint.",
+    "card.",
     "compilation_cache",
     "distributed",
     "data.prefetch",

@@ -6,7 +6,7 @@ import pytest
 
 from data.errors import UserError
 from finetune.config import FinetuneConfig, check_values
-from finetune.model_card import shown_source
+from pretrain.publishing import shown_source
 
 
 @pytest.mark.parametrize(

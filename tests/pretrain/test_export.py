@@ -247,10 +247,10 @@ def test_an_earlier_export_is_replaced_only_when_told(workdir: Path, tmp_path: P
 def test_a_failure_halfway_leaves_nothing_behind(
     workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def fail(facts):
+    def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export_module, "model_card", fail)
+    monkeypatch.setattr(export_module, "save_pretrained", fail)
     with pytest.raises(UserError, match=r"out cannot be written: .*No space left on device"):
         export(epath.Path(workdir), epath.Path(tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []
