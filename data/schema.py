@@ -93,6 +93,21 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def completed(saved: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """A config that was saved as nested dicts, with the defaults of fields that the type of `config` has had since."""
+    return _completed(saved, as_dict(type(config)()))
+
+
+def _completed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    both = {name: (value, defaults.get(name)) for name, value in values.items()}
+    groups = {
+        name: _completed(value, default)
+        for name, (value, default) in both.items()
+        if isinstance(value, Mapping) and isinstance(default, Mapping)
+    }
+    return {**defaults, **values, **groups}
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mapping to {'a.b': value}; lists are indexed as a[0].b."""
     flat: dict[str, Any] = {}

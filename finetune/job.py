@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ class Job:
         """Steps of the whole run."""
         return run_steps(self.config, self.plan)
 
-    @property
+    @cached_property
     def fingerprints(self) -> dict[str, str]:
         """Of what must not change when the run goes on."""
         return {"tokenizer": self.tokenizer.fingerprint(), "training examples": _fingerprint(self.train)}
@@ -80,7 +81,9 @@ def assemble(config: FinetuneConfig) -> Job:
     members = config.members
     mesh = population_mesh(config.mesh, len(members))
     check_batch(config, mesh)
-    data = open_labelled(config.data, config.task)
+    data = open_labelled(config.data, config.task, hold_out=True)
+    if data.train is None and config.data.source == "files":
+        raise UserError("config.data.train is empty; set it to the files to train on")
     if data.train is None or not data.evaluations:
         raise UserError(
             f"{data.task.title} has no {'training' if data.train is None else 'evaluation'} examples: it cannot be "

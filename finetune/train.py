@@ -113,7 +113,7 @@ def check_unchanged(
     """
     changed = {
         name: pair
-        for name, pair in differences(saved, schema.as_dict(config)).items()
+        for name, pair in differences(schema.completed(saved, config), schema.as_dict(config)).items()
         if not name.startswith(tuple(safe))
     }
     if changed:

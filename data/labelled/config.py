@@ -42,7 +42,11 @@ class LabelledConfig:
         "files: csv, tsv, json or jsonl, plain, .gz or .zst; paths or globs, comma-separated, local or gs://",
     )
     validation: str = field("", "files: the same, to evaluate on")
-    test: str = field("", "files: the same, to predict; its labels may be missing")
+    validation_share: float = field(
+        0.1,
+        "files: without validation files, the share of each class in train that is held out to evaluate on",
+    )
+    test: str = field("", "files: the same, to predict, and to score where it has labels")
     text: str = field("sentence", "files: the column or field that holds the text")
     text_pair: str = field("", "files: that of the second text, where examples are pairs")
     label: str = field("label", "files: that of the label")

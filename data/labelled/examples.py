@@ -7,6 +7,7 @@ import numpy as np
 
 from data.errors import UserError
 from data.labelled.config import LabelledConfig
+from data.labelled.labels import UNLABELLED
 from data.labelled.tasks import Task
 
 
@@ -18,7 +19,10 @@ class Examples:
     second: list[str] | None
     """The other text of each pair; None where examples are single texts."""
     labels: np.ndarray | None
-    """int32 [n] ids of classes, or float32 [n] scores; None where they are hidden, as those of GLUE's test sets."""
+    """int32 [n] ids of classes, or float32 [n] scores; None where they are hidden, as those of GLUE's test sets.
+
+    In a test set some may be missing: UNLABELLED, or NaN.
+    """
     ids: list[int | str]
     """Names of the examples in their source: GLUE's index, else numbers from 0."""
     origin: str
@@ -28,6 +32,13 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.first)
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """Which examples have a label, bool [n]."""
+        if self.labels is None:
+            return np.zeros(len(self), bool)
+        return (self.labels != UNLABELLED) if self.labels.dtype == np.int32 else ~np.isnan(self.labels)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from data.errors import UserError
+from data.labelled.classes import Classes
 from data.labelled.config import LabelledConfig
 from data.labelled.examples import Examples, Limits, glue_examples
 from data.labelled.labels import as_array, read_class, read_score
@@ -106,7 +107,11 @@ def _read(file: File, stem: str, task: Task, split: str, layout: Layout, limit: 
     rows = delimited_rows(
         file.path, columns.needed, quoted=False, header=header, skip_ragged=layout.skip_ragged
     )
-    read_label = (read_class(task.labels, "") if task.labels else read_score("")) if labelled else None
+    read_label = (
+        (read_class(Classes(task.labels, ids=True), "") if task.labels else read_score(""))
+        if labelled
+        else None
+    )
     collected = collect(rows, columns, read_label, limit, file.path)
     return glue_examples(
         task,

@@ -13,13 +13,22 @@ from data.sources import check_fields
 PARTS = ("train", "evaluations", "tests")
 
 
-def open_labelled(config: LabelledConfig, task: str, parts: Collection[str] = PARTS) -> LabelledData:
+def open_labelled(
+    config: LabelledConfig,
+    task: str,
+    parts: Collection[str] = PARTS,
+    *,
+    ids: bool = True,
+    hold_out: bool = False,
+) -> LabelledData:
     """Read a task's examples.
 
     Args:
       config: the run's config.data.
       task: the run's config.task; '' with config.data.source=files.
       parts: which of train, evaluations and tests to read; the others are left empty.
+      ids: whether own files may give a class of config.data.label_names by its number there.
+      hold_out: whether a share of an own training file is held out to evaluate on where there is no validation file.
 
     Raises:
       UserError: what is wrong with the config, the source or an example in it.
@@ -32,9 +41,14 @@ def open_labelled(config: LabelledConfig, task: str, parts: Collection[str] = PA
                 f"config.task={find_task(task).name!r} is a GLUE task, but config.data.source='files' reads files "
                 "of your own; set config.task='', or config.data.source to hub, tfds or folder"
             )
-        data = read_files(config, parts, limits)
+        data = read_files(config, parts, limits, ids=ids, hold_out=hold_out)
         hint = ONE_CLASS
     else:
+        if config.validation_share != LabelledConfig.validation_share:
+            raise UserError(
+                f"config.data.validation_share={config.validation_share:g} is set, but config.data.source="
+                f"{config.source!r} has evaluation examples of its own; unset it"
+            )
         found = find_task(task)
         data = by_split(found, _read_glue(config, found, parts, limits))
         hint = ""

@@ -1,46 +1,65 @@
 """Examples of files of one's own: csv, tsv, JSON or JSON lines, with one or two texts and a class or a score."""
 
-from collections.abc import Collection, Iterator, Sequence
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
 import numpy as np
 
 from data.errors import UserError
+from data.labelled.classes import Classes, class_names, marks_among, missing_among
 from data.labelled.config import LabelledConfig
 from data.labelled.examples import Examples, LabelledData, Limits
+from data.labelled.held_out import check_share, held_out
 from data.labelled.labels import (
     ReadLabel,
     are_scores,
     as_array,
     read_class,
+    read_if_known,
     read_name,
     read_score,
     require_two_classes,
-    sorted_names,
+    tell_of_classes,
+    warn_of_unlabelled,
 )
 from data.labelled.rows import Collected, Columns, collect
 from data.labelled.tables import FORMATS, Row, delimited_rows, json_rows
 from data.labelled.tasks import Task
-from data.sources.documents import column_of
 from data.sources.paths import File, find_files, suffixes
+
+logger = logging.getLogger(__name__)
 
 LABEL = "config.data.label"
 ONE_CLASS = f"; check config.data.train and {LABEL}"
 NAMES = "config.data.label_names"
 REGRESSION = "config.data.label, or config.data.regression=False for classes"
+HIDDEN_SCORE = -1.0
+"""What stands in a test file for every score that is not given away, as in GLUE's."""
 
 
-def read_files(config: LabelledConfig, parts: Collection[str], limits: Limits) -> LabelledData:
+def read_files(
+    config: LabelledConfig,
+    parts: Collection[str],
+    limits: Limits,
+    *,
+    ids: bool = True,
+    hold_out: bool = False,
+) -> LabelledData:
     """The task that one's own files make, and their examples.
 
-    The classes are config.data.label_names, or those of the training file in order: by value where all are whole
-    numbers, else by spelling. A csv file has quotes as RFC 4180 says; a tsv file has none, like GLUE's.
+    The classes are config.data.label_names, or those of the training file (see `data.labelled.classes`). A csv file has
+    quotes as RFC 4180 says; a tsv file has none, like GLUE's. Labels of a test file are taken as far as they are there
+    and known.
 
     Args:
       config: the run's config.data.
       parts: which of train, evaluations and tests to read; the training file is looked at in any case, for its classes.
       limits: the most examples of each.
+      ids: whether files may give a class of config.data.label_names by its number there.
+      hold_out: whether a share of the training file is held out to evaluate on where there is no validation file (see
+        `data.labelled.held_out`).
 
     Raises:
       UserError: what is wrong with the files, each with its line.
@@ -48,34 +67,85 @@ def read_files(config: LabelledConfig, parts: Collection[str], limits: Limits) -
     if not any((config.train, config.validation, config.test)):
         raise UserError("config.data.train is empty; set it to csv, tsv, json or jsonl files")
     _check_names(config)
-    train = _collect(config, "train", _train_reader(config), None) if config.train else None
+    check_share(config)
+    train = _collect(config, "train", _train_reader(config, ids), None) if config.train else None
     names = _names(config, train)
-    found = {}
-    if train and "train" in parts:
-        # All of the file has been read, so that a class that comes late in it is known to the other files.
-        first = train.first(limits.train)
-        known = (
-            first.labels if config.regression or config.label_names else list(map(names.index, first.labels))
-        )
-        found["train"] = _examples(config, "train", first, as_array(known, names), limits.train)
-    read_label = read_score(REGRESSION) if config.regression else read_class(names, NAMES)
-    for part, split, limit in (("evaluations", "validation", limits.evaluation), ("tests", "test", None)):
-        if part in parts and getattr(config, split):
-            collected = _collect(config, split, read_label, limit)
-            labels = as_array(collected.labels, names) if collected.labels else None
-            found[split] = _examples(config, split, collected, labels, limit)
+    if train and not (config.regression or config.label_names):
+        train = _with_ids(config, train, names)
+    classes = Classes(names, ids and bool(config.label_names))
+    read_label = read_score(REGRESSION) if config.regression else read_class(classes, NAMES)
+    # All of the training file has been read, so that a class that comes late in it is known to the other files.
+    found: dict[str, Examples] = {}
+    if train:
+        found = (_held_out if hold_out and not config.validation else _whole)(config, train, names, limits)
+    if config.validation and "evaluations" in parts:
+        collected = _collect(config, "validation", read_label, limits.evaluation)
+        found["validation"] = _examples(config, "validation", collected, names, limits.evaluation)
+    if config.test and "tests" in parts:
+        found["test"] = _test(config, read_label, names)
+    evaluations = _of("validation", found) if "evaluations" in parts else {}
     return LabelledData(
-        _task(config, names),
-        train=found.get("train"),
-        evaluations={split: found[split] for split in ("validation",) if split in found},
-        tests={split: found[split] for split in ("test",) if split in found},
+        replace(_task(config, names), evaluations=tuple(evaluations)),
+        train=found.get("train") if "train" in parts else None,
+        evaluations=evaluations,
+        tests=_of("test", found),
     )
 
 
-def _train_reader(config: LabelledConfig) -> ReadLabel:
+def _of(split: str, found: Mapping[str, Examples]) -> dict[str, Examples]:
+    return {split: found[split]} if split in found else {}
+
+
+def _train_reader(config: LabelledConfig, ids: bool) -> ReadLabel:
     if config.regression:
         return read_score(REGRESSION)
-    return read_class(config.label_names, NAMES) if config.label_names else read_name(LABEL)
+    return read_class(Classes(config.label_names, ids), NAMES) if config.label_names else read_name(LABEL)
+
+
+def _with_ids(config: LabelledConfig, train: Collected, names: tuple[str, ...]) -> Collected:
+    """The training examples with the ids of their classes, without those whose labels say that they have none."""
+    classes = Classes(names)
+    labelled = replace(train, labels=[classes.find(name) for name in train.labels])
+    kept = [row for row, label in enumerate(labelled.labels) if label is not None]
+    passed = len(train.labels) - len(kept)
+    hint = f"; where that is a class, name it in {NAMES}"
+    warn_of_unlabelled(passed, len(train.labels), _origin(config, "train"), hint)
+    return labelled.chosen(kept) if passed else labelled
+
+
+def _whole(
+    config: LabelledConfig, train: Collected, names: Sequence[str], limits: Limits
+) -> dict[str, Examples]:
+    return {"train": _examples(config, "train", train.first(limits.train), names, limits.train)}
+
+
+def _held_out(
+    config: LabelledConfig, train: Collected, names: Sequence[str], limits: Limits
+) -> dict[str, Examples]:
+    """The training examples less those that are held out, and these for a validation file."""
+    held = held_out(config, train.texts, train.labels)
+    kept, taken = train.chosen(np.flatnonzero(~held)), train.chosen(np.flatnonzero(held))
+    notes = f", less {held.sum()} held out", f", {held.sum()} of {held.size} held out"
+    return {
+        "train": _examples(config, "train", kept.first(limits.train), names, limits.train, notes[0]),
+        "validation": _examples(
+            config, "train", taken.first(limits.evaluation), names, limits.evaluation, notes[1]
+        ),
+    }
+
+
+def _test(config: LabelledConfig, read_label: ReadLabel, names: Sequence[str]) -> Examples:
+    """The test set, with the labels that are there and known: they are scored, and a run does not depend on them."""
+    unknown: list[str] = []
+    collected = _collect(config, "test", read_if_known(read_label, unknown), None)
+    if unknown:
+        logger.warning(
+            "config.data.test: %d of %d examples are not scored, for their labels are not known, as that of %s",
+            *(len(unknown), len(collected.ids), unknown[0]),
+        )
+    if set(collected.labels) <= ({None, HIDDEN_SCORE} if config.regression else {None}):
+        collected.labels.clear()
+    return _examples(config, "test", collected, names, None)
 
 
 def _check_names(config: LabelledConfig) -> None:
@@ -85,7 +155,7 @@ def _check_names(config: LabelledConfig) -> None:
             f"config.data.label_names={names} are names of classes, but config.data.regression=True learns scores; "
             "unset one of them"
         )
-    if names and len(set(names)) < max(len(names), 2):
+    if names and (len(set(names)) < max(len(names), 2) or not all(map(str.strip, names))):
         raise UserError(f"config.data.label_names={names} should be two or more names, each once")
 
 
@@ -97,15 +167,21 @@ def _names(config: LabelledConfig, train: Collected | None) -> tuple[str, ...]:
         raise UserError(
             "config.data.train is empty, so the classes are not known; set it, or config.data.label_names"
         )
-    names = sorted_names(train.labels)
+    places, origin = train.places, _origin(config, "train")
+    names = class_names(set(places) - marks_among(places))
     if len(names) < 2:  # else a class of another file would be taken for that file's mistake
         only = np.zeros(len(train.labels), np.int32)
-        require_two_classes(only, names, _origin(config, "train"), ONE_CLASS)
+        require_two_classes(only, names, origin, ONE_CLASS)
     if are_scores(names):
         raise UserError(
             f"config.data.train={config.train!r}: the labels are numbers such as {names[0]} and {names[-1]}; set "
             "config.data.regression=True to learn scores, or config.data.label_names to take them as classes"
         )
+    if odd := missing_among(names):
+        raise UserError(
+            f"{places[odd]}: label {odd!r} among numbers should be a number too; mend it, or name it in {NAMES}"
+        )
+    tell_of_classes(places, names, origin)
     return names
 
 
@@ -122,7 +198,6 @@ def _task(config: LabelledConfig, names: tuple[str, ...]) -> Task:
         labels=names,
         metrics=metrics,
         chooses=metrics[-1],
-        evaluations=("validation",) if config.validation else (),
         tests=("test",) if config.test else (),
     )
 
@@ -144,12 +219,8 @@ def _collect(config: LabelledConfig, split: str, read_label: ReadLabel, limit: i
         config.text_pair: "config.data.text_pair",
         config.label: LABEL,
     }
-    columns = Columns(_texts(config), config.label, settings=settings)
+    columns = Columns(_texts(config), config.label, may_lack_label=split == "test", settings=settings)
     origin = ", ".join(file.path for file in files)
-    if split == "test":
-        row = next(_rows(files, replace(columns, label="")), None)
-        if row is None or _hidden(row, config):
-            return collect(_rows(files, replace(columns, label="")), columns, None, limit, origin)
     return collect(_rows(files, columns), columns, read_label, limit, origin)
 
 
@@ -162,22 +233,20 @@ def _rows(files: Sequence[File], columns: Columns) -> Iterator[Row]:
             yield from json_rows(file.path)
 
 
-def _hidden(first: Row, config: LabelledConfig) -> bool:
-    """Whether a test set has no labels, by its first row: no such field, nothing in it, or GLUE's -1 for a class."""
-    value = first.fields.get(column_of(config.label, first.fields))
-    if value in (-1, "-1"):
-        return not config.regression and "-1" not in config.label_names
-    return value in (None, "")
-
-
 def _origin(config: LabelledConfig, split: str) -> str:
     names = ", ".join(PurePosixPath(path.strip()).name for path in getattr(config, split).split(","))
     return f"files {names}"
 
 
 def _examples(
-    config: LabelledConfig, split: str, found: Collected, labels: np.ndarray | None, limit: int | None
+    config: LabelledConfig,
+    split: str,
+    found: Collected,
+    names: Sequence[str],
+    limit: int | None,
+    note: str = "",
 ) -> Examples:
-    origin = _origin(config, split) + (f", first {limit}" if len(found.ids) == limit else "")
+    origin = _origin(config, split) + note + (f", first {limit}" if len(found.ids) == limit else "")
     second = found.texts[1] if len(found.texts) > 1 else None
+    labels = as_array(found.labels, names) if found.labels else None
     return Examples(found.texts[0], second, labels, found.ids, origin, official=False)

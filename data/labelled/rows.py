@@ -1,12 +1,12 @@
 """Examples collected from the rows of files: texts, labels and ids by column."""
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from data.errors import UserError
-from data.labelled.labels import ReadLabel
+from data.labelled.classes import number as number_of
+from data.labelled.labels import ReadLabel, warn_of_unlabelled
 from data.labelled.tables import Row
 from data.sources.documents import FlawError, text_of, value_of
 
@@ -21,11 +21,13 @@ class Columns:
     id: str = ""
     """The one with their names, where it is there; else examples are numbered from 0."""
     settings: dict[str, str] = field(default_factory=dict)
+    may_lack_label: bool = False
+    """Whether rows may have no label, which is None then."""
 
     @property
     def needed(self) -> dict[str, str]:
         """Every column that must be there, with its setting."""
-        names = filter(None, (*self.texts, self.label))
+        names = filter(None, (*self.texts, "" if self.may_lack_label else self.label))
         return {name: self.settings.get(name, "") for name in names}
 
 
@@ -39,9 +41,19 @@ class Collected:
     """[n], or none where they are hidden."""
     ids: list[int | str] = field(default_factory=list)
 
+    places: dict[str, str] = field(default_factory=dict)
+    """Where each different name of a class stands first."""
+
     def first(self, limit: int | None) -> "Collected":
         """The first `limit` examples; all of them with None."""
-        return Collected(tuple(texts[:limit] for texts in self.texts), self.labels[:limit], self.ids[:limit])
+        return self.chosen(range(min(len(self.ids), len(self.ids) if limit is None else limit)))
+
+    def chosen(self, rows: Iterable[int]) -> "Collected":
+        """The examples of these indices."""
+        chosen = list(rows)
+        texts = tuple([column[row] for row in chosen] for column in self.texts)
+        labels = [self.labels[row] for row in chosen] if self.labels else []
+        return Collected(texts, labels, [self.ids[row] for row in chosen], self.places)
 
 
 def collect(
@@ -49,21 +61,49 @@ def collect(
 ) -> Collected:
     """The first `limit` examples of a set; `read_label` None leaves the labels out.
 
+    Rows that are marked as without a label are passed over, and counted in the log, unless they may lack it.
+
     Raises:
-      UserError: a field that is missing or no text, a label that cannot be read, or no rows at all.
+      UserError: a field that is missing or no text, a label that cannot be read, or no examples at all.
     """
     found = Collected(tuple([] for _ in columns.texts))
-    for row in itertools.islice(rows, limit):
+    number = -1
+    for number, row in enumerate(rows):
         try:
-            for texts, name in zip(found.texts, columns.texts):
-                texts.append(text_of(row.fields, name, columns.settings.get(name, "")))
-            if read_label:
-                raw = value_of(row.fields, columns.label, columns.settings.get(columns.label, ""))
-                found.labels.append(read_label(raw, row.place))
+            texts = [text_of(row.fields, name, columns.settings.get(name, "")) for name in columns.texts]
+            label = _label(row, columns, read_label) if read_label else None
         except FlawError as flaw:
             raise UserError(f"{row.place}: {flaw}") from None
-        name = str(row.fields.get(columns.id, len(found.ids)))
-        found.ids.append(int(name) if name.isdecimal() else name)
-    if not found.ids:
+        if read_label and label is None and not columns.may_lack_label:
+            continue
+        for column, text in zip(found.texts, texts):
+            column.append(text)
+        if read_label:
+            found.labels.append(label)
+            if isinstance(label, str):
+                found.places.setdefault(label, row.place)
+        found.ids.append(_id(row.fields.get(columns.id, number)))
+        if len(found.ids) == limit:
+            break
+    if number < 0:
         raise UserError(f"{origin}: there are no examples, only a header")
+    warn_of_unlabelled(number + 1 - len(found.ids), number + 1, origin)
+    if not found.ids:
+        raise UserError(f"{origin}: none of its {number + 1} examples has a label")
     return found
+
+
+def _label(row: Row, columns: Columns, read_label: ReadLabel) -> Any:
+    try:
+        raw = value_of(row.fields, columns.label, columns.settings.get(columns.label, ""))
+    except FlawError:
+        if columns.may_lack_label:
+            return None
+        raise
+    return read_label(raw, row.place)
+
+
+def _id(raw: Any) -> int | str:
+    """A whole number as such, however it is spelled."""
+    value = number_of(str(raw))
+    return str(raw) if value is None or value != int(value) else int(value)

@@ -94,7 +94,9 @@ def test_several_files_are_one_set(tmp_path):
         ("sentence\na\n\nb\n", None),
         ("sentence,label\na,\n", None),
         ("sentence,label\na,-1\n", None),
+        ("sentence,label\na,-\n", None),
         ("sentence,label\na,pos\n", [1]),
+        ("sentence,label\na,-\nb,neg\nc,\nd,maybe\ne,-1\n", [-1, 0, -1, -1, -1]),
     ],
 )
 def test_labels_of_a_test_file_may_be_hidden(tmp_path, test, labels):
@@ -166,6 +168,18 @@ def test_a_class_beyond_the_limit_is_known_to_the_other_files(tmp_path):
         ({"train.txt": "a"}, {}, "train.txt' is none of .csv, .tsv, .json, .jsonl; each may also end in .gz or .zst"),
         ({}, {"train": "/nowhere/train.csv"}, "config.data.train: no such file or folder: '/nowhere/train.csv'"),
         ({"validation.csv": CSV}, {}, "config.data.train is empty, so the classes are not known; set it, or "),
+        ({"train.jsonl": '{"sentence": "a", "label": "x"}\n{"sentence": "b", "label": NaN}\n'}, {},
+         "train.jsonl line 2: label nan should be the name of a class"),
+        ({"train.jsonl": '{"sentence": "a", "label": "x"}\n{"sentence": "b", "label": null}\n'}, {},
+         "train.jsonl line 2: label None should be the name of a class"),
+        ({"train.csv": "sentence,label\na,0\nb,1\nc,nan\n"}, {},
+         "train.csv line 4: label 'nan' among numbers should be a number too; mend it, or name it in "
+         "config.data.label_names"),
+        ({"train.jsonl": '{"sentence": "a", "label": 1}\n{"sentence": "b", "label": NaN}\n'}, {"regression": True},
+         "train.jsonl line 2: label nan should be a number, for a score"),
+        ({"train.csv": "sentence,label\na,-\n", "validation.csv": CSV}, {"label_names": ("pos", "neg")},
+         "train.csv: none of its 1 examples has a label"),
+        ({"train.csv": CSV}, {"label_names": ("pos", " ")}, "config.data.label_names=['pos', ' '] should be two or "),
         ({"train.csv": CSV}, {"label_names": ("pos",)}, "config.data.label_names=['pos'] should be two or more names"),
         ({"train.csv": CSV}, {"label_names": ("pos", "neg"), "regression": True}, "unset one of them"),
     ],
@@ -175,3 +189,121 @@ def test_what_is_wrong_is_one_line_with_its_place(tmp_path, files, config, messa
         read(tmp_path, files, **config)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_labels_that_are_equal_numbers_are_one_class_in_every_file(tmp_path):
+    train = "sentence,label\n" + "".join(f"s{n},{n}.0\n" for n in range(11))
+    dev = "\n".join(json.dumps({"sentence": "s", "label": label}) for label in (2, 10, 10.0, "1e0"))
+    test = "sentence\tlabel\ns\t3\ns\t4.00\n"
+    data = read(tmp_path, {"train.csv": train, "validation.jsonl": dev, "test.tsv": test})
+    assert data.task.labels == tuple(f"{n}.0" for n in range(11))
+    assert data.train.labels.tolist() == list(range(11))
+    assert data.evaluations["validation"].labels.tolist() == [2, 10, 10, 1]
+    assert data.tests["test"].labels.tolist() == [3, 4]
+
+
+def test_members_of_a_glob_may_spell_numbers_and_booleans_differently(tmp_path, caplog):
+    caplog.set_level("INFO")
+    (tmp_path / "a.csv").write_text("sentence,label\na,1.0\nb,0.0\n")
+    (tmp_path / "b.jsonl").write_text('{"sentence": "c", "label": 0}\n{"sentence": "d", "label": 1}\n')
+    data = open_labelled(LabelledConfig(source="files", train=f"{tmp_path}/*.*"), "")
+    assert data.task.labels == ("0", "1") and data.train.labels.tolist() == [1, 0, 0, 1]
+    assert (
+        "labels that are equal numbers or booleans are one class: '1' and '1.0'; '0' and '0.0'" in caplog.text
+    )
+    files = {"train.json": '[{"sentence": "a", "label": true}, {"sentence": "b", "label": false}]'}
+    data = read(tmp_path, files | {"validation.csv": "sentence,label\na,True\nb,FALSE\n"})
+    assert data.evaluations["validation"].labels.tolist() == [1, 0]
+
+
+def test_a_label_of_another_file_is_never_an_index(tmp_path):
+    with pytest.raises(
+        UserError, match=r"line 2: label '1' is not one of the classes 'neg', 'pos'; mend it, or set "
+    ):
+        read(tmp_path, {"train.csv": CSV, "validation.csv": "sentence,label\na,1\n"})
+    with pytest.raises(UserError, match=r"line 2: label '1' is not one of the classes '0.0', '2.0'"):
+        read(
+            tmp_path,
+            {"train.csv": "sentence,label\na,0.0\nb,2.0\n", "validation.csv": "sentence,label\na,1\n"},
+        )
+
+
+def test_named_classes_may_be_numbers_spelled_otherwise_in_the_files(tmp_path):
+    data = read(tmp_path, {"train.csv": "sentence,label\na,1.0\nb,-2\nc,1\n"}, label_names=("1", "-2.0"))
+    assert data.task.labels == ("1", "-2.0") and data.train.labels.tolist() == [0, 1, 0]
+
+
+def test_classes_that_look_alike_are_warned_of(tmp_path, caplog):
+    read(tmp_path, {"train.csv": "sentence,label\na,Pos\nb,pos\nc,caf\u00e9\nd,cafe\u0301\n"})
+    assert caplog.messages == [
+        "files train.csv: classes that differ by case, Unicode form, white space or leading zeros only: "
+        "'Pos' and 'pos'; 'cafe\\u0301' and 'caf\\xe9'"
+    ]
+
+
+def test_a_label_that_looks_like_a_class_is_taken_for_it_and_that_is_said_once(tmp_path, caplog):
+    data = read(tmp_path, {"train.csv": CSV, "validation.csv": "sentence,label\na,Pos\nb,NEG\n"})
+    assert data.evaluations["validation"].labels.tolist() == [1, 0]
+    (message,) = caplog.messages
+    assert "line 2: label 'Pos' is taken for the class 'pos', from which it differs by case" in message
+
+
+@pytest.mark.parametrize(("mark", "classes"), [("-", "no yes"), (-1, [0, 1, 2]), ("-1.0", "no yes")])
+def test_examples_that_are_marked_as_without_a_label_are_passed_over_and_counted(
+    tmp_path, caplog, mark, classes
+):
+    names = classes.split() if isinstance(classes, str) else classes
+    labels = [mark, *names, mark, *names]
+    lines = "".join(
+        json.dumps({"sentence": f"s{n}", "label": label}) + "\n" for n, label in enumerate(labels)
+    )
+    data = read(tmp_path, {"train.jsonl": lines, "validation.jsonl": lines}, max_eval_examples=1)
+    assert data.task.labels == tuple(map(str, names))
+    assert data.train.labels.tolist() == [*range(len(names))] * 2
+    assert data.train.ids == [n for n, label in enumerate(labels) if label != mark]
+    held = data.evaluations["validation"]
+    assert (held.first, held.labels.tolist()) == (["s1"], [0])
+    assert caplog.messages[0] == (
+        f"files train.jsonl: 2 of {len(labels)} examples are marked as without a label (-1 or '-') and passed over; "
+        "where that is a class, name it in config.data.label_names"
+    )
+
+
+def test_a_mark_that_is_named_is_a_class(tmp_path):
+    train = "sentence,label\na,-1\nb,0\nc,1\nd,2\n"
+    assert read(tmp_path, {"train.csv": train}, label_names=("-1", "0", "1", "2")).train.labels.tolist() == [
+        0,
+        1,
+        2,
+        3,
+    ]
+    assert read(tmp_path, {"train.csv": train}, label_names=("0", "1", "2")).train.labels.tolist() == [
+        0,
+        1,
+        2,
+    ]
+
+
+def test_minus_one_beside_0_and_1_is_a_class_with_a_warning(tmp_path, caplog):
+    data = read(tmp_path, {"train.csv": "sentence,label\na,-1\nb,0\nc,1\n"})
+    assert data.task.labels == ("-1", "0", "1")
+    assert caplog.messages == [
+        "files train.csv: -1 is a class beside 0 and 1; where it marks examples without a label, set "
+        "config.data.label_names to 0 and 1"
+    ]
+
+
+def test_labels_of_a_test_file_that_are_not_known_do_not_matter(tmp_path, caplog):
+    lines = ['{"sentence": "a", "label": NaN}', '{"sentence": "b"}', '{"sentence": "c", "label": ["x"]}',
+             '{"sentence": "d", "label": "neg"}']  # fmt: skip
+    data = read(tmp_path, {"train.csv": CSV, "test.jsonl": "\n".join(lines)})
+    assert data.tests["test"].labels.tolist() == [-1, -1, -1, 0]
+    assert data.tests["test"].labelled.tolist() == [False, False, False, True]
+    (message,) = caplog.messages
+    assert message.startswith(
+        "config.data.test: 2 of 4 examples are not scored, for their labels are not known, as "
+    )
+    assert "test.jsonl line 1: label nan should be the name of a class" in message
+    scores = "sentence,label\na,1.5\nb,inf\nc,\n"
+    found = read(tmp_path, {"train.csv": "sentence,label\na,1\nb,2\n", "test.csv": scores}, regression=True)
+    assert found.tests["test"].labelled.tolist() == [True, False, False]
