@@ -6,6 +6,7 @@ a nested mapping into such a dataclass and refuses what it does not know, naming
 
 import dataclasses
 import difflib
+import json
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -72,6 +73,8 @@ def _coerce(hint: Any, value: Any, path: str) -> Any:
         if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
             raise UserError(f"{path}={value!r} should be a list")
         item = typing.get_args(hint)[0]
+        if item is str:  # a name that is a number comes as one from a command line
+            value = [json.dumps(part) if isinstance(part, int | float) else part for part in value]
         return tuple(_coerce(item, part, f"{path}[{i}]") for i, part in enumerate(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -63,6 +63,11 @@ def write_answers(folder: epath.Path, asked: Asked, logits: Float[np.ndarray, "n
       The file's name; '' where none is written.
     """
     if not asked.task.name:
+        if not np.isfinite(logits).all():
+            logger.warning(
+                "%s is not answered: the model's logits are no numbers; it has diverged", asked.split
+            )
+            return ""
         header, answers = columns(asked.task.labels), said(asked.task.labels, logits)
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{asked.split}.tsv"

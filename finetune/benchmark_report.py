@@ -4,7 +4,7 @@ The score of a task is that of GLUE's leaderboard: the mean of its metrics, of M
 average is the mean of the tasks' scores. All are of evaluation sets, for the labels of the test sets are hidden.
 """
 
-import json
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from data.labelled.tasks import TASKS, find_task
-from finetune.results import Summary
+from finetune.results import Summary, as_json
+from finetune.tracking import is_better
 from pretrain import formatting
 from pretrain.attempt import attempt
 from pretrain.markdown import escape
@@ -73,7 +74,10 @@ def row_of(results: Mapping[str, Any]) -> Row:
     for run in results["runs"]:
         score = statistics.fmean(run["metrics"][name] for name in names)
         by_rate.setdefault(run["learning_rate"], []).append(score)
-    rate = max(by_rate, key=lambda rate: statistics.fmean(by_rate[rate]))
+    rate, *others = by_rate
+    for other in others:
+        if is_better(task.chooses, statistics.fmean(by_rate[other]), statistics.fmean(by_rate[rate])):
+            rate = other
     shown = [name for name in results["runs"][0]["metrics"] if name.rpartition("/")[2] in NAMES]
     summary = results["summary"][f"{rate:g}"]
     return Row(
@@ -134,7 +138,7 @@ def write_reports(rows: Sequence[Row], workdir: epath.Path) -> list[str]:
         "average": averages(rows),
         "seconds": sum(row.seconds for row in rows),
     }
-    write_text(workdir / "glue.json", json.dumps(known, indent=2) + "\n")
+    write_text(workdir / "glue.json", as_json(known))
     pages: dict[str, Callable[[], None]] = {
         "glue.md": lambda: write_text(workdir / "glue.md", markdown(rows)),
         "glue.png": lambda: write_bytes(workdir / "glue.png", picture(rows)),
@@ -158,21 +162,22 @@ def picture(rows: Sequence[Row]) -> bytes:
 
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
-    means = [100 * row.score.mean for row in rows]
-    stds = [100 * row.score.std for row in rows]
+    means = [100 * _drawn(row.score.mean) for row in rows]
+    stds = [100 * _drawn(row.score.std) for row in rows]
     places = range(len(rows))
     axes.bar(places, means, color=BAR, width=0.65)
     axes.errorbar(places, means, yerr=stds, fmt="none", ecolor=WHISKER, capsize=4, linewidth=1.2)
-    for place, mean, std in zip(places, means, stds, strict=True):
+    for place, row, mean, std in zip(places, rows, means, stds, strict=True):
         axes.annotate(
-            f"{mean:.1f}",
+            f"{100 * row.score.mean:.1f}",
             (place, max(mean, 0) + std),
             (0, 4),
             textcoords="offset points",
             ha="center",
             fontsize=9,
         )
-    for name, average in averages(rows).items():
+    drawn = {name: each for name, each in averages(rows).items() if math.isfinite(each["mean"])}
+    for name, average in drawn.items():
         label = "average" if name == "all" else "average without WNLI"
         line = "-" if name == "all" else ":"
         mean = 100 * average["mean"]
@@ -183,8 +188,14 @@ def picture(rows: Sequence[Row]) -> bytes:
     axes.set_yticks(range(0, 101, 20))
     axes.set_title(_title(rows), fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, fontsize=9)
+    if drawn:
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, fontsize=9)
     return png(figure)
+
+
+def _drawn(score: float) -> float:
+    """A height in the picture; none for a task whose runs have diverged."""
+    return 0.0 if math.isnan(score) else score
 
 
 def _title(rows: Sequence[Row]) -> str:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from data.command_line import parse, run, write_out
 from data.errors import UserError
+from data.labelled.classes import matching, unnamed
 from data.labelled.config import LabelledConfig
 from data.labelled.open import open_labelled
 from finetune.config import FinetuneConfig
@@ -24,9 +25,6 @@ from finetune.job import short_split
 from finetune.results import score
 from finetune.trained import Trained, encoder_of, find_model, logits_of
 from pretrain import command, terminal
-
-GENERIC = "LABEL_"
-"""What transformers calls classes that nobody has named."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,7 +37,13 @@ def main(argv: Sequence[str]) -> int:
     command.log_to_stderr()
     command.use_compilation_cache(config.compilation_cache)
     model = find_model(values.model, inference=config.inference)
-    data = open_labelled(_asked_of(config.data, model), config.task, parts=("evaluations",))
+    data = open_labelled(
+        _asked_of(config.data, model),
+        config.task,
+        parts=("evaluations",),
+        ids=bool(config.data.label_names) or unnamed(model.names),
+        hold_out=bool(config.data.train),
+    )
     if not data.evaluations:
         raise UserError(
             f"{data.task.title} has no labelled examples to evaluate on; set config.data.validation"
@@ -73,7 +77,7 @@ def _asked_of(data: LabelledConfig, model: Trained) -> LabelledConfig:
 
 
 def class_order(names: Sequence[str], labels: Sequence[str], model: str) -> list[int]:
-    """For each of a task's labels the model's class of that name, in any case of letters; by id where it has no names.
+    """For each of a task's labels the model's class of that name, in any case; by id where the model has no names.
 
     Raises:
       UserError: the model's classes are not the task's.
@@ -83,15 +87,15 @@ def class_order(names: Sequence[str], labels: Sequence[str], model: str) -> list
         raise UserError(
             f"--model={model} is of another task: it answers {theirs}, the task has {', '.join(labels) or 'a score'}"
         )
-    if all(name.startswith(GENERIC) for name in names):
+    if unnamed(names):
         return list(range(max(len(labels), 1)))
-    known = {name.lower(): index for index, name in enumerate(names)}
-    missing = [label for label in labels if label.lower() not in known]
+    order = matching(names, labels)
+    missing = [label for label, index in zip(labels, order, strict=True) if index is None]
     if missing:
         raise UserError(
             f"--model={model} is of another task: it has the classes {', '.join(names)}, not {', '.join(missing)}"
         )
-    return [known[label.lower()] for label in labels]
+    return [index for index in order if index is not None]
 
 
 def _table(title: str, model: str, found: dict[str, float], origins: list[str]) -> Table:

@@ -1,5 +1,6 @@
 """Evaluation of every member of a population on every evaluation set, each example exactly once."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,9 +71,15 @@ def scores_on(evaluated: EvaluationSet, logits: np.ndarray, task: Task) -> Score
     """Metrics and loss of one model's logits [n, C] on a set, named after it where a task has several."""
     labels = evaluated.encoded.labels
     assert labels is not None
-    found = scores(task.metrics, predictions(task, logits), labels) | {"loss": mean_loss(logits, labels)}
     prefix = f"{evaluated.name}/" if evaluated.name else ""
-    return {f"{prefix}{name}": value for name, value in found.items()}
+    return {f"{prefix}{name}": value for name, value in scores_of(task, logits, labels).items()}
+
+
+def scores_of(task: Task, logits: np.ndarray, labels: np.ndarray) -> Scores:
+    """Metrics and loss of logits [n, C], n > 0; all NaN where one is no number: the model has diverged."""
+    if not np.isfinite(logits).all():
+        return dict.fromkeys((*task.metrics, "loss"), math.nan)
+    return scores(task.metrics, predictions(task, logits), labels) | {"loss": mean_loss(logits, labels)}
 
 
 def predictions(task: Task, logits: np.ndarray) -> np.ndarray:

@@ -4,7 +4,9 @@ All of it can be made again from the run's last checkpoint, and comes out the sa
 the answers are there. The card and the picture come after it: one that fails is warned of, and made by the next call.
 """
 
-from collections.abc import Mapping
+import logging
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from data.command_line import differences
 from finetune import model_card, results
 from finetune.answers import FOLDER, Asked, asked_of, write_answers
 from finetune.config import FinetuneConfig
-from finetune.evaluation import predictions, scores_on
+from finetune.evaluation import predictions, scores_of, scores_on
 from finetune.huggingface import save_classifier
 from finetune.inference import FACTS_FILE, Facts, JaxModel, Logits, OnnxModel, row_lengths
 from finetune.job import MODEL, Job
@@ -28,6 +30,8 @@ from pretrain import processes
 from pretrain.attempt import attempt
 from pretrain.config import CardConfig
 from pretrain.workdir import write_bytes, write_text
+
+logger = logging.getLogger(__name__)
 
 CARD, PICTURE = "README.md", "predictions.png"
 REMEDY = "the model and its results are saved; run the same command again to have it"
@@ -41,7 +45,7 @@ def finished(config: FinetuneConfig, workdir: epath.Path) -> dict[str, Any] | No
         return None
     changed = [
         name
-        for name in differences(found["config"], schema.as_dict(config))
+        for name in differences(schema.completed(found["config"], config), schema.as_dict(config))
         if not name.startswith(SAFE_TO_CHANGE)
     ]
     if CardConfig(**found["config"].get("card", {})) != config.card:
@@ -55,11 +59,14 @@ def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
     """Write WORKDIR/model, WORKDIR/predictions, WORKDIR/results.json and WORKDIR/predictions.png.
 
     Returns:
-      the results, as `finetune.results.results` has them, and where they are asked for "predictions" (names of the
-      files with answers to test sets) and "onnx" (see `compare`).
+      the results, as `finetune.results.results` has them; "tests", what the best model scores on the test sets that
+      have labels; and where they are asked for "predictions" (names of the files with answers to test sets) and
+      "onnx" (see `compare`).
     """
     job = outcome.job
     found = results.results(outcome)
+    if not math.isfinite(found["runs"][found["best_run"]]["metrics"][job.metric]):
+        logger.warning("no run has a score, for all have diverged; lower config.optimizer.learning_rate")
     params = member_params(_whole(outcome.params), found["best_run"])
     model = JaxModel(
         job.classifier,
@@ -73,7 +80,9 @@ def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
     logits = {each.name: model(each.encoded) for each in job.evaluations}
     with_onnx = job.config.inference == "onnx"
     asked = asked_of(job) if job.config.eval.tests else []
-    answers = [] if with_onnx else _answers(job, asked, model)
+    by_model = [each for each in asked if not with_onnx or each.examples.labelled.any()]
+    answers = _answers(job, by_model, model)
+    found["tests"] = scored(answers)
 
     def write() -> dict[str, Any]:
         answered = answers
@@ -117,16 +126,31 @@ def compare(job: Job, model: Logits, logits: Mapping[str, np.ndarray]) -> dict[s
       "metrics" by name, and "largest_difference" of any two logits.
     """
     metrics: dict[str, float] = {}
-    furthest = 0.0
+    furthest: list[float] = []
     for evaluated in job.evaluations:
         found = model(evaluated.encoded)
         metrics |= scores_on(evaluated, found, job.data.task)
-        furthest = max(furthest, float(np.abs(found - logits[evaluated.name]).max()))
-    return {"metrics": metrics, "largest_difference": furthest}
+        furthest.append(float(np.abs(found - logits[evaluated.name]).max()))
+    return {"metrics": metrics, "largest_difference": float(np.max(furthest))}
 
 
 def _answers(job: Job, asked: list[Asked], model: Logits) -> list[tuple[Asked, np.ndarray]]:
     return [(each, model(job.encoder(each.examples))) for each in asked]
+
+
+def scored(answered: Sequence[tuple[Asked, np.ndarray]]) -> dict[str, Any]:
+    """What answers score on the test sets that have labels: {split: {"count", "labelled", "origin", "metrics"}}."""
+    found = {}
+    for asked, logits in answered:
+        examples, labelled = asked.examples, asked.examples.labelled
+        if examples.labels is not None and labelled.any():
+            found[asked.split] = {
+                "count": len(examples),
+                "labelled": int(labelled.sum()),
+                "origin": examples.origin,
+                "metrics": scores_of(asked.task, logits[labelled], examples.labels[labelled]),
+            }
+    return found
 
 
 def _lengths(job: Job) -> tuple[int, ...]:

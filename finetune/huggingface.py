@@ -14,10 +14,13 @@ import jax
 import numpy as np
 from etils import epath
 
+from data.errors import UserError
+from data.labelled.classes import matching, unnamed
 from finetune.classifier import Classifier, build_classifier
 from finetune.heads import OUT, HeadConfig, head_config
 from pretrain.checkpoint import restore_params
 from pretrain.huggingface import (
+    CONFIG,
     Published,
     parse_config,
     read_config,
@@ -95,8 +98,9 @@ def load_encoder_for_classification(
         params, fresh = _read(published, classifier, head)
     if OUT in fresh:
         logger.info("%s has no head for %s; a fresh one is drawn", source, _task(labels))
-    else:
-        _compare_labels(values, labels, source)
+    elif labels:
+        order = _class_order(learned_classes(values, source, len(labels)), labels, source)
+        params = params | {"head": params["head"] | {OUT: _in_order(params["head"][OUT], order)}}
     return Start(classifier, params, fresh, values)
 
 
@@ -153,18 +157,59 @@ def _task(labels: Sequence[str]) -> str:
     return f"{len(labels)} classes" if labels else "a score"
 
 
-def _compare_labels(values: Mapping[str, Any], labels: Sequence[str], source: str) -> None:
-    """Warn where a head that is kept has learned other names for its classes, or the same in another order."""
+def learned_classes(values: Mapping[str, Any], where: str, count: int = 2) -> tuple[str, ...]:
+    """The names of a classifier's classes by id, as its config.json has them; LABEL_0, ... where it names none.
+
+    Args:
+      values: the contents of config.json.
+      where: whose it is, for messages.
+      count: the number of classes where it does not say.
+
+    Raises:
+      UserError: ids that are no numbers.
+    """
     named = values.get("id2label")
-    learned = [str(name) for name in named.values()] if isinstance(named, dict) else []
-    unnamed = [f"LABEL_{index}" for index in range(len(learned))]
-    if labels and learned and learned not in (list(labels), unnamed):
+    if not isinstance(named, Mapping):
+        return tuple(f"LABEL_{index}" for index in range(values.get("num_labels", count)))
+    try:
+        return tuple(str(named[index]) for index in sorted(named, key=int))
+    except ValueError:
+        raise UserError(f"{where}: the ids of id2label in its {CONFIG} should be numbers") from None
+
+
+def _class_order(learned: Sequence[str], labels: Sequence[str], source: str) -> list[int]:
+    """For each of the task's classes the row of a head that is kept which has learned it; says what was found.
+
+    Classes are matched by their names, in any case. Where the head has no names, or other ones, rows are taken in the
+    order of their ids.
+    """
+    rows = list(range(len(labels)))
+    if unnamed(learned) or len(learned) != len(labels):
+        logger.info(
+            "the head of %s is kept; it has no names for its classes, which are taken for %s in this order",
+            *(source, ", ".join(labels)),
+        )
+        return rows
+    found = matching(learned, labels)
+    if None in found:
         logger.warning(
             "the head of %s is kept, but its classes are %s and not %s",
-            source,
-            ", ".join(learned),
-            ", ".join(labels),
+            *(source, ", ".join(learned), ", ".join(labels)),
         )
+    elif found == rows:
+        logger.info("the head of %s is kept, for it has learned the same classes", source)
+    else:
+        logger.info(
+            "the head of %s is kept, its rows put in the order of the classes: %s, not %s",
+            *(source, ", ".join(labels), ", ".join(learned)),
+        )
+    left = iter(row for row in rows if row not in found)
+    return [next(left) if row is None else row for row in found]
+
+
+def _in_order(out: Params, rows: Sequence[int]) -> Params:
+    """The map to logits, kernel [E, C] and bias [C], with its classes in another order."""
+    return {name: array[..., list(rows)] for name, array in out.items()}
 
 
 def save_classifier(

@@ -125,7 +125,12 @@ def best_member(outcome: Outcome) -> int:
 
 def write_results(found: Mapping[str, Any], workdir: epath.Path) -> None:
     """Write WORKDIR/results.json; a score that is no number, of a run that has diverged, is null."""
-    write_text(workdir / FILE_NAME, json.dumps(_exchanged(found, _null), indent=2, allow_nan=False) + "\n")
+    write_text(workdir / FILE_NAME, as_json(found))
+
+
+def as_json(found: Mapping[str, Any]) -> str:
+    """A JSON file of scores, in which one that is no number is null."""
+    return json.dumps(_exchanged(found, _null), indent=2, allow_nan=False) + "\n"
 
 
 def read_results(workdir: epath.Path) -> dict[str, Any] | None:
@@ -135,7 +140,7 @@ def read_results(workdir: epath.Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return {
-        name: _exchanged(value, _nan) if name in ("runs", "summary", "history", "onnx") else value
+        name: _exchanged(value, _nan) if name in ("runs", "summary", "history", "onnx", "tests") else value
         for name, value in found.items()
     }
 
@@ -158,7 +163,7 @@ def _nan(value: Any) -> Any:
 
 
 def table(found: Mapping[str, Any]) -> Table:
-    """Best, mean and standard deviation of each metric; a row for each learning rate."""
+    """Best, mean and standard deviation of each metric, a row for each learning rate; the best model's of test sets."""
     title = f"{found['title']}: {len(found['runs'])} runs, {formatting.duration(found['seconds'])}"
     shown = Table(title=Text(title, style="table.title"))
     several = len(found["summary"]) > 1
@@ -172,10 +177,17 @@ def table(found: Mapping[str, Any]) -> Table:
             chosen = " *" if metric == found["metric"] else ""
             values = [score(metric, summary[name]) for name in ("best", "mean", "std")]
             shown.add_row(*([rate] if several else []), metric + chosen, *values)
+    for split, tested in found.get("tests", {}).items():
+        shown.add_section()
+        for metric, value in tested["metrics"].items():
+            shown.add_row(*([""] if several else []), f"{split} {metric}", score(metric, value), "", "")
     unofficial = [name for name, examples in found["examples"].items() if not examples["official"]]
     caption = "* chooses the best model"
     if unofficial and found["task"]:
         caption += f"; not the official {', '.join(unofficial)} set"
+    for split, tested in found.get("tests", {}).items():
+        some = f"{tested['labelled']} of " if tested["labelled"] < tested["count"] else ""
+        caption += f"; {split}: the best model on {some}{tested['count']} examples"
     shown.caption = caption
     return shown
 

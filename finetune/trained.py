@@ -15,7 +15,7 @@ from etils import epath
 from data.errors import UserError
 from data.storage import check_readable
 from finetune.encoding import PairEncoder
-from finetune.huggingface import TASK_CLASS, load_encoder_for_classification
+from finetune.huggingface import TASK_CLASS, learned_classes, load_encoder_for_classification
 from finetune.inference import FACTS_FILE, Facts, JaxModel, Logits, OnnxModel, row_lengths
 from finetune.job import MODEL
 from finetune.onnx import FILE_NAME as ONNX_FILE
@@ -110,13 +110,7 @@ def class_names(values: Mapping[str, Any], model: str) -> tuple[str, ...]:
             f"--model={model} gives a text any number of labels (problem_type multi_label_classification); "
             "known are models that give it one label, or a score"
         )
-    named = values.get("id2label")
-    if not isinstance(named, dict):
-        named = {index: f"LABEL_{index}" for index in range(values.get("num_labels", 2))}
-    try:
-        names = tuple(str(named[index]) for index in sorted(named, key=int))
-    except ValueError:
-        raise UserError(f"--model={model}: the ids of id2label in its {CONFIG} should be numbers") from None
+    names = learned_classes(values, f"--model={model}")
     return names if len(names) > 1 else ()
 
 

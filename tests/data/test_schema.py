@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from data.errors import UserError
-from data.schema import as_dict, build, field, flatten
+from data.schema import as_dict, build, completed, field, flatten
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,18 @@ def test_nested_values_become_dataclasses():
     )
     assert built == Outer(1.0, False, 4, Inner(7), (Inner(kind="b"),), ("x",))
     assert isinstance(built.rate, float)
+
+
+def test_names_that_are_numbers_may_be_given_as_such():
+    assert build(Outer, {"words": [1, -2.0, "003", True]}).words == ("1", "-2.0", "003", "true")
+
+
+def test_what_was_saved_before_a_field_was_added_has_its_default():
+    saved = {"rate": 2.0, "inner": {"size": 4}, "parts": [{"size": 1}], "gone": 1}
+    assert completed(saved, Outer(rate=9.0, on=True)) == {
+        **as_dict(Outer()),
+        **{"rate": 2.0, "inner": {"size": 4, "kind": "a"}, "parts": [{"size": 1}], "gone": 1},
+    }
 
 
 def test_as_dict_is_the_inverse_of_build():

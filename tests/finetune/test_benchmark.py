@@ -18,7 +18,7 @@ from data.labelled.config import LabelledConfig
 from data.labelled.tasks import TASKS
 from finetune import benchmark
 from finetune.benchmark import run_benchmark, task_configs, write_submission
-from finetune.benchmark_report import NINE, Row, averages, markdown, picture, row_of, table
+from finetune.benchmark_report import NINE, Row, averages, markdown, picture, row_of, table, write_reports
 from finetune.config import FinetuneConfig
 from finetune.results import Summary, read_results, write_results
 from finetune.submission import FILES
@@ -238,6 +238,26 @@ def test_of_several_learning_rates_the_one_with_the_best_mean_counts():
     row = row_of(low | {"runs": low["runs"] + high["runs"], "summary": low["summary"] | high["summary"]})
     assert (row.learning_rate, row.runs, row.score.best) == (3e-5, 2, 0.7)
     assert row.metrics["accuracy"] == row.score
+
+
+@pytest.mark.parametrize("diverged_first", [True, False])
+def test_a_learning_rate_that_has_diverged_is_not_chosen(diverged_first: bool):
+    diverged = results_of("rte", {"accuracy": math.nan}, {"accuracy": 0.9}, rate=1e-2)
+    fine = results_of("rte", {"accuracy": 0.5}, {"accuracy": 0.6}, rate=2e-5)
+    one, other = (diverged, fine) if diverged_first else (fine, diverged)
+    row = row_of(one | {"runs": one["runs"] + other["runs"], "summary": one["summary"] | other["summary"]})
+    assert (row.learning_rate, row.score.mean) == (2e-5, pytest.approx(0.55))
+
+
+def test_a_task_that_has_diverged_is_reported_as_such(tmp_path: Path):
+    rows = [*rows_of_three()[:1], row_of(results_of("rte", {"accuracy": math.nan}))]
+    write_reports(rows, epath.Path(tmp_path))
+    known = json.loads((tmp_path / "glue.json").read_text(), parse_constant=pytest.fail)
+    assert known["tasks"][1]["score"] == {"best": None, "mean": None, "std": None}
+    assert known["average"]["all"]["mean"] is None
+    assert "| RTE | accuracy | nan | nan | nan |" in markdown(rows)
+    assert (tmp_path / "glue.png").read_bytes()[:4] == b"\x89PNG"
+    assert picture(rows[1:])[:4] == b"\x89PNG"
 
 
 def test_the_table_says_what_was_scored_on_which_examples():

@@ -1,5 +1,7 @@
 """What a finished run leaves; started again, it is left alone, made the same again, or sent to the hub."""
 
+import dataclasses
+import io
 import json
 import shutil
 from pathlib import Path
@@ -8,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from etils import epath
+from rich.console import Console
 
 from data import schema
 from data.errors import UserError
@@ -18,10 +21,11 @@ from data.labelled.tasks import TASKS
 from finetune import __main__ as command
 from finetune import evaluate
 from finetune.answers import Asked, asked_of, write_answers
-from finetune.finish import finish, finished
+from finetune.finish import finish, finished, scored
 from finetune.inference import FACTS_FILE, row_lengths
 from finetune.predict import main as predict
-from finetune.train import train
+from finetune.results import table
+from finetune.train import check_unchanged, train
 from pretrain import hub
 from tests.finetune.tiny_task import tiny_finetune, write_examples
 from tests.pretrain.hub_push_stub import Client, PushStub
@@ -96,6 +100,27 @@ def test_a_finished_model_is_evaluated_without_training_it(run: SimpleNamespace,
         evaluate.main(["evaluate", f"--config={run.file}", f"--model={run.workdir}", *flags])
 
 
+def test_a_number_is_no_class_of_a_model_with_names_unless_it_is_said_which(
+    run: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    ids = {"none": "1.0", "animal": "0"}
+    header, *rows = Path(run.config.data.validation).read_text().splitlines()
+    numbered = tmp_path / "numbered.csv"
+    lines = [header, *(f"{text},{ids[label]}" for text, label in (row.rsplit(",", 1) for row in rows))]
+    numbered.write_text("\n".join(lines) + "\n")
+    flags = [f"--config={run.file}", f"--model={run.workdir}", f"--config.data.validation={numbered}"]
+    flags += ["--config.data.train=", "--config.data.test="]
+    with pytest.raises(
+        UserError, match=r"label '1.0' is not one of the classes 'animal', 'none'; mend it, or set "
+    ):
+        evaluate.main(["evaluate", *flags])
+    best = run.found["runs"][run.found["best_run"]]["metrics"]["accuracy"]
+    for names, accuracy in ((("ANIMAL", "NONE"), best), (("none", "animal"), 1 - best)):
+        said = [f"--config.data.label_names={name}" for name in names]
+        assert evaluate.main(["evaluate", *flags, *said]) == 0
+        assert f"{100 * accuracy:.2f}" in capsys.readouterr().out
+
+
 def write_reviews(path: Path) -> Path:
     path.write_text("sentence,label\na fine film,good\na dull one,bad\n")
     return path
@@ -106,6 +131,7 @@ def write_reviews(path: Path) -> Path:
     [
         (("CONTRADICTION", "Neutral", "entailment"), [2, 1, 0]),
         (("LABEL_0", "LABEL_1", "LABEL_2"), [0, 1, 2]),
+        (("contradiction", "entailment ", "NEUTRAL"), [1, 2, 0]),
     ],
 )
 def test_classes_of_a_model_are_found_by_name(names: tuple[str, ...], order: list[int]):
@@ -163,6 +189,21 @@ def test_a_run_is_complete_for_its_own_config_only(run: SimpleNamespace, tmp_pat
         train(changed(epochs=2), run.workdir)
 
 
+def test_a_run_from_before_a_field_goes_on_with_its_default(run: SimpleNamespace):
+    saved = json.loads(json.dumps(schema.as_dict(run.config)))
+    del saved["data"]["validation_share"]
+    check_unchanged(saved, run.config)
+    changed = schema.build(type(run.config), {**schema.as_dict(run.config), "epochs": 2})
+    with pytest.raises(UserError, match=r"another config: config.epochs was 1, is 2\. "):
+        check_unchanged(saved, changed)
+
+
+def test_fingerprints_are_computed_once(run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch):
+    first = run.outcome.job.fingerprints
+    monkeypatch.setattr("finetune.job._fingerprint", lambda encoded: pytest.fail("computed again"))
+    assert run.outcome.job.fingerprints == first and set(first) == {"tokenizer", "training examples"}
+
+
 def test_onnx_is_evaluated_beside_the_model_and_labels_the_test_set(
     run: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -200,6 +241,48 @@ def test_onnx_without_its_libraries_is_refused_before_training(
         UserError, match=r"a file system, which --workdir=gs://a/b is not on; set config.inference"
     ):
         train(config, epath.Path("gs://a/b"))
+
+
+def test_a_test_file_with_labels_is_scored(run: SimpleNamespace, tmp_path: Path):
+    tested = run.found["tests"]["test"]
+    assert (tested["count"], tested["labelled"], tested["origin"]) == (30, 30, "files test.csv")
+    answers = [
+        line.split("\t")[0]
+        for line in (run.workdir / "predictions" / "test.tsv").read_text().splitlines()[1:]
+    ]
+    truth = [line.rsplit(",", 1)[1] for line in run.test.read_text().splitlines()[1:]]
+    right = sum(answer == label for answer, label in zip(answers, truth, strict=True))
+    assert tested["metrics"]["accuracy"] == right / 30
+    assert set(tested["metrics"]) == {"matthews", "f1", "accuracy", "loss"}
+    assert json.loads((run.workdir / "results.json").read_text())["tests"] == run.found["tests"]
+    out = io.StringIO()
+    Console(file=out, width=100).print(table(run.found))
+    assert f"test accuracy │ {100 * right / 30:.2f} │" in " ".join(out.getvalue().split())
+    assert "test: the best model on 30 examples" in " ".join(out.getvalue().split())
+
+
+def test_of_a_test_file_that_is_labelled_in_part_that_part_is_scored():
+    task = dataclasses.replace(TASKS["rte"], name="", title="own")
+    examples = Examples(
+        ["a", "b", "c"], None, np.array([1, -1, 0], np.int32), [0, 1, 2], "files x.csv", official=False
+    )
+    logits = np.array([[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]], np.float32)
+    hidden = dataclasses.replace(examples, labels=None)
+    found = scored([(Asked(task, "test", examples), logits), (Asked(task, "other", hidden), logits)])
+    assert list(found) == ["test"]
+    assert (found["test"]["count"], found["test"]["labelled"], found["test"]["metrics"]["accuracy"]) == (
+        3,
+        2,
+        0.5,
+    )
+
+
+def test_a_model_that_has_diverged_answers_no_test_file(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    task = dataclasses.replace(TASKS["rte"], name="", title="own")
+    asked = Asked(task, "test", Examples(["a"], None, None, [0], "", official=False))
+    assert write_answers(epath.Path(tmp_path), asked, np.array([[np.nan, 1.0]])) == ""
+    assert caplog.messages == ["test is not answered: the model's logits are no numbers; it has diverged"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_mnli_and_the_diagnostic_set_are_answered_in_glues_format(

@@ -84,20 +84,73 @@ def test_a_head_for_other_labels_is_drawn_afresh_and_that_is_said(
     )
 
 
+@pytest.mark.parametrize("case", FAMILIES)
+def test_rows_of_a_head_that_is_kept_follow_the_names_of_its_classes(
+    case: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO)
+    random_model(case, tmp_path, task="SequenceClassification", labels=3)
+    config = json.loads((tmp_path / "config.json").read_text())
+    learned = {"2": "YES", "0": "no", "1": "Maybe"}  # by id, not as they stand there
+    (tmp_path / "config.json").write_text(json.dumps({**config, "id2label": learned}))
+    start = load_encoder_for_classification(str(tmp_path), ("yes", "no", "maybe"))
+    assert not start.fresh_head
+    assert caplog.messages == [
+        f"the head of {tmp_path} is kept, its rows put in the order of the classes: yes, no, maybe, not no, Maybe, YES"
+    ]
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).state_dict()
+    names = [tensor.name for tensor in start.classifier.tensors() if tensor.path[:2] == ("head", "out")]
+    assert len(names) == 2
+    for name in names:
+        np.testing.assert_array_equal(_ours(start)[name], theirs[name].numpy()[[2, 0, 1]])
+    same = load_encoder_for_classification(str(tmp_path), ("no", "Maybe", "YES"))
+    assert caplog.messages[-1] == f"the head of {tmp_path} is kept, for it has learned the same classes"
+    for name in names:
+        np.testing.assert_array_equal(_ours(same)[name], theirs[name].numpy())
+
+
+def test_a_head_of_numbers_follows_their_values(tmp_path: Path):
+    random_model("bert", tmp_path, labels=3)
+    start = load_encoder_for_classification(str(tmp_path), LABELS)
+    save_classifier(tmp_path / "named", start.classifier, start.params, start.config, ("10.0", "2.0", "1.0"))
+    again = load_encoder_for_classification(str(tmp_path / "named"), ("1", "2", "10"))
+    for name in ("kernel", "bias"):
+        np.testing.assert_array_equal(
+            again.params["head"]["out"][name], start.params["head"]["out"][name][..., [2, 1, 0]]
+        )
+
+
 def test_a_head_that_learned_other_names_is_kept_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     random_model("bert", tmp_path / "unnamed", labels=3)
+    caplog.set_level(logging.INFO)
     start = load_encoder_for_classification(str(tmp_path / "unnamed"), LABELS)
-    assert caplog.messages == [] and not start.fresh_head
-    save_classifier(tmp_path / "named", start.classifier, start.params, start.config, LABELS)
-    assert not load_encoder_for_classification(str(tmp_path / "named"), LABELS).fresh_head
-    assert caplog.messages == []
-    again = load_encoder_for_classification(str(tmp_path / "named"), ("yes", "maybe", "no"))
-    assert not again.fresh_head
     assert caplog.messages == [
-        f"the head of {tmp_path / 'named'} is kept, but its classes are no, maybe, yes and not yes, maybe, no"
+        f"the head of {tmp_path / 'unnamed'} is kept; it has no names for its classes, which are taken for no, maybe, "
+        "yes in this order"
     ]
+    assert not start.fresh_head
+    save_classifier(tmp_path / "named", start.classifier, start.params, start.config, LABELS)
+    again = load_encoder_for_classification(str(tmp_path / "named"), ("yes", "never", "no"))
+    assert not again.fresh_head
+    assert caplog.messages[-1] == (
+        f"the head of {tmp_path / 'named'} is kept, but its classes are no, maybe, yes and not yes, never, no"
+    )
+    np.testing.assert_array_equal(  # those of the same name are in their places
+        again.params["head"]["out"]["bias"], start.params["head"]["out"]["bias"][[2, 1, 0]]
+    )
+
+
+def test_ids_of_classes_that_are_no_numbers_are_one_line(tmp_path: Path):
+    random_model("bert", tmp_path, labels=3)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(
+        json.dumps({**config, "id2label": {"a": "no", "b": "yes", "c": "maybe"}})
+    )
+    with pytest.raises(UserError) as error:
+        load_encoder_for_classification(str(tmp_path), LABELS)
+    assert str(error.value) == f"{tmp_path}: the ids of id2label in its config.json should be numbers"
 
 
 def test_what_is_saved_is_read_back_to_the_bit(tmp_path: Path):

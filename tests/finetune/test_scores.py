@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from data.labelled.tasks import TASKS
+from finetune.evaluation import scores_of
 from finetune.metrics import COMBINED, METRICS, scores
+from finetune.tracking import Tracking
 
 
 def classes(*ids: int) -> np.ndarray:
@@ -84,6 +86,16 @@ def test_predictions_that_differ_in_their_last_digit_make_no_warning():
 def test_a_model_that_diverged_has_no_score(bad):
     found = scores(("pearson", "pearson_spearman"), values(1, bad, 2), values(1, 2, 3))
     assert math.isnan(found["pearson"]) and math.isnan(found["pearson_spearman"])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_classifier_that_diverged_has_no_score_and_is_no_better_than_any(bad):
+    logits = np.array([[bad, 0.0], [1.0, 0.0]], np.float32)
+    found = scores_of(TASKS["rte"], logits, classes(0, 0))
+    assert list(found) == ["accuracy", "loss"] and all(map(math.isnan, found.values()))
+    tracking = Tracking()
+    tracking.add(1, 0.5, [found], "accuracy", 0)
+    assert tracking.add(2, 1.0, [{"accuracy": 0.0, "loss": 9.0}], "accuracy", 0) == [True]
 
 
 @pytest.mark.parametrize(("predictions", "labels"), [((), ()), ((1, 0), (1,))])
