@@ -59,9 +59,8 @@ def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
     """Write WORKDIR/model, WORKDIR/predictions, WORKDIR/results.json and WORKDIR/predictions.png.
 
     Returns:
-      the results, as `finetune.results.results` has them; "tests", what the best model scores on the test sets that
-      have labels; and where they are asked for "predictions" (names of the files with answers to test sets) and
-      "onnx" (see `compare`).
+      the results, as `finetune.results.results` has them; what `scores_of_tests` has; and where they are asked for
+      "predictions" (names of the files with answers to test sets) and "onnx" (see `compare`).
     """
     job = outcome.job
     found = results.results(outcome)
@@ -82,7 +81,7 @@ def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
     asked = asked_of(job) if job.config.eval.tests else []
     by_model = [each for each in asked if not with_onnx or each.examples.labelled.any()]
     answers = _answers(job, by_model, model)
-    found["tests"] = scored(answers)
+    found |= scores_of_tests(answers)
 
     def write() -> dict[str, Any]:
         answered = answers
@@ -138,19 +137,24 @@ def _answers(job: Job, asked: list[Asked], model: Logits) -> list[tuple[Asked, n
     return [(each, model(job.encoder(each.examples))) for each in asked]
 
 
-def scored(answered: Sequence[tuple[Asked, np.ndarray]]) -> dict[str, Any]:
-    """What answers score on the test sets that have labels: {split: {"count", "labelled", "origin", "metrics"}}."""
-    found = {}
+def scores_of_tests(answered: Sequence[tuple[Asked, np.ndarray]]) -> dict[str, Any]:
+    """What answers score on the test sets that have labels.
+
+    Returns:
+      "tests": {split: {metric: value}}; "test_examples": {split: {"count", "labelled" (how many of them), "origin"}}.
+    """
+    scores: dict[str, Any] = {}
+    sets: dict[str, Any] = {}
     for asked, logits in answered:
         examples, labelled = asked.examples, asked.examples.labelled
         if examples.labels is not None and labelled.any():
-            found[asked.split] = {
+            scores[asked.split] = scores_of(asked.task, logits[labelled], examples.labels[labelled])
+            sets[asked.split] = {
                 "count": len(examples),
                 "labelled": int(labelled.sum()),
                 "origin": examples.origin,
-                "metrics": scores_of(asked.task, logits[labelled], examples.labels[labelled]),
             }
-    return found
+    return {"tests": scores, "test_examples": sets}
 
 
 def _lengths(job: Job) -> tuple[int, ...]:

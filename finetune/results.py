@@ -177,15 +177,15 @@ def table(found: Mapping[str, Any]) -> Table:
             chosen = " *" if metric == found["metric"] else ""
             values = [score(metric, summary[name]) for name in ("best", "mean", "std")]
             shown.add_row(*([rate] if several else []), metric + chosen, *values)
-    for split, tested in found.get("tests", {}).items():
+    for split, metrics in found.get("tests", {}).items():
         shown.add_section()
-        for metric, value in tested["metrics"].items():
+        for metric, value in metrics.items():
             shown.add_row(*([""] if several else []), f"{split} {metric}", score(metric, value), "", "")
     unofficial = [name for name, examples in found["examples"].items() if not examples["official"]]
     caption = "* chooses the best model"
     if unofficial and found["task"]:
         caption += f"; not the official {', '.join(unofficial)} set"
-    for split, tested in found.get("tests", {}).items():
+    for split, tested in found.get("test_examples", {}).items():
         some = f"{tested['labelled']} of " if tested["labelled"] < tested["count"] else ""
         caption += f"; {split}: the best model on {some}{tested['count']} examples"
     shown.caption = caption

@@ -18,6 +18,8 @@ BOOLEANS = frozenset(
     spelling for word in ("true", "false") for spelling in (word, word.capitalize(), word.upper())
 )
 DASH, PLUS, MINUS_ONE = "-", "+", Decimal(-1)
+FORMAT = "Cf"
+"""Unicode's category of characters that are not seen, such as a byte order mark."""
 MISSING = ("nan", "na", "n/a", "<na>", "null", "none", "inf", "infinity")
 """What programs write for a number that is not there, in any case."""
 MARKED_CLASSES = 3
@@ -44,7 +46,10 @@ def look(name: str) -> Key:
     value = number(name)
     if value is not None:
         return value
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    seen = (
+        letter for letter in unicodedata.normalize("NFKC", name) if unicodedata.category(letter) != FORMAT
+    )
+    return " ".join("".join(seen).casefold().split())
 
 
 @dataclass(frozen=True)

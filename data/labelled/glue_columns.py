@@ -56,7 +56,7 @@ def split_of_columns(
         raise UserError(f"{origin}: there are no examples")
     values = _values(labels, names or task.labels)
     if split in task.tests:
-        known = _known_of_test(task, values, names, origin)
+        known = _known_of_test(task, labels, values, names, origin)
     else:
         known = _known(task, labels, values, names, origin)
     return glue_examples(task, split, texts, known, ids, origin=origin, limit=limit)
@@ -94,14 +94,15 @@ def _known(
 
 
 def _known_of_test(
-    task: Task, values: np.ndarray, names: Sequence[str] | None, origin: str
+    task: Task, labels: Sequence[Any], values: np.ndarray, names: Sequence[str] | None, origin: str
 ) -> np.ndarray | None:
     """The labels of a test split, on which a run does not depend; None where none is known."""
     order = _order(task, names)
     if np.all(values == HIDDEN) or order is None:
         return None
     valid = _valid(task, values)
-    if unknown := np.count_nonzero(~valid & (values != HIDDEN)):
+    missing = np.array([label is None for label in labels]) | (values == HIDDEN)
+    if unknown := np.count_nonzero(~valid & ~missing):
         logger.warning(
             "%s: %d of %d examples are not scored, for their labels are not known",
             *(origin, unknown, len(values)),

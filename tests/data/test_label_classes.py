@@ -61,6 +61,7 @@ def test_ids_are_taken_where_they_are_declared_and_no_class_is_a_number():
         (("caf\u00e9", "bar"), "cafe\u0301", 0),
         (("not entailment", "entailment"), "not\u00a0 entailment", 0),
         (("007", "8"), "7", 0),
+        (("yes", "no"), "\ufeffyes", 0),
     ],
 )
 def test_a_label_that_looks_like_one_class_is_found_as_such(names, label, index):

@@ -4,6 +4,8 @@ import pytest
 
 from data.errors import UserError
 from data.labelled.config import LabelledConfig
+from data.labelled.examples import Examples
+from data.labelled.glue_columns import split_of_columns
 from data.labelled.open import open_labelled
 from data.labelled.tasks import TASKS, find_task
 
@@ -71,3 +73,29 @@ def test_fields_that_do_not_go_together_are_refused(config, task, message):
     with pytest.raises(UserError) as raised:
         open_labelled(LabelledConfig(**config), task)
     assert str(raised.value).startswith(message)
+
+
+def columns(split: str, labels: list, names: list[str] | None = None) -> Examples:
+    texts = [[f"a{n}" for n in range(len(labels))], ["b"] * len(labels)]
+    return split_of_columns(
+        TASKS["rte"], split, texts, labels, names, range(len(labels)), origin="hub x", limit=None
+    )
+
+
+def test_classes_of_a_data_set_are_matched_by_name_in_any_case():
+    turned = ["Not_Entailment", "ENTAILMENT"]
+    assert columns("train", [0, 1, 1], turned).labels.tolist() == [1, 0, 0]
+    assert columns("train", ["not_entailment", "entailment"]).labels.tolist() == [1, 0]
+    with pytest.raises(
+        UserError, match=r"hub x row 2: label 'maybe' is not one of the ids of the classes entailment"
+    ):
+        columns("train", ["entailment", "maybe"])
+
+
+def test_labels_of_a_test_split_never_stop_a_run(caplog):
+    assert columns("test", [-1, -1]).labels is None
+    assert columns("test", [None, None]).labels is None
+    assert columns("test", [0, 1], ["other", "same"]).labels is None
+    assert caplog.messages == []
+    assert columns("test", [1, -1, 7, None]).labels.tolist() == [1, -1, -1, -1]
+    assert caplog.messages == ["hub x: 1 of 4 examples are not scored, for their labels are not known"]

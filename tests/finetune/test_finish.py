@@ -21,7 +21,7 @@ from data.labelled.tasks import TASKS
 from finetune import __main__ as command
 from finetune import evaluate
 from finetune.answers import Asked, asked_of, write_answers
-from finetune.finish import finish, finished, scored
+from finetune.finish import finish, finished, scores_of_tests
 from finetune.inference import FACTS_FILE, row_lengths
 from finetune.predict import main as predict
 from finetune.results import table
@@ -244,16 +244,16 @@ def test_onnx_without_its_libraries_is_refused_before_training(
 
 
 def test_a_test_file_with_labels_is_scored(run: SimpleNamespace, tmp_path: Path):
+    assert run.found["test_examples"] == {"test": {"count": 30, "labelled": 30, "origin": "files test.csv"}}
     tested = run.found["tests"]["test"]
-    assert (tested["count"], tested["labelled"], tested["origin"]) == (30, 30, "files test.csv")
     answers = [
         line.split("\t")[0]
         for line in (run.workdir / "predictions" / "test.tsv").read_text().splitlines()[1:]
     ]
     truth = [line.rsplit(",", 1)[1] for line in run.test.read_text().splitlines()[1:]]
     right = sum(answer == label for answer, label in zip(answers, truth, strict=True))
-    assert tested["metrics"]["accuracy"] == right / 30
-    assert set(tested["metrics"]) == {"matthews", "f1", "accuracy", "loss"}
+    assert tested["accuracy"] == right / 30
+    assert set(tested) == {"matthews", "f1", "accuracy", "loss"}
     assert json.loads((run.workdir / "results.json").read_text())["tests"] == run.found["tests"]
     out = io.StringIO()
     Console(file=out, width=100).print(table(run.found))
@@ -268,13 +268,9 @@ def test_of_a_test_file_that_is_labelled_in_part_that_part_is_scored():
     )
     logits = np.array([[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]], np.float32)
     hidden = dataclasses.replace(examples, labels=None)
-    found = scored([(Asked(task, "test", examples), logits), (Asked(task, "other", hidden), logits)])
-    assert list(found) == ["test"]
-    assert (found["test"]["count"], found["test"]["labelled"], found["test"]["metrics"]["accuracy"]) == (
-        3,
-        2,
-        0.5,
-    )
+    found = scores_of_tests([(Asked(task, "test", examples), logits), (Asked(task, "other", hidden), logits)])
+    assert found["test_examples"] == {"test": {"count": 3, "labelled": 2, "origin": "files x.csv"}}
+    assert list(found["tests"]) == ["test"] and found["tests"]["test"]["accuracy"] == 0.5
 
 
 def test_a_model_that_has_diverged_answers_no_test_file(tmp_path: Path, caplog: pytest.LogCaptureFixture):
