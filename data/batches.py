@@ -297,7 +297,11 @@ class BatchIterator(Iterator[Batch]):
         """Log what has been dropped of this process's streams, where that is more than was last logged."""
         total = dropped(self._states)
         if total != self._told:
-            log.info("documents of %d streams so far: %s", len(self._states), describe_dropped(total))
+            log.info(
+                "documents of %d streams so far, each epoch's counted anew: %s",
+                len(self._states),
+                describe_dropped(total),
+            )
             self._told = total
 
     def __enter__(self) -> "BatchIterator":

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from data.source import Record
+from data.source import BLANK, Record
 
 Unwanted = Callable[[str], bool]
 """Whether a text is on the other side of the split between training and evaluation."""
@@ -22,7 +22,9 @@ class Counts:
     """Dropped by the source, by reason."""
 
     def keeps(self, record: Record, unwanted: Unwanted) -> bool:
-        """Count a record; whether it is kept: neither dropped by its source nor unwanted."""
+        """Count a record that is no blank line; whether it is kept: neither dropped by its source nor unwanted."""
+        if record.dropped == BLANK:
+            return False
         if record.dropped:
             self.dropped[record.dropped] = self.dropped.get(record.dropped, 0) + 1
         elif unwanted(record.text):

@@ -3,9 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+BLANK = "blank line"
+"""In place of a reason: a line without text between documents, which is none and counts nowhere."""
+
 
 class Record(NamedTuple):
-    """One record of a shard: a document, or the reason why there is none."""
+    """One record of a shard: a document, or the reason why there is none; a blank line has a number too."""
 
     number: int
     """Position in the shard, from 0, counting every record, dropped ones too: it names the same record at every run."""

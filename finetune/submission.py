@@ -166,7 +166,7 @@ def _check_names(names: Sequence[str]) -> Iterator[str]:
 def _check_file(archive: zipfile.ZipFile, name: str) -> Iterator[str]:
     """Faults of one file; of many like ones the first."""
     try:
-        lines = archive.read(name).decode("utf-8").split("\n")
+        lines = [line.decode("utf-8") for line in archive.read(name).splitlines()]
     except (
         zipfile.BadZipFile,
         RuntimeError,
@@ -177,9 +177,6 @@ def _check_file(archive: zipfile.ZipFile, name: str) -> Iterator[str]:
     ) as error:
         yield f": cannot be read: {error}"
         return
-    if lines[-1] == "":
-        lines.pop()
-    lines = [line.removesuffix("\r") for line in lines]
     if not lines or lines[0] != HEADER:
         yield f" line 1: {lines[0] if lines else ''!r} should be the header {HEADER!r}"
     wanted, rows = FILES[name], [line.split("\t") for line in lines[1:]]

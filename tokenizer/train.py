@@ -1,6 +1,7 @@
 """Train a byte-level BPE tokenizer (Radford et al. 2019, section 2.2), as RoBERTa's, from a text stream."""
 
 import itertools
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 
 from etils import epath
@@ -14,13 +15,17 @@ from tokenizers import (
     processors,
     trainers,
 )
+from tokenizers.pre_tokenizers import PreTokenizer
 
 from data.errors import UserError
 from tokenizer import files as tokenizer_files
 from tokenizer.config import TokenizerConfig
 from tokenizer.interruptible import consume
 from tokenizer.load import Loaded, as_json, from_files, valid_unicode
+from tokenizer.long_words import LONGEST_WORD, WordCutter
 from tokenizer.progress import TrainingProgress
+
+logger = logging.getLogger(__name__)
 
 # Ids 0 to 4. The first four are RoBERTa's own; its mask token stands last, which no vocabulary of unknown
 # size allows.
@@ -61,30 +66,61 @@ def train_tokenizer(
             f"config.tokenizer.vocab_size={config.vocab_size} is too small for {BYTES} bytes and "
             f"{len(SPECIAL_TOKENS)} special tokens; set at least {SMALLEST_VOCABULARY}"
         )
+    documents = iter(documents)
     taken = itertools.islice(documents, config.sample_documents or None)
+    splitter = pre_tokenizers.ByteLevel(add_prefix_space=config.add_prefix_space)
+    cutter = WordCutter(splitter)
     with TrainingProgress(shown=progress) as reading:
-        tokenizer = _train(taken, config, reading)
+        tokenizer = _train(taken, config, splitter, cutter, reading)
         if not reading.documents:
             raise UserError(
                 "the corpus has no documents to train a tokenizer on; set config.data.source and config.data.path"
             )
+    if cutter.words:
+        logger.warning(
+            "the tokenizer was trained on %d words of more than %d characters (the longest has %d) cut into parts of "
+            "so many; text without spaces or punctuation makes few useful tokens",
+            cutter.words,
+            LONGEST_WORD,
+            cutter.longest,
+        )
     size = tokenizer.get_vocab_size()
     if size < config.vocab_size:
-        raise UserError(
-            f"config.tokenizer.vocab_size={config.vocab_size} is more than these {reading.documents} documents "
-            f"support: {size} tokens at config.tokenizer.min_frequency={config.min_frequency}; "
-            f"set config.tokenizer.vocab_size={size} or less, or give it more text"
-        )
+        sampled = reading.documents == config.sample_documents and next(documents, None) is not None
+        raise UserError(_too_large(config, size, reading.documents, sampled=sampled))
     trained = from_files(_files(tokenizer, config, model_max_length), str(out))
     trained.save(out, beside=beside)
     return trained
 
 
-def _train(documents: Iterable[str], config: TokenizerConfig, reading: TrainingProgress) -> Tokenizer:
+def _too_large(config: TokenizerConfig, size: int, documents: int, *, sampled: bool) -> str:
+    """Says that the vocabulary is larger than the text supports, which field limits the text, and what it supports."""
+    if sampled:
+        text = f"the {documents} documents of config.tokenizer.sample_documents={documents} support"
+        remedy = "raise config.tokenizer.sample_documents (0 takes all documents)"
+    else:
+        text = f"these {documents} documents support"
+        remedy = "give it more text (config.data)"
+    if config.min_frequency > 1:
+        remedy += f", or lower config.tokenizer.min_frequency={config.min_frequency}"
+    return (
+        f"config.tokenizer.vocab_size={config.vocab_size} is more than {text}: {size} tokens at "
+        f"config.tokenizer.min_frequency={config.min_frequency}; set config.tokenizer.vocab_size={size} or less to "
+        f"take what there is, or {remedy}"
+    )
+
+
+def _train(
+    documents: Iterable[str],
+    config: TokenizerConfig,
+    splitter: PreTokenizer,
+    cutter: WordCutter,
+    reading: TrainingProgress,
+) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     if config.nfc:
         tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=config.add_prefix_space)
+    tokenizer.pre_tokenizer = splitter
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=config.vocab_size,
@@ -95,7 +131,7 @@ def _train(documents: Iterable[str], config: TokenizerConfig, reading: TrainingP
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    consume(lambda texts: tokenizer.train_from_iterator(_batches(texts, reading), trainer), documents)
+    consume(lambda texts: tokenizer.train_from_iterator(_batches(texts, cutter, reading), trainer), documents)
     sep, cls = (EOS, SPECIAL_TOKENS.index(EOS)), (BOS, SPECIAL_TOKENS.index(BOS))
     tokenizer.post_processor = processors.RobertaProcessing(
         sep, cls, trim_offsets=True, add_prefix_space=config.add_prefix_space
@@ -103,8 +139,8 @@ def _train(documents: Iterable[str], config: TokenizerConfig, reading: TrainingP
     return tokenizer
 
 
-def _batches(documents: Iterable[str], reading: TrainingProgress) -> Iterator[list[str]]:
-    """Documents in lists of about a million characters, counted as they pass."""
+def _batches(documents: Iterable[str], cutter: WordCutter, reading: TrainingProgress) -> Iterator[list[str]]:
+    """Documents in lists of about a million characters, counted as they pass, their long words cut."""
     batch: list[str] = []
     characters = 0
     for document in documents:
@@ -113,7 +149,7 @@ def _batches(documents: Iterable[str], reading: TrainingProgress) -> Iterator[li
         except UnicodeEncodeError:
             document = valid_unicode(document)
             size = len(document.encode())
-        batch.append(document)
+        batch += cutter.cut(document)
         characters += len(document)
         reading.read(size)
         if characters >= _BATCH_CHARACTERS:

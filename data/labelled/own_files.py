@@ -27,7 +27,7 @@ from data.labelled.labels import (
 from data.labelled.rows import Collected, Columns, collect
 from data.labelled.tables import FORMATS, Row, delimited_rows, json_rows
 from data.labelled.tasks import Task
-from data.sources.paths import File, find_files, suffixes
+from data.sources.paths import File, find_files, split_paths, suffixes
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ def _task(config: LabelledConfig, names: tuple[str, ...]) -> Task:
     named = next(path for path in (config.train, config.validation, config.test) if path)
     return Task(
         name="",
-        title=PurePosixPath(named.split(",")[0].strip()).name,
+        title=PurePosixPath(split_paths(named)[0]).name,
         texts=_texts(config),
         labels=names,
         metrics=metrics,
@@ -234,7 +234,7 @@ def _rows(files: Sequence[File], columns: Columns) -> Iterator[Row]:
 
 
 def _origin(config: LabelledConfig, split: str) -> str:
-    names = ", ".join(PurePosixPath(path.strip()).name for path in getattr(config, split).split(","))
+    names = ", ".join(PurePosixPath(path).name for path in split_paths(getattr(config, split)))
     return f"files {names}"
 
 

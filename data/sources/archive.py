@@ -1,10 +1,8 @@
 """Lines of plain, gzip and Zstandard files, streamed, with damage noticed rather than taken for the end of the file."""
 
-import contextlib
-import io
 import zlib
-from collections.abc import Callable, Iterator
-from typing import IO, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from data.sources.documents import FlawError
 from data.sources.paths import open_file, suffixes
@@ -15,20 +13,48 @@ GZIP_FORMAT = 16 + zlib.MAX_WBITS
 
 
 def read_lines(path: str) -> Iterator[bytes]:
-    """Lines of a file with their line breaks, unpacked by the extension (.gz, .zst, else plain), without a leading BOM.
+    """Lines of a file as `split_lines` makes them, unpacked as `read_blocks` does, without a leading byte order mark.
 
     Raises:
       FlawError: the archive is truncated or damaged; every whole line before that has been yielded.
     """
+    lines = split_lines(read_blocks(path))
+    yield from (line.removeprefix(BYTE_ORDER_MARK) for line in [next(lines, b"")] if line)
+    yield from lines
+
+
+def split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    r"""Lines of consecutive blocks, each with its end: \n, \r\n or \r, as in Python's text files."""
+    begun: list[bytes] = []  # parts of a line whose end is yet to come
+    held = b""  # a \r at the end of a block: the next may begin with its \n
+    for block in blocks:
+        block = held + block
+        held = block[-1:] if block.endswith(b"\r") else b""
+        lines = (block[:-1] if held else block).splitlines(keepends=True)
+        unfinished = lines.pop() if lines and not lines[-1].endswith((b"\n", b"\r")) else b""
+        if lines and begun:
+            lines[0] = b"".join((*begun, lines[0]))
+            begun = []
+        yield from lines
+        if unfinished:
+            begun.append(unfinished)
+    if last := b"".join((*begun, held)):
+        yield last
+
+
+def read_blocks(path: str) -> Iterator[bytes]:
+    """The content of a file in blocks, unpacked by the extension (.gz, .zst, else plain).
+
+    Raises:
+      FlawError: the archive is truncated or damaged; all that comes before the damage has been yielded.
+    """
     import zstandard
 
-    with contextlib.ExitStack() as opened:
-        lines = opened.enter_context(open_file(path))
-        if new_frame := _decompressor(suffixes(path)[1]):
-            lines = opened.enter_context(io.BufferedReader(_Unpacked(lines, new_frame), CHUNK))
+    with open_file(path) as opened:
+        packed = iter(lambda: opened.read1(CHUNK), b"")
+        new_frame = _decompressor(suffixes(path)[1])
         try:
-            yield from (line.removeprefix(BYTE_ORDER_MARK) for line in [next(lines, b"")] if line)
-            yield from lines
+            yield from _unpacked(packed, new_frame) if new_frame else packed
         except EOFError:
             raise FlawError("truncated file", "the archive ends before its end mark; copy it again") from None
         except (zlib.error, zstandard.ZstdError) as error:
@@ -47,40 +73,24 @@ def _decompressor(compression: str) -> Callable[[], Any] | None:
     return None
 
 
-class _Unpacked(io.RawIOBase):
+def _unpacked(blocks: Iterable[bytes], new_frame: Callable[[], Any]) -> Iterator[bytes]:
     """The content of an archive of one or more frames.
 
-    Unlike zstandard's reader it raises EOFError at a truncated frame; unlike gzip's behind a buffer of its own it hands
-    out all that comes before the damage.
+    Unlike zstandard's reader it raises EOFError at a truncated frame; unlike gzip's it hands out all that comes before
+    the damage.
     """
-
-    def __init__(self, packed: IO[bytes], new_frame: Callable[[], Any]):
-        self._file = packed
-        self._new_frame = new_frame
-        self._frame: Any = None
-        self._packed = b""
-        self._content = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._content:
-            if self._frame is None:
-                self._packed = self._packed.lstrip(b"\0")  # padding between or after gzip members
-            if not self._packed:
-                self._packed = self._file.read(CHUNK)
-                if not self._packed:
-                    if self._frame is not None:
-                        raise EOFError
-                    return 0
-                continue
-            self._frame = self._frame or self._new_frame()
-            self._content = memoryview(self._frame.decompress(self._packed))
-            self._packed = self._frame.unused_data
-            if self._frame.eof:
-                self._frame = None
-        size = min(len(buffer), len(self._content))
-        buffer[:size] = self._content[:size]
-        self._content = self._content[size:]
-        return size
+    frame: Any = None
+    for packed in blocks:
+        while packed:
+            if frame is None and not (
+                packed := packed.lstrip(b"\0")
+            ):  # padding between or after gzip members
+                break
+            frame = frame or new_frame()
+            content = memoryview(frame.decompress(packed))
+            yield from (bytes(content[start : start + CHUNK]) for start in range(0, len(content), CHUNK))
+            packed = frame.unused_data
+            if frame.eof:
+                frame = None
+    if frame is not None:
+        raise EOFError

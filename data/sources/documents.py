@@ -9,12 +9,16 @@ from typing import Any
 
 from data.config import FilterConfig, SourceConfig
 from data.errors import UserError
-from data.source import Record
+from data.source import BLANK, Record
 
 log = logging.getLogger(__name__)
 
 SHOWN_WARNINGS = 20
 METADATA_FILTERS = ("quality_warnings", "min_language_probability", "min_harmful_pp")
+
+
+EMPTY = "empty"
+"""The reason to drop a document of a jsonl line, a row or a record that has no text."""
 
 
 class FlawError(Exception):
@@ -40,10 +44,19 @@ class Gate:
         """A record of `text` without its last line break; dropped where it is blank or too short."""
         text = text.rstrip("\r\n")
         if not text or text.isspace():
-            return Record(number, "", "empty")
+            return Record(number, "", EMPTY)
         if len(text) < self._min_chars:
             return Record(number, "", "min_chars")
         return Record(number, text, "")
+
+    def line(self, number: int, line: bytes) -> Record:
+        """A record of a line of text; a blank one is no document.
+
+        Raises:
+          FlawError: invalid UTF-8.
+        """
+        record = self.document(number, decode(line))
+        return record._replace(dropped=BLANK) if record.dropped == EMPTY else record
 
     def unreadable(self, number: int, place: str, flaw: FlawError) -> Record:
         """A dropped record for a document that cannot be read; `place` names its file and line.
@@ -107,7 +120,7 @@ def column_of(field: str, columns: Container[str]) -> str:
 def value_of(record: Mapping[str, Any], field: str, setting: str) -> Any:
     """What `field` (a name, or names joined by dots for nested records) holds.
 
-    `setting` is where the user names the field; '' where the user does not.
+    `setting` is where the user names the field; '' where the user does not. What a null record would hold is null.
 
     Raises:
       FlawError: there is no such field; the detail names those there are.
@@ -115,6 +128,8 @@ def value_of(record: Mapping[str, Any], field: str, setting: str) -> Any:
     value: Any = record
     column = column_of(field, record)
     for name in [column, *field.removeprefix(column).split(".")[1:]]:
+        if value is None:
+            return None
         if not isinstance(value, Mapping) or name not in value:
             raise FlawError("missing field", missing_field(field, record, setting))
         value = value[name]
@@ -122,7 +137,7 @@ def value_of(record: Mapping[str, Any], field: str, setting: str) -> Any:
 
 
 def text_of(record: Mapping[str, Any], field: str, setting: str) -> str:
-    """The text that `field` holds (see `value_of`); '' where it is null.
+    """The text that `field` holds (see `value_of`), UTF-8 where it holds bytes; '' where it is null.
 
     Raises:
       FlawError: there is no such field, or it does not hold text.
@@ -130,6 +145,8 @@ def text_of(record: Mapping[str, Any], field: str, setting: str) -> str:
     value = value_of(record, field, setting)
     if value is None:
         return ""
+    if isinstance(value, bytes):
+        return decode(value)
     if not isinstance(value, str):
         raise FlawError(
             "not text",

@@ -6,11 +6,11 @@ from typing import Any
 
 from data.config import SourceConfig
 from data.errors import UserError
-from data.source import Record
+from data.source import BLANK, Record
 from data.sources.documents import (
     FlawError,
     Gate,
-    decode,
+    column_of,
     digest,
     json_object,
     missing_field,
@@ -121,7 +121,7 @@ def _text_lines(path: str, gate: Gate, start: int) -> Iterator[Record]:
         if number < start:
             continue
         try:
-            yield gate.document(number, decode(sound(line)))
+            yield gate.line(number, sound(line))
         except FlawError as flaw:
             yield gate.unreadable(number, f"{path} line {number + 1}", flaw)
 
@@ -131,10 +131,10 @@ def _json_lines(path: str, field: str, gate: Gate, start: int) -> Iterator[Recor
         if number < start:
             continue
         try:
-            line = sound(line)
-            yield gate.document(
-                number, text_of(json_object(line), field, f"{gate.where}.text_field") if line.strip() else ""
-            )
+            if not sound(line).strip():
+                yield Record(number, "", BLANK)
+                continue
+            yield gate.document(number, text_of(json_object(sound(line)), field, f"{gate.where}.text_field"))
         except FlawError as flaw:
             yield gate.unreadable(number, f"{path} line {number + 1}", flaw)
 
@@ -186,6 +186,8 @@ def _row_group(
 
 def _column(schema: Any, field: str) -> str | None:
     """The name under which Parquet knows the field: a column, or a path into nested ones; None if there is neither."""
+    import pyarrow
+
     if field in schema.names:
         return field
     fields = {name: schema.field(name) for name in schema.names}
@@ -193,6 +195,8 @@ def _column(schema: Any, field: str) -> str | None:
         if name not in fields:
             return None
         kind = fields[name].type
+        if pyarrow.types.is_null(kind):
+            return column_of(field, schema.names)
         fields = {kind.field(i).name: kind.field(i) for i in range(kind.num_fields)}
     return field
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from data.config import FilterConfig, SourceConfig
 from data.errors import UserError
-from data.source import Record
+from data.source import BLANK, Record
 from data.sources.documents import METADATA_FILTERS, FlawError, Gate, decode, digest, json_object, text_of
 from data.sources.lines import blank_line_documents, numbered_lines, or_empty, sound
 from data.sources.oscar_layout import ANNOTATIONS, Layout, Shard, find_layout
@@ -80,6 +80,9 @@ class OscarSource:
             if number < start:
                 continue
             try:
+                if not sound(line).strip():
+                    yield Record(number, "", BLANK)
+                    continue
                 found = json_object(sound(line))
                 record = self._gate.document(number, text_of(found, "content", ""))
                 reason = record.dropped or metadata_drop(found.get("metadata"), self._config.filters)
@@ -99,7 +102,7 @@ class OscarSource:
                 lines = text.take(offset, count)
                 if number >= start:
                     yield self._gate.document(
-                        number, "\n".join(decode(part).rstrip("\r\n") for part in lines)
+                        number, "\n".join(decode(part) for line in lines for part in line.splitlines())
                     )
             except FlawError as flaw:
                 if number >= start:
@@ -137,7 +140,7 @@ class _LineSlices:
     """Runs of lines of a file, taken from front to back."""
 
     def __init__(self, path: str):
-        self._lines = numbered_lines(path)
+        self._lines = _counted_lines(path)
         self._next = 0
         self._unclaimed = 0
         self._flaw: FlawError | None = None
@@ -169,12 +172,27 @@ class _LineSlices:
 
     def _read(self, count: int) -> Iterator[bytes]:
         for _ in range(count):
-            line = next(self._lines, (0, None))[1]
+            line = next(self._lines, None)
             if line is None or isinstance(line, FlawError):
                 self._flaw = line or self._flaw
                 return
             self._next += 1
             yield line
+
+
+def _counted_lines(path: str) -> Iterator[bytes | FlawError]:
+    r"""Lines as the offsets of 21.09 count them: \n ends one, \r alone does not."""
+    begun: list[bytes] = []
+    for _, line in numbered_lines(path):
+        if isinstance(line, FlawError):
+            yield line
+            return
+        begun.append(line)
+        if line.endswith(b"\n"):
+            yield b"".join(begun)
+            begun = []
+    if begun:
+        yield b"".join(begun)
 
 
 def _span(metadata: Mapping[str, Any]) -> tuple[int, int]:

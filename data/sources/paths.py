@@ -9,8 +9,11 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
+from glob import escape
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from data.errors import UserError
 from data.storage import is_remote
@@ -18,6 +21,7 @@ from data.storage import is_remote
 READ_BLOCK = 4 * 2**20
 BUFFER = 2**18
 MAGIC = re.compile(r"[*?[]")
+UNESCAPED_COMMA = re.compile(r"(?<!\\),")
 
 
 class File(NamedTuple):
@@ -34,12 +38,21 @@ class File(NamedTuple):
 def find_files(patterns: str, where: str = "config.data.path") -> list[File]:
     """Files that comma-separated paths and globs name, each once, part_2 before part_10.
 
+    A glob passes over files and folders whose names begin with a dot, unless its own part for them does. What exists is
+    taken by its exact name, whatever glob characters that has.
+
     Raises:
       UserError: nothing given, a missing file, a folder, a glob that matches no file, or a store that cannot be read.
     """
     found: dict[str, int] = {}
-    for pattern in filter(None, (part.strip() for part in patterns.split(","))):
-        found.update(_match(pattern, where))
+    named = split_paths(patterns)
+    for pattern in named:
+        try:
+            found.update(_match(pattern, where))
+        except UserError as error:
+            if len(named) == 1 or "no such file" not in str(error):
+                raise
+            raise UserError(f"{error}; a comma that is part of a name is written \\,") from None
     if not found:
         raise UserError(
             f"{where}={patterns!r} names no file; give paths or globs, comma-separated, local or gs://"
@@ -47,8 +60,28 @@ def find_files(patterns: str, where: str = "config.data.path") -> list[File]:
     return _named(found)
 
 
+def split_paths(paths: str) -> list[str]:
+    r"""The paths or globs of a comma-separated list; `\,` is a comma in a name.
+
+    A file that has the whole text for its name is that one path.
+    """
+    if "," in paths and _is_file(paths.strip()):
+        return [paths.strip()]
+    parts = (part.replace("\\,", ",").strip() for part in UNESCAPED_COMMA.split(paths))
+    return [part for part in parts if part]
+
+
+def _is_file(path: str) -> bool:
+    with contextlib.suppress(Exception):  # of whatever library: each of the parts will be looked at
+        fs, inner = _filesystem(path)
+        return bool(fs.isfile(inner))
+    return False
+
+
 def walk_files(folder: str, where: str = "config.data.path", depth: int | None = None) -> list[File]:
     """Every file below a folder, `depth` folders deep at most, links followed, in natural order of their names.
+
+    Files and folders below it whose names begin with a dot are passed over.
 
     Raises:
       UserError: no folder given, no such folder, or a store that cannot be read.
@@ -61,13 +94,16 @@ def walk_files(folder: str, where: str = "config.data.path", depth: int | None =
             raise UserError(
                 f"{where}={folder!r} is not a folder; set it to the one that holds the data, local or gs://"
             )
+        root = path.rstrip("/")
+        wanted = partial(_matches_glob, root=root, glob=["**"])
         if not is_remote(folder):
-            return _named(_local_sizes(_local_paths(path, depth), where), path.rstrip("/"))
-        found = _sizes(fs, fs.find(path, maxdepth=depth, detail=True), folder)
+            return _named(_local_sizes(filter(wanted, _local_paths(path, depth)), where), root)
+        listing = fs.find(path, maxdepth=depth, detail=True)
+        found = _sizes(fs, {name: listing[name] for name in filter(wanted, listing)}, folder)
     return _named(found, fs.unstrip_protocol(path).rstrip("/"))
 
 
-def open_file(path: str) -> IO[bytes]:
+def open_file(path: str) -> io.BufferedReader:
     """Open a local or remote file for reading, streamed in blocks; seekable.
 
     Raises:
@@ -133,12 +169,16 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 def _match(pattern: str, where: str) -> dict[str, int]:
     with _explained(pattern, where):
         fs, path = _filesystem(pattern)
-        # A name with glob characters in it may still be a file's own name.
-        if MAGIC.search(path) and not fs.isfile(path):
+        root, glob = _split_glob(fs, path)
+        if glob:
+            wanted = partial(_matches_glob, root=root, glob=glob)
             if is_remote(pattern):
-                found = _sizes(fs, fs.glob(path, detail=True), pattern)
+                listing = fs.glob("/".join((escape(root), *glob)), detail=True)
+                found = _sizes(fs, {name: listing[name] for name in filter(wanted, listing)}, pattern)
             else:
-                found = _local_sizes(_local_matches(path), where)
+                # fsspec's own search passes over links: all of a Hugging Face cache, for one.
+                depth = None if "**" in glob else len(glob)
+                found = _local_sizes(filter(wanted, _local_paths(root or "/", depth)), where)
             if not found:
                 raise UserError(
                     f"{where}: the glob {pattern!r} matches no file; ** matches folders at any depth"
@@ -160,17 +200,42 @@ def _sizes(fs: Any, listing: dict[str, dict[str, Any]], asked: str) -> dict[str,
     }
 
 
-def _local_matches(pattern: str) -> Iterator[str]:
-    """Local paths that a glob matches. fsspec's own search passes over links: all of a Hugging Face cache, for one."""
-    from fsspec.utils import glob_translate
+def _split_glob(fs: Any, path: str) -> tuple[str, list[str]]:
+    """The folder that a glob starts from, and its parts below; no parts for what exists by that exact name.
 
-    try:
-        matches = re.compile(glob_translate(pattern)).match
-    except ValueError as error:
-        raise OSError(str(error)) from None  # a pattern such as a**
-    root = MAGIC.split(pattern, maxsplit=1)[0].rsplit("/", 1)[0] or "/"
-    depth = None if "**" in pattern else pattern.count("/") - root.rstrip("/").count("/")
-    return filter(matches, _local_paths(root, depth))
+    Raises:
+      OSError: a part such as a**.
+    """
+    parts = path.split("/")
+    known = 0  # so many parts are names
+    for number, part in enumerate(parts, 1):
+        if MAGIC.search(part) and not fs.exists("/".join(parts[:number])):
+            break
+        known = number
+    if known == len(parts):
+        return path, []
+    if wrong := next((part for part in parts[known:] if "**" in part and part != "**"), None):
+        raise OSError(f"** should be a whole part of the path, not {wrong}")
+    return "/".join(parts[:known]), parts[known:]
+
+
+def _matches_glob(path: str, root: str, glob: Sequence[str]) -> bool:
+    """Whether a path below `root` is one that the parts of a glob name."""
+    return _match_parts(path[len(root) :].lstrip("/").split("/"), glob)
+
+
+def _match_parts(names: Sequence[str], glob: Sequence[str]) -> bool:
+    if not glob or not names:
+        return not glob and not names
+    hidden = names[0].startswith(".")
+    if glob[0] == "**":
+        # It stands for any number of folders and, where it is last, for any file in them.
+        return _match_parts(names, glob[1:]) or (
+            not hidden and (_match_parts(names[1:], glob) or (len(glob) == 1 and len(names) == 1))
+        )
+    if hidden and not glob[0].startswith("."):
+        return False
+    return fnmatchcase(names[0], glob[0]) and _match_parts(names[1:], glob[1:])
 
 
 def _local_paths(folder: str, depth: int | None = None, above: tuple[str, ...] = ()) -> Iterator[str]:

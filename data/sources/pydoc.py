@@ -115,7 +115,7 @@ def _walk(folder: Path, root: Path) -> Iterator[_Module]:
 def _prose(path: Path) -> Iterator[str]:
     content = path.read_bytes()
     if path.name == "METADATA":
-        texts = iter(content.decode("utf-8").split("\n\n", 1)[1:])
+        texts = iter(b"\n".join(content.splitlines()).decode("utf-8").split("\n\n", 1)[1:])
     else:
         # Parsing is what takes the time: not for a file that can hold hardly any docstring.
         quotes = content.count(b'"""') + content.count(b"'''")

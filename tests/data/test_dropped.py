@@ -8,6 +8,7 @@ from data.batches import Batch, dropped, open_batches
 from data.config import DataConfig
 from data.corpus import training_documents
 from data.evaluation import evaluation_rows
+from data.source import BLANK
 from tests.memory_corpus import SPECIAL, Encoder, MemorySource, make_corpus
 
 
@@ -36,8 +37,8 @@ def test_what_is_dropped_is_logged_when_an_epoch_has_ended_and_at_the_end(
         batches = run(config, corpus, 2)
     assert dropped(batches[-1].states) == {"noisy": 2, "short": 4}
     assert caplog.messages == [
-        "documents of 2 streams so far: 3 dropped (noisy: 1, short: 2)",
-        "documents of 2 streams so far: 6 dropped (noisy: 2, short: 4)",
+        "documents of 2 streams so far, each epoch's counted anew: 3 dropped (noisy: 1, short: 2)",
+        "documents of 2 streams so far, each epoch's counted anew: 6 dropped (noisy: 2, short: 4)",
     ]
 
 
@@ -60,3 +61,12 @@ def test_what_is_dropped_of_one_pass_and_of_evaluation_is_logged(caplog: pytest.
         f"read {len(trained)} documents: 1 dropped (noisy: 1), {100 - len(trained)} held out for evaluation",
         f"evaluation reads {100 - len(trained)} documents: 1 dropped (noisy: 1)",
     ]
+
+
+def test_blank_lines_are_no_documents_and_count_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    corpus = [[f"!{BLANK}", "5 6", f"!{BLANK}", "7 8", "!noisy", f"!{BLANK}"]]
+    with caplog.at_level(logging.INFO, "data"):
+        batches = run(DataConfig(streams=1, eval_fraction=0.0), corpus, 2)
+    assert dropped(batches[-1].states) == {"noisy": 2}
+    assert batches[-1].states["0"]["counts"]["documents"] == 4
+    assert not any("blank" in message for message in caplog.messages)

@@ -307,3 +307,52 @@ def test_labels_of_a_test_file_that_are_not_known_do_not_matter(tmp_path, caplog
     scores = "sentence,label\na,1.5\nb,inf\nc,\n"
     found = read(tmp_path, {"train.csv": "sentence,label\na,1\nb,2\n", "test.csv": scores}, regression=True)
     assert found.tests["test"].labelled.tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\n"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_rows_end_as_lines_of_any_text_file_do(tmp_path, end, suffix):
+    texts = ["Fine", "one\rtwo\nthree\r\nfour", "", "last"]
+    tables = {
+        "train.csv": ["sentence,label", *(f'"{text}",{n % 2}' for n, text in enumerate(texts))],
+        "validation.tsv": ["sentence\tlabel", "a\t1", "b\t0"],
+        "test.jsonl": ['{"sentence": "c\\rd", "label": 0}', "", '{"sentence": "e", "label": 1}'],
+    }
+    files = {name: end.join([*rows, ""]).encode() for name, rows in tables.items()}
+    if suffix:
+        files = {f"{name}{suffix}": gzip.compress(content) for name, content in files.items()}
+    data = read(tmp_path, files)
+    assert data.train.first == texts, "line ends within quotes are a text's own"
+    assert data.train.labels.tolist() == [0, 1, 0, 1]
+    assert data.evaluations["validation"].first == ["a", "b"]
+    assert data.tests["test"].first == ["c\rd", "e"]
+
+
+def test_a_json_array_may_have_carriage_returns_between_its_lines(tmp_path):
+    rows = [{"sentence": "a", "label": 0}, {"sentence": "b", "label": 1}]
+    data = read(tmp_path, {"train.json": json.dumps(rows, indent=1).replace("\n", "\r")})
+    assert data.train.first == ["a", "b"]
+
+
+def test_a_bad_row_is_named_by_its_line_whatever_ends_lines(tmp_path):
+    with pytest.raises(UserError, match=r"train\.csv line 3: 1 fields where there should be 2"):
+        read(tmp_path, {"train.csv": "sentence,label\ra,x\rb\r"})
+
+
+def test_a_glob_of_tables_passes_over_names_that_begin_with_a_dot(tmp_path):
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    for name in ("train.csv", ".train-backup.csv", "._train.csv", ".ipynb_checkpoints/train.csv"):
+        (tmp_path / name).write_text(CSV)
+    for glob in ("*.csv", "**/*.csv"):
+        data = open_labelled(LabelledConfig(source="files", train=str(tmp_path / glob)), "")
+        assert len(data.train) == 3
+
+
+def test_a_comma_in_the_name_of_a_table_is_its_own_or_escaped(tmp_path):
+    for name in ("a, b.csv", "c.csv"):
+        (tmp_path / name).write_text(CSV)
+    data = open_labelled(LabelledConfig(source="files", train=str(tmp_path / "a, b.csv")), "")
+    assert (data.task.title, data.train.origin, len(data.train)) == ("a, b.csv", "files a, b.csv", 3)
+    both = rf"{tmp_path}/a\, b.csv,{tmp_path}/c.csv"
+    data = open_labelled(LabelledConfig(source="files", train=both), "")
+    assert (data.task.title, data.train.origin, len(data.train)) == ("a, b.csv", "files a, b.csv, c.csv", 6)

@@ -15,8 +15,9 @@ import zstandard
 
 from data.config import FilterConfig, SourceConfig
 from data.errors import UserError
-from data.source import Record
+from data.source import BLANK, Record
 from data.sources import open_source
+from data.sources.archive import split_lines
 from data.sources.paths import walk_files
 
 TEXT = "Første dokument.\nandre linje\n\n  \nAnnet dokument.\r\n\n\n\nTredje."
@@ -72,7 +73,7 @@ def test_text_by_line_and_by_blank_line(tmp_path, suffix, documents, expected):
     path = tmp_path / f"corpus.txt{suffix}"
     path.write_bytes(packed(TEXT.encode(), suffix))
     source = open_source(config(path, txt_documents=documents))
-    records = [Record(number, text, "" if text else "empty") for number, text in enumerate(expected)]
+    records = [Record(number, text, "" if text else BLANK) for number, text in enumerate(expected)]
     assert list(source.shards) == [f"corpus.txt{suffix}"]
     assert list(source.read(0)) == records
     for start in range(len(records) + 2):
@@ -89,7 +90,7 @@ def test_json_lines_with_plain_and_nested_field(tmp_path, suffix):
         Record(0, "en", ""),
         Record(1, "to", ""),
         Record(2, "", "empty"),
-        Record(3, "", "empty"),
+        Record(3, "", BLANK),
         Record(4, "fem", ""),
     ]
     source = open_source(config(path))
@@ -170,7 +171,7 @@ def test_remote_files_are_found_and_read_like_local_ones(tmp_path):
 def test_short_documents_are_dropped_and_counted(tmp_path):
     (tmp_path / "a.txt").write_text("kort\nlangt nok\n\n")
     source = open_source(config(tmp_path / "a.txt", filters=FilterConfig(min_chars=5)))
-    assert [record.dropped for record in source.read(0)] == ["min_chars", "", "empty"]
+    assert [record.dropped for record in source.read(0)] == ["min_chars", "", BLANK]
 
 
 def test_fingerprint_follows_content_sizes_and_reading_not_the_place(tmp_path):
@@ -302,3 +303,170 @@ def test_a_file_that_may_not_be_opened_is_named_in_one_line(tmp_path, monkeypatc
 
     monkeypatch.setattr(Path, "open", denied)
     assert f"{tmp_path}/a.txt: cannot be read: Permission denied" in refused(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+@pytest.mark.parametrize(
+    ("documents", "expected"),
+    [
+        ("lines", ["en", "to", "", "tre", "fire", "", "fem"]),
+        ("blank_line", ["en\nto", "tre\nfire", "fem"]),
+    ],
+)
+def test_a_line_ends_as_in_any_text_file(tmp_path, suffix, documents, expected):
+    path = tmp_path / f"mixed.txt{suffix}"
+    path.write_bytes(packed(b"en\rto\r\rtre\r\nfire\n\rfem\r", suffix))
+    source = open_source(config(path, txt_documents=documents))
+    records = [Record(number, text, "" if text else BLANK) for number, text in enumerate(expected)]
+    for start in range(len(records) + 1):
+        assert list(source.read(0, start)) == records[start:]
+
+
+def test_json_lines_may_end_in_carriage_returns(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "en"}\r{"text": "to\\r3"}\r\r\n{"text": "fire"}')
+    assert kept(open_source(config(tmp_path / "a.jsonl"))) == ["en", "to\r3", "fire"]
+
+
+def test_lines_are_the_same_wherever_blocks_end():
+    draw = random.Random(0)
+    for _ in range(2000):
+        content = bytes(draw.choices(b"\r\nab\xe2", k=draw.randrange(12)))
+        cuts = sorted(draw.choices(range(len(content) + 1), k=3))
+        blocks = [content[start:stop] for start, stop in zip([0, *cuts], [*cuts, None])]
+        expected = io.StringIO(content.decode("latin-1"), newline="").readlines()
+        assert [line.decode("latin-1") for line in split_lines(blocks)] == expected
+
+
+def test_a_line_of_many_blocks_takes_time_in_proportion_to_its_length():
+    parts = (b"x" * 1000 for _ in range(100_000))
+    assert [len(line) for line in split_lines(parts)] == [10**8]
+
+
+def hide(root: Path) -> list[str]:
+    """Write two files and what editors, notebooks and other systems leave beside them; all their names."""
+    names = [
+        "a.txt",
+        "deep/b.txt",
+        ".stale.txt",
+        "._a.txt",
+        ".ipynb_checkpoints/a-checkpoint.txt",
+        "deep/.old.txt",
+        "deep/.git/c.txt",
+        ".cache/d/e.txt",
+    ]
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(f"{name}\n")
+    return names
+
+
+@pytest.mark.parametrize(
+    ("glob", "names"),
+    [
+        ("*.txt", ["a.txt"]),
+        ("**/*.txt", ["a.txt", "deep/b.txt"]),
+        ("**", ["a.txt", "deep/b.txt"]),
+        ("*/*.txt", ["deep/b.txt"]),
+        ("?stale.txt,a.txt", ["a.txt"]),
+        ("[.]stale.txt,a.txt", ["a.txt"]),
+        (".*.txt", [".stale.txt", "._a.txt"]),
+        ("**/.*.txt", [".stale.txt", "._a.txt", "deep/.old.txt"]),
+        (".cache/**/*.txt", [".cache/d/e.txt"]),
+        (".*/*.txt", [".ipynb_checkpoints/a-checkpoint.txt"]),
+        (".stale.txt", [".stale.txt"]),
+    ],
+)
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_glob_passes_over_names_that_begin_with_a_dot(tmp_path, glob, names, remote):
+    written = hide(tmp_path)
+    root = str(tmp_path)
+    if remote:
+        root = f"memory:/{tmp_path}"
+        for name in written:
+            fsspec.filesystem("memory").pipe_file(f"{tmp_path}/{name}", f"{name}\n".encode())
+    if glob.startswith(("?", "[")):  # names nothing, though a name without the dot would match
+        assert "matches no file" in refused(f"{root}/{glob.split(',')[0]}")
+        return
+    assert sorted(kept(open_source(config(f"{root}/{glob}")))) == sorted(names)
+    assert [file.name for file in walk_files(root)] == ["a.txt", "deep/b.txt"]
+
+
+def test_a_folder_in_a_folder_that_begins_with_a_dot_is_read_where_it_is_named(tmp_path):
+    hide(tmp_path)
+    assert [file.name for file in walk_files(str(tmp_path / ".cache"))] == ["d/e.txt"]
+
+
+def test_a_comma_in_a_name_is_its_own_or_escaped(tmp_path):
+    (tmp_path / "Smith, John").mkdir()
+    for name in ("a,b.txt", "c.txt", "Smith, John/d.txt"):
+        (tmp_path / name).write_text(f"{name}\n")
+    assert kept(open_source(config(tmp_path / "a,b.txt"))) == ["a,b.txt"]
+    both = rf"{tmp_path}/a\,b.txt, {tmp_path}/c.txt,{tmp_path}/Smith\, John/*.txt"
+    assert sorted(kept(open_source(config(both)))) == ["Smith, John/d.txt", "a,b.txt", "c.txt"]
+    message = refused(f"{tmp_path}/a,b.txt,{tmp_path}/c.txt")
+    assert f"no such file or folder: '{tmp_path}/a'" in message
+    assert message.endswith(r"; a comma that is part of a name is written \,")
+
+
+@pytest.mark.parametrize("name", ["a[1].txt", "what?.txt", "*.txt", "run[1]/a.txt", "[x]/b*/c.txt"])
+@pytest.mark.parametrize("remote", [False, True])
+def test_what_exists_is_taken_by_its_exact_name(tmp_path, name, remote):
+    for written in (name, "whatx.txt", "run1/a.txt", "other.txt"):
+        (tmp_path / written).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / written).write_text(f"{written}\n")
+        fsspec.filesystem("memory").pipe_file(f"{tmp_path}/{written}", f"{written}\n".encode())
+    root = f"memory:/{tmp_path}" if remote else str(tmp_path)
+    assert kept(open_source(config(f"{root}/{name}"))) == [name]
+    folder, _, last = name.rpartition("/")
+    if folder:
+        assert kept(open_source(config(f"{root}/{folder}/?{last[1:]}"))) == [name]
+
+
+def parquet_of(path: Path, kind: pa.DataType, values: list[bytes | None]) -> None:
+    stored = kind.value_type if pa.types.is_dictionary(kind) else kind
+    binary = pa.types.is_binary(stored) or pa.types.is_large_binary(stored) or pa.types.is_binary_view(stored)
+    texts = pa.array([value if binary or value is None else value.decode() for value in values], stored)
+    if pa.types.is_dictionary(kind):
+        texts = texts.dictionary_encode()
+    nested = pa.StructArray.from_arrays(
+        [texts], ["text"], mask=pa.array([True] + [False] * (len(values) - 1))
+    )
+    pq.write_table(pa.table({"text": texts, "m": nested}), path)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.string(),
+        pa.large_string(),
+        pa.string_view(),
+        pa.binary(),
+        pa.large_binary(),
+        pa.binary_view(),
+        pa.dictionary(pa.int32(), pa.string()),
+        pa.dictionary(pa.int32(), pa.binary()),
+    ],
+    ids=str,
+)
+def test_parquet_text_of_any_type_and_under_a_null_parent(tmp_path, kind):
+    parquet_of(tmp_path / "a.parquet", kind, ["blåbær".encode(), None, b"to"])
+    source = open_source(config(tmp_path / "a.parquet"))
+    assert list(source.read(0)) == [Record(0, "blåbær", ""), Record(1, "", "empty"), Record(2, "to", "")]
+    nested = open_source(config(tmp_path / "a.parquet", text_field="m.text"))
+    assert list(nested.read(0)) == [Record(0, "", "empty"), Record(1, "", "empty"), Record(2, "to", "")]
+
+
+def test_parquet_bytes_that_are_no_text_are_a_flaw_of_their_row(tmp_path):
+    parquet_of(tmp_path / "a.parquet", pa.binary(), [b"en", b"to\xff", b"tre"])
+    assert "a.parquet row 2: invalid UTF-8 (byte 3, 0xff)" in refused(tmp_path / "a.parquet")
+    source = open_source(config(tmp_path / "a.parquet", bad_documents="skip"))
+    assert [record.dropped for record in source.read(0)] == ["", "unreadable: invalid UTF-8", ""]
+
+
+def test_what_a_null_record_would_hold_is_an_empty_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"m": null}\n{"m": {"text": "b"}}\n{"m": {"n": null}}\n')
+    source = open_source(config(tmp_path / "a.jsonl", text_field="m.text", bad_documents="skip"))
+    assert [record.dropped for record in source.read(0)] == ["empty", "", "unreadable: missing field"]
+    pq.write_table(pa.table({"m": pa.nulls(2)}), tmp_path / "b.parquet")
+    nulls = open_source(config(tmp_path / "b.parquet", text_field="m.text"))
+    assert [record.dropped for record in nulls.read(0)] == ["empty", "empty"]

@@ -10,7 +10,7 @@ import zstandard
 
 from data.config import FilterConfig, SourceConfig
 from data.errors import UserError
-from data.source import Record
+from data.source import BLANK, Record
 from data.sources import open_source
 
 DOCUMENTS = ["Første dokument.\nMed to linjer.", "Andre.", "Tredje dokument."]
@@ -105,6 +105,19 @@ def test_2109_layout_takes_lines_by_offset(tmp_path):
         [Record(0, "a\nb", ""), Record(1, "c", ""), Record(2, "d\ne\nf", "")],
         [Record(0, "g", "")],
     ]
+
+
+def test_2109_offsets_count_line_feeds_whatever_else_ends_a_line(tmp_path):
+    write(tmp_path / "no_part_1.txt.gz", "a\rb\r\n\nc\nd\r")
+    write(tmp_path / "no_meta_part_1.jsonl.gz", spans((0, 1), (2, 2)).replace("\n", "\r"))
+    assert whole(open_source(config(tmp_path))) == [[Record(0, "a\nb", ""), Record(1, "c\nd", "")]]
+
+
+def test_2019_documents_may_end_in_carriage_returns_and_hidden_files_are_no_shards(tmp_path):
+    write(tmp_path / "no_part_1.txt.gz", "a\rb\r\rc\r")
+    write(tmp_path / "._no_part_1.txt.gz", "x\n")
+    write(tmp_path / ".old" / "no_part_2.txt.gz", "y\n")
+    assert whole(open_source(config(tmp_path))) == [[Record(0, "a\nb", ""), Record(1, "c", "")]]
 
 
 def test_2109_text_and_metadata_that_disagree_are_counted(tmp_path):
@@ -310,3 +323,12 @@ def test_an_oscar_document_without_content_does_not_advise_another_field(tmp_pat
     write(tmp_path / "no_meta.jsonl", record_2201("en") + json.dumps({"metadata": {}}) + "\n")
     message = refused(tmp_path)
     assert "no field 'content'; fields present: metadata)" in message and "text_field" not in message
+
+
+def test_a_blank_line_between_documents_is_none(tmp_path):
+    write(
+        tmp_path / "no_meta" / "no_meta_part_1.jsonl.gz", record_2201("a") + "\n" + record_2201("b") + " \r\n"
+    )
+    assert whole(open_source(config(tmp_path))) == [
+        [Record(0, "a", ""), Record(1, "", BLANK), Record(2, "b", ""), Record(3, "", BLANK)]
+    ]

@@ -115,6 +115,24 @@ def test_stdin_to_stdout_is_the_same(
     assert written.err == ""
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_every_line_is_answered_whatever_ends_it(
+    models: SimpleNamespace,
+    tmp_path: Path,
+    capfdbinary: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    suffix: str,
+):
+    content = b"the cat\ra dog\r\n\rold\nhorse"
+    path = tmp_path / f"texts.txt{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix else content)
+    rows = predict(models.classes, tmp_path / "out", f"--text={path}")
+    assert [row[-1] for row in rows[1:]] == ["the cat", "a dog", "", "old", "horse"]
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(content), isatty=lambda: False))
+    assert main(["predict", f"--model={models.classes}", "--compilation_cache="]) == 0
+    assert capfdbinary.readouterr().out == (tmp_path / "out").read_bytes()
+
+
 def test_pairs_are_two_columns_and_an_empty_line_is_a_pair(models: SimpleNamespace, tmp_path: Path):
     first, second = ["", *TEXTS[:4]], ["", "the dog sees a cat", "x", "", "a a a"]
     lines = ["", *(f"{a}\t{b}" for a, b in zip(first[1:], second[1:]))]

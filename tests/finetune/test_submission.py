@@ -127,6 +127,7 @@ def change(old: bytes, new: bytes, count: int = 1):
         ("WNLI.tsv", change(b"\n5\t1", b"\n5,1"),
          ["WNLI.tsv line 7: 1 fields where there should be an index and a prediction"]),
         ("WNLI.tsv", lambda content: content.replace(b"\n", b"\r\n"), []),
+        ("WNLI.tsv", lambda content: content.replace(b"\n", b"\r"), []),
         ("WNLI.tsv", lambda content: content.rstrip(b"\n"), []),
         ("WNLI.tsv", lambda content: b"", ["WNLI.tsv line 1: '' should be the header 'index\\tprediction'",
                                            "WNLI.tsv: 0 predictions; the test set has 146 examples"]),

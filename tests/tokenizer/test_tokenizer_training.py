@@ -1,8 +1,12 @@
 """Training: the same corpus gives the same files, which transformers reads as they were meant."""
 
+import dataclasses
 import json
 import os
+import random
+import re
 import signal
+import string
 import subprocess
 import sys
 import time
@@ -11,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from etils import epath
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from data.errors import UserError
 from tokenizer.config import TokenizerConfig
@@ -160,6 +165,82 @@ def test_sample_documents_limits_what_is_read(tmp_path):
     sampled = train(tmp_path / "sampled", documents(), TokenizerConfig(vocab_size=300, sample_documents=50))
     whole = train(tmp_path / "whole", DOCUMENTS[:50], TokenizerConfig(vocab_size=300))
     assert sampled.fingerprint() == whole.fingerprint()
+
+
+LETTERS = "".join(random.Random(0).choices("abcdefgh", k=9_000))
+LONG = [LETTERS, f"rain {LETTERS[:3000]}, wind {'=' * 2500}", " " * 6000 + "storm"]
+
+
+def test_long_words_are_cut_and_counted_in_one_line(tmp_path, caplog):
+    trained = train(tmp_path / "cut", [*DOCUMENTS, *LONG])
+    assert [record.getMessage() for record in caplog.records] == [
+        "the tokenizer was trained on 4 words of more than 2000 characters (the longest has 9000) cut into parts of so "
+        "many; text without spaces or punctuation makes few useful tokens"
+    ]
+    parts = [
+        *(LETTERS[start : start + 2000] for start in range(0, 9_000, 2000)),
+        f"rain {LETTERS[:1999]}",
+        f"{LETTERS[1999:3000]}, wind {'=' * 1999}",
+        "=" * 501,
+        *[" " * 2000] * 2,
+        " " * 2000 + "storm",
+    ]
+    caplog.clear()
+    assert train(tmp_path / "parts", [*DOCUMENTS, *parts]).fingerprint() == trained.fingerprint()
+    assert trained.tokenizer.decode(trained.encode([LONG[1]])[0]) == LONG[1]
+
+
+def test_words_up_to_the_bound_make_the_tokenizer_that_they_always_made(tmp_path, caplog):
+    text = "雨と風、" * 3000  # no spaces, but punctuation
+    documents = [
+        *DOCUMENTS,
+        text,
+        LETTERS[:2000],
+        f"wind {LETTERS[:1999]} {LETTERS[:1999]}",
+        "\n".join(DOCUMENTS),
+    ]
+    trained = train(tmp_path / "t", documents)
+    assert not caplog.records
+    model = json.loads(trained.tokenizer.to_str())["model"]
+    reference = Tokenizer(models.BPE())
+    reference.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        min_frequency=2,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    reference.train_from_iterator(documents, trainer)
+    assert model["merges"] == json.loads(reference.to_str())["model"]["merges"]
+
+
+def test_words_of_a_hundred_thousand_letters_take_seconds(tmp_path):
+    draw = random.Random(0)
+    documents = ["".join(draw.choices(string.ascii_lowercase, k=100_000)) for _ in range(4)]
+    began = time.process_time()
+    train(tmp_path / "t", documents, TokenizerConfig(vocab_size=1000))
+    assert time.process_time() - began < 10
+
+
+def test_a_vocabulary_too_large_for_the_sample_names_the_sample(tmp_path):
+    config = TokenizerConfig(vocab_size=4000, sample_documents=20)
+    with pytest.raises(UserError) as raised:
+        train(tmp_path / "t", config=config)
+    size = int(re.search(r"(\d+) tokens", str(raised.value))[1])
+    assert str(raised.value) == (
+        "config.tokenizer.vocab_size=4000 is more than the 20 documents of config.tokenizer.sample_documents=20 "
+        f"support: {size} tokens at config.tokenizer.min_frequency=2; set config.tokenizer.vocab_size={size} or less "
+        "to take what there is, or raise config.tokenizer.sample_documents (0 takes all documents), or lower "
+        "config.tokenizer.min_frequency=2"
+    )
+    taken = train(tmp_path / "t", config=dataclasses.replace(config, vocab_size=size))
+    assert taken.vocab_size == size
+    for sample in (0, len(DOCUMENTS), 10_000):  # not the limit: the corpus ends first
+        with pytest.raises(
+            UserError, match=r"these 200 documents support.*or give it more text \(config\.data\)"
+        ):
+            train(tmp_path / "u", config=dataclasses.replace(config, sample_documents=sample))
 
 
 def test_min_frequency_refuses_rare_merges(tmp_path):
