@@ -4,6 +4,7 @@ python -m finetune --config=configs/glue.py:mrpc --config.init_from=runs/base --
 python -m finetune --config=configs/glue.py:all --config.init_from=runs/base --workdir=runs/glue --config.seeds=5
 
 Tasks: cola, mnli, mnli-mm, mrpc, qnli, qqp, rte, sst2, stsb, wnli; all is the nine of the benchmark, one after another.
+Files of your own: configs/classify.py
 MRPC, RTE and STS-B from the best model of MNLI: --config.benchmark.from_mnli=true
 From the official tsv files instead of the hub: --config.data.source=folder --config.data.path=GLUE_FOLDER
 Hardware: one GPU or a few CPU cores. A model of 125M parameters takes minutes a task on a GPU (MNLI and QQP: an hour).
@@ -26,7 +27,6 @@ def get_config(task: str = "mrpc") -> ml_collections.ConfigDict:
         config.task = task
         config.epochs = EPOCHS.get(task, 3)
     config.global_batch = 32
-    config.max_length = 128
     config.data = {"source": "hub"}
     config.optimizer = {"learning_rate": 2e-5, "weight_decay": 0.01}
     config.schedule = {"warmup_ratio": 0.06}

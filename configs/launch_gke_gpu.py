@@ -3,7 +3,7 @@
 python -m launch.kubernetes NAME --config=configs/launch_gke_gpu.py \
     --config.kubernetes.image=REGION-docker.pkg.dev/PROJECT/REPOSITORY/unmask:cuda --out=run.yaml \
     -- python -m pretrain --config=configs/roberta_base.py --workdir=gs://BUCKET/NAME \
-    --config.data.path='gs://BUCKET/corpus/*.jsonl.zst'
+    --config.data.source=files --config.data.path='gs://BUCKET/corpus/*.jsonl.zst'
 kubectl apply -f run.yaml
 
 The accelerator is the label cloud.google.com/gke-accelerator of the node pool: nvidia-l4, nvidia-tesla-a100, ...

@@ -3,7 +3,7 @@
 python -m launch.kubernetes NAME --config=configs/launch_gke_tpu.py \
     --config.kubernetes.image=REGION-docker.pkg.dev/PROJECT/REPOSITORY/unmask:tpu --out=run.yaml \
     -- python -m pretrain --config=configs/roberta_base.py --workdir=gs://BUCKET/NAME \
-    --config.data.path='gs://BUCKET/corpus/*.jsonl.zst'
+    --config.data.source=files --config.data.path='gs://BUCKET/corpus/*.jsonl.zst'
 kubectl apply -f run.yaml
 
 Several slices, with JobSet installed in the cluster: --config.kubernetes.slices=2 and --config.mesh.replica=2.

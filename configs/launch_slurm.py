@@ -1,7 +1,8 @@
 """Slurm: two nodes of eight GPUs, one process a GPU, queued again until the run has finished.
 
 python -m launch.slurm NAME --config=configs/launch_slurm.py --submit \
-    -- python -m pretrain --config=configs/roberta_base.py --workdir=runs/NAME --config.data.path='corpus/*.jsonl.zst'
+    -- python -m pretrain --config=configs/roberta_base.py --workdir=runs/NAME \
+    --config.data.source=files --config.data.path='corpus/*.jsonl.zst'
 
 Without --submit the script is printed. Set to what your cluster has: partition, account, the GPUs of a node, the limit.
 """

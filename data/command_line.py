@@ -6,7 +6,6 @@ file mentions it or not, and references between fields (`get_ref`) follow an ove
 """
 
 import dataclasses
-import difflib
 import importlib.util
 import re
 import shutil
@@ -14,17 +13,20 @@ import sys
 import textwrap
 import traceback
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from absl import flags
 from ml_collections import config_dict, config_flags
 
+from data import hints, storage
 from data import schema as schema_module
-from data import storage
 from data.errors import UserError
+from data.given import Given, say, settled
+from data.schema import Unused
 
 INTERRUPTED = 130
 """The exit status of a command that Ctrl-C ended: 128 + SIGINT."""
@@ -54,19 +56,56 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         sys.exit(1)
 
 
+def all_used(config: Any) -> Iterable[Unused]:
+    """No field of a config is useless."""
+    return ()
+
+
+@dataclass(frozen=True)
+class CommandLine(Generic[T]):
+    """What a command was given."""
+
+    config: T
+    values: flags.FlagValues
+    given: Given
+    """The fields that were set, and where."""
+
+
 def parse(
-    schema: type[T], argv: Sequence[str], define: Callable[[flags.FlagValues], None], *, partial: bool = False
+    schema: type[T],
+    argv: Sequence[str],
+    define: Callable[[flags.FlagValues], None],
+    *,
+    partial: bool = False,
+    unused: Callable[[T], Iterable[Unused]] = all_used,
 ) -> tuple[T, flags.FlagValues]:
-    """The config and the flags of a command line.
+    """The config and the flags of a command line, with what is to be said of it said; see `read`."""
+    found = read(schema, argv, define, partial=partial, unused=unused)
+    for note in found.given.notes:
+        say(note)
+    return found.config, found.values
+
+
+def read(
+    schema: type[T],
+    argv: Sequence[str],
+    define: Callable[[flags.FlagValues], None],
+    *,
+    partial: bool = False,
+    unused: Callable[[T], Iterable[Unused]] = all_used,
+) -> CommandLine[T]:
+    """What a command line gives.
 
     Args:
       schema: the dataclass type of the config.
       argv: the command line, program name first.
       define: adds the command's own flags to a FlagValues.
-      partial: the command uses only part of the file's fields; the rest may be anything.
+      partial: the command uses only part of the recipe's fields; the rest may be anything there.
+      unused: the fields of a config that would have no effect: see `data.given.settled`.
 
     Raises:
-      UserError: no config, a file that fails, an unknown field, an ill-typed or disallowed value, an unknown flag.
+      UserError: no config, a file that fails, an unknown field, an ill-typed or disallowed value, an unknown flag, a
+        field that is set and has no effect.
     """
     path, rest = _take_config(argv)
     values = flags.FlagValues()
@@ -78,21 +117,36 @@ def parse(
         raise UserError("no --config given; for example --config=configs/quickstart.py")
     config = _load(path)
     overrides = [arg.lstrip("-").split("=", 1)[0] for arg in rest if arg.lstrip("-").startswith("config.")]
-    _fill(config, schema, "config", overrides, partial)
+    given = Given(
+        frozenset(schema_module.flatten(_plain(config))),
+        frozenset(override.removeprefix("config.") for override in overrides),
+    )
+    names = hints.Names.of(schema, values)
+    _check_names(config, schema, names, "config", partial)
+    _fill(config, schema, "config", overrides)
     for override in overrides:
-        _check_override(config, override)
+        _check_override(config, override, names)
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
         left = values(rest)
     except flags.UnrecognizedFlagError as error:
-        raise UserError(_unknown_flag(error.flagname, schema, values)) from error
+        raise UserError(hints.unknown_flag(error.flagname, names)) from error
     except flags.IllegalFlagValueError as error:
         raise UserError(_illegal_value(error, values)) from error
     except (flags.Error, KeyError, AttributeError, TypeError, ValueError, IndexError) as error:
         raise UserError(_one_line(error)) from error
     if len(left) > 1:
         raise UserError(f"unexpected argument {left[1]!r}; overrides are written --config.field=value")
-    return schema_module.build(schema, _plain(config), partial=partial), values
+    if partial:
+        for override in overrides:
+            if override.split(".")[1].partition("[")[0] not in typing.get_type_hints(schema):
+                raise UserError(
+                    f"{override} has no effect: python -m {_module(argv[0])} does not read it; leave it out"
+                )
+    built = schema_module.build(schema, _plain(config), partial=partial)
+    notes: list[str] = []
+    config_settled = settled(built, given, unused, notes.append)
+    return CommandLine(config_settled, values, dataclasses.replace(given, notes=tuple(notes)))
 
 
 def write_out(path: str, text: str, flag: str) -> None:
@@ -173,44 +227,60 @@ def _load(path: str) -> config_dict.ConfigDict:
     return config
 
 
-def _fill(
-    config: config_dict.ConfigDict, schema: type, where: str, overrides: Sequence[str], partial: bool
+def _check_names(
+    config: config_dict.ConfigDict, schema: type, names: hints.Names, where: str, partial: bool
 ) -> None:
-    """Add the schema's defaults for the fields that a file leaves out, and refuse names it does not have.
+    """Refuse a field of a recipe that does not exist, with the ones that were probably meant."""
+    types = typing.get_type_hints(schema)
+    for name, value in config.items():
+        path = f"{where}.{name}"
+        if name not in types:
+            if partial:
+                continue
+            raise UserError(hints.unknown_field(path, list(types), names))
+        inner = schema_module.member(types[name])
+        if not dataclasses.is_dataclass(inner):
+            continue
+        members = enumerate(value) if isinstance(value, list | tuple) else [(None, value)]
+        for index, member in members:
+            if isinstance(member, Mapping | config_dict.ConfigDict):
+                group = config_dict.ConfigDict(member) if isinstance(member, Mapping) else member
+                place = path if index is None else f"{path}[{index}]"
+                _check_names(group, typing.cast(type, inner), names, place, False)
+
+
+def _fill(config: config_dict.ConfigDict, schema: type, where: str, overrides: Sequence[str]) -> None:
+    """Add the schema's defaults for the fields that a file leaves out.
 
     An optional group stays None unless the file sets it or an override reaches into it.
     """
-    hints = typing.get_type_hints(schema)
-    if not partial:
-        unknown = [name for name in config if name not in hints]
-        if unknown:
-            schema_module.build(schema, {unknown[0]: None}, where)
+    types = typing.get_type_hints(schema)
     with config.unlocked():
         for field in dataclasses.fields(schema):
-            hint, path = _inner(hints[field.name]), f"{where}.{field.name}"
+            hint, path = _inner(types[field.name]), f"{where}.{field.name}"
             present = config.get(field.name)
-            required = hint is hints[field.name] or any(name.startswith(f"{path}.") for name in overrides)
+            required = hint is types[field.name] or any(name.startswith(f"{path}.") for name in overrides)
             if dataclasses.is_dataclass(hint) and (required or present is not None):
                 if present is None:
                     config[field.name] = config_dict.ConfigDict()
                 elif not isinstance(present, config_dict.ConfigDict):
                     raise UserError(f"{path}={present!r} should be a group of fields")
-                _fill(config[field.name], typing.cast(type, hint), path, overrides, False)
+                _fill(config[field.name], typing.cast(type, hint), path, overrides)
             elif field.name not in config or present is None:
                 config[field.name] = _default(field, hint)
             elif isinstance(present, list | tuple) and dataclasses.is_dataclass(_member(hint)):
                 members = [config_dict.ConfigDict(m) if isinstance(m, Mapping) else m for m in present]
                 for index, member in enumerate(members):
                     if isinstance(member, config_dict.ConfigDict):
-                        _fill(member, _member(hint), f"{path}[{index}]", overrides, False)
+                        _fill(member, _member(hint), f"{path}[{index}]", overrides)
                 config[field.name] = members
             elif isinstance(present, list) and typing.get_origin(hint) is tuple:
                 del config[field.name]  # ml_collections overrides tuples, but not lists
                 config[field.name] = tuple(present)
 
 
-def _check_override(config: config_dict.ConfigDict, override: str) -> None:
-    """Refuse an override of a field that does not exist, naming the nearest one that does."""
+def _check_override(config: config_dict.ConfigDict, override: str, names: hints.Names) -> None:
+    """Refuse an override of a field that does not exist, naming those that were probably meant."""
     holder: Any = config
     where = "config"
     for name in override.split(".")[1:]:
@@ -218,7 +288,8 @@ def _check_override(config: config_dict.ConfigDict, override: str) -> None:
         if not isinstance(holder, config_dict.ConfigDict):
             raise UserError(f"{override}: {where} has no fields of its own")
         if bare not in holder:
-            raise UserError(schema_module.unknown_field(f"{where}.{bare}", bare, list(holder)))
+            asked = override if where == "config" else f"{where}.{bare}"
+            raise UserError(hints.unknown_field(asked, list(holder), names))
         holder, where = holder.get(bare), f"{where}.{name}"
         if index and isinstance(holder, list | tuple):
             if not index.isdecimal() or int(index) >= len(holder):
@@ -299,16 +370,6 @@ def _illegal_value(error: flags.IllegalFlagValueError, values: flags.FlagValues)
         return _one_line(error)
     name = match[1] if match[1].startswith("config.") else f"--{match[1]}"
     return f"{name}={match[2]!r} should be {expected}"
-
-
-def _unknown_flag(name: str, schema: type, values: flags.FlagValues) -> str:
-    """The message for a flag that there is not: with the flag or the field of that name, or of one much like it."""
-    fields = {line.split("=", 1)[0] for line in describe(schema)}
-    known = {field.rpartition(".")[2]: field for field in sorted(fields, reverse=True)}
-    known |= {flag: flag for flag in values}
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-    hint = f"did you mean --{known[near[0]]}?" if near else "--help lists the flags and fields there are"
-    return f"--{name} is not a flag; {hint} (docs/migrating.md has those of other scripts)"
 
 
 def _one_line(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from data.schema import field
+from data.schema import Unused, field
 
 SOURCES = ("pydoc", "files", "oscar", "hub", "tfds", "mix")
 PACKINGS = ("full", "documents", "lines")
@@ -81,3 +81,56 @@ def leaf_sources(config: DataConfig) -> tuple[SourceConfig, ...]:
         return config.mix
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(SourceConfig)}
     return (SourceConfig(**values),)
+
+
+READERS = {
+    "path": ("files", "oscar"),
+    "name": ("hub", "tfds"),
+    "subset": ("hub", "oscar"),
+    "split": ("hub", "tfds"),
+    "revision": ("hub",),
+    "text_field": ("files", "hub", "tfds"),
+    "txt_documents": ("files",),
+    "data_dir": ("tfds",),
+    "filters.quality_warnings": ("oscar",),
+    "filters.min_language_probability": ("oscar",),
+    "filters.min_harmful_pp": ("oscar",),
+    "mix": ("mix",),
+}
+"""Fields that only some kinds of source read."""
+OF_ANY_SOURCE = ("filters.min_chars", "bad_documents")
+
+
+def unused_fields(config: SourceConfig, where: str = "data") -> list[Unused]:
+    """The fields of a source that nothing reads, those of the sources in it included.
+
+    Args:
+      config: the source, or the whole of `config.data`.
+      where: its path, without `config.`.
+    """
+    found = []
+    for name, kinds in READERS.items():
+        if config.source not in kinds:
+            because = (
+                f"config.{where}.source={config.source!r} does not read it; unset it, or set config.{where}.source to "
+                f"{' or '.join(kinds)}"
+            )
+            found.append(Unused((f"{where}.{name}",), because, (f"{where}.source",)))
+    if config.source == "mix":
+        names = tuple(f"{where}.{name}" for name in OF_ANY_SOURCE)
+        because = f"config.{where}.source='mix' reads the sources that config.{where}.mix lists; set it there"
+        found.append(Unused(names, because, (f"{where}.source",)))
+    if not isinstance(config, DataConfig):
+        return found
+    because = f"only a member of a mix has a share; set that of config.{where}.mix[0]"
+    found.append(Unused((f"{where}.weight",), because, (f"{where}.source",)))
+    for index, part in enumerate(config.mix):
+        found += unused_fields(part, f"{where}.mix[{index}]")
+    if config.eval_source is not None:
+        place = f"{where}.eval_source"
+        found += unused_fields(config.eval_source, place)
+        because = "there is one source to evaluate on, and no mix; unset it"
+        found.append(Unused((f"{place}.weight",), because, (f"{place}.source",)))
+        because = f"config.{place} is evaluated on, so nothing is held out; unset one of the two"
+        found.append(Unused((f"{where}.eval_fraction",), because, (place,)))
+    return found

@@ -17,6 +17,22 @@ from data.errors import UserError
 T = TypeVar("T")
 
 
+@dataclasses.dataclass(frozen=True)
+class Unused:
+    """Fields of a config that nothing reads, because of what other fields say."""
+
+    fields: tuple[str, ...]
+    """Their paths without `config.`; that of a group stands for all of its fields."""
+    because: str
+    """Why; after a semicolon, what would be right."""
+    by: tuple[str, ...] = ()
+    """The paths of the fields that decide it; none where the command itself does, whatever recipe it is given."""
+
+    def covers(self, path: str) -> bool:
+        """Whether the field of this path is one of them."""
+        return is_in(path, self.fields)
+
+
 def field(default: Any, doc: str, choices: Sequence[Any] = ()) -> Any:
     """Declare a configuration field with its default, one line of documentation, and its allowed values if few."""
     metadata = {"doc": doc, "choices": tuple(choices)}
@@ -83,9 +99,20 @@ def _coerce(hint: Any, value: Any, path: str) -> Any:
     return value
 
 
+def member(hint: Any) -> Any:
+    """The type T of an optional field `T | None` or of the members of a list `tuple[T, ...]`; others are themselves."""
+    options = [option for option in typing.get_args(hint) if option not in (type(None), Ellipsis)]
+    return options[0] if options and typing.get_origin(hint) is not dict else hint
+
+
 def as_dict(config: Any) -> dict[str, Any]:
     """A config dataclass as nested JSON-able dicts and lists: the inverse of `build`."""
     return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def is_in(path: str, fields: Sequence[str]) -> bool:
+    """Whether a field is one of `fields`, or lies in one that is a group or a list."""
+    return any(path == field or path.startswith((f"{field}.", f"{field}[")) for field in fields)
 
 
 def _plain(value: Any) -> Any:

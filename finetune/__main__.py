@@ -1,4 +1,4 @@
-"""`python -m finetune --config=configs/glue.py:TASK --config.init_from=SRC --workdir=DIR`: fine-tune, or go on."""
+"""`python -m finetune --config=configs/classify.py --config.init_from=SRC --workdir=DIR`: fine-tune, or go on."""
 
 import os
 import shlex
@@ -19,6 +19,7 @@ from finetune.job import MODEL
 from finetune.results import score, table
 from finetune.search import run_search
 from finetune.train import train
+from finetune.unused import unused_fields
 from pretrain import command, hub, processes, terminal
 from pretrain.attempt import attempt
 from pretrain.checkpoint import newest_step
@@ -42,7 +43,7 @@ def _flags(values: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; the exit status is 0 when the run has finished or has saved itself on a signal."""
-    config, values = parse(FinetuneConfig, argv, _flags)
+    config, values = parse(FinetuneConfig, argv, _flags, unused=unused_fields)
     if not values.workdir:
         raise UserError("no --workdir given: the folder that holds everything of the run")
     if values.push_to_hub:
@@ -113,7 +114,7 @@ def _show(found: Mapping[str, Any], workdir: epath.Path) -> None:
         places["predictions of test sets"] = workdir / FOLDER
     for name, place in places.items():
         console.print(f"{name}: {place}", soft_wrap=True)
-    label = shlex.join([python(), "-m", "finetune.predict", f"--model={workdir}", "--text=FILE"])
+    label = shlex.join([python(), "-m", "finetune.predict", f"--model={workdir}", "--file=FILE"])
     console.print(f"to label texts: {label}", soft_wrap=True)
 
 

@@ -16,7 +16,7 @@ from data.labelled.open import open_labelled
 from data.labelled.tasks import TASKS, find_task
 from finetune import answers, submission
 from finetune.benchmark_report import NINE, Row, row_of, table, write_reports
-from finetune.config import BenchmarkConfig, BenchmarkTask, FinetuneConfig, check_values
+from finetune.config import FROM_MNLI, BenchmarkConfig, BenchmarkTask, FinetuneConfig, check_values
 from finetune.finish import finish, finished
 from finetune.results import read_results
 from finetune.tracking import choosing_metric
@@ -26,8 +26,6 @@ from pretrain import workdir as workdirs
 
 logger = logging.getLogger(__name__)
 
-FROM_MNLI = ("mrpc", "rte", "stsb")
-"""Small tasks that gain from a model of MNLI (Liu et al. 2019, section 5)."""
 SUBMISSION = "submission.zip"
 REPORT = "glue.json"
 

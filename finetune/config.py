@@ -11,6 +11,11 @@ from data.schema import field
 from pretrain.config import CardConfig, MeshConfig
 from pretrain.publishing import check_card
 
+MAX_LENGTH = 128
+"""Tokens of an example at most where the config does not say."""
+FROM_MNLI = ("mrpc", "rte", "stsb")
+"""Small tasks that gain from a model of MNLI (Liu et al. 2019, section 5)."""
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -137,7 +142,9 @@ class FinetuneConfig:
     global_batch: int = field(32, "examples in a batch of each run, over all devices and micro-batches")
     grad_accum: int = field(1, "micro-batches a step; the step equals that of the whole batch")
     max_length: int = field(
-        128, "tokens of an example at most, special ones included; longer ones are truncated"
+        0,
+        f"tokens of an example at most, special ones included; longer ones are truncated; 0: {MAX_LENGTH}, or as many "
+        "as the model takes",
     )
     lengths: tuple[int, ...] = field(
         (), "row lengths that batches are padded to; empty chooses a few from the data"
@@ -233,6 +240,8 @@ def check_values(config: FinetuneConfig) -> None:
         group, _, leaf = name.partition(".")
         if (value := getattr(getattr(config, group), leaf)) < 1:
             raise UserError(f"config.{name}={value} should be 1 or more")
+    if config.max_length < 0:
+        raise UserError(f"config.max_length={config.max_length} should be 1 or more, or 0 for the default")
     if config.global_batch % config.grad_accum:
         raise UserError(
             f"config.global_batch={config.global_batch} is not a multiple of config.grad_accum={config.grad_accum}"

@@ -24,12 +24,13 @@ from finetune.evaluation import EvaluationSet, scores_on
 from finetune.job import short_split
 from finetune.results import score
 from finetune.trained import Trained, encoder_of, find_model, logits_of
+from finetune.unused import unused_in_evaluation
 from pretrain import command, terminal
 
 
 def main(argv: Sequence[str]) -> int:
     """Evaluate, and show the scores."""
-    config, values = parse(FinetuneConfig, argv, _flags)
+    config, values = parse(FinetuneConfig, argv, _flags, unused=unused_in_evaluation)
     if not values.model:
         raise UserError("no --model given: a fine-tuning run's workdir, a model's folder, or a hub id")
     if config.eval.batch < 1:

@@ -13,8 +13,6 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from data import schema
-from data.command_line import differences
 from finetune import model_card, results
 from finetune.answers import FOLDER, Asked, asked_of, write_answers
 from finetune.config import FinetuneConfig
@@ -25,7 +23,7 @@ from finetune.job import MODEL, Job
 from finetune.onnx import export_onnx
 from finetune.population import member_params, population_mesh
 from finetune.report import picture
-from finetune.train import SAFE_TO_CHANGE, Outcome
+from finetune.train import Outcome, changes
 from pretrain import processes
 from pretrain.attempt import attempt
 from pretrain.config import CardConfig
@@ -43,11 +41,7 @@ def finished(config: FinetuneConfig, workdir: epath.Path) -> dict[str, Any] | No
     wanted_files = (workdir / MODEL / "config.json", workdir / MODEL / CARD, workdir / PICTURE)
     if found is None or not all(file.exists() for file in wanted_files):
         return None
-    changed = [
-        name
-        for name in differences(schema.completed(found["config"], config), schema.as_dict(config))
-        if not name.startswith(SAFE_TO_CHANGE)
-    ]
+    changed = list(changes(found["config"], config))
     if CardConfig(**found["config"].get("card", {})) != config.card:
         changed.append("card")
     wanted = {"onnx": config.inference == "onnx", "predictions": config.eval.tests}

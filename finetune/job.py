@@ -1,5 +1,6 @@
 """A fine-tuning run assembled from its config and checked, before anything is compiled."""
 
+import dataclasses
 import hashlib
 import logging
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from data.labelled.open import open_labelled
 from data.storage import check_readable
 from finetune.batching import Plan, choose_lengths
 from finetune.classifier import Classifier
-from finetune.config import FinetuneConfig, check_values
+from finetune.config import MAX_LENGTH, FinetuneConfig, check_values
 from finetune.encoding import Encoded, PairEncoder
 from finetune.evaluation import EvaluationSet
 from finetune.huggingface import load_encoder_for_classification
@@ -107,6 +108,7 @@ def assemble(config: FinetuneConfig) -> Job:
         raise UserError(
             f"config.max_length={config.max_length} is longer than the model's positions; set it to {room} or less"
         )
+    config = dataclasses.replace(config, max_length=config.max_length or min(MAX_LENGTH, room))
     pairs = PairEncoder(tokenizer, max_length=config.max_length, token_types=classifier.token_types)
     train = _encoded(pairs, data.train, "train")
     evaluations = tuple(
@@ -167,7 +169,7 @@ def _overrides(config: FinetuneConfig) -> dict[str, Any]:
     how = {
         "attention": model.attention,
         "remat": model.remat,
-        "scan_unroll": 1 if model.remat else model.scan_unroll,
+        "scan_unroll": model.scan_unroll,
     }
     return {**{name: value for name, value in given.items() if value is not None}, **how}
 

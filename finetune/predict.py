@@ -1,9 +1,10 @@
-"""Labels texts with a fine-tuned model: `python -m finetune.predict --model=MODEL [--text=FILE] [--out=FILE]`.
+"""Labels texts with a fine-tuned model: `python -m finetune.predict --model=MODEL ["TEXT" ...] [--file=FILE]`.
 
-The text is read from a file (plain, .gz or .zst) or from stdin, a text a line, or two texts with a tab between them
-for a model of pairs. With --text_column it is a table instead: csv, tsv, json or jsonl. What is written is
-tab-separated, under a header: a label and its probability, or a score, then the text; white space in a text that would
-break its line is written as a space. Every line is answered, in order; an empty one is an empty text, or two of them.
+The texts stand on the command line, or are read from a file (plain, .gz or .zst) or from stdin: a text a line, or two
+texts with a tab between them for a model of pairs. With --text_column the file is a table: csv, tsv, json or jsonl.
+What is written (to stdout, or to --out) is tab-separated, under a header: a label and its probability, or a score, then
+the text; white space in a text that would break its line is written as a space. Every line is answered, in order; an
+empty one is an empty text, or two of them.
 """
 
 import argparse
@@ -13,13 +14,14 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import cast
 
 import jax
 import numpy as np
 from etils import epath
 
+from data.arguments import Arguments
 from data.command_line import run
 from data.errors import UserError
 from data.labelled.examples import Examples
@@ -58,14 +60,17 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m finetune.predict", description=__doc__)
+    parser = Arguments(prog="python -m finetune.predict", description=__doc__)
     parser.add_argument("--model", help="a fine-tuning run's workdir, a model's folder, or a hub id")
-    parser.add_argument("--text", default=STDIN, help="the file to label; - (the default) is stdin")
+    parser.add_argument("texts", nargs="*", help="texts to label, in place of a file's")
+    parser.add_argument(
+        "--file", "--text", dest="text", help="the file to label; - is stdin, and the default without texts"
+    )
     parser.add_argument("--out", default=STDIN, help="the file to write; - (the default) is stdout")
     parser.add_argument(
         "--text_column",
         default="",
-        help="the column that holds the text: --text is a csv, tsv, json or jsonl file",
+        help="the column that holds the text: --file is a csv, tsv, json or jsonl file",
     )
     parser.add_argument("--text_pair_column", default="", help="that of the second text, for pairs")
     parser.add_argument(
@@ -86,9 +91,13 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         default=FinetuneConfig.compilation_cache,
         help="folder of compiled programs, shared with runs; empty for none",
     )
-    arguments = parser.parse_args(argv[1:])
+    arguments = parser.read(argv)
     if not arguments.model:
         raise UserError("no --model given: a fine-tuning run's workdir, a model's folder, or a hub id")
+    if arguments.texts and (arguments.text or arguments.text_column):
+        given = f"--file={arguments.text}" if arguments.text else f"--text_column={arguments.text_column}"
+        raise UserError(f"the text {arguments.texts[0]!r} and {given} are given; leave one of them out")
+    arguments.text = arguments.text or STDIN
     if arguments.batch < 1:
         raise UserError(f"--batch={arguments.batch} should be 1 or more")
     return arguments
@@ -100,9 +109,15 @@ def _predict(arguments: argparse.Namespace) -> None:
         jax.config.update("jax_compilation_cache_dir", cache)
     model = find_model(arguments.model, inference=arguments.inference, max_length=arguments.max_length)
     encoder = encoder_of(model)
-    texts = read_texts(
-        arguments.text, model, text_column=arguments.text_column, text_pair_column=arguments.text_pair_column
-    )
+    if arguments.texts:
+        texts = _lines("the command line", map(os.fsencode, arguments.texts), model.facts.texts)
+    else:
+        texts = read_texts(
+            arguments.text,
+            model,
+            text_column=arguments.text_column,
+            text_pair_column=arguments.text_pair_column,
+        )
     with _writer(arguments.out) as write:
         logits: Logits | None = None
         while part := list(itertools.islice(texts, BATCHES_READ * arguments.batch)):
@@ -146,14 +161,14 @@ def read_texts(
     table = path != STDIN and suffixes(path)[0] in FORMATS
     if text_column and not table:
         raise UserError(
-            f"--text_column={text_column} is of a table, but --text={path} is none of {', '.join(FORMATS)}"
+            f"--text_column={text_column} is of a table, but --file={path} is none of {', '.join(FORMATS)}"
         )
     if text_pair_column and not text_column:
         raise UserError("--text_pair_column is the second text's; set --text_column to the first's")
     if not text_column:
         if table and suffixes(path)[0] != ".tsv":
-            raise UserError(f"--text={path} is a table; set --text_column to the column that holds the text")
-        return _lines(path, model.facts.texts)
+            raise UserError(f"--file={path} is a table; set --text_column to the column that holds the text")
+        return _lines("stdin" if path == STDIN else path, _raw_lines(path), model.facts.texts)
     wanted = {text_column: "--text_column"} | (
         {text_pair_column: "--text_pair_column"} if text_pair_column else {}
     )
@@ -163,11 +178,10 @@ def read_texts(
     return _table_rows(path, wanted)
 
 
-def _lines(path: str, texts: int) -> Iterator[Texts]:
+def _lines(place: str, lines: Iterable[bytes], texts: int) -> Iterator[Texts]:
     """Lines, of so many texts each; 0 is as many as the first has that is not empty."""
-    place = "stdin" if path == STDIN else path
     empty = 0
-    for number, raw in enumerate(_raw_lines(path), 1):
+    for number, raw in enumerate(lines, 1):
         try:
             found = tuple(decode(raw).rstrip("\r\n").split("\t"))
         except FlawError as flaw:

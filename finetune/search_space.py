@@ -4,12 +4,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data import schema
 from data.errors import UserError
 from finetune.config import FinetuneConfig, SearchConfig, check_values
-from finetune.job import Job
+
+if TYPE_CHECKING:
+    from finetune.job import Job
 
 FIELDS: Mapping[str, str] = MappingProxyType(
     {
@@ -78,7 +80,7 @@ def with_values(config: FinetuneConfig, values: Mapping[str, Any]) -> FinetuneCo
     return schema.build(FinetuneConfig, tree)
 
 
-def objective_of(job: Job, given: str) -> str:
+def objective_of(job: "Job", given: str) -> str:
     """The metric that a search is for: `given`, or the one that chooses the job's best model.
 
     Raises:

@@ -17,7 +17,7 @@ from data import schema
 from data.command_line import differences
 from data.errors import UserError
 from finetune.batching import rows
-from finetune.config import FinetuneConfig
+from finetune.config import MAX_LENGTH, FinetuneConfig
 from finetune.evaluation import Predictor, evaluate, mean_over_members
 from finetune.inference import check_inference
 from finetune.job import Job, assemble
@@ -31,6 +31,7 @@ from finetune.population import (
 from finetune.recorder import Recorder
 from finetune.step import keep_better, make_train_step, schedule_of
 from finetune.tracking import Tracking
+from finetune.unused import unused_fields
 from pretrain import processes
 from pretrain import workdir as workdirs
 from pretrain.checkpoint import Checkpointer
@@ -103,6 +104,21 @@ def train(
             return _Trainer(job, workdir, checkpointer, after_evaluation).run()
 
 
+def changes(
+    saved: Mapping[str, Any], config: FinetuneConfig, safe: Sequence[str] = SAFE_TO_CHANGE
+) -> dict[str, tuple[Any, Any]]:
+    """Fields that bear on a run and differ from the config that `saved` has: {'a.b': (saved, now)}."""
+    idle = [*unused_fields(schema.build(FinetuneConfig, saved)), *unused_fields(config)]
+    found = {
+        name: pair
+        for name, pair in differences(schema.completed(saved, config), schema.as_dict(config)).items()
+        if not name.startswith(tuple(safe)) and not any(each.covers(name) for each in idle)
+    }
+    if not config.max_length and saved["max_length"] <= MAX_LENGTH:
+        found.pop("max_length", None)  # the model's own was taken; of other examples the fingerprint tells
+    return found
+
+
 def check_unchanged(
     saved: Mapping[str, Any], config: FinetuneConfig, safe: Sequence[str] = SAFE_TO_CHANGE
 ) -> None:
@@ -111,12 +127,7 @@ def check_unchanged(
     Raises:
       UserError: there are differences; the message names them.
     """
-    changed = {
-        name: pair
-        for name, pair in differences(schema.completed(saved, config), schema.as_dict(config)).items()
-        if not name.startswith(tuple(safe))
-    }
-    if changed:
+    if changed := changes(saved, config, safe):
         listed = "; ".join(f"config.{name} was {old!r}, is {new!r}" for name, (old, new) in changed.items())
         raise UserError(
             f"this run was made with another config: {listed}. Undo the change, or set another --workdir"

@@ -75,7 +75,7 @@ def find_model(model: str, *, inference: str = "jax", max_length: int = 0) -> Tr
         start = shlex.quote(f"--config.init_from={model}")
         raise UserError(
             f"--model={model} is a run of pretraining, which labels nothing; fine-tune it: "
-            f"python -m finetune --config=configs/glue.py:TASK {start} --workdir=DIR"
+            f"python -m finetune --config=configs/classify.py {start} --workdir=DIR"
         )
     elif is_workdir(path):
         raise UserError(f"--model={model} is a run that has not finished; run its command again")

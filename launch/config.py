@@ -4,9 +4,10 @@ A launch config (configs/launch_*.py) is about machines only; the command that r
 read by `launch.tpu`, `launch.slurm` and `launch.kubernetes`, each of which uses its own group beside the shared fields.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from data.schema import field
+from data.schema import Unused, field
 
 
 @dataclass(frozen=True)
@@ -139,3 +140,51 @@ class LaunchConfig:
     tpu: TpuConfig = field(TpuConfig, "a TPU pod")
     slurm: SlurmConfig = field(SlurmConfig, "a Slurm cluster")
     kubernetes: KubernetesConfig = field(KubernetesConfig, "a Kubernetes cluster")
+
+
+SHARED = {
+    "tpu": ("workdir", "shared_workdir", "source", "commit", "python", "extras", "env", "secrets", "price"),
+    "slurm": ("workdir", "env", "secrets"),
+    "kubernetes": ("workdir", "env", "secrets"),
+}
+"""The fields beside its own group that each launcher reads."""
+
+
+def unused_by(launcher: str) -> Callable[[LaunchConfig], list[Unused]]:
+    """What gives the fields of a launch config that a launcher does not read, by its module's last name."""
+
+    def unused_fields(config: LaunchConfig) -> list[Unused]:
+        others = tuple(
+            name for name in config.__dataclass_fields__ if name not in (launcher, *SHARED[launcher])
+        )
+        found = [Unused(others, f"python -m launch.{launcher} does not read it; leave it out")]
+        if config.source == "archive":
+            because = "config.source='archive' sends the working tree; unset it, or set config.source=commit"
+            found.append(Unused(("commit",), because, ("source",)))
+        if not config.tpu.queued:
+            because = "config.tpu.queued=False waits for nothing; unset it, or set config.tpu.queued=True"
+            found.append(Unused(("tpu.valid_until",), because, ("tpu.queued",)))
+        if not config.tpu.internal_ips:
+            because = "machines have public addresses; unset it, or set config.tpu.internal_ips=True"
+            found.append(Unused(("tpu.iap",), because, ("tpu.internal_ips",)))
+        if not config.slurm.gpus_per_node:
+            because = (
+                "config.slurm.gpus_per_node=0 asks for no GPU; unset it, or set config.slurm.gpus_per_node"
+            )
+            found.append(Unused(("slurm.gpu_type",), because, ("slurm.gpus_per_node",)))
+        if not config.secrets:
+            because = "config.secrets names none that it would hold; unset it, or set config.secrets"
+            found.append(Unused(("slurm.secrets_file",), because, ("secrets",)))
+        return found + _of_kubernetes(config.kubernetes)
+
+    return unused_fields
+
+
+def _of_kubernetes(config: KubernetesConfig) -> list[Unused]:
+    if not config.accelerator:
+        return []
+    gpu = config.accelerator.startswith("nvidia-")
+    names = ("privileged",) if gpu else ("nodes", "gpus_per_node")
+    because = f"config.kubernetes.accelerator={config.accelerator!r} is a {'GPU' if gpu else 'TPU'}; unset it"
+    fields = tuple(f"kubernetes.{name}" for name in names)
+    return [Unused(fields, because, ("kubernetes.accelerator",))]

@@ -15,7 +15,7 @@ from absl import flags
 from data.command_line import parse, run, write_out
 from data.errors import UserError
 from launch import command as commands
-from launch.config import KubernetesConfig, LaunchConfig
+from launch.config import KubernetesConfig, LaunchConfig, unused_by
 from launch.finished import UNFINISHED
 from launch.manifest import dump
 from launch.pods import Machines, machines, pod
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     """Render the manifest of a run; print or write it."""
     own, command = commands.split(argv)
     name, own = commands.take_name(own)
-    config, values = parse(LaunchConfig, own, _flags)
+    config, values = parse(LaunchConfig, own, _flags, unused=unused_by("kubernetes"))
     text = render(name, command, config, os.environ)
     if values.out:
         write_out(values.out, text, "--out")

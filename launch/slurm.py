@@ -16,7 +16,7 @@ from absl import flags
 from data.command_line import parse, run, write_out
 from data.errors import UserError
 from launch import command as commands
-from launch.config import LaunchConfig, SlurmConfig
+from launch.config import LaunchConfig, SlurmConfig, unused_by
 from launch.finished import UNFINISHED
 from launch.variables import check_names
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     """Render the script of a job; print, write or submit it."""
     own, command = commands.split(argv)
     name, own = commands.take_name(own)
-    config, values = parse(LaunchConfig, own, _flags)
+    config, values = parse(LaunchConfig, own, _flags, unused=unused_by("slurm"))
     script = render(name, command, config)
     if not values.out and not values.submit:
         print(script, end="")

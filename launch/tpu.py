@@ -20,7 +20,7 @@ from data.errors import UserError
 from launch import checks
 from launch.archive import Archive, make_archive
 from launch.command import split, take_words
-from launch.config import LaunchConfig
+from launch.config import LaunchConfig, unused_by
 from launch.dry_run import DryRunner
 from launch.following import Follower
 from launch.gcloud import Gcloud
@@ -255,7 +255,7 @@ def main(argv: Sequence[str]) -> int:
     fields = [argument for argument in rest[1:] if argument.startswith("--config")]
     if not any(argument.lstrip("-").split("=")[0] == "config" for argument in rest[1:]):
         rest.insert(1, f"--config={ROOT / DEFAULT_CONFIG}")
-    config, values = parse(LaunchConfig, rest, _flags)
+    config, values = parse(LaunchConfig, rest, _flags, unused=unused_by("tpu"))
     hosts = checks.check_machines(config).hosts * config.tpu.slices
     if command and verb not in ("up", "run", "ssh"):
         raise UserError(f"{verb} takes no command after --")

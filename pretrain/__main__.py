@@ -10,7 +10,7 @@ from absl import flags
 from etils import epath
 from rich.console import Console
 
-from data.command_line import parse, python
+from data.command_line import python, read
 from data.errors import UserError
 from pretrain import command, fill_mask, processes, report, terminal
 from pretrain.attempt import attempt
@@ -20,6 +20,7 @@ from pretrain.metrics import FILE_NAME as METRICS_FILE
 from pretrain.metrics import read_metrics
 from pretrain.model_card import LOSS_CURVE
 from pretrain.train import Outcome, train
+from pretrain.unused import unused_fields
 from tokenizer.interruptible import signal_of, sigterm_as_ctrl_c
 
 
@@ -37,7 +38,8 @@ def _flags(values: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; the exit status is 0 when the run has finished or has saved itself on a signal."""
-    config, values = parse(PretrainConfig, argv, _flags)
+    line = read(PretrainConfig, argv, _flags, unused=unused_fields)
+    config, values = line.config, line.values
     if not values.workdir:
         raise UserError("no --workdir given: the folder that holds everything of the run")
     if config.distributed:
@@ -47,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     workdir = epath.Path(values.workdir).expanduser()
     try:
         with sigterm_as_ctrl_c():
-            outcome = train(config, workdir, accept_changes=values.accept_changes)
+            outcome = train(config, workdir, accept_changes=values.accept_changes, given=line.given)
     except KeyboardInterrupt as error:
         return processes.end_all(command.stopped("pretrain", signal_of(error), newest_step(workdir), argv))
     if outcome.interrupted:

@@ -1,7 +1,7 @@
 """Every field of a pretraining config, declared, explained and checked.
 
 A recipe in configs/ sets what differs from these defaults; `--config.a.b=value` sets any of them on the command line.
-`finalize` checks what can be checked before a file is read, and fills in what one field implies for another.
+`pretrain.unused` says which fields have no effect beside others; `pretrain.job.assemble` checks the rest.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class ModelConfig:
     )
     config_file: str = field(
         "",
-        "a transformers config.json (file, folder or hub id) that sets the network, and not the fields below",
+        "a transformers config.json (file, folder or hub id) that gives the network, in place of the fields below",
     )
     vocab_size: int = field(0, "rows of the embedding; 0 takes the tokenizer's size")
     hidden_size: int = field(768, "model width D")
@@ -45,8 +45,13 @@ class ModelConfig:
         "start of the position embedding: sinusoidal gives neighbours like ones, so that context is learned sooner",
         ("normal", "sinusoidal"),
     )
-    hidden_dropout_prob: float = field(0.1, "dropout of embeddings and of each block's output")
-    attention_probs_dropout_prob: float = field(0.1, "dropout of attention weights (the xla attention only)")
+    hidden_dropout_prob: float | None = field(
+        None,
+        "dropout of embeddings and of each block's output; None is the checkpoint's own, 0.1 in a new network",
+    )
+    attention_probs_dropout_prob: float | None = field(
+        None, "dropout of attention weights (the xla attention only); None as above"
+    )
     tie_word_embeddings: bool = field(True, "the head's output matrix is the input embedding")
     attention: str = field(
         "auto",

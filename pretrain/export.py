@@ -11,6 +11,7 @@ from typing import Any
 from absl import flags
 from etils import epath
 
+from data import hints
 from data.errors import UserError
 from data.storage import check_writable, is_remote
 from pretrain import formatting, hub, processes
@@ -178,6 +179,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     try:
         left = values(list(argv))
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(hints.unknown_flag(error.flagname, hints.Names.of(None, values))) from error
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from error
     if len(left) > 1:

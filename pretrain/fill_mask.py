@@ -3,9 +3,9 @@
 Without a text it shows sentences from the run's held-out documents, each with one word blanked out.
 """
 
-import argparse
 import random
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +19,12 @@ from rich.table import Table
 from rich.text import Text
 from tokenizers import Tokenizer
 
+from data.arguments import Arguments
 from data.errors import UserError
 from data.evaluation import evaluation_rows
 from data.schema import build as build_config
+from data.sources.archive import read_lines
+from data.sources.documents import FlawError, decode
 from pretrain import formatting, huggingface, processes, terminal
 from pretrain.checkpoint import restore_params
 from pretrain.config import PretrainConfig
@@ -222,9 +225,24 @@ def _line(candidate: Candidate, answer: str) -> Text:
     return Text(f"{line} ✓", style="green") if candidate.word == answer else Text(line)
 
 
+def _texts_of(path: str) -> list[str]:
+    """The lines of a file or of stdin ('-') that hold a text.
+
+    Raises:
+      UserError: it cannot be read, is not UTF-8, or holds none.
+    """
+    try:
+        lines = [decode(line).strip() for line in (sys.stdin.buffer if path == "-" else read_lines(path))]
+    except FlawError as flaw:
+        raise UserError(f"--file={path}: {flaw}") from None
+    if texts := [line for line in lines if line]:
+        return texts
+    raise UserError(f"--file={path} holds no text")
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m pretrain.fill_mask", description=__doc__)
+    parser = Arguments(prog="python -m pretrain.fill_mask", description=__doc__)
     parser.add_argument("--workdir", help="the folder of a pretraining run")
     parser.add_argument("--model", help="instead: a folder in transformers' format, or a hub id")
     parser.add_argument("--step", default="last", help="which checkpoint of the run: a number, last or best")
@@ -232,7 +250,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "texts", nargs="*", help=f"texts with {MASK}; none shows held-out sentences of the run"
     )
-    arguments = parser.parse_args(argv[1:])
+    parser.add_argument("--file", help="a file with such texts, one a line; - is stdin")
+    arguments = parser.read(argv)
+    if arguments.file:
+        if arguments.texts:
+            raise UserError(
+                f"the text {arguments.texts[0]!r} and --file={arguments.file} are given; leave one of them out"
+            )
+        arguments.texts = _texts_of(arguments.file)
     if bool(arguments.workdir) == bool(arguments.model):
         raise UserError("give either --workdir=DIR (a run) or --model=DIR (a model in transformers' format)")
     if arguments.model and not arguments.texts:

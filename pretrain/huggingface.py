@@ -46,7 +46,8 @@ def encoder_config(model: ModelConfig, vocab_size: int, special: SpecialTokens) 
     """The network that a run's config and tokenizer ask for.
 
     Args:
-      model: the config; where it names a config_file, that file decides every field of the network.
+      model: the config; where it names a config_file, that file decides what the network is, and its dropout where the
+        config sets none.
       vocab_size: tokens of the tokenizer.
       special: its special tokens.
 
@@ -61,7 +62,7 @@ def encoder_config(model: ModelConfig, vocab_size: int, special: SpecialTokens) 
         source = f"{model.config_file} (config.model.config_file)"
     else:
         names = set(SHARED_DEFAULTS) - {"vocab_size"}
-        values = {name: getattr(model, name) for name in names}
+        values = {name: value for name in names if (value := getattr(model, name)) is not None}
         values |= {
             "model_type": model.family,
             "vocab_size": model.vocab_size or vocab_size,
@@ -81,9 +82,15 @@ def encoder_config(model: ModelConfig, vocab_size: int, special: SpecialTokens) 
             f"{source} has pad_token_id={resolved.pad_token_id}, but the tokenizer's padding token is {special.pad};"
             " take a config.json and a tokenizer (config.tokenizer.path) that belong together"
         )
+    dropout = {
+        name: rate
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob")
+        if (rate := getattr(model, name)) is not None
+    }
     with _placed(OURS):
         return dataclasses.replace(
             resolved,
+            **dropout,
             attention=model.attention,
             remat=model.remat,
             scan_unroll=model.scan_unroll,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,14 @@ from data.command_line import differences
 from data.config import DataConfig
 from data.corpus import corpus_fingerprint, count_steps
 from data.errors import UserError
+from data.given import Given, say
 from data.special_tokens import SpecialTokens
 from data.storage import check_readable
-from pretrain import hardware, processes
+from pretrain import hardware, network, processes
 from pretrain.checkpoint import restore_params
 from pretrain.config import PretrainConfig
 from pretrain.feeding import local_rows
-from pretrain.huggingface import encoder_config, load_pretrained
+from pretrain.huggingface import encoder_config, load_pretrained, parse_config, read_config
 from pretrain.masking import MaskingTables
 from pretrain.models import EncoderConfig, Model
 from pretrain.models import build as build_model
@@ -37,12 +38,18 @@ from tokenizer.load import Loaded
 
 logger = logging.getLogger(__name__)
 
+NOTHING_SET = Given()
+
 
 @dataclass(frozen=True)
 class Job:
     """Everything that a run consists of, but its state."""
 
     config: PretrainConfig
+    given: PretrainConfig
+    """The config as it was given, with the fields of the network that it is of."""
+    notes: tuple[str, ...]
+    """What is to be said of the recipe's fields that have no effect."""
     tokenizer: Loaded
     mesh: Mesh
     encoder: EncoderConfig
@@ -94,6 +101,35 @@ def with_origin(config: PretrainConfig, workdir: epath.Path, *, resuming: bool) 
     )
 
 
+def settled_with_origin(
+    config: PretrainConfig,
+    workdir: epath.Path,
+    given: Given,
+    saved: Mapping[str, Any] | None = None,
+    note: Callable[[str], None] = say,
+) -> tuple[PretrainConfig, PretrainConfig]:
+    """The config with what is known of its network, and `with_origin` of it.
+
+    Args:
+      config: the run's config, as given.
+      workdir: the run's folder.
+      given: the fields of the config that were set, and where.
+      saved: the `run` item of the newest checkpoint, where the run goes on.
+      note: told of the recipe's fields that give way to that network.
+
+    Raises:
+      UserError: as `with_origin`, or a field is set that the network which the run is given has otherwise.
+    """
+    originated = with_origin(config, workdir, resuming=saved is not None)
+    if not network.is_given(config):
+        return config, originated
+    file = originated.model.config_file
+    asked = network.with_network(config, given, parse_config(read_config(file), file), note)
+    if saved is not None:
+        originated = network.resumed(originated, saved["config"])
+    return asked, originated
+
+
 def origin_params(job: Job) -> Any:
     """Params of `config.init_from`, as numpy arrays in the model's tree.
 
@@ -106,21 +142,27 @@ def origin_params(job: Job) -> Any:
     return load_pretrained(job.config.init_from, seed=job.config.seed)[1]
 
 
-def assemble(config: PretrainConfig, workdir: epath.Path, saved: Mapping[str, Any] | None) -> Job:
+def assemble(
+    config: PretrainConfig,
+    workdir: epath.Path,
+    saved: Mapping[str, Any] | None,
+    given: Given = NOTHING_SET,
+) -> Job:
     """Check a config and build what it describes; trains the tokenizer where the run has none.
 
     Args:
       config: the run's config, as given.
       workdir: the run's folder.
       saved: the `run` item of the newest checkpoint, where there is one.
+      given: the fields of the config that were set, and where.
 
     Raises:
       UserError: anything in the config that cannot work.
     """
     check_lengths(config)
     check_values(config)
-    given = config
-    config = with_origin(config, workdir, resuming=saved is not None)
+    notes = list(given.notes)
+    asked, config = settled_with_origin(config, workdir, given, saved, notes.append)
     mesh = make_mesh(config.mesh)
     planned = resolve_phases(config, epoch_steps=1)
     length = max(phase.seq_len for phase in planned)
@@ -147,13 +189,15 @@ def assemble(config: PretrainConfig, workdir: epath.Path, saved: Mapping[str, An
     model = build_model(encoder, dtype=config.dtype)
     for phase in planned:
         check_length(phase, encoder, config.model.config_file)
-    epoch_steps = _epoch_steps(given, tokenizer, saved)
+    epoch_steps = _epoch_steps(asked, tokenizer, saved)
     phases = resolve_phases(config, epoch_steps=epoch_steps)
     fingerprints = [corpus_fingerprint(phase.data) for phase in phases]
     schedule = learning_rate_schedule(config.schedule, config.optimizer.learning_rate, phases[-1].stop)
     peak = hardware.peak_flops(mesh.local_devices[0], config.dtype, config.matmul_precision)
     return Job(
         config=config,
+        given=asked,
+        notes=tuple(notes),
         tokenizer=tokenizer,
         mesh=mesh,
         encoder=encoder,

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from absl import flags
 from rich.text import Text
 
-from data.command_line import parse, run, write_out
+from data.command_line import parse, read, run, write_out
 from data.errors import UserError
 from launch.accelerators import parse_topology
 from pretrain.config import PretrainConfig
+from pretrain.unused import unused_fields
 
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",  # nothing runs; the CPU is only where jax feels at home
@@ -60,7 +61,9 @@ def variants(argv: Sequence[str], compared: Sequence[str]) -> dict[str, Pretrain
     recipe = next(
         (part.partition("=")[2] for part in argv if part.lstrip("-").startswith("config=")), "the config"
     )
-    found = {recipe if not compared else "as given": parse(PretrainConfig, argv, _flags)[0]}
+    found = {
+        recipe if not compared else "as given": parse(PretrainConfig, argv, _flags, unused=unused_fields)[0]
+    }
     for variant in compared:
         changes = [part.strip() for part in variant.split(",") if part.strip()]
         wrong = next((part for part in changes if "=" not in part), None)
@@ -70,7 +73,7 @@ def variants(argv: Sequence[str], compared: Sequence[str]) -> dict[str, Pretrain
             )
         overrides = [f"--config.{part.removeprefix('config.')}" for part in changes]
         try:
-            found[variant] = parse(PretrainConfig, [*argv, *overrides], _flags)[0]
+            found[variant] = parse(PretrainConfig, [*argv, *overrides], _flags, unused=unused_fields)[0]
         except UserError as error:
             raise UserError(f"--compare={variant}: {error}") from error
     return found
@@ -79,7 +82,8 @@ def variants(argv: Sequence[str], compared: Sequence[str]) -> dict[str, Pretrain
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
     os.environ.update(ENVIRONMENT)  # before anything imports jax
-    _, values = parse(PretrainConfig, argv, _flags)
+    line = read(PretrainConfig, argv, _flags)
+    values = line.values
     if not values.topology:
         raise UserError("no --topology given: v3-8, v4-32, v5litepod-256 or '2x v5litepod-256', say")
     for name in ("tokens", "price"):
@@ -91,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
     checked = {}
     for name, config in variants(argv, values.compare).items():
         try:
-            checked[name] = planning.check(config, pod, values.tokens)
+            checked[name] = planning.check(config, pod, values.tokens, line.given)
         except UserError as error:
             raise UserError(f"--compare={name}: {error}" if name in values.compare else str(error)) from error
     if values.check:

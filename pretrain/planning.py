@@ -21,6 +21,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from data.errors import UserError
+from data.given import Given
 from data.special_tokens import SpecialTokens
 from launch.accelerators import GIB, TpuSlice
 from pretrain.compiled import Program, read_program
@@ -28,7 +29,7 @@ from pretrain.config import MeshConfig, PretrainConfig
 from pretrain.feeding import abstract_batch
 from pretrain.flops import StepWork
 from pretrain.huggingface import encoder_config
-from pretrain.job import with_origin
+from pretrain.job import NOTHING_SET, settled_with_origin
 from pretrain.masking import MaskingTables, predictions_per_row
 from pretrain.models import EncoderConfig, build
 from pretrain.optimizers import make_optimizer
@@ -130,20 +131,21 @@ class StepPlan:
         return self.phase.global_batch * self.phase.seq_len
 
 
-def check(config: PretrainConfig, pod: Pod, corpus_tokens: float = 0) -> Checked:
+def check(config: PretrainConfig, pod: Pod, corpus_tokens: float = 0, given: Given = NOTHING_SET) -> Checked:
     """Refuse a config that cannot run on a pod, for a reason that shows without a compiler.
 
     Args:
       config: the run.
       pod: where it is to run.
       corpus_tokens: tokens of the corpus, for a run of so many epochs; 0 is not known.
+      given: the fields of the config that were set, and where.
 
     Raises:
       UserError: what is wrong, and what would be right.
     """
     check_lengths(config)
     check_values(config)
-    config = with_origin(config, epath.Path("."), resuming=False)
+    config = settled_with_origin(config, epath.Path("."), given)[1]
     sizes = mesh_sizes(config.mesh, pod.devices, pod.slices)
     steps = math.ceil((config.epochs or 0) * corpus_tokens / (config.global_batch * config.seq_len))
     known = config.epochs is None or steps > 0

@@ -16,6 +16,7 @@ from etils import epath
 from data import schema
 from data.batches import Batch, BatchIterator, open_batches
 from data.errors import UserError
+from data.given import Given
 from pretrain import hardware, huggingface, overview, processes, terminal
 from pretrain import workdir as workdirs
 from pretrain.checkpoint import Checkpointer
@@ -25,7 +26,7 @@ from pretrain.feeding import abstract_batch, to_devices
 from pretrain.flops import StepWork
 from pretrain.heldout import held_out_rows
 from pretrain.interruption import Interruption
-from pretrain.job import Job, assemble, origin_params, process_rows
+from pretrain.job import NOTHING_SET, Job, assemble, origin_params, process_rows
 from pretrain.masking import predictions_per_row
 from pretrain.metrics import MetricWriter
 from pretrain.phases import Phase
@@ -58,13 +59,20 @@ class Outcome:
     """The last value of each metric."""
 
 
-def train(config: PretrainConfig, workdir: epath.Path, *, accept_changes: bool = False) -> Outcome:
+def train(
+    config: PretrainConfig,
+    workdir: epath.Path,
+    *,
+    accept_changes: bool = False,
+    given: Given = NOTHING_SET,
+) -> Outcome:
     """Run the job of `config` in `workdir`, or go on with it where its newest checkpoint stands.
 
     Args:
       config: the run.
       workdir: the run's folder, local or gs://.
       accept_changes: resume although the config differs from the one the run was made with.
+      given: the fields of the config that were set, and where.
 
     Raises:
       UserError: bad config, bad input, or a workdir that holds another run.
@@ -78,15 +86,15 @@ def train(config: PretrainConfig, workdir: epath.Path, *, accept_changes: bool =
                 logger.warning("config.%s changes from %r to %r at step %d", name, old, new, saved["step"])
 
         # ---- tokenizer, mesh, model, optimiser, phases: all checked before anything is compiled -------------
-        job = assemble(config, workdir, saved)
+        job = assemble(config, workdir, saved, given)
         if saved is not None:
             check_network(job, workdir)
             check_fingerprints(job, saved["fingerprints"], accept=accept_changes)
-        origin = provenance(saved, job, config, changed=bool(changes))
+        origin = provenance(saved, job, job.given, changed=bool(changes))
 
         # ---- state, then step by step ---------------------------------------------------------------------
         with jax.set_mesh(job.mesh), jax.default_matmul_precision(config.matmul_precision):
-            return _Trainer(job, workdir, config, checkpointer, origin).run()
+            return _Trainer(job, workdir, job.given, checkpointer, origin).run()
 
 
 class _Trainer:
@@ -145,6 +153,8 @@ class _Trainer:
         """Write what describes the run, and open what reports on it, until `reports` is closed."""
         writer, progress = None, None
         if self._writes:
+            for note in self._job.notes:
+                logger.info("%s", note)
             workdirs.write_config(self._workdir, self._given)
             network = json.dumps(huggingface.config_dict(self._job.encoder), indent=2) + "\n"
             workdirs.write_text(self._workdir / workdirs.MODEL_FILE, network)

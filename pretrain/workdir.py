@@ -15,9 +15,10 @@ from data.errors import UserError
 from data.storage import check_readable, check_writable, is_remote
 from data.storage import write_bytes as write_bytes
 from data.storage import write_text as write_text
-from pretrain import processes
+from pretrain import network, processes
 from pretrain.checkpoint import Checkpointer
 from pretrain.config import PretrainConfig
+from pretrain.unused import unused_fields
 
 MODEL_FILE = "model.json"
 """The network of a run, as a transformers config.json, in its workdir; written before the first checkpoint."""
@@ -37,16 +38,8 @@ SAFE_TO_CHANGE = (
     "data.bad_documents",
 )
 
-# Fields of the model that say how it runs, not what it is.
-HOW_IT_RUNS = (
-    "dropout_prob",
-    ".attention",
-    ".remat",
-    ".scan_unroll",
-    ".initializer_range",
-    ".position_init",
-    ".config_file",
-)
+# Fields that only a run's start reads, beside config.tokenizer.
+START = ("init_from", "model.config_file", "model.initializer_range", "model.position_init")
 
 
 def prepare(workdir: epath.Path) -> None:
@@ -163,12 +156,13 @@ def check_unchanged(
     changed = {
         name: pair
         for name, pair in differences(saved, schema.as_dict(config)).items()
-        if not name.startswith(SAFE_TO_CHANGE)
+        if not name.startswith(SAFE_TO_CHANGE) and not _means_the_same(name, *pair, saved, config)
     }
     for name, (old, new) in changed.items():
-        if name == "data.streams" or (name.startswith("model.") and not name.endswith(HOW_IT_RUNS)):
+        what = _fixed(name)
+        if what:
             raise UserError(
-                f"the network and the streams of a run cannot change: config.{name} was {old!r}, is {new!r}; "
+                f"{what} of a run cannot change: config.{name} was {old!r}, is {new!r}; "
                 "put it back, or start in another --workdir (--config.init_from takes over the weights)"
             )
     if changed and not accept:
@@ -178,3 +172,24 @@ def check_unchanged(
             "Undo the change, set another --workdir, or pass --accept_changes to go on with the new values"
         )
     return changed
+
+
+def _fixed(name: str) -> str:
+    """What of a run a field says that is fixed for its life; empty for fields that may change."""
+    if name.startswith(("init_from", "tokenizer.")) or name in START:
+        return "the start"
+    if name == "data.streams" or name in {f"model.{each}" for each in network.NETWORK}:
+        return "the network and the streams"
+    return ""
+
+
+def _means_the_same(name: str, old: Any, new: Any, saved: Mapping[str, Any], config: PretrainConfig) -> bool:
+    """Whether a field that differs makes no difference: nothing reads it, or what gives the network decides."""
+    group, _, leaf = name.rpartition(".")
+    given = network.is_given(config) and network.is_given(saved)
+    if group == "model" and leaf in network.DROPOUTS:
+        return network.same_dropout(old, new, given=given)
+    if group == "model" and leaf in network.NETWORK and given:
+        return True  # the workdir's model.json decides, and fields that are set are compared with it
+    before = schema.build(PretrainConfig, saved)
+    return any(each.covers(name) for each in (*unused_fields(before), *unused_fields(config)))

@@ -17,8 +17,11 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
 LAUNCHES = sorted(ROOT.glob("configs/launch_*.py"))
 RECIPES = sorted(
-    {*ROOT.glob("configs/*.py")} - {*LAUNCHES, ROOT / "configs/__init__.py", ROOT / "configs/glue.py"}
+    {*ROOT.glob("configs/*.py")}
+    - {*LAUNCHES, *(ROOT / f"configs/{name}.py" for name in ("__init__", "classify", "glue"))}
 )
+FINETUNING = {"classify": " --config.init_from=runs/base", "glue": ":mrpc --config.init_from=runs/base"}
+"""Recipes of fine-tuning, and what their launch line names before the workdir."""
 FIELDS = {"configuration.md": PretrainConfig, "finetuning.md": FinetuneConfig}
 """Pages that list every field of a stage, and are about it alone."""
 
@@ -81,12 +84,23 @@ def test_the_recipe_of_fine_tuning_knows_every_task(task):
     assert (config.task, config.epochs) == (task, 5 if task in ("mrpc", "wnli") else 3)
 
 
-@pytest.mark.parametrize("recipe", [*RECIPES, ROOT / "configs/glue.py"], ids=lambda recipe: recipe.stem)
+def test_the_recipe_for_files_of_ones_own_names_no_task():
+    arguments = ["finetune", f"--config={ROOT}/configs/classify.py", "--config.init_from=runs/base"]
+    config, _ = parse(FinetuneConfig, [*arguments, "--config.data.train=a.csv"], lambda values: None)
+    finetuning.check_values(config)
+    assert (config.task, config.data.source, config.data.train) == ("", "files", "a.csv")
+    assert (config.data.text, config.data.label) == ("text", "label")
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [*RECIPES, *(ROOT / f"configs/{name}.py" for name in FINETUNING)],
+    ids=lambda recipe: recipe.stem,
+)
 def test_every_recipe_opens_with_its_launch_line_and_hardware(recipe):
     opening = recipe.read_text().split('"""')[1]
-    stage, argument = (
-        ("finetune", ":mrpc --config.init_from=runs/base") if recipe.stem == "glue" else ("pretrain", "")
-    )
+    stage = "finetune" if recipe.stem in FINETUNING else "pretrain"
+    argument = FINETUNING.get(recipe.stem, "")
     assert f"python -m {stage} --config=configs/{recipe.name}{argument} --workdir=" in opening
     assert "Hardware:" in opening
 

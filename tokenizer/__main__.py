@@ -10,10 +10,12 @@ from etils import epath
 from data import schema
 from data.command_line import parse, run
 from data.config import DataConfig
+from data.config import unused_fields as unused_of_data
 from data.errors import UserError
-from data.schema import field
+from data.schema import Unused, field
 from data.storage import check_writable, is_remote
 from tokenizer.config import TokenizerConfig
+from tokenizer.config import unused_fields as unused_of_tokenizer
 from tokenizer.ensure import ensure_tokenizer, has_tokenizer, tokenizer_folder
 from tokenizer.interruptible import signal_of, sigterm_as_ctrl_c
 
@@ -22,6 +24,7 @@ from tokenizer.interruptible import signal_of, sigterm_as_ctrl_c
 class TokenizerRunConfig:
     """The part of a pretraining config that decides the tokenizer."""
 
+    init_from: str = field("", "start from this model; its tokenizer is the run's")
     seq_len: int = field(128, "tokens in a row; transformers cuts texts to it (model_max_length)")
     tokenizer: TokenizerConfig = field(TokenizerConfig, "the tokenizer")
     data: DataConfig = field(DataConfig, "the text")
@@ -41,7 +44,11 @@ class TokenizerRunConfig:
 
 def main(argv: Sequence[str]) -> int:
     """Train, or say that there is nothing to do."""
-    config, values = parse(TokenizerRunConfig, argv, _define_flags, partial=True)
+    config, values = parse(TokenizerRunConfig, argv, _define_flags, partial=True, unused=_unused_fields)
+    if config.init_from and not config.tokenizer.path:
+        raise UserError(
+            f"config.init_from={config.init_from!r} brings its tokenizer: there is none to train ahead of the run"
+        )
     if not values.workdir:
         raise UserError("no --workdir given; for example --workdir=runs/quickstart")
     workdir = epath.Path(values.workdir).expanduser()
@@ -62,6 +69,10 @@ def main(argv: Sequence[str]) -> int:
     else:
         print(f"{folder} now holds a tokenizer of {loaded.vocab_size:,} tokens")
     return 0
+
+
+def _unused_fields(config: TokenizerRunConfig) -> list[Unused]:
+    return [*unused_of_tokenizer(config.tokenizer), *unused_of_data(config.data)]
 
 
 def _define_flags(values: flags.FlagValues) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from data.schema import field
+from data.schema import Unused, field
 
 
 @dataclass(frozen=True)
@@ -17,3 +17,15 @@ class TokenizerConfig:
     sample_documents: int = field(0, "train on at most this many documents; 0 takes all")
     nfc: bool = field(False, "normalise text to Unicode NFC first")
     add_prefix_space: bool = field(False, "treat the first word of a text as if a space stood before it")
+
+
+TRAINING = ("vocab_size", "min_frequency", "sample_documents", "nfc", "add_prefix_space")
+"""Fields of `config.tokenizer` that say how one is trained."""
+
+
+def unused_fields(config: TokenizerConfig) -> list[Unused]:
+    """The fields that nothing reads: how to train a tokenizer, where there is one."""
+    if not config.path:
+        return []
+    because = f"config.tokenizer.path={config.path!r} names a tokenizer that is made; unset one of the two"
+    return [Unused(tuple(f"tokenizer.{name}" for name in TRAINING), because, ("tokenizer.path",))]

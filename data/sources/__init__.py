@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from data import config as data_config
 from data.config import SourceConfig
 from data.errors import UserError
 from data.source import Source
 from data.sources.documents import check_filters
 
-READERS = {"path": ("files", "oscar"), "mix": ("mix",)}
+READERS = {name: data_config.READERS[name] for name in ("path", "mix")}
 """Fields that say where text lies, and the sources that read them; beside another source they would be passed over."""
 
 

@@ -146,7 +146,7 @@ def test_flags_of_the_command_are_parsed(config_file):
         ),
         (
             "--fp16",
-            "--fp16 is not a flag; --help lists the flags and fields there are (docs/migrating.md has",
+            "--fp16 is not a flag; did you mean --config.dtype=bfloat16?",
         ),
         ("steps=3", "unexpected argument 'steps=3'; overrides are written --config.field=value"),
     ],

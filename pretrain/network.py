@@ -1,0 +1,114 @@
+"""The network of a run that a checkpoint or a config.json gives, and what `config.model` may set beside it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from data.errors import UserError
+from data.given import Given, settled
+from data.schema import Unused
+from pretrain.config import ModelConfig, PretrainConfig
+from pretrain.models import EncoderConfig
+
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+"""Fields of config.model that may differ from what gives the network: None is its own."""
+HOW_IT_RUNS = ("attention", "remat", "scan_unroll")
+"""Fields of config.model that no checkpoint has."""
+START = ("config_file", "position_init")
+"""Fields of config.model that are of a new network only, and not of what it is."""
+NETWORK = tuple(
+    field.name
+    for field in dataclasses.fields(ModelConfig)
+    if field.name not in (*DROPOUTS, *HOW_IT_RUNS, *START)
+)
+"""Fields of config.model that say what the network is."""
+
+
+def is_given(config: PretrainConfig | Mapping[str, Any]) -> bool:
+    """Whether the network comes from elsewhere than config.model's own fields; also of a config as nested dicts."""
+    if isinstance(config, PretrainConfig):
+        return bool(config.init_from or config.model.config_file)
+    return bool(config.get("init_from") or config["model"].get("config_file"))
+
+
+def with_network(
+    config: PretrainConfig, given: Given, network: EncoderConfig, note: Callable[[str], None]
+) -> PretrainConfig:
+    """The config with the fields of the network that it is given, so that it says what is trained.
+
+    Args:
+      config: a config whose network comes from `init_from` or `model.config_file`.
+      given: the fields that were set, and where; one of a recipe gives way to a start that the command line names.
+      network: what that start describes.
+      note: told of the recipe's fields that give way.
+
+    Raises:
+      UserError: a field that is set says otherwise.
+    """
+    file, start = config.model.config_file, config.init_from
+    source = f"config.model.config_file={file!r}" if file else f"config.init_from={start!r}"
+    by = "model.config_file" if file else "init_from"
+    theirs: dict[str, Any] = {
+        name: getattr(network, name, None) if name != "family" else _family(network) for name in NETWORK
+    }
+
+    def unused(config: PretrainConfig) -> list[Unused]:
+        return [
+            Unused(
+                (f"model.{name}",),
+                f"{source} gives the network, which has {name}={value!r}; unset one of the two",
+                (by,),
+            )
+            for name, value in theirs.items()
+            if getattr(config.model, name) != value
+            and not (name == "vocab_size" and not config.model.vocab_size)
+        ]
+
+    settled(config, given, unused, lambda _: None)
+    others = [
+        f"config.model.{name}={getattr(config.model, name)!r} is {theirs[name]!r}"
+        for each in unused(config)
+        for name in theirs
+        if each.covers(f"model.{name}") and given.level(f"model.{name}")
+    ]
+    if others:
+        note(f"{source} gives the network; of the recipe, {', '.join(others)}")
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **theirs))
+
+
+def _family(network: EncoderConfig) -> str:
+    return "roberta" if network.is_roberta else network.model_type
+
+
+def resumed(config: PretrainConfig, saved: Mapping[str, Any]) -> PretrainConfig:
+    """The config of a run that goes on with a network that it was given: a dropout is set only where it has changed.
+
+    What did not change is in the workdir's model.json, whatever of it the run began with.
+
+    Raises:
+      UserError: a dropout that was set is unset, so that its value is not known.
+    """
+    changed: dict[str, Any] = {}
+    for name in DROPOUTS:
+        was, now = saved["model"].get(name), getattr(config.model, name)
+        if now is None and was not in (None, OLD_DEFAULT):
+            raise UserError(
+                f"config.model.{name} was {was!r} and is not set now; set it to what it should be from here on"
+            )
+        changed[name] = None if was == now else now
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **changed))
+
+
+OLD_DEFAULT = 0.1
+"""What a dropout that was not set is in the configs of earlier runs."""
+
+
+def same_dropout(was: Any, now: Any, *, given: bool) -> bool:
+    """Whether two values of a dropout's field, of a checkpoint and of a config, mean the same.
+
+    Args:
+      was: the checkpoint's.
+      now: the config's; None is the network's own.
+      given: whether the network comes from elsewhere, so that its own may be any.
+    """
+    return (was, now) == (OLD_DEFAULT, None) or (not given and (was, now) == (None, OLD_DEFAULT))

@@ -1,0 +1,110 @@
+"""A field that is set acts, gives way to a later setting with a note, or is refused in one line."""
+
+import dataclasses
+
+import pytest
+
+from data.config import DataConfig, SourceConfig
+from data.config import unused_fields as unused_of_data
+from data.errors import UserError
+from data.given import DEFAULT, LINE, RECIPE, Given, settled
+from data.schema import Unused, field
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    kind: str = field("a", "the kind")
+    size: int = field(4, "of kind b")
+    name: str = field("", "of kind b")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    group: Group = field(Group, "a group")
+    steps: int = field(3, "steps")
+
+
+def unused(config):
+    because = "config.group.kind='a' does not read it; unset it"
+    return (
+        [Unused(("group.size", "group.name"), because, ("group.kind",))] if config.group.kind == "a" else []
+    )
+
+
+def given(recipe=(), line=()):
+    return Given(frozenset(recipe), frozenset(line))
+
+
+def test_where_a_field_is_set_is_known_of_groups_and_lists_too():
+    where = given(["data.name", "phases[0].steps"], ["data.mix[1].path", "steps"])
+    assert [where.level(path) for path in ("data.name", "phases", "seed")] == [RECIPE, RECIPE, DEFAULT]
+    assert [where.level(path) for path in ("data", "data.mix[1].path", "steps")] == [LINE, LINE, LINE]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "line"),
+    [
+        (["group.size"], []),
+        ([], ["group.size"]),
+        (["group.kind"], ["group.size"]),
+        (["group.kind", "group.size"], []),
+        ([], ["group.kind", "group.size"]),
+    ],
+    ids=["a recipe's", "a line's", "after the reason", "both in the recipe", "both on the line"],
+)
+def test_a_field_without_effect_is_refused(recipe, line):
+    with pytest.raises(UserError) as error:
+        settled(Config(Group(size=9)), given(recipe, line), unused)
+    assert str(error.value) == (
+        "config.group.size=9 has no effect: config.group.kind='a' does not read it; unset it"
+    )
+
+
+def test_a_field_of_the_recipe_gives_way_to_what_the_command_line_sets():
+    notes = []
+    config = settled(
+        Config(Group(size=9), 5), given(["group.size", "steps"], ["group.kind"]), unused, notes.append
+    )
+    assert config == Config(Group(), 5)
+    assert notes == [
+        "without effect in the recipe: config.group.size=9; config.group.kind='a' does not read it"
+    ]
+
+
+def test_a_field_that_acts_or_is_set_to_nothing_is_let_be():
+    for config, line in (
+        (Config(Group(kind="b", size=9)), ["group.size", "group.kind"]),
+        (Config(Group(name="")), ["group.name"]),
+        (Config(Group(size=9)), []),
+    ):
+        assert settled(config, given([], line), unused) == config
+
+
+def test_what_a_command_does_not_read_is_refused_on_its_command_line_alone():
+    def unread(config):
+        return [Unused(("group",), "this command does not read it; leave it out")]
+
+    assert settled(Config(Group(size=9)), given(["group.size"]), unread) == Config()
+    with pytest.raises(
+        UserError, match=r"config\.group\.size=9 has no effect: this command does not read it"
+    ):
+        settled(Config(Group(size=9)), given([], ["group.size"]), unread)
+
+
+def test_a_field_of_a_member_of_a_list_gives_way():
+    mix = (SourceConfig(source="files", path="a", name="b"),)
+    config = DataConfig(source="mix", mix=mix, text_field="body")
+    where = given(["mix[0].name", "text_field", "mix[0].path"], ["mix[0].source", "source"])
+
+    def unused_here(config):
+        return [
+            dataclasses.replace(
+                each,
+                fields=tuple(name.removeprefix("data.") for name in each.fields),
+                by=tuple(name.removeprefix("data.") for name in each.by),
+            )
+            for each in unused_of_data(config)
+        ]
+
+    changed = settled(config, where, unused_here, lambda note: None)
+    assert changed == DataConfig(source="mix", mix=(SourceConfig(source="files", path="a"),))
