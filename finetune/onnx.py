@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from data.errors import UserError
+from pretrain.huggingface import parse_config
 
 FILE_NAME = "model.onnx"
 SUFFIX = "ForSequenceClassification"
@@ -36,7 +37,8 @@ def export_onnx(model_dir: str | os.PathLike[str], out: str | os.PathLike[str] |
 
     Its inputs are `input_ids`, `attention_mask` and, where the model has more than one token type, `token_type_ids`,
     each int64 [batch, sequence]; its output is `logits`, float32 [batch, C]. Both axes are free, the second up to the
-    model's number of positions. Weights of more than a GiB are in model.onnx.data beside it.
+    longest row that the model has positions for (512 of RoBERTa's 514). Weights of more than a GiB are in
+    model.onnx.data beside it.
 
     Args:
       model_dir: a local folder that AutoModelForSequenceClassification loads.
@@ -169,7 +171,7 @@ def _export(model: Any, file: Path) -> None:
     import torch
 
     config = model.config
-    longest = config.max_position_embeddings
+    longest = parse_config(config.to_dict(), "config.json").max_length
     length = min(EXAMPLE_LENGTH, longest)
     ids = torch.zeros((2, length), dtype=torch.int64)
     mask = torch.ones((2, length), dtype=torch.int64)

@@ -83,6 +83,27 @@ def test_inputs_and_output_are_named_with_free_axes(exported: Path):
     }
 
 
+@pytest.mark.parametrize(
+    ("case", "fields", "longest"),
+    [
+        ("roberta", {}, 18),
+        ("camembert", {"pad_token_id": 4}, 15),
+        ("xlm_roberta", {}, 18),
+        ("bert", {}, 20),
+        ("modernbert", {}, 20),
+    ],
+)
+def test_rows_may_be_as_long_as_there_are_positions(
+    tmp_path: Path, case: str, fields: dict[str, int], longest: int, monkeypatch: pytest.MonkeyPatch
+):
+    axes = []
+    monkeypatch.setattr("torch.onnx.export", lambda *_, dynamic_shapes, **__: axes.append(dynamic_shapes))
+    onnx_module._export(random_model(case, tmp_path, **fields), tmp_path / FILE_NAME)
+    assert {shape[1].max for shape in axes[0].values()} == {longest}
+    model = load_encoder_for_classification(str(tmp_path), LABELS)
+    assert model.classifier.encoder.config.max_length == longest
+
+
 def test_token_types_left_out_are_zeros_and_a_row_of_padding_is_finite(exported: Path):
     tokens, mask, _ = rows((2, 9))
     classifier = OnnxClassifier(exported)
