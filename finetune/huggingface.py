@@ -123,7 +123,7 @@ def _read(published: Published, classifier: Classifier, head: Params) -> tuple[P
     """Params of a checkpoint, its head's modules where it has them, and the names of those it has not."""
     config, where = classifier.encoder.config, published.source
     family = family_of(config)
-    state = with_current_names(family, published.state)
+    state = with_current_names(config, published.state)
     wanted = classifier.tensors()
     heads = [tensor for tensor in wanted if tensor.path[0] == "head"]
     kept = {tensor.path[1] for tensor in heads if tensor.name in state}
@@ -135,8 +135,9 @@ def _read(published: Published, classifier: Classifier, head: Params) -> tuple[P
 
 
 def _is_task(published: Published) -> bool:
-    classes = published.values.get("architectures") or []
-    return any(str(name).endswith(TASK_CLASS) for name in classes)
+    """Whether its class is that of a classifier, or one that does not say what it is for."""
+    classes = [str(name) for name in published.values.get("architectures") or []]
+    return any(name.endswith(TASK_CLASS) for name in classes) or not any("For" in name for name in classes)
 
 
 def _fits(head: Sequence[Tensor], state: Mapping[str, np.ndarray]) -> bool:

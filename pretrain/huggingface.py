@@ -20,9 +20,9 @@ from data.errors import UserError
 from data.special_tokens import SpecialTokens
 from pretrain.config import ModelConfig
 from pretrain.models import EncoderConfig, Params
-from pretrain.models.families import FAMILIES, SHARED_DEFAULTS, family_of
+from pretrain.models.families import FAMILIES, SHARED_DEFAULTS, Family, family_of
 from pretrain.models.layers import ACTIVATIONS
-from pretrain.models.names import from_state_dict, to_state_dict
+from pretrain.models.names import as_stored, from_state_dict, to_state_dict
 from tokenizer import hub
 from tokenizer.load import load as load_tokenizer
 
@@ -31,7 +31,12 @@ OURS = "config.model"
 """Where a network is set that no config.json describes."""
 
 # Fields of config.json that would make another network of it, and the one value of each that does not.
-_FIXED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
+_FIXED = {
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "quantization_config": None,
+}
 
 _DTYPES = {
     "F64": np.float64,
@@ -115,6 +120,7 @@ def parse_config(values: Mapping[str, Any], where: str) -> EncoderConfig:
     for name, value in _FIXED.items():
         if values.get(name, value) not in (value, None):
             raise UserError(f"{where} has {name}={values[name]!r}; only {value!r} is known")
+    values = _without_aliases(family, values, where)
     fields = {
         name: checked(values, family.key(name), default, where) for name, default in family.defaults.items()
     }
@@ -125,6 +131,18 @@ def parse_config(values: Mapping[str, Any], where: str) -> EncoderConfig:
     with _placed(where):
         resolved = family.resolve(fields, values, where)
         return EncoderConfig(model_type=model_type, **resolved, **family.constants)
+
+
+def _without_aliases(family: Family, values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """A config.json with each field by one name, where transformers knows it by two."""
+    given = dict(values)
+    for alias in family.aliases & set(values):
+        key, value = family.key(alias), given.pop(alias)
+        if given.setdefault(key, value) != value:
+            raise UserError(
+                f"{where} has {alias}={value!r} and {key}={given[key]!r}, which are the same field"
+            )
+    return given
 
 
 @contextlib.contextmanager
@@ -258,7 +276,8 @@ def load_pretrained(source: str | epath.PathLike, *, seed: int = 0) -> tuple[Enc
     found = read_published(source)
     with _placed(found.source):
         found.config.require_masked_lm()
-    return found.config, from_state_dict(found.config, found.state, found.source, seed=seed)
+    config = as_stored(found.config, found.state, found.source)
+    return config, from_state_dict(config, found.state, found.source, seed=seed)
 
 
 def _read_weights(folder: epath.Path, source: str) -> dict[str, np.ndarray]:

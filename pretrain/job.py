@@ -139,7 +139,13 @@ def origin_params(job: Job) -> Any:
     origin = epath.Path(job.config.init_from).expanduser()
     if is_workdir(origin):
         return restore_params(origin)[0]
-    return load_pretrained(job.config.init_from, seed=job.config.seed)[1]
+    encoder, params = load_pretrained(job.config.init_from, seed=job.config.seed)
+    if encoder.tie_word_embeddings != job.encoder.tie_word_embeddings:
+        raise UserError(
+            f"config.init_from={job.config.init_from!r} holds a word embedding and an output matrix that differ; set"
+            " tie_word_embeddings to false in its config.json"
+        )
+    return params
 
 
 def assemble(

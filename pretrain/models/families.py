@@ -26,9 +26,11 @@ class Family:
     head: Mapping[str, str] = field(default_factory=dict)
     """Our modules of the masked-language-model head and their full names."""
     decoder: str = ""
-    """The full name of that head's output matrix and, tied or not, bias."""
+    """The full name of the output matrix of transformers' masked-language-model head and, tied or not, bias."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Our fields that its config.json calls something else."""
+    aliases: frozenset[str] = frozenset()
+    """Those of them that transformers reads by our name too."""
     constants: Mapping[str, Any] = field(default_factory=dict)
     """Our fields that are the same in all of its models."""
     first_layer_lacks: frozenset[str] = frozenset()
@@ -153,6 +155,7 @@ FAMILIES: Mapping[str, Family] = {
             {**SHARED_DEFAULTS, **_BERT_IDS, "num_hidden_layers": 6}, "type_vocab_size", "layer_norm_eps"
         ),
         modules=_DISTILBERT_MODULES,
+        decoder="vocab_projector",
         renamed={
             "hidden_size": "dim",
             "num_hidden_layers": "n_layers",
@@ -162,6 +165,7 @@ FAMILIES: Mapping[str, Family] = {
             "hidden_dropout_prob": "dropout",
             "attention_probs_dropout_prob": "attention_dropout",
         },
+        aliases=frozenset({"hidden_size", "num_hidden_layers", "num_attention_heads"}),
         constants={"type_vocab_size": 0, "layer_norm_eps": 1e-12},
     ),
     "electra": Family(
@@ -176,6 +180,7 @@ FAMILIES: Mapping[str, Family] = {
             "intermediate_size": 1024,
         },
         modules={**_BERT_MODULES, "embeddings/projection": "embeddings_project"},
+        decoder="generator_lm_head",
     ),
     "modernbert": Family(
         classes="ModernBert",
@@ -194,6 +199,7 @@ FAMILIES: Mapping[str, Family] = {
             "eos_token_id": 50282,
         },
         modules=_MODERNBERT_MODULES,
+        decoder="decoder",
         renamed={
             "hidden_act": "hidden_activation",
             "layer_norm_eps": "norm_eps",

@@ -34,11 +34,15 @@ def with_own_fields(fields: Mapping[str, Any], values: Mapping[str, Any], where:
       where: the file, for messages.
 
     Raises:
-      UserError: kinds of layers, or a rotation, that are not known.
+      UserError: kinds of layers, or a rotation, that are not known; two fields that do not fit each other.
     """
     kinds = _kinds(fields, values, where)
     thetas = {kind: _theta(kind, fields, values, where) for kind in (GLOBAL, LOCAL)}
     half = fields["local_attention"] // 2
+    head_width = fields["hidden_size"] // max(fields["num_attention_heads"], 1)
+    for name, only in (("sliding_window", half), ("head_dim", head_width)):
+        if values.get(name) not in (None, only):
+            raise UserError(f"{where}: {name}={values[name]!r}, but by its other fields it is {only}")
     if half < 1:
         raise UserError(f"{where}: local_attention={fields['local_attention']} should be 2 or more")
     own = ModernBertFields(
@@ -75,9 +79,10 @@ def _theta(kind: str, fields: Mapping[str, Any], values: Mapping[str, Any], wher
     rope = (values.get("rope_parameters") or {}).get(kind) or {}
     scaling = values.get("rope_scaling") or {}
     for name, value in (("rope_parameters", rope), ("rope_scaling", scaling)):
-        if value.get("rope_type", "default") != "default":
-            raise UserError(f"{where}: {name} has rope_type={value['rope_type']!r}; only 'default' is known")
-    theta = rope.get("rope_theta", fields[_OLD_THETAS[kind]])
+        rope_type = value.get("rope_type", value.get("type", "default"))
+        if rope_type != "default":
+            raise UserError(f"{where}: {name} has rope_type={rope_type!r}; only 'default' is known")
+    theta = scaling.get("rope_theta", rope.get("rope_theta", fields[_OLD_THETAS[kind]]))
     if not isinstance(theta, int | float) or theta <= 0:
         raise UserError(f"{where}: rope_theta={theta!r} of {kind} should be a number above 0")
     return float(theta)

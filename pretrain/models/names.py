@@ -143,8 +143,8 @@ def from_state_dict(
 ) -> Params:
     """Params (float32, numpy) of a state dict of the families that pretrain.
 
-    The encoder's prefix may be missing (a bare ...Model), layer norms may be called gamma and beta (old releases), and
-    tensors of other heads are passed over.
+    The encoder's prefix may be missing (a bare ...Model), layer norms may be called gamma and beta (old releases), a
+    tied tensor may have either of its names, and tensors of other heads are passed over.
 
     Args:
       config: the network.
@@ -156,10 +156,10 @@ def from_state_dict(
       UserError: a tensor is missing, unknown, or not of the shape that the config gives it; it is named.
     """
     model, family = _build(config), family_of(config)
-    state = with_current_names(family, state)
+    state = with_current_names(config, state)
     head, decoder = family.head["head"], family.decoder
     bias, decoder_bias = f"{head}.bias", f"{decoder}.bias"
-    if decoder_bias in state and (bias not in state or not config.tie_word_embeddings):
+    if decoder_bias in state:  # where both are there and differ, transformers applies the decoder's
         state[bias] = state[decoder_bias]
     has_head = any(name.startswith(f"{head}.") for name in state)
     wanted = encoder_tensors(model.encoder) + (head_tensors(model) if has_head else [])
@@ -224,8 +224,34 @@ def fill(
         tensor.put(array, params)
 
 
-def with_current_names(family: Family, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A state dict with the names that transformers' classes for tasks give its tensors today."""
+def as_stored(config: EncoderConfig, state: Mapping[str, np.ndarray], where: str) -> EncoderConfig:
+    """The network of a state dict, whatever its config.json says of tied weights.
+
+    Where the word embedding and the head's output matrix are both stored and differ, transformers does not tie them.
+
+    Args:
+      config: the network by its config.json.
+      state: names to arrays.
+      where: the file or folder, for the warning.
+    """
+    word, decoder = _tied_names(family_of(config))
+    state = with_current_names(config, state)
+    if not config.tie_word_embeddings or not {word, decoder} <= set(state):
+        return config
+    if np.array_equal(state[word], state[decoder]):
+        return config
+    logger.warning(
+        "%s: tie_word_embeddings is true, but %s and %s differ; they are read as two", where, word, decoder
+    )
+    return dataclasses.replace(config, tie_word_embeddings=False)
+
+
+def with_current_names(config: EncoderConfig, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A state dict with the names that transformers' classes for tasks give its tensors today.
+
+    A word embedding that is stored as the output matrix it is tied to, and by that name alone, is there by its own.
+    """
+    family = family_of(config)
     parts = {name.split(".")[0] for name in (*family.modules.values(), "pooler")}
 
     def current(name: str) -> str:
@@ -234,7 +260,16 @@ def with_current_names(family: Family, state: Mapping[str, np.ndarray]) -> dict[
                 name = name.removesuffix(old) + new
         return f"{family.base}.{name}" if name.split(".")[0] in parts else name
 
-    return {current(name): array for name, array in state.items()}
+    named = {current(name): array for name, array in state.items()}
+    word, decoder = _tied_names(family)
+    if config.tie_word_embeddings and word not in named and decoder in named:
+        named[word] = named[decoder]
+    return named
+
+
+def _tied_names(family: Family) -> tuple[str, str]:
+    """The names of the word embedding and of the output matrix that may be tied to it."""
+    return f"{family.full_name('embeddings/word')}.weight", f"{family.decoder}.weight"
 
 
 def _fresh_head(model: Model, seed: int) -> Params:

@@ -27,6 +27,13 @@ def test_modernbert_is_read_as_older_releases_wrote_it_too():
     assert old.modernbert.thetas == (500.0, 50.0, 500.0, 50.0, 500.0)
 
 
+def test_a_theta_in_rope_scaling_is_that_of_all_layers():
+    values = {**OLD_MODERNBERT, "rope_scaling": {"rope_type": "default", "rope_theta": 7.0}}
+    theirs = transformers.AutoConfig.for_model(**values).rope_parameters
+    assert {kind["rope_theta"] for kind in theirs.values()} == {7.0}
+    assert set(parse_config(values, "here").modernbert.thetas) == {7.0}
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -41,6 +48,12 @@ def test_modernbert_is_read_as_older_releases_wrote_it_too():
             {"rope_scaling": {"rope_type": "yarn"}},
             "rope_scaling has rope_type='yarn'; only 'default' is known",
         ),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2.0}},
+            "rope_scaling has rope_type='linear'; only 'default' is known",
+        ),
+        ({"sliding_window": 3}, "sliding_window=3, but by its other fields it is 64"),
+        ({"head_dim": 32}, "head_dim=32, but by its other fields it is 64"),
         ({"hidden_size": 36}, "hidden_size=36 should be a multiple of twice num_attention_heads=12"),
     ],
 )
