@@ -76,12 +76,15 @@ def main(argv: Sequence[str]) -> int:
                 if processes.is_first():
                     print("trained; the best model is evaluated and written", flush=True)
                 found = finish(outcome, workdir)
+            if processes.is_first():
+                _show(found, workdir)
+                if values.push_to_hub:
+                    _push(found, workdir, values.push_to_hub, private=not values.public)
     except KeyboardInterrupt as error:
+        if finished(config, workdir) is not None:
+            command.say_complete("finetune", signal_of(error).name, argv)
+            return processes.end_all(128 + signal_of(error) if values.push_to_hub else 0)
         return processes.end_all(command.stopped("finetune", signal_of(error), newest_step(workdir), argv))
-    if processes.is_first():
-        _show(found, workdir)
-        if values.push_to_hub:
-            _push(found, workdir, values.push_to_hub, private=not values.public)
     return 0
 
 

@@ -58,6 +58,8 @@ def run_benchmark(config: FinetuneConfig, workdir: epath.Path, console: Console)
         if outcome.interrupted:
             return outcome.interrupted
         found[task] = finish(outcome, workdir / task)
+        if outcome.requested and None in found.values():
+            return outcome.requested
     if processes.is_first():
         _close([row_of(results) for results in found.values() if results is not None], workdir, console)
     return ""

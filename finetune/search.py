@@ -176,7 +176,7 @@ class _Search:
         else:
             self.study.tell(trial, value)
         (folder / "checkpoints").rmtree()  # several times the model's size, and of no use any more
-        return outcome.interrupted
+        return outcome.requested if len(self.over) < config.search.trials else ""
 
     def found(self, interrupted: str) -> Found:
         """What the search has come to."""

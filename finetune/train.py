@@ -71,6 +71,8 @@ class Outcome:
     tracking: Tracking
     seconds: float
     """Wall time of training and evaluating, all calls of the run together."""
+    requested: str = ""
+    """The signal that came, also where it came in the last step: no other run should be begun."""
 
     @property
     def params(self) -> Any:
@@ -215,7 +217,8 @@ class _Trainer:
                 self._save(recorder, state, step, time.perf_counter() - begin)
             self._checkpointer.wait()
         signal = "" if self._ended(step) else self._interruption.requested
-        return Outcome(job, state, step, signal, self._tracking, time.perf_counter() - begin)
+        seconds = time.perf_counter() - begin
+        return Outcome(job, state, step, signal, self._tracking, seconds, self._interruption.requested)
 
     def _describe(self, step: int) -> None:
         """Say what is about to be trained: before the first line of the loop comes the first program's compilation."""

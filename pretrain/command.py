@@ -39,6 +39,15 @@ def stopped(module: str, by: signal.Signals, step: int, argv: Sequence[str]) -> 
     return 0 if step else 128 + by
 
 
+def say_complete(module: str, by: str, argv: Sequence[str]) -> None:
+    """Say that a signal came when nothing was left to do but to show it; the first process does."""
+    if processes.is_first():
+        again = shlex.join([python(), "-m", module, *argv[1:]])
+        print(
+            f"{by}: the run is complete. To see what it came to, run the same command:\n  {again}", flush=True
+        )
+
+
 def say_stopped(module: str, by: str, saved: str, argv: Sequence[str]) -> None:
     """Say what stopped a command, what is saved, and which command goes on; the first process does."""
     if processes.is_first():

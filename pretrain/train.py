@@ -140,10 +140,11 @@ class _Trainer:
                 if step < phase.stop and not self._interruption.requested:
                     state, step = self._run_phase(phase, state, step, evaluators[phase.index], reports)
             self._checkpointer.wait()  # while signals are still only noted
-        if step >= self._job.steps:
-            self._note_finished(step)
+            if finished := step >= self._job.steps:
+                self._note_finished(step)
         metrics = dict(self._recorder.last) if self._recorder else {}
-        return Outcome(self._job, state, step, self._interruption.requested, metrics)
+        interrupted = "" if finished else self._interruption.requested
+        return Outcome(self._job, state, step, interrupted, metrics)
 
     def _note_finished(self, step: int) -> None:
         if self._writes:

@@ -145,6 +145,18 @@ def test_positions_of_older_checkpoints_are_in_the_order_of_the_phase_that_read_
     assert stream_states({**run, "step": 11}, ["0", "0", "2"])["0"]["3"]["start"] == [1, 2, 3, False]
 
 
+def test_a_signal_in_the_last_step_leaves_a_finished_run(corpus, tmp_path, monkeypatch):
+    on_devices(monkeypatch, 1)
+    config, workdir = tiny_config(corpus, steps=3, eval={"every": 3}), epath.Path(tmp_path / "run")
+    stop_at(monkeypatch, 3)
+    outcome = train(config, workdir)
+    assert (outcome.step, outcome.interrupted) == (3, "")
+    assert json.loads((workdir / "finished.json").read_text()) == {"step": 3, "steps": 3}
+    assert outcome.metrics["eval/loss"] > 0
+    again = train(config, workdir)
+    assert (again.step, again.interrupted) == (3, "")
+
+
 def test_the_epochs_of_a_run_are_counted_once(corpus, tmp_path, monkeypatch):
     on_devices(monkeypatch, 1)
     first, workdir = epath.Path(tmp_path / "first"), epath.Path(tmp_path / "run")

@@ -157,6 +157,18 @@ def test_a_signal_in_a_task_ends_the_benchmark(folder, tmp_path, monkeypatch):
     assert not (tmp_path / "glue.json").exists()
 
 
+def test_a_signal_in_the_last_step_of_a_task_ends_the_benchmark_after_its_results(
+    folder, tmp_path, monkeypatch
+):
+    done = SimpleNamespace(interrupted="", requested="SIGTERM")
+    monkeypatch.setattr(benchmark, "train", lambda *given: done)
+    finished = []
+    monkeypatch.setattr(benchmark, "finish", lambda outcome, workdir: finished.append(workdir.name) or {})
+    config = config_of(folder, {"task": "rte"}, {"task": "mnli"})
+    assert run_benchmark(config, epath.Path(tmp_path), Console(file=io.StringIO())) == "SIGTERM"
+    assert finished == ["rte"]
+
+
 def test_what_is_missing_of_a_late_task_is_known_before_the_first_is_trained(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "train", lambda *given: pytest.fail("trained"))
     config = config_of(folder, {"task": "rte"}, {"task": "cola"})

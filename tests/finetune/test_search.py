@@ -45,7 +45,7 @@ def read_recipe(path: Path) -> FinetuneConfig:
     return config
 
 
-def scoring(monkeypatch, *trials: list[float]) -> list[FinetuneConfig]:
+def scoring(monkeypatch, *trials: list[float], requested: str = "") -> list[FinetuneConfig]:
     """Have each trial score so much after each epoch, without training; returns the configs of those that are made."""
     made: list[FinetuneConfig] = []
 
@@ -59,7 +59,11 @@ def scoring(monkeypatch, *trials: list[float]) -> list[FinetuneConfig]:
                 break
         history = [{"epoch": float(epoch)}]
         return SimpleNamespace(
-            interrupted="", seconds=1.0, tracking=SimpleNamespace(history=history), value=value
+            interrupted="",
+            requested=requested,
+            seconds=1.0,
+            tracking=SimpleNamespace(history=history),
+            value=value,
         )
 
     monkeypatch.setattr(searching, "train", scored)
@@ -149,6 +153,15 @@ def test_a_signal_ends_the_search_with_what_is_done(task, tmp_path, monkeypatch)
     output = io.StringIO()
     assert run_search(config_of(task), epath.Path(tmp_path), Console(file=output)) == "SIGTERM"
     assert output.getvalue() == ""
+
+
+def test_a_signal_in_the_last_step_of_a_trial_begins_no_other(task, tmp_path, monkeypatch):
+    made = scoring(monkeypatch, [0.5], [0.6], [0.7], requested="SIGTERM")
+    config = config_of(task, trials=2)
+    assert search(config, epath.Path(tmp_path)).interrupted == "SIGTERM"
+    assert len(made) == 1
+    assert search(config, epath.Path(tmp_path)).interrupted == "", "the search is complete"
+    assert len(made) == 2
 
 
 def test_what_is_drawn_lies_in_its_ranges(task, tmp_path, monkeypatch):
