@@ -10,6 +10,8 @@ import json
 import logging
 import os
 import re
+import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -152,6 +154,56 @@ def outage(error: BaseException) -> str:
     if type(error).__module__.split(".")[0] not in ("aiohttp", "gcsfs", "google", "requests"):
         return ""
     return f"a bucket or server failed ({_said(error)}); run the same command again to go on from the last checkpoint"
+
+
+DAMAGE = (
+    ValueError,  # JSON, Unicode, numpy and TensorStore among them
+    LookupError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    FileNotFoundError,
+    NotADirectoryError,
+    IsADirectoryError,
+)
+"""What reading raises where a file, or one that belongs to it, does not hold what it should."""
+PASSING = re.compile(
+    r"(UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|RESOURCE_EXHAUSTED|ABORTED|CANCELLED): "
+)
+"""How TensorStore and XLA begin the message of what says nothing about the content of a file."""
+
+
+def check_damage(error: Exception, what: str) -> None:
+    """Return where an exception in reading `what` shows that its content is damaged; raise where it does not.
+
+    Raises:
+      UserError: a network, a permission or the memory has failed: the file is to be left as it is.
+      Exception: the error itself, where it is neither.
+    """
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    if any(_passes(each) for each in chain):
+        raise UserError(
+            f"{what} cannot be read now ({type(error).__name__}: {_said(error)}); it is left as it is: run the same "
+            "command again when that has passed"
+        ) from error
+    if not any(isinstance(each, DAMAGE) for each in chain):
+        raise error
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether an exception speaks of the way to a file, and not of its content."""
+    return (
+        (isinstance(error, OSError) and not isinstance(error, DAMAGE))
+        or isinstance(error, MemoryError)
+        or bool(outage(error))
+        or PASSING.match(str(error)) is not None
+    )
 
 
 def _said(error: BaseException) -> str:

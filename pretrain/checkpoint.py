@@ -7,6 +7,7 @@ marked as complete; so a killed run leaves whole checkpoints only.
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,10 +18,15 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from data.errors import UserError
-from data.storage import explained, is_remote, move_folder
+from data.storage import check_damage, explained, is_remote, move_folder
 from pretrain import processes
 
 Run = dict[str, Any]
+
+MISMATCH = re.compile(
+    r"tree structures do not match|Requested shape: .* is not compatible with the stored shape"
+)
+"""How Orbax says that a checkpoint is whole, but of another state."""
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +102,7 @@ class Checkpointer:
             try:
                 return self._read_run(step) | {"step": step}
             except Exception as error:  # damage shows itself as errors of many kinds
+                check_damage(error, f"checkpoint {step} in {self._path}")
                 bad[step] = _first_line(error)
         self._refuse_fresh_start(bad)
         return None
@@ -107,7 +114,8 @@ class Checkpointer:
           abstract_state: the state's tree with a jax.ShapeDtypeStruct (shape, dtype, sharding) at each leaf.
 
         Raises:
-          UserError: there are checkpoints but none can be read: never a silent fresh start.
+          UserError: there are checkpoints but none can be read: never a silent fresh start. Or the newest holds other
+            arrays, or cannot be read for a reason that may pass: it is left as it is.
         """
         arguments = ocp.checkpoint_utils.construct_restore_args(abstract_state)
         bad: dict[int, str] = {}
@@ -121,6 +129,12 @@ class Checkpointer:
                     ),
                 )
             except Exception as error:  # damage shows itself as errors of many kinds
+                if MISMATCH.search(str(error)):
+                    raise UserError(
+                        f"checkpoint {step} in {self._path} holds other arrays than the config asks for: put "
+                        "config.model and config.optimizer back as they were, or start in another --workdir"
+                    ) from error
+                check_damage(error, f"checkpoint {step} in {self._path}")
                 bad[step] = _first_line(error)
                 logger.error("checkpoint %d cannot be read, trying the one before: %s", step, bad[step])
                 continue
@@ -202,6 +216,7 @@ def restore_params(workdir: epath.PathLike, step: int | str | None = None) -> tu
         try:
             return checkpointer.params(wanted), checkpointer._read_run(wanted) | {"step": wanted}
         except Exception as error:  # damage shows itself as errors of many kinds
+            check_damage(error, f"checkpoint {wanted} in {workdir}")
             others = [step for step in checkpointer.steps if step != wanted]
             raise UserError(
                 f"checkpoint {wanted} in {workdir} cannot be read ({_first_line(error)}); other steps: {others}"

@@ -6,6 +6,7 @@ One document in hundreds is held out, so to find them is to read much of a corpu
 import io
 import json
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from data.corpus import open_sources
 from data.evaluation import evaluation_rows
 from data.source import Source
 from data.sources import open_source
+from data.storage import check_damage
 from pretrain import processes
 from pretrain.phases import Phase
 from pretrain.workdir import write_bytes
@@ -104,6 +106,7 @@ def _load(file: epath.Path, key: str) -> dict[str, np.ndarray] | None:
                 return {name: kept[name] for name in ARRAYS}
             flaw = "is of another config, tokenizer or corpus"
     except Exception as error:  # damage shows itself as errors of many kinds
+        check_damage(error, os.fspath(file))
         flaw = f"cannot be read ({' '.join(str(error).split()) or type(error).__name__})"
     logger.info("%s %s: the held-out rows are read from the corpus again", file, flaw)
     return None

@@ -92,6 +92,23 @@ def test_rows_of_another_config_tokenizer_or_corpus_are_read_again(
             caplog.clear()
 
 
+def test_a_file_that_cannot_be_read_now_is_left_alone():
+    def read_bytes():
+        raise PermissionError(13, "Permission denied")
+
+    class File(type(epath.Path())):
+        def exists(self):
+            return True
+
+        def read_bytes(self):
+            read_bytes()
+
+    with pytest.raises(
+        UserError, match=r"heldout_0\.npz cannot be read now \(PermissionError: .*left as it is"
+    ):
+        heldout._load(File("/run/heldout_0.npz"), "key")
+
+
 @pytest.mark.parametrize(
     "damage", [lambda whole: b"", lambda whole: whole[:400], lambda whole: b"no archive"]
 )

@@ -13,7 +13,7 @@ import pytest
 from etils import epath
 
 from data.errors import UserError
-from pretrain.checkpoint import restore_params
+from pretrain.checkpoint import Checkpointer, restore_params
 from pretrain.config import MeshConfig
 from pretrain.sharding import make_mesh
 from pretrain.train import train
@@ -175,6 +175,73 @@ def test_a_checkpoint_that_cannot_be_read_is_kept_aside_and_made_anew(finished, 
         np.testing.assert_array_equal(leaf, other)
     with pytest.raises(UserError, match="there is no checkpoint of step 11"):
         restore_params(workdir, 11)
+
+
+PASSING = [
+    ConnectionResetError(104, "Connection reset by peer"),
+    TimeoutError("timed out"),
+    PermissionError(13, "Permission denied"),
+    OSError(5, "Input/output error"),
+    MemoryError(),
+    ValueError("UNAVAILABLE: Error reading 'params' in OCDBT database: CURL error"),
+    jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes"),
+]
+
+
+@pytest.mark.parametrize("error", PASSING, ids=lambda error: type(error).__name__)
+def test_a_passing_fault_stops_the_run_and_leaves_the_checkpoint_alone(error, tmp_path, monkeypatch):
+    checkpointer = Checkpointer(tmp_path, keep=2)
+    for step in (1, 2):
+        checkpointer.save(step, {"x": np.arange(step)}, {"best": None})
+    checkpointer.wait()
+
+    def failing(*arguments, **more):
+        raise Exception("Encountered error while reading array index") from error
+
+    monkeypatch.setattr(checkpointer._manager, "restore", failing)
+    message = r"checkpoint 2 in .* cannot be read now \(.*\); it is left as it is: run the same command again"
+    for read in (checkpointer.read_run, lambda: checkpointer.restore({"x": np.zeros(2, np.int64)})):
+        with pytest.raises(UserError, match=message) as caught:
+            read()
+        assert "\n" not in str(caught.value)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
+    monkeypatch.undo()
+    assert checkpointer.read_run()["step"] == 2
+    checkpointer.close()
+
+
+def test_a_mistake_in_the_program_is_not_taken_for_damage(tmp_path, monkeypatch):
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, {"x": np.zeros(1)}, {"best": None})
+    checkpointer.wait()
+
+    def failing(*arguments, **more):
+        raise RuntimeError("cannot schedule new futures after shutdown")
+
+    monkeypatch.setattr(checkpointer._manager, "restore", failing)
+    with pytest.raises(RuntimeError, match="cannot schedule"):
+        checkpointer.read_run()
+    monkeypatch.undo()
+    checkpointer.close()
+
+
+@pytest.mark.parametrize("wanted", [{"x": (3,)}, {"x": (2,), "y": (1,)}, {"y": (2,)}], ids=str)
+def test_a_checkpoint_of_other_arrays_is_refused_and_left_alone(wanted, tmp_path):
+    checkpointer = Checkpointer(tmp_path, keep=2)
+    for step in (1, 2):
+        checkpointer.save(step, {"x": np.arange(2.0)}, {"best": None})
+    checkpointer.wait()
+    layout = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = {
+        name: jax.ShapeDtypeStruct(shape, np.float32, sharding=layout) for name, shape in wanted.items()
+    }
+    with pytest.raises(
+        UserError, match=r"checkpoint 2 .* holds other arrays than the config asks for"
+    ) as caught:
+        checkpointer.restore(abstract)
+    assert "\n" not in str(caught.value)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
+    checkpointer.close()
 
 
 def test_params_of_a_damaged_checkpoint_are_refused_in_one_line(finished, tmp_path):
