@@ -32,6 +32,7 @@ from pretrain.job import MODEL_FILE, is_workdir
 from pretrain.models import EncoderConfig, Params
 from pretrain.models.families import FAMILIES, family_of
 from pretrain.models.names import BUFFERS, Tensor, empty_params, fill, with_current_names
+from pretrain.publishing import without_paths
 from tokenizer.load import Loaded
 
 logger = logging.getLogger(__name__)
@@ -249,7 +250,7 @@ def _task_config(model_type: str, config: Mapping[str, Any], labels: Sequence[st
     """The config.json of a classifier that started from a checkpoint with this one."""
     names = list(labels) or ["LABEL_0"]
     replaced = ("_name_or_path", "torch_dtype", "num_labels", "auto_map")
-    return {name: value for name, value in config.items() if name not in replaced} | {
+    return {name: value for name, value in without_paths(config).items() if name not in replaced} | {
         "architectures": [f"{FAMILIES[model_type].classes}{TASK_CLASS}"],
         "model_type": model_type,
         "dtype": "float32",

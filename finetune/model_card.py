@@ -8,7 +8,7 @@ from typing import Any
 from finetune.results import score
 from pretrain.config import CardConfig
 from pretrain.markdown import code, escape, front_matter, table
-from pretrain.publishing import hub_id, languages, shown_source
+from pretrain.publishing import hub_id, languages, path_names
 
 MOST_CLASSES = 100
 """Of more classes than this, the card lists the first."""
@@ -135,7 +135,7 @@ def _classes(found: Mapping[str, Any]) -> list[str]:
 def _summary(found: Mapping[str, Any]) -> str:
     origin = base_model(found)
     source = (
-        f"[{origin}](https://huggingface.co/{origin})" if origin else code(shown_source(found["init_from"]))
+        f"[{origin}](https://huggingface.co/{origin})" if origin else code(path_names(found["init_from"]))
     )
     classes = _classes(found)
     does = f"one of {len(classes)} classes" if classes else "a score"
@@ -204,12 +204,10 @@ def _scores(found: Mapping[str, Any]) -> str:
     ]
     for split, values in found.get("tests", {}).items():
         scored = [(metric, score(metric, value)) for metric, value in values.items()]
-        lines += [
-            "",
-            f"On {escape(split)}, which chose nothing:",
-            "",
-            table(("metric", "this model"), scored),
-        ]
+        counts = found.get("test_examples", {}).get(split, {})
+        number = f" ({counts.get('labelled', counts['count']):,} examples)" if counts else ""
+        lines += ["", f"On {escape(split)}{number}, which chose nothing:"]
+        lines += ["", table(("metric", "this model"), scored)]
     if "onnx" in found:
         lines += ["", _exported(found)]
     return "\n".join(lines)
@@ -226,9 +224,11 @@ def _exported(found: Mapping[str, Any]) -> str:
 
 def _data(found: Mapping[str, Any]) -> str:
     lines = []
-    for name, examples in found["examples"].items():
-        official = "" if examples["official"] or not found["task"] else "; not the official set"
+    for name, examples in (found["examples"] | found.get("test_examples", {})).items():
+        labelled = f", {examples['labelled']:,} of them labelled" if "labelled" in examples else ""
+        unofficial = found["task"] and not examples.get("official", True)
         lines.append(
-            f"- {escape(name)}: {examples['count']:,} examples, {escape(examples['origin'])}{official}"
+            f"- {escape(name)}: {examples['count']:,} examples{labelled}, {escape(examples['origin'])}"
+            + ("; not the official set" if unofficial else "")
         )
     return "\n".join(lines)

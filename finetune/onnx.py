@@ -194,6 +194,18 @@ def _export(model: Any, file: Path) -> None:
             dynamo=True,
             verbose=False,
         )
+    _remove_traces(file)
+
+
+def _remove_traces(file: Path) -> None:
+    """Take out where in the exporter's sources, in folders of this machine, each operation comes from."""
+    import onnx
+
+    model = onnx.load(file, load_external_data=False)
+    for graph in (model.graph, *model.functions):
+        for part in (graph, *graph.node, *graph.value_info):
+            del part.metadata_props[:]
+    onnx.save(model, file)
 
 
 @contextlib.contextmanager

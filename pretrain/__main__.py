@@ -25,6 +25,8 @@ from pretrain.unused import unused_fields
 from pretrain.workdir import finished_steps
 from tokenizer.interruptible import signal_of, sigterm_as_ctrl_c
 
+REMEDY = "run the same command again to have it"
+
 
 def _flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
@@ -68,9 +70,9 @@ def _close(outcome: Outcome, workdir: epath.Path) -> None:
     """Show what the run came to, and what to do next."""
     console = terminal.console()
     lines = read_metrics(workdir / METRICS_FILE)
-    attempt("the run's table", lambda: console.print(report.summary(lines)))
-    attempt(LOSS_CURVE, _draw_loss_curve, workdir, console)
-    attempt("the model's guesses", _show_predictions, outcome, workdir, console)
+    attempt("the run's table", lambda: console.print(report.summary(lines)), remedy=REMEDY)
+    attempt(LOSS_CURVE, _draw_loss_curve, workdir, console, remedy=REMEDY)
+    attempt("the model's guesses", _show_predictions, outcome, workdir, console, remedy=REMEDY)
     export = shlex.join([python(), "-m", "pretrain.export", f"--workdir={workdir}", "--out=HF_DIR"])
     console.print(f"to hand it over: {export}", soft_wrap=True)
 

@@ -32,6 +32,7 @@ EXPORTED = re.compile(
     r"merges\.txt|README\.md|" + re.escape(LOSS_CURVE)
 )
 """Names of the files that an export consists of."""
+REMEDY = "export again to have it"
 
 
 def export(
@@ -89,8 +90,7 @@ def export(
             documents=_documents(saved.get("data", {})),
             card=_card(saved["config"], card or CardConfig()),
         )
-        remedy = "everything else is exported; export again to have it"
-        attempt("README.md", lambda: (folder / "README.md").write_text(model_card(facts)), remedy=remedy)
+        attempt("README.md", lambda: (folder / "README.md").write_text(model_card(facts)), remedy=REMEDY)
         save_pretrained(folder, encoder, params, workdir / "tokenizer")
         if folder != out:
             _put_in_place(folder, out)
@@ -104,7 +104,7 @@ def export(
 
 def _write_loss_curve(workdir: epath.Path, folder: epath.Path) -> bool:
     """Draw the loss curve; whether there is one."""
-    attempt(LOSS_CURVE, write_loss_curve, workdir / FILE_NAME, folder / LOSS_CURVE)
+    attempt(LOSS_CURVE, write_loss_curve, workdir / FILE_NAME, folder / LOSS_CURVE, remedy=REMEDY)
     return (folder / LOSS_CURVE).exists()
 
 

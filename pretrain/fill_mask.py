@@ -212,11 +212,13 @@ def prediction_table(examples: Sequence[Cloze], filled: Sequence[Sequence[Sequen
         table.add_column("true word", style="bold", no_wrap=True)
     table.add_column("predicted", no_wrap=True)
     for example, blanks in zip(examples, filled):
-        text = Text("____", style="bold").join(Text(part) for part in example.text.split(MASK))
+        text = Text("____", style="bold").join(
+            Text(part) for part in formatting.one_line(example.text).split(MASK)
+        )
         candidates = Text("\n\n").join(
             Text("\n").join(_line(candidate, example.answer) for candidate in blank) for blank in blanks
         )
-        table.add_row(text, *([Text(example.answer)] if known else []), candidates)
+        table.add_row(text, *([Text(formatting.one_line(example.answer))] if known else []), candidates)
     return table
 
 

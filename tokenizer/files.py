@@ -1,6 +1,8 @@
 """The files of a tokenizer: read from a folder, a bucket or the hub; written all or nothing."""
 
+import json
 from collections.abc import Mapping
+from typing import Any
 
 from etils import epath
 
@@ -11,6 +13,8 @@ from tokenizer import hub
 TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"
+PLACES = ("name_or_path", "_file", "cache_dir")
+"""Ends of the names of fields in which libraries note the folder that a tokenizer was read from."""
 
 
 def read_files(path_or_id: str) -> dict[str, bytes]:
@@ -63,6 +67,22 @@ def _download(hub_id: str) -> dict[str, bytes]:
         except hub.error_types() as error:
             raise hub.explain(error, hub_id, name) from error
     return files
+
+
+def without_places(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The files of a tokenizer, which are published, without the folders that libraries found them in."""
+    cleaned = dict(files)
+    for name in (CONFIG, SPECIAL_TOKENS_MAP):
+        values = json.loads(files.get(name, b"{}"))
+        kept = {field: value for field, value in values.items() if not _is_place(field, value)}
+        if kept != values:
+            cleaned[name] = (json.dumps(kept, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode()
+    return cleaned
+
+
+def _is_place(field: str, value: Any) -> bool:
+    path = isinstance(value, str) and value.startswith(("/", "~/")) and not field.endswith("_token")
+    return path or field.endswith(PLACES)
 
 
 def write_files(out: epath.Path, files: Mapping[str, bytes]) -> None:

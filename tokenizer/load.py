@@ -127,7 +127,7 @@ class Loaded:
         Raises:
           UserError: the folder cannot be written.
         """
-        contents = {**(beside or {}), **self.files}
+        contents = {**(beside or {}), **tokenizer_files.without_places(self.files)}
         if model_max_length is not None:
             config = json.loads(contents[tokenizer_files.CONFIG])
             contents[tokenizer_files.CONFIG] = as_json({**config, "model_max_length": model_max_length})

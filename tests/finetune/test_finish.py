@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from etils import epath
+from huggingface_hub import ModelCard
 from rich.console import Console
 
 from data import schema
@@ -20,6 +21,7 @@ from data.labelled.open import open_labelled
 from data.labelled.tasks import TASKS
 from finetune import __main__ as command
 from finetune import evaluate
+from finetune import finish as finishing
 from finetune.answers import Asked, asked_of, write_answers
 from finetune.finish import finish, finished, scores_of_tests
 from finetune.inference import FACTS_FILE, row_lengths
@@ -331,6 +333,66 @@ def test_longer_rows_than_a_run_has_seen_have_lengths(
     assert row_lengths(max_length, chosen) == expected
 
 
+@pytest.mark.parametrize(
+    ("part", "file"),
+    [("picture", "predictions.png"), ("model_card", "model/README.md")],
+    ids=["picture", "card"],
+)
+def test_a_picture_or_card_that_fails_costs_nothing_and_is_made_by_the_same_command(
+    run: SimpleNamespace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    part: str,
+    file: str,
+):
+    workdir = epath.Path(tmp_path / "run")
+    shutil.copytree(run.workdir / "checkpoints", workdir / "checkpoints")
+
+    def fail(*_, **__):
+        raise ValueError("Expected end of text,\nfound '$'")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(finishing, part, SimpleNamespace(card=fail) if part == "model_card" else fail)
+        assert start(run, workdir) == 0
+    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warning == (
+        f"{file} could not be written: Expected end of text, found '$'; the model and its results are saved; "
+        "run the same command again to have it"
+    )
+    missing = {file, f"model/{file}"} if part == "picture" else {file}
+    whole = contents(run.workdir)
+    assert set(contents(workdir)) == set(whole) - missing
+    assert start(run, workdir) == 0
+    assert contents(workdir).keys() == whole.keys()
+    assert contents(workdir)["predictions.png"] == whole["predictions.png"]
+
+
+def test_a_run_whose_classes_are_mathematics_to_matplotlib_finishes(tmp_path: Path):
+    config = tiny_finetune(tmp_path, epochs=1)
+    for split in ("train", "validation"):
+        file = tmp_path / f"{split}.csv"
+        text = file.read_text().replace(",none\n", ",$$\n").replace(",animal\n", ",$\n")
+        file.write_text(text.replace("\r", ""))
+        assert "$$" in file.read_text()
+    workdir = epath.Path(tmp_path / "run")
+    finish(train(config, workdir), workdir)
+    assert json.loads((workdir / "model" / "config.json").read_text())["id2label"] == {"0": "$", "1": "$$"}
+    assert (workdir / "results.json").exists() and (workdir / "predictions.png").exists()
+
+
+def test_the_card_of_a_finished_run_can_be_given_a_licence(run: SimpleNamespace, tmp_path: Path):
+    workdir = tmp_path / "run"
+    shutil.copytree(run.workdir, workdir)
+    card = workdir / "model" / "README.md"
+    assert "license" not in card.read_text()
+    assert start(run, workdir, "--config.card.license=mit", "--config.card.language=nb,en") == 0
+    data = ModelCard.load(card).data
+    assert (data.license, data.language) == ("mit", ["nb", "en"])
+    with pytest.raises(UserError, match=r"config.card.license='MIT' is no identifier of the hub; write"):
+        start(run, tmp_path / "other", "--config.card.license=MIT")
+
+
 def test_a_complete_run_is_pushed_without_training(run: SimpleNamespace, tmp_path: Path):
     before = contents(run.workdir)
     with PushStub({WRITER}, set()) as stub:
@@ -344,6 +406,8 @@ def test_a_complete_run_is_pushed_without_training(run: SimpleNamespace, tmp_pat
         assert (repository, stub.private) == ("me/animals", {"me/animals"})
         assert message.startswith("train.csv: accuracy ")
         assert set(files) == {path.name for path in (run.workdir / "model").iterdir()}
+        card = stub.repositories["me/animals"]["README.md"].decode()
+        assert 'model="me/animals"' in card, "the folder's own card names the folder"
     assert contents(run.workdir) == before
 
 

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 import transformers
 from etils import epath
+from huggingface_hub import ModelCard
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from data import schema
@@ -22,11 +24,20 @@ from data.errors import UserError
 from data.special_tokens import SpecialTokens
 from pretrain import export as export_module
 from pretrain.checkpoint import Checkpointer
-from pretrain.config import MaskingConfig, ModelConfig, PhaseConfig, PretrainConfig
+from pretrain.config import (
+    CardConfig,
+    MaskingConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PhaseConfig,
+    PretrainConfig,
+)
 from pretrain.export import export, main
 from pretrain.huggingface import config_dict, encoder_config, load_pretrained
 from pretrain.model_card import LOSS_CURVE, CardFacts, model_card
 from pretrain.models import build
+from pretrain.phases import check_values
+from tokenizer.config import TokenizerConfig
 from tokenizer.load import load as load_tokenizer
 
 WORDS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abcdefghijklmnop"]
@@ -336,3 +347,134 @@ def test_the_command_says_where_the_model_is(
 def test_a_command_line_that_is_wrong_is_refused(arguments: list[str], message: str):
     with pytest.raises(UserError, match=message):
         main(["export", *arguments])
+
+
+def test_a_loss_curve_or_card_that_fails_costs_no_export(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def fail(*_):
+        raise ValueError("no font")
+
+    monkeypatch.setattr(export_module, "write_loss_curve", fail)
+    monkeypatch.setattr(export_module, "model_card", fail)
+    export(epath.Path(workdir), epath.Path(tmp_path / "out"))
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "loss_curve.png could not be written: no font; export again to have it",
+        "README.md could not be written: no font; export again to have it",
+    ]
+    assert load_pretrained(tmp_path / "out")[0] == _params(workdir, 20)[0]
+
+
+PRIVATE = ("customers", "acme", "somebody", "bucket", "secret")
+
+
+def test_of_relative_folders_and_addresses_only_the_last_name_is_published():
+    path = "customers/acme-bank/mail/2024.jsonl,~somebody/x.txt,/home/somebody, ./acme/*.txt,https://me:secret@h/a.txt?k=secret"
+    mail = SourceConfig(source="files", path="customers/acme-bank/mail/2024.jsonl")
+    card = _card(
+        data=DataConfig(source="files", path=path, eval_source=mail),
+        tokenizer=TokenizerConfig(path="../acme/tokenizer"),
+        init_from="customers/acme/base/",
+        compilation_cache="/home/somebody/cache",
+    )
+    assert not [word for word in PRIVATE if word in card]
+    assert "2024.jsonl,x.txt,~,*.txt,a.txt" in _data_section(card).splitlines()[0]
+    assert "starting from `base`" in card and "base_model" not in card
+
+
+def test_a_data_set_of_a_local_folder_is_no_id_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "acme" / "mail").mkdir(parents=True)
+    (tmp_path / "acme" / "base").mkdir()
+    member = SourceConfig(source="hub", name="owner/set")
+    local = SourceConfig(source="hub", name="acme/mail")
+    mix = DataConfig(source="mix", mix=(local, member))
+    for data, hub_ids in ((DataConfig(source="hub", name="acme/mail"), None), (mix, ["owner/set"])):
+        card = _card(data=data, init_from="acme/base", tokenizer=TokenizerConfig(path="owner/tokenizer"))
+        assert ModelCard(card).data.datasets == hub_ids
+        assert "acme" not in card and "`hub` `mail`" in card and "'owner/tokenizer'" in card
+    absolute = _card(data=DataConfig(source="hub", name="/home/somebody/mail"))
+    assert "somebody" not in absolute and "datasets" not in absolute
+
+
+def test_which_names_were_folders_is_known_when_they_are_gone():
+    config = dataclasses.replace(
+        CONFIG, data=DataConfig(source="hub", name="acme/mail"), init_from="owner/base"
+    )
+    facts = _facts(config, local=["data.name"])
+    card = model_card(facts)
+    assert "acme" not in card and ModelCard(card).data.base_model == "owner/base"
+
+
+def _facts(config: PretrainConfig, step: int = 20, **more) -> CardFacts:
+    encoder = encoder_config(CONFIG.model, len(WORDS), SpecialTokens(cls=0, sep=2, pad=1, mask=4, unk=3))
+    values = schema.as_dict(config)
+    return CardFacts("name", encoder, build(encoder).count(), values, step, METRICS, "<mask>", False, **more)
+
+
+def test_the_header_is_what_the_hub_reads():
+    card = ModelCard(model_card(_facts(CONFIG, card=CardConfig("no, en", "cc-by-4.0"), documents=1234)))
+    data = card.data
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "fill-mask")
+    assert (data.language, data.license) == (["no", "en"], "cc-by-4.0")
+    assert data.metrics == ["perplexity", "accuracy"]
+    found = {result.metric_type: result.metric_value for result in data.eval_results}
+    assert found == {"perplexity": round(math.exp(2.4375), 4), "accuracy": 0.3125}
+    assert "| held-out, last | 20 | 2.4375 | 31.2% | 11.44 |" in card.text
+    assert f"Seen in training: {20 * 64 * 128:,} tokens" in card.text and "from 1,234 documents" in card.text
+
+
+def test_language_and_licence_are_never_invented():
+    header = _card(data=DataConfig(source="oscar", path="/x/no_meta", subset="no")).split("---")[1]
+    assert "language" not in header and "license" not in header
+
+
+def test_language_and_licence_are_flags_or_fields(workdir: Path, tmp_path: Path):
+    flags = ["export", f"--workdir={workdir}", f"--out={tmp_path / 'out'}"]
+    assert main([*flags, "--language=nb", "--license=apache-2.0"]) == 0
+    data = ModelCard.load(tmp_path / "out" / "README.md").data
+    assert (data.language, data.license) == (["nb"], "apache-2.0")
+    with pytest.raises(UserError, match=r"--language='Norwegian': 'Norwegian' is no language code; write"):
+        main([*flags, "--language=Norwegian", "--overwrite"])
+    with pytest.raises(UserError, match=r"config.card.language='Norsk': .* is no language code"):
+        check_values(dataclasses.replace(CONFIG, card=CardConfig(language="Norsk")))
+
+
+def test_the_snippet_in_the_card_runs(workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    export(epath.Path(workdir), epath.Path(tmp_path / 'it\'s "mine"'))
+    card = (tmp_path / 'it\'s "mine"' / "README.md").read_text()
+    snippet = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
+    monkeypatch.chdir(tmp_path)
+    *before, last = ast.parse(snippet).body
+    names: dict = {}
+    exec(compile(ast.Module(before, []), "card", "exec"), names)
+    answers = eval(compile(ast.Expression(last.value), "card", "eval"), names)
+    assert len(answers) == 5 and answers[0]["score"] <= 1
+
+
+def test_the_card_of_a_run_that_was_changed_makes_each_part_as_it_was(tmp_path: Path):
+    first = dataclasses.replace(CONFIG, global_batch=32, data=DataConfig(source="files", path="acme/a.txt"))
+    second = dataclasses.replace(first, optimizer=OptimizerConfig(learning_rate=5e-4))
+    past = [
+        {"until": 8, "config": schema.as_dict(first), "fingerprints": {"corpus 0": "one"}},
+        {"until": 12, "config": schema.as_dict(second), "fingerprints": {"corpus 0": "one"}},
+    ]
+    card = model_card(_facts(CONFIG, past=past, fingerprints={"corpus 0": "another"}))
+    assert "- after step 8: `config.optimizer.learning_rate` from `0.0003` to `0.0005`\n" in card
+    assert "- after step 12: `config.global_batch` from `32` to `64`\n" in card
+    assert "- after step 12: another corpus 0\n" in card and "acme" not in card
+    tokens = (12 * 32 + 8 * 64) * 128
+    assert f"Seen in training: {tokens:,} tokens" in card
+    recipe = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[1]
+    (tmp_path / "recipe.py").write_text(recipe)
+    for part, config in (("1", first), ("2", second), ("3", CONFIG)):
+        read, _ = parse(
+            PretrainConfig, ["x", f"--config={tmp_path / 'recipe.py'}:{part}"], lambda values: None
+        )
+        assert (read.global_batch, read.optimizer) == (config.global_batch, config.optimizer)
+    commands = [line.split("  ")[0] for line in card.splitlines() if line.startswith("python -m pretrain --")]
+    assert commands == [
+        "python -m pretrain --config=recipe.py:1 --workdir=DIR",
+        "python -m pretrain --config=recipe.py:2 --workdir=DIR --accept_changes",
+        "python -m pretrain --config=recipe.py:3 --workdir=DIR --accept_changes",
+    ]

@@ -1,5 +1,6 @@
 """The run as a whole: what it leaves behind, and how it goes on."""
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -12,9 +13,12 @@ import numpy as np
 import pytest
 from etils import epath
 
+import pretrain.__main__ as command
+from data import schema
 from data.errors import UserError
 from pretrain.checkpoint import Checkpointer, restore_params
-from pretrain.config import MeshConfig
+from pretrain.config import LogConfig, MeshConfig, OptimizerConfig
+from pretrain.export import export
 from pretrain.sharding import make_mesh
 from pretrain.train import train
 from tests.tiny import tiny_config, write_corpus
@@ -326,3 +330,41 @@ def test_sigterm_saves_and_says_how_to_go_on(corpus, tmp_path):
     saved = restore_params(workdir)[1]["step"]
     assert saved > 0
     assert max(line["step"] for line in metrics(epath.Path(workdir))) == saved
+
+
+def test_a_checkpoint_says_what_the_run_was_before_each_change(
+    finished, single, corpus, tmp_path, monkeypatch
+):
+    workdir, _, config = finished
+    copy = epath.Path(tmp_path / "copy")
+    shutil.copytree(workdir, copy)
+    assert {name: restore_params(copy)[1][name] for name in ("past", "local")} == {"past": [], "local": []}
+    longer = dataclasses.replace(
+        config, steps=13, optimizer=OptimizerConfig(learning_rate=1e-3, clip_norm=1.0)
+    )
+    train(longer, copy, accept_changes=True)
+    train(dataclasses.replace(longer, steps=14, log=LogConfig(every=3)), copy, accept_changes=True)
+    run = restore_params(copy)[1]
+    assert [stage["until"] for stage in run["past"]] == [12, 13]
+    assert [stage["config"] for stage in run["past"]] == [schema.as_dict(config), schema.as_dict(longer)]
+    assert run["past"][0]["fingerprints"] == run["fingerprints"]
+    export(copy, epath.Path(tmp_path / "out"))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "- after step 12: `config.optimizer.learning_rate` from `0.01` to `0.001`\n" in card
+    assert "- after step 13: `config.steps` from `13` to `14`\n" in card and "--accept_changes" in card
+
+
+def test_a_picture_or_guesses_that_fail_cost_nothing(finished, single, monkeypatch, caplog, capsys):
+    workdir, _, config = finished
+
+    def fail(*_, **__):
+        raise ValueError("no\nfont")
+
+    monkeypatch.setattr("pretrain.report.write_loss_curve", fail)
+    monkeypatch.setattr("pretrain.fill_mask.held_out_texts", fail)
+    command._close(train(config, workdir), workdir)
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "loss_curve.png could not be written: no font; run the same command again to have it",
+        "the model's guesses could not be written: no font; run the same command again to have it",
+    ]
+    assert "to hand it over: " in capsys.readouterr().out
