@@ -186,7 +186,7 @@ def _class_order(learned: Sequence[str], labels: Sequence[str], source: str) -> 
     order of their ids.
     """
     rows = list(range(len(labels)))
-    if unnamed(learned) or len(learned) != len(labels):
+    if list(learned) != list(labels) and (unnamed(learned) or len(learned) != len(labels)):
         logger.info(
             "the head of %s is kept; it has no names for its classes, which are taken for %s in this order",
             *(source, ", ".join(labels)),
@@ -199,7 +199,7 @@ def _class_order(learned: Sequence[str], labels: Sequence[str], source: str) -> 
             *(source, ", ".join(learned), ", ".join(labels)),
         )
     elif found == rows:
-        logger.info("the head of %s is kept, for it has learned the same classes", source)
+        logger.info("the head of %s has learned these classes, and is taken as it is", source)
     else:
         logger.info(
             "the head of %s is kept, its rows put in the order of the classes: %s, not %s",

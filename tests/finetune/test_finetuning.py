@@ -14,6 +14,7 @@ from etils import epath
 
 from data.errors import UserError
 from finetune.finish import finish
+from finetune.job import assemble
 from finetune.results import results
 from finetune.train import train
 from pretrain.metrics import read_metrics
@@ -52,6 +53,20 @@ def logged(workdir):
     """What a run has logged, but for its speed."""
     lines = read_metrics(workdir / "metrics.jsonl")
     return [{name: value for name, value in line.items() if "per_second" not in name} for line in lines]
+
+
+def test_without_a_validation_file_a_share_of_train_is_evaluated_on(task):
+    config = tiny_finetune(task, data={"validation": ""})
+    job, again = assemble(config), assemble(dataclasses.replace(config, seed=5))
+    assert (len(job.train), len(job.evaluations[0].encoded)) == (46, 4)
+    assert job.fingerprints == again.fingerprints
+    np.testing.assert_array_equal(job.evaluations[0].encoded.tokens, again.evaluations[0].encoded.tokens)
+    with pytest.raises(
+        UserError, match=r"config\.data\.validation is empty and config\.data\.validation_share=0, so"
+    ):
+        assemble(tiny_finetune(task, data={"validation": "", "validation_share": 0.0}))
+    with pytest.raises(UserError, match=r"^config\.data\.train is empty; set it to the files to train on$"):
+        assemble(tiny_finetune(task, data={"train": "", "label_names": ["animal", "none"]}))
 
 
 def test_it_learns_and_its_results_say_so(task, tmp_path):
