@@ -102,6 +102,8 @@ def load_encoder_for_classification(
     elif labels:
         order = _class_order(learned_classes(values, source, len(labels)), labels, source)
         params = params | {"head": params["head"] | {OUT: _in_order(params["head"][OUT], order)}}
+    else:
+        logger.info("the head of %s gives a score, and is taken as it is", source)
     return Start(classifier, params, fresh, values)
 
 

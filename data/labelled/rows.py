@@ -105,5 +105,7 @@ def _label(row: Row, columns: Columns, read_label: ReadLabel) -> Any:
 
 def _id(raw: Any) -> int | str:
     """A whole number as such, however it is spelled."""
+    if isinstance(raw, int):
+        return raw
     value = number_of(str(raw))
     return str(raw) if value is None or value != int(value) else int(value)

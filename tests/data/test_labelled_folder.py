@@ -48,6 +48,17 @@ def test_unbalanced_quotes_stay_and_a_byte_order_mark_and_carriage_returns_go(tm
     assert data.tests["test"].first == ["left"]
 
 
+def test_numbers_of_examples_and_classes_may_be_spelled_as_a_spreadsheet_does(tmp_path):
+    header = "index\tsentence1\tsentence2\tlabel\n"
+    files = {
+        "RTE/train.tsv": header + "7.0\ta\tb\tNot_Entailment\nx8\tc\td\t0.0\n",
+        "RTE/dev.tsv": header + "0\ta\tb\t1\n1\ta\tb\t-\n",
+    }
+    data = folder(write(tmp_path, files), "rte")
+    assert (data.train.ids, data.train.labels.tolist()) == ([7, "x8"], [1, 0])
+    assert (data.evaluations["validation"].ids, data.evaluations["validation"].labels.tolist()) == ([0], [1])
+
+
 def test_cola_has_a_header_in_its_test_file_only(tmp_path):
     write(
         tmp_path,
