@@ -1,7 +1,7 @@
 """The rows that a run evaluates on: the same at every evaluation and on every process."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 import numpy as np
@@ -56,17 +56,9 @@ def evaluation_rows(
     Raises:
       UserError: there is no document to evaluate on.
     """
-    unwanted: Unwanted
-    if config.eval_source is not None:
-        if sources is None:
-            sources = [open_source(config.eval_source, "config.data.eval_source")]
-        weights, unwanted = [1.0], _nothing
-    elif config.eval_fraction == 0:
-        raise _nothing_to_evaluate(config)
-    else:
-        sources = open_sources(config) if sources is None else sources
-        weights = source_weights(config)
-        unwanted = _outside(HeldOut(config.eval_fraction))
+    unwanted = _unwanted(config)
+    sources = _open_evaluated(config) if sources is None else sources
+    weights = [1.0] if config.eval_source else source_weights(config)
     bounds = np.rint(np.cumsum(weights) / np.sum(weights) * max_rows).astype(int).tolist()
     parts, counts = [], Counts()
     with ThreadPoolExecutor(1) as executor:
@@ -84,6 +76,39 @@ def evaluation_rows(
     if counts.dropped:
         log.info("evaluation reads %d documents: %s", counts.documents, describe_dropped(counts.dropped))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def held_out_documents(config: DataConfig) -> Iterator[str]:
+    """The documents that a run evaluates on, in the order of the files, as they are found.
+
+    Raises:
+      UserError: there is not one.
+    """
+    unwanted, counts = _unwanted(config), Counts()
+    for source in _open_evaluated(config):
+        for shard in range(len(source.shards)):
+            yield from (record.text for record in source.read(shard) if counts.keeps(record, unwanted))
+    if not counts.documents:
+        raise _nothing_to_evaluate(config)
+
+
+def _open_evaluated(config: DataConfig) -> Sequence[Source]:
+    if config.eval_source is not None:
+        return [open_source(config.eval_source, "config.data.eval_source")]
+    return open_sources(config)
+
+
+def _unwanted(config: DataConfig) -> Unwanted:
+    """Which texts of the evaluated sources are no part of the evaluation.
+
+    Raises:
+      UserError: all of them.
+    """
+    if config.eval_source is not None:
+        return _nothing
+    if config.eval_fraction == 0:
+        raise _nothing_to_evaluate(config)
+    return _outside(HeldOut(config.eval_fraction))
 
 
 def _nothing(text: str) -> bool:

@@ -16,7 +16,7 @@ from etils import epath
 from data import schema
 from data.config import DataConfig
 from data.corpus import open_sources
-from data.evaluation import evaluation_rows
+from data.evaluation import evaluation_rows, held_out_documents
 from data.source import Source
 from data.sources import open_source
 from data.storage import check_damage
@@ -29,6 +29,31 @@ logger = logging.getLogger(__name__)
 
 ARRAYS = ("tokens", "segments", "positions")
 FEW_ROWS, FEW_DOCUMENTS = 20, 8
+CHARACTERS_OF_A_TOKEN = 4
+"""About so many, where there is no tokenizer yet."""
+
+
+def check_held_out(data: DataConfig, seq_len: int) -> None:
+    """Refuse data without a document to evaluate on, and warn of few, while no tokenizer is made from the others yet.
+
+    Reads on until there are enough.
+
+    Raises:
+      UserError: there is no document to evaluate on.
+    """
+    documents = characters = 0
+    for text in held_out_documents(data):
+        documents += 1
+        characters += len(text)
+        if documents >= FEW_DOCUMENTS and characters >= FEW_ROWS * seq_len * CHARACTERS_OF_A_TOKEN:
+            return
+    logger.warning(
+        "only %d documents of %d characters are held out, too few to measure by; %s now, before the tokenizer is made "
+        "from the other documents",
+        documents,
+        characters,
+        _remedy(data),
+    )
 
 
 def held_out_rows(
@@ -117,14 +142,15 @@ def _warn_of_few(tokens: np.ndarray, data: DataConfig, tokenizer: Loaded, max_ro
     rows, documents = len(tokens), int((tokens == tokenizer.special.sep).sum())
     if rows == max_rows or (rows >= FEW_ROWS and documents >= FEW_DOCUMENTS):
         return
-    remedy = (
-        "give config.data.eval_source more text"
-        if data.eval_source
-        else f"raise config.data.eval_fraction={data.eval_fraction} or set config.data.eval_source"
-    )
     logger.warning(
         "only %d rows of %d documents are held out: eval/loss, and which checkpoint is best, are mostly noise; %s",
         rows,
         documents,
-        remedy,
+        _remedy(data),
     )
+
+
+def _remedy(data: DataConfig) -> str:
+    if data.eval_source:
+        return "give config.data.eval_source more text"
+    return f"raise config.data.eval_fraction={data.eval_fraction} or set config.data.eval_source"

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from pretrain import hardware, network, processes
 from pretrain.checkpoint import restore_params
 from pretrain.config import PretrainConfig
 from pretrain.feeding import local_rows
+from pretrain.heldout import check_held_out
 from pretrain.huggingface import encoder_config, load_pretrained, parse_config, read_config
 from pretrain.masking import MaskingTables
 from pretrain.models import EncoderConfig, Model
@@ -33,7 +35,7 @@ from pretrain.schedules import learning_rate_schedule
 from pretrain.sharding import make_mesh
 from pretrain.state import dropout_generator
 from pretrain.workdir import MODEL_FILE, SAFE_TO_CHANGE, is_workdir
-from tokenizer.ensure import ensure_tokenizer
+from tokenizer.ensure import ensure_tokenizer, has_tokenizer
 from tokenizer.load import Loaded
 
 logger = logging.getLogger(__name__)
@@ -185,6 +187,9 @@ def assemble(
         build_model(encoder, dtype=config.dtype)
         for phase in planned:
             check_length(phase, encoder, "")
+    if config.eval.every and not config.tokenizer.path and saved is None and not has_tokenizer(workdir):
+        for phase in planned:
+            processes.from_first(partial(check_held_out, phase.data, phase.seq_len))
     try:
         tokenizer = _tokenizer(config, planned[0].data, workdir, length, resuming=saved is not None)
     except UserError as error:

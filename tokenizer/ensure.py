@@ -5,7 +5,7 @@ for another one is noticed, and never answered with what happens to lie there.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -20,7 +20,10 @@ from tokenizer.load import Loaded, as_json, load
 from tokenizer.train import train_tokenizer
 
 MADE_FROM = "made_from.json"
-"""{"config": the fields of TokenizerConfig, "corpus": the fingerprint of its text, null where it was copied}."""
+"""{"config": the fields of TokenizerConfig, "corpus": the fingerprint of its text, "data": the fields of DataConfig
+that decide it}; the last two are null where the tokenizer was copied."""
+UNDECIDING = ("bad_documents", "streams", "window", "packing", "prefetch")
+"""Fields of DataConfig that change nothing about which documents there are."""
 
 
 def tokenizer_folder(workdir: epath.Path) -> epath.Path:
@@ -65,7 +68,7 @@ def ensure_tokenizer(
     if config.path:
         named = load(config.path)
         if kept is None:
-            named.save(folder, beside=_made_from(config, None))
+            named.save(folder, beside=_made_from(config))
         elif kept.fingerprint() != named.fingerprint():
             raise UserError(
                 f"config.tokenizer.path={config.path!r} is not the tokenizer that this run began with, "
@@ -83,27 +86,28 @@ def ensure_tokenizer(
         folder,
         model_max_length=model_max_length,
         progress=progress,
-        beside=_made_from(config, corpus_fingerprint(data, sources)),
+        beside=_made_from(config, corpus_fingerprint(data, sources), _deciding(data)),
     )
 
 
-def _made_from(config: TokenizerConfig, corpus: str | None) -> dict[str, bytes]:
-    return {MADE_FROM: as_json({"config": schema.as_dict(config), "corpus": corpus})}
+def _made_from(
+    config: TokenizerConfig, corpus: str | None = None, data: Mapping[str, Any] | None = None
+) -> dict[str, bytes]:
+    return {MADE_FROM: as_json({"config": schema.as_dict(config), "corpus": corpus, "data": data})}
+
+
+def _deciding(data: DataConfig) -> dict[str, Any]:
+    return {name: value for name, value in schema.as_dict(data).items() if name not in UNDECIDING}
 
 
 def _check_made_from(folder: epath.Path, config: TokenizerConfig, data: DataConfig) -> None:
     """Refuse a config or a corpus that another tokenizer than the one in the folder would be made from."""
     recorded = _read_made_from(folder)
-    was, now = recorded["config"], schema.as_dict(config)
-    changed = [
-        f"config.tokenizer.{name} was {was[name]!r}, is {value!r}"
-        for name, value in now.items()
-        if was.get(name, value) != value
-    ]
+    changed = list(_differences(recorded["config"], schema.as_dict(config), "config.tokenizer"))
     if not changed:
         corpus = corpus_fingerprint(data)
         if recorded["corpus"] != corpus:
-            changed = [
+            changed = list(_differences(recorded["data"], _deciding(data), "config.data")) or [
                 f"the corpus (config.data) is another (fingerprint {recorded['corpus']} then, {corpus} now)"
             ]
     if changed:
@@ -113,10 +117,24 @@ def _check_made_from(folder: epath.Path, config: TokenizerConfig, data: DataConf
         )
 
 
+def _differences(was: Mapping[str, Any], now: Mapping[str, Any], where: str) -> Iterator[str]:
+    """What each field was and is, of those that differ; a field that was not known then is taken as it is."""
+    for name, value in now.items():
+        before = was.get(name, value)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            yield from _differences(before, value, f"{where}.{name}")
+        elif before != value:
+            yield f"{where}.{name} was {before!r}, is {value!r}"
+
+
 def _read_made_from(folder: epath.Path) -> Mapping[str, Any]:
     try:
         recorded = json.loads((folder / MADE_FROM).read_text())
-        return {"config": dict(recorded["config"]), "corpus": recorded["corpus"]}
+        return {
+            "config": dict(recorded["config"]),
+            "corpus": recorded["corpus"],
+            "data": dict(recorded.get("data") or {}),
+        }
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{folder / MADE_FROM}, which says how the tokenizer there was made, is damaged; "

@@ -20,6 +20,7 @@ from data.sources.documents import (
 from data.sources.lines import blank_line_documents, numbered_lines, or_empty, sound
 from data.sources.paths import File, find_files, open_file, suffixes
 from data.sources.rows import row_records
+from data.sources.txt_documents import look
 
 FORMATS = (".txt", ".jsonl", ".json", ".parquet")
 PARQUET_BATCH = 256
@@ -45,6 +46,8 @@ class FilesSource:
         for file in self._files:
             _check_format(file.path, f"{where}.path")
         self._check_content()
+        if first := next((f.path for f in self._files if f.size and suffixes(f.path)[0] == ".txt"), None):
+            look(first, config.txt_documents, f"{where}.txt_documents")
 
     @property
     def shards(self) -> Sequence[str]:

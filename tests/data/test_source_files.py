@@ -470,3 +470,35 @@ def test_what_a_null_record_would_hold_is_an_empty_text(tmp_path):
     pq.write_table(pa.table({"m": pa.nulls(2)}), tmp_path / "b.parquet")
     nulls = open_source(config(tmp_path / "b.parquet", text_field="m.text"))
     assert [record.dropped for record in nulls.read(0)] == ["empty", "empty"]
+
+
+PARAGRAPHS = "first line\nsecond line\nthird line\n\n" * 5
+ALONE = "a line\n" * 25
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen", "hint"),
+    [
+        (PARAGRAPHS, "lines",
+         "its first 20 lines are 5 paragraphs of 3.0 lines with blank lines between them, but each line is taken for a "
+         "document; if a paragraph is one, set config.data.txt_documents=blank_line"),
+        (PARAGRAPHS, "blank_line", ""),
+        (PARAGRAPHS.replace("\n", "\r"), "blank_line", ""),
+        (ALONE, "lines", ""),
+        (ALONE, "blank_line",
+         "its first 25 lines have no blank line between them, so that all are one document; if each line is one, set "
+         "config.data.txt_documents=lines"),
+        ("a paragraph on one line\n\n" * 20, "lines", ""),
+        ("= title =\n\n\n" * 20, "blank_line", ""),
+        ("poem\n" * 10, "blank_line", ""),
+    ],
+)  # fmt: skip
+def test_a_choice_that_a_file_speaks_against_is_said_once_and_done(tmp_path, caplog, text, chosen, hint):
+    (tmp_path / "a.jsonl").write_bytes(json_lines(["en"]))
+    (tmp_path / "b.txt").write_text(text)
+    for _ in range(2):
+        source = open_source(config(tmp_path / "*", txt_documents=chosen))
+    assert caplog.messages == ([f"{tmp_path}/b.txt: {hint}"] if hint else [])
+    lines = text.replace("\r", "\n")
+    documents = lines.split("\n\n") if chosen == "blank_line" else lines.split("\n")
+    assert kept(source)[1:] == [found for part in documents if (found := part.strip())]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import re
 
 import jax
 import numpy as np
@@ -13,7 +14,8 @@ from data.errors import UserError
 from data.evaluation import evaluation_rows
 from pretrain import heldout
 from pretrain.config import MeshConfig
-from pretrain.heldout import held_out_rows
+from pretrain.heldout import check_held_out, held_out_rows
+from pretrain.job import assemble
 from pretrain.phases import resolve_phases
 from pretrain.sharding import make_mesh
 from pretrain.train import train
@@ -207,3 +209,23 @@ def test_evaluations_are_the_same_to_the_bit_with_the_file_and_without(corpus, t
     assert len(reads) == 2
     assert evaluations("resumed without the file", 2, 4, forget=True) == whole
     assert len(reads) == 4
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1e-9])
+def test_nothing_held_out_is_refused_before_a_tokenizer_is_trained(corpus, tmp_path, fraction):
+    config = tiny_config(corpus, data={"eval_fraction": fraction}, eval={"every": 1})
+    with pytest.raises(UserError, match=r"config\.data\.eval_fraction=\S+ holds no document out"):
+        assemble(config, epath.Path(tmp_path / "run"), None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_few_held_out_documents_are_said_before_a_tokenizer_is_trained(corpus, caplog):
+    check_held_out(dataclasses.replace(tiny_config(corpus).data, eval_fraction=0.5), seq_len=8)
+    assert not caplog.messages
+    check_held_out(dataclasses.replace(tiny_config(corpus).data, eval_fraction=0.01), seq_len=8)
+    assert re.fullmatch(
+        r"only \d documents of \d+ characters are held out, too few to measure by; raise "
+        r"config\.data\.eval_fraction=0\.01 or set config\.data\.eval_source now, before the tokenizer is made from "
+        r"the other documents",
+        caplog.messages[-1],
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from etils import epath
 
-from data.config import DataConfig
+from data.config import DataConfig, FilterConfig
 from data.errors import UserError
 from tokenizer.config import TokenizerConfig
 from tokenizer.ensure import ensure_tokenizer
@@ -77,6 +77,40 @@ def test_a_tokenizer_made_from_another_corpus_is_refused(tmp_path, corpus):
     ) as error:
         ensure(tmp_path / "run", corpus)
     assert "\n" not in str(error.value)
+
+
+def test_what_changed_in_the_corpus_is_named_by_its_field(tmp_path, corpus):
+    def with_data(**fields):
+        data = DataConfig(source="files", path=corpus, **fields)
+        return ensure_tokenizer(
+            TokenizerConfig(vocab_size=264),
+            data,
+            epath.Path(tmp_path / "run"),
+            model_max_length=32,
+            progress=False,
+        )
+
+    with_data(eval_fraction=0.0, window=8)
+    with_data(eval_fraction=0.0, window=1, streams=2, packing="lines")
+    with pytest.raises(UserError) as error:
+        with_data(eval_fraction=0.05, filters=FilterConfig(min_chars=3))
+    assert str(error.value) == (
+        f"the tokenizer in {tmp_path / 'run' / 'tokenizer'} was made from something else: "
+        "config.data.filters.min_chars was 0, is 3; config.data.eval_fraction was 0.0, is 0.05; "
+        "delete that folder, or set another --workdir"
+    )
+
+
+def test_a_record_of_a_tokenizer_made_before_fields_of_the_data_were_kept_still_serves(tmp_path, corpus):
+    ensure(tmp_path / "run", corpus)
+    file = tmp_path / "run" / "tokenizer" / "made_from.json"
+    recorded = json.loads(file.read_text())
+    del recorded["data"]
+    file.write_text(json.dumps(recorded))
+    ensure(tmp_path / "run", corpus)
+    Path(corpus).write_text("snow and ice and rain\n" * 40)
+    with pytest.raises(UserError, match=r"the corpus \(config.data\) is another"):
+        ensure(tmp_path / "run", corpus)
 
 
 def test_a_copied_tokenizer_is_refused_once_the_config_names_none(tmp_path, corpus):

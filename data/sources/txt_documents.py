@@ -1,0 +1,45 @@
+"""What the documents of a .txt file seem to be, lines or paragraphs, said where the config says otherwise."""
+
+import functools
+import itertools
+import logging
+from collections.abc import Sequence
+
+from data.sources.lines import numbered_lines
+
+log = logging.getLogger(__name__)
+
+LOOKED_AT = 1000
+"""Lines of a file that are looked at."""
+FEWEST_RUNS = 3
+LINES_OF_A_RUN = 2.0
+"""Runs of so many lines, at the mean, are no lines that stand by themselves."""
+FEWEST_LINES = 20
+
+
+@functools.cache
+def look(path: str, chosen: str, where: str) -> None:
+    """Log one warning where a file's first lines do not look like what is `chosen` at `where`; once in a process.
+
+    Nothing else depends on it: what is configured is done.
+    """
+    lines = [line for _, line in itertools.islice(numbered_lines(path), LOOKED_AT) if isinstance(line, bytes)]
+    if doubt := doubtful(lines, chosen):
+        log.warning("%s: %s", path, doubt.format(where=where))
+
+
+def doubtful(lines: Sequence[bytes], chosen: str) -> str:
+    """What speaks against the choice, and the other choice at `{where}`; '' where nothing does."""
+    blank = [not line.strip() for line in lines]
+    runs = [len(list(run)) for is_blank, run in itertools.groupby(blank) if not is_blank]
+    if chosen == "lines" and len(runs) >= FEWEST_RUNS and sum(runs) >= LINES_OF_A_RUN * len(runs):
+        return (
+            f"its first {len(lines)} lines are {len(runs)} paragraphs of {sum(runs) / len(runs):.1f} lines with blank "
+            "lines between them, but each line is taken for a document; if a paragraph is one, set {where}=blank_line"
+        )
+    if chosen == "blank_line" and len(lines) >= FEWEST_LINES and not any(blank):
+        return (
+            f"its first {len(lines)} lines have no blank line between them, so that all are one document; if each line "
+            "is one, set {where}=lines"
+        )
+    return ""
