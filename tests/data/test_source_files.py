@@ -18,7 +18,6 @@ from data.errors import UserError
 from data.source import BLANK, Record
 from data.sources import open_source
 from data.sources.archive import split_lines
-from data.sources.paths import walk_files
 
 TEXT = "Første dokument.\nandre linje\n\n  \nAnnet dokument.\r\n\n\n\nTredje."
 LINES = ["Første dokument.", "andre linje", "", "", "Annet dokument.", "", "", "", "Tredje."]
@@ -139,21 +138,6 @@ def test_byte_order_mark_is_no_part_of_the_text(tmp_path):
     assert kept(open_source(config(tmp_path / "*"))) == ["hei", "hopp"]
 
 
-def test_globs_and_lists_give_each_file_once_in_natural_order(tmp_path):
-    for part in (10, 2, 1):
-        (tmp_path / "deep").mkdir(exist_ok=True)
-        (tmp_path / "deep" / f"part_{part}.txt").write_text(f"{part}\n")
-    (tmp_path / "z.txt").write_text("z\n")
-    source = open_source(config(f"{tmp_path}/z.txt, {tmp_path}/**/*.txt,{tmp_path}/deep/part_2.txt"))
-    assert list(source.shards) == ["deep/part_1.txt", "deep/part_2.txt", "deep/part_10.txt", "z.txt"]
-    assert kept(source) == ["1", "2", "10", "z"]
-
-
-def test_brackets_in_a_file_name_are_taken_literally(tmp_path):
-    (tmp_path / "a[1].txt").write_text("hei\n")
-    assert kept(open_source(config(tmp_path / "a[1].txt"))) == ["hei"]
-
-
 def test_remote_files_are_found_and_read_like_local_ones(tmp_path):
     store = fsspec.filesystem("memory")
     content = packed(json_lines(["fjern", "nær"]), ".zst")
@@ -231,35 +215,6 @@ def test_impossible_filters_are_refused(tmp_path):
 def test_a_mix_is_not_one_source():
     with pytest.raises(UserError, match="source='mix' cannot be opened by itself"):
         open_source(SourceConfig(source="mix"))
-
-
-def test_links_to_files_and_folders_are_followed_as_in_a_hugging_face_cache(tmp_path):
-    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "main"
-    blobs.mkdir()
-    (snapshot / "data").mkdir(parents=True)
-    (tmp_path / "elsewhere").mkdir()
-    for number in range(2):
-        (blobs / f"{number}").write_text(f"blob {number}\n")
-        (snapshot / "data" / f"{number}.txt").symlink_to(f"../../../blobs/{number}")
-    (tmp_path / "elsewhere" / "2.txt").write_text("linked folder\n")
-    (snapshot / "more").symlink_to(tmp_path / "elsewhere")
-    (snapshot / "again").symlink_to(snapshot)  # a loop
-    assert kept(open_source(config(snapshot / "data" / "*.txt"))) == ["blob 0", "blob 1"]
-    assert kept(open_source(config(snapshot / "*" / "*.txt"))) == ["blob 0", "blob 1", "linked folder"]
-    assert kept(open_source(config(snapshot / "**" / "*.txt"))) == ["blob 0", "blob 1", "linked folder"]
-    assert [file.name for file in walk_files(str(snapshot))] == ["data/0.txt", "data/1.txt", "more/2.txt"]
-
-
-def test_a_link_that_leads_nowhere_is_refused_by_name(tmp_path):
-    (tmp_path / "a.txt").symlink_to(tmp_path / "gone")
-    assert f"'{tmp_path}/a.txt' is a link to '{tmp_path}/gone', which does not exist" in refused(
-        tmp_path / "*.txt"
-    )
-
-
-def test_an_empty_folder_name_does_not_read_the_working_directory():
-    with pytest.raises(UserError, match=r"config\.data\.path='' names no folder"):
-        walk_files("")
 
 
 class Failing(io.FileIO):
@@ -342,86 +297,6 @@ def test_a_line_of_many_blocks_takes_time_in_proportion_to_its_length():
     assert [len(line) for line in split_lines(parts)] == [10**8]
 
 
-def hide(root: Path) -> list[str]:
-    """Write two files and what editors, notebooks and other systems leave beside them; all their names."""
-    names = [
-        "a.txt",
-        "deep/b.txt",
-        ".stale.txt",
-        "._a.txt",
-        ".ipynb_checkpoints/a-checkpoint.txt",
-        "deep/.old.txt",
-        "deep/.git/c.txt",
-        ".cache/d/e.txt",
-    ]
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(f"{name}\n")
-    return names
-
-
-@pytest.mark.parametrize(
-    ("glob", "names"),
-    [
-        ("*.txt", ["a.txt"]),
-        ("**/*.txt", ["a.txt", "deep/b.txt"]),
-        ("**", ["a.txt", "deep/b.txt"]),
-        ("*/*.txt", ["deep/b.txt"]),
-        ("?stale.txt,a.txt", ["a.txt"]),
-        ("[.]stale.txt,a.txt", ["a.txt"]),
-        (".*.txt", [".stale.txt", "._a.txt"]),
-        ("**/.*.txt", [".stale.txt", "._a.txt", "deep/.old.txt"]),
-        (".cache/**/*.txt", [".cache/d/e.txt"]),
-        (".*/*.txt", [".ipynb_checkpoints/a-checkpoint.txt"]),
-        (".stale.txt", [".stale.txt"]),
-    ],
-)
-@pytest.mark.parametrize("remote", [False, True])
-def test_a_glob_passes_over_names_that_begin_with_a_dot(tmp_path, glob, names, remote):
-    written = hide(tmp_path)
-    root = str(tmp_path)
-    if remote:
-        root = f"memory:/{tmp_path}"
-        for name in written:
-            fsspec.filesystem("memory").pipe_file(f"{tmp_path}/{name}", f"{name}\n".encode())
-    if glob.startswith(("?", "[")):  # names nothing, though a name without the dot would match
-        assert "matches no file" in refused(f"{root}/{glob.split(',')[0]}")
-        return
-    assert sorted(kept(open_source(config(f"{root}/{glob}")))) == sorted(names)
-    assert [file.name for file in walk_files(root)] == ["a.txt", "deep/b.txt"]
-
-
-def test_a_folder_in_a_folder_that_begins_with_a_dot_is_read_where_it_is_named(tmp_path):
-    hide(tmp_path)
-    assert [file.name for file in walk_files(str(tmp_path / ".cache"))] == ["d/e.txt"]
-
-
-def test_a_comma_in_a_name_is_its_own_or_escaped(tmp_path):
-    (tmp_path / "Smith, John").mkdir()
-    for name in ("a,b.txt", "c.txt", "Smith, John/d.txt"):
-        (tmp_path / name).write_text(f"{name}\n")
-    assert kept(open_source(config(tmp_path / "a,b.txt"))) == ["a,b.txt"]
-    both = rf"{tmp_path}/a\,b.txt, {tmp_path}/c.txt,{tmp_path}/Smith\, John/*.txt"
-    assert sorted(kept(open_source(config(both)))) == ["Smith, John/d.txt", "a,b.txt", "c.txt"]
-    message = refused(f"{tmp_path}/a,b.txt,{tmp_path}/c.txt")
-    assert f"no such file or folder: '{tmp_path}/a'" in message
-    assert message.endswith(r"; a comma that is part of a name is written \,")
-
-
-@pytest.mark.parametrize("name", ["a[1].txt", "what?.txt", "*.txt", "run[1]/a.txt", "[x]/b*/c.txt"])
-@pytest.mark.parametrize("remote", [False, True])
-def test_what_exists_is_taken_by_its_exact_name(tmp_path, name, remote):
-    for written in (name, "whatx.txt", "run1/a.txt", "other.txt"):
-        (tmp_path / written).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / written).write_text(f"{written}\n")
-        fsspec.filesystem("memory").pipe_file(f"{tmp_path}/{written}", f"{written}\n".encode())
-    root = f"memory:/{tmp_path}" if remote else str(tmp_path)
-    assert kept(open_source(config(f"{root}/{name}"))) == [name]
-    folder, _, last = name.rpartition("/")
-    if folder:
-        assert kept(open_source(config(f"{root}/{folder}/?{last[1:]}"))) == [name]
-
-
 def parquet_of(path: Path, kind: pa.DataType, values: list[bytes | None]) -> None:
     stored = kind.value_type if pa.types.is_dictionary(kind) else kind
     binary = pa.types.is_binary(stored) or pa.types.is_large_binary(stored) or pa.types.is_binary_view(stored)
@@ -470,35 +345,3 @@ def test_what_a_null_record_would_hold_is_an_empty_text(tmp_path):
     pq.write_table(pa.table({"m": pa.nulls(2)}), tmp_path / "b.parquet")
     nulls = open_source(config(tmp_path / "b.parquet", text_field="m.text"))
     assert [record.dropped for record in nulls.read(0)] == ["empty", "empty"]
-
-
-PARAGRAPHS = "first line\nsecond line\nthird line\n\n" * 5
-ALONE = "a line\n" * 25
-
-
-@pytest.mark.parametrize(
-    ("text", "chosen", "hint"),
-    [
-        (PARAGRAPHS, "lines",
-         "its first 20 lines are 5 paragraphs of 3.0 lines with blank lines between them, but each line is taken for a "
-         "document; if a paragraph is one, set config.data.txt_documents=blank_line"),
-        (PARAGRAPHS, "blank_line", ""),
-        (PARAGRAPHS.replace("\n", "\r"), "blank_line", ""),
-        (ALONE, "lines", ""),
-        (ALONE, "blank_line",
-         "its first 25 lines have no blank line between them, so that all are one document; if each line is one, set "
-         "config.data.txt_documents=lines"),
-        ("a paragraph on one line\n\n" * 20, "lines", ""),
-        ("= title =\n\n\n" * 20, "blank_line", ""),
-        ("poem\n" * 10, "blank_line", ""),
-    ],
-)  # fmt: skip
-def test_a_choice_that_a_file_speaks_against_is_said_once_and_done(tmp_path, caplog, text, chosen, hint):
-    (tmp_path / "a.jsonl").write_bytes(json_lines(["en"]))
-    (tmp_path / "b.txt").write_text(text)
-    for _ in range(2):
-        source = open_source(config(tmp_path / "*", txt_documents=chosen))
-    assert caplog.messages == ([f"{tmp_path}/b.txt: {hint}"] if hint else [])
-    lines = text.replace("\r", "\n")
-    documents = lines.split("\n\n") if chosen == "blank_line" else lines.split("\n")
-    assert kept(source)[1:] == [found for part in documents if (found := part.strip())]
