@@ -1,0 +1,366 @@
+"""Every field of a fine-tuning config acts where it is set, and is refused in one line where it could not."""
+
+import csv
+import dataclasses
+import functools
+import hashlib
+import json
+import typing
+
+import jax
+import jax.numpy as jnp
+import pytest
+from etils import epath
+
+from data.command_line import read
+from data.errors import UserError
+from data.hints import Names
+from data.schema import as_dict, build
+from finetune.batching import evaluation_batches
+from finetune.benchmark import task_configs
+from finetune.config import BenchmarkTask, FinetuneConfig
+from finetune.job import assemble
+from finetune.population import abstract_state, population_mesh
+from finetune.search_space import ranges
+from finetune.step import make_train_step, schedule_of
+from finetune.train import train
+from finetune.unused import unused_fields, unused_in_evaluation
+from tests.finetune.tiny_task import tiny_finetune, write_examples, write_model
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with examples of several kinds, and models."""
+    folder = tmp_path_factory.mktemp("place")
+    tiny_finetune(folder)
+    write_examples(folder / "pairs.csv", 30, pairs=True)
+    write_examples(folder / "scores.csv", 30, kind="scores")
+    write_model(folder / "other", seed=3)
+    with (folder / "train.csv").open(newline="") as source, (folder / "columns.csv").open("w") as file:
+        writer = csv.writer(file)
+        for sentence, label in csv.reader(source):
+            writer.writerow([sentence, label, sentence[:9] if label != "label" else "short", label + "s"])
+    return folder
+
+
+# ---- what is seen of a config ------------------------------------------------------------------------------------
+
+
+def members(config, place):
+    return config.members
+
+
+def examples(config, place):
+    job = assemble(config)
+    sets = {each.name: each.encoded.tokens.sum() for each in job.evaluations}
+    return (
+        job.labels,
+        job.train.tokens.sum(),
+        sets,
+        job.plan.lengths,
+        list(job.data.tests),
+        job.steps,
+        job.metric,
+    )
+
+
+def start(config, place):
+    return float(sum(abs(leaf).sum() for leaf in jax.tree.leaves(assemble(config).params)))
+
+
+def program(config, place):
+    """The program of a step."""
+    job = assemble(config)
+    step = make_train_step(job.classifier, job.optimizer, schedule_of(job.config, job.steps), job.config)
+    state = abstract_state(job.classifier, job.optimizer, len(config.members), job.mesh)
+    count, rows, length = len(config.members), config.global_batch, 16
+    tokens = jax.ShapeDtypeStruct((count, rows, length), jnp.int32)
+    batch = dict.fromkeys(("tokens", "segments", "token_types"), tokens)
+    batch["labels"] = jax.ShapeDtypeStruct((count, rows), jnp.int32)
+    batch["weights"] = jax.ShapeDtypeStruct((count, rows), jnp.float32)
+    with jax.set_mesh(job.mesh), jax.default_matmul_precision(config.matmul_precision):
+        return jax.jit(step).lower(state, batch).as_text()
+
+
+def mesh(config, place):
+    return dict(population_mesh(config.mesh, len(config.members)).shape)
+
+
+def evaluated_at_once(config, place):
+    job = assemble(config)
+    return len(list(evaluation_batches(job.evaluations[0].encoded, job.plan.lengths, config.eval.batch)))
+
+
+def tasks(config, place):
+    return {name: dataclasses.replace(each) for name, each in task_configs(config, epath.Path("w")).items()}
+
+
+def searched(config, place):
+    return ranges(config)
+
+
+def files(config, place):
+    """What a run of four steps leaves: logged and evaluated steps, checkpoints, how it ended."""
+    workdir = epath.Path(place / f"files-{hashlib.sha256(repr(config).encode()).hexdigest()}")
+    outcome = train(dataclasses.replace(config, steps=4), workdir)
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return (
+        [line["step"] for line in lines if "train/loss" in line],
+        [line["step"] for line in lines if "eval/accuracy" in line],
+        sorted(path.name for path in (workdir / "checkpoints").iterdir()),
+        outcome.step,
+        outcome.params is outcome.state.best,
+    )
+
+
+GLUE = {"data": {"source": "hub", "train": "", "validation": ""}}
+TWO = [{"task": "rte"}, {"task": "mnli"}]
+
+ACTS: dict[str, tuple[typing.Any, typing.Any]] = {
+    "task": ("rte", examples),
+    "init_from": ("{place}/other/model", start),
+    "seed": (3, members),
+    "seeds": (2, members),
+    "learning_rates": ([1e-3, 2e-3], members),
+    "epochs": (3, examples),
+    "steps": (3, examples),
+    "global_batch": (16, examples),
+    "grad_accum": (2, program),
+    "max_length": (12, examples),
+    "lengths": ([44, 48], examples),
+    "label_smoothing": (0.3, program),
+    "dtype": ("bfloat16", program),
+    "matmul_precision": ("highest", program),
+    "data.source": ("folder", examples),
+    "data.train": ("{place}/pairs.csv", examples),
+    "data.validation": ("{place}/columns.csv", examples),
+    "data.test": ("{place}/columns.csv", examples),
+    "data.text": ("short", examples),
+    "data.text_pair": ("other", examples),
+    "data.label": ("labels", examples),
+    "data.regression": (True, examples),
+    "data.label_names": (["none", "animal"], examples),
+    "data.max_train_examples": (20, examples),
+    "data.max_eval_examples": (5, examples),
+    "model.dropout": (0.4, program),
+    "model.attention_dropout": (0.4, program),
+    "model.attention": ("cudnn", program),
+    "model.remat": (True, program),
+    "model.scan_unroll": (1, program),
+    "optimizer.name": ("lamb", program),
+    "optimizer.learning_rate": (1e-4, members),
+    "optimizer.weight_decay": (0.3, program),
+    "optimizer.beta1": (0.3, program),
+    "optimizer.beta2": (0.3, program),
+    "optimizer.eps": (0.3, program),
+    "optimizer.clip_norm": (0.3, program),
+    "optimizer.layer_decay": (0.3, program),
+    "schedule.name": ("cosine", program),
+    "schedule.warmup_ratio": (0.7, program),
+    "schedule.warmup_steps": (3, program),
+    "mesh.replica": (2, mesh),
+    "mesh.data": (4, mesh),
+    "mesh.fsdp": (2, mesh),
+    "mesh.tensor": (2, mesh),
+    "log.every": (2, files),
+    "eval.every": (2, files),
+    "eval.batch": (16, evaluated_at_once),
+    "eval.metric": ("loss", examples),
+    "eval.patience": (1, files),
+    "eval.restore_best": (False, files),
+    "checkpoint.every": (2, files),
+    "checkpoint.keep": (2, files),
+    "search.learning_rate": ([1e-5, 1e-4], searched),
+    "search.global_batch": ([8, 16], searched),
+    "search.epochs": ([1, 2], searched),
+    "search.warmup_ratio": ([0.1, 0.2], searched),
+    "search.weight_decay": ([0.1, 0.2], searched),
+    "benchmark.tasks": (TWO, tasks),
+    "benchmark.from_mnli": (True, tasks),
+    "benchmark.tasks[0].task": ("mrpc", tasks),
+    "benchmark.tasks[0].epochs": (7, tasks),
+    "benchmark.tasks[0].global_batch": (64, tasks),
+    "benchmark.tasks[0].learning_rate": (0.5, tasks),
+}
+"""Every field with another value, and what that changes."""
+
+NO_RATE = {"optimizer": {"learning_rate": 1e-9}}
+BESIDE = {
+    "data.text": {"data": {"train": "{place}/columns.csv", "validation": "{place}/columns.csv"}},
+    "data.label": {"data": {"train": "{place}/columns.csv", "validation": "{place}/columns.csv"}},
+    "data.text_pair": {"data": {"train": "{place}/pairs.csv", "validation": "{place}/pairs.csv"}},
+    "data.regression": {"data": {"train": "{place}/scores.csv", "validation": "{place}/scores.csv"}},
+    "grad_accum": {"mesh": {"data": 1, "fsdp": -1}, "global_batch": 16},
+    "model.scan_unroll": {"model": {"scan_unroll": 2}},
+    "mesh.fsdp": {"mesh": {"data": 4}},
+    "mesh.tensor": {"mesh": {"data": 4}},
+    "eval.patience": {**NO_RATE, "eval": {"every": 1, "batch": 8}},
+    "checkpoint.keep": {"checkpoint": {"every": 1}},
+    "benchmark.tasks": GLUE,
+    **{
+        f"benchmark.{name}": {**GLUE, "benchmark": {"tasks": TWO}}
+        for name in ("from_mnli", *(f"tasks[0].{field.name}" for field in dataclasses.fields(BenchmarkTask)))
+    },
+}
+"""What a field needs beside it."""
+
+ELSEWHERE = {
+    "inference": "tests/finetune/test_finish.py",
+    "distributed": "tests/faults/test_several_processes.py",
+    "compilation_cache": "tests/pretrain/test_settings_act.py, by the same function",
+    "data.path": "tests/data/test_labelled_folder.py",
+    "data.name": "tests/data/test_labelled_hub.py",
+    "data.revision": "tests/data/test_labelled_hub.py",
+    "data.data_dir": "tests/data/test_labelled_tfds.py",
+    "eval.tests": "tests/finetune/test_finish.py",
+    "search.trials": "tests/finetune/test_search.py",
+    "search.objective": "tests/finetune/test_search.py",
+}
+"""Fields that need data or a whole run of their own: where they are seen to act."""
+
+
+def test_every_field_is_shown_to_act():
+    leaves = set(Names.of(FinetuneConfig, ()).fields)
+    leaves |= {f"benchmark.tasks[0].{field.name}" for field in dataclasses.fields(BenchmarkTask)}
+    assert {*ACTS, *ELSEWHERE} == leaves
+
+
+def placed(value, place):
+    """Nested values with the folder in them."""
+    if isinstance(value, dict):
+        return {name: placed(each, place) for name, each in value.items()}
+    if isinstance(value, list):
+        return [placed(each, place) for each in value]
+    return value.format(place=place) if isinstance(value, str) else value
+
+
+def with_field(config, path, value):
+    """The config with another value of a field."""
+    tree = as_dict(config)
+    holder = tree
+    *names, last = path.replace("[", ".").replace("]", "").split(".")
+    for name in names:
+        holder = holder[int(name) if name.isdecimal() else name]
+    holder[last] = value
+    return build(FinetuneConfig, tree)
+
+
+@pytest.mark.parametrize("path", ACTS)
+def test_a_field_acts(place, path):
+    value, seen = ACTS[path]
+    lengths = {"lengths": []} if seen is examples else {}
+    before = tiny_finetune(place, **lengths, **placed(BESIDE.get(path, {}), place))
+    after = with_field(before, path, placed(value, place))
+    assert before != after
+
+    assert look(seen, before, place) != look(seen, after, place)
+
+
+@functools.cache
+def look(seen, config, place):
+    """What is seen of a config; once, as many fields change the same one."""
+    try:
+        return seen(config, place)
+    except UserError as error:  # a value that this machine refuses is no value that is passed over
+        return str(error)
+
+
+# ---- what is refused ---------------------------------------------------------------------------------------------
+
+RECIPE = """
+import ml_collections
+
+def get_config():
+    return ml_collections.ConfigDict({'init_from': 'x', **%s})
+"""
+FILES = "data.source=files"
+REFUSED = {
+    "optimizer.learning_rate=2e-5": "learning_rates=1e-5",
+    "epochs=4": "steps=9",
+    "schedule.warmup_ratio=0.3": "schedule.warmup_steps=9",
+    "search.warmup_ratio=(0.1,0.2)": "search.trials=3 schedule.warmup_steps=9",
+    "optimizer.beta1=0.5": "optimizer.name=adafactor",
+    "optimizer.beta2=0.5": "optimizer.name=adafactor",
+    "optimizer.eps=0.5": "optimizer.name=adafactor",
+    "label_smoothing=0.1": f"{FILES} data.regression=true",
+    "data.path=x": FILES,
+    "data.name=x": FILES,
+    "data.revision=x": FILES,
+    "data.data_dir=x": FILES,
+    "data.train=x": "data.source=hub",
+    "data.validation=x": "data.source=tfds",
+    "data.test=x": f"{FILES} eval.tests=false",
+    "data.text=x": "data.source=hub",
+    "data.text_pair=x": "data.source=hub",
+    "data.label=x": "data.source=folder",
+    "data.regression=true": "data.source=hub",
+    "data.label_names=x": "data.source=hub",
+    "search.learning_rate=(1e-5,1e-4)": "search.trials=0",
+    "search.objective=loss": "search.trials=0",
+    "optimizer.weight_decay=0.1": "search.trials=3 search.weight_decay=(0.1,0.2)",
+    "global_batch=64": "search.trials=3 search.global_batch=(8,16)",
+    "benchmark.from_mnli=true": "task=rte",
+}
+"""Fields that have no effect beside others: both on the command line."""
+
+
+def given(tmp_path, recipe, line, unused=unused_fields):
+    file = tmp_path / "recipe.py"
+    file.write_text(RECIPE % recipe)
+    overrides = [f"--config.{each}" for each in line]
+    return read(FinetuneConfig, ["x", f"--config={file}", *overrides], lambda values: None, unused=unused)
+
+
+@pytest.mark.parametrize("field", REFUSED)
+def test_a_field_that_could_not_act_is_refused(tmp_path, field):
+    with pytest.raises(UserError) as error:
+        given(tmp_path, {}, [*REFUSED[field].split(), field])
+    assert str(error.value).startswith(f"config.{field.partition('=')[0]}=")
+    assert " has no effect: " in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "value"),
+    [
+        ("epochs", "epochs", 7),
+        ("global_batch", "global_batch", 64),
+        ("learning_rate", "optimizer.learning_rate", 0.5),
+    ],
+)
+def test_a_field_that_every_task_replaces_is_refused_and_one_that_some_replace_acts(
+    tmp_path, name, path, value
+):
+    for own, refused in (({name: value}, True), ({}, False)):
+        recipe = {"benchmark": {"tasks": [{"task": "rte", name: value}, {"task": "cola", **own}]}}
+        if refused:
+            with pytest.raises(UserError, match="every task has its own"):
+                given(tmp_path, recipe, [f"{path}={value}"])
+        else:
+            given(tmp_path, recipe, [f"{path}={value}"])
+
+
+def test_a_learning_rate_beside_the_recipes_several_is_refused_and_the_recipes_one_gives_way(tmp_path):
+    with pytest.raises(UserError, match=r"config\.learning_rates=\[1e-05, 2e-05\] is trained in its place"):
+        given(tmp_path, {"learning_rates": (1e-5, 2e-5)}, ["optimizer.learning_rate=1e-4"])
+    line = given(tmp_path, {"optimizer": {"learning_rate": 1e-4}}, ["learning_rates=1e-5"])
+    assert (line.config.optimizer.learning_rate, len(line.given.notes)) == (2e-5, 1)
+
+
+def test_an_evaluation_refuses_what_only_training_reads(tmp_path):
+    recipe = {"optimizer": {"learning_rate": 1e-4}, "task": "rte"}
+    assert given(tmp_path, recipe, ["eval.batch=8"], unused_in_evaluation).given.notes == ()
+    for field in ("optimizer.learning_rate=1", "max_length=64", "seed=3", "init_from=y", "eval.every=3"):
+        with pytest.raises(UserError, match="has no effect: nothing is trained here"):
+            given(tmp_path, recipe, [field], unused_in_evaluation)
+
+
+# ---- the length of an example ------------------------------------------------------------------------------------
+
+
+def test_a_model_that_is_shorter_than_the_default_is_taken_at_its_own_length(place):
+    unset = dataclasses.replace(tiny_finetune(place), max_length=0, lengths=())
+    assert assemble(unset).config.max_length == 64
+    with pytest.raises(
+        UserError, match=r"config\.max_length=128 is longer than the model's positions; set it to 64"
+    ):
+        assemble(dataclasses.replace(unset, max_length=128))

@@ -1,0 +1,176 @@
+"""A network that a checkpoint or a config.json gives: what may be set beside it, at the start and when it goes on."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from etils import epath
+
+from data.errors import UserError
+from data.given import Given
+from data.schema import as_dict, build
+from pretrain import workdir as workdirs
+from pretrain.config import PretrainConfig
+from pretrain.job import assemble
+from tests.finetune.tiny_task import write_model
+from tests.tiny import tiny_config, write_corpus
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A checkpoint of two layers, whose dropout is 0.1."""
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def run(tmp_path, model):
+    """Assembles a run of `model` with some fields set on the command line and others in the recipe."""
+    corpus = write_corpus(tmp_path / "text.txt")
+
+    def assembled(start="init_from", recipe=None, line=None, saved=None, dtype="float32"):
+        chosen = {"init_from": str(model)} if start == "init_from" else {"model": {"config_file": str(model)}}
+        if start == "config_file":
+            chosen["tokenizer"] = {"path": str(model)}
+        values = as_dict(tiny_config(corpus))
+        values |= {"model": {}, "tokenizer": {}, "dtype": dtype}
+        for group in (chosen, {"model": recipe or {}}, {"model": line or {}}):
+            for name, value in group.items():
+                values[name] = {**values[name], **value} if isinstance(value, dict) else value
+        given = Given(
+            frozenset(f"model.{name}" for name in recipe or {}),
+            frozenset(["init_from", "model.config_file", *(f"model.{name}" for name in line or {})]),
+        )
+        config = build(PretrainConfig, values)
+        return config, assemble(config, epath.Path(tmp_path / "run"), saved, given)
+
+    return assembled
+
+
+def dropouts(job):
+    return job.encoder.hidden_dropout_prob, job.encoder.attention_probs_dropout_prob
+
+
+@pytest.mark.parametrize("start", ["init_from", "config_file"])
+def test_dropout_is_the_checkpoints_unless_it_is_set(run, start):
+    assert dropouts(run(start)[1]) == (0.1, 0.1)
+    assert dropouts(run(start, line={"attention_probs_dropout_prob": 0.0})[1]) == (0.1, 0.0)
+    assert dropouts(run(start, recipe={"hidden_dropout_prob": 0.25})[1]) == (0.25, 0.1)
+
+
+def test_with_dropout_off_the_checkpoint_reaches_cudnn(run, monkeypatch):
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    off = {"attention": "cudnn", "attention_probs_dropout_prob": 0.0}
+    assert run(line=off, dtype="bfloat16")[1].encoder.attention == "cudnn"
+    with pytest.raises(UserError, match=r"dropout of attention weights, which is 0\.1"):
+        run(line={"attention": "cudnn"}, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("start", ["init_from", "config_file"])
+@pytest.mark.parametrize(
+    ("name", "value", "theirs"),
+    [
+        ("num_hidden_layers", 4, "2"),
+        ("num_hidden_layers", 12, "2"),  # the default, but set
+        ("hidden_size", 64, "32"),
+        ("vocab_size", 8000, "320"),
+        ("family", "bert", "'roberta'"),
+        ("hidden_act", "relu", "'gelu'"),
+        ("layer_norm_eps", 1e-12, "1e-05"),
+        ("tie_word_embeddings", False, "True"),
+        ("initializer_range", 0.5, "0.2"),
+    ],
+)
+def test_a_network_that_is_set_otherwise_is_refused(run, start, name, value, theirs):
+    with pytest.raises(UserError) as error:
+        run(start, line={name: value})
+    source = "config.init_from=" if start == "init_from" else "config.model.config_file="
+    for part in (f"config.model.{name}={value!r} has no effect", source, f"{name}={theirs}"):
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_set_as_the_checkpoint_has_it_is_let_be(run):
+    job = run(line={"num_hidden_layers": 2, "hidden_size": 32, "vocab_size": 0, "family": "roberta"})[1]
+    assert (job.encoder.num_hidden_layers, job.notes) == (2, ())
+
+
+def test_a_recipe_gives_way_to_a_start_on_the_command_line_and_the_config_says_what_is_trained(run):
+    job = run(recipe={"num_hidden_layers": 4, "intermediate_size": 64})[1]
+    (note,) = job.notes
+    for part in ("config.model.num_hidden_layers=4 is 2", "config.model.intermediate_size=64 is 48"):
+        assert part in note
+    model = job.given.model
+    assert (model.num_hidden_layers, model.intermediate_size, model.vocab_size) == (2, 48, 320)
+    assert job.given.model.hidden_dropout_prob is None
+
+
+def test_how_the_network_runs_can_always_be_set(run):
+    encoder = run(line={"remat": True, "scan_unroll": 2, "attention": "xla"})[1].encoder
+    assert (encoder.remat, encoder.scan_unroll, encoder.attention) == (True, 2, "xla")
+
+
+def begun(tmp_path, job, **dropout):
+    """What a checkpoint remembers of a run that has begun, whose model.json has such dropout."""
+    from pretrain.huggingface import config_dict
+
+    network = config_dict(replace(job.encoder, **dropout))
+    (tmp_path / "run" / workdirs.MODEL_FILE).write_text(json.dumps(network))
+    return {"config": as_dict(job.given), "steps": 8}
+
+
+def test_dropout_that_changes_on_resume_acts(run, tmp_path):
+    saved = begun(tmp_path, run()[1])
+    config, job = run(line={"hidden_dropout_prob": 0.3}, saved=saved)
+    assert dropouts(job) == (0.3, 0.1)
+    changes = workdirs.check_unchanged(saved["config"], config, accept=True)
+    assert changes == {"model.hidden_dropout_prob": (None, 0.3)}
+    with pytest.raises(UserError, match=r"config\.model\.hidden_dropout_prob was None, is 0\.3"):
+        workdirs.check_unchanged(saved["config"], config, accept=False)
+
+
+def test_dropout_that_is_unset_on_resume_is_asked_for(run, tmp_path):
+    saved = begun(tmp_path, run(line={"hidden_dropout_prob": 0.3})[1])
+    assert dropouts(run(line={"hidden_dropout_prob": 0.3}, saved=saved)[1]) == (0.3, 0.1)
+    with pytest.raises(UserError, match=r"config\.model\.hidden_dropout_prob was 0\.3 and is not set now"):
+        run(saved=saved)
+
+
+def test_a_run_of_before_goes_on_with_the_dropout_that_it_had(run, tmp_path):
+    """Its config has numbers that were passed over; what counted is in its model.json."""
+    saved = begun(tmp_path, run()[1], hidden_dropout_prob=0.2)
+    saved["config"]["model"] |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.0}
+    saved["config"]["model"] |= {"num_hidden_layers": 12, "hidden_size": 768, "vocab_size": 0}
+    config, job = run(recipe={"attention_probs_dropout_prob": 0.0}, saved=saved)
+    assert workdirs.check_unchanged(saved["config"], config, accept=False) == {}
+    assert dropouts(job) == (0.2, 0.1)
+
+
+def test_a_new_network_of_before_goes_on_without_a_change(tmp_path):
+    config = tiny_config(tmp_path / "text.txt")
+    saved = as_dict(config)
+    saved["model"] |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    assert workdirs.check_unchanged(saved, config, accept=False) == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"init_from": "elsewhere"},
+        {"tokenizer": {"vocab_size": 400}},
+        {"tokenizer": {"path": "elsewhere"}},
+        {"model": {"initializer_range": 0.5}},
+        {"model": {"position_init": "sinusoidal"}},
+        {"model": {"config_file": "elsewhere"}},
+    ],
+    ids=str,
+)
+def test_what_only_the_start_reads_cannot_change_whatever_is_accepted(tmp_path, change):
+    config, changed = (tiny_config(tmp_path / "text.txt", **each) for each in ({}, change))
+    with pytest.raises(UserError, match="the start of a run cannot change"):
+        workdirs.check_unchanged(as_dict(config), changed, accept=True)
+
+
+def test_a_field_that_nothing_read_may_be_unset_on_resume(tmp_path):
+    config = tiny_config(tmp_path / "text.txt", optimizer={"muon_momentum": 0.5}, data={"revision": "main"})
+    changed = tiny_config(tmp_path / "text.txt")
+    assert workdirs.check_unchanged(as_dict(config), changed, accept=False) == {}

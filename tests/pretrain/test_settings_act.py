@@ -1,0 +1,547 @@
+"""Every field of a pretraining config acts where it is set, and is refused in one line where it could not."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from etils import epath
+
+from data.batches import open_batches
+from data.command_line import read
+from data.corpus import training_documents
+from data.errors import UserError
+from data.hints import Names
+from data.schema import as_dict, build
+from data.sources import open_source
+from data.special_tokens import SpecialTokens
+from pretrain import command, processes
+from pretrain.__main__ import main
+from pretrain.config import PhaseConfig, PretrainConfig
+from pretrain.huggingface import encoder_config
+from pretrain.job import assemble
+from pretrain.masking import MaskingTables, predictions_per_row
+from pretrain.models import build as build_model
+from pretrain.optimizers import make_optimizer
+from pretrain.phases import resolve_phases
+from pretrain.schedules import learning_rate_schedule
+from pretrain.sharding import mesh_sizes
+from pretrain.state import dropout_generator
+from pretrain.train import train
+from pretrain.unused import unused_fields
+from tests.finetune.tiny_task import write_model
+from tests.tiny import tiny_config, write_corpus
+from tokenizer.load import load
+from tokenizer.train import train_tokenizer
+
+SPECIAL = SpecialTokens(0, 2, 1, 4, 3)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with text in several forms, and a model."""
+    folder = tmp_path_factory.mktemp("place")
+    write_corpus(folder / "text.txt")
+    write_corpus(folder / "other.txt", seed=1)
+    lines = (folder / "text.txt").read_text().splitlines()
+    (folder / "blocks.txt").write_text("\n".join(f"{line}\n" * (i % 2 + 1) for i, line in enumerate(lines)))
+    rows = [{"text": line, "body": line.upper()} for line in lines]
+    (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    write_model(folder)
+    return folder
+
+
+# ---- what is seen of a config ------------------------------------------------------------------------------------
+
+
+def network(config, place):
+    encoder = encoder_config(config.model, 300, SPECIAL)
+    return encoder, build_model(encoder, dtype=config.dtype).count()
+
+
+def first_weights(config, place):
+    model = build_model(encoder_config(config.model, 300, SPECIAL))
+    params = model.init(jax.random.key(config.seed))
+    return [float(jnp.sum(jnp.abs(leaf))) for leaf in jax.tree.leaves(params)]
+
+
+def program(config, place):
+    """The program of the forward and backward pass."""
+    model = build_model(encoder_config(config.model, 300, SPECIAL), dtype=config.dtype)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    rows = jax.ShapeDtypeStruct((2, 8), jnp.int32)
+
+    def loss(params, tokens, segments, positions):
+        return model.encode(params, tokens, segments, positions).astype(jnp.float32).sum()
+
+    with jax.default_matmul_precision(config.matmul_precision):
+        return jax.jit(jax.grad(loss)).lower(params, rows, rows, rows).as_text()
+
+
+def rates(config, place):
+    phases = resolve_phases(config, epoch_steps=8)
+    schedule = learning_rate_schedule(config.schedule, config.optimizer.learning_rate, phases[-1].stop)
+    return [float(schedule(step)) for step in range(phases[-1].stop)]
+
+
+def updates(config, place):
+    """What two steps of the optimiser make of a matrix of a layer and of a bias."""
+    params = {"layers": {"w": jnp.full((2, 4, 4), 0.5).at[0, 0].set(1.0)}, "b": jnp.ones(3)}
+    axes = {"layers": {"w": ("layers", "embed", "mlp")}, "b": ("embed",)}
+    decay = {"layers": {"w": True}, "b": False}
+    gradients = jax.tree.map(lambda leaf: jnp.linspace(1.0, 9.0, leaf.size).reshape(leaf.shape), params)
+    optimizer = make_optimizer(config.optimizer, lambda step: config.optimizer.learning_rate, decay, axes)
+    state = optimizer.init(params)
+    for scale in (1.0, -0.3):
+        scaled = jax.tree.map(lambda leaf, by=scale: leaf * by, gradients)
+        change, state = optimizer.update(scaled, state, params)
+        params = optax.apply_updates(params, change)
+    return [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(params)]
+
+
+def tables(config, place):
+    built = MaskingTables.build(config.masking, load(str(place / "model")))
+    marks = None if built.word_starts is None else built.word_starts.sum()
+    return built.mask_fraction, built.random_fraction, marks
+
+
+def phases(config, place):
+    return [
+        (
+            *(each.stop, each.seq_len, each.global_batch, each.grad_accum, each.data.path),
+            predictions_per_row(each.masking_rate, 40),
+        )
+        for each in resolve_phases(config, epoch_steps=8 * (config.epochs or 0))
+    ]
+
+
+def batches(config, place):
+    """The first batches, as far as they depend on the data."""
+    tokenizer = load(str(place / "model"))
+    phase = resolve_phases(config, epoch_steps=8)[0]
+    with open_batches(
+        phase.data, tokenizer.encode, tokenizer.special, seed=config.seed, seq_len=phase.seq_len,
+        global_batch=phase.global_batch, rows=tuple(range(phase.global_batch)), states=None, epochs=None,
+    ) as found:  # fmt: skip
+        first = [next(found).arrays for _ in range(3)]
+    return hashlib.sha256(
+        b"".join(np.ascontiguousarray(each[name]).tobytes() for each in first for name in sorted(each))
+    ).hexdigest()
+
+
+def documents(config, place):
+    return hashlib.sha256("\n".join(training_documents(config.data)).encode()).hexdigest()
+
+
+def held_out(config, place):
+    from data.evaluation import evaluation_rows
+
+    tokenizer = load(str(place / "model"))
+    rows = evaluation_rows(config.data, tokenizer.encode, tokenizer.special, seq_len=32, max_rows=4)
+    return rows["tokens"].tolist()
+
+
+def bad_documents(config, place):
+    (place / "bad.txt").write_bytes(b"\xff\xfe\n" + (place / "text.txt").read_bytes())
+    source = open_source(
+        dataclasses.replace(config.data, path=str(place / "bad.txt"), mix=(), source="files")
+    )
+    try:
+        return sum(not record.dropped for shard in range(len(source.shards)) for record in source.read(shard))
+    except UserError as error:
+        return str(error)
+
+
+def trained_tokenizer(config, place):
+    """Of words whose composed letters, number and first letters tell the settings apart."""
+    texts = [*(place / "text.txt").read_text().splitlines(), *["cafe\u0301 au lait"] * 50]
+    folder = epath.Path(place / f"tokenizer-{hashlib.sha256(repr(config.tokenizer).encode()).hexdigest()}")
+    train_tokenizer(texts, config.tokenizer, folder, model_max_length=32, progress=False)
+    return (folder / "tokenizer.json").read_text()
+
+
+def the_tokenizer(config, place):
+    folder = epath.Path(place / f"run-{hashlib.sha256(repr(config).encode()).hexdigest()}")
+    return assemble(config, folder, None).tokenizer.fingerprint()
+
+
+def mesh(config, place):
+    return mesh_sizes(config.mesh, 8, 2 if config.mesh.replica == 2 else 1)
+
+
+def weights_of_the_start(config, place):
+    job = assemble(config, epath.Path(place / f"start{bool(config.init_from)}"), None)
+    return job.encoder.hidden_size, job.tokenizer.fingerprint()
+
+
+def generator(config, place):
+    return dropout_generator(config.dropout_rng, "cpu")
+
+
+def files(config, place):
+    """What a run of four steps leaves: logged and evaluated steps, loss, checkpoints, a profile."""
+    workdir = epath.Path(place / f"files-{hashlib.sha256(repr(config).encode()).hexdigest()}")
+    config = dataclasses.replace(config, steps=4)
+    train(config, workdir)
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return (
+        [line["step"] for line in lines if "train/loss" in line],
+        [line["step"] for line in lines if "eval/loss" in line],
+        [line["eval/loss"] for line in lines if "eval/loss" in line],
+        sorted(path.name for path in (workdir / "checkpoints").iterdir()),
+        sorted(path.name for path in workdir.glob("profile/plugins/profile/*/*")) != [],
+    )
+
+
+ACTS: dict[str, tuple[typing.Any, typing.Any]] = {
+    "seed": (5, batches),
+    "steps": (9, phases),
+    "epochs": (2, phases),
+    "global_batch": (16, phases),
+    "seq_len": (24, batches),
+    "grad_accum": (2, phases),
+    "dtype": ("bfloat16", program),
+    "matmul_precision": ("highest", program),
+    "dropout_rng": ("rbg", generator),
+    "init_from": ("{place}/model", weights_of_the_start),
+    "tokenizer.path": ("{place}/model", the_tokenizer),
+    "tokenizer.vocab_size": (290, trained_tokenizer),
+    "tokenizer.min_frequency": (10**6, trained_tokenizer),
+    "tokenizer.sample_documents": (100, trained_tokenizer),
+    "tokenizer.nfc": (True, trained_tokenizer),
+    "tokenizer.add_prefix_space": (True, trained_tokenizer),
+    "data.source": ("pydoc", lambda config, place: type(open_source(config.data)).__name__),
+    "data.path": ("{place}/other.txt", documents),
+    "data.text_field": ("body", documents),
+    "data.txt_documents": ("blank_line", documents),
+    "data.bad_documents": ("skip", bad_documents),
+    "data.filters.min_chars": (90, documents),
+    "data.mix": ([{"source": "files", "path": "{place}/other.txt"}], documents),
+    "data.mix[0].weight": (0.2, batches),
+    "data.streams": (2, batches),
+    "data.window": (2, batches),
+    "data.packing": ("lines", batches),
+    "data.eval_fraction": (0.5, documents),
+    "data.eval_source": ({"source": "files", "path": "{place}/other.txt"}, held_out),
+    "model.family": ("bert", network),
+    "model.config_file": ("{place}/model", lambda config, place: encoder_config(config.model, 320, SPECIAL)),
+    "model.vocab_size": (400, network),
+    "model.hidden_size": (64, network),
+    "model.num_hidden_layers": (3, network),
+    "model.num_attention_heads": (2, network),
+    "model.intermediate_size": (48, network),
+    "model.hidden_act": ("relu", program),
+    "model.max_position_embeddings": (80, network),
+    "model.type_vocab_size": (2, network),
+    "model.layer_norm_eps": (1e-3, program),
+    "model.initializer_range": (0.5, first_weights),
+    "model.position_init": ("sinusoidal", first_weights),
+    "model.hidden_dropout_prob": (0.4, network),
+    "model.attention_probs_dropout_prob": (0.4, network),
+    "model.tie_word_embeddings": (False, network),
+    "model.attention": ("cudnn", program),
+    "model.remat": (True, program),
+    "model.scan_unroll": (2, program),
+    "masking.rate": (0.5, phases),
+    "masking.mask_fraction": (0.5, tables),
+    "masking.random_fraction": (0.2, tables),
+    "masking.whole_word": (True, tables),
+    "optimizer.name": ("lamb", updates),
+    "optimizer.learning_rate": (0.5, updates),
+    "optimizer.weight_decay": (0.5, updates),
+    "optimizer.beta1": (0.5, updates),
+    "optimizer.beta2": (0.5, updates),
+    "optimizer.eps": (0.5, updates),
+    "optimizer.muon_momentum": (0.5, updates),
+    "optimizer.clip_norm": (0.1, updates),
+    "schedule.name": ("cosine", rates),
+    "schedule.warmup_steps": (4, rates),
+    "schedule.final_fraction": (0.5, rates),
+    "schedule.decay_fraction": (0.5, rates),
+    "mesh.replica": (2, mesh),
+    "mesh.data": (4, mesh),
+    "mesh.fsdp": (2, mesh),
+    "mesh.tensor": (2, mesh),
+    "log.every": (2, files),
+    "log.profile_steps": (1, files),
+    "eval.every": (2, files),
+    "eval.steps": (1, files),
+    "checkpoint.every": (2, files),
+    "checkpoint.keep": (1, files),
+    "phases": ([{"steps": 3}, {"steps": 4}], phases),
+    "phases[0].steps": (5, phases),
+    "phases[0].seq_len": (16, phases),
+    "phases[0].global_batch": (16, phases),
+    "phases[0].grad_accum": (2, phases),
+    "phases[0].masking_rate": (0.5, phases),
+    "phases[0].data": ({"source": "files", "path": "{place}/other.txt", "streams": 4}, phases),
+}
+"""Every field with another value, and what that changes."""
+
+BESIDE = {
+    "epochs": {"steps": 0},
+    "data.source": {"data": {"path": ""}},
+    "data.text_field": {"data": {"path": "{place}/rows.jsonl"}},
+    "data.txt_documents": {"data": {"path": "{place}/blocks.txt"}},
+    "data.mix": {
+        "data": {"source": "mix", "path": "", "mix": [{"source": "files", "path": "{place}/text.txt"}]}
+    },
+    "data.mix[0].weight": {
+        "data": {
+            "source": "mix",
+            "path": "",
+            "mix": [
+                {"source": "files", "path": "{place}/text.txt"},
+                {"source": "files", "path": "{place}/other.txt"},
+            ],
+        }
+    },
+    "optimizer.muon_momentum": {"optimizer": {"name": "muon"}},
+    "schedule.decay_fraction": {"schedule": {"name": "wsd"}},
+    "mesh.fsdp": {"mesh": {"data": 4}},
+    "mesh.tensor": {"mesh": {"data": 4}},
+    "model.remat": {"model": {"num_hidden_layers": 3}},
+    "eval.steps": {"eval": {"every": 4}},
+    "checkpoint.keep": {"checkpoint": {"every": 1}},
+    "log.every": {"log": {"every": 1}},
+    "phases": {"steps": 0},
+    **{
+        f"phases[0].{field.name}": {"steps": 0, "phases": [{"steps": 3}, {"steps": 4}]}
+        for field in dataclasses.fields(PhaseConfig)
+    },
+}
+"""What a field needs beside it."""
+
+ELSEWHERE = {
+    "data.name": "tests/data/test_source_hub.py, test_source_tfds.py",
+    "data.subset": "tests/data/test_source_hub.py, test_source_oscar.py",
+    "data.split": "tests/data/test_source_hub.py, test_source_tfds.py",
+    "data.revision": "tests/data/test_source_hub.py",
+    "data.data_dir": "tests/data/test_source_tfds.py",
+    "data.filters.quality_warnings": "tests/data/test_source_oscar.py",
+    "data.filters.min_language_probability": "tests/data/test_source_oscar.py",
+    "data.filters.min_harmful_pp": "tests/data/test_source_oscar.py",
+    "data.weight": "refused but in a mix: below",
+    "data.prefetch": "test_prefetch_is_how_far_batches_are_made_ahead",
+    "log.profile_start": "test_the_profile_starts_where_it_is_set",
+    "distributed": "test_a_field_of_the_command_reaches_it",
+    "compilation_cache": "test_a_field_of_the_command_reaches_it",
+}
+"""Fields of sources that need data of their own, and of the process: where they are seen to act."""
+
+
+def leaves():
+    """The paths of every field; of sources that are in others, those of one stand for all."""
+    found = set(Names.of(PretrainConfig, ()).fields)
+    found |= {f"phases[0].{field.name}" for field in dataclasses.fields(PhaseConfig)}
+    return {path for path in found if not path.startswith("data.eval_source.")} | {"data.eval_source"}
+
+
+def test_every_field_is_shown_to_act():
+    assert {path for path in ACTS if "mix[" not in path} | set(ELSEWHERE) == leaves()
+
+
+def placed(value, place):
+    """Nested values with the folder in them."""
+    if isinstance(value, dict):
+        return {name: placed(each, place) for name, each in value.items()}
+    if isinstance(value, list):
+        return [placed(each, place) for each in value]
+    return value.format(place=place) if isinstance(value, str) else value
+
+
+def with_field(config, path, value):
+    """The config with another value of a field."""
+    tree = as_dict(config)
+    holder = tree
+    *names, last = path.replace("[", ".").replace("]", "").split(".")
+    for name in names:
+        holder = holder[int(name) if name.isdecimal() else name]
+    holder[last] = value
+    return build(PretrainConfig, tree)
+
+
+@pytest.mark.parametrize("path", ACTS)
+def test_a_field_acts(place, path):
+    value, seen = ACTS[path]
+    before = tiny_config(place / "text.txt", **placed(BESIDE.get(path, {}), place))
+    after = with_field(before, path, placed(value, place))
+    assert before != after
+
+    assert look(seen, before, place) != look(seen, after, place)
+
+
+@functools.cache
+def look(seen, config, place):
+    """What is seen of a config; once, as many fields change the same one."""
+    try:
+        return seen(config, place)
+    except UserError as error:  # a value that this machine refuses is no value that is passed over
+        return str(error)
+
+
+def test_prefetch_is_how_far_batches_are_made_ahead(place, monkeypatch):
+    tokenizer, made = load(str(place / "model")), []
+
+    def ahead(prefetch):
+        config = tiny_config(place / "text.txt", data={"prefetch": prefetch})
+        from data import batches as module
+
+        class Queue(module.queue.Queue):
+            def __init__(self, maxsize=0):
+                made.append(maxsize)
+                super().__init__(maxsize)
+
+        monkeypatch.setattr(module.queue, "Queue", Queue)
+        with open_batches(
+            config.data, tokenizer.encode, tokenizer.special, seed=0, seq_len=32, global_batch=8,
+            rows=tuple(range(8)), states=None, epochs=None,
+        ) as found:  # fmt: skip
+            next(found)
+        return made[-1]
+
+    assert ahead(2) != ahead(5)
+
+
+# ---- what is refused ---------------------------------------------------------------------------------------------
+
+RECIPE = """
+import ml_collections
+
+def get_config():
+    return ml_collections.ConfigDict({'steps': 8, 'data': {'source': 'files', 'path': 'text.txt'}, **%s})
+"""
+
+REFUSED = {
+    "tokenizer.vocab_size=8000": "tokenizer.path=x",
+    "tokenizer.min_frequency=3": "tokenizer.path=x",
+    "tokenizer.sample_documents=3": "init_from=x",
+    "tokenizer.nfc=true": "tokenizer.path=x",
+    "tokenizer.add_prefix_space=true": "init_from=x",
+    "model.position_init=sinusoidal": "init_from=x",
+    "model.scan_unroll=0": "model.remat=true",
+    "data.path=x": "data.source=hub",
+    "data.name=x": "data.source=files",
+    "data.subset=x": "data.source=files",
+    "data.split=test": "data.source=pydoc data.path=",
+    "data.revision=x": "data.source=tfds data.path=",
+    "data.text_field=body": "data.source=oscar",
+    "data.txt_documents=blank_line": "data.source=hub data.path=",
+    "data.data_dir=x": "data.source=hub data.path=",
+    "data.filters.min_harmful_pp=2": "data.source=files",
+    "data.filters.min_chars=2": "data.source=mix data.path=",
+    "data.bad_documents=skip": "data.source=mix data.path=",
+    "data.weight=2": "data.source=files",
+    "data.eval_fraction=0.3": "data.eval_source.path=x data.eval_source.source=files",
+    "data.eval_source.name=x": "data.eval_source.path=x data.eval_source.source=files",
+    "data.eval_source.weight=2": "data.eval_source.path=x data.eval_source.source=files",
+    "optimizer.muon_momentum=0.9": "optimizer.name=lamb",
+    "optimizer.beta1=0.5": "optimizer.name=adafactor",
+    "optimizer.beta2=0.5": "optimizer.name=adafactor",
+    "optimizer.eps=0.5": "optimizer.name=adafactor",
+    "schedule.final_fraction=0.1": "schedule.name=constant",
+    "schedule.decay_fraction=0.2": "schedule.name=linear",
+    "dropout_rng=rbg": "model.hidden_dropout_prob=0 model.attention_probs_dropout_prob=0",
+    "eval.steps=3": "eval.every=0",
+    "log.profile_start=3": "log.profile_steps=0",
+    "log.profile_start=8": "log.profile_steps=3",
+}
+"""Fields that have no effect beside others: both on the command line."""
+
+
+@pytest.mark.parametrize("field", REFUSED)
+def test_a_field_that_could_not_act_is_refused(tmp_path, field):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(RECIPE % "{}")
+    overrides = [f"--config.{each}" for each in (*REFUSED[field].split(), field)]
+    with pytest.raises(UserError) as error:
+        read(
+            PretrainConfig, ["x", f"--config={recipe}", *overrides], lambda values: None, unused=unused_fields
+        )
+    assert str(error.value).startswith(f"config.{field.partition('=')[0]}=")
+    assert " has no effect: " in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "value"),
+    [
+        ("seq_len=64", "seq_len", 16),
+        ("global_batch=64", "global_batch", 16),
+        ("grad_accum=2", "grad_accum", 4),
+        ("masking.rate=0.3", "masking_rate", 0.2),
+        ("data.window=3", "data", {"source": "pydoc"}),
+    ],
+)
+def test_a_field_that_every_phase_replaces_is_refused_and_one_that_some_replace_acts(
+    tmp_path, field, name, value
+):
+    recipe = tmp_path / "recipe.py"
+    for own, refused in (({name: value}, True), ({}, False)):
+        phases = [{"steps": 3, name: value}, {"steps": 4, **own}]
+        recipe.write_text(RECIPE % {"phases": phases})
+        arguments = ["x", f"--config={recipe}", "--config.steps=0", f"--config.{field}"]
+        if refused:
+            with pytest.raises(UserError, match="every phase has its own"):
+                read(PretrainConfig, arguments, lambda values: None, unused=unused_fields)
+        else:
+            read(PretrainConfig, arguments, lambda values: None, unused=unused_fields)
+
+
+def test_a_recipes_field_gives_way_to_the_command_line(tmp_path):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(RECIPE % {"tokenizer": {"vocab_size": 8000}, "optimizer": {"beta1": 0.5}})
+    line = read(
+        PretrainConfig,
+        ["x", f"--config={recipe}", "--config.tokenizer.path=x", "--config.optimizer.name=adafactor"],
+        lambda values: None,
+        unused=unused_fields,
+    )
+    assert (line.config.tokenizer.vocab_size, line.config.optimizer.beta1) == (50265, 0.9)
+    assert len(line.given.notes) == 2 and "config.tokenizer.vocab_size=8000" in line.given.notes[0]
+
+
+def test_a_field_of_the_command_reaches_it(tmp_path, monkeypatch):
+    recipe, reached = tmp_path / "recipe.py", []
+    recipe.write_text(RECIPE % "{}")
+
+    def stop(*arguments, **named):
+        raise UserError("far enough")
+
+    monkeypatch.setattr(processes, "join", lambda: reached.append("distributed"))
+    monkeypatch.setattr(command, "log_to_stderr", lambda: None)
+    monkeypatch.setattr(command, "use_compilation_cache", reached.append)
+    monkeypatch.setattr("pretrain.__main__.train", stop)
+    for fields, found in (
+        ([], ["~/.cache/unmask/xla"]),
+        (["distributed", "compilation_cache=x"], ["distributed", "x"]),
+    ):
+        reached.clear()
+        with pytest.raises(UserError, match="far enough"):
+            main(["x", f"--config={recipe}", "--workdir=w", *(f"--config.{each}" for each in fields)])
+        assert reached == found
+
+
+def test_the_profile_starts_where_it_is_set(place, monkeypatch):
+    starts, step = [], [0]
+    monkeypatch.setattr("jax.profiler.start_trace", lambda folder: starts.append(step[0]))
+    monkeypatch.setattr("jax.profiler.stop_trace", lambda: None)
+    from pretrain.train import _Trainer
+
+    class Probe(_Trainer):
+        def __init__(self, config):
+            import contextlib
+
+            self._given, self._writes, self._workdir = config, True, place
+            self._profiling = contextlib.ExitStack()
+
+    for start in (0, 3):
+        probe = Probe(tiny_config(place / "text.txt", log={"profile_start": start, "profile_steps": 1}))
+        for step[0] in range(5):
+            probe._profile(step[0])
+    assert starts == [0, 3]
