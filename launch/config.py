@@ -187,4 +187,8 @@ def _of_kubernetes(config: KubernetesConfig) -> list[Unused]:
     names = ("privileged",) if gpu else ("nodes", "gpus_per_node")
     because = f"config.kubernetes.accelerator={config.accelerator!r} is a {'GPU' if gpu else 'TPU'}; unset it"
     fields = tuple(f"kubernetes.{name}" for name in names)
-    return [Unused(fields, because, ("kubernetes.accelerator",))]
+    found = [Unused(fields, because, ("kubernetes.accelerator",))]
+    if gpu and config.nodes == 1:
+        because = "config.kubernetes.nodes=1 waits for no other; unset it"
+        found.append(Unused(("kubernetes.wait_seconds",), because, ("kubernetes.nodes",)))
+    return found

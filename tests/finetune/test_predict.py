@@ -296,3 +296,28 @@ def test_a_closed_pipe_ends_it_without_a_word(models: SimpleNamespace, tmp_path:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 128 + 13
+
+
+def test_texts_of_the_command_line_are_labelled_as_lines_of_a_file(models, tmp_path):
+    file = write(tmp_path / "texts", TEXTS[0], TEXTS[2])
+    expected = predict(models.classes, tmp_path / "by file", f"--file={file}")
+    assert predict(models.classes, tmp_path / "by flag", f"--text={file}") == expected
+    assert predict(models.classes, tmp_path / "by words", TEXTS[0], TEXTS[2]) == expected
+    pair = predict(models.pairs, tmp_path / "pair", "the cat\ta dog")
+    assert pair[1][2:] == ["the cat", "a dog"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["a text", "--file=x"], "the text 'a text' and --file=x are given; leave one of them out"),
+        (["a text", "--text_column=x"], "the text 'a text' and --text_column=x are given"),
+        (["--texts=x"], "--texts is not a flag; did you mean --text?"),
+        (["--modl=x"], "--modl is not a flag; did you mean --model?"),
+        (["--batch=x"], "argument --batch: invalid int value: 'x'; --help lists the flags"),
+    ],
+)
+def test_texts_in_two_ways_and_unknown_flags_are_refused(models, flags, message):
+    with pytest.raises(UserError) as error:
+        main(["predict", f"--model={models.classes}", *flags])
+    assert message in str(error.value) and "\n" not in str(error.value)

@@ -340,7 +340,9 @@ def test_the_command_says_where_the_model_is(
     [
         (["--workdir=x"], "no --out given"),
         (["--out=x"], "no --workdir given"),
-        (["--workdir=x", "--out=y", "--bogus=1"], "Unknown command line flag 'bogus'"),
+        (["--workdir=x", "--out=y", "--bogus=1"], "--bogus is not a flag; there are --workdir, --out, "),
+        (["--workdir=x", "--ot=y"], "--ot is not a flag; did you mean --out?"),
+        (["--output_dir=x"], "--output_dir is not a flag; did you mean --workdir?"),
         (["--workdir=x", "--out=y", "z"], "unexpected argument 'z'"),
     ],
 )

@@ -175,3 +175,23 @@ def test_command_line_on_a_run_shows_held_out_sentences_of_its_last_phase(
 def test_wrong_command_lines_are_one_line(arguments, message):
     with pytest.raises(UserError, match=message):
         module.main(["fill_mask", *arguments])
+
+
+def test_texts_of_a_file_are_filled(exported, tmp_path, capsys):
+    (tmp_path / "texts").write_text(f"The {MASK} road\n\nA {MASK} house\n")
+    assert module.main(["fill_mask", f"--model={exported}", f"--file={tmp_path / 'texts'}"]) == 0
+    shown = capsys.readouterr().out
+    assert "The ____ road" in shown and "A ____ house" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model=x", "--file=y", "a"], "the text 'a' and --file=y are given"),
+        (["--modell=x"], "--modell is not a flag; did you mean --model?"),
+    ],
+)
+def test_texts_in_two_ways_and_unknown_flags_are_refused(arguments, message):
+    with pytest.raises(UserError) as error:
+        module.main(["fill_mask", *arguments])
+    assert message in str(error.value)
