@@ -5,6 +5,7 @@ What stands after `--` runs on the machines as it is written; this module looks 
 
 import itertools
 import re
+import sys
 from collections.abc import Sequence
 
 from data.errors import UserError
@@ -102,6 +103,15 @@ def markers(command: Sequence[str], workdir: str) -> list[str]:
 def python_of(command: Sequence[str]) -> str:
     """The Python that a command starts, as it names it; `python` where it starts something else."""
     return command[0] if re.fullmatch(r"python[\d.]*", command[0].rsplit("/", 1)[-1]) else "python"
+
+
+def with_own_python(command: Sequence[str]) -> list[str]:
+    """The command for this machine, where `python` is the interpreter that runs the launcher, activated or not.
+
+    A Python of another version, or one named with its folder, stays as it is written.
+    """
+    own = ("python", "python3", f"python3.{sys.version_info.minor}")
+    return [sys.executable if command[0] in own and sys.executable else command[0], *command[1:]]
 
 
 def with_workdir(command: Sequence[str], workdir: str, name: str) -> tuple[list[str], str]:

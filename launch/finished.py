@@ -13,7 +13,7 @@ from types import FrameType
 
 from data.command_line import run
 from data.errors import UserError
-from launch.command import split
+from launch.command import split, with_own_python
 
 UNFINISHED = 75
 """The exit status of a run that can go on: EX_TEMPFAIL of sysexits.h."""
@@ -49,7 +49,7 @@ def run_command(command: Sequence[str]) -> int:
     previous = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         # A session of its own: Ctrl-C in a terminal would reach it twice.
-        children.append(subprocess.Popen(list(command), start_new_session=True))
+        children.append(subprocess.Popen(with_own_python(command), start_new_session=True))
         for number in early:
             children[0].send_signal(number)
         status = children[0].wait()

@@ -1,6 +1,7 @@
 """`python -m launch.local -n N [--devices-per-process M] -- COMMAND ...`: N processes of one run on this machine.
 
 Each process is one of a jax.distributed cluster: with devices of the CPU, or with GPUs of its own where there are some.
+`python` in the command is the interpreter that runs the launcher, whether its environment is activated or not.
 A line of output starts with the number of its process, signals go to all, and when one fails the others are ended.
 """
 
@@ -22,6 +23,7 @@ from typing import IO, NoReturn
 
 from data.command_line import run
 from data.errors import UserError
+from launch.command import with_own_python
 
 POLL_SECONDS = 0.1
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -42,8 +44,10 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str]) -> int:
     """Run the command; the exit status is that of the first process that failed, 0 where none did."""
     options, command = _parse(argv[1:])
+    path = {"PATH": _activated(os.environ.get("PATH", os.defpath))}
     environments = environments_of(options.processes, options.devices_per_process, os.environ)
-    return _Processes(options.grace, options.log_dir).run(command, environments)
+    processes = _Processes(options.grace, options.log_dir)
+    return processes.run(with_own_python(command), [path | each for each in environments])
 
 
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -108,6 +112,13 @@ def gpus_of(given: Mapping[str, str]) -> list[str]:
         return [name for name in given["CUDA_VISIBLE_DEVICES"].split(",") if name and name != "-1"]
     there = [path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")]
     return [str(index) for index in range(len(there))]
+
+
+def _activated(path: str) -> str:
+    """PATH with this interpreter's environment first, for a command that starts `python` itself: `env`, `sh -c`."""
+    if sys.prefix == sys.base_prefix:
+        return path
+    return os.pathsep.join([str(Path(sys.executable).parent), path])
 
 
 def _free_port() -> int:

@@ -15,7 +15,7 @@ from functools import cached_property
 
 from absl import flags
 
-from data.command_line import parse, run
+from data.command_line import parse, python, run
 from data.errors import UserError
 from launch import checks
 from launch.archive import Archive, make_archive
@@ -65,7 +65,7 @@ class Call:
 
     def again(self, verb: str) -> str:
         """Another command for the same pod, in the same place."""
-        return shlex.join(["python", "-m", "launch.tpu", verb, self.name, *self.fields])
+        return shlex.join([python(), "-m", "launch.tpu", verb, self.name, *self.fields])
 
     @cached_property
     def pod(self) -> Pod:

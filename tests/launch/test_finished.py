@@ -33,6 +33,13 @@ def test_the_status_of_a_command_that_failed_is_kept(tmp_path):
     assert main(["finished", marker, *python(f"open({marker!r}, 'w')")]) == 0
 
 
+def test_python_is_the_interpreter_that_runs_it(tmp_path):
+    marker = tmp_path / "finished.json"
+    write = f"import sys; open({str(marker)!r}, 'w').write(sys.executable)"
+    assert main(["finished", str(marker), "--", "python", "-c", write]) == 0
+    assert marker.read_text() == sys.executable
+
+
 def test_a_bucket_is_asked_too(tmp_path, monkeypatch):
     from etils import epath
 

@@ -1,5 +1,6 @@
 """The launcher of one machine: what each process is given, whose output is whose, and how all of them end."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
+from launch.command import with_own_python
 from launch.local import environments_of, gpus_of, main
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +64,26 @@ def test_arguments_reach_the_command_as_they_are():
     show = "import sys; print(repr(sys.argv[1:]))"
     done = launch("-n", "1", "--", sys.executable, "-c", show, argument, "--", "-n")
     assert done.stdout == f"[0] {[argument, '--', '-n']!r}\n"
+
+
+@pytest.mark.parametrize(
+    "words", [["python"], ["python3"], ["env", "X=1", "python"], ["sh", "-c", 'python "$@"', "sh"]]
+)
+def test_python_is_the_interpreter_that_runs_the_launcher(words):
+    show = "import sys; print(sys.prefix)"
+    without = {**os.environ, "PATH": os.defpath}
+    done = subprocess.run(
+        [*LAUNCH, "-n", "1", "--", *words, "-c", show], cwd=ROOT, env=without, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == (f"[0] {sys.prefix}\n", "")
+
+
+def test_a_python_that_is_named_otherwise_stays_as_it_is_written(tmp_path):
+    (tmp_path / "python").symlink_to("/bin/echo")
+    done = launch("-n", "1", "--", str(tmp_path / "python"), "python3")
+    assert done.stdout == "[0] python3\n"
+    assert with_own_python(["python2", "x"]) == ["python2", "x"]
+    assert with_own_python(["python3.9", "-m", "python"]) == ["python3.9", "-m", "python"]
 
 
 def test_the_environment_of_processes_on_the_cpu():
