@@ -36,6 +36,8 @@ STATE = HERE / "state.json"
 """How the job stands: written whole by whoever changes it."""
 STOP = HERE / "stop"
 """There when the job was told to stop."""
+MADE = "made.json"
+"""Written into the environment when it is whole: what it was made of."""
 LIBTPU_LOCK = Path("/tmp/libtpu_lockfile")
 SECONDS_TO_START = 60.0
 
@@ -83,9 +85,9 @@ def _setup() -> dict[str, Any]:
         return {"error": "a job is running here; stop it first"}
     archive = hashlib.sha256((HERE / "code.tar.gz").read_bytes()).hexdigest()
     given = json.loads((HERE / "setup.json").read_text())
-    done = {"archive": archive, "python": given["python"], "extras": given["extras"]}
-    stamp = HERE / "installed.json"
-    if not stamp.exists() or json.loads(stamp.read_text()) != done:
+    settings = {"python": given["python"], "extras": given["extras"]}
+    done, stamp = {"archive": archive, **settings}, HERE / "installed.json"
+    if read(stamp) != done or not made():
         remove(stamp)
         fresh = HERE / "code.new"
         shutil.rmtree(fresh, ignore_errors=True)
@@ -93,22 +95,45 @@ def _setup() -> dict[str, Any]:
             tar.extractall(fresh)
         shutil.rmtree(CODE, ignore_errors=True)
         fresh.rename(CODE)
-        install(given["python"], given["extras"])
+        install(settings)
         write(stamp, done)
     return {"archive": archive}
 
 
-def install(python: str, extras: Sequence[str]) -> None:
-    """Make the environment of `python`, which uv fetches where the machine does not have it, and install the code."""
-    if not (VENV / "bin" / "python").exists():
-        if shutil.which(python):
-            call([python, "-m", "venv", str(VENV)])
-        else:
-            call([sys.executable, "-m", "pip", "install", "--quiet", "--user", "uv"])
-            call([sys.executable, "-m", "uv", "venv", "--quiet", "--seed", "--python", python, str(VENV)])
-    wanted = ".[" + ",".join(extras) + "]" if extras else "."
+def install(settings: dict[str, Any]) -> None:
+    """Make the environment and install the code into it; does nothing where one was made whole of the same things.
+
+    An environment that was made of anything else, or of which the making broke off, is thrown away: what it has too
+    many of (another Python's packages, an extra's) would stay in it.
+
+    Args:
+      settings: "python", which uv fetches where the machine does not have it, and "extras" of the project.
+    """
+    wanted = {**settings, **{name: digest(CODE / name) for name in ("pyproject.toml", "constraints.txt")}}
+    if made() == wanted:
+        return
+    if VENV.exists():
+        shutil.rmtree(VENV)
+    python, extras = settings["python"], settings["extras"]
+    if shutil.which(python):
+        call([python, "-m", "venv", str(VENV)])
+    else:
+        call([sys.executable, "-m", "pip", "install", "--quiet", "--user", "uv"])
+        call([sys.executable, "-m", "uv", "venv", "--quiet", "--seed", "--python", python, str(VENV)])
+    project = ".[" + ",".join(extras) + "]" if extras else "."
     pip = [str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--no-input", "install"]
-    call([*pip, "--quiet", "-c", "constraints.txt", "-e", wanted], CODE)
+    call([*pip, "--quiet", "-c", "constraints.txt", "-e", project], CODE)
+    write(VENV / MADE, wanted)
+
+
+def made() -> dict[str, Any]:
+    """What the environment was made of; {} where it is not whole."""
+    return read(VENV / MADE) if (VENV / "bin" / "python").exists() else {}
+
+
+def digest(file: Path) -> str:
+    """SHA-256 of a file; empty where there is none."""
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""
 
 
 def call(argv: list[str], folder: Path = HERE) -> None:
@@ -137,15 +162,21 @@ def start(options: dict[str, str]) -> dict[str, Any]:
         remove(STOP)
         names = {name: job[name] for name in ("launch", "run", "digest")}
         write(STATE, {**names, "starter": identity(os.getpid())})
+        # Handed over while the lock is held: a start that is sent again finds nothing to take away from the first.
+        given = json.dumps({"job": job, "values": read(HERE / "env.json")})
+        remove(HERE / "env.json")
         with LOG.open("ab") as log:
-            subprocess.Popen(
+            supervisor = subprocess.Popen(
                 [sys.executable, str(HERE / "remote.py"), "supervise"],
                 cwd=str(HERE),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
+        assert supervisor.stdin is not None
+        with supervisor.stdin as pipe:
+            pipe.write(given.encode())
         until = time.monotonic() + SECONDS_TO_START
         while not ("supervisor" in state() or "exit" in state()) and time.monotonic() < until:
             time.sleep(0.05)
@@ -164,12 +195,14 @@ def clean(before: dict[str, Any]) -> None:
 
 
 def supervise() -> int:
-    """Run the job to its end, and write down what it came to. This process is detached: it has no terminal."""
-    job = json.loads((HERE / "job.json").read_text())
+    """Run the job that stands on standard input, with the values of its variables, to its end, and write down what it
+    came to. This process is detached: it has no terminal."""
     now = {**state(), "supervisor": identity(os.getpid()), "began": time.time()}
     write(STATE, now)
     try:
-        environment = {**os.environ, **own_environment(job), **values(), **secrets(job)}
+        given = json.loads(sys.stdin.buffer.read())
+        job = given["job"]
+        environment = {**os.environ, **own_environment(job), **given["values"], **secrets(job)}
     except (OSError, ValueError) as error:
         print("error: " + str(error), flush=True)
         write(STATE, {**now, "exit": 2, "ended": time.time()})
@@ -212,16 +245,6 @@ def own_environment(job: dict[str, Any]) -> dict[str, str]:
     return {"PATH": path, "VIRTUAL_ENV": str(VENV), "PYTHONUNBUFFERED": "1", **together}
 
 
-def values() -> dict[str, str]:
-    """The values that were copied over; their file does not outlive this."""
-    file = HERE / "env.json"
-    if not file.exists():
-        return {}
-    found = json.loads(file.read_text())
-    remove(file)
-    return {str(name): str(value) for name, value in found.items()}
-
-
 def secrets(job: dict[str, Any]) -> dict[str, str]:
     """The secrets of the job, read with the rights of this machine; they live in the job's environment only."""
     found = {}
@@ -261,8 +284,7 @@ def stop(options: dict[str, str]) -> dict[str, Any]:
 
 def status(options: dict[str, str]) -> dict[str, Any]:
     """How the job stands, and which code is installed."""
-    stamp = HERE / "installed.json"
-    archive = json.loads(stamp.read_text())["archive"] if stamp.exists() else ""
+    archive = read(HERE / "installed.json").get("archive", "")
     return {"archive": archive, "line": last_line(), **brief(state())}
 
 
@@ -279,10 +301,7 @@ def brief(now: dict[str, Any]) -> dict[str, Any]:
 
 def state() -> dict[str, Any]:
     """What is written down about the job; {} before the first."""
-    try:
-        return dict(json.loads(STATE.read_text()))
-    except FileNotFoundError:
-        return {}
+    return read(STATE)
 
 
 def running(now: dict[str, Any]) -> bool:
@@ -302,6 +321,14 @@ def identity(pid: int) -> list[Any] | None:
     except OSError:
         return None
     return None if after_name[0] in "ZX" else [pid, after_name[19]]
+
+
+def read(file: Path) -> dict[str, Any]:
+    """What is written in a file as JSON; {} where there is none."""
+    try:
+        return dict(json.loads(file.read_text()))
+    except FileNotFoundError:
+        return {}
 
 
 def write(file: Path, content: dict[str, Any]) -> None:
