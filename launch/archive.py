@@ -1,9 +1,13 @@
-"""The project as one file for the machines: a git commit, or the working tree as it is; never a secret in it."""
+"""The project as one file for the machines: a git commit, or the working tree as it is.
+
+Files that look like secrets by their names stay behind, and one that holds the value of a secret is refused.
+"""
 
 import gzip
 import hashlib
 import io
 import os
+import posixpath
 import re
 import subprocess
 import tarfile
@@ -18,11 +22,21 @@ from launch.runner import say
 LARGEST = 200 * 2**20
 """Bytes of an archive of source code; more is data that was left in the working tree."""
 NEVER = re.compile(
-    r"(^|/)(\.env(\..*)?|\.netrc|\.pypirc|id_(rsa|dsa|ecdsa|ed25519)|\.aws|\.ssh|\.huggingface|\.kaggle"
-    r"|.*\.(pem|key|p12|pfx|keystore)|.*credentials.*\.json|.*service[-_]?account.*\.json)(/|$)",
-    re.IGNORECASE,
+    r"\.env([._-].+)?|.+\.env|\.envrc|[._]netrc|\.npmrc|\.yarnrc(\.yml)?|\.pypirc|\.pgpass|\.my\.cnf|\.htpasswd|\.boto|\.s3cfg"
+    r"|\.git-credentials|\.vault-token|\.dockercfg|\.(aws|azure|docker|gcloud|gnupg|huggingface|kaggle|kube|ssh)"
+    r"|(.+[._-])?id_(rsa|dsa|ecdsa|ed25519)(_sk)?([._-](?!pub$).+)?"
+    r"|.+\.(pem|key|p8|p12|pfx|ppk|jks|keystore|kdbx|tfstate|tfvars)"
+    r"|kaggle\.json|.*(client[_-]?secret|service[_-]?account).*\.json|.*access[_-]?(keys?|tokens?)\.(csv|db)|rootkey\.csv"
+    r"|(.*credentials?.*|secrets?|\.?token|hf[_-]?token)\.(json|ya?ml|toml|ini|cfg|csv|txt|db)"
+    r"|\.?(credentials?|secrets?|(hf[_-]?)?token|stored_tokens)",
+    re.IGNORECASE | re.DOTALL,
 )
-"""Files of the working tree that hold secrets by custom; they are left out of an archive of it."""
+"""Names of files and folders that hold secrets by custom; what lies in such a folder stays behind too."""
+HARMLESS = re.compile(r"(^|[._-])(example|sample|template|dist)([._-]|$)|\.py$", re.IGNORECASE)
+"""Names that only show the form of a secret, .env.example, or are code."""
+MOST_NAMED = 8
+MOST_LINKS = 8
+"""Links that one is followed through."""
 SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.IGNORECASE)
 SHORTEST_SECRET = 8
 """Characters; shorter values would be found everywhere by chance."""
@@ -52,8 +66,7 @@ def make_archive(config: LaunchConfig, root: Path, environment: Mapping[str, str
     Raises:
       UserError: no checkout, an unknown commit, a dirty tree under source='commit', data in the tree, or a secret.
     """
-    if _git(root, "rev-parse", "--git-dir") is None:
-        raise UserError(f"{root} is not a git checkout; the machines are given its files as git knows them")
+    _git(root, "rev-parse", "--git-dir")
     if config.source == "archive":
         files, label = dict(_tree(root)), "the working tree"
     else:
@@ -67,42 +80,51 @@ def make_archive(config: LaunchConfig, root: Path, environment: Mapping[str, str
 def _commit(config: LaunchConfig, root: Path) -> str:
     """The commit that is meant, in full."""
     name = config.commit or "HEAD"
-    commit = (
-        None if name.startswith("-") else _git(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
-    )
-    if commit is None:
+    found = _run(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    if found.returncode or name.startswith("-"):
         raise UserError(f"config.commit={name!r} is no commit, branch or tag of {root}")
     if not config.commit:
-        dirty = (_git(root, "status", "--porcelain") or b"").decode().splitlines()
+        dirty = os.fsdecode(_git(root, "status", "--porcelain")).splitlines()
         if dirty:
             more = f" and {len(dirty) - 1} more" if len(dirty) > 1 else ""
             raise UserError(
                 f"the working tree has changes that are not committed ({dirty[0][3:]}{more}): commit them, take the "
                 "tree as it is by --config.source=archive, or name what to run by --config.commit=HEAD"
             )
-    return commit.decode().strip()
+    return found.stdout.decode().strip()
 
 
 def _committed(root: Path, commit: str) -> Iterator[tuple[str, tuple[bytes, int]]]:
-    packed = _git(root, "archive", "--format=tar", commit) or b""
-    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
-        for member in tar.getmembers():
-            file = tar.extractfile(member)
-            if file is not None:
-                yield member.name, (file.read(), member.mode)
+    """Files of a commit; a link to one of them is a file like it, and others are left out."""
+    with tarfile.open(fileobj=io.BytesIO(_git(root, "archive", "--format=tar", commit))) as tar:
+        members = {member.name: member for member in tar.getmembers() if member.isfile() or member.issym()}
+        sources = {name: _followed(name, members) for name in members}
+        for name in _without_secrets([name for name, source in sources.items() if source is not None]):
+            source = sources[name]
+            if source is not None and not is_secret(source.name) and (file := tar.extractfile(source)):
+                yield name, (file.read(), source.mode)
+
+
+def _followed(name: str, members: Mapping[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
+    """The file that a name of a commit stands for; None for a link that leads to no file of it."""
+    member = members.get(name)
+    for _ in range(MOST_LINKS):
+        if member is None or not member.issym():
+            return member
+        member = members.get(
+            posixpath.normpath(posixpath.join(posixpath.dirname(member.name), member.linkname))
+        )
+    return None
 
 
 def _tree(root: Path) -> Iterator[tuple[str, tuple[bytes, int]]]:
     """Files that git tracks, and new ones that it does not ignore."""
-    listed = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard") or b""
-    size, left_out = 0, []
-    for name in sorted(set(listed.decode().split("\0")) - {""}):
+    listed = os.fsdecode(_git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard"))
+    # Others are deleted, a submodule, or a link that may lead out of the tree.
+    names = [name for name in set(listed.split("\0")) - {""} if _is_plain(root / name)]
+    size = 0
+    for name in _without_secrets(names):
         path = root / name
-        if path.is_symlink() or not path.is_file():
-            continue  # deleted, a submodule, or a link that may lead out of the tree
-        if NEVER.search(name):
-            left_out.append(name)
-            continue
         size += path.stat().st_size
         if size > LARGEST:
             raise UserError(
@@ -110,8 +132,25 @@ def _tree(root: Path) -> Iterator[tuple[str, tuple[bytes, int]]]:
                 "them): data belongs in a bucket; move it, or name it in .gitignore"
             )
         yield name, (path.read_bytes(), 0o755 if os.access(path, os.X_OK) else 0o644)
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def is_secret(name: str) -> bool:
+    """Whether a path has a part that is the name of a secret by custom."""
+    return any(NEVER.fullmatch(part) and not HARMLESS.search(part) for part in name.split("/"))
+
+
+def _without_secrets(names: Iterable[str]) -> list[str]:
+    """Paths in order, without those that look like secrets, which are named to the user."""
+    left_out = sorted(name for name in names if is_secret(name))
     if left_out:
-        say(f"left out, for what they may hold: {', '.join(left_out)}")
+        shown = ", ".join(name if name.isprintable() else repr(name) for name in left_out[:MOST_NAMED])
+        more = f" and {len(left_out) - MOST_NAMED} more" if len(left_out) > MOST_NAMED else ""
+        say(f"left out, for what they may hold: {shown}{more}")
+    return sorted(set(names) - set(left_out))
 
 
 def _refuse_secrets(files: Mapping[str, tuple[bytes, int]], environment: Mapping[str, str]) -> None:
@@ -144,11 +183,23 @@ def _pack(files: Mapping[str, tuple[bytes, int]]) -> bytes:
     return packed.getvalue()
 
 
-def _git(root: Path, *arguments: str) -> bytes | None:
-    """What git prints; None when it fails."""
-    argv: Iterable[str] = ["git", "-C", str(root), *arguments]
+def _git(root: Path, *arguments: str) -> bytes:
+    """What git prints.
+
+    Raises:
+      UserError: it fails.
+    """
+    done = _run(root, *arguments)
+    if done.returncode:
+        raise UserError(
+            f"git cannot read {root}, whose files the machines are given: {os.fsdecode(b' '.join(done.stderr.split()))}"
+        )
+    return done.stdout
+
+
+def _run(root: Path, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
+    argv = ["git", "-C", str(root), *arguments]
     try:
-        done = subprocess.run(list(argv), capture_output=True, stdin=subprocess.DEVNULL)
+        return subprocess.run(argv, capture_output=True, stdin=subprocess.DEVNULL)
     except FileNotFoundError as error:
         raise UserError("git is not installed; the code for the machines is what git knows of it") from error
-    return done.stdout if done.returncode == 0 else None

@@ -10,6 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${NAME:?}" "${PROJECT:?}" "${ZONE:?}" "${TYPE:?}" "${RUNTIME:?}" "${POLL_SECONDS:=20}"
+[[ $NAME =~ ^[a-z][a-z0-9-]*$ ]] || { echo "NAME=$NAME should be small letters, digits and hyphens" >&2 && exit 2; }
 place=(--project="$PROJECT" --zone="$ZONE")
 folder=unmask/$NAME                # in the home folder of every machine
 staged=.cache/launch/$NAME         # here, while it is copied
@@ -39,8 +40,10 @@ until state=$(gcloud compute tpus queued-resources describe "$NAME" "${place[@]}
 done
 
 # Set it up: the newest commit, Python, the pinned dependencies with JAX for TPU. launch/remote.py does it there.
+# What is named as a secret stays behind.
+secrets=(.env '.env.*' .netrc .npmrc .pypirc 'id_*' '*.pem' '*.key' kaggle.json '*credentials*.json' '*service?account*.json')
 (umask 077 && mkdir -p "$staged")
-git archive --format=tar.gz --output="$staged/code.tar.gz" HEAD
+git archive --format=tar.gz --output="$staged/code.tar.gz" HEAD . "${secrets[@]/#/:(exclude,icase,glob)**/}"
 echo '{"python": "python3.11", "extras": ["tpu"]}' >"$staged/setup.json"
 copy "$staged/code.tar.gz" "$staged/setup.json" launch/remote.py
 on_all "python3 $folder/remote.py setup"

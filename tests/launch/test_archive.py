@@ -1,6 +1,7 @@
 """The code that goes to the machines: a commit or the tree, the same bytes for the same files, and no secrets."""
 
 import io
+import os
 import subprocess
 import tarfile
 from dataclasses import replace
@@ -52,20 +53,133 @@ def test_an_unknown_commit_is_named(name, checkout):
         make_archive(replace(COMMIT, commit=name), checkout)
 
 
-def test_runs_environments_and_keys_stay_behind(checkout, capsys):
-    for name in (
-        ".venv/x",
-        "runs/r/model",
+SECRETS = (
+    *(
         ".env",
+        ".env.local",
+        ".ENV",
+        "deploy/prod.env",
+        ".envrc",
+        "sub/.netrc",
+        ".npmrc",
+        ".pypirc",
+        ".git-credentials",
+    ),
+    *(
         "keys/my.pem",
-        ".ssh/id_rsa",
+        "Server.KEY",
+        "id_rsa",
+        "keys/deploy_id_ed25519",
+        "id_rsa.old",
+        "store.p12",
+        ".ssh/config",
+    ),
+    *(
         "service-account.json",
+        "a/b/my_service_account_2.json",
+        "client_secret_1.json",
+        "kaggle.json",
+        ".aws/credentials",
+    ),
+    *(
+        "gcp-Credentials-prod.json",
+        "application_default_credentials.json",
+        "credentials.yaml",
+        "secrets.toml",
+        "hf_token",
+    ),
+)
+PLAIN = (
+    *(
+        ".env.example",
+        "deploy/.env.template",
+        "credentials.sample.json",
+        "id_rsa.pub",
+        "configs/credentials.py",
+    ),
+    *(
+        "tokenizer.json",
+        "special_tokens_map.json",
+        "tokens.txt",
+        "key.md",
+        "environment.yml",
+        "keyboard.json",
         "new.py",
-    ):
+    ),
+)
+
+
+def put(checkout, *names):
+    for name in names:
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).write_text(name)
+
+
+@pytest.mark.parametrize("source", ["commit", "archive"])
+@pytest.mark.parametrize("secret", SECRETS)
+def test_what_is_named_as_a_secret_stays_behind_and_is_named(secret, source, checkout, capsys):
+    put(checkout, secret)
+    commit(checkout)
+    archive = make_archive(replace(LaunchConfig(), source=source), checkout)
+    assert archive.names == {".gitignore", "a.py"}
+    assert capsys.readouterr().err == f"launch: left out, for what they may hold: {secret}\n"
+
+
+@pytest.mark.parametrize("settings", [COMMIT, TREE])
+def test_templates_code_and_public_keys_go_along(settings, checkout, capsys):
+    put(checkout, *PLAIN)
+    commit(checkout)
+    assert make_archive(settings, checkout).names == {".gitignore", "a.py", *PLAIN}
+    assert capsys.readouterr().err == ""
+
+
+def test_many_secrets_are_one_line(checkout, capsys):
+    put(checkout, *(f"{number}.pem" for number in range(20)), "a\nb.key")
+    commit(checkout)
+    assert make_archive(COMMIT, checkout).names == {".gitignore", "a.py"}
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.endswith(", 14.pem, 15.pem and 13 more\n")
+
+
+def test_runs_and_environments_stay_behind(checkout):
+    put(checkout, ".venv/x", "runs/r/model", "new.py")
     assert make_archive(TREE, checkout).names == {".gitignore", "a.py", "new.py"}
-    assert "left out" in capsys.readouterr().err
+
+
+def test_a_link_leads_to_no_secret_and_not_out_of_the_commit(checkout):
+    put(checkout, ".env", "configs/base.py")
+    for link, target in {
+        "plain.py": "a.py",
+        "configs/mine.py": "base.py",
+        "twice.py": "configs/mine.py",
+        "settings.txt": ".env",
+        "outside": "/etc/hostname",
+        "above": "../x",
+        "round": "round",
+    }.items():
+        (checkout / link).symlink_to(target)
+    commit(checkout)
+    archive = make_archive(COMMIT, checkout)
+    plain = {".gitignore", "a.py", "configs/base.py"}
+    assert archive.names == plain | {"plain.py", "configs/mine.py", "twice.py"}
+    assert content(archive, "twice.py") == "configs/base.py"
+    assert make_archive(TREE, checkout).names == plain
+
+
+def test_a_name_that_is_not_utf8_goes_along(checkout):
+    name = os.fsdecode(b"caf\xe9.txt")
+    put(checkout, "x")
+    (checkout / name).write_text("")
+    assert name in make_archive(TREE, checkout).names
+    commit(checkout)
+    assert name in make_archive(COMMIT, checkout).names
+
+
+def test_what_git_complains_of_is_told(tmp_path):
+    with pytest.raises(
+        UserError, match=r"git cannot read .*, whose files the machines are given: fatal: not a git repo"
+    ):
+        make_archive(COMMIT, tmp_path)
 
 
 def test_code_that_holds_a_secret_of_the_environment_is_refused_without_repeating_it(checkout):

@@ -40,6 +40,10 @@ def test_the_script_does_what_the_tool_does(tmp_path, monkeypatch):
     shutil.copy(script.with_name("remote.py"), checkout / "launch")
     archive = tiny_archive(None, None)
     subprocess.run(["tar", "-xz"], cwd=checkout, input=archive.content, check=True)
+    secrets = (".env", "sub/Service-Account.json", "sub/my.PEM", "id_rsa")
+    for name in secrets:
+        (checkout / name).parent.mkdir(exist_ok=True)
+        (checkout / name).write_text("canary")
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "x"]):
         own = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
         subprocess.run(["git", *own, *words], cwd=checkout, check=True)
@@ -62,6 +66,18 @@ def test_the_script_does_what_the_tool_does(tmp_path, monkeypatch):
     assert "first line\nlast line" in shown.stdout
     assert changes(other.calls) == expected
     done = json.loads((other.home() / "unmask" / NAME / "job.json").read_text())
+    code = other.home() / "unmask" / NAME / "code"
+    assert (code / "show.py").exists() and not any((code / name).exists() for name in secrets)
     own = ("launch", "run", "digest")  # another launch, by other means
     assert {**done, **dict.fromkeys(own)} == {**given, **dict.fromkeys(own)}
     assert not (checkout / ".cache" / "launch" / NAME).exists()
+
+
+def test_the_script_refuses_a_name_that_a_shell_would_read():
+    script = Path(runner.__file__).with_name("tpu_pod.sh")
+    named = dict.fromkeys(("PROJECT", "ZONE", "TYPE", "RUNTIME"), "x") | {"NAME": "a; touch x"}
+    done = subprocess.run([script, "true"], env={**os.environ, **named}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "NAME=a; touch x should be small letters, digits and hyphens\n",
+    )
