@@ -46,12 +46,12 @@ def main(argv: Sequence[str]) -> int:
     config, values = parse(FinetuneConfig, argv, _flags, unused=unused_fields)
     if not values.workdir:
         raise UserError("no --workdir given: the folder that holds everything of the run")
-    if values.push_to_hub:
-        hub.check(values.push_to_hub)
-    elif values.public:
+    if values.public and not values.push_to_hub:
         raise UserError("--public says how --push_to_hub=USER/NAME uploads, which is not given")
     if config.distributed:
         processes.join()
+    if values.push_to_hub:
+        processes.from_first(lambda: hub.check(values.push_to_hub))  # it pushes, the others need no token
     command.log_to_stderr()
     command.use_compilation_cache(config.compilation_cache)
     workdir = epath.Path(values.workdir).expanduser()

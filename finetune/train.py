@@ -93,7 +93,7 @@ def train(
     Raises:
       UserError: bad config, bad input, or a workdir that holds another run.
     """
-    check_inference(config, workdir)
+    processes.from_first(lambda: check_inference(config, workdir))  # which writes and runs the ONNX file
     with workdirs.opened(workdir, config, keep=config.checkpoint.keep) as checkpointer:
         saved = checkpointer.read_run()
         if saved is not None:
