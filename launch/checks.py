@@ -17,7 +17,14 @@ from launch.runner import Runner, say
 
 PROBE = ".launch-probe"
 LABEL = re.compile(r"[a-z][a-z0-9_-]{0,62}=[a-z0-9_-]{0,63}")
-DURATION = re.compile(r"(\d+[smhdw])+")
+FIELDS = {
+    "runtime_version": (r"[a-z0-9][a-z0-9.-]*", "an image of TPU VMs: tpu-ubuntu2204-base"),
+    "network": (r"[A-Za-z0-9][\w.:/-]*", "the name of a network"),
+    "subnetwork": (r"[A-Za-z0-9][\w.:/-]*", "the name of a subnetwork"),
+    "service_account": (r"[A-Za-z0-9][\w.@:-]*", "a service account: NAME@PROJECT.iam.gserviceaccount.com"),
+    "valid_until": (r"(\d+[smhdw])+", "a duration: 6h, 1d12h"),
+}
+"""Fields of config.tpu that go to gcloud as they are: what each looks like, and what to say of others."""
 ZONE = re.compile(r"[a-z]+-[a-z]+\d+-[a-z]")
 DOES_NOT_FIT = 3
 """Exit status of pretrain.plan for a run that needs more memory than the chips have."""
@@ -49,13 +56,22 @@ def check_machines(config: LaunchConfig) -> TpuSlice:
         )
     if tpu.capacity == "guaranteed" and not tpu.queued:
         raise UserError("config.tpu.capacity='guaranteed' is of queued resources: config.tpu.queued=True")
+    for field, (pattern, right) in FIELDS.items():
+        value = getattr(tpu, field)
+        if value and not re.fullmatch(pattern, value, re.ASCII):
+            raise UserError(f"config.tpu.{field}={value!r} should be {right}")
+    if not re.fullmatch(r"[A-Za-z0-9/][\w./+-]*", config.python, re.ASCII):
+        raise UserError(
+            f"config.python={config.python!r} should be a Python of the machines, or a version: python3.11"
+        )
+    for index, extra in enumerate(config.extras):
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", extra, re.ASCII):
+            raise UserError(f"config.extras[{index}]={extra!r} should be the name of an extra: tpu")
     for index, label in enumerate(tpu.labels):
         if not LABEL.fullmatch(label):
             raise UserError(
                 f"config.tpu.labels[{index}]={label!r} should be KEY=VALUE in small letters and digits"
             )
-    if tpu.valid_until and not DURATION.fullmatch(tpu.valid_until):
-        raise UserError(f"config.tpu.valid_until={tpu.valid_until!r} should be a duration: 6h, 1d12h")
     return found
 
 

@@ -123,18 +123,18 @@ def with_workdir(command: Sequence[str], workdir: str, name: str) -> tuple[list[
       name: the run's name.
 
     Raises:
-      UserError: there is no command, or neither names a workdir.
+      UserError: there is no command, neither names a workdir, or it is no path.
     """
     if not command:
         raise UserError(
             "no command given; write it after --, as in: -- python -m pretrain --config=... --workdir=..."
         )
     named = workdir_of(command)
-    if named:
-        return list(command), named
-    if not workdir:
+    if not named and not workdir:
         raise UserError(
             "the command names no folder for the run; add --workdir=... to it, or set config.workdir"
         )
-    folder = workdir.replace("{name}", name)
-    return [*command, f"--workdir={folder}"], folder
+    folder = named or workdir.replace("{name}", name)
+    if re.search(r"[\x00-\x1f\x7f]", folder):
+        raise UserError(f"--workdir={folder!r} should be a path without control characters")
+    return ([*command] if named else [*command, f"--workdir={folder}"]), folder

@@ -47,8 +47,9 @@ class Gcloud:
     def create(self, name: str) -> Argv:
         """Ask for a pod; returns before it is there."""
         tpu = self.tpu
-        runtime = tpu.runtime_version or tpu_slice(tpu.accelerator).runtime_version
-        options = [f"--accelerator-type={tpu.accelerator}"]
+        slice_ = tpu_slice(tpu.accelerator)
+        runtime = tpu.runtime_version or slice_.runtime_version
+        options = [f"--accelerator-type={slice_.accelerator}"]
         if tpu.queued:
             options += [f"--runtime-version={runtime}", *nodes_options(name, tpu.slices)]
         else:

@@ -101,10 +101,10 @@ def make_job(
     check_names(config, command)
     words, workdir = with_workdir(command, config.workdir, name)
     markers(words, workdir)
-    if re.match(r"\w+:/", workdir) and not re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]+/[^\s]+", workdir):
+    if re.match(r"\w+:/", workdir) and not re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]+/[^\s*?\[\]#]+", workdir):
         raise UserError(
             f"--workdir={workdir}: a folder in a bucket is written gs://BUCKET/FOLDER, with a bucket's name, of small "
-            "letters, for BUCKET"
+            "letters, for BUCKET, and nothing that gcloud reads as a pattern (* ? [ ] #) in FOLDER"
         )
     if hosts > 1 and not workdir.startswith("gs://") and not config.shared_workdir:
         raise UserError(

@@ -183,14 +183,14 @@ def _check(job: KubernetesConfig) -> None:
     _check_name("config.kubernetes.namespace", job.namespace, 63)
     if job.service_account:
         _check_name("config.kubernetes.service_account", job.service_account, 63)
-    if not re.fullmatch(r"[a-z0-9][\w.:/@-]*", job.image):
+    if not re.fullmatch(r"[a-z0-9][\w.:/@-]*", job.image, re.ASCII):
         raise UserError(
             f"config.kubernetes.image={job.image!r} should name the image that the Dockerfile made: "
             "REGION-docker.pkg.dev/PROJECT/REPOSITORY/unmask:TAG"
         )
     for field, pattern, right in (("cpu", r"\d+m?", "8 or 7500m"), ("memory", r"\d+[KMGT]i?", "64Gi")):
         value = getattr(job, field)
-        if value and not re.fullmatch(pattern, value):
+        if value and not re.fullmatch(pattern, value, re.ASCII):
             raise UserError(
                 f"config.kubernetes.{field}={value!r} should be a quantity of Kubernetes, {right}"
             )
@@ -206,7 +206,7 @@ def _check(job: KubernetesConfig) -> None:
         if getattr(job, field) < least:
             raise UserError(f"config.kubernetes.{field}={getattr(job, field)} should be at least {least}")
     for label in job.node_selector:
-        if not re.fullmatch(r"[A-Za-z0-9][\w./-]*=[\w.-]*", label):
+        if not re.fullmatch(r"[A-Za-z0-9][\w./-]*=[\w.-]*", label, re.ASCII):
             raise UserError(f"config.kubernetes.node_selector: {label!r} should be KEY=VALUE")
 
 

@@ -9,6 +9,7 @@ from data.errors import UserError
 from launch.accelerators import parse_topology
 from launch.config import KubernetesConfig, LaunchConfig
 from launch.manifest import literal
+from launch.variables import is_text
 
 GKE_NAMES = {
     "v4": "tpu-v4-podslice",
@@ -61,6 +62,10 @@ def machines(job: KubernetesConfig) -> Machines:
             "(nvidia-h100-80gb, nvidia-l4)"
         )
     if job.accelerator.startswith("nvidia-"):
+        if not re.fullmatch(r"[a-z0-9-]+", job.accelerator):
+            raise UserError(
+                f"config.kubernetes.accelerator={job.accelerator!r} should be GKE's name of a GPU: nvidia-h100-80gb"
+            )
         if job.slices > 1:
             raise UserError(
                 f"config.kubernetes.slices={job.slices} is for TPUs; GPUs have config.kubernetes.nodes"
@@ -227,6 +232,8 @@ def _environment(
             )
         if key not in environment:
             raise UserError(f"config.env names {key}, not set here; export it, or take it out")
+        if not is_text(environment[key]):
+            raise UserError(f"config.env names {key}, whose value is not UTF-8 text, as a manifest is")
         variables.append({"name": key, "value": literal(environment[key])})
     for secret in config.secrets:
         variables.append(_secret(secret))

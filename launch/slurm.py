@@ -150,7 +150,7 @@ def seconds(time: str) -> int:
     Raises:
       UserError: another form; Slurm reads 90:00 as minutes and seconds, which few mean.
     """
-    match = re.fullmatch(r"(?:(\d{1,3})-)?(\d{1,3}):([0-5]\d):([0-5]\d)", time)
+    match = re.fullmatch(r"(?:(\d{1,3})-)?(\d{1,3}):([0-5]\d):([0-5]\d)", time, re.ASCII)
     days, hours, minutes, rest = (int(part or 0) for part in match.groups()) if match else (0, 0, 0, 0)
     total = ((days * 24 + hours) * 60 + minutes) * 60 + rest
     if total == 0 or (days and hours > 23):
@@ -163,7 +163,7 @@ def _tasks(job: SlurmConfig) -> int:
 
 
 def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,62}", name):
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,62}", name, re.ASCII):
         raise UserError(f"NAME={name!r} should be letters, digits, '-', '_' and '.', at most 63")
 
 
@@ -180,7 +180,7 @@ def _check(job: SlurmConfig) -> None:
     }
     for name, (pattern, right) in patterns.items():
         value = getattr(job, name)
-        if value and not re.fullmatch(pattern, value):
+        if value and not re.fullmatch(pattern, value, re.ASCII):
             raise UserError(f"config.slurm.{name}={value!r} should be {right}")
     limits = {"nodes": 1, "gpus_per_node": 0, "cpus_per_task": 1, "signal_before": 1, "max_restarts": 0}
     for name, least in limits.items():

@@ -12,8 +12,15 @@ TOKEN = re.compile(r"\b(hf_|sk-|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|AKIA|y
 DIGEST = re.compile(r"[0-9a-fA-F]{32}")
 
 
+def is_text(value: str) -> bool:
+    """Whether a value that was given here can stand in a file of UTF-8: other bytes came in as lone surrogates."""
+    return not re.search(r"[\ud800-\udfff]", value)
+
+
 def check_names(config: LaunchConfig, command: Sequence[str]) -> None:
     """Refuse values where names belong, and tokens among the words of a command; none is repeated in the message.
+
+    Words that are not UTF-8 are refused too, as a job is written to a file.
 
     Raises:
       UserError: there is one.
@@ -32,6 +39,8 @@ def check_names(config: LaunchConfig, command: Sequence[str]) -> None:
                 "from, as in HF_TOKEN=hf-token; never the value"
             )
     for place, word in enumerate(command, 1):
+        if not is_text(word):
+            raise UserError(f"word {place} of the command is not UTF-8 text; rename what it names")
         if TOKEN.search(word):
             raise UserError(
                 f"word {place} of the command looks like a token, which process lists and logs would show; take it "

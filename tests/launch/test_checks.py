@@ -76,6 +76,38 @@ def test_no_plan_leaves_the_compiler_out_and_says_so(cloud, plans, monkeypatch, 
 
 
 @pytest.mark.parametrize(
+    "field",
+    [
+        *(
+            "tpu.runtime_version",
+            "tpu.network",
+            "tpu.subnetwork",
+            "tpu.service_account",
+            "tpu.valid_until",
+            "tpu.zone",
+        ),
+        *("tpu.project", "tpu.accelerator", "tpu.labels", "python", "extras", "env", "secrets"),
+    ],
+)
+@pytest.mark.parametrize(
+    "value", ["$(touch x)", "`id`", "a b", "a\nb", "a'b", 'a"b', "-x y", "é\u2028", "a;b"]
+)
+def test_what_is_no_name_is_one_line_before_anything_is_made(value, field, cloud, plans):
+    given = repr((value,)) if field in ("tpu.labels", "extras", "env", "secrets") else value
+    with pytest.raises(UserError) as error:
+        launch("up", f"--config.{field}={given}", "--config.source=commit", command=PRETRAIN)
+    assert "\n" not in str(error.value)
+    assert cloud.verbs("create", "describe", "ssh", "scp") == []
+
+
+@pytest.mark.parametrize("name", ["$(touch x)", "a\nb", "-x", "é", "a/b", "a'b", ""])
+def test_a_pods_name_is_plain(name, cloud):
+    with pytest.raises(UserError) as error:
+        tpu.main(["launch/tpu.py", "delete", name])
+    assert "\n" not in str(error.value) and cloud.calls == []
+
+
+@pytest.mark.parametrize(
     ("command", "message"),
     [
         ([*PRETRAIN[:-1], "--workdir=runs/x"], "2 machines need a folder in a bucket"),
@@ -86,6 +118,8 @@ def test_no_plan_leaves_the_compiler_out_and_says_so(cloud, plans, monkeypatch, 
             [*PRETRAIN[:-1], "--workdir=gs://nowhere/x"],
             "cannot be written: (gcloud) NOT_FOUND: The specified bucket",
         ),
+        ([*PRETRAIN[:-1], "--workdir=gs://bucket/runs*/x"], "nothing that gcloud reads as a pattern"),
+        ([*PRETRAIN[:-1], "--workdir=gs://bucket/x#1"], "nothing that gcloud reads as a pattern"),
         (PRETRAIN[:-1], "names no folder for the run"),
         (
             ["python", "-m", "pretrain", "--config=/x.py", "--workdir=gs://bucket/x"],

@@ -57,6 +57,14 @@ def test_the_workdir_of_a_command_is_the_last_it_names():
     assert workdir_of([*COMMAND, "--workdir"]) is None
 
 
+@pytest.mark.parametrize("workdir", ["runs/a\nb", "runs/\x1b[31m", "\t"])
+def test_a_workdir_with_a_control_character_is_one_line(workdir):
+    for command, given in (([*COMMAND, f"--workdir={workdir}"], ""), (COMMAND, workdir)):
+        with pytest.raises(UserError, match="should be a path without control characters") as error:
+            with_workdir(command, given, "big")
+        assert "\n" not in str(error.value)
+
+
 def test_the_module_of_a_command():
     assert module_of(COMMAND) == "pretrain"
     assert module_of(["bash", "run.sh"]) is None

@@ -206,6 +206,34 @@ def test_a_secret_is_named_and_its_value_is_nowhere(capsys):
     ]
 
 
+HOSTILE = ["$(touch x)", "a\nkind: Pod", "a'b", 'a"b', "a: b", "--x y", "é", "\u2028", "{a}", "# x"]
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["image", "namespace", "service_account", "cpu", "memory", "accelerator", "node_selector", "name"],
+)
+@pytest.mark.parametrize("value", HOSTILE)
+def test_what_kubernetes_would_not_take_is_one_line(value, field):
+    given = {"accelerator": f"nvidia-{value}", "node_selector": (f"a={value}",)}.get(field, value)
+    config = of() if field == "name" else of(**{field: given})
+    with pytest.raises(UserError) as error:
+        render(value if field == "name" else "big", COMMAND, config, {})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [*HOSTILE, "$$(X)", "- no\r\n\ttrue", "😀\x07\x85", "null", "0x10", ""])
+def test_the_value_of_a_variable_arrives_as_it_is(value):
+    config = of(shared=LaunchConfig(env=("FLAVOUR",)))
+    given = pod_of(config, COMMAND, {"FLAVOUR": value})["containers"][0]["env"][-1]
+    assert {**given, "value": given["value"].replace("$$", "$")} == {"name": "FLAVOUR", "value": value}
+
+
+def test_a_value_that_is_not_utf8_is_one_line():
+    with pytest.raises(UserError, match=r"config\.env names FLAVOUR, whose value is not UTF-8 text"):
+        render("big", COMMAND, of(shared=LaunchConfig(env=("FLAVOUR",))), {"FLAVOUR": "caf\udce9"})
+
+
 TPU, GPU = "launch_gke_tpu", "launch_gke_gpu"
 GROUP = "--config.kubernetes."
 

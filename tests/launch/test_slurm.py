@@ -162,6 +162,40 @@ def test_a_mistake_is_one_line(arguments, message):
     assert "\n" not in str(error.value)
 
 
+HOSTILE = ["$(touch x)", "`id`", "a b;c", "a\n#SBATCH --wrap=x", "a'b", 'a"b', "a\\b", "--x y", "é", "\u2028"]
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["partition", "account", "qos", "gpu_type", "memory", "time", "directory", "log", "options", "name"],
+)
+@pytest.mark.parametrize("value", HOSTILE)
+def test_what_a_shell_or_slurm_would_read_is_one_line(value, field):
+    given = {} if field == "name" else {field: (value,) if field == "options" else value}
+    with pytest.raises(UserError) as error:
+        render(value if field == "name" else "big", COMMAND, of(**given))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "value", ["$(touch x)", "~/$(touch x)", "`touch x`", "a'; touch x; '", 'a"; touch x; "', "-x", "a\nb"]
+)
+def test_a_secrets_file_is_a_path_and_no_code(value, tmp_path):
+    script = render("big", COMMAND, of(secrets_file=value))
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "HOME": "/h"},
+        capture_output=True,
+        text=True,
+    )
+    assert (
+        done.returncode == 2
+        and f"{value.replace('~', '/h')} should be a file that you alone can read" in done.stderr
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_submitting_hands_the_script_to_sbatch(tmp_path, monkeypatch, capsys):
     path = os.environ["PATH"]
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -231,6 +231,9 @@ def test_a_comparison_names_the_fastest_that_fits():
     assert plan_report.as_json(plans, 0)["fastest"] == "model.remat=true"
     nothing = printed(plan_report.comparison(plans[1:2], price=0))
     assert nothing.splitlines()[-1].strip() == "none of them fits"
+    awkward = [run_plan("data.path=[/x]", one), plan_report.RunPlan("data.path=[y]", one, (too_large(one),))]
+    text = printed(plan_report.comparison(awkward, price=0))
+    assert "data.path=[/x]" in text and "data.path=[y]" in text
 
 
 @pytest.mark.parametrize(
