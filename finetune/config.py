@@ -212,7 +212,9 @@ def check_values(config: FinetuneConfig) -> None:
             f"config.seed={config.seed} should be 0 or more, and with config.seeds={config.seeds} at most "
             f"{SEEDS - config.seeds}"
         )
-    if len(set(config.learning_rates)) < len(config.learning_rates):
+    if len({f"{rate:g}" for rate in config.learning_rates}) < len(
+        config.learning_rates
+    ):  # as results name them
         raise UserError(f"config.learning_rates={list(config.learning_rates)} has one of them twice")
     several = config.seeds > 1 or len(config.learning_rates) > 1
     if config.eval.patience and not config.eval.restore_best and several:

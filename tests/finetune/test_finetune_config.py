@@ -15,6 +15,7 @@ from pretrain.publishing import shown_source
         ({"seed": -1}, "config.seed=-1 should be 0 or more"),
         ({"seed": 2**31 - 2, "seeds": 3}, "with config.seeds=3 at most 2147483645"),
         ({"learning_rates": (1e-5, 3e-5, 1e-5)}, "has one of them twice"),
+        ({"learning_rates": (1e-5, 1.0000001e-5)}, "has one of them twice"),
         ({"seeds": 2, "patience": 1}, "set config.eval.restore_best=True, or train one run"),
     ],
 )
