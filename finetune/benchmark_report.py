@@ -152,7 +152,7 @@ def markdown(rows: Sequence[Row]) -> str:
     body = [cells for row in rows for cells in _cells(row)]
     average = [[f"**{cell}**" if cell else "" for cell in cells] for cells in _average_cells(rows)]
     lines = [f"| {' | '.join(cells)} |" for cells in (HEADER, aligned, *body, *average)]
-    notes = [f"- {escape(note)}" for note in _notes(rows)]
+    notes = [f"- {note}".replace("*", r"\*") for note in _notes(rows, escape)]
     return "\n".join([f"# {_title(rows)}", "", *lines, "", *notes, ""])
 
 
@@ -241,8 +241,8 @@ def _average_cells(rows: Sequence[Row]) -> list[list[str]]:
     return lines
 
 
-def _notes(rows: Sequence[Row]) -> list[str]:
-    """What a reader must know to compare these figures with others."""
+def _notes(rows: Sequence[Row], shown: Callable[[str], str] = str) -> list[str]:
+    """What a reader must know to compare these figures with others; `shown` makes names ready for the page."""
     two = [row.title for row in rows if len(row.metrics) > 1]
     missing = [find_task(name).title for name in NINE if name not in {row.task for row in rows}]
     starts, rates = (
@@ -254,10 +254,12 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         notes.append(f"the average takes the mean of both metrics of {', '.join(two)}")
     if missing:
         notes.append(f"GLUE has nine tasks; not here: {', '.join(missing)}")
-    notes += [f"from {start}{of}" for start, of in starts.items()]
+    notes += [f"from {shown(start)}{of}" for start, of in starts.items()]
     notes += [f"learning rate {rate}{of}" for rate, of in rates.items()]
     return notes + [
-        f"* {row.title} {name}: {row.examples[name]['origin']}" for row in rows for name in row.unofficial
+        f"* {row.title} {name}: {shown(row.examples[name]['origin'])}"
+        for row in rows
+        for name in row.unofficial
     ]
 
 

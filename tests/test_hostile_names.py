@@ -20,7 +20,8 @@ from pretrain.model_card import model_card
 from pretrain.progress import Progress
 from tests.finetune.test_benchmark import results_of, rows_of_three
 from tests.hostile import NAMES
-from tests.pretrain.test_export import CONFIG, _facts
+from tests.pretrain.test_export import CONFIG
+from tests.pretrain.test_model_card import facts_of
 from tests.pretrain.test_plan import DEBUG, checked, run_plan
 
 
@@ -106,7 +107,7 @@ def test_the_card_of_a_pretrained_model_holds_a_name_of_any_kind(name: str):
         data=DataConfig(source="files", path=f"/data/{path}", eval_source=SourceConfig(subset=name)),
         init_from=f"/home/somebody/{path}",
     )
-    text = model_card(dataclasses.replace(_facts(config), name=path))
+    text = model_card(dataclasses.replace(facts_of(config), name=path))
     assert ModelCard(text).data.model_name == path
     for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         ast.parse(snippet)

@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import json
-import math
 import re
 import shutil
 from pathlib import Path
@@ -19,25 +18,21 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from data import schema
 from data.command_line import parse
-from data.config import DataConfig, SourceConfig
+from data.config import DataConfig
 from data.errors import UserError
-from data.special_tokens import SpecialTokens
 from pretrain import export as export_module
 from pretrain.checkpoint import Checkpointer
 from pretrain.config import (
     CardConfig,
     MaskingConfig,
     ModelConfig,
-    OptimizerConfig,
-    PhaseConfig,
     PretrainConfig,
 )
 from pretrain.export import export, main
 from pretrain.huggingface import config_dict, encoder_config, load_pretrained
-from pretrain.model_card import LOSS_CURVE, CardFacts, model_card
+from pretrain.model_card import LOSS_CURVE
 from pretrain.models import build
 from pretrain.phases import check_values
-from tokenizer.config import TokenizerConfig
 from tokenizer.load import load as load_tokenizer
 
 WORDS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abcdefghijklmnop"]
@@ -143,62 +138,6 @@ def test_the_card_says_what_the_model_was_made_of(workdir: Path, tmp_path: Path)
     assert "![Loss and accuracy over the run](loss_curve.png)" in card
     assert "Some text with a <mask> in it." in card
     assert "- `files` `no-*.txt,more.txt`" in card
-
-
-def _card(step: int = 20, **changes) -> str:
-    config = dataclasses.replace(CONFIG, **changes)
-    encoder = encoder_config(CONFIG.model, len(WORDS), SpecialTokens(cls=0, sep=2, pad=1, mask=4, unk=3))
-    count, values = build(encoder).count(), schema.as_dict(config)
-    return model_card(CardFacts("name", encoder, count, values, step, [], "<mask>", False))
-
-
-def _data_section(card: str) -> str:
-    return card.split("## Data\n\n")[1].split("\n\n##")[0]
-
-
-@pytest.mark.parametrize(
-    ("data", "line"),
-    [
-        (DataConfig(source="files", path="a.txt", name="left/over", subset="no"), "- `files` `a.txt`"),
-        (DataConfig(source="oscar", path="/x/no_meta", name="left/over"), "- `oscar` `no_meta`"),
-        (
-            DataConfig(source="hub", path="left.txt", name="owner/set", subset="no"),
-            "- `hub` `owner/set` `no`",
-        ),
-        (DataConfig(source="tfds", path="left.txt", name="wiki40b/no"), "- `tfds` `wiki40b/no`"),
-        (DataConfig(source="pydoc", path="left.txt", name="left/over"), "- `pydoc`"),
-    ],
-    ids=lambda value: value.source if isinstance(value, DataConfig) else "",
-)
-def test_the_card_names_the_data_that_was_read_and_no_other(data: DataConfig, line: str):
-    card = _card(data=data)
-    assert _data_section(card).splitlines()[0] == line
-    assert ("datasets:\n- owner/set\n" in card) == (data.source == "hub")
-
-
-def test_the_card_names_the_members_of_a_mix_with_their_weights():
-    members = (
-        SourceConfig(source="files", path="a.txt", name="left/over", weight=3.0),
-        SourceConfig(source="hub", name="owner/set"),
-    )
-    section = _data_section(_card(data=DataConfig(source="mix", path="left.txt", mix=members)))
-    assert section.splitlines()[:2] == [
-        "- `files` `a.txt` with weight 3",
-        "- `hub` `owner/set` with weight 1",
-    ]
-
-
-def test_the_card_names_the_data_of_the_phases_up_to_its_step():
-    later = DataConfig(source="hub", name="owner/set", packing="documents")
-    phases = (PhaseConfig(steps=10), PhaseConfig(steps=10, data=later))
-    section = _data_section(_card(steps=None, phases=phases))
-    assert "From step 0:\n\n- `files`" in section and "From step 10:\n\n- `hub` `owner/set`" in section
-    assert "owner/set" not in _data_section(_card(10, steps=None, phases=phases))
-
-
-def test_the_card_says_which_model_the_run_began_with():
-    assert " pretrained from text with Unmask starting from `model`:" in _card(init_from="/home/me/model/")
-    assert "starting from" not in _card()
 
 
 def test_the_card_publishes_no_folder_of_this_machine(workdir: Path, tmp_path: Path):
@@ -367,70 +306,6 @@ def test_a_loss_curve_or_card_that_fails_costs_no_export(
     assert load_pretrained(tmp_path / "out")[0] == _params(workdir, 20)[0]
 
 
-PRIVATE = ("customers", "acme", "somebody", "bucket", "secret")
-
-
-def test_of_relative_folders_and_addresses_only_the_last_name_is_published():
-    path = "customers/acme-bank/mail/2024.jsonl,~somebody/x.txt,/home/somebody, ./acme/*.txt,https://me:secret@h/a.txt?k=secret"
-    mail = SourceConfig(source="files", path="customers/acme-bank/mail/2024.jsonl")
-    card = _card(
-        data=DataConfig(source="files", path=path, eval_source=mail),
-        tokenizer=TokenizerConfig(path="../acme/tokenizer"),
-        init_from="customers/acme/base/",
-        compilation_cache="/home/somebody/cache",
-    )
-    assert not [word for word in PRIVATE if word in card]
-    assert "2024.jsonl,x.txt,~,*.txt,a.txt" in _data_section(card).splitlines()[0]
-    assert "starting from `base`" in card and "base_model" not in card
-
-
-def test_a_data_set_of_a_local_folder_is_no_id_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "acme" / "mail").mkdir(parents=True)
-    (tmp_path / "acme" / "base").mkdir()
-    member = SourceConfig(source="hub", name="owner/set")
-    local = SourceConfig(source="hub", name="acme/mail")
-    mix = DataConfig(source="mix", mix=(local, member))
-    for data, hub_ids in ((DataConfig(source="hub", name="acme/mail"), None), (mix, ["owner/set"])):
-        card = _card(data=data, init_from="acme/base", tokenizer=TokenizerConfig(path="owner/tokenizer"))
-        assert ModelCard(card).data.datasets == hub_ids
-        assert "acme" not in card and "`hub` `mail`" in card and "'owner/tokenizer'" in card
-    absolute = _card(data=DataConfig(source="hub", name="/home/somebody/mail"))
-    assert "somebody" not in absolute and "datasets" not in absolute
-
-
-def test_which_names_were_folders_is_known_when_they_are_gone():
-    config = dataclasses.replace(
-        CONFIG, data=DataConfig(source="hub", name="acme/mail"), init_from="owner/base"
-    )
-    facts = _facts(config, local=["data.name"])
-    card = model_card(facts)
-    assert "acme" not in card and ModelCard(card).data.base_model == "owner/base"
-
-
-def _facts(config: PretrainConfig, step: int = 20, **more) -> CardFacts:
-    encoder = encoder_config(CONFIG.model, len(WORDS), SpecialTokens(cls=0, sep=2, pad=1, mask=4, unk=3))
-    values = schema.as_dict(config)
-    return CardFacts("name", encoder, build(encoder).count(), values, step, METRICS, "<mask>", False, **more)
-
-
-def test_the_header_is_what_the_hub_reads():
-    card = ModelCard(model_card(_facts(CONFIG, card=CardConfig("no, en", "cc-by-4.0"), documents=1234)))
-    data = card.data
-    assert (data.library_name, data.pipeline_tag) == ("transformers", "fill-mask")
-    assert (data.language, data.license) == (["no", "en"], "cc-by-4.0")
-    assert data.metrics == ["perplexity", "accuracy"]
-    found = {result.metric_type: result.metric_value for result in data.eval_results}
-    assert found == {"perplexity": round(math.exp(2.4375), 4), "accuracy": 0.3125}
-    assert "| held-out, last | 20 | 2.4375 | 31.2% | 11.44 |" in card.text
-    assert f"Seen in training: {20 * 64 * 128:,} tokens" in card.text and "from 1,234 documents" in card.text
-
-
-def test_language_and_licence_are_never_invented():
-    header = _card(data=DataConfig(source="oscar", path="/x/no_meta", subset="no")).split("---")[1]
-    assert "language" not in header and "license" not in header
-
-
 def test_language_and_licence_are_flags_or_fields(workdir: Path, tmp_path: Path):
     flags = ["export", f"--workdir={workdir}", f"--out={tmp_path / 'out'}"]
     assert main([*flags, "--language=nb", "--license=apache-2.0"]) == 0
@@ -452,31 +327,3 @@ def test_the_snippet_in_the_card_runs(workdir: Path, tmp_path: Path, monkeypatch
     exec(compile(ast.Module(before, []), "card", "exec"), names)
     answers = eval(compile(ast.Expression(last.value), "card", "eval"), names)
     assert len(answers) == 5 and answers[0]["score"] <= 1
-
-
-def test_the_card_of_a_run_that_was_changed_makes_each_part_as_it_was(tmp_path: Path):
-    first = dataclasses.replace(CONFIG, global_batch=32, data=DataConfig(source="files", path="acme/a.txt"))
-    second = dataclasses.replace(first, optimizer=OptimizerConfig(learning_rate=5e-4))
-    past = [
-        {"until": 8, "config": schema.as_dict(first), "fingerprints": {"corpus 0": "one"}},
-        {"until": 12, "config": schema.as_dict(second), "fingerprints": {"corpus 0": "one"}},
-    ]
-    card = model_card(_facts(CONFIG, past=past, fingerprints={"corpus 0": "another"}))
-    assert "- after step 8: `config.optimizer.learning_rate` from `0.0003` to `0.0005`\n" in card
-    assert "- after step 12: `config.global_batch` from `32` to `64`\n" in card
-    assert "- after step 12: another corpus 0\n" in card and "acme" not in card
-    tokens = (12 * 32 + 8 * 64) * 128
-    assert f"Seen in training: {tokens:,} tokens" in card
-    recipe = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[1]
-    (tmp_path / "recipe.py").write_text(recipe)
-    for part, config in (("1", first), ("2", second), ("3", CONFIG)):
-        read, _ = parse(
-            PretrainConfig, ["x", f"--config={tmp_path / 'recipe.py'}:{part}"], lambda values: None
-        )
-        assert (read.global_batch, read.optimizer) == (config.global_batch, config.optimizer)
-    commands = [line.split("  ")[0] for line in card.splitlines() if line.startswith("python -m pretrain --")]
-    assert commands == [
-        "python -m pretrain --config=recipe.py:1 --workdir=DIR",
-        "python -m pretrain --config=recipe.py:2 --workdir=DIR --accept_changes",
-        "python -m pretrain --config=recipe.py:3 --workdir=DIR --accept_changes",
-    ]
