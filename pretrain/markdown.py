@@ -8,7 +8,7 @@ import yaml
 
 from pretrain import formatting
 
-_MARKUP = re.compile(r"[\\`*_{}\[\]<>#|$~&@:]")
+_MARKUP = re.compile(r"[\\`*{}\[\]<>#|$~&@:]|(?<![^\W_])_|_(?![^\W_])")  # within a word _ is no markup
 _CODE = re.compile(r"[^\s`|\\$]+( [^\s`|\\$]+)*")
 _PLAIN = re.compile(r"[A-Za-z][\w ./-]*", re.ASCII)
 
