@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from data.errors import UserError
-from pretrain.huggingface import parse_config
+from pretrain.huggingface import CONFIG, parse_config
+from pretrain.models.families import FAMILIES
 
 FILE_NAME = "model.onnx"
 SUFFIX = "ForSequenceClassification"
@@ -134,16 +135,14 @@ def check_installed(setting: str) -> None:
 
 def _load(folder: Path) -> Any:
     """The classifier of a folder as a torch module in float32, ready for export."""
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} has no config.json; name the folder of an exported classifier")
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} has no {CONFIG}; name the folder of an exported classifier")
     import torch
     import transformers
 
     with _quiet():
         try:
-            named = json.loads((folder / "config.json").read_text()).get("architectures") or [
-                "no architecture"
-            ]
+            named = json.loads((folder / CONFIG).read_text()).get("architectures") or ["no architecture"]
             if not named[0].endswith(SUFFIX):
                 raise UserError(f"{folder} holds {named[0]}, not a model {SUFFIX}; fine-tune it first")
             model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
@@ -171,7 +170,7 @@ def _export(model: Any, file: Path) -> None:
     import torch
 
     config = model.config
-    longest = parse_config(config.to_dict(), "config.json").max_length
+    longest = _longest(config)
     length = min(EXAMPLE_LENGTH, longest)
     ids = torch.zeros((2, length), dtype=torch.int64)
     mask = torch.ones((2, length), dtype=torch.int64)
@@ -206,6 +205,13 @@ def _remove_traces(file: Path) -> None:
         for part in (graph, *graph.node, *graph.value_info):
             del part.metadata_props[:]
     onnx.save(model, file)
+
+
+def _longest(config: Any) -> int:
+    """How many tokens a row may have: of the families that are known here, some set positions aside."""
+    if config.model_type in FAMILIES:
+        return parse_config(config.to_dict(), CONFIG).max_length
+    return int(config.max_position_embeddings)
 
 
 @contextlib.contextmanager
