@@ -34,7 +34,9 @@ class Recorder(LateReader):
         self._job, self._workdir, self._first_step = job, workdir, step
         self._stack = contextlib.ExitStack()
         self._writes = processes.is_first()
-        self._progress: Progress | None = None
+        self._counts: dict[
+            int, tuple[float, int]
+        ] = {}  # examples and tokens of steps whose metrics are not read
         self._mean: MetricWriter | None = None
         self._runs: list[MetricWriter] = []
         self._clear()
@@ -67,8 +69,7 @@ class Recorder(LateReader):
 
     def step(self, step: int, metrics: Mapping[str, jax.Array], *, examples: float, tokens: int) -> None:
         """Take the metrics [M] of step number `step` (from 1), just dispatched; read those of the step before."""
-        self._examples += examples
-        self._tokens += tokens
+        self._counts[step] = (examples, tokens)
         self._take(step, metrics)
 
     @property
@@ -103,6 +104,9 @@ class Recorder(LateReader):
         }
         for name in self._sums:
             self._sums[name] = self._sums[name] + values[name]
+        examples, tokens = self._counts.pop(step)
+        self._examples += examples
+        self._tokens += tokens
         if self._progress is not None:
             loss = float(np.mean(values["loss_sum"] / values["weight_sum"]))
             self._progress.update(step, loss=loss)

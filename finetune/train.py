@@ -177,6 +177,8 @@ class _Trainer:
             out_shardings=(shardings, sharding(job.mesh, ())),  # metrics are whole on every process
         )
         self._shardings = batch_shardings(job.mesh, members=True)
+        self._compiled: set[int] = set()  # row lengths that a step has been made of
+        self._evaluated = False
 
     def run(self) -> Outcome:
         """Resume or start, then train to the end, to early stopping, or to a signal."""
@@ -198,7 +200,12 @@ class _Trainer:
                 index = step % job.plan.steps
                 arrays = self._batch([member[index] for member in batches], lengths[index])
                 on_devices = to_devices(arrays, self._shardings) | self._interruption.flags()
-                state, metrics = self._step(state, on_devices)
+                if (length := lengths[index]) in self._compiled:
+                    state, metrics = self._step(state, on_devices)
+                else:
+                    with recorder.paused(compiling=f"the train step for rows of {length} tokens"):
+                        state, metrics = self._step(state, on_devices)
+                    self._compiled.add(length)
                 step += 1
                 recorder.step(
                     step,
@@ -208,8 +215,9 @@ class _Trainer:
                 )
                 evaluating = self._due(step, config.eval.every)
                 if evaluating:
-                    with recorder.paused():
+                    with recorder.paused(compiling="" if self._evaluated else "the evaluation"):
                         state = self._evaluate(state, step, recorder)
+                    self._evaluated = True
                 if self._due(step, config.checkpoint.every) or self._interruption.requested:
                     self._save(recorder, state, step, time.perf_counter() - begin)
             recorder.flush()

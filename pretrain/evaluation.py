@@ -23,6 +23,8 @@ class Evaluator:
     ):
         """Keep the held-out rows ({tokens, segments, positions}: [R, S], the same on every process) ready to feed."""
         self._step = jax.jit(make_eval_step(model, tables, phase))
+        self.compiled = False
+        """Whether an evaluation has been made: the first compiles."""
         self._mesh = mesh
         self._batch = phase.global_batch
         self._count = rows["tokens"].shape[0]
@@ -45,6 +47,7 @@ class Evaluator:
             row_ids = global_array(ids, self._mesh, ("batch",), mine, self._batch)
             sums.append(self._step(params, to_devices(part, self._mesh, self._batch), row_ids))
         fetched = jax.device_get(sums)
+        self.compiled = True
         total = {name: float(sum(np.float64(part[name]) for part in fetched)) for name in fetched[0]}
         weight = max(total["weight_sum"], 1.0)
         loss = total["loss_sum"] / weight

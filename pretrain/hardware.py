@@ -5,6 +5,8 @@ dense products; for a CPU it is measured here; for anything else it is unknown, 
 """
 
 import functools
+import logging
+import os
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -15,6 +17,13 @@ import jax.numpy as jnp
 from launch.accelerators import GENERATIONS, TERA
 from pretrain.models.products import einsum
 
+logger = logging.getLogger(__name__)
+
+SIZES = (512, 1024)
+"""Sides of the products that a CPU is measured by: small ones find gaps beside other work, large ones use all cores."""
+NOISE = 1.1
+"""Two measurements of one machine may differ by such a factor."""
+
 
 class Peak(NamedTuple):
     """A device's peak rate of matrix products."""
@@ -23,6 +32,8 @@ class Peak(NamedTuple):
     """Floating-point operations per second; a multiply and an add are two."""
     source: str
     """'spec sheet' or 'measured'."""
+    hardware: str = ""
+    """What was measured, and for which type."""
 
 
 # Products of float32 arrays run on a TPU as bfloat16 passes on the same units: one by default, three at 'high', six
@@ -56,7 +67,7 @@ GPU_PEAKS: Mapping[str, tuple[float, float, float]] = {
 def peak_flops(device: jax.Device, dtype: str, precision: str = "default") -> Peak | None:
     """The peak rate of matrix products of `device` for inputs of `dtype`, or None where it is not known.
 
-    A CPU is measured, which takes about 0.3 s: call this once, before the first step.
+    A CPU is measured, which takes about 0.6 s: call this once, before the first step.
 
     Args:
       device: one of `jax.devices()`; of another process's CPU, one of this process is measured in its place.
@@ -65,9 +76,29 @@ def peak_flops(device: jax.Device, dtype: str, precision: str = "default") -> Pe
     """
     if device.platform == "cpu":
         local = jax.local_devices(backend="cpu")[0]
-        return Peak(_measure(local, dtype) / jax.local_device_count("cpu"), "measured")
+        count = jax.local_device_count("cpu")
+        rate = max(_measure(local, dtype, size=size) for size in SIZES)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return Peak(rate / count, "measured", f"{count} devices on {cores} cores, {dtype} at {precision}")
     known = published_peak(device.device_kind, dtype, precision)
     return None if known is None else Peak(known, "spec sheet")
+
+
+def kept_peak(kept: Peak, now: Peak) -> Peak:
+    """The peak that a resumed run goes by: the one it was begun with, so that its MFU is a share of one figure.
+
+    Of other hardware, and where the machine can do clearly more than was measured beside other work, the new one is it.
+    """
+    if kept.hardware != now.hardware or kept.source != now.source:
+        return now
+    if now.flops_per_second <= NOISE * kept.flops_per_second:
+        return kept
+    logger.warning(
+        "the peak of this machine was measured %.1f times too low when the run began, beside other work: train/mfu is "
+        "lower from here on",
+        now.flops_per_second / kept.flops_per_second,
+    )
+    return now
 
 
 def published_peak(device_kind: str, dtype: str, precision: str = "default") -> float | None:

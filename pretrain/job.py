@@ -64,13 +64,18 @@ class Job:
     fingerprints: Mapping[str, str]
     data_keys: tuple[str, ...]
     """For each phase, the first that reads the same corpus: where it goes on reading."""
-    peak_flops: float | None
-    """FLOP/s of matrix products that the mesh's devices can do together; None where that is not known."""
+    peak: hardware.Peak | None
+    """What one of the mesh's devices can do; None where that is not known."""
 
     @property
     def steps(self) -> int:
         """Steps of the whole run."""
         return self.phases[-1].stop
+
+    @property
+    def peak_flops(self) -> float | None:
+        """FLOP/s of matrix products that the mesh's devices can do together; None where that is not known."""
+        return self.peak.flops_per_second * self.mesh.size if self.peak else None
 
     @property
     def dropout_implementation(self) -> str:
@@ -205,6 +210,8 @@ def assemble(
     fingerprints = [corpus_fingerprint(phase.data) for phase in phases]
     schedule = learning_rate_schedule(config.schedule, config.optimizer.learning_rate, phases[-1].stop)
     peak = hardware.peak_flops(mesh.local_devices[0], config.dtype, config.matmul_precision)
+    if peak is not None and saved is not None and saved.get("peak"):
+        peak = hardware.kept_peak(hardware.Peak(**saved["peak"]), peak)
     return Job(
         config=config,
         given=asked,
@@ -223,7 +230,7 @@ def assemble(
             **{f"corpus {fingerprints.index(corpus)}": corpus for corpus in fingerprints},
         },
         data_keys=tuple(str(fingerprints.index(corpus)) for corpus in fingerprints),
-        peak_flops=peak.flops_per_second * mesh.size if peak else None,
+        peak=peak,
     )
 
 

@@ -51,6 +51,14 @@ class Progress:
             parts = [f"{step}/{self._total}", f"loss {loss:.3f}", self._speed, f"eta {self._time_left()}"]
             self._live.update(self._task, completed=step, description="  ".join(filter(None, parts)))
 
+    def leave_out(self, seconds: float) -> None:
+        """Take so many seconds, which have just passed, for ones that will not come again: a compilation."""
+        self._times = deque(((at + seconds, step) for at, step in self._times), maxlen=WINDOW)
+
+    def restart(self) -> None:
+        """Forget the speed so far: steps of another kind follow."""
+        self._times.clear()
+
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Show metrics logged at `step`: train/* as the state of the run, anything else on its own line."""
         if "train/loss" not in values:

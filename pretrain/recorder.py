@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,8 @@ import jax
 from pretrain.flops import StepWork
 from pretrain.metrics import MetricWriter
 from pretrain.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -40,6 +43,7 @@ class LateReader(abc.ABC):
     """Fetches the metrics of step n when step n + 1 has been dispatched, so that the device always has work queued."""
 
     _pending: tuple[int, Mapping[str, jax.Array]] | None = None
+    _progress: Progress | None = None
 
     def _take(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Put these metrics, of the step just dispatched, in the place of those of the step before, and read those."""
@@ -54,12 +58,21 @@ class LateReader(abc.ABC):
             self._read(*before)
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Read what is pending, and leave what happens inside (an evaluation, say) out of the rates."""
+    def paused(self, *, compiling: str = "") -> Iterator[None]:
+        """Read what is pending, and leave what happens inside (an evaluation, say) out of the rates.
+
+        Where something is compiled inside, `compiling` says what: this is logged at once, and the time that it takes
+        is left out of the time that is left, too.
+        """
         self.flush()
+        if compiling:
+            logger.info("compiling %s ...", compiling)
         start = time.perf_counter()
         yield
-        self._leave_out(time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        self._leave_out(seconds)
+        if compiling and self._progress is not None:
+            self._progress.leave_out(seconds)
 
     @abc.abstractmethod
     def _read(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
@@ -104,6 +117,8 @@ class Recorder(LateReader):
     def start(self) -> None:
         """Start the clock of the steps that follow."""
         self._rates = _Rates(time.perf_counter())
+        if self._progress is not None:
+            self._progress.restart()
 
     def step(self, step: int, metrics: Mapping[str, jax.Array], *, waited: float) -> None:
         """Take the metrics of step number `step` (counted from 1), just dispatched; log those of the step before.

@@ -228,7 +228,7 @@ class _Trainer:
                 recorder.step(step, self._interruption.read(metrics), waited=waited)
                 last, improved = step == job.steps, False
                 if evaluator is not None and (last or step % config.eval.every == 0):
-                    with recorder.paused():
+                    with recorder.paused(compiling="" if evaluator.compiled else "the evaluation"):
                         improved = self._evaluate(evaluator, recorder, state, step)
                 if last or improved or step % config.checkpoint.every == 0:
                     self._save(recorder, state, step)
@@ -268,6 +268,9 @@ class _Trainer:
         batch = (
             abstract_batch(job.mesh, phase.global_batch, phase.seq_len) | self._interruption.abstract_flags()
         )
+        logger.info(
+            "compiling the train step for %d rows of %d tokens ...", phase.global_batch, phase.seq_len
+        )
         start = time.perf_counter()
         compiled = lower(self._interruption.carried_by(step), self._abstract, batch).compile()
         logger.info("compiled the train step in %.1f s", time.perf_counter() - start)
@@ -301,6 +304,7 @@ class _Trainer:
             "sums": dataclasses.asdict(recorder.sums),
             "fingerprints": dict(self._job.fingerprints),
             **self._origin,
+            "peak": self._job.peak and self._job.peak._asdict(),
         }
         self._checkpointer.save(step, state, run)
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from pretrain.hardware import device_memory, peak_flops, published_peak
+from pretrain.hardware import Peak, device_memory, kept_peak, peak_flops, published_peak
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,21 @@ def test_a_cpu_is_measured_and_shared_by_its_fake_devices():
     assert (
         np.isfinite(peak.flops_per_second) and peak.flops_per_second > ones.size
     )  # far above one product a second
+
+
+def test_a_resumed_run_keeps_its_peak_unless_the_machine_can_do_more(caplog):
+    begun = Peak(100.0, "measured", "1 devices on 2 cores, float32 at default")
+    assert kept_peak(begun, begun._replace(flops_per_second=30.0)) == begun
+    assert kept_peak(begun, begun._replace(flops_per_second=109.0)) == begun
+    assert caplog.text == ""
+    higher = begun._replace(flops_per_second=420.0)
+    assert kept_peak(begun, higher) == higher
+    assert "measured 4.2 times too low when the run began" in caplog.text
+    for other in (
+        Peak(30.0, "measured", "1 devices on 4 cores, float32 at default"),
+        Peak(30.0, "spec sheet"),
+    ):
+        assert kept_peak(begun, other) == other
 
 
 @pytest.mark.parametrize(

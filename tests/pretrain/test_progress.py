@@ -38,6 +38,32 @@ def test_elsewhere_each_interval_is_one_plain_line_of_80_columns(monkeypatch):
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_the_time_that_is_left_knows_no_compilation_and_no_other_phase(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    console = Console(file=io.StringIO(), width=80)
+
+    def steps(first, last, seconds):
+        for step in range(first, last + 1):
+            now[0] += seconds
+            progress.update(step, loss=1.0)
+
+    with Progress(1000, console=console) as progress:
+        steps(1, 5, 1.0)
+        now[0] += 600.0
+        progress.leave_out(600.0)
+        steps(6, 10, 1.0)
+        progress.log(10, {"train/loss": 1.0})
+        progress.restart()
+        now[0] += 600.0
+        steps(11, 20, 2.0)
+        progress.log(20, {"train/loss": 1.0})
+    assert [line.rpartition("eta ")[2] for line in console.file.getvalue().splitlines()] == [
+        "16m30s",
+        "32m40s",
+    ]
+
+
 def test_an_unknown_peak_leaves_mfu_out():
     console = Console(file=io.StringIO(), width=80)
     with Progress(10, console=console) as progress:

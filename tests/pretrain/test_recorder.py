@@ -1,5 +1,7 @@
 """What is logged, when, and as what mean."""
 
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import pytest
 
@@ -90,6 +92,31 @@ def test_rates_leave_pauses_out_and_count_waiting_in_its_own_interval(clock):
     assert writer.lines[2]["train/tokens_per_second"] == pytest.approx(20.0 / 4.0)
     assert writer.lines[2]["train/step_seconds"] == pytest.approx(2.0)
     assert writer.lines[2]["train/data_wait"] == pytest.approx(1.0 / 4.0)
+
+
+def test_a_compilation_is_said_at_once_and_left_out_of_rates_and_the_time_left(clock, caplog):
+    writer = Written()
+    log = recorder(writer)
+    left_out = []
+    log._progress = SimpleNamespace(
+        update=lambda *given, **more: None,
+        log=lambda *given: None,
+        restart=lambda: None,
+        leave_out=left_out.append,
+    )
+    log.start()
+    clock[0] += 1.0
+    log.step(1, metrics(1.0, 1.0), waited=0.0)
+    with caplog.at_level("INFO"), log.paused(compiling="the evaluation"):
+        assert caplog.messages == ["compiling the evaluation ..."]
+        clock[0] += 40.0
+    with log.paused():
+        clock[0] += 7.0
+    clock[0] += 1.0
+    log.step(2, metrics(1.0, 1.0), waited=0.0)
+    log.flush()
+    assert writer.lines[2]["train/tokens_per_second"] == pytest.approx(20.0 / 2.0)
+    assert left_out == [40.0]
 
 
 def test_without_a_known_peak_there_is_no_mfu(clock):

@@ -16,6 +16,7 @@ from etils import epath
 import pretrain.__main__ as command
 from data import schema
 from data.errors import UserError
+from pretrain import hardware
 from pretrain.checkpoint import Checkpointer, restore_params
 from pretrain.config import LogConfig, MeshConfig, OptimizerConfig
 from pretrain.export import export
@@ -83,6 +84,16 @@ def test_the_newest_checkpoints_and_the_best_are_kept(finished):
     best = min(evaluations, key=evaluations.__getitem__)
     assert steps == sorted({9, 12, best})
     assert restore_params(workdir, "best")[1]["step"] == best
+
+
+def test_the_peak_that_mfu_is_a_share_of_is_kept(finished, single, corpus, monkeypatch, tmp_path):
+    workdir = epath.Path(tmp_path / "longer")
+    shutil.copytree(finished[0], workdir)
+    kept = restore_params(workdir)[1]["peak"]
+    assert kept["flops_per_second"] == finished[1].job.peak.flops_per_second
+    monkeypatch.setattr(hardware, "_measure", lambda *given, **more: 1.0)
+    outcome = train(finished[2], workdir)
+    assert outcome.job.peak == finished[1].job.peak
 
 
 def test_a_finished_run_says_so_and_changes_nothing(finished, single, caplog):
