@@ -114,6 +114,18 @@ def test_the_same_losses_on_any_mesh(task, tmp_path, mesh):
         )
 
 
+def test_the_last_line_has_the_rate_of_its_own_steps_and_compiling_is_said(task, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        outcome = run(tiny_finetune(task, steps=5, lengths=[48], log={"every": 4}), tmp_path / "run")
+    lines = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "train/loss" in line]
+    assert outcome.step == 5 and [line["step"] for line in lines] == [4, 5]
+    assert all(
+        line["train/tokens_per_second"] > 0 and line["train/examples_per_second"] > 0 for line in lines
+    )
+    said = [message for message in caplog.messages if message.startswith("compiling")]
+    assert said == ["compiling the train step for rows of 48 tokens ...", "compiling the evaluation ..."]
+
+
 def test_accumulation_equals_the_large_batch(task, tmp_path):
     no_dropout = {
         "model": {"dropout": 0.0, "attention_dropout": 0.0},
