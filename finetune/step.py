@@ -11,13 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from finetune.classifier import Classifier
 from finetune.config import FinetuneConfig
 from finetune.population import PopulationState
 from pretrain.config import OptimizerConfig as PretrainOptimizer
 from pretrain.config import ScheduleConfig as PretrainSchedule
+from pretrain.models.positions import positions_of_texts
 from pretrain.optimizers import make_optimizer
 from pretrain.schedules import learning_rate_schedule
 from pretrain.state import DROPOUT, random_key
@@ -143,12 +144,10 @@ def logits_of(
     classifier: Classifier, params: Any, batch: Batch, dropout_key: Array | None
 ) -> Float[Array, "B C"]:
     """Logits of the rows of a batch."""
-    segments: Int[Array, "B S"] = batch["segments"]
-    positions = jnp.broadcast_to(jnp.arange(segments.shape[1], dtype=jnp.int32), segments.shape)
+    tokens, segments = batch["tokens"], batch["segments"]
+    positions = positions_of_texts(tokens, classifier.encoder.config)
     token_types = batch["token_types"] if classifier.token_types > 1 else None
-    return classifier.logits(
-        params, batch["tokens"], segments, positions, token_types, dropout_key=dropout_key
-    )
+    return classifier.logits(params, tokens, segments, positions, token_types, dropout_key=dropout_key)
 
 
 def keep_better(best: Any, params: Any, better: Array) -> Any:

@@ -17,7 +17,6 @@ from etils import epath
 from jaxtyping import Array, Float, Int
 from rich.table import Table
 from rich.text import Text
-from tokenizers import Tokenizer
 
 from data.arguments import Arguments
 from data.errors import UserError
@@ -30,6 +29,7 @@ from pretrain.checkpoint import restore_params
 from pretrain.config import PretrainConfig
 from pretrain.heldout import held_out_rows
 from pretrain.models import Model, Params, build
+from pretrain.models.positions import positions_of_texts
 from pretrain.phases import Phase, resolve_phases
 from pretrain.workdir import MODEL_FILE, check_workdir, read_config
 from tokenizer.ensure import tokenizer_folder
@@ -97,7 +97,7 @@ def fill_mask(
     def predict(
         params: Params, tokens: Int[Array, "B S"], segments: Int[Array, "B S"], chosen: Int[Array, "B K"]
     ) -> tuple[Float[Array, "B K T"], Int[Array, "B K T"]]:
-        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        positions = positions_of_texts(tokens, model.config)
         hidden = model.encode(params, tokens, segments, positions)
         logits = model.predict(params, jnp.take_along_axis(hidden, chosen[:, :, None], axis=1))
         # A vocabulary padded beyond the tokenizer's has rows that no token stands for.
@@ -118,20 +118,21 @@ def fill_mask(
 
 def _encode(tokenizer: Loaded, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
     """Rows with cls and sep, int32 [length]; MASK is the mask token."""
-    parser = Tokenizer.from_str(tokenizer.tokenizer.to_str())
-    parser.encode_special_tokens = False
-    mask_token = parser.id_to_token(tokenizer.special.mask) or MASK
-    special = tokenizer.special
+    special, parser = tokenizer.special, tokenizer.tokenizer
+    mask_token = parser.id_to_token(special.mask) or MASK
+    around = parser.num_special_tokens_to_add(False)
     rows = []
     for text in texts:
-        ids = parser.encode(text.replace(MASK, mask_token), add_special_tokens=False).ids
+        ids = parser.encode(text.replace(MASK, mask_token)).ids
         if special.mask not in ids:
             raise UserError(f"there is no {MASK} in {text!r}; write one for the word to predict")
-        if len(ids) + 2 > max_length:
+        row = ids if around else [special.cls, *ids, special.sep]
+        if len(row) > max_length:
+            room = len(row) - (around or 2)
             raise UserError(
-                f"{text[:40]!r}... has {len(ids)} tokens; the model takes {max_length - 2} of them at most"
+                f"{text[:40]!r}... has {room} tokens; the model takes {max_length - (around or 2)} of them at most"
             )
-        rows.append(np.array([special.cls, *ids, special.sep], np.int32))
+        rows.append(np.array(row, np.int32))
     return rows
 
 

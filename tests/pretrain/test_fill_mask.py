@@ -73,11 +73,12 @@ def test_blanks_are_filled_as_transformers_fills_them(model, params, tokenizer, 
     texts = [
         f"The old {MASK} by the river.",
         f"A {MASK} child sees the {MASK}, and follows the river near the road.",
+        f"The <pad> old</s> {MASK} is a special case.",
     ]
     ours = fill_mask(model, params, tokenizer, texts, top=5)
     theirs = pipeline("fill-mask", model=str(exported), tokenizer=str(exported), top_k=5)(texts)
-    theirs = [[theirs[0]], theirs[1]]
-    assert [len(blanks) for blanks in ours] == [1, 2]
+    theirs = [[theirs[0]], theirs[1], [theirs[2]]]
+    assert [len(blanks) for blanks in ours] == [1, 2, 1]
     for our_blanks, their_blanks in zip(ours, theirs):
         for our_blank, their_blank in zip(our_blanks, their_blanks):
             assert [c.word for c in our_blank] == [item["token_str"].strip() for item in their_blank]
