@@ -1,6 +1,8 @@
 """Examples as token ids: pairs with the separators and token types of the family, cut to a length.
 
-The tokenizer's own post-processor puts the special tokens in, so that rows are those that transformers makes.
+Rows are those that transformers makes: the tokenizer's own post-processor puts the special tokens in, a special token
+that is written in a text is that token, and a long text is cut where the tokenizer's configuration says. Padding stands
+on the right whatever `padding_side` says: a row is what transformers makes of its text alone, without padding.
 """
 
 from collections.abc import Sequence
@@ -40,14 +42,19 @@ class PairEncoder:
     """Encodes texts and pairs of texts for one tokenizer, model and length."""
 
     def __init__(self, tokenizer: Loaded, *, max_length: int, token_types: int):
-        """Cut examples to `max_length` tokens, the longer text of a pair first; of `token_types` the model has so many.
+        """Encode for one model.
+
+        Args:
+          tokenizer: the model's.
+          max_length: tokens that examples are cut to, the longer text of a pair first.
+          token_types: how many the model tells apart.
 
         Raises:
           UserError: the tokenizer puts no special tokens around a text, or max_length has no room for text.
         """
         self._tokenizer = Tokenizer.from_str(tokenizer.tokenizer.to_str())
-        self._tokenizer.encode_special_tokens = True
-        self._types = token_types
+        self._tokenizer.encode_special_tokens = tokenizer.tokenizer.encode_special_tokens
+        self._types = token_types if tokenizer.token_types else 0
         self._pad = tokenizer.special.pad
         special = self._tokenizer.num_special_tokens_to_add(True)
         if not special:
@@ -59,7 +66,9 @@ class PairEncoder:
             raise UserError(
                 f"config.max_length={max_length} leaves no room for text: a pair has {special} special tokens"
             )
-        self._tokenizer.enable_truncation(max_length, strategy="longest_first")
+        self._tokenizer.enable_truncation(
+            max_length, strategy="longest_first", direction=tokenizer.truncation_side
+        )
 
     def __call__(self, examples: Examples) -> Encoded:
         """Encode examples."""

@@ -25,9 +25,18 @@ from pretrain.config import MeshConfig
 from pretrain.huggingface import CONFIG, INDEX, download, parse_config, read_config
 from pretrain.models import EncoderConfig
 from pretrain.workdir import MODEL_FILE, is_workdir
+from tokenizer import files as tokenizer_files
 from tokenizer import load as tokenizers
 
-FILES = (CONFIG, "*.safetensors", INDEX, "tokenizer*", "special_tokens_map.json", FACTS_FILE)
+FILES = (
+    CONFIG,
+    "*.safetensors",
+    INDEX,
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    FACTS_FILE,
+)
 """What is fetched of a model on the hub."""
 FLAGS = {
     "config.max_length": "--max_length",
@@ -60,8 +69,8 @@ def find_model(model: str, *, inference: str = "jax", max_length: int = 0) -> Tr
     Args:
       model: a run's workdir, a model's folder, or a hub id.
       inference: what will run it, jax or onnx.
-      max_length: tokens to cut examples to; 0 is what the model was fine-tuned with where that is known, else the most
-        that it takes.
+      max_length: tokens to cut examples to; 0 is what the model was fine-tuned with where that is known, else what its
+        tokenizer says (model_max_length), and never more than the model takes.
 
     Raises:
       UserError: nothing there, no classifier, or a length that it does not take.
@@ -92,8 +101,16 @@ def find_model(model: str, *, inference: str = "jax", max_length: int = 0) -> Tr
         raise UserError(
             f"--max_length={max_length} is no length that the model takes; set it to {room} or less"
         )
-    length = max_length or min(facts.max_length or room, room)
+    length = max_length or min(facts.max_length or _stated_length(folder) or room, room)
     return Trained(model, folder, downloaded, names, config, facts, length)
+
+
+def _stated_length(folder: epath.Path) -> int:
+    """The model_max_length of a folder's tokenizer; 0 where it is not stated."""
+    file = folder / tokenizer_files.CONFIG
+    stated = tokenizer_files.json_object({file.name: file.read_bytes()} if file.exists() else {}, file.name)
+    length = stated.get("model_max_length", stated.get("max_len"))
+    return int(length) if isinstance(length, int | float) else 0
 
 
 def class_names(values: Mapping[str, Any], model: str) -> tuple[str, ...]:

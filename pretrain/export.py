@@ -28,7 +28,7 @@ from pretrain.workdir import MODEL_FILE, check_workdir
 from tokenizer.load import load as load_tokenizer
 
 EXPORTED = re.compile(
-    r"config\.json|model.*\.safetensors(\.index\.json)?|tokenizer.*\.json|special_tokens_map\.json|vocab\.(json|txt)|"
+    r"config\.json|model.*\.safetensors(\.index\.json)?|tokenizer.*\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|"
     r"merges\.txt|README\.md|" + re.escape(LOSS_CURVE)
 )
 """Names of the files that an export consists of."""

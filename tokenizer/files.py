@@ -13,13 +13,16 @@ from tokenizer import hub
 TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"
+ADDED_TOKENS = "added_tokens.json"
+MODEL = "config.json"
+"""Of the model whose folder the tokenizer lies in: it chooses the tokenizer's class where CONFIG does not."""
+OPTIONAL = (CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS, MODEL)
 PLACES = ("name_or_path", "_file", "cache_dir")
 """Ends of the names of fields in which libraries note the folder that a tokenizer was read from."""
 
 
 def read_files(path_or_id: str) -> dict[str, bytes]:
-    """The contents of a tokenizer's files by name: tokenizer.json, and those beside it that name its special
-    tokens.
+    """The contents of a tokenizer's files by name: tokenizer.json, and those beside it that say how to read it.
 
     Args:
       path_or_id: a folder or a tokenizer.json, local or gs://, or the id of a model on the hub.
@@ -35,7 +38,7 @@ def read_files(path_or_id: str) -> dict[str, bytes]:
                 f"the folder {path_or_id} has no {TOKENIZER} (a fast tokenizer); "
                 "AutoTokenizer.from_pretrained(...).save_pretrained(...) of transformers writes one"
             )
-        names = [name for name in (TOKENIZER, CONFIG, SPECIAL_TOKENS_MAP) if (path / name).exists()]
+        names = [name for name in (TOKENIZER, *OPTIONAL) if (path / name).exists()]
         return {name: (path / name).read_bytes() for name in names}
     if path.exists():
         return {TOKENIZER: path.read_bytes()}
@@ -47,11 +50,22 @@ def read_files(path_or_id: str) -> dict[str, bytes]:
     return _download(path_or_id)
 
 
+def json_object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    """A JSON file's object; {} where the file is not there or holds none."""
+    try:
+        value = json.loads(files.get(name, b"{}"))
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def _download(hub_id: str) -> dict[str, bytes]:
     from huggingface_hub import _CACHED_NO_EXIST, errors, hf_hub_download, try_to_load_from_cache
 
-    files = {}
-    for name in (TOKENIZER, CONFIG, SPECIAL_TOKENS_MAP):
+    files: dict[str, bytes] = {}
+    for name in (TOKENIZER, *OPTIONAL):
+        if not _is_needed(name, files):
+            continue
         try:
             files[name] = epath.Path(hf_hub_download(hub_id, name)).read_bytes()
         except errors.RemoteEntryNotFoundError as error:
@@ -60,13 +74,21 @@ def _download(hub_id: str) -> dict[str, bytes]:
                     f"the hub's {hub_id} has no {TOKENIZER} (a fast tokenizer); set config.tokenizer.path"
                 ) from error
         except errors.LocalEntryNotFoundError as error:
-            # Offline, what the cache knows not to exist is not missing; anything else might name a special
-            # token.
-            if try_to_load_from_cache(hub_id, name) is not _CACHED_NO_EXIST:
+            # Offline, what the cache knows not to exist is not missing; of what it does not know, the first three
+            # might name a special token, and the others hardly ever stand beside a tokenizer.json and say something
+            # new.
+            known = try_to_load_from_cache(hub_id, name) is _CACHED_NO_EXIST
+            if not known and name not in (ADDED_TOKENS, MODEL):
                 raise hub.explain(error, hub_id, name) from error
         except hub.error_types() as error:
             raise hub.explain(error, hub_id, name) from error
     return files
+
+
+def _is_needed(name: str, files: Mapping[str, bytes]) -> bool:
+    """Whether a file can say something that those before it do not."""
+    said = {ADDED_TOKENS: b'"added_tokens_decoder"', MODEL: b'"tokenizer_class"'}
+    return name not in said or said[name] not in files.get(CONFIG, b"")
 
 
 def without_places(files: Mapping[str, bytes]) -> dict[str, bytes]:

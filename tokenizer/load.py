@@ -15,6 +15,9 @@ from tokenizers import Tokenizer, decoders
 from data.errors import UserError
 from data.special_tokens import SpecialTokens
 from tokenizer import files as tokenizer_files
+from tokenizer.as_written import GENERIC
+from tokenizer.opening import Opened, open_files
+from tokenizer.plain_text import without_spelling
 
 # The role of a special token -> the fields that may name it, and the names it has where no field does.
 ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -25,26 +28,48 @@ ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "unk": (("unk_token",), ("<unk>", "[UNK]")),
 }
 
+# Texts in which tokenizers that differ show it: spaces, cases, accents, scripts, forms of Unicode, a long word.
+PROBES = (
+    "The Quick brown fox's 12,345 jumps -- over_it!",
+    " two  spaces\tand\n\nlines \r\n ",
+    "ÉCOLE école e\u0301cole ﬁn Ⅳ \uff46\uff55\uff4c\uff4c İı ß ΑΣ",
+    "中文字 かな ไทย عربى עברית 😀👍🏽",
+    "soft\u00adhyphen zero\u200bwidth bell\x07 nbsp\u00a0x ideographic\u3000x",
+    "x" * 150,
+)
+
+
+PROBED_TOKENS = 500
+"""Tokens of the vocabulary that are written in a further text."""
+
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A fast tokenizer with the special tokens of a masked language model."""
+    """A fast tokenizer with the special tokens of a masked language model, as transformers' AutoTokenizer has it."""
 
     tokenizer: Tokenizer
+    """Text to ids as in transformers: a special token that is written in a text is that token."""
     special: SpecialTokens
     files: Mapping[str, bytes]
     """Contents of its files by name, as `save` writes them."""
+    reserved: frozenset[str] = frozenset()
+    """Tokens that the files name for a role, beside those of `special`."""
+    token_types: bool = True
+    """Whether it gives a model token types."""
+    truncation_side: str = "right"
+    """Which end of a long text is cut: left or right."""
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids of each text, int32 [length], with no special tokens added.
 
-        Text that happens to spell a special token ("<s>" in a web page) is ordinary text. A lone surrogate,
-        which no encoding of Unicode can hold, becomes U+FFFD. Runs on all cores.
+        Text that happens to spell the token of a role ("<s>" or "<mask>" in a web page) is ordinary text; a further
+        special token of the tokenizer is that token. A lone surrogate, which no encoding of Unicode can hold, becomes
+        U+FFFD. Runs on all cores.
         """
         try:
-            encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            encodings = self._plain.encode_batch_fast(texts, add_special_tokens=False)
         except TypeError:
-            encodings = self.tokenizer.encode_batch_fast(
+            encodings = self._plain.encode_batch_fast(
                 [valid_unicode(text) for text in texts], add_special_tokens=False
             )
         return [np.fromiter(encoding.ids, np.int32, len(encoding)) for encoding in encodings]
@@ -104,8 +129,20 @@ class Loaded:
 
     def fingerprint(self) -> str:
         """Hex digest of everything that decides the ids of a text."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        # Of tokenizer.json as it is where transformers' tokenizer differs from it in form only: that does not change
+        # with the release of transformers.
+        written = Tokenizer.from_buffer(self.files[tokenizer_files.TOKENIZER])
+        written.no_truncation()
+        written.no_padding()
+        parsed = (
+            json.loads(written.to_str()) if _gives_the_same_ids(written, self.tokenizer) else self._parsed
+        )
         deciding = {
-            name: self._parsed.get(name) for name in ("added_tokens", "normalizer", "pre_tokenizer", "model")
+            name: parsed.get(name) for name in ("added_tokens", "normalizer", "pre_tokenizer", "model")
         }
         content = json.dumps([deciding, dataclasses.asdict(self.special)], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
@@ -132,6 +169,12 @@ class Loaded:
             config = json.loads(contents[tokenizer_files.CONFIG])
             contents[tokenizer_files.CONFIG] = as_json({**config, "model_max_length": model_max_length})
         tokenizer_files.write_files(out, contents)
+
+    @cached_property
+    def _plain(self) -> Tokenizer:
+        """The tokenizer of `encode`."""
+        roles = {str(self.tokenizer.id_to_token(index)) for index in dataclasses.astuple(self.special)}
+        return without_spelling(self.tokenizer, sorted(roles | self.reserved))
 
     @cached_property
     def _parsed(self) -> dict[str, Any]:
@@ -171,38 +214,45 @@ def from_files(files: Mapping[str, bytes], where: str) -> Loaded:
     Raises:
       UserError: see `load`.
     """
-    try:
-        tokenizer = Tokenizer.from_buffer(files[tokenizer_files.TOKENIZER])
-        declared = {
-            **json.loads(files.get(tokenizer_files.SPECIAL_TOKENS_MAP, b"{}")),
-            **json.loads(files.get(tokenizer_files.CONFIG, b"{}")),
-        }
-    except Exception as error:  # the Rust library raises a bare Exception on a file it cannot parse
-        raise UserError(
-            f"the tokenizer {where} cannot be read: {error}; set config.tokenizer.path"
-        ) from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True
-    highest = max(tokenizer.get_vocab().values(), default=-1)
+    files = _with_types_of_tokens(files)
+    opened = open_files(files, where)
+    names = {role: _name(files, opened, role, where) for role in ROLES}
+    kept = {name: content for name, content in files.items() if name != tokenizer_files.MODEL}
+    kept[tokenizer_files.CONFIG] = _config(files, opened, names)
+    if kept != files:
+        opened = open_files(kept, where)  # as it will be opened from where it is saved
+    tokenizer = opened.tokenizer
+    vocabulary = tokenizer.get_vocab()
+    highest = max(vocabulary.values(), default=-1)
     if highest + 1 != tokenizer.get_vocab_size():
         raise UserError(
             f"the tokenizer {where} has {tokenizer.get_vocab_size()} tokens but ids up to {highest}: "
             "its ids have gaps; set config.tokenizer.path to one without"
         )
-    names = {role: _name(tokenizer, declared, role, where) for role in ROLES}
-    vocabulary = tokenizer.get_vocab()
-    special = SpecialTokens(**{role: vocabulary[name] for role, name in names.items()})
-    return Loaded(tokenizer, special, {**files, tokenizer_files.CONFIG: _config(files, declared, names)})
+    return Loaded(
+        tokenizer,
+        SpecialTokens(**{role: vocabulary[name] for role, name in names.items()}),
+        kept,
+        frozenset(opened.names.values()),
+        opened.token_types,
+        opened.truncation_side,
+    )
 
 
-def _name(tokenizer: Tokenizer, declared: Mapping[str, Any], role: str, where: str) -> str:
-    """The token that plays a role: the one the files declare for it, else the one that has its usual name."""
+def _name(files: Mapping[str, bytes], opened: Opened, role: str, where: str) -> str:
+    """The token that plays a role: the one the files name for it, else the one that has its usual name.
+
+    A token that a class of transformers adds unasked, because the files have none for a role, does not count.
+    """
     fields, usual = ROLES[role]
-    stated = [declared[field] for field in fields if declared.get(field)]
-    names = [value["content"] if isinstance(value, Mapping) else value for value in stated]
+    names = [opened.names[field] for field in fields if field in opened.names]
+    stated = {
+        **tokenizer_files.json_object(files, tokenizer_files.SPECIAL_TOKENS_MAP),
+        **tokenizer_files.json_object(files, tokenizer_files.CONFIG),
+    }
+    asked = {opened.names[field] for field in fields if stated.get(field) and field in opened.names}
     for name in [*names, *usual]:
-        if tokenizer.token_to_id(name) is not None:
+        if name in asked or opened.written.token_to_id(name) is not None:
             return name
     raise UserError(
         f"the tokenizer {where} has no {role} token "
@@ -211,13 +261,47 @@ def _name(tokenizer: Tokenizer, declared: Mapping[str, Any], role: str, where: s
     )
 
 
-def _config(files: Mapping[str, bytes], declared: Mapping[str, Any], names: Mapping[str, str]) -> bytes:
-    """tokenizer_config.json: the one there is, else one that says what a bare tokenizer.json leaves open."""
-    if declared.get("tokenizer_class") and tokenizer_files.CONFIG in files:
+def _with_types_of_tokens(files: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    """The files, with tokens that tokenizer_config.json describes marked as transformers has to find them."""
+    stated = tokenizer_files.json_object(files, tokenizer_files.CONFIG)
+    marked = {
+        field: {"__type": "AddedToken", **value}
+        for field, value in stated.items()
+        if field.endswith("_token") and isinstance(value, Mapping) and "__type" not in value
+    }
+    return {**files, tokenizer_files.CONFIG: as_json({**stated, **marked})} if marked else files
+
+
+def _config(files: Mapping[str, bytes], opened: Opened, names: Mapping[str, str]) -> bytes:
+    """tokenizer_config.json: the one there is, else one that says what it and its neighbours leave open."""
+    stated = tokenizer_files.json_object(files, tokenizer_files.CONFIG)
+    if stated.get("tokenizer_class") and tokenizer_files.CONFIG in files:
         return files[tokenizer_files.CONFIG]
-    named = {f"{role}_token": name for role, name in names.items() if not declared.get(f"{role}_token")}
-    stated = json.loads(files.get(tokenizer_files.CONFIG, b"{}"))
-    return as_json({"tokenizer_class": "PreTrainedTokenizerFast", **stated, **named})
+    named = {f"{role}_token": name for role, name in names.items() if f"{role}_token" not in opened.names}
+    kind = GENERIC[0] if opened.kind in GENERIC else opened.kind
+    return as_json({**stated, "tokenizer_class": kind, **named})
+
+
+def _gives_the_same_ids(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether two tokenizers have the same tokens, and do the same with texts that tell tokenizers apart."""
+    vocabulary = one.get_vocab()
+    if vocabulary != other.get_vocab():
+        return False
+    added = {
+        token.content for tokenizer in (one, other) for token in tokenizer.get_added_tokens_decoder().values()
+    }
+    spelled = [f"a {token} b{token.lower()}c{token}" for token in sorted(added)]
+    texts = (*PROBES, *spelled, " ".join(sorted(vocabulary)[:PROBED_TOKENS]))
+    return all(_pieces_and_ids(one, text) == _pieces_and_ids(other, text) for text in texts)
+
+
+def _pieces_and_ids(tokenizer: Tokenizer, text: str) -> tuple[list[str], list[int]]:
+    """What a text is split into before the vocabulary is looked at, which may lack all of it; and its ids."""
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    normalized = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
+    if not tokenizer.pre_tokenizer:
+        return [normalized], ids
+    return [piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalized)], ids
 
 
 def as_json(value: Mapping[str, Any]) -> bytes:

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -321,3 +322,25 @@ def test_texts_in_two_ways_and_unknown_flags_are_refused(models, flags, message)
     with pytest.raises(UserError) as error:
         main(["predict", f"--model={models.classes}", *flags])
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_texts_are_cut_to_what_the_tokenizer_says_and_on_its_side(models: SimpleNamespace, tmp_path: Path):
+    folder = tmp_path / "model"
+    shutil.copytree(models.others, folder)
+    file = folder / "tokenizer_config.json"
+    file.write_text(
+        json.dumps(json.loads(file.read_text()) | {"model_max_length": 10, "truncation_side": "left"})
+    )
+    assert find_model(str(folder)).max_length == 10
+    assert find_model(str(folder), max_length=20).max_length == 20
+    (folder / FACTS_FILE).write_bytes(Facts(texts=1, max_length=14).as_json())
+    assert find_model(str(folder)).max_length == 14
+    (folder / FACTS_FILE).unlink()
+    texts = [
+        "the old horse follows the road and the river slowly today and never sleeps",
+        "",
+        "a cat",
+        *TEXTS,
+    ]
+    (_, *rows) = predict(folder, tmp_path / "out", f"--text={write(tmp_path / 'texts', *texts)}")
+    assert_says(rows, theirs(folder, texts, None, 10))

@@ -11,49 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from etils import epath
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models
 
 from data.errors import UserError
 from data.special_tokens import SpecialTokens
-from tokenizer.config import TokenizerConfig
+from tests.tokenizer.small_tokenizers import byte_level, unigram, wordpiece
 from tokenizer.load import load
-from tokenizer.train import train_tokenizer
 
 REPOSITORY = Path(__file__).parents[2]
-DOCUMENTS = ["rain and wind, wind and rain.\n\train\n"] * 3
-
-
-def byte_level(folder: Path) -> Path:
-    config = TokenizerConfig(vocab_size=270)
-    train_tokenizer(DOCUMENTS, config, epath.Path(folder), model_max_length=16, progress=False)
-    return folder
-
-
-def wordpiece(folder: Path, specials=("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), **declared) -> Path:
-    tokens = [*specials, "play", "##ing", "##s", ",", "now", "mask", "[", "]"]
-    tokenizer = Tokenizer(models.WordPiece({token: i for i, token in enumerate(tokens)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in specials])
-    tokenizer.enable_truncation(2)
-    tokenizer.enable_padding(length=8)
-    folder.mkdir()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    if declared:
-        (folder / "tokenizer_config.json").write_text(json.dumps(declared))
-    return folder
-
-
-def unigram(folder: Path) -> Path:
-    pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁", "▁rain", "y", "ing", ".", "▁wind", "<mask>"]
-    tokenizer = Tokenizer(models.Unigram([(piece, -float(i)) for i, piece in enumerate(pieces)], unk_id=3))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    tokenizer.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", AddedToken("<mask>", lstrip=True)])
-    folder.mkdir()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
 
 
 def marked(tokenizer, marks: np.ndarray) -> list[str]:
@@ -71,12 +36,6 @@ def test_a_trained_folder_loads_as_it_was(tmp_path):
     assert [row.shape for row in ids][1] == (0,)
     assert loaded.decode(ids[0]) == "rain and"
     assert loaded.decode([0, *ids[0], 2], skip_special_tokens=True) == "rain and"
-
-
-def test_text_that_spells_a_special_token_is_ordinary_text(tmp_path):
-    for loaded in (load(str(byte_level(tmp_path / "bpe"))), load(str(wordpiece(tmp_path / "wordpiece")))):
-        ids = loaded.encode(["<s> </s> <mask> <pad>", "[MASK] [mask]"])
-        assert not set(np.concatenate(ids).tolist()) & {*loaded.special_ids} - {loaded.special.unk}
 
 
 def test_a_bare_tokenizer_json_takes_the_usual_names_and_ignores_truncation_and_padding(tmp_path):
@@ -162,6 +121,43 @@ def test_the_fingerprint_follows_what_decides_the_ids(tmp_path):
     description["normalizer"]["lowercase"] = False
     (tmp_path / "cased.json").write_text(json.dumps(description))
     assert load(str(tmp_path / "cased.json")).fingerprint() != first.fingerprint()
+
+
+def cutting_byte_level(folder: Path) -> Path:
+    """One whose tokenizer.json cuts and pads, as those of sentence encoders do."""
+    tokenizer = Tokenizer.from_file(str(byte_level(folder) / "tokenizer.json"))
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=8, pad_id=1, pad_token="<pad>")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("write", "digest"),
+    [
+        (cutting_byte_level, "592946d554041640bb03e00672f3acc5613c40404353171688c0ac13ce906696"),
+        (byte_level, "592946d554041640bb03e00672f3acc5613c40404353171688c0ac13ce906696"),
+        (wordpiece, "0849298ecf4abfb9c781349c7e13ab3671b8157ecbabc6ed009a62912ea4d532"),
+        (unigram, "8f2c511b386752946579f2ec8e2f0e02d418e24cef234be6d609ec6c19d75d66"),
+    ],
+)
+def test_the_fingerprint_is_the_one_that_checkpoints_hold(tmp_path, write, digest):
+    assert load(str(write(tmp_path / "tokenizer"))).fingerprint() == digest
+
+
+def test_the_fingerprint_follows_a_configuration_that_changes_ids(tmp_path):
+    declared = [
+        {},
+        {"do_lower_case": True},
+        {"do_lower_case": False},
+        {"additional_special_tokens": ["[E1]"]},
+    ]
+    prints = [
+        load(str(wordpiece(tmp_path / str(i), tokenizer_class="BertTokenizer", **fields))).fingerprint()
+        for i, fields in enumerate(declared)
+    ]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 3
 
 
 def test_ids_with_gaps_are_refused(tmp_path):
