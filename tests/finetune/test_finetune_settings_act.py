@@ -195,6 +195,7 @@ BESIDE = {
     "mesh.fsdp": {"mesh": {"data": 4}},
     "mesh.tensor": {"mesh": {"data": 4}},
     "eval.patience": {**NO_RATE, "eval": {"every": 1, "batch": 8}},
+    "checkpoint.every": {"checkpoint": {"keep": 3}},
     "checkpoint.keep": {"checkpoint": {"every": 1}},
     "benchmark.tasks": GLUE,
     **{
