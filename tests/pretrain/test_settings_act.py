@@ -14,15 +14,12 @@ import pytest
 from etils import epath
 
 from data.batches import open_batches
-from data.command_line import read
 from data.corpus import training_documents
 from data.errors import UserError
 from data.hints import Names
 from data.schema import as_dict, build
 from data.sources import open_source
 from data.special_tokens import SpecialTokens
-from pretrain import command, processes
-from pretrain.__main__ import main
 from pretrain.config import PhaseConfig, PretrainConfig
 from pretrain.huggingface import encoder_config
 from pretrain.job import assemble
@@ -34,7 +31,6 @@ from pretrain.schedules import learning_rate_schedule
 from pretrain.sharding import mesh_sizes
 from pretrain.state import dropout_generator
 from pretrain.train import train
-from pretrain.unused import unused_fields
 from tests.finetune.tiny_task import write_model
 from tests.tiny import tiny_config, write_corpus
 from tokenizer.load import load
@@ -384,164 +380,3 @@ def look(seen, config, place):
         return seen(config, place)
     except UserError as error:  # a value that this machine refuses is no value that is passed over
         return str(error)
-
-
-def test_prefetch_is_how_far_batches_are_made_ahead(place, monkeypatch):
-    tokenizer, made = load(str(place / "model")), []
-
-    def ahead(prefetch):
-        config = tiny_config(place / "text.txt", data={"prefetch": prefetch})
-        from data import batches as module
-
-        class Queue(module.queue.Queue):
-            def __init__(self, maxsize=0):
-                made.append(maxsize)
-                super().__init__(maxsize)
-
-        monkeypatch.setattr(module.queue, "Queue", Queue)
-        with open_batches(
-            config.data, tokenizer.encode, tokenizer.special, seed=0, seq_len=32, global_batch=8,
-            rows=tuple(range(8)), states=None, epochs=None,
-        ) as found:  # fmt: skip
-            next(found)
-        return made[-1]
-
-    assert ahead(2) != ahead(5)
-
-
-# ---- what is refused ---------------------------------------------------------------------------------------------
-
-RECIPE = """
-import ml_collections
-
-def get_config():
-    return ml_collections.ConfigDict({'steps': 8, 'data': {'source': 'files', 'path': 'text.txt'}, **%s})
-"""
-
-REFUSED = {
-    "tokenizer.vocab_size=8000": "tokenizer.path=x",
-    "tokenizer.min_frequency=3": "tokenizer.path=x",
-    "tokenizer.sample_documents=3": "init_from=x",
-    "tokenizer.nfc=true": "tokenizer.path=x",
-    "tokenizer.add_prefix_space=true": "init_from=x",
-    "model.position_init=sinusoidal": "init_from=x",
-    "model.scan_unroll=0": "model.remat=true",
-    "data.path=x": "data.source=hub",
-    "data.name=x": "data.source=files",
-    "data.subset=x": "data.source=files",
-    "data.split=test": "data.source=pydoc data.path=",
-    "data.revision=x": "data.source=tfds data.path=",
-    "data.text_field=body": "data.source=oscar",
-    "data.txt_documents=blank_line": "data.source=hub data.path=",
-    "data.data_dir=x": "data.source=hub data.path=",
-    "data.filters.min_harmful_pp=2": "data.source=files",
-    "data.filters.min_chars=2": "data.source=mix data.path=",
-    "data.bad_documents=skip": "data.source=mix data.path=",
-    "data.weight=2": "data.source=files",
-    "data.eval_fraction=0.3": "data.eval_source.path=x data.eval_source.source=files",
-    "data.eval_source.name=x": "data.eval_source.path=x data.eval_source.source=files",
-    "data.eval_source.weight=2": "data.eval_source.path=x data.eval_source.source=files",
-    "optimizer.muon_momentum=0.9": "optimizer.name=lamb",
-    "optimizer.beta1=0.5": "optimizer.name=adafactor",
-    "optimizer.beta2=0.5": "optimizer.name=adafactor",
-    "optimizer.eps=0.5": "optimizer.name=adafactor",
-    "schedule.final_fraction=0.1": "schedule.name=constant",
-    "schedule.decay_fraction=0.2": "schedule.name=linear",
-    "dropout_rng=rbg": "model.hidden_dropout_prob=0 model.attention_probs_dropout_prob=0",
-    "eval.steps=3": "eval.every=0",
-    "log.profile_start=3": "log.profile_steps=0",
-    "log.profile_start=8": "log.profile_steps=3",
-}
-"""Fields that have no effect beside others: both on the command line."""
-
-
-@pytest.mark.parametrize("field", REFUSED)
-def test_a_field_that_could_not_act_is_refused(tmp_path, field):
-    recipe = tmp_path / "recipe.py"
-    recipe.write_text(RECIPE % "{}")
-    overrides = [f"--config.{each}" for each in (*REFUSED[field].split(), field)]
-    with pytest.raises(UserError) as error:
-        read(
-            PretrainConfig, ["x", f"--config={recipe}", *overrides], lambda values: None, unused=unused_fields
-        )
-    assert str(error.value).startswith(f"config.{field.partition('=')[0]}=")
-    assert " has no effect: " in str(error.value) and "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("field", "name", "value"),
-    [
-        ("seq_len=64", "seq_len", 16),
-        ("global_batch=64", "global_batch", 16),
-        ("grad_accum=2", "grad_accum", 4),
-        ("masking.rate=0.3", "masking_rate", 0.2),
-        ("data.window=3", "data", {"source": "pydoc"}),
-    ],
-)
-def test_a_field_that_every_phase_replaces_is_refused_and_one_that_some_replace_acts(
-    tmp_path, field, name, value
-):
-    recipe = tmp_path / "recipe.py"
-    for own, refused in (({name: value}, True), ({}, False)):
-        phases = [{"steps": 3, name: value}, {"steps": 4, **own}]
-        recipe.write_text(RECIPE % {"phases": phases})
-        arguments = ["x", f"--config={recipe}", "--config.steps=0", f"--config.{field}"]
-        if refused:
-            with pytest.raises(UserError, match="every phase has its own"):
-                read(PretrainConfig, arguments, lambda values: None, unused=unused_fields)
-        else:
-            read(PretrainConfig, arguments, lambda values: None, unused=unused_fields)
-
-
-def test_a_recipes_field_gives_way_to_the_command_line(tmp_path):
-    recipe = tmp_path / "recipe.py"
-    recipe.write_text(RECIPE % {"tokenizer": {"vocab_size": 8000}, "optimizer": {"beta1": 0.5}})
-    line = read(
-        PretrainConfig,
-        ["x", f"--config={recipe}", "--config.tokenizer.path=x", "--config.optimizer.name=adafactor"],
-        lambda values: None,
-        unused=unused_fields,
-    )
-    assert (line.config.tokenizer.vocab_size, line.config.optimizer.beta1) == (50265, 0.9)
-    assert len(line.given.notes) == 2 and "config.tokenizer.vocab_size=8000" in line.given.notes[0]
-
-
-def test_a_field_of_the_command_reaches_it(tmp_path, monkeypatch):
-    recipe, reached = tmp_path / "recipe.py", []
-    recipe.write_text(RECIPE % "{}")
-
-    def stop(*arguments, **named):
-        raise UserError("far enough")
-
-    monkeypatch.setattr(processes, "join", lambda: reached.append("distributed"))
-    monkeypatch.setattr(command, "log_to_stderr", lambda: None)
-    monkeypatch.setattr(command, "use_compilation_cache", reached.append)
-    monkeypatch.setattr("pretrain.__main__.train", stop)
-    for fields, found in (
-        ([], ["~/.cache/unmask/xla"]),
-        (["distributed", "compilation_cache=x"], ["distributed", "x"]),
-    ):
-        reached.clear()
-        with pytest.raises(UserError, match="far enough"):
-            main(["x", f"--config={recipe}", "--workdir=w", *(f"--config.{each}" for each in fields)])
-        assert reached == found
-
-
-def test_the_profile_starts_where_it_is_set(place, monkeypatch):
-    starts, step = [], [0]
-    monkeypatch.setattr("jax.profiler.start_trace", lambda folder: starts.append(step[0]))
-    monkeypatch.setattr("jax.profiler.stop_trace", lambda: None)
-    from pretrain.train import _Trainer
-
-    class Probe(_Trainer):
-        def __init__(self, config):
-            import contextlib
-
-            self._given, self._writes, self._workdir = config, True, place
-            self._profiling = contextlib.ExitStack()
-
-    for start in (0, 3):
-        probe = Probe(tiny_config(place / "text.txt", log={"profile_start": start, "profile_steps": 1}))
-        for step[0] in range(5):
-            probe._profile(step[0])
-    assert starts == [0, 3]
