@@ -25,11 +25,11 @@ from tests.tiny import write_corpus
 def arguments(tmp_path, monkeypatch):
     """A command line whose run meets a signal before its first step: `monkeypatch` what it does by `stop`."""
     recipe = tmp_path / "recipe.py"
-    path = str(write_corpus(tmp_path / "text.txt"))
+    data = {"source": "files", "path": str(write_corpus(tmp_path / "text.txt"))}
     recipe.write_text(
         "import ml_collections\n"
         "def get_config():\n"
-        f"    return ml_collections.ConfigDict({{'data': {{'path': {path!r}}}, 'compilation_cache': ''}})\n"
+        f"    return ml_collections.ConfigDict({{'data': {data!r}, 'compilation_cache': ''}})\n"
     )
     monkeypatch.setattr("pretrain.command.log_to_stderr", lambda: None)
     return [f"--config={recipe}", f"--workdir={tmp_path / 'run'}"]
