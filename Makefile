@@ -20,7 +20,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/python -m pretrain --config=configs/quickstart.py --workdir=$(WORKDIR)
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

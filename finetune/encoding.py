@@ -56,12 +56,10 @@ class PairEncoder:
         self._tokenizer.encode_special_tokens = tokenizer.tokenizer.encode_special_tokens
         self._types = token_types if tokenizer.token_types else 0
         self._pad = tokenizer.special.pad
-        special = self._tokenizer.num_special_tokens_to_add(True)
-        if not special:
-            raise UserError(
-                "the tokenizer of config.init_from has no post-processor that puts special tokens around a text; "
-                "save it with one (transformers' save_pretrained of the right fast tokenizer)"
-            )
+        of_one, self._of_a_pair = map(self._tokenizer.num_special_tokens_to_add, (False, True))
+        if not of_one:
+            raise _without_special_tokens("a text")
+        special = max(of_one, self._of_a_pair)
         if max_length < special + 2:
             raise UserError(
                 f"config.max_length={max_length} leaves no room for text: a pair has {special} special tokens"
@@ -84,7 +82,13 @@ class PairEncoder:
         return Encoded(tokens, token_types, lengths, examples.labels, self._pad, truncated)
 
     def encode(self, first: Sequence[str], second: Sequence[str] | None) -> list[Encoding]:
-        """The tokenizer's encodings of texts, or of pairs of texts."""
+        """The tokenizer's encodings of texts, or of pairs of texts.
+
+        Raises:
+          UserError: there are pairs, and the tokenizer puts no special tokens around one.
+        """
+        if second is not None and not self._of_a_pair:
+            raise _without_special_tokens("a pair of texts")
         texts = list(first) if second is None else list(zip(first, second, strict=True))
         try:
             return self._tokenizer.encode_batch_fast(texts)
@@ -94,3 +98,10 @@ class PairEncoder:
             return self._tokenizer.encode_batch_fast(
                 [(valid_unicode(a), valid_unicode(b)) for a, b in zip(first, second, strict=True)]
             )
+
+
+def _without_special_tokens(what: str) -> UserError:
+    return UserError(
+        f"the tokenizer of config.init_from has no post-processor that puts special tokens around {what}; "
+        "save it with one (transformers' save_pretrained of the right fast tokenizer)"
+    )

@@ -103,3 +103,15 @@ def test_a_tokenizer_without_post_processor_is_refused(roberta):
     loaded = type(loaded)(bare, loaded.special, loaded.files)
     with pytest.raises(UserError, match="no post-processor"):
         PairEncoder(loaded, max_length=32, token_types=1)
+
+
+def test_a_tokenizer_of_single_texts_encodes_them_and_refuses_pairs(roberta):
+    loaded = load(str(roberta))
+    single = tokenizers.Tokenizer.from_str(loaded.tokenizer.to_str())
+    special = [("<s>", loaded.special.cls), ("</s>", loaded.special.sep)]
+    single.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=special)
+    encoder = PairEncoder(type(loaded)(single, loaded.special, loaded.files), max_length=32, token_types=1)
+    (encoding,) = encoder.encode(["cat"], None)
+    assert (encoding.ids[0], encoding.ids[-1]) == (loaded.special.cls, loaded.special.sep)
+    with pytest.raises(UserError, match="special tokens around a pair of texts"):
+        encoder.encode(["cat"], ["dog"])
