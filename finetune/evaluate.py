@@ -88,9 +88,11 @@ def class_order(names: Sequence[str], labels: Sequence[str], model: str) -> list
         raise UserError(
             f"--model={model} is of another task: it answers {theirs}, the task has {', '.join(labels) or 'a score'}"
         )
-    if unnamed(names):
-        return list(range(max(len(labels), 1)))
+    if not labels:
+        return [0]
     order = matching(names, labels)
+    if None in order and unnamed(names):
+        return list(range(len(labels)))
     missing = [label for label, index in zip(labels, order, strict=True) if index is None]
     if missing:
         raise UserError(

@@ -188,13 +188,13 @@ def _class_order(learned: Sequence[str], labels: Sequence[str], source: str) -> 
     order of their ids.
     """
     rows = list(range(len(labels)))
-    if list(learned) != list(labels) and (unnamed(learned) or len(learned) != len(labels)):
+    found = matching(learned, labels)
+    if len(learned) != len(labels) or (None in found and unnamed(learned)):
         logger.info(
             "the head of %s is kept; it has no names for its classes, which are taken for %s in this order",
             *(source, ", ".join(labels)),
         )
         return rows
-    found = matching(learned, labels)
     if None in found:
         logger.warning(
             "the head of %s is kept, but its classes are %s and not %s",

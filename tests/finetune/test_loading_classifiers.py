@@ -13,6 +13,7 @@ import transformers
 
 from data.errors import UserError
 from data.special_tokens import SpecialTokens
+from finetune.evaluate import class_order
 from finetune.huggingface import load_encoder_for_classification, save_classifier
 from pretrain.config import ModelConfig
 from pretrain.huggingface import config_dict, encoder_config, load_pretrained
@@ -107,6 +108,19 @@ def test_rows_of_a_head_that_is_kept_follow_the_names_of_its_classes(
     assert caplog.messages[-1] == f"the head of {tmp_path} has learned these classes, and is taken as it is"
     for name in names:
         np.testing.assert_array_equal(_ours(same)[name], theirs[name].numpy())
+
+
+def test_classes_that_nobody_named_are_found_by_those_names_first(tmp_path: Path):
+    random_model("bert", tmp_path, labels=12)
+    learned = [f"LABEL_{index}" for index in range(12)]
+    start = load_encoder_for_classification(str(tmp_path), learned)
+    by_spelling = sorted(learned)  # LABEL_10 before LABEL_2
+    again = load_encoder_for_classification(str(tmp_path), by_spelling)
+    rows = [learned.index(label) for label in by_spelling]
+    for name in ("kernel", "bias"):
+        found, whole = again.params["head"]["out"][name], start.params["head"]["out"][name]
+        np.testing.assert_array_equal(found, whole[..., rows])
+    assert class_order(learned, by_spelling, "m") == rows
 
 
 def test_a_head_of_numbers_follows_their_values(tmp_path: Path):
