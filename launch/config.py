@@ -152,43 +152,53 @@ SHARED = {
 
 def unused_by(launcher: str) -> Callable[[LaunchConfig], list[Unused]]:
     """What gives the fields of a launch config that a launcher does not read, by its module's last name."""
+    of_its_own = {"tpu": _of_tpu, "slurm": _of_slurm, "kubernetes": _of_kubernetes}[launcher]
 
     def unused_fields(config: LaunchConfig) -> list[Unused]:
         others = tuple(
             name for name in config.__dataclass_fields__ if name not in (launcher, *SHARED[launcher])
         )
-        found = [Unused(others, f"python -m launch.{launcher} does not read it; leave it out")]
-        if config.source == "archive":
-            because = "config.source='archive' sends the working tree; unset it, or set config.source=commit"
-            found.append(Unused(("commit",), because, ("source",)))
-        if not config.tpu.queued:
-            because = "config.tpu.queued=False waits for nothing; unset it, or set config.tpu.queued=True"
-            found.append(Unused(("tpu.valid_until",), because, ("tpu.queued",)))
-        if not config.tpu.internal_ips:
-            because = "machines have public addresses; unset it, or set config.tpu.internal_ips=True"
-            found.append(Unused(("tpu.iap",), because, ("tpu.internal_ips",)))
-        if not config.slurm.gpus_per_node:
-            because = (
-                "config.slurm.gpus_per_node=0 asks for no GPU; unset it, or set config.slurm.gpus_per_node"
-            )
-            found.append(Unused(("slurm.gpu_type",), because, ("slurm.gpus_per_node",)))
-        if not config.secrets:
-            because = "config.secrets names none that it would hold; unset it, or set config.secrets"
-            found.append(Unused(("slurm.secrets_file",), because, ("secrets",)))
-        return found + _of_kubernetes(config.kubernetes)
+        because = f"python -m launch.{launcher} does not read it; leave it out"
+        return [Unused(others, because), *of_its_own(config)]
 
     return unused_fields
 
 
-def _of_kubernetes(config: KubernetesConfig) -> list[Unused]:
-    if not config.accelerator:
+def _of_tpu(config: LaunchConfig) -> list[Unused]:
+    found = []
+    if config.source == "archive":
+        because = "config.source='archive' sends the working tree; unset it, or set config.source=commit"
+        found.append(Unused(("commit",), because, ("source",)))
+    if not config.tpu.queued:
+        because = "config.tpu.queued=False waits for nothing; unset it, or set config.tpu.queued=True"
+        found.append(Unused(("tpu.valid_until",), because, ("tpu.queued",)))
+    if not config.tpu.internal_ips:
+        because = "machines have public addresses; unset it, or set config.tpu.internal_ips=True"
+        found.append(Unused(("tpu.iap",), because, ("tpu.internal_ips",)))
+    return found
+
+
+def _of_slurm(config: LaunchConfig) -> list[Unused]:
+    found = []
+    if not config.slurm.gpus_per_node:
+        because = "config.slurm.gpus_per_node=0 asks for no GPU; unset it, or set config.slurm.gpus_per_node"
+        found.append(Unused(("slurm.gpu_type",), because, ("slurm.gpus_per_node",)))
+    if not config.secrets:
+        because = "config.secrets names none that it would hold; unset it, or set config.secrets"
+        found.append(Unused(("slurm.secrets_file",), because, ("secrets",)))
+    return found
+
+
+def _of_kubernetes(config: LaunchConfig) -> list[Unused]:
+    job = config.kubernetes
+    if not job.accelerator:
         return []
-    gpu = config.accelerator.startswith("nvidia-")
+    gpu = job.accelerator.startswith("nvidia-")
     names = ("privileged",) if gpu else ("nodes", "gpus_per_node")
-    because = f"config.kubernetes.accelerator={config.accelerator!r} is a {'GPU' if gpu else 'TPU'}; unset it"
+    because = f"config.kubernetes.accelerator={job.accelerator!r} is a {'GPU' if gpu else 'TPU'}; unset it"
     fields = tuple(f"kubernetes.{name}" for name in names)
     found = [Unused(fields, because, ("kubernetes.accelerator",))]
-    if gpu and config.nodes == 1:
+    if gpu and job.nodes == 1:
         because = "config.kubernetes.nodes=1 waits for no other; unset it"
         found.append(Unused(("kubernetes.wait_seconds",), because, ("kubernetes.nodes",)))
     return found

@@ -144,3 +144,36 @@ def test_a_field_that_a_launcher_does_not_read_is_refused(tmp_path, launcher, fi
     assert given().given.notes == ()  # a config may be for several launchers
     with pytest.raises(UserError, match=rf"config\.{fields[-1].partition('=')[0]}=.* has no effect: "):
         given(*fields)
+
+
+IDLE = {
+    "tpu": {
+        "source": "archive",
+        "commit": "main",
+        "tpu": {"queued": False, "valid_until": "6h", "internal_ips": False, "iap": False},
+    },
+    "slurm": {"slurm": {"gpus_per_node": 0, "gpu_type": "a100", "secrets_file": "/home/me/secrets"}},
+    "kubernetes": {
+        "kubernetes": {"accelerator": "nvidia-l4", "nodes": 1, "privileged": False, "wait_seconds": 9}
+    },
+}
+"""For each launcher what it refuses in a recipe, since no field that it reads gives it an effect."""
+
+
+@pytest.mark.parametrize("launcher", IDLE)
+@pytest.mark.parametrize("owner", IDLE)
+def test_only_the_launcher_that_reads_a_group_looks_at_what_its_fields_do(tmp_path, launcher, owner):
+    recipe = tmp_path / "launch.py"
+    recipe.write_text(
+        f"import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict({IDLE[owner]!r})\n"
+    )
+
+    def given(*overrides):
+        arguments = ["launch", f"--config={recipe}", *overrides]
+        return read(LaunchConfig, arguments, lambda values: None, unused=unused_by(launcher))
+
+    if launcher == owner:
+        with pytest.raises(UserError, match="has no effect: "):
+            given()
+    else:
+        assert given("--config.workdir=gs://bucket/run").given.notes == ()
