@@ -21,19 +21,30 @@ from launch.runner import say
 
 LARGEST = 200 * 2**20
 """Bytes of an archive of source code; more is data that was left in the working tree."""
-NEVER = re.compile(
-    r"\.env([._-].+)?|.+\.env|\.envrc|[._]netrc|\.npmrc|\.yarnrc(\.yml)?|\.pypirc|\.pgpass|\.my\.cnf|\.htpasswd|\.boto|\.s3cfg"
-    r"|\.git-credentials|\.vault-token|\.dockercfg|\.(aws|azure|docker|gcloud|gnupg|huggingface|kaggle|kube|ssh)"
-    r"|(.+[._-])?id_(rsa|dsa|ecdsa|ed25519)(_sk)?([._-](?!pub$).+)?"
-    r"|.+\.(pem|key|p8|p12|pfx|ppk|jks|keystore|kdbx|tfstate|tfvars)"
-    r"|kaggle\.json|.*(client[_-]?secret|service[_-]?account).*\.json|.*access[_-]?(keys?|tokens?)\.(csv|db)|rootkey\.csv"
-    r"|(.*credentials?.*|secrets?|\.?token|hf[_-]?token)\.(json|ya?ml|toml|ini|cfg|csv|txt|db)"
-    r"|\.?(credentials?|secrets?|(hf[_-]?)?token|stored_tokens)",
+BACKUP = r"(~|\.(bak|backup|old|orig|save|swp|\d+))*"
+KEY = re.compile(
+    r"((.+[._-])?id_(rsa|dsa|ecdsa|ed25519)(_sk)?([._-].+)?(?<!\.pub)"
+    rf"|.+\.(pem|key|p8|p12|pfx|ppk|jks|keystore|kdbx|tfstate|tfvars)){BACKUP}",
     re.IGNORECASE | re.DOTALL,
 )
-"""Names of files and folders that hold secrets by custom; what lies in such a folder stays behind too."""
-HARMLESS = re.compile(r"(^|[._-])(example|sample|template|dist)([._-]|$)|\.py$", re.IGNORECASE)
-"""Names that only show the form of a secret, .env.example, or are code."""
+"""Names of private keys by custom."""
+SECRET = re.compile(
+    r"(\.env([._-].+)?|.+\.env|\.envrc|[._]netrc|\.npmrc|\.yarnrc(\.yml)?|\.pypirc|\.pgpass|\.my\.cnf|\.htpasswd|\.boto"
+    r"|\.s3cfg|\.git-credentials|\.vault-token|\.dockercfg|\.(aws|azure|docker|gcloud|gnupg|huggingface|kaggle|kube|ssh)"
+    r"|kaggle\.json|.*(client[_-]?secret|service[_-]?account).*\.json|.*access[_-]?(keys?|tokens?)\.(csv|db)|rootkey\.csv"
+    r"|(.*credentials?.*|(.*[._-])?secrets?([._-].*)?|\.?token|(.*[._-])?(hf|access|auth|github)[_-]?token"
+    r"|(.*[._-])?(passwords?|api[_-]?keys?))\.(json|ya?ml|toml|ini|cfg|csv|txt|db)"
+    rf"|\.?(credentials?|secrets?|passwords?|api[_-]?keys?|((hf|access|auth|github)[_-]?)?token|stored_tokens)){BACKUP}",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Names of other files, and of folders, that hold secrets by custom; what lies in such a folder stays behind too."""
+TEMPLATE = re.compile(
+    r"(.*[._-])?(example|sample|template|dist)(\.(env|json|ya?ml|toml|ini|cfg|csv|txt|md))?",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Names that only show the form of a secret: .env.example, credentials.sample.json, but not www.example.com.env."""
+CODE = re.compile(r"\.(pyi?|pyx|c|cc|cpp|cu|cuh|h|hpp|rs|go|java|js|ts)$", re.IGNORECASE)
+"""Ends of names of code: token/reader.py holds no secret. Scripts of a shell may set one, and are not among them."""
 MOST_NAMED = 8
 MOST_LINKS = 8
 """Links that one is followed through."""
@@ -139,8 +150,13 @@ def _is_plain(path: Path) -> bool:
 
 
 def is_secret(name: str) -> bool:
-    """Whether a path has a part that is the name of a secret by custom."""
-    return any(NEVER.fullmatch(part) and not HARMLESS.search(part) for part in name.split("/"))
+    """Whether a path has a part that is the name of a secret by custom. Of code only hidden parts count."""
+    code = CODE.search(name)
+    return any(
+        KEY.fullmatch(part) or (SECRET.fullmatch(part) and not TEMPLATE.fullmatch(part))
+        for part in name.split("/")
+        if not code or part.startswith(".")
+    )
 
 
 def _without_secrets(names: Iterable[str]) -> list[str]:
@@ -149,7 +165,7 @@ def _without_secrets(names: Iterable[str]) -> list[str]:
     if left_out:
         shown = ", ".join(name if name.isprintable() else repr(name) for name in left_out[:MOST_NAMED])
         more = f" and {len(left_out) - MOST_NAMED} more" if len(left_out) > MOST_NAMED else ""
-        say(f"left out, for what they may hold: {shown}{more}")
+        say(f"left out, because such files often hold secrets: {shown}{more}")
     return sorted(set(names) - set(left_out))
 
 

@@ -103,8 +103,8 @@ def _setup() -> dict[str, Any]:
 def install(settings: dict[str, Any]) -> None:
     """Make the environment and install the code into it; does nothing where one was made whole of the same things.
 
-    An environment that was made of anything else, or of which the making broke off, is thrown away: what it has too
-    many of (another Python's packages, an extra's) would stay in it.
+    An environment that was made of anything else, or whose installation broke off, is removed first. Otherwise packages
+    of another Python or of another extra would stay in it.
 
     Args:
       settings: "python", which uv fetches where the machine does not have it, and "extras" of the project.

@@ -11,6 +11,7 @@ import pytest
 from data.errors import UserError
 from launch.archive import make_archive
 from launch.config import LaunchConfig
+from tests.launch.secret_names import PLAIN, SECRETS
 
 COMMIT, TREE = LaunchConfig(), replace(LaunchConfig(), source="archive")
 
@@ -53,62 +54,6 @@ def test_an_unknown_commit_is_named(name, checkout):
         make_archive(replace(COMMIT, commit=name), checkout)
 
 
-SECRETS = (
-    *(
-        ".env",
-        ".env.local",
-        ".ENV",
-        "deploy/prod.env",
-        ".envrc",
-        "sub/.netrc",
-        ".npmrc",
-        ".pypirc",
-        ".git-credentials",
-    ),
-    *(
-        "keys/my.pem",
-        "Server.KEY",
-        "id_rsa",
-        "keys/deploy_id_ed25519",
-        "id_rsa.old",
-        "store.p12",
-        ".ssh/config",
-    ),
-    *(
-        "service-account.json",
-        "a/b/my_service_account_2.json",
-        "client_secret_1.json",
-        "kaggle.json",
-        ".aws/credentials",
-    ),
-    *(
-        "gcp-Credentials-prod.json",
-        "application_default_credentials.json",
-        "credentials.yaml",
-        "secrets.toml",
-        "hf_token",
-    ),
-)
-PLAIN = (
-    *(
-        ".env.example",
-        "deploy/.env.template",
-        "credentials.sample.json",
-        "id_rsa.pub",
-        "configs/credentials.py",
-    ),
-    *(
-        "tokenizer.json",
-        "special_tokens_map.json",
-        "tokens.txt",
-        "key.md",
-        "environment.yml",
-        "keyboard.json",
-        "new.py",
-    ),
-)
-
-
 def put(checkout, *names):
     for name in names:
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +67,7 @@ def test_what_is_named_as_a_secret_stays_behind_and_is_named(secret, source, che
     commit(checkout)
     archive = make_archive(replace(LaunchConfig(), source=source), checkout)
     assert archive.names == {".gitignore", "a.py"}
-    assert capsys.readouterr().err == f"launch: left out, for what they may hold: {secret}\n"
+    assert capsys.readouterr().err == f"launch: left out, because such files often hold secrets: {secret}\n"
 
 
 @pytest.mark.parametrize("settings", [COMMIT, TREE])
