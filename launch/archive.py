@@ -1,6 +1,7 @@
 """The project as one file for the machines: a git commit, or the working tree as it is.
 
 Files that look like secrets by their names stay behind, and one that holds the value of a secret is refused.
+`python -m launch.archive FILE` writes the newest commit to a file, for launch/tpu_pod.sh.
 """
 
 import gzip
@@ -11,13 +12,14 @@ import posixpath
 import re
 import subprocess
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.command_line import run
 from data.errors import UserError
 from launch.config import LaunchConfig
-from launch.runner import say
+from launch.runner import ROOT, say
 
 LARGEST = 200 * 2**20
 """Bytes of an archive of source code; more is data that was left in the working tree."""
@@ -64,6 +66,14 @@ class Archive:
     """What it is, for people: 'commit 81c28ee'."""
     names: frozenset[str]
     """Paths of the files in it."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write the archive of the newest commit to the file that is named."""
+    if len(argv) != 2 or argv[1].startswith("-"):
+        raise UserError("python -m launch.archive takes one argument: the file to write the archive to")
+    Path(argv[1]).write_bytes(make_archive(LaunchConfig(commit="HEAD"), ROOT).content)
+    return 0
 
 
 def make_archive(config: LaunchConfig, root: Path, environment: Mapping[str, str] = os.environ) -> Archive:
@@ -219,3 +229,7 @@ def _run(root: Path, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
         return subprocess.run(argv, capture_output=True, stdin=subprocess.DEVNULL)
     except FileNotFoundError as error:
         raise UserError("git is not installed; the code for the machines is what git knows of it") from error
+
+
+if __name__ == "__main__":
+    run(main)

@@ -2,6 +2,7 @@
 # What `python -m launch.tpu up` does for a pod of one slice, in the few lines of gcloud that it comes down to: to read,
 # and to edit. It makes the pod, sets it up with the newest commit, starts the command and shows the log of machine 0.
 # It does not check, plan, try again or come back after a preemption; the tool does, and takes over what this began.
+# python3 here should be the one that the project is installed for.
 #
 #   NAME=roberta-no PROJECT=my-project ZONE=europe-west4-a TYPE=v3-8 RUNTIME=tpu-ubuntu2204-base DISTRIBUTED=false \
 #     launch/tpu_pod.sh python -m pretrain --config=configs/roberta_base_oscar_no.py --workdir=gs://BUCKET/roberta-no
@@ -26,6 +27,10 @@ copy() {
     --scp-flag=-oConnectTimeout=30 --scp-flag=-oServerAliveInterval=15 --quiet
 }
 
+# What the machines are given: the newest commit without the files that are named as secrets, as the tool packs it.
+(umask 077 && mkdir -p "$staged")
+python3 -m launch.archive "$staged/code.tar.gz"
+
 # Make it. Spot machines cost a fraction, and may be taken away.
 gcloud compute tpus queued-resources create "$NAME" "${place[@]}" --accelerator-type="$TYPE" \
   --runtime-version="$RUNTIME" --node-id="$NAME" --spot \
@@ -39,11 +44,7 @@ until state=$(gcloud compute tpus queued-resources describe "$NAME" "${place[@]}
   sleep "$POLL_SECONDS"
 done
 
-# Set it up: the newest commit, Python, the pinned dependencies with JAX for TPU. launch/remote.py does it there.
-# What is named as a secret stays behind.
-secrets=(.env '.env.*' .netrc .npmrc .pypirc 'id_*' '*.pem' '*.key' kaggle.json '*credentials*.json' '*service?account*.json')
-(umask 077 && mkdir -p "$staged")
-git archive --format=tar.gz --output="$staged/code.tar.gz" HEAD . "${secrets[@]/#/:(exclude,icase,glob)**/}"
+# Set it up: the code, Python, the pinned dependencies with JAX for TPU. launch/remote.py does it there.
 echo '{"python": "python3.11", "extras": ["tpu"]}' >"$staged/setup.json"
 copy "$staged/code.tar.gz" "$staged/setup.json" launch/remote.py
 on_all "python3 $folder/remote.py setup"
