@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -192,9 +192,8 @@ def assemble(
         build_model(encoder, dtype=config.dtype)
         for phase in planned:
             check_length(phase, encoder, "")
-    if config.eval.every and not config.tokenizer.path and saved is None and not has_tokenizer(workdir):
-        for phase in planned:
-            processes.from_first(partial(check_held_out, phase.data, phase.seq_len))
+    if config.eval.every and not config.tokenizer.path and saved is None:
+        processes.from_first(partial(_check_held_out, planned, workdir))
     try:
         tokenizer = _tokenizer(config, planned[0].data, workdir, length, resuming=saved is not None)
     except UserError as error:
@@ -232,6 +231,16 @@ def assemble(
         data_keys=tuple(str(fingerprints.index(corpus)) for corpus in fingerprints),
         peak=peak,
     )
+
+
+def _check_held_out(phases: Sequence[Phase], workdir: epath.Path) -> None:
+    """`check_held_out` of each phase, of a run that has no tokenizer yet.
+
+    Only the first process looks for one: the others may look when it has made it.
+    """
+    if not has_tokenizer(workdir):
+        for phase in phases:
+            check_held_out(phase.data, phase.seq_len)
 
 
 def _tokenizer(

@@ -12,7 +12,7 @@ from etils import epath
 
 from data.errors import UserError
 from data.evaluation import evaluation_rows
-from pretrain import heldout
+from pretrain import heldout, processes
 from pretrain.config import MeshConfig
 from pretrain.heldout import check_held_out, held_out_rows
 from pretrain.job import assemble
@@ -229,3 +229,24 @@ def test_few_held_out_documents_are_said_before_a_tokenizer_is_trained(corpus, c
         r"the other documents",
         caplog.messages[-1],
     )
+
+
+def test_a_process_waits_for_the_first_as_often_whether_or_not_the_tokenizer_is_made_by_then(
+    corpus, tmp_path, monkeypatch
+):
+    """The first may have made it before another process comes to look: what waits is counted, and is to match."""
+    waits, checked = [], []
+    for name in ("from_first", "first_then_all"):
+        known = getattr(processes, name)
+        monkeypatch.setattr(
+            processes, name, lambda make, known=known, name=name: waits.append(name) or known(make)
+        )
+    monkeypatch.setattr("pretrain.job.check_held_out", lambda data, seq_len: checked.append(seq_len))
+    config = tiny_config(corpus, eval={"every": 4})
+    assemble(config, epath.Path(tmp_path / "run"), None)
+    before = waits.copy()
+    waits.clear()
+    assert checked == [32]
+    assemble(config, epath.Path(tmp_path / "run"), None)
+    assert waits == before
+    assert checked == [32]
