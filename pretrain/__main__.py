@@ -19,10 +19,8 @@ from pretrain.config import PretrainConfig
 from pretrain.metrics import FILE_NAME as METRICS_FILE
 from pretrain.metrics import read_metrics
 from pretrain.model_card import LOSS_CURVE
-from pretrain.phases import total_steps
 from pretrain.train import Outcome, train
 from pretrain.unused import unused_fields
-from pretrain.workdir import finished_steps
 from tokenizer.interruptible import signal_of, sigterm_as_ctrl_c
 
 REMEDY = "run the same command again to have it"
@@ -51,15 +49,17 @@ def main(argv: Sequence[str]) -> int:
     command.log_to_stderr()
     command.use_compilation_cache(config.compilation_cache)
     workdir = epath.Path(values.workdir).expanduser()
+    complete = False
     try:
         with sigterm_as_ctrl_c():
             outcome = train(config, workdir, accept_changes=values.accept_changes, given=line.given)
             if outcome.interrupted:
                 return command.stopped("pretrain", signal.Signals[outcome.interrupted], outcome.step, argv)
+            complete = True
             if processes.is_first():
                 _close(outcome, workdir)
     except KeyboardInterrupt as error:
-        if finished_steps(workdir) >= (total_steps(config) or 1):
+        if complete:
             command.say_complete("pretrain", signal_of(error).name, argv)
             return processes.end_all(0)
         return processes.end_all(command.stopped("pretrain", signal_of(error), newest_step(workdir), argv))

@@ -60,11 +60,6 @@ def resolve_phases(config: PretrainConfig, epoch_steps: int | None = None) -> tu
     return tuple(phases)
 
 
-def total_steps(config: PretrainConfig) -> int | None:
-    """Steps of the whole run; None where they have to be counted (`config.epochs`)."""
-    return sum(phase.steps for phase in config.phases) or config.steps
-
-
 def check_lengths(config: PretrainConfig) -> None:
     """Refuse a config in which not exactly one of steps, epochs and phases says how long the run is."""
     given = [

@@ -137,12 +137,6 @@ def write_finished(workdir: epath.Path, step: int, steps: int) -> None:
     write_text(workdir / FINISHED_FILE, json.dumps({"step": step, "steps": steps}) + "\n")
 
 
-def finished_steps(workdir: epath.Path) -> int:
-    """Steps of a run that has done all of them, by WORKDIR/finished.json; 0 where it has not."""
-    file = workdir / FINISHED_FILE
-    return int(json.loads(file.read_text())["step"]) if file.exists() else 0
-
-
 def check_unchanged(
     saved: Mapping[str, Any], config: PretrainConfig, *, accept: bool
 ) -> dict[str, tuple[Any, Any]]:

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from etils import epath
 
 import pretrain.__main__ as command
 from data.command_line import python
@@ -17,7 +16,7 @@ from pretrain.checkpoint import Checkpointer
 from pretrain.config import MeshConfig
 from pretrain.interruption import Interruption
 from pretrain.sharding import make_mesh
-from pretrain.workdir import write_finished
+from pretrain.workdir import FINISHED_FILE
 from tests.tiny import write_corpus
 
 
@@ -66,11 +65,7 @@ def test_of_a_run_that_has_a_checkpoint_its_step_is_saved(arguments, monkeypatch
 
 
 @pytest.mark.parametrize("steps", [None, 1])
-def test_a_signal_while_a_finished_run_is_shown_does_not_ask_to_go_on(
-    steps, arguments, monkeypatch, capsys, tmp_path
-):
-    (tmp_path / "run").mkdir()
-    write_finished(epath.Path(tmp_path / "run"), 2, 2)
+def test_a_signal_while_a_finished_run_is_shown_does_not_ask_to_go_on(steps, arguments, monkeypatch, capsys):
     monkeypatch.setattr(command, "train", lambda *given, **more: SimpleNamespace(interrupted=""))
     monkeypatch.setattr(command, "_close", stopping_by(signal.SIGTERM))
     length = "--config.epochs=2" if steps is None else "--config.steps=2"
@@ -80,14 +75,16 @@ def test_a_signal_while_a_finished_run_is_shown_does_not_ask_to_go_on(
     )
 
 
+@pytest.mark.parametrize("length", ["--config.steps=3", "--config.epochs=2"])
+@pytest.mark.parametrize("finished", ['{"step": 2, "steps": 2}\n', '{"step": '])
 def test_a_signal_before_a_finished_run_goes_on_to_more_steps_asks_to_go_on(
-    arguments, monkeypatch, capsys, tmp_path
+    finished, length, arguments, monkeypatch, capsys, tmp_path
 ):
     (tmp_path / "run").mkdir()
-    write_finished(epath.Path(tmp_path / "run"), 2, 2)
-    monkeypatch.setattr(command, "train", stopping_by(signal.SIGTERM))
-    command.main(["pretrain", *arguments, "--config.steps=3"])
-    assert "To go on, run the same command" in capsys.readouterr().out
+    (tmp_path / "run" / FINISHED_FILE).write_text(finished)
+    monkeypatch.setattr(command, "train", stopping_by(signal.SIGINT))
+    assert command.main(["pretrain", *arguments, length]) == 130
+    assert capsys.readouterr().out.startswith("SIGINT: stopped before step 1, nothing is saved. To go on")
 
 
 def test_of_several_processes_a_signal_counts_when_all_have_read_it(monkeypatch):
