@@ -133,7 +133,7 @@ def settled_with_origin(
     file = originated.model.config_file
     asked = network.with_network(config, given, parse_config(read_config(file), file), note)
     if saved is not None:
-        originated = network.resumed(originated, saved["config"])
+        originated = network.resumed(originated, saved)
     return asked, originated
 
 

@@ -80,23 +80,35 @@ def _family(network: EncoderConfig) -> str:
     return "roberta" if network.is_roberta else network.model_type
 
 
-def resumed(config: PretrainConfig, saved: Mapping[str, Any]) -> PretrainConfig:
-    """The config of a run that goes on with a network that it was given: a dropout is set only where it has changed.
+def dropout(network: EncoderConfig) -> dict[str, float]:
+    """The rates of a network's dropout, by the names of their fields."""
+    return {name: getattr(network, name) for name in DROPOUTS}
 
-    What did not change is in the workdir's model.json, whatever of it the run began with.
+
+def resumed(config: PretrainConfig, saved: Mapping[str, Any]) -> PretrainConfig:
+    """The config of a run that goes on with a network that it was given: its dropout is what has been set since.
+
+    A rate that is set as before, or not at all, is the checkpoint's own.
+
+    Args:
+      config: the run's config.
+      saved: the `run` item of its checkpoint. Where that has no rates, they are in the workdir's model.json. Where it
+        has no "local" either, the numbers of its config were passed over, and count only where they change.
 
     Raises:
-      UserError: a dropout that was set is unset, so that its value is not known.
+      UserError: a dropout that was set is unset.
     """
-    changed: dict[str, Any] = {}
+    own, counted = saved.get("dropout", {}), "local" in saved
+    rates: dict[str, Any] = {}
     for name in DROPOUTS:
-        was, now = saved["model"].get(name), getattr(config.model, name)
+        was, now = saved["config"]["model"].get(name), getattr(config.model, name)
         if now is None and was not in (None, OLD_DEFAULT):
             raise UserError(
                 f"config.model.{name} was {was!r} and is not set now; set it to what it should be from here on"
             )
-        changed[name] = None if was == now else now
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, **changed))
+        as_before = now is None or was == now
+        rates[name] = own.get(name, now if counted else None) if as_before else now
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **rates))
 
 
 OLD_DEFAULT = 0.1

@@ -17,7 +17,7 @@ from data import schema
 from data.batches import Batch, BatchIterator, open_batches
 from data.errors import UserError
 from data.given import Given
-from pretrain import hardware, huggingface, overview, processes, terminal
+from pretrain import hardware, huggingface, network, overview, processes, terminal
 from pretrain import workdir as workdirs
 from pretrain.checkpoint import Checkpointer
 from pretrain.config import PretrainConfig
@@ -157,8 +157,8 @@ class _Trainer:
             for note in self._job.notes:
                 logger.info("%s", note)
             workdirs.write_config(self._workdir, self._given)
-            network = json.dumps(huggingface.config_dict(self._job.encoder), indent=2) + "\n"
-            workdirs.write_text(self._workdir / workdirs.MODEL_FILE, network)
+            if step == 0:
+                self._write_network()
             writer = reports.enter_context(MetricWriter(self._workdir, resume_step=step or None))
             if step == 0:
                 writer.write_hyperparameters(schema.flatten(schema.as_dict(self._given)))
@@ -173,6 +173,11 @@ class _Trainer:
             peak_flops=self._job.peak_flops,
             sums=self._run.sums,
         )
+
+    def _write_network(self) -> None:
+        """Write what the checkpoints that are kept are of, and those that are saved from here on."""
+        text = json.dumps(huggingface.config_dict(self._job.encoder), indent=2) + "\n"
+        workdirs.write_text(self._workdir / workdirs.MODEL_FILE, text)
 
     def _first_state(self) -> tuple[TrainState, int]:
         restored = self._checkpointer.restore(self._abstract)
@@ -296,6 +301,8 @@ class _Trainer:
     def _save(self, recorder: Recorder, state: TrainState, step: int) -> None:
         """Start saving a checkpoint; its metrics are in the file before it is."""
         recorder.put()
+        if self._writes:
+            self._write_network()
         run = {
             "config": schema.as_dict(self._given),
             "steps": self._job.steps,
@@ -304,6 +311,7 @@ class _Trainer:
             "sums": dataclasses.asdict(recorder.sums),
             "fingerprints": dict(self._job.fingerprints),
             **self._origin,
+            "dropout": network.dropout(self._job.encoder),
             "peak": self._job.peak and self._job.peak._asdict(),
         }
         self._checkpointer.save(step, state, run)

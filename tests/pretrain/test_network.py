@@ -9,9 +9,13 @@ from etils import epath
 from data.errors import UserError
 from data.given import Given
 from data.schema import as_dict, build
+from pretrain import network
 from pretrain import workdir as workdirs
+from pretrain.checkpoint import Checkpointer
 from pretrain.config import PretrainConfig
 from pretrain.job import assemble
+from pretrain.recorder import Recorder
+from pretrain.train import train
 from tests.finetune.tiny_task import write_model
 from tests.tiny import tiny_config, write_corpus
 
@@ -133,6 +137,57 @@ def test_dropout_that_is_unset_on_resume_is_asked_for(run, tmp_path):
     assert dropouts(run(line={"hidden_dropout_prob": 0.3}, saved=saved)[1]) == (0.3, 0.1)
     with pytest.raises(UserError, match=r"config\.model\.hidden_dropout_prob was 0\.3 and is not set now"):
         run(saved=saved)
+
+
+@pytest.mark.parametrize("rate", [0.3, None])
+def test_dropout_of_a_change_that_was_never_saved_is_forgotten(run, tmp_path, rate):
+    """The run was killed after the change had been written to model.json, before its next checkpoint."""
+    line = {} if rate is None else {"hidden_dropout_prob": rate}
+    job = run(line=line)[1]
+    own = {"hidden_dropout_prob": rate or 0.1, "attention_probs_dropout_prob": 0.1}
+    assert network.dropout(job.encoder) == own
+    saved = begun(tmp_path, job, hidden_dropout_prob=0.5) | {"local": [], "dropout": own}
+    config, resumed = run(line=line, saved=saved)
+    assert dropouts(resumed) == (rate or 0.1, 0.1)
+    assert workdirs.check_unchanged(saved["config"], config, accept=False) == {}
+
+
+def test_the_files_of_a_killed_run_are_of_its_checkpoint(tmp_path, model, monkeypatch):
+    corpus, workdir = write_corpus(tmp_path / "text.txt"), epath.Path(tmp_path / "run")
+    begun, changed = (
+        tiny_config(
+            corpus, steps=steps, init_from=str(model), model={"hidden_dropout_prob": rate}, tokenizer={}
+        )
+        for steps, rate in ((2, 0.3), (3, 0.5))
+    )
+
+    def killed(*arguments, **more):
+        raise ArithmeticError
+
+    train(begun, workdir)
+    with monkeypatch.context() as patch, pytest.raises(ArithmeticError):
+        patch.setattr(Recorder, "step", killed)
+        train(changed, workdir, accept_changes=True)
+    assert json.loads((workdir / workdirs.MODEL_FILE).read_text())["hidden_dropout_prob"] == 0.3
+    assert Checkpointer(workdir).read_run()["dropout"]["hidden_dropout_prob"] == 0.3
+    train(changed, workdir, accept_changes=True)
+    assert json.loads((workdir / workdirs.MODEL_FILE).read_text())["hidden_dropout_prob"] == 0.5
+    assert Checkpointer(workdir).read_run()["dropout"]["hidden_dropout_prob"] == 0.5
+
+
+def test_a_dropout_that_is_set_counts_where_the_checkpoint_has_no_rates(run, tmp_path):
+    line = {"hidden_dropout_prob": 0.3}
+    saved = begun(tmp_path, run(line=line)[1], hidden_dropout_prob=0.5) | {"local": []}
+    assert dropouts(run(line=line, saved=saved)[1]) == (0.3, 0.1)
+
+
+def test_a_run_of_before_keeps_its_dropout_when_it_goes_on_again(run, tmp_path):
+    recipe = {"hidden_dropout_prob": 0.3}
+    saved = begun(tmp_path, run(recipe=recipe)[1], hidden_dropout_prob=0.2)
+    job = run(recipe=recipe, saved=saved)[1]
+    assert dropouts(job) == (0.2, 0.1)
+    again = {"config": as_dict(job.given), "steps": 8, "local": [], "dropout": network.dropout(job.encoder)}
+    assert dropouts(run(recipe=recipe, saved=again)[1]) == (0.2, 0.1)
 
 
 def test_a_run_of_before_goes_on_with_the_dropout_that_it_had(run, tmp_path):
