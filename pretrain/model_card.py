@@ -1,23 +1,24 @@
 """The model card (README.md) of an exported model: what it is, what it was made of, and how to make it again."""
 
-import dataclasses
 import json
 import math
 import pprint
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from data import schema
 from data.command_line import differences
 from data.config import DataConfig, SourceConfig, leaf_sources
-from pretrain import formatting, publishing
+from data.given import Given, settled
+from pretrain import formatting, network, publishing
 from pretrain.config import CardConfig, PretrainConfig
 from pretrain.markdown import code, escape, front_matter, table
 from pretrain.metrics import Line
 from pretrain.models import EncoderConfig, ParameterCount
 from pretrain.phases import resolve_phases
+from pretrain.unused import unused_fields
 from pretrain.workdir import SAFE_TO_CHANGE
 
 LOSS_CURVE = "loss_curve.png"
@@ -52,7 +53,7 @@ class CardFacts:
     """Of a run whose config or corpus changed on the way, what it was before, see `pretrain.resume.provenance`."""
     local: Collection[str] | None = None
     """Fields of the config that could name something on the hub and name a path; None looks which of them do."""
-    fingerprints: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
     """Of tokenizer and corpora."""
     documents: int = 0
     """Documents that were read, repeated ones as often; 0 is not known."""
@@ -66,8 +67,23 @@ class CardFacts:
 
     @cached_property
     def public(self) -> dict[str, Any]:
-        """The config without folders of the machine."""
-        return publishing.published(self.config, self.paths)
+        """The config, of fields that something reads only, without folders of the machine."""
+        return self.published(self.config)
+
+    def published(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The same of what the config was before: one of a recipe that makes that part of the run."""
+        built = schema.build(PretrainConfig, config)
+        everything = Given(recipe=frozenset(schema.flatten(schema.as_dict(built))))
+        read = settled(built, everything, lambda each: [replace(one, by=()) for one in unused_fields(each)])
+        if network.is_given(read):
+            read = network.with_network(read, Given(), self.encoder, lambda note: None)
+            rates, last = network.dropout(self.encoder), self.config["model"]
+            idle = {name: last.get(name) for name in rates if last.get(name) != rates[name]}
+        else:
+            idle = dict.fromkeys(network.DROPOUTS, network.OLD_DEFAULT)
+        unset = {name: None for name, rate in idle.items() if getattr(read.model, name) == rate}
+        read = replace(read, model=replace(read.model, **unset))
+        return publishing.published(schema.as_dict(read), self.paths)
 
     @property
     def base_model(self) -> str:
@@ -285,7 +301,7 @@ def _reproduction(facts: CardFacts) -> str:
             f"{export}"
         )
     stages = [*facts.past, {"config": facts.config, "fingerprints": facts.fingerprints}]
-    public = [publishing.published(stage["config"], facts.paths) for stage in stages]
+    public = [facts.published(stage["config"]) for stage in stages]
     changes = []
     for before, after, old, new in zip(stages, stages[1:], public, public[1:]):
         changes += [f"- after step {before['until']:,}: {what}" for what in _changes(before, after, old, new)]
@@ -294,7 +310,10 @@ def _reproduction(facts: CardFacts) -> str:
         f"python -m pretrain --config=recipe.py:{number} --workdir=DIR{' --accept_changes' if number > 1 else ''}"
         for number in range(1, len(stages) + 1)
     ]
-    stops = [f"   # stop it, by Ctrl-C, after step {stage['until']}" for stage in facts.past]
+    stops = [
+        "" if stage["until"] == _steps(stage) else f"   # stop it, by Ctrl-C, after step {stage['until']}"
+        for stage in facts.past
+    ]
     lines = [f"{command}{stop}\n" for command, stop in zip(commands, [*stops, ""])]
     return (
         "The run was changed on the way:\n\n" + "\n".join(changes) + "\n\n"
@@ -307,6 +326,12 @@ def _reproduction(facts: CardFacts) -> str:
         "```\n\n"
         f"```sh\n{''.join(lines)}{export}"
     )
+
+
+def _steps(stage: Mapping[str, Any]) -> int | None:
+    """Steps that a run was to have, as its config was then; None where they are not known."""
+    config = stage["config"]
+    return stage.get("steps") or sum(phase["steps"] for phase in config["phases"]) or config["steps"]
 
 
 def _changes(

@@ -111,6 +111,16 @@ def resumed(config: PretrainConfig, saved: Mapping[str, Any]) -> PretrainConfig:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **rates))
 
 
+def as_counted(saved: Mapping[str, Any], config: PretrainConfig) -> dict[str, Any]:
+    """The config of a checkpoint, without rates of dropout that were passed over and have changed in `config`."""
+    values = dict(saved["config"])
+    if "local" not in saved and is_given(values):
+        model = values["model"]
+        changed = [name for name in DROPOUTS if model.get(name) != getattr(config.model, name)]
+        values["model"] = {**model, **dict.fromkeys(changed)}
+    return values
+
+
 OLD_DEFAULT = 0.1
 """What a dropout that was not set is in the configs of earlier runs."""
 

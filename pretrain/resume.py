@@ -11,8 +11,7 @@ from etils import epath
 from data import schema
 from data.errors import UserError
 from data.streams import with_shard_order
-from pretrain import huggingface, processes, publishing
-from pretrain.config import PretrainConfig
+from pretrain import huggingface, network, processes, publishing
 from pretrain.job import Job
 from pretrain.recorder import Sums
 from pretrain.workdir import MODEL_FILE
@@ -78,28 +77,27 @@ def stream_states(run: Mapping[str, Any], data_keys: Sequence[str]) -> dict[str,
     }
 
 
-def provenance(
-    saved: Mapping[str, Any] | None, job: Job, given: PretrainConfig, *, changed: bool
-) -> dict[str, Any]:
+def provenance(saved: Mapping[str, Any] | None, job: Job, *, changed: bool) -> dict[str, Any]:
     """What a checkpoint says of how its run came about; goes into every checkpoint, for the model card.
 
     Args:
       saved: the `run` item that the run goes on from, None where it begins.
       job: the run.
-      given: its config, as given.
       changed: whether the config differs from the saved one in what bears on the steps.
 
     Returns:
-      "past": what the run was before each change, [{"until": step, "config": ..., "fingerprints": ...}], oldest first;
+      "past": what the run was before each change, [{"until": step, "steps": of the run, "config": ...,
+      "fingerprints": ...}], oldest first;
       "local": fields of the config that name a path where they could name something on the hub.
     """
-    local, past = set(publishing.local_fields(schema.as_dict(given))), []
+    local, past = set(publishing.local_fields(schema.as_dict(job.given))), []
     if saved is not None:
         local |= set(saved.get("local", ()))
         past = list(saved.get("past", ()))
         was = saved["fingerprints"]
         if changed or any(job.fingerprints.get(name, was[name]) != was[name] for name in was):
-            past.append({"until": saved["step"], "config": saved["config"], "fingerprints": was})
+            before = {"config": network.as_counted(saved, job.given), "fingerprints": was}
+            past.append({"until": saved["step"], "steps": saved["steps"], **before})
     return {"past": past, "local": sorted(local)}
 
 

@@ -90,11 +90,11 @@ def train(
         if saved is not None:
             check_network(job, workdir)
             check_fingerprints(job, saved["fingerprints"], accept=accept_changes)
-        origin = provenance(saved, job, job.given, changed=bool(changes))
+        history = provenance(saved, job, changed=bool(changes))
 
         # ---- state, then step by step ---------------------------------------------------------------------
         with jax.set_mesh(job.mesh), jax.default_matmul_precision(config.matmul_precision):
-            return _Trainer(job, workdir, job.given, checkpointer, origin).run()
+            return _Trainer(job, workdir, checkpointer, history).run()
 
 
 class _Trainer:
@@ -104,15 +104,14 @@ class _Trainer:
         self,
         job: Job,
         workdir: epath.Path,
-        given: PretrainConfig,
         checkpointer: Checkpointer,
-        origin: Mapping[str, Any],
+        history: Mapping[str, Any],
     ):
         self._job = job
         self._workdir = workdir
-        self._given = given
+        self._given = job.given
         self._checkpointer = checkpointer
-        self._origin = origin
+        self._history = history
         self._interruption = Interruption(job.mesh)
         self._abstract = abstract_state(job.model, job.optimizer, job.mesh)
         self._run = RunState()
@@ -310,7 +309,7 @@ class _Trainer:
             "best": self._run.best,
             "sums": dataclasses.asdict(recorder.sums),
             "fingerprints": dict(self._job.fingerprints),
-            **self._origin,
+            **self._history,
             "dropout": network.dropout(self._job.encoder),
             "peak": self._job.peak and self._job.peak._asdict(),
         }

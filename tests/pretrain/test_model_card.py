@@ -4,18 +4,22 @@ import dataclasses
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import ModelCard
 
 from data import schema
-from data.command_line import parse
+from data.command_line import parse, read
 from data.config import DataConfig, SourceConfig
 from data.special_tokens import SpecialTokens
 from pretrain.config import CardConfig, OptimizerConfig, PhaseConfig, PretrainConfig
 from pretrain.huggingface import encoder_config
 from pretrain.model_card import CardFacts, model_card
 from pretrain.models import build
+from pretrain.network import with_network
+from pretrain.resume import provenance
+from pretrain.unused import unused_fields
 from tests.pretrain.test_export import CONFIG, METRICS, WORDS
 from tokenizer.config import TokenizerConfig
 
@@ -134,6 +138,29 @@ def test_the_header_is_what_the_hub_reads():
     assert f"Seen in training: {20 * 64 * 128:,} tokens" in card.text and "from 1,234 documents" in card.text
 
 
+def test_the_card_of_a_run_of_before_tells_no_change_of_a_network_that_it_was_given(tmp_path: Path):
+    """Its config had fields of a network, a tokenizer and rates of dropout that were passed over."""
+    given = dataclasses.replace(CONFIG, init_from="owner/base", steps=20)
+    network = {"hidden_size": 64, "num_hidden_layers": 12, "hidden_dropout_prob": 0.3}
+    begun = schema.as_dict(dataclasses.replace(given, steps=6, tokenizer=TokenizerConfig(vocab_size=400)))
+    begun["model"] |= network | {"attention_probs_dropout_prob": 0.1}
+    saved = {"config": begun, "step": 6, "steps": 6, "fingerprints": {}}
+    job = SimpleNamespace(given=given, fingerprints={})
+    facts = facts_of(given, past=provenance(saved, job, changed=True)["past"])
+    card = model_card(facts)
+    assert [line for line in card.splitlines() if line.startswith("- after step")] == [
+        "- after step 6: `config.steps` from `6` to `20`"
+    ]
+    assert "Ctrl-C" not in card
+    (tmp_path / "recipe.py").write_text(re.findall(r"```python\n(.*?)```", card, re.DOTALL)[1])
+    for part, steps in (("1", 6), ("2", 20)):
+        recipe = f"--config={tmp_path / 'recipe.py'}:{part}"
+        line = read(PretrainConfig, ["x", recipe], lambda values: None, unused=unused_fields)
+        config = with_network(line.config, line.given, facts.encoder, pytest.fail)
+        assert (config.steps, config.init_from, config.model.hidden_size) == (steps, "owner/base", 16)
+        assert (config.model.hidden_dropout_prob, config.model.attention_probs_dropout_prob) == (None, None)
+
+
 def test_language_and_licence_are_never_invented():
     header = _card(data=DataConfig(source="oscar", path="/x/no_meta", subset="no")).split("---")[1]
     assert "language" not in header and "license" not in header
@@ -155,10 +182,10 @@ def test_the_card_of_a_run_that_was_changed_makes_each_part_as_it_was(tmp_path: 
     recipe = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[1]
     (tmp_path / "recipe.py").write_text(recipe)
     for part, config in (("1", first), ("2", second), ("3", CONFIG)):
-        read, _ = parse(
+        found, _ = parse(
             PretrainConfig, ["x", f"--config={tmp_path / 'recipe.py'}:{part}"], lambda values: None
         )
-        assert (read.global_batch, read.optimizer) == (config.global_batch, config.optimizer)
+        assert (found.global_batch, found.optimizer) == (config.global_batch, config.optimizer)
     commands = [line.split("  ")[0] for line in card.splitlines() if line.startswith("python -m pretrain --")]
     assert commands == [
         "python -m pretrain --config=recipe.py:1 --workdir=DIR",
