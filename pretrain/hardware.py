@@ -87,9 +87,10 @@ def peak_flops(device: jax.Device, dtype: str, precision: str = "default") -> Pe
 def kept_peak(kept: Peak, now: Peak) -> Peak:
     """The peak that a resumed run goes by: the one it was begun with, so that its MFU is a share of one figure.
 
-    Of other hardware, and where the machine can do clearly more than was measured beside other work, the new one is it.
+    The new one counts where it is a vendor's figure, where the hardware is another, and where the machine can do
+    clearly more than was measured beside other work.
     """
-    if kept.hardware != now.hardware or kept.source != now.source:
+    if now.source != "measured" or kept.hardware != now.hardware:
         return now
     if now.flops_per_second <= NOISE * kept.flops_per_second:
         return kept

@@ -70,6 +70,25 @@ def test_a_resumed_run_keeps_its_peak_unless_the_machine_can_do_more(caplog):
 
 
 @pytest.mark.parametrize(
+    ("begun", "now"),
+    [
+        (("NVIDIA H100 80GB HBM3", "bfloat16"), ("NVIDIA A100-SXM4-40GB", "bfloat16")),
+        (("NVIDIA A100-SXM4-40GB", "bfloat16"), ("NVIDIA H100 80GB HBM3", "bfloat16")),
+        (("NVIDIA H100 80GB HBM3", "bfloat16"), ("NVIDIA H100 80GB HBM3", "float32")),
+    ],
+    ids=str,
+)
+def test_a_run_on_another_accelerator_or_in_another_type_goes_by_what_that_can_do(begun, now, caplog):
+    kept, found = (
+        peak_flops(types.SimpleNamespace(platform="gpu", device_kind=kind), dtype)  # type: ignore[arg-type]
+        for kind, dtype in (begun, now)
+    )
+    assert kept is not None and found is not None and kept != found
+    assert kept_peak(kept, found) == found
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
     ("platform", "kind", "source"),
     [("cpu", "cpu", "measured"), ("gpu", "NVIDIA A100-SXM4-40GB", "spec sheet")],
 )
