@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from absl import flags
 from rich.text import Text
 
-from data.command_line import parse, read, run, write_out
+from data.command_line import CommandLine, read, run, write_out
 from data.errors import UserError
+from data.given import say
 from launch.accelerators import parse_topology
 from pretrain.config import PretrainConfig
 from pretrain.unused import unused_fields
@@ -48,8 +49,8 @@ def _flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("json", "", "also write the plan to this file", flag_values=values)
 
 
-def variants(argv: Sequence[str], compared: Sequence[str]) -> dict[str, PretrainConfig]:
-    """The config of a command line, under its name, and those of its variants.
+def variants(argv: Sequence[str], compared: Sequence[str]) -> dict[str, CommandLine[PretrainConfig]]:
+    """What a command line gives, under the recipe's name, and what it gives with the fields of each variant.
 
     Args:
       argv: the command line.
@@ -61,9 +62,7 @@ def variants(argv: Sequence[str], compared: Sequence[str]) -> dict[str, Pretrain
     recipe = next(
         (part.partition("=")[2] for part in argv if part.lstrip("-").startswith("config=")), "the config"
     )
-    found = {
-        recipe if not compared else "as given": parse(PretrainConfig, argv, _flags, unused=unused_fields)[0]
-    }
+    found = {"as given" if compared else recipe: read(PretrainConfig, argv, _flags, unused=unused_fields)}
     for variant in compared:
         changes = [part.strip() for part in variant.split(",") if part.strip()]
         wrong = next((part for part in changes if "=" not in part), None)
@@ -73,7 +72,7 @@ def variants(argv: Sequence[str], compared: Sequence[str]) -> dict[str, Pretrain
             )
         overrides = [f"--config.{part.removeprefix('config.')}" for part in changes]
         try:
-            found[variant] = parse(PretrainConfig, [*argv, *overrides], _flags, unused=unused_fields)[0]
+            found[variant] = read(PretrainConfig, [*argv, *overrides], _flags, unused=unused_fields)
         except UserError as error:
             raise UserError(f"--compare={variant}: {error}") from error
     return found
@@ -82,8 +81,7 @@ def variants(argv: Sequence[str], compared: Sequence[str]) -> dict[str, Pretrain
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
     os.environ.update(ENVIRONMENT)  # before anything imports jax
-    line = read(PretrainConfig, argv, _flags)
-    values = line.values
+    values = read(PretrainConfig, argv, _flags).values
     if not values.topology:
         raise UserError("no --topology given: v3-8, v4-32, v5litepod-256 or '2x v5litepod-256', say")
     for name in ("tokens", "price"):
@@ -93,9 +91,11 @@ def main(argv: Sequence[str]) -> int:
 
     pod = planning.Pod(*parse_topology(values.topology))
     checked = {}
-    for name, config in variants(argv, values.compare).items():
+    for name, line in variants(argv, values.compare).items():
+        for note in line.given.notes:
+            say(note)
         try:
-            checked[name] = planning.check(config, pod, values.tokens, line.given)
+            checked[name] = planning.check(line.config, pod, values.tokens, line.given)
         except UserError as error:
             raise UserError(f"--compare={name}: {error}" if name in values.compare else str(error)) from error
     if values.check:

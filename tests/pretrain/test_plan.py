@@ -18,6 +18,7 @@ from pretrain.compiled import Collective, Program, Unestimated
 from pretrain.config import MeshConfig, PretrainConfig
 from pretrain.plan import ENVIRONMENT, main, variants
 from pretrain.sharding import make_mesh
+from tests.finetune.tiny_task import write_model
 
 DEBUG = "--config=configs/debug.py"
 NORWEGIAN = "--config=configs/roberta_base_oscar_no.py"
@@ -41,8 +42,8 @@ def environment(monkeypatch):
 
 
 def checked(*argv: str, topology: str = "v5litepod-4", tokens: float = 0) -> planning.Checked:
-    (config,) = variants(["plan", *argv], []).values()
-    return planning.check(config, planning.Pod(*parse_topology(topology)), tokens)
+    (line,) = variants(["plan", *argv], []).values()
+    return planning.check(line.config, planning.Pod(*parse_topology(topology)), tokens)
 
 
 def step_plan(one: planning.Checked, **changes: object) -> planning.StepPlan:
@@ -151,10 +152,20 @@ def test_a_run_that_does_not_fit_has_a_status_of_its_own(monkeypatch, tmp_path, 
     assert found["variants"][0]["compiler_estimate"]["seconds"] is None
 
 
+def test_a_variant_of_a_network_that_a_checkpoint_gives_is_refused(tmp_path):
+    model = write_model(tmp_path)
+    start = [DEBUG, f"--config.init_from={model}", "--config.seq_len=16", "--config.steps=20"]
+    command = ["plan", "--check", "--topology=v5litepod-4", *start, "--compare=model.hidden_size=4096"]
+    with pytest.raises(
+        UserError, match=r"--compare=.*config\.model\.hidden_size=4096 has no effect: .*init_from"
+    ):
+        main(command)
+
+
 def test_variants_are_the_recipe_with_fields_changed():
     found = variants(["plan", DEBUG, "--config.steps=7"], ["mesh.data=2,model.remat=true", "config.steps=9"])
     assert list(found) == ["as given", "mesh.data=2,model.remat=true", "config.steps=9"]
-    given, remat, longer = found.values()
+    given, remat, longer = (line.config for line in found.values())
     assert (given.steps, remat.steps, longer.steps) == (7, 7, 9)
     assert (remat.mesh.data, remat.model.remat, given.model.remat) == (2, True, False)
     assert isinstance(longer, PretrainConfig)
