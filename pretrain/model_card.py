@@ -81,7 +81,9 @@ class CardFacts:
             idle = {name: last.get(name) for name in rates if last.get(name) != rates[name]}
         else:
             idle = dict.fromkeys(network.DROPOUTS, network.OLD_DEFAULT)
-        unset = {name: None for name, rate in idle.items() if getattr(read.model, name) == rate}
+        unset: dict[str, Any] = {
+            name: None for name, rate in idle.items() if getattr(read.model, name) == rate
+        }
         read = replace(read, model=replace(read.model, **unset))
         return publishing.published(schema.as_dict(read), self.paths)
 

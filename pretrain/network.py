@@ -14,14 +14,14 @@ DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 """Fields of config.model that may differ from what gives the network: None is its own."""
 HOW_IT_RUNS = ("attention", "remat", "scan_unroll")
 """Fields of config.model that no checkpoint has."""
-START = ("config_file", "position_init")
-"""Fields of config.model that are of a new network only, and not of what it is."""
+START = ("config_file", "initializer_range", "position_init")
+"""Fields of config.model that only a run's start reads."""
 NETWORK = tuple(
     field.name
     for field in dataclasses.fields(ModelConfig)
-    if field.name not in (*DROPOUTS, *HOW_IT_RUNS, *START)
+    if field.name not in (*DROPOUTS, *HOW_IT_RUNS, "config_file", "position_init")
 )
-"""Fields of config.model that say what the network is."""
+"""Fields of config.model that a config.json has too, and in which it decides."""
 
 
 def is_given(config: PretrainConfig | Mapping[str, Any]) -> bool:

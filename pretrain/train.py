@@ -87,6 +87,8 @@ def train(
 
         # ---- tokenizer, mesh, model, optimiser, phases: all checked before anything is compiled -------------
         job = assemble(config, workdir, saved, given)
+        for note in job.notes if processes.is_first() else ():
+            logger.info("%s", note)
         if saved is not None:
             check_network(job, workdir)
             check_fingerprints(job, saved["fingerprints"], accept=accept_changes)
@@ -153,8 +155,6 @@ class _Trainer:
         """Write what describes the run, and open what reports on it, until `reports` is closed."""
         writer, progress = None, None
         if self._writes:
-            for note in self._job.notes:
-                logger.info("%s", note)
             workdirs.write_config(self._workdir, self._given)
             if step == 0:
                 self._write_network()

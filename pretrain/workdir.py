@@ -38,8 +38,8 @@ SAFE_TO_CHANGE = (
     "data.bad_documents",
 )
 
-# Fields that only a run's start reads, beside config.tokenizer.
-START = ("init_from", "model.config_file", "model.initializer_range", "model.position_init")
+# Fields that only a run's start reads, and which may name a folder.
+ORIGINS = ("init_from", "tokenizer.path", "model.config_file")
 
 
 def prepare(workdir: epath.Path) -> None:
@@ -161,9 +161,10 @@ def check_unchanged(
     for name, (old, new) in changed.items():
         what = _fixed(name)
         if what:
+            back = "the old text back, which need not exist any more" if name in ORIGINS else "it back"
             raise UserError(
                 f"{what} of a run cannot change: config.{name} was {old!r}, is {new!r}; "
-                "put it back, or start in another --workdir (--config.init_from takes over the weights)"
+                f"put {back}, or start in another --workdir (--config.init_from takes over the weights)"
             )
     if changed and not accept:
         listed = "; ".join(f"config.{name} was {old!r}, is {new!r}" for name, (old, new) in changed.items())
@@ -176,7 +177,8 @@ def check_unchanged(
 
 def _fixed(name: str) -> str:
     """What of a run a field says that is fixed for its life; empty for fields that may change."""
-    if name.startswith(("init_from", "tokenizer.")) or name in START:
+    start = ("init_from", *(f"model.{each}" for each in network.START))
+    if name in start or name.startswith("tokenizer."):
         return "the start"
     if name == "data.streams" or name in {f"model.{each}" for each in network.NETWORK}:
         return "the network and the streams"
@@ -184,12 +186,15 @@ def _fixed(name: str) -> str:
 
 
 def _means_the_same(name: str, old: Any, new: Any, saved: Mapping[str, Any], config: PretrainConfig) -> bool:
-    """Whether a field that differs makes no difference: nothing reads it, or what gives the network decides."""
+    """Whether a field that differs makes no difference: nothing reads it, what gives the network decides, or it names
+    the same folder."""
     group, _, leaf = name.rpartition(".")
     given = network.is_given(config) and network.is_given(saved)
     if group == "model" and leaf in network.DROPOUTS:
         return network.same_dropout(old, new, given=given)
     if group == "model" and leaf in network.NETWORK and given:
         return True  # the workdir's model.json decides, and fields that are set are compared with it
+    if name in ORIGINS and old and new:
+        return Path(old).expanduser().resolve() == Path(new).expanduser().resolve()
     before = schema.build(PretrainConfig, saved)
     return any(each.covers(name) for each in (*unused_fields(before), *unused_fields(config)))

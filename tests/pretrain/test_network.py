@@ -108,6 +108,21 @@ def test_a_recipe_gives_way_to_a_start_on_the_command_line_and_the_config_says_w
     assert job.given.model.hidden_dropout_prob is None
 
 
+def test_what_gives_way_is_said_before_anything_is_compiled(run, tmp_path, monkeypatch, caplog):
+    def compile_(*arguments):
+        raise ArithmeticError
+
+    monkeypatch.setattr("pretrain.train._Trainer", compile_)
+    config, _ = run(recipe={"num_hidden_layers": 4})
+    given = Given(
+        frozenset(["model.num_hidden_layers"]), frozenset(["init_from"]), ("a field has no effect",)
+    )
+    with caplog.at_level("INFO"), pytest.raises(ArithmeticError):
+        train(config, epath.Path(tmp_path / "another"), given=given)
+    for part in ("a field has no effect", "config.model.num_hidden_layers=4"):
+        assert part in caplog.text
+
+
 def test_how_the_network_runs_can_always_be_set(run):
     encoder = run(line={"remat": True, "scan_unroll": 2, "attention": "xla"})[1].encoder
     assert (encoder.remat, encoder.scan_unroll, encoder.attention) == (True, 2, "xla")
@@ -223,6 +238,25 @@ def test_what_only_the_start_reads_cannot_change_whatever_is_accepted(tmp_path, 
     config, changed = (tiny_config(tmp_path / "text.txt", **each) for each in ({}, change))
     with pytest.raises(UserError, match="the start of a run cannot change"):
         workdirs.check_unchanged(as_dict(config), changed, accept=True)
+
+
+def test_a_start_may_be_written_otherwise_and_need_not_exist_any_more(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "runs")
+
+    def compare(old, new):
+        was, now = (tiny_config(tmp_path / "text.txt", init_from=each) for each in (old, new))
+        return workdirs.check_unchanged(as_dict(was), now, accept=False)
+
+    for other in ("./runs/base", "runs/base/", str(tmp_path / "runs" / "base"), "link/base"):
+        assert compare("runs/base", other) == {}
+    for other in ("runs/best", "gs://runs/base", ""):
+        with pytest.raises(UserError, match="put the old text back, which need not exist any more, or"):
+            compare("runs/base", other)
+    with pytest.raises(UserError, match="put it back"):
+        workdirs.check_unchanged(
+            as_dict(tiny_config(tmp_path)), tiny_config(tmp_path, tokenizer={"vocab_size": 400}), accept=True
+        )
 
 
 def test_a_field_that_nothing_read_may_be_unset_on_resume(tmp_path):
