@@ -157,6 +157,11 @@ def reader(hub, home):
     reader.close()
 
 
+def test_the_revision_is_the_one_that_is_set(hub, reader):
+    reader.ask("mrpc", revision="v1.0")
+    assert "HEAD /datasets/nyu-mll/glue/resolve/v1.0/README.md" in hub.requests
+
+
 def test_every_split_is_read_and_test_labels_are_hidden(reader):
     data = reader.ask("mrpc")
     assert data["train"] == {

@@ -101,6 +101,11 @@ def test_restart_at_every_record_gives_the_same_tail(reader):
     assert tails == [whole[start:] for start in range(7)]
 
 
+def test_the_revision_is_the_one_that_is_set(hub, reader):
+    reader.ask(name="org/lines", revision="v1.0")
+    assert "HEAD /datasets/org/lines/resolve/v1.0/README.md" in hub.requests
+
+
 def test_parquet_with_another_text_field_and_null_text(reader):
     answer = reader.ask((0, 0), (0, 2), name="org/columns", text_field="content", filters={"min_chars": 4})
     assert answer["reads"][0] == [[0, "", "min_chars"], [1, "", "empty"], [2, "three", ""], [3, "", "empty"]]

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from data.errors import UserError
+from finetune import __main__ as command
+from pretrain import processes
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import os, sys
@@ -49,3 +53,36 @@ def test_only_the_first_process_needs_a_token_and_without_it_all_end_before_trai
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if "error: " in line]
     assert len(errors) == 1 and f"error: {message}" in errors[0], done.stderr
+
+
+RECIPE = """
+import ml_collections
+
+def get_config():
+    return ml_collections.ConfigDict({'init_from': 'x', 'task': 'rte', 'epochs': 9})
+"""
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_field_of_the_recipe_that_gives_way_is_said_once_by_the_first_of_the_processes_that_join(
+    first, tmp_path, monkeypatch, capsys
+):
+    recipe, joined = tmp_path / "recipe.py", []
+    recipe.write_text(RECIPE)
+
+    def join():
+        joined.append(capsys.readouterr().err)
+
+    def stop(config, workdir):
+        raise UserError("far enough")
+
+    monkeypatch.setattr(processes, "join", join)
+    monkeypatch.setattr(processes, "is_first", lambda: first)
+    monkeypatch.setattr(command.command, "log_to_stderr", lambda: None)
+    monkeypatch.setattr(command, "finished", stop)
+    fields = ["--config.steps=3", "--config.distributed=true", "--config.compilation_cache="]
+    with pytest.raises(UserError, match="far enough"):
+        command.main(["x", f"--config={recipe}", f"--workdir={tmp_path}", *fields])
+    said = capsys.readouterr().err
+    assert joined == [""]
+    assert said.count("note: without effect in the recipe: config.epochs=9") == first
