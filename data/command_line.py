@@ -25,7 +25,7 @@ from ml_collections import config_dict, config_flags
 from data import hints, storage
 from data import schema as schema_module
 from data.errors import UserError
-from data.given import Given, say, settled
+from data.given import Given, say_all, settled
 from data.schema import Unused
 
 INTERRUPTED = 130
@@ -81,8 +81,7 @@ def parse(
 ) -> tuple[T, flags.FlagValues]:
     """The config and the flags of a command line, with what is to be said of it said; see `read`."""
     found = read(schema, argv, define, partial=partial, unused=unused)
-    for note in found.given.notes:
-        say(note)
+    say_all(found.given)
     return found.config, found.values
 
 

@@ -42,6 +42,12 @@ def say(note: str) -> None:
     print(f"note: {note}", file=sys.stderr)
 
 
+def say_all(given: Given) -> None:
+    """Say what is to be said of the fields of a recipe that have no effect."""
+    for note in given.notes:
+        say(note)
+
+
 def settled(
     config: T,
     given: Given,

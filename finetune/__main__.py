@@ -9,8 +9,9 @@ from typing import Any
 from absl import flags
 from etils import epath
 
-from data.command_line import parse, python
+from data.command_line import python, read
 from data.errors import UserError
+from data.given import say_all
 from finetune.answers import FOLDER
 from finetune.benchmark import run_benchmark
 from finetune.config import FinetuneConfig
@@ -43,13 +44,16 @@ def _flags(values: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; the exit status is 0 when the run has finished or has saved itself on a signal."""
-    config, values = parse(FinetuneConfig, argv, _flags, unused=unused_fields)
+    line = read(FinetuneConfig, argv, _flags, unused=unused_fields)
+    config, values = line.config, line.values
     if not values.workdir:
         raise UserError("no --workdir given: the folder that holds everything of the run")
     if values.public and not values.push_to_hub:
         raise UserError("--public says how --push_to_hub=USER/NAME uploads, which is not given")
     if config.distributed:
         processes.join()
+    if processes.is_first():
+        say_all(line.given)
     if values.push_to_hub:
         processes.from_first(lambda: hub.check(values.push_to_hub))  # it pushes, the others need no token
     command.log_to_stderr()
