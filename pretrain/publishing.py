@@ -12,6 +12,7 @@ from etils import epath
 
 from data import schema
 from data.errors import UserError
+from data.sources.paths import split_paths
 from pretrain.config import CardConfig
 
 PATHS = ("path", "data_dir", "compilation_cache")
@@ -32,8 +33,8 @@ def hub_id(name: str) -> str:
 
 
 def path_names(paths: str) -> str:
-    """The last names of comma-separated paths, local or in a bucket; `~` of a home folder."""
-    return ",".join(_last_name(path.strip()) for path in paths.split(","))
+    r"""The last names of comma-separated paths, local or in a bucket; `~` of a home folder; `\,` for a name's comma."""
+    return ",".join(_last_name(path).replace(",", "\\,") for path in split_paths(paths))
 
 
 def _last_name(path: str) -> str:

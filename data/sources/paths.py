@@ -22,6 +22,8 @@ READ_BLOCK = 4 * 2**20
 BUFFER = 2**18
 MAGIC = re.compile(r"[*?[]")
 UNESCAPED_COMMA = re.compile(r"(?<!\\),")
+NEXT_ADDRESS = re.compile(r",\s*\w+://")
+"""In a list of addresses: no store need be asked whether it is the name of one file."""
 
 
 class File(NamedTuple):
@@ -65,7 +67,7 @@ def split_paths(paths: str) -> list[str]:
 
     A file that has the whole text for its name is that one path.
     """
-    if "," in paths and _is_file(paths.strip()):
+    if "," in paths and not NEXT_ADDRESS.search(paths) and _is_file(paths.strip()):
         return [paths.strip()]
     parts = (part.replace("\\,", ",").strip() for part in UNESCAPED_COMMA.split(paths))
     return [part for part in parts if part]
