@@ -17,7 +17,7 @@ from data.labelled.tasks import TASKS, find_task
 from finetune import answers, submission
 from finetune.benchmark_report import NINE, Row, row_of, table, write_reports
 from finetune.config import FROM_MNLI, BenchmarkConfig, BenchmarkTask, FinetuneConfig, check_values
-from finetune.finish import finish, finished
+from finetune.finish import finish, finished, room_in
 from finetune.results import read_results
 from finetune.tracking import choosing_metric
 from finetune.train import check_unchanged, train
@@ -135,7 +135,7 @@ def _check(configs: Mapping[str, FinetuneConfig], found: Mapping[str, Any], work
             continue
         before = read_results(workdir / task)
         if before is not None:
-            check_unchanged(before["config"], config)
+            check_unchanged(before["config"], config, room=room_in(workdir / task))
         open_labelled(config.data, task)
 
 

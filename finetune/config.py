@@ -194,6 +194,11 @@ class Member:
     learning_rate: float
 
 
+def length_of(max_length: int, room: int) -> int:
+    """Tokens that examples are cut to, by config.max_length and what the model takes at most."""
+    return max_length or min(MAX_LENGTH, room)
+
+
 SEEDS = 2**31
 """Seeds are below: 32-bit integers on the device."""
 

@@ -27,6 +27,7 @@ from finetune.train import Outcome, changes
 from pretrain import processes
 from pretrain.attempt import attempt
 from pretrain.config import CardConfig
+from pretrain.huggingface import CONFIG, parse_config, read_config
 from pretrain.workdir import write_bytes, write_text
 
 logger = logging.getLogger(__name__)
@@ -38,15 +39,21 @@ REMEDY = "the model and its results are saved; run the same command again to hav
 def finished(config: FinetuneConfig, workdir: epath.Path) -> dict[str, Any] | None:
     """The results of a run of this config that is complete; None where something is left to do, or to refuse."""
     found = results.read_results(workdir)
-    wanted_files = (workdir / MODEL / "config.json", workdir / MODEL / CARD, workdir / PICTURE)
+    wanted_files = (workdir / MODEL / CONFIG, workdir / MODEL / CARD, workdir / PICTURE)
     if found is None or not all(file.exists() for file in wanted_files):
         return None
-    changed = list(changes(found["config"], config))
+    changed = list(changes(found["config"], config, room=room_in(workdir)))
     if CardConfig(**found["config"].get("card", {})) != config.card:
         changed.append("card")
     wanted = {"onnx": config.inference == "onnx", "predictions": config.eval.tests}
     missing = [name for name, is_wanted in wanted.items() if is_wanted and name not in found]
     return None if changed or missing else found
+
+
+def room_in(workdir: epath.Path) -> int | None:
+    """Tokens that the model of a finished run takes at most; None where there is no model."""
+    file = workdir / MODEL / CONFIG
+    return parse_config(read_config(str(file)), str(file)).max_length if file.exists() else None
 
 
 def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:

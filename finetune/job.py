@@ -19,7 +19,7 @@ from data.labelled.open import open_labelled
 from data.storage import check_readable
 from finetune.batching import Plan, choose_lengths
 from finetune.classifier import Classifier
-from finetune.config import MAX_LENGTH, FinetuneConfig, check_values
+from finetune.config import FinetuneConfig, check_values, length_of
 from finetune.encoding import Encoded, PairEncoder
 from finetune.evaluation import EvaluationSet
 from finetune.huggingface import load_encoder_for_classification
@@ -66,6 +66,11 @@ class Job:
         """Steps of the whole run."""
         return run_steps(self.config, self.plan)
 
+    @property
+    def room(self) -> int:
+        """Tokens that the model takes at most."""
+        return self.classifier.encoder.config.max_length
+
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """Of what must not change when the run goes on."""
@@ -108,7 +113,7 @@ def assemble(config: FinetuneConfig) -> Job:
         raise UserError(
             f"config.max_length={config.max_length} is longer than the model's positions; set it to {room} or less"
         )
-    config = dataclasses.replace(config, max_length=config.max_length or min(MAX_LENGTH, room))
+    config = dataclasses.replace(config, max_length=length_of(config.max_length, room))
     pairs = PairEncoder(tokenizer, max_length=config.max_length, token_types=classifier.token_types)
     train = _encoded(pairs, data.train, "train")
     evaluations = tuple(

@@ -129,7 +129,7 @@ class _Search:
         )
         saved = study.user_attrs
         if "config" in saved:
-            check_unchanged(saved["config"], self._config, SAFE_TO_CHANGE_IN_SEARCH)
+            check_unchanged(saved["config"], self._config, SAFE_TO_CHANGE_IN_SEARCH, room=job.room)
             check_same_input(saved["fingerprints"], job, self._folder)
         else:
             study.set_user_attr("fingerprints", job.fingerprints)

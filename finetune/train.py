@@ -17,7 +17,7 @@ from data import schema
 from data.command_line import differences
 from data.errors import UserError
 from finetune.batching import rows
-from finetune.config import MAX_LENGTH, FinetuneConfig
+from finetune.config import FinetuneConfig, length_of
 from finetune.evaluation import Predictor, evaluate, mean_over_members
 from finetune.inference import check_inference
 from finetune.job import Job, assemble
@@ -101,35 +101,53 @@ def train(
         job = assemble(config)
         processes.check_same({f"the fingerprint of {name}": each for name, each in job.fingerprints.items()})
         if saved is not None:
+            check_unchanged(saved["config"], config, room=job.room)
             check_same_input(saved["fingerprints"], job, workdir)
         with jax.set_mesh(job.mesh), jax.default_matmul_precision(config.matmul_precision):
             return _Trainer(job, workdir, checkpointer, after_evaluation).run()
 
 
 def changes(
-    saved: Mapping[str, Any], config: FinetuneConfig, safe: Sequence[str] = SAFE_TO_CHANGE
+    saved: Mapping[str, Any],
+    config: FinetuneConfig,
+    safe: Sequence[str] = SAFE_TO_CHANGE,
+    *,
+    room: int | None = None,
 ) -> dict[str, tuple[Any, Any]]:
-    """Fields that bear on a run and differ from the config that `saved` has: {'a.b': (saved, now)}."""
+    """Fields that bear on a run and differ from the config that `saved` has: {'a.b': (saved, now)}.
+
+    Args:
+      saved: the config of before, as nested dicts.
+      config: that of now.
+      safe: beginnings of the fields that may differ.
+      room: tokens that the model takes at most; None where it has not been read, so that a length that is left to the
+        model cannot be compared with one that is set.
+    """
     idle = [*unused_fields(schema.build(FinetuneConfig, saved)), *unused_fields(config)]
     found = {
         name: pair
         for name, pair in differences(schema.completed(saved, config), schema.as_dict(config)).items()
         if not name.startswith(tuple(safe)) and not any(each.covers(name) for each in idle)
     }
-    if not config.max_length and saved["max_length"] <= MAX_LENGTH:
-        found.pop("max_length", None)  # the model's own was taken; of other examples the fingerprint tells
+    lengths = saved["max_length"], config.max_length
+    if 0 in lengths and (room is None or len({length_of(length, room) for length in lengths}) == 1):
+        found.pop("max_length", None)
     return found
 
 
 def check_unchanged(
-    saved: Mapping[str, Any], config: FinetuneConfig, safe: Sequence[str] = SAFE_TO_CHANGE
+    saved: Mapping[str, Any],
+    config: FinetuneConfig,
+    safe: Sequence[str] = SAFE_TO_CHANGE,
+    *,
+    room: int | None = None,
 ) -> None:
-    """Refuse to go on with another config than the one that `saved` has, but for the `safe` beginnings of fields.
+    """Refuse to go on with another config than the one that `saved` has; see `changes`.
 
     Raises:
       UserError: there are differences; the message names them.
     """
-    if changed := changes(saved, config, safe):
+    if changed := changes(saved, config, safe, room=room):
         listed = "; ".join(f"config.{name} was {old!r}, is {new!r}" for name, (old, new) in changed.items())
         raise UserError(
             f"this run was made with another config: {listed}. Undo the change, or set another --workdir"

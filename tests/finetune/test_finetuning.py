@@ -291,3 +291,5 @@ def test_examples_that_are_cut_are_counted(task, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     run(tiny_finetune(task, epochs=1, max_length=10, lengths=[]), tmp_path)
     assert any("examples are cut to config.max_length" in message for message in caplog.messages)
+    with pytest.raises(UserError, match=r"another config: config\.max_length was 10, is 0\. "):
+        run(tiny_finetune(task, epochs=1, max_length=0, lengths=[]), tmp_path)

@@ -21,7 +21,7 @@ from finetune.finish import finish, finished
 from finetune.inference import FACTS_FILE, row_lengths
 from finetune.predict import main as predict
 from finetune.results import table
-from finetune.train import check_unchanged, train
+from finetune.train import changes, check_unchanged, train
 from pretrain import hub
 from tests.finetune.tiny_task import tiny_finetune, write_examples
 from tests.pretrain.hub_push_stub import Client, PushStub
@@ -192,6 +192,34 @@ def test_a_run_from_before_a_field_goes_on_with_its_default(run: SimpleNamespace
     changed = schema.build(type(run.config), {**schema.as_dict(run.config), "epochs": 2})
     with pytest.raises(UserError, match=r"another config: config.epochs was 1, is 2\. "):
         check_unchanged(saved, changed)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "room", "refused"),
+    [
+        (8, 0, 64, True),
+        (64, 0, 64, False),
+        (0, 64, 64, False),
+        (0, 8, 64, True),
+        (128, 0, 512, False),
+        (100, 0, 512, True),
+        (8, 0, None, False),
+        (8, 64, None, True),
+    ],
+)
+def test_a_length_that_is_left_to_the_model_is_compared_as_what_it_comes_to(
+    run: SimpleNamespace, was: int, now: int, room: int | None, refused: bool
+):
+    def of(length: int):
+        return schema.build(type(run.config), {**schema.as_dict(run.config), "max_length": length})
+
+    expected = {"max_length": (was, now)} if refused else {}
+    assert changes(schema.as_dict(of(was)), of(now), room=room) == expected
+
+
+def test_a_run_of_a_set_length_is_not_complete_without_it(run: SimpleNamespace):
+    unset = schema.build(type(run.config), {**schema.as_dict(run.config), "max_length": 0})
+    assert finished(unset, run.workdir) is None
 
 
 def test_fingerprints_are_computed_once(run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch):
