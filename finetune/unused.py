@@ -8,8 +8,8 @@ from finetune.config import FROM_MNLI, FinetuneConfig
 from finetune.search_space import FIELDS
 
 OF_ADAM = ("optimizer.beta1", "optimizer.beta2", "optimizer.eps")
-ASKED = ("task", "data", "eval.batch", "inference", "compilation_cache")
-"""What counts where a trained model is evaluated."""
+READ_IN_EVALUATION = ("task", "data", "eval.batch", "inference", "compilation_cache")
+"""Fields that an evaluation of a trained model reads."""
 
 
 def unused_fields(config: FinetuneConfig) -> list[Unused]:
@@ -26,21 +26,27 @@ def unused_in_evaluation(config: FinetuneConfig) -> list[Unused]:
     """The fields that have no effect on the scores of a model that is trained already."""
     groups = [name for name in config.__dataclass_fields__ if name not in ("task", "data", "eval")]
     of_eval = [f"eval.{name}" for name in config.eval.__dataclass_fields__]
-    of_data = ["data.test", *([] if config.data.train else ["data.max_train_examples"])]
-    names = tuple(name for name in (*groups, *of_eval, *of_data) if name not in ASKED)
-    because = f"nothing is trained here; what counts is {', '.join(f'config.{name}' for name in ASKED)}"
+    of_data = [
+        "data.test",
+        *([] if config.data.train else ["data.max_train_examples", "data.validation_share"]),
+    ]
+    names = tuple(name for name in (*groups, *of_eval, *of_data) if name not in READ_IN_EVALUATION)
+    because = f"nothing is trained here; what counts is {', '.join(f'config.{name}' for name in READ_IN_EVALUATION)}"
     return [Unused(names, because), *_of_data(config)]
 
 
 def _of_data(config: FinetuneConfig) -> Iterator[Unused]:
     source = config.data.source
-    for name, kinds in {**READERS, "text": ("files",), "label": ("files",)}.items():
+    for name, kinds in READERS.items():
         if source not in kinds:
             because = (
                 f"config.data.source={source!r} does not read it; unset it, or set config.data.source to "
                 f"{' or '.join(kinds)}"
             )
             yield Unused((f"data.{name}",), because, ("data.source",))
+    if config.data.validation:
+        because = "config.data.validation is evaluated on, so nothing is held out; unset one of the two"
+        yield Unused(("data.validation_share",), because, ("data.validation",))
     if not config.eval.tests:
         because = "config.eval.tests=False labels no test set; unset one of the two"
         yield Unused(("data.test",), because, ("eval.tests",))

@@ -16,8 +16,11 @@ READERS = {
     "data_dir": ("tfds",),
     "train": ("files",),
     "validation": ("files",),
+    "validation_share": ("files",),
     "test": ("files",),
+    "text": ("files",),
     "text_pair": ("files",),
+    "label": ("files",),
     "regression": ("files",),
     "label_names": ("files",),
 }

@@ -22,19 +22,14 @@ FILE = "config.data.validation"
 
 
 def check_share(config: LabelledConfig) -> None:
-    """Refuse a share that is none, or that nothing would come of.
+    """Refuse a share that is none.
 
     Raises:
-      UserError: it is one of these.
+      UserError: it is none.
     """
     share = config.validation_share
     if not 0 <= share < 1:
         raise UserError(f"{SHARE}={share:g} should be 0 or more and below 1")
-    if config.validation and share != LabelledConfig.validation_share:
-        raise UserError(
-            f"{SHARE}={share:g} is taken of the training file where there is no other to evaluate on, but {FILE} is "
-            "set; unset one of them"
-        )
 
 
 def held_out(

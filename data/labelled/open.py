@@ -44,11 +44,6 @@ def open_labelled(
         data = read_files(config, parts, limits, ids=ids, hold_out=hold_out)
         hint = ONE_CLASS
     else:
-        if config.validation_share != LabelledConfig.validation_share:
-            raise UserError(
-                f"config.data.validation_share={config.validation_share:g} is set, but config.data.source="
-                f"{config.source!r} has evaluation examples of its own; unset it"
-            )
         found = find_task(task)
         data = by_split(found, _read_glue(config, found, parts, limits))
         hint = ""

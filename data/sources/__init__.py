@@ -23,7 +23,7 @@ def check_fields(config: Any, where: str, readers: Mapping[str, tuple[str, ...]]
     """
     for name, sources in readers.items():
         value = getattr(config, name, None)
-        if value and config.source not in sources:
+        if value and value != getattr(type(config), name, None) and config.source not in sources:
             shown = f"={value!r}" if isinstance(value, str) else ""
             raise UserError(
                 f"{where}.{name}{shown} is set, but {where}.source={config.source!r} does not read it; "

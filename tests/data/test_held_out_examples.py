@@ -66,8 +66,6 @@ def test_scores_are_held_out_too(tmp_path):
          "out, such as 0.1"),
         (9, {"validation_share": 1.0}, "config.data.validation_share=1 should be 0 or more and below 1"),
         (9, {"validation_share": -0.1}, "config.data.validation_share=-0.1 should be 0 or more and below 1"),
-        (9, {"validation_share": 0.2, "validation": "x.csv"}, "config.data.validation_share=0.2 is taken of the "
-         "training file where there is no other to evaluate on, but config.data.validation is set; unset one of them"),
         (2, {}, "config.data.validation is empty, and of 2 training examples none can be held out; set "
          "config.data.validation to files"),
     ],
@@ -76,10 +74,3 @@ def test_a_share_that_cannot_be_is_one_line(tmp_path, rows, config, message):
     with pytest.raises(UserError) as raised:
         read(tmp_path / "train.csv", [(f"s{n}", n % 2) for n in range(rows)], **config)
     assert str(raised.value) == message
-
-
-def test_a_share_beside_a_source_with_evaluation_examples_is_refused():
-    with pytest.raises(
-        UserError, match=r"config\.data\.validation_share=0\.2 is set, but config\.data\.source='hub'"
-    ):
-        open_labelled(LabelledConfig(validation_share=0.2), "rte")

@@ -291,6 +291,8 @@ REFUSED = {
     "data.data_dir=x": FILES,
     "data.train=x": "data.source=hub",
     "data.validation=x": "data.source=tfds",
+    "data.validation_share=0.1": "data.source=hub",
+    "data.validation_share=0.3": f"{FILES} data.validation=x",
     "data.test=x": f"{FILES} eval.tests=false",
     "data.text=x": "data.source=hub",
     "data.text_pair=x": "data.source=hub",
@@ -348,10 +350,30 @@ def test_a_learning_rate_beside_the_recipes_several_is_refused_and_the_recipes_o
     assert (line.config.optimizer.learning_rate, len(line.given.notes)) == (2e-5, 1)
 
 
+def test_a_recipes_share_to_hold_out_gives_way_to_other_examples_to_evaluate_on(tmp_path):
+    recipe = {"data": {"source": "files", "train": "a.csv", "validation_share": 0.2}}
+    for line, instead in (
+        (["data.validation=b.csv"], "config.data.validation is evaluated on, so nothing is held out"),
+        (["data.source=hub", "data.train="], "config.data.source='hub' does not read it"),
+    ):
+        found = given(tmp_path, recipe, line)
+        assert found.config.data.validation_share == 0.1
+        assert (
+            f"without effect in the recipe: config.data.validation_share=0.2; {instead}" in found.given.notes
+        )
+
+
 def test_an_evaluation_refuses_what_only_training_reads(tmp_path):
     recipe = {"optimizer": {"learning_rate": 1e-4}, "task": "rte"}
     assert given(tmp_path, recipe, ["eval.batch=8"], unused_in_evaluation).given.notes == ()
-    for field in ("optimizer.learning_rate=1", "max_length=64", "seed=3", "init_from=y", "eval.every=3"):
+    for field in (
+        "optimizer.learning_rate=1",
+        "max_length=64",
+        "seed=3",
+        "init_from=y",
+        "eval.every=3",
+        "data.validation_share=0.2",
+    ):
         with pytest.raises(UserError, match="has no effect: nothing is trained here"):
             given(tmp_path, recipe, [field], unused_in_evaluation)
 

@@ -199,7 +199,6 @@ def test_a_run_from_before_a_field_goes_on_with_its_default(run: SimpleNamespace
     [
         (8, 0, 64, True),
         (64, 0, 64, False),
-        (0, 64, 64, False),
         (0, 8, 64, True),
         (128, 0, 512, False),
         (100, 0, 512, True),
