@@ -1,6 +1,7 @@
 """The documentation says what is so: every field is listed, every link leads somewhere, every recipe loads."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,12 @@ from data.command_line import describe, parse
 from data.labelled.tasks import TASKS
 from finetune import config as finetuning
 from finetune.config import FinetuneConfig
-from launch.config import LaunchConfig
+from finetune.unused import unused_fields as unused_in_finetuning
+from finetune.unused import unused_in_evaluation
+from launch.config import LaunchConfig, unused_by
 from pretrain.config import PretrainConfig
 from pretrain.phases import check_lengths, check_values, resolve_phases
+from pretrain.unused import unused_fields as unused_in_pretraining
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
@@ -24,6 +28,15 @@ FINETUNING = {"classify": " --config.init_from=runs/base", "glue": ":mrpc --conf
 """Recipes of fine-tuning, and what their launch line names before the workdir."""
 FIELDS = {"configuration.md": PretrainConfig, "finetuning.md": FinetuneConfig}
 """Pages that list every field of a stage, and are about it alone."""
+COMMANDS = {
+    "pretrain": (PretrainConfig, unused_in_pretraining),
+    "pretrain.plan": (PretrainConfig, unused_in_pretraining),
+    "finetune": (FinetuneConfig, unused_in_finetuning),
+    "finetune.evaluate": (FinetuneConfig, unused_in_evaluation),
+    **{f"launch.{name}": (LaunchConfig, unused_by(name)) for name in ("tpu", "slurm", "kubernetes")},
+}
+"""Modules that read a config: its type, and what finds the fields of it without effect."""
+PLACEHOLDERS = {"configs/X.py": "configs/quickstart.py"}
 
 
 @pytest.mark.parametrize("page", FIELDS)
@@ -56,6 +69,31 @@ def test_overrides_that_the_documentation_shows_are_fields(page):
     for name in re.findall(r"--(config\.[\w.\[\]]+)[= ]", page.read_text()):
         plain = re.sub(r"\[\d+\]\.\w+", "", name)
         assert plain in known or plain.startswith("config.data.eval_source."), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_that_the_documentation_shows_are_not_refused(page):
+    for module, fields in configs_of_commands(page.read_text()):
+        schema, unused = COMMANDS[module]
+        parse(schema, [module, *fields], lambda values: None, unused=unused)
+
+
+def configs_of_commands(text: str) -> list[tuple[str, list[str]]]:
+    """Each command of a page that names a recipe: its module and its arguments of the config."""
+    joined = re.sub(r"\\\n\s*", "", text)
+    shown = re.findall(r"^    .*python -m .*$", joined, re.MULTILINE) + re.findall(
+        r"`(python -m [^`]*)`", joined
+    )
+    found = []
+    for line in shown:
+        for module, rest in re.findall(r"python -m (\S+)(.*?)(?= -- |$)", line.replace(" -- ", " --  -- ")):
+            words = shlex.split(rest.partition("[--")[0], comments=True)
+            fields = [word for word in words if word.startswith("--config")]
+            if module in COMMANDS and fields and fields[0].startswith("--config=configs/"):
+                recipe, *others = fields
+                named = recipe.partition("=")[2]
+                found.append((module, [f"--config={ROOT / PLACEHOLDERS.get(named, named)}", *others]))
+    return found
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
