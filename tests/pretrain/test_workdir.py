@@ -56,3 +56,12 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="is not valid JSON"):
         workdirs.read_config(epath.Path(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["run[1]", "what?/run", "a*b"])
+def test_a_folder_that_checkpoints_could_not_be_read_from_is_refused_and_not_made(tmp_path, name):
+    with pytest.raises(
+        UserError, match=r"checkpoints could not be read again; name a folder without"
+    ) as raised:
+        workdirs.prepare(epath.Path(tmp_path / name))
+    assert "\n" not in str(raised.value) and list(tmp_path.iterdir()) == []
