@@ -72,7 +72,11 @@ def main(argv: Sequence[str]) -> int:
     """Write the archive of the newest commit to the file that is named."""
     if len(argv) != 2 or argv[1].startswith("-"):
         raise UserError("python -m launch.archive takes one argument: the file to write the archive to")
-    Path(argv[1]).write_bytes(make_archive(LaunchConfig(commit="HEAD"), ROOT).content)
+    content = make_archive(LaunchConfig(commit="HEAD"), ROOT).content
+    try:
+        Path(argv[1]).write_bytes(content)
+    except OSError as error:
+        raise UserError(f"{argv[1]} cannot be written: {error.strerror}; name another file") from error
     return 0
 
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+import launch.archive
 from data.errors import UserError
-from launch.archive import make_archive
+from launch.archive import main, make_archive
 from launch.config import LaunchConfig
 from tests.launch.secret_names import PLAIN, SECRETS
 
@@ -84,6 +85,29 @@ def test_many_secrets_are_one_line(checkout, capsys):
     assert make_archive(COMMIT, checkout).names == {".gitignore", "a.py"}
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and said.endswith(", 14.pem, 15.pem and 13 more\n")
+
+
+def test_the_newest_commit_is_written_to_a_file(checkout, monkeypatch):
+    monkeypatch.setattr(launch.archive, "ROOT", checkout)
+    expected = make_archive(COMMIT, checkout).content
+    (checkout / "a.py").write_text("second\n")
+    file = checkout / "code.tar.gz"
+    assert main(["archive.py", str(file)]) == 0
+    assert file.read_bytes() == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "takes one argument: the file to write the archive to"),
+        (["--out"], "takes one argument: the file to write the archive to"),
+        (["no/folder"], "no/folder cannot be written: No such file or directory"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_one_line(arguments, message, checkout, monkeypatch):
+    monkeypatch.setattr(launch.archive, "ROOT", checkout)
+    with pytest.raises(UserError, match=message):
+        main(["archive.py", *arguments])
 
 
 def test_runs_and_environments_stay_behind(checkout):
