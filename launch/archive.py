@@ -47,6 +47,8 @@ TEMPLATE = re.compile(
 """Names that only show the form of a secret: .env.example, credentials.sample.json, but not www.example.com.env."""
 CODE = re.compile(r"\.(pyi?|pyx|c|cc|cpp|cu|cuh|h|hpp|rs|go|java|js|ts)$", re.IGNORECASE)
 """Ends of names of code: token/reader.py holds no secret. Scripts of a shell may set one, and are not among them."""
+PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
+"""What a private key begins with, also within the JSON of a service account, whatever the file is called."""
 MOST_NAMED = 8
 MOST_LINKS = 8
 """Links that one is followed through."""
@@ -97,6 +99,7 @@ def make_archive(config: LaunchConfig, root: Path, environment: Mapping[str, str
     else:
         commit = _commit(config, root)
         files, label = dict(_committed(root, commit)), f"commit {commit[:7]}"
+    files = _without_keys(files)
     _refuse_secrets(files, environment)
     content = _pack(files)
     return Archive(content, hashlib.sha256(content).hexdigest(), label, frozenset(files))
@@ -176,11 +179,24 @@ def is_secret(name: str) -> bool:
 def _without_secrets(names: Iterable[str]) -> list[str]:
     """Paths in order, without those that look like secrets, which are named to the user."""
     left_out = sorted(name for name in names if is_secret(name))
+    _tell(left_out, "such files often hold secrets")
+    return sorted(set(names) - set(left_out))
+
+
+def _without_keys(files: Mapping[str, tuple[bytes, int]]) -> dict[str, tuple[bytes, int]]:
+    """The files without those that hold a private key, which are named to the user. Code may only speak of keys."""
+    left_out = sorted(
+        name for name, (content, _) in files.items() if not CODE.search(name) and PRIVATE_KEY.search(content)
+    )
+    _tell(left_out, "a private key is in them")
+    return {name: file for name, file in files.items() if name not in left_out}
+
+
+def _tell(left_out: Sequence[str], because: str) -> None:
     if left_out:
         shown = ", ".join(name if name.isprintable() else repr(name) for name in left_out[:MOST_NAMED])
         more = f" and {len(left_out) - MOST_NAMED} more" if len(left_out) > MOST_NAMED else ""
-        say(f"left out, because such files often hold secrets: {shown}{more}")
-    return sorted(set(names) - set(left_out))
+        say(f"left out, because {because}: {shown}{more}")
 
 
 def _refuse_secrets(files: Mapping[str, tuple[bytes, int]], environment: Mapping[str, str]) -> None:

@@ -144,14 +144,17 @@ def marks_among(names: Iterable[str]) -> set[str]:
 
 
 def may_be_marks(names: Sequence[str]) -> bool:
-    """Whether -1 is among classes that would be 0 and 1 without it."""
-    return {key(name) for name in names} == {MINUS_ONE, Decimal(0), Decimal(1)}
+    """Whether -1 is among classes that are all numbers, and no other of them is negative."""
+    values = [number(name) for name in names]
+    return [value for value in values if value is None or value < 0] == [MINUS_ONE]
 
 
 def missing_among(names: Iterable[str]) -> str | None:
-    """A label that says that a number is not there, where all the others are numbers."""
+    """A label that says that a number is not there, where all that do not say it are numbers."""
+    names = list(names)
     odd = [name for name in names if number(name) is None]
-    return odd[0] if len(odd) == 1 and odd[0].lower().lstrip("+-") in MISSING else None
+    missing = len(odd) < len(names) and all(name.lower().lstrip("+-") in MISSING for name in odd)
+    return odd[0] if odd and missing else None
 
 
 def _only(names: Sequence[str], by: Callable[[str], Key]) -> dict[Key, int]:

@@ -135,8 +135,7 @@ def tell_of_classes(labels: Collection[str], names: Sequence[str], origin: str) 
         logger.warning("%s: classes that differ by %s: %s", origin, DIFFERENCE, _shown_groups(alike))
     if may_be_marks(names):
         logger.warning(
-            "%s: -1 is a class beside 0 and 1; where it marks examples without a label, set config.data.label_names "
-            "to 0 and 1",
+            "%s: -1 is a class; where it marks examples without a label, set config.data.label_names to the others",
             origin,
         )
 

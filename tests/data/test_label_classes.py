@@ -105,5 +105,6 @@ def test_marks_of_no_label_are_told_from_classes(names, marks):
 
 def test_nan_among_numbers_is_no_class_but_among_names_it_is():
     assert missing_among(("0", "1", "NaN")) == "NaN"
+    assert missing_among(("1", "nan", "2", "NaN")) == "nan"
     assert missing_among(("nan", "yue", "cmn")) is None
     assert missing_among(("0", "1", "other")) is None

@@ -284,13 +284,16 @@ def test_a_mark_that_is_named_is_a_class(tmp_path):
     ]
 
 
-def test_minus_one_beside_0_and_1_is_a_class_with_a_warning(tmp_path, caplog):
-    data = read(tmp_path, {"train.csv": "sentence,label\na,-1\nb,0\nc,1\n"})
-    assert data.task.labels == ("-1", "0", "1")
-    assert caplog.messages == [
-        "files train.csv: -1 is a class beside 0 and 1; where it marks examples without a label, set "
-        "config.data.label_names to 0 and 1"
-    ]
+@pytest.mark.parametrize("others", [(0, 1), (1, 2, 3, 4, 5), (-2, 0)])
+def test_minus_one_beside_other_numbers_is_a_class_with_a_warning(tmp_path, caplog, others):
+    names = sorted({-1, *others})
+    data = read(tmp_path, {"train.csv": "sentence,label\n" + "".join(f"a,{name}\n" for name in names)})
+    assert data.task.labels == tuple(map(str, names))
+    warning = (
+        "files train.csv: -1 is a class; where it marks examples without a label, set config.data.label_names to the "
+        "others"
+    )
+    assert caplog.messages == ([warning] if -2 not in names else [])
 
 
 def test_labels_of_a_test_file_that_are_not_known_do_not_matter(tmp_path, caplog):

@@ -79,6 +79,18 @@ def test_templates_code_and_public_keys_go_along(settings, checkout, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("settings", [COMMIT, TREE])
+def test_a_private_key_stays_behind_whatever_its_file_is_called(settings, checkout, capsys):
+    key = "-----BEGIN RSA PRIVATE " + "KEY-----"
+    for name in ("my-project-1a2b3c.json", "notes.txt", "reader.py"):
+        (checkout / name).write_text(f'{{"private_key": "{key}"}}')
+    commit(checkout)
+    assert make_archive(settings, checkout).names == {".gitignore", "a.py", "reader.py"}
+    assert capsys.readouterr().err == (
+        "launch: left out, because a private key is in them: my-project-1a2b3c.json, notes.txt\n"
+    )
+
+
 def test_many_secrets_are_one_line(checkout, capsys):
     put(checkout, *(f"{number}.pem" for number in range(20)), "a\nb.key")
     commit(checkout)
