@@ -1,4 +1,4 @@
-"""Which fields a command sets, in its recipe or on its command line, and what becomes of those that nothing reads."""
+"""Which fields a command sets, in its recipe or on its command line, and what happens to those without effect."""
 
 import dataclasses
 import re
@@ -79,13 +79,19 @@ def settled(
         if idle and each.by:
             named = ", ".join(f"config.{path}={values[path]!r}" for path in idle)
             note(f"without effect in the recipe: {named}; {each.because.partition(';')[0]}")
-        gives_way |= set(idle)
+        gives_way |= {_whole(path, each.fields) for path in idle}
     if not gives_way:
         return config
     tree = schema.as_dict(config)
     for path in gives_way:
-        _unset(tree, path)
+        if not schema.is_in(path, tuple(gives_way - {path})):
+            _unset(tree, path)
     return schema.build(type(config), tree)
+
+
+def _whole(path: str, fields: Iterable[str]) -> str:
+    """The one of `fields` that is a list in which a field lies, as a list of members at their defaults is not none."""
+    return next((field for field in fields if path.startswith(f"{field}[")), path)
 
 
 def _is_set(config: Any, given: Given, path: str, value: Any) -> bool:

@@ -91,20 +91,30 @@ def test_what_a_command_does_not_read_is_refused_on_its_command_line_alone():
         settled(Config(Group(size=9)), given([], ["group.size"]), unread)
 
 
+def unused_of_source(config):
+    """The fields of `config.data` that nothing reads, for a config that is no more than it."""
+    return [
+        dataclasses.replace(
+            each,
+            fields=tuple(name.removeprefix("data.") for name in each.fields),
+            by=tuple(name.removeprefix("data.") for name in each.by),
+        )
+        for each in unused_of_data(config)
+    ]
+
+
 def test_a_field_of_a_member_of_a_list_gives_way():
     mix = (SourceConfig(source="files", path="a", name="b"),)
     config = DataConfig(source="mix", mix=mix, text_field="body")
     where = given(["mix[0].name", "text_field", "mix[0].path"], ["mix[0].source", "source"])
 
-    def unused_here(config):
-        return [
-            dataclasses.replace(
-                each,
-                fields=tuple(name.removeprefix("data.") for name in each.fields),
-                by=tuple(name.removeprefix("data.") for name in each.by),
-            )
-            for each in unused_of_data(config)
-        ]
-
-    changed = settled(config, where, unused_here, lambda note: None)
+    changed = settled(config, where, unused_of_source, lambda note: None)
     assert changed == DataConfig(source="mix", mix=(SourceConfig(source="files", path="a"),))
+
+
+def test_a_list_gives_way_with_all_its_members():
+    mix = (SourceConfig(source="files", path="a"), SourceConfig(source="hub", name="c"))
+    config = DataConfig(source="files", path="a.csv", mix=mix)
+    members = ["mix[0].source", "mix[0].path", "mix[1].source", "mix[1].name"]
+    where = given(["source", *members], ["source", "path"])
+    assert settled(config, where, unused_of_source, lambda note: None) == DataConfig("files", "a.csv")
