@@ -73,6 +73,8 @@ def settled(
     for each in unused(config):
         idle = [path for path in values if each.covers(path) and _is_set(config, given, path, values[path])]
         decided = max(map(given.level, each.by), default=LINE)
+        if each.unless_as_late:
+            idle = [path for path in idle if given.level(path) < decided]
         for path in idle:
             if given.level(path) >= decided:
                 raise UserError(f"config.{path}={values[path]!r} has no effect: {each.because}")

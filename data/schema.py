@@ -27,6 +27,8 @@ class Unused:
     """Why; after a semicolon, what would be right."""
     by: tuple[str, ...] = ()
     """The paths of the fields that decide it; none where the command itself does, whatever recipe it is given."""
+    unless_as_late: bool = False
+    """Whether they act beside `by` where they are set as late: only those of the recipe give way."""
 
     def covers(self, path: str) -> bool:
         """Whether the field of this path is one of them."""

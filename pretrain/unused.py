@@ -25,12 +25,9 @@ def unused_fields(config: PretrainConfig) -> list[Unused]:
 
 
 def _of_start(config: PretrainConfig) -> Iterator[Unused]:
-    yield from tokenizer_config.unused_fields(config.tokenizer)
+    yield from tokenizer_config.unused_fields(config.tokenizer, config.init_from)
     if config.init_from:
         start = f"config.init_from={config.init_from!r}"
-        if not config.tokenizer.path:
-            names = tuple(f"tokenizer.{name}" for name in tokenizer_config.TRAINING)
-            yield Unused(names, f"{start} brings its tokenizer; unset one of the two", ("init_from",))
         yield Unused(
             ("model.position_init",), f"{start} brings its weights; unset one of the two", ("init_from",)
         )

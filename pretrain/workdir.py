@@ -204,5 +204,7 @@ def _means_the_same(name: str, old: Any, new: Any, saved: Mapping[str, Any], con
         return True  # the workdir's model.json decides, and fields that are set are compared with it
     if name in ORIGINS and old and new:
         return Path(old).expanduser().resolve() == Path(new).expanduser().resolve()
-    before = schema.build(PretrainConfig, saved)
-    return any(each.covers(name) for each in (*unused_fields(before), *unused_fields(config)))
+    if name == "tokenizer.path" and not new and config.init_from:
+        return True  # the workdir's tokenizer decides
+    idle = (*unused_fields(schema.build(PretrainConfig, saved)), *unused_fields(config))
+    return any(each.covers(name) for each in idle if not each.unless_as_late)

@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _unused_fields(config: TokenizerRunConfig) -> list[Unused]:
-    return [*unused_of_tokenizer(config.tokenizer), *unused_of_data(config.data)]
+    return [*unused_of_tokenizer(config.tokenizer, config.init_from), *unused_of_data(config.data)]
 
 
 def _define_flags(values: flags.FlagValues) -> None:

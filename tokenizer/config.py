@@ -23,9 +23,21 @@ TRAINING = ("vocab_size", "min_frequency", "sample_documents", "nfc", "add_prefi
 """Fields of `config.tokenizer` that say how one is trained."""
 
 
-def unused_fields(config: TokenizerConfig) -> list[Unused]:
-    """The fields that nothing reads: how to train a tokenizer, where there is one."""
-    if not config.path:
-        return []
-    because = f"config.tokenizer.path={config.path!r} names a tokenizer that is made; unset one of the two"
-    return [Unused(tuple(f"tokenizer.{name}" for name in TRAINING), because, ("tokenizer.path",))]
+def unused_fields(config: TokenizerConfig, init_from: str) -> list[Unused]:
+    """The fields that nothing reads: how to train a tokenizer where there is one, and the path of one that is replaced.
+
+    Args:
+      config: the tokenizer's fields.
+      init_from: the model that the run starts from, which brings its tokenizer; empty where there is none.
+    """
+    start = f"config.init_from={init_from!r} brings its tokenizer"
+    path = f"config.tokenizer.path={config.path!r} names a tokenizer that is made"
+    training = tuple(f"tokenizer.{name}" for name in TRAINING)
+    found = []
+    if config.path:
+        found.append(Unused(training, f"{path}; unset one of the two", ("tokenizer.path",)))
+    elif init_from:
+        found.append(Unused(training, f"{start}; unset one of the two", ("init_from",)))
+    if config.path and init_from:
+        found.append(Unused(("tokenizer.path",), start, ("init_from",), unless_as_late=True))
+    return found

@@ -108,6 +108,26 @@ def test_a_recipes_field_gives_way_to_the_command_line(tmp_path):
     assert len(line.given.notes) == 2 and "config.tokenizer.vocab_size=8000" in line.given.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("recipe", "line", "path"),
+    [
+        ({"tokenizer": {"path": "theirs"}}, ["init_from=x"], ""),
+        ({"tokenizer": {"path": "theirs"}, "init_from": "y"}, ["init_from=x"], ""),
+        ({"tokenizer": {"path": "theirs"}, "init_from": "y"}, [], "theirs"),
+        ({}, ["init_from=x", "tokenizer.path=mine"], "mine"),
+        ({"init_from": "y"}, ["tokenizer.path=mine"], "mine"),
+    ],
+)
+def test_a_recipes_tokenizer_gives_way_to_a_start_on_the_command_line(tmp_path, recipe, line, path):
+    file = tmp_path / "recipe.py"
+    file.write_text(RECIPE % recipe)
+    arguments = ["x", f"--config={file}", *(f"--config.{each}" for each in line)]
+    found = read(PretrainConfig, arguments, lambda values: None, unused=unused_fields)
+    assert found.config.tokenizer.path == path
+    note = "without effect in the recipe: config.tokenizer.path='theirs'; config.init_from='x' brings its tokenizer"
+    assert found.given.notes == (() if path else (note,))
+
+
 def test_a_field_of_the_command_reaches_it(tmp_path, monkeypatch):
     recipe, reached = tmp_path / "recipe.py", []
     recipe.write_text(RECIPE % "{}")

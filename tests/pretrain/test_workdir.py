@@ -50,6 +50,16 @@ def test_the_network_cannot_change_whatever_is_accepted(config):
             workdirs.check_unchanged(as_dict(config), changed, accept=accept)
 
 
+def test_a_run_goes_on_where_its_recipes_tokenizer_gives_way_now_but_not_with_another(config):
+    begun = dataclasses.replace(
+        config, init_from="x", tokenizer=dataclasses.replace(config.tokenizer, path="theirs")
+    )
+    given_way = dataclasses.replace(config, init_from="x")
+    assert workdirs.check_unchanged(as_dict(begun), given_way, accept=False) == {}
+    with pytest.raises(UserError, match=r"cannot change: config\.tokenizer\.path was '', is 'theirs'"):
+        workdirs.check_unchanged(as_dict(given_way), begun, accept=True)
+
+
 def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(UserError, match=r"has no config\.json"):
         workdirs.read_config(epath.Path(tmp_path))
