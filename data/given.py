@@ -92,7 +92,7 @@ def settled(
 
 
 def _whole(path: str, fields: Iterable[str]) -> str:
-    """The one of `fields` that is a list in which a field lies, as a list of members at their defaults is not none."""
+    """The list among `fields` that a field lies in, else the field: members at their defaults are no empty list."""
     return next((field for field in fields if path.startswith(f"{field}[")), path)
 
 

@@ -9,13 +9,11 @@ empty one is an empty text, or two of them.
 
 import argparse
 import contextlib
-import io
 import itertools
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import cast
 
 import jax
 import numpy as np
@@ -26,7 +24,7 @@ from data.command_line import run
 from data.errors import UserError
 from data.labelled.examples import Examples
 from data.labelled.tables import FORMATS, delimited_rows, json_rows
-from data.sources.archive import read_lines, split_lines
+from data.sources.archive import read_lines, stdin_lines
 from data.sources.documents import FlawError, decode, text_of
 from data.sources.paths import suffixes
 from finetune.answers import columns, line, said
@@ -206,8 +204,7 @@ def _raw_lines(path: str) -> Iterator[bytes]:
     if path == STDIN:
         if sys.stdin.isatty():
             print("reading lines from the terminal; Ctrl-D ends them", file=sys.stderr)
-        stdin = cast(io.BufferedReader, sys.stdin.buffer)
-        yield from split_lines(iter(lambda: stdin.read1(), b""))
+        yield from stdin_lines()
         return
     try:
         yield from read_lines(path)

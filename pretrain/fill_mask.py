@@ -5,7 +5,6 @@ Without a text it shows sentences from the run's held-out documents, each with o
 
 import random
 import re
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from data.arguments import Arguments
 from data.errors import UserError
 from data.evaluation import evaluation_rows
 from data.schema import build as build_config
-from data.sources.archive import read_lines
+from data.sources.archive import read_lines, stdin_lines
 from data.sources.documents import FlawError, decode
 from pretrain import formatting, huggingface, processes, terminal
 from pretrain.checkpoint import restore_params
@@ -235,7 +234,7 @@ def _texts_of(path: str) -> list[str]:
       UserError: it cannot be read, is not UTF-8, or holds none.
     """
     try:
-        lines = [decode(line).strip() for line in (sys.stdin.buffer if path == "-" else read_lines(path))]
+        lines = [decode(line).strip() for line in (stdin_lines() if path == "-" else read_lines(path))]
     except FlawError as flaw:
         raise UserError(f"--file={path}: {flaw}") from None
     if texts := [line for line in lines if line]:

@@ -1,8 +1,10 @@
-"""Lines of plain, gzip and Zstandard files, streamed, with damage noticed rather than taken for the end of the file."""
+"""Lines of stdin and of plain, gzip and Zstandard files, streamed; damage is not taken for the end of the file."""
 
+import io
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from data.sources.documents import FlawError
 from data.sources.paths import open_file, suffixes
@@ -18,7 +20,16 @@ def read_lines(path: str) -> Iterator[bytes]:
     Raises:
       FlawError: the archive is truncated or damaged; every whole line before that has been yielded.
     """
-    lines = split_lines(read_blocks(path))
+    yield from _without_mark(split_lines(read_blocks(path)))
+
+
+def stdin_lines() -> Iterator[bytes]:
+    """Lines of stdin as they come, like those of a file."""
+    stdin = cast(io.BufferedReader, sys.stdin.buffer)
+    yield from _without_mark(split_lines(iter(stdin.read1, b"")))
+
+
+def _without_mark(lines: Iterator[bytes]) -> Iterator[bytes]:
     yield from (line.removeprefix(BYTE_ORDER_MARK) for line in [next(lines, b"")] if line)
     yield from lines
 

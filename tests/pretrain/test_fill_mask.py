@@ -178,6 +178,14 @@ def test_wrong_command_lines_are_one_line(arguments, message):
         module.main(["fill_mask", *arguments])
 
 
+def test_lines_of_stdin_are_those_of_a_file_with_the_same_content(tmp_path, monkeypatch):
+    content = b"\xef\xbb\xbfone <mask>\rtwo <mask>\r\n\nthree <mask>"
+    (tmp_path / "texts").write_bytes(content)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    expected = ["one <mask>", "two <mask>", "three <mask>"]
+    assert module._texts_of("-") == module._texts_of(str(tmp_path / "texts")) == expected
+
+
 def test_texts_of_a_file_are_filled(exported, tmp_path, capsys):
     (tmp_path / "texts").write_text(f"The {MASK} road\n\nA {MASK} house\n")
     assert module.main(["fill_mask", f"--model={exported}", f"--file={tmp_path / 'texts'}"]) == 0
