@@ -16,6 +16,7 @@ from etils import epath
 
 from data.errors import UserError
 from data.labelled.classes import matching, unnamed
+from data.places import without_places
 from finetune.classifier import Classifier, build_classifier
 from finetune.heads import OUT, HeadConfig, head_config
 from pretrain.checkpoint import restore_params
@@ -32,7 +33,6 @@ from pretrain.job import MODEL_FILE, is_workdir
 from pretrain.models import EncoderConfig, Params
 from pretrain.models.families import FAMILIES, family_of
 from pretrain.models.names import BUFFERS, Tensor, empty_params, fill, with_current_names
-from pretrain.publishing import without_paths
 from tokenizer.load import Loaded
 
 logger = logging.getLogger(__name__)
@@ -252,7 +252,7 @@ def _task_config(model_type: str, config: Mapping[str, Any], labels: Sequence[st
     """The config.json of a classifier that started from a checkpoint with this one."""
     names = list(labels) or ["LABEL_0"]
     replaced = ("_name_or_path", "torch_dtype", "num_labels", "auto_map")
-    return {name: value for name, value in without_paths(config).items() if name not in replaced} | {
+    return {name: value for name, value in without_places(config).items() if name not in replaced} | {
         "architectures": [f"{FAMILIES[model_type].classes}{TASK_CLASS}"],
         "model_type": model_type,
         "dtype": "float32",

@@ -12,6 +12,7 @@ from etils import epath
 
 from data import schema
 from data.errors import UserError
+from data.places import is_place
 from data.sources.paths import split_paths
 from pretrain.config import CardConfig
 
@@ -79,17 +80,10 @@ def published(config: Mapping[str, Any], local: Collection[str]) -> dict[str, An
             return value
         if _may_be_id(place, flat):
             return value if place not in local and _is_id(value) else path_names(value)
-        is_path = place.rpartition(".")[2] in PATHS or _is_absolute(value)
+        is_path = place.rpartition(".")[2] in PATHS or is_place(value)
         return path_names(value) if is_path else value
 
     return {name: shown(value, name) for name, value in config.items()}
-
-
-def without_paths(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a JSON file that is passed on, but for those texts that are absolute paths: others' machines."""
-    return {
-        name: value for name, value in values.items() if not (isinstance(value, str) and _is_absolute(value))
-    }
 
 
 def check_card(card: CardConfig, place: str = "config.card.") -> None:
@@ -127,7 +121,3 @@ def _is_id(name: str) -> bool:
 def _may_be_id(place: str, flat: Mapping[str, Any]) -> bool:
     group, _, leaf = place.rpartition(".")
     return place in IDS or (leaf == "name" and flat.get(f"{group}.source") == "hub")
-
-
-def _is_absolute(value: str) -> bool:
-    return any(part.strip().startswith(("/", "~")) or "://" in part for part in value.split(","))

@@ -16,7 +16,8 @@ from data.corpus import corpus_fingerprint, open_sources, training_documents
 from data.errors import UserError
 from tokenizer import files as tokenizer_files
 from tokenizer.config import TokenizerConfig
-from tokenizer.load import Loaded, as_json, load
+from tokenizer.files import as_json
+from tokenizer.load import Loaded, load
 from tokenizer.train import train_tokenizer
 
 MADE_FROM = "made_from.json"

@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from data import storage
+from data import places, storage
 from data.errors import UserError
 from tokenizer import hub
 
@@ -17,8 +17,6 @@ ADDED_TOKENS = "added_tokens.json"
 MODEL = "config.json"
 """Of the model whose folder the tokenizer lies in: it chooses the tokenizer's class where CONFIG does not."""
 OPTIONAL = (CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS, MODEL)
-PLACES = ("name_or_path", "_file", "cache_dir")
-"""Ends of the names of fields in which libraries note the folder that a tokenizer was read from."""
 
 
 def read_files(path_or_id: str) -> dict[str, bytes]:
@@ -59,6 +57,11 @@ def json_object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def as_json(value: Mapping[str, Any]) -> bytes:
+    """The bytes of a JSON file that people read."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode()
+
+
 def _download(hub_id: str) -> dict[str, bytes]:
     from huggingface_hub import _CACHED_NO_EXIST, errors, hf_hub_download, try_to_load_from_cache
 
@@ -92,19 +95,14 @@ def _is_needed(name: str, files: Mapping[str, bytes]) -> bool:
 
 
 def without_places(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The files of a tokenizer, which are published, without the folders that libraries found them in."""
+    """The files of a tokenizer, which are published, without the places that libraries found them in."""
     cleaned = dict(files)
     for name in (CONFIG, SPECIAL_TOKENS_MAP):
-        values = json.loads(files.get(name, b"{}"))
-        kept = {field: value for field, value in values.items() if not _is_place(field, value)}
+        values = json_object(files, name)
+        kept = places.without_places(values)
         if kept != values:
-            cleaned[name] = (json.dumps(kept, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode()
+            cleaned[name] = as_json(kept)
     return cleaned
-
-
-def _is_place(field: str, value: Any) -> bool:
-    path = isinstance(value, str) and value.startswith(("/", "~/")) and not field.endswith("_token")
-    return path or field.endswith(PLACES)
 
 
 def write_files(out: epath.Path, files: Mapping[str, bytes]) -> None:

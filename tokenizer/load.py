@@ -167,7 +167,9 @@ class Loaded:
         contents = {**(beside or {}), **tokenizer_files.without_places(self.files)}
         if model_max_length is not None:
             config = json.loads(contents[tokenizer_files.CONFIG])
-            contents[tokenizer_files.CONFIG] = as_json({**config, "model_max_length": model_max_length})
+            contents[tokenizer_files.CONFIG] = tokenizer_files.as_json(
+                {**config, "model_max_length": model_max_length}
+            )
         tokenizer_files.write_files(out, contents)
 
     @cached_property
@@ -269,7 +271,9 @@ def _with_types_of_tokens(files: Mapping[str, bytes]) -> Mapping[str, bytes]:
         for field, value in stated.items()
         if field.endswith("_token") and isinstance(value, Mapping) and "__type" not in value
     }
-    return {**files, tokenizer_files.CONFIG: as_json({**stated, **marked})} if marked else files
+    return (
+        {**files, tokenizer_files.CONFIG: tokenizer_files.as_json({**stated, **marked})} if marked else files
+    )
 
 
 def _config(files: Mapping[str, bytes], opened: Opened, names: Mapping[str, str]) -> bytes:
@@ -279,7 +283,7 @@ def _config(files: Mapping[str, bytes], opened: Opened, names: Mapping[str, str]
         return files[tokenizer_files.CONFIG]
     named = {f"{role}_token": name for role, name in names.items() if f"{role}_token" not in opened.names}
     kind = GENERIC[0] if opened.kind in GENERIC else opened.kind
-    return as_json({**stated, "tokenizer_class": kind, **named})
+    return tokenizer_files.as_json({**stated, "tokenizer_class": kind, **named})
 
 
 def _gives_the_same_ids(one: Tokenizer, other: Tokenizer) -> bool:
@@ -302,11 +306,6 @@ def _pieces_and_ids(tokenizer: Tokenizer, text: str) -> tuple[list[str], list[in
     if not tokenizer.pre_tokenizer:
         return [normalized], ids
     return [piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalized)], ids
-
-
-def as_json(value: Mapping[str, Any]) -> bytes:
-    """The bytes of a JSON file that people read."""
-    return (json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode()
 
 
 def valid_unicode(text: str) -> str:

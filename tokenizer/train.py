@@ -20,8 +20,9 @@ from tokenizers.pre_tokenizers import PreTokenizer
 from data.errors import UserError
 from tokenizer import files as tokenizer_files
 from tokenizer.config import TokenizerConfig
+from tokenizer.files import as_json
 from tokenizer.interruptible import consume
-from tokenizer.load import Loaded, as_json, from_files, valid_unicode
+from tokenizer.load import Loaded, from_files, valid_unicode
 from tokenizer.long_words import LONGEST_WORD, WordCutter
 from tokenizer.progress import TrainingProgress
 

@@ -1,0 +1,31 @@
+"""Fields that name a place on a machine are left out of what is published; texts and ids stay."""
+
+import json
+
+from data.places import without_places
+from tokenizer.files import CONFIG
+from tokenizer.files import without_places as files_without_places
+
+VALUES = {
+    "u": "https://h/secret",
+    "t": "~acme/x",
+    "p": "/data/acme",
+    "_name_or_path": "acme/x",
+    "vocab_file": "acme/vocab.txt",
+    "cls_token": "/",
+    "chat_template": "see https://h",
+    "model_type": "bert",
+    "size": 3,
+}
+KEPT = ("cls_token", "chat_template", "model_type", "size")
+
+
+def test_places_are_left_out_of_a_models_and_a_tokenizers_files_alike():
+    kept = {name: VALUES[name] for name in KEPT}
+    assert without_places(VALUES) == kept
+    assert json.loads(files_without_places({CONFIG: json.dumps(VALUES).encode()})[CONFIG]) == kept
+
+
+def test_a_file_that_holds_no_object_is_let_be():
+    for content in (b"[]", b"{", b"3"):
+        assert files_without_places({CONFIG: content}) == {CONFIG: content}
