@@ -8,7 +8,7 @@ logger = logging.getLogger(__name__)
 
 
 def attempt(what: str, action: Callable[..., Any], *arguments: Any, remedy: str = "") -> bool:
-    """Do something that may be left out; whether it succeeded.
+    """Call an action that a run can do without; return whether it succeeded.
 
     Args:
       what: its subject in the warning: "loss_curve.png".

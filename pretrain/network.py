@@ -51,29 +51,29 @@ def with_network(
     theirs: dict[str, Any] = {
         name: getattr(network, name, None) if name != "family" else _family(network) for name in NETWORK
     }
-
-    def unused(config: PretrainConfig) -> list[Unused]:
-        return [
-            Unused(
-                (f"model.{name}",),
-                f"{source} gives the network, which has {name}={value!r}; unset one of the two",
-                (by,),
-            )
-            for name, value in theirs.items()
-            if getattr(config.model, name) != value
-            and not (name == "vocab_size" and not config.model.vocab_size)
-        ]
-
-    settled(config, given, unused, lambda _: None)
-    others = [
-        f"config.model.{name}={getattr(config.model, name)!r} is {theirs[name]!r}"
-        for each in unused(config)
+    ours = {
+        name: getattr(config.model, name)
         for name in theirs
-        if each.covers(f"model.{name}") and given.level(f"model.{name}")
+        if name != "vocab_size" or config.model.vocab_size
+    }
+    unused = [
+        Unused(
+            (f"model.{name}",),
+            f"{source} gives the network, which has {name}={theirs[name]!r}; unset one of the two",
+            (by,),
+        )
+        for name, value in ours.items()
+        if value != theirs[name]
+    ]
+    read = settled(config, given, lambda _: unused, lambda _: None)
+    others = [
+        f"config.model.{name}={value!r} of the recipe gives way to {theirs[name]!r}"
+        for name, value in ours.items()
+        if value != theirs[name] and given.level(f"model.{name}")
     ]
     if others:
-        note(f"{source} gives the network; of the recipe, {', '.join(others)}")
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, **theirs))
+        note(f"{source} gives the network: {', '.join(others)}")
+    return dataclasses.replace(read, model=dataclasses.replace(read.model, **theirs))
 
 
 def _family(network: EncoderConfig) -> str:

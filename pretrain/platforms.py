@@ -10,8 +10,8 @@ from pathlib import Path
 import jax
 from jax.extend import backend
 
-DEVICES = ("accel[0-9]*", "vfio/[0-9]*")
-"""Files of /dev by which libtpu reaches a chip: up to v5p, and since v5e."""
+DEVICES = ("accel[0-9]*", "vfio/[0-9]*", "vfio/devices/*")
+"""Files of /dev by which libtpu reaches a chip: up to v5p, and since v5e, by its group or by itself."""
 VARIABLES = ("TPU_ACCELERATOR_TYPE", "TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID", "CLOUD_TPU_TASK_ID")
 """One of these is set in containers that have a TPU: those of Kubernetes Engine, Colab and Kaggle."""
 

@@ -101,7 +101,10 @@ def test_what_is_set_as_the_checkpoint_has_it_is_let_be(run):
 def test_a_recipe_gives_way_to_a_start_on_the_command_line_and_the_config_says_what_is_trained(run):
     job = run(recipe={"num_hidden_layers": 4, "intermediate_size": 64})[1]
     (note,) = job.notes
-    for part in ("config.model.num_hidden_layers=4 is 2", "config.model.intermediate_size=64 is 48"):
+    for part in (
+        "config.model.num_hidden_layers=4 of the recipe gives way to 2",
+        "config.model.intermediate_size=64 of the recipe gives way to 48",
+    ):
         assert part in note
     model = job.given.model
     assert (model.num_hidden_layers, model.intermediate_size, model.vocab_size) == (2, 48, 320)

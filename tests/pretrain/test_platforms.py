@@ -39,7 +39,8 @@ def test_a_command_that_joins_no_run_looks_no_further(command):
 
 
 @pytest.mark.parametrize(
-    "sign", ["none", "JAX_PLATFORMS", *platforms.VARIABLES, "accel0", "vfio/0", "vfio/vfio"]
+    "sign",
+    ["none", "JAX_PLATFORMS", *platforms.VARIABLES, "accel0", "vfio/0", "vfio/devices/vfio0", "vfio/vfio"],
 )
 def test_a_sign_of_a_tpu_leaves_all_to_jax(sign, monkeypatch, tmp_path):
     for name in platforms.VARIABLES:
@@ -47,7 +48,7 @@ def test_a_sign_of_a_tpu_leaves_all_to_jax(sign, monkeypatch, tmp_path):
     if sign in platforms.VARIABLES:
         monkeypatch.setenv(sign, "0")
     elif sign[0] in "av":
-        (tmp_path / sign).parent.mkdir(exist_ok=True)
+        (tmp_path / sign).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / sign).touch()
     said = SimpleNamespace(jax_platforms="tpu" if sign == "JAX_PLATFORMS" else None)
     monkeypatch.setattr(platforms, "jax", SimpleNamespace(config=said))
