@@ -18,7 +18,6 @@ from pretrain.checkpoint import newest_step
 from pretrain.config import PretrainConfig
 from pretrain.metrics import FILE_NAME as METRICS_FILE
 from pretrain.metrics import read_metrics
-from pretrain.model_card import LOSS_CURVE
 from pretrain.train import Outcome, train
 from pretrain.unused import unused_fields
 from tokenizer.interruptible import signal_of, sigterm_as_ctrl_c
@@ -71,15 +70,11 @@ def _close(outcome: Outcome, workdir: epath.Path) -> None:
     console = terminal.console()
     lines = read_metrics(workdir / METRICS_FILE)
     attempt("the run's table", lambda: console.print(report.summary(lines)), remedy=REMEDY)
-    attempt(LOSS_CURVE, _draw_loss_curve, workdir, console, remedy=REMEDY)
+    if report.draw_loss_curve(workdir, workdir, remedy=REMEDY):
+        console.print(f"loss curve: {workdir / report.LOSS_CURVE}", soft_wrap=True)
     attempt("the model's guesses", _show_predictions, outcome, workdir, console, remedy=REMEDY)
     export = shlex.join([python(), "-m", "pretrain.export", f"--workdir={workdir}", "--out=HF_DIR"])
     console.print(f"to hand it over: {export}", soft_wrap=True)
-
-
-def _draw_loss_curve(workdir: epath.Path, console: Console) -> None:
-    if report.write_loss_curve(workdir / METRICS_FILE, workdir / LOSS_CURVE):
-        console.print(f"loss curve: {workdir / LOSS_CURVE}", soft_wrap=True)
 
 
 def _show_predictions(outcome: Outcome, workdir: epath.Path, console: Console) -> None:

@@ -20,10 +20,10 @@ from pretrain.checkpoint import restore_params
 from pretrain.config import CardConfig
 from pretrain.huggingface import parse_config, save_pretrained
 from pretrain.metrics import FILE_NAME, read_metrics
-from pretrain.model_card import LOSS_CURVE, CardFacts, model_card
+from pretrain.model_card import CardFacts, model_card
 from pretrain.models import build
 from pretrain.publishing import check_card
-from pretrain.report import write_loss_curve
+from pretrain.report import LOSS_CURVE, draw_loss_curve
 from pretrain.workdir import MODEL_FILE, check_workdir
 from tokenizer.load import load as load_tokenizer
 
@@ -83,7 +83,7 @@ def export(
             step=saved["step"],
             metrics=[line for line in read_metrics(workdir / FILE_NAME) if line["step"] <= saved["step"]],
             mask_token=tokenizer.decode([tokenizer.special.mask]),
-            has_loss_curve=_write_loss_curve(workdir, folder),
+            has_loss_curve=draw_loss_curve(workdir, folder, remedy=REMEDY),
             past=saved.get("past", ()),
             local=saved.get("local"),
             fingerprints=saved.get("fingerprints", {}),
@@ -100,12 +100,6 @@ def export(
         if folder != out:
             shutil.rmtree(folder, ignore_errors=True)
     return facts.step
-
-
-def _write_loss_curve(workdir: epath.Path, folder: epath.Path) -> bool:
-    """Draw the loss curve; whether there is one."""
-    attempt(LOSS_CURVE, write_loss_curve, workdir / FILE_NAME, folder / LOSS_CURVE, remedy=REMEDY)
-    return (folder / LOSS_CURVE).exists()
 
 
 def _documents(data: Mapping[str, Mapping[str, Any]]) -> int:

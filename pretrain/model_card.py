@@ -18,10 +18,10 @@ from pretrain.markdown import code, escape, front_matter, table
 from pretrain.metrics import Line
 from pretrain.models import EncoderConfig, ParameterCount
 from pretrain.phases import resolve_phases
+from pretrain.report import LOSS_CURVE
 from pretrain.unused import unused_fields
 from pretrain.workdir import SAFE_TO_CHANGE
 
-LOSS_CURVE = "loss_curve.png"
 NAMING_FIELDS = {
     "pydoc": (),
     "files": ("path",),

@@ -8,9 +8,11 @@ from etils import epath
 from rich.table import Table
 
 from pretrain import formatting
-from pretrain.metrics import Line, read_metrics
+from pretrain.attempt import attempt
+from pretrain.metrics import FILE_NAME, Line, read_metrics
 from pretrain.pictures import png
 
+LOSS_CURVE = "loss_curve.png"
 TRAIN, HELD_OUT = "#9bb8d8", "#c44e52"
 SMOOTHED = "#2f6fae"
 SMOOTHING_POINTS = 100
@@ -22,6 +24,23 @@ def series(lines: Sequence[Line], name: str) -> tuple[list[int], list[float]]:
     """The steps at which a metric is known, and its values there."""
     known = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
     return [step for step, _ in known], [value for _, value in known]
+
+
+def draw_loss_curve(workdir: epath.Path, folder: epath.Path, *, remedy: str) -> bool:
+    """Draw a run's loss curve into a folder if that can be done; return whether it was drawn.
+
+    Args:
+      workdir: the run's folder.
+      folder: where loss_curve.png goes.
+      remedy: how to have it after all, for the warning.
+    """
+    drawn: list[bool] = []
+    attempt(
+        LOSS_CURVE,
+        lambda: drawn.append(write_loss_curve(workdir / FILE_NAME, folder / LOSS_CURVE)),
+        remedy=remedy,
+    )
+    return any(drawn)
 
 
 def write_loss_curve(metrics: epath.PathLike, out: epath.PathLike) -> bool:

@@ -30,9 +30,9 @@ from pretrain.config import (
 )
 from pretrain.export import export, main
 from pretrain.huggingface import config_dict, encoder_config, load_pretrained
-from pretrain.model_card import LOSS_CURVE
 from pretrain.models import build
 from pretrain.phases import check_values
+from pretrain.report import LOSS_CURVE
 from tokenizer.load import load as load_tokenizer
 
 WORDS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abcdefghijklmnop"]
@@ -296,7 +296,7 @@ def test_a_loss_curve_or_card_that_fails_costs_no_export(
     def fail(*_):
         raise ValueError("no font")
 
-    monkeypatch.setattr(export_module, "write_loss_curve", fail)
+    monkeypatch.setattr("pretrain.report.write_loss_curve", fail)
     monkeypatch.setattr(export_module, "model_card", fail)
     export(epath.Path(workdir), epath.Path(tmp_path / "out"))
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
