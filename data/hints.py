@@ -16,15 +16,17 @@ from data.schema import member
 MOST = 3
 """As many guesses at most."""
 
-# Each alternative is one field or flag, or several that go together; the first counts whose names all exist here.
+# A name with its group counts before the name alone. Each alternative is one field or flag, or several that go
+# together; the first counts whose names all exist here.
 MEANINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         name: alternatives
         for names, alternatives in (
             ("lr peak_lr max_lr learning_rate", ("optimizer.learning_rate",)),
             (
-                "batch_size bs train_batch_size per_device_train_batch_size per_gpu_train_batch_size",
-                ("global_batch",),
+                "batch_size bs batch batchsize train_batch_size per_device_train_batch_size per_gpu_train_batch_size "
+                "per_device_batch_size",
+                ("global_batch", "batch"),
             ),
             (
                 "per_device_eval_batch_size per_gpu_eval_batch_size eval_batch_size",
@@ -33,13 +35,17 @@ MEANINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             ("num_train_epochs num_epochs epoch n_epochs max_epochs", ("epochs",)),
             ("max_steps max_train_steps num_train_steps num_steps total_steps train_steps", ("steps",)),
             (
-                "max_seq_length max_length max_len seq_length sequence_length max_seq_len block_size truncation",
+                "max_seq_length max_length max_len seq_length sequence_length max_seq_len block_size truncation "
+                "context_length context_size",
                 ("max_length", "seq_len"),
             ),
             ("seq_len", ("seq_len", "max_length")),
             ("warmup_ratio warmup_proportion", ("schedule.warmup_ratio", "schedule.warmup_steps")),
             ("warmup_steps num_warmup_steps warmup", ("schedule.warmup_steps",)),
-            ("lr_scheduler_type lr_scheduler scheduler lr_schedule", ("schedule.name",)),
+            (
+                "lr_scheduler_type lr_scheduler scheduler lr_schedule lr_decay lr_decay_style",
+                ("schedule.name",),
+            ),
             (
                 "mlm_probability mlm_prob mask_prob masking_prob mask_rate masking_rate mask_ratio",
                 ("masking.rate",),
@@ -54,17 +60,27 @@ MEANINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             ("label_list labels class_names classes id2label", ("data.label_names",)),
             ("num_labels", ("data.label_names",)),
             (
-                "train_file train_files train_data train_dataset data_path train_path data_files",
+                "train_file train_files train_data train_dataset data_path train_path data_files data_file data_dir "
+                "data.train corpus corpus_path",
                 ("data.source=files data.train", "data.source=files data.path"),
             ),
             (
-                "validation_file eval_file dev_file valid_file eval_dataset validation_path",
+                "validation_file eval_file dev_file valid_file eval_dataset validation_path dev val valid data.eval "
+                "data.validation",
                 ("data.validation", "data.eval_source.source=files data.eval_source.path"),
             ),
-            ("test_file predict_file test_path", ("data.test",)),
+            (
+                "test_file predict_file test_path data.test",
+                ("data.test", "file", "data.eval_source.source=files data.eval_source.path"),
+            ),
             ("dataset dataset_name", ("data.source=hub data.name",)),
             ("dataset_config_name dataset_config language lang", ("data.subset",)),
-            ("validation_split_percentage eval_split val_split", ("data.eval_fraction",)),
+            (
+                "validation_split_percentage eval_split val_split eval_fraction val_fraction validation_fraction "
+                "test_size val_size validation_size validation_split validation_share",
+                ("data.eval_fraction", "data.validation_share"),
+            ),
+            ("problem_type", ("data.regression",)),
             ("line_by_line", ("data.packing=lines",)),
             ("shuffle_buffer shuffle_buffer_size buffer_size", ("data.window",)),
             ("max_train_samples shard", ("data.max_train_examples",)),
@@ -73,13 +89,14 @@ MEANINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             ("do_predict", ("eval.tests",)),
             ("output_dir out_dir outdir output save_dir log_dir run_dir model_dir", ("workdir", "out")),
             (
-                "model_name_or_path model_name model_checkpoint pretrained_model checkpoint",
-                ("init_from", "model"),
+                "model model_path model_name_or_path pretrained_model_name_or_path model_name model_checkpoint "
+                "pretrained_model checkpoint pretrained init_checkpoint base_model from_pretrained",
+                ("model", "init_from", "workdir"),
             ),
-            ("pretrained init_checkpoint base_model from_pretrained", ("init_from", "model")),
+            ("workdir", ("workdir", "model")),
             ("model_type architecture arch", ("model.family",)),
             ("config_name", ("model.config_file",)),
-            ("tokenizer_name tokenizer_path", ("tokenizer.path",)),
+            ("tokenizer tokenizer_name tokenizer_path tokenizer.path", ("tokenizer.path", "init_from")),
             ("vocab vocab_size", ("tokenizer.vocab_size",)),
             ("task_name", ("task",)),
             ("fp16 bf16 half mixed_precision precision amp dtype torch_dtype", ("dtype=bfloat16",)),
@@ -115,9 +132,9 @@ MEANINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
                 ("model.attention_dropout", "model.attention_probs_dropout_prob"),
             ),
             ("hidden_dropout_prob", ("model.hidden_dropout_prob", "model.dropout")),
-            ("num_layers n_layers layers depth", ("model.num_hidden_layers",)),
-            ("num_heads n_heads heads", ("model.num_attention_heads",)),
-            ("d_model dim width embed_dim hidden_dim", ("model.hidden_size",)),
+            ("num_layers n_layers n_layer layers depth", ("model.num_hidden_layers",)),
+            ("num_heads n_heads n_head heads", ("model.num_attention_heads",)),
+            ("d_model dim width embed_dim hidden_dim n_embd", ("model.hidden_size",)),
             ("ffn_dim d_ff mlp_dim", ("model.intermediate_size",)),
             ("attn_implementation flash_attention", ("model.attention",)),
             ("random_seed rng_seed", ("seed",)),
@@ -129,8 +146,11 @@ MEANINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             ("push_to_hub hub_model_id push_to_hub_model_id push_to_hub_organization", ("push_to_hub",)),
             ("hub_private_repo", ("public",)),
             ("n_trials trials hyperparameter_search", ("search.trials",)),
-            ("save_onnx inference_with_ort", ("inference=onnx",)),
-            ("texts input input_file text_file", ("file", "text")),
+            ("onnx save_onnx export_onnx inference_with_ort", ("inference=onnx",)),
+            (
+                "texts input input_file text_file",
+                ("file", "text", "data.source=files data.train", "data.source=files data.path"),
+            ),
         )
         for name in names.split()
     }
@@ -179,8 +199,9 @@ class Names:
         return cls(tuple(_paths(schema)) if schema else (), tuple(flags))
 
     def meaning(self, name: str) -> str:
-        """What is called `name` elsewhere, as it is set here; '' where that is not known."""
-        for alternative in MEANINGS.get(name.lower(), ()):
+        """What is called `name` elsewhere, with its group or without, as it is set here; '' where that is not known."""
+        whole = name.lower()
+        for alternative in MEANINGS.get(whole) or MEANINGS.get(whole.rpartition(".")[2], ()):
             parts = alternative.split()
             if all(part.partition("=")[0] in (*self.fields, *self.flags) for part in parts):
                 return " ".join(f"--{part}" if part in self.flags else f"--config.{part}" for part in parts)
@@ -198,7 +219,7 @@ def unknown_field(path: str, siblings: Sequence[str], names: Names) -> str:
     name = path.rpartition(".")[2].partition("[")[0]
     near = difflib.get_close_matches(name, siblings, n=1)
     same = [f"config.{field}" for field in names.fields if field.rpartition(".")[2] == name][:MOST]
-    meant = _plain(names.meaning(name))
+    meant = _plain(names.meaning(path.removeprefix("config.")))
     if meant:
         hint = f"did you mean {meant}?"
     elif same or near:
@@ -214,8 +235,9 @@ def unknown_flag(name: str, names: Names) -> str:
     """The message for a flag that does not exist (its name, without dashes)."""
     bare = name.rpartition(".")[2]
     near = difflib.get_close_matches(name, names.flags, n=1, cutoff=0.7)
-    same = [f"--config.{field}" for field in names.fields if field.rpartition(".")[2] == bare][:MOST]
-    meant = "" if near else names.meaning(bare)
+    alike = [field for field in names.fields if field.rpartition(".")[2] == bare][:MOST]
+    same = [f"--config.{field}" for field in ([name] if name in alike else alike)]
+    meant = "" if near or name in alike else names.meaning(name)
     if near or meant or same:
         hint = f"did you mean {f'--{near[0]}' if near else meant or _either(same)}?"
     elif bare.lower() in NOT_NEEDED:

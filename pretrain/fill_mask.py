@@ -262,6 +262,8 @@ def main(argv: Sequence[str]) -> int:
         arguments.texts = _texts_of(arguments.file)
     if bool(arguments.workdir) == bool(arguments.model):
         raise UserError("give either --workdir=DIR (a run) or --model=DIR (a model in transformers' format)")
+    if arguments.model and (epath.Path(arguments.model).expanduser() / MODEL_FILE).exists():
+        raise UserError(f"--model={arguments.model} is the folder of a run; name it by --workdir")
     if arguments.model and not arguments.texts:
         raise UserError(f"give a text with {MASK}: --model has no held-out documents to choose one from")
     examples = [Cloze(text) for text in arguments.texts]

@@ -13,6 +13,12 @@ STAGES = {
     "pretrain": Names.of(PretrainConfig, ["workdir", "accept_changes"]),
     "finetune": Names.of(FinetuneConfig, ["workdir", "push_to_hub", "public"]),
 }
+FILES = "data.source=files --config.data"
+COMMANDS = {
+    "evaluate": Names.of(FinetuneConfig, ["model", "out"]),
+    "predict": Names((), ("model", "file", "out", "batch", "max_length")),
+    "export": Names((), ("workdir", "out", "step")),
+}
 
 
 @pytest.mark.parametrize(
@@ -42,6 +48,32 @@ STAGES = {
         ("evaluation_strategy", "eval.every", "eval.every"),
         ("seed", "seed", "seed"),
         ("hidden_dropout_prob", "model.hidden_dropout_prob", "model.dropout"),
+        ("eval_fraction", "data.eval_fraction", "data.validation_share"),
+        ("data.eval_fraction", "data.eval_fraction", "data.validation_share"),
+        ("data.val_fraction", "data.eval_fraction", "data.validation_share"),
+        ("test_size", "data.eval_fraction", "data.validation_share"),
+        ("batch", "global_batch", "global_batch"),
+        ("batchsize", "global_batch", "global_batch"),
+        ("per_device_batch_size", "global_batch", "global_batch"),
+        ("data_dir", f"{FILES}.path", f"{FILES}.train"),
+        ("data_file", f"{FILES}.path", f"{FILES}.train"),
+        ("data.data_dir", "data.data_dir", "data.data_dir"),
+        ("data.train", f"{FILES}.path", "data.train"),
+        ("input_file", f"{FILES}.path", f"{FILES}.train"),
+        ("corpus", f"{FILES}.path", f"{FILES}.train"),
+        ("test_file", "data.eval_source.source=files --config.data.eval_source.path", "data.test"),
+        ("tokenizer.path", "tokenizer.path", "init_from"),
+        ("lr_decay", "schedule.name", "schedule.name"),
+        ("model", "init_from", "init_from"),
+        ("model_path", "init_from", "init_from"),
+        ("pretrained_model_name_or_path", "init_from", "init_from"),
+        ("onnx", None, "inference=onnx"),
+        ("problem_type", None, "data.regression"),
+        ("data.dev", None, "data.validation"),
+        ("data.val", None, "data.validation"),
+        ("data.eval", None, "data.validation"),
+        ("context_length", "seq_len", "max_length"),
+        ("n_embd", "model.hidden_size", None),
     ],
 )
 def test_a_name_of_other_scripts_leads_to_ours(name, pretrain, finetune):
@@ -49,6 +81,29 @@ def test_a_name_of_other_scripts_leads_to_ours(name, pretrain, finetune):
         if field is not None:
             message = unknown_flag(name, STAGES[stage])
             assert message == f"--{name} is not a flag; did you mean --config.{field}?"
+
+
+@pytest.mark.parametrize("name", ["data.eval_fraction", "data.dev", "data.eval", "tokenizer.path"])
+def test_a_name_in_a_group_leads_to_ours_as_a_field_too(name):
+    meant = {"data.eval_fraction": "data.validation_share", "tokenizer.path": "init_from"}
+    hint = f"did you mean config.{meant.get(name, 'data.validation')}?"
+    assert unknown_field(f"config.{name}", ["text", "validation"], STAGES["finetune"]).endswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "flag"),
+    [
+        ("evaluate", "workdir", "model"),
+        ("evaluate", "model_name_or_path", "model"),
+        ("predict", "workdir", "model"),
+        ("predict", "per_device_batch_size", "batch"),
+        ("export", "model", "workdir"),
+        ("export", "model_path", "workdir"),
+    ],
+)
+def test_a_model_is_named_by_the_flag_that_the_command_has(command, name, flag):
+    message = unknown_flag(name, COMMANDS[command])
+    assert message == f"--{name} is not a flag; did you mean --{flag}?"
 
 
 @pytest.mark.parametrize(

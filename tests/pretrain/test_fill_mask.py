@@ -204,3 +204,9 @@ def test_texts_in_two_ways_and_unknown_flags_are_refused(arguments, message):
     with pytest.raises(UserError) as error:
         module.main(["fill_mask", *arguments])
     assert message in str(error.value)
+
+
+def test_a_run_that_is_given_as_a_model_is_refused_by_its_flag(tmp_path):
+    (tmp_path / MODEL_FILE).touch()
+    with pytest.raises(UserError, match=r"--model=.* is the folder of a run; name it by --workdir"):
+        module.main(["fill_mask", f"--model={tmp_path}", f"The {MASK} road"])
