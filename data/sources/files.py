@@ -1,6 +1,8 @@
 """Documents of text, JSON-lines and Parquet files."""
 
+import functools
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,6 +24,8 @@ from data.sources.paths import File, find_files, open_file, suffixes
 from data.sources.rows import row_records
 from data.sources.txt_documents import look
 
+log = logging.getLogger(__name__)
+
 FORMATS = (".txt", ".jsonl", ".json", ".parquet")
 PARQUET_BATCH = 256
 PEEKED = 100
@@ -31,6 +35,7 @@ class FilesSource:
     """Files that `path` names: .txt, .jsonl or .json lines (each plain, .gz or .zst), and .parquet; one shard a file.
 
     Records are numbered by line (.txt by line, .jsonl), by document (.txt by blank lines) or by row (.parquet).
+    A field that no file's format reads is said in one warning, once in a process.
 
     Raises:
       UserError: no such file, an unknown format, every file empty, or a text field that the files do not have.
@@ -46,6 +51,7 @@ class FilesSource:
         for file in self._files:
             _check_format(file.path, f"{where}.path")
         self._check_content()
+        self._check_read()
         if first := next((f.path for f in self._files if f.size and suffixes(f.path)[0] == ".txt"), None):
             look(first, config.txt_documents, f"{where}.txt_documents")
 
@@ -69,6 +75,19 @@ class FilesSource:
             ],
         )
 
+    def _check_read(self) -> None:
+        """Say which setting is of a format that no file has; only the files' names tell, not the config."""
+        config = self._config
+        formats = {suffixes(file.path)[0] for file in self._files}
+        if ".txt" not in formats and config.txt_documents != SourceConfig.txt_documents:
+            _say_unread(
+                f"{self._where}.txt_documents", config.txt_documents, f"no file of {config.path} is .txt"
+            )
+        if formats == {".txt"} and config.text_field != SourceConfig.text_field:
+            _say_unread(
+                f"{self._where}.text_field", config.text_field, f"all files of {config.path} are .txt"
+            )
+
     def _check_content(self) -> None:
         if not any(file.size for file in self._files):
             raise UserError(
@@ -91,6 +110,11 @@ class FilesSource:
         raise UserError(
             f"{self._where}.path={self._config.path!r}: all files are empty ({len(self._files)} of them)"
         )
+
+
+@functools.cache
+def _say_unread(field: str, value: str, because: str) -> None:
+    log.warning("%s=%r has no effect: %s; unset it", field, value, because)
 
 
 class _Peek(Gate):

@@ -36,3 +36,25 @@ def test_a_choice_that_a_file_speaks_against_is_said_once_and_done(tmp_path, cap
     documents = lines.split("\n\n") if chosen == "blank_line" else lines.split("\n")
     kept = [record.text for record in source.read(1) if not record.dropped]
     assert kept == [found for part in documents if (found := part.strip())]
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "said"),
+    [
+        (["a.jsonl"], {"txt_documents": "blank_line"},
+         ["config.data.txt_documents='blank_line' has no effect: no file of {path} is .txt; unset it"]),
+        (["a.txt"], {"text_field": "body"},
+         ["config.data.text_field='body' has no effect: all files of {path} are .txt; unset it"]),
+        (["a.txt", "b.jsonl"], {"text_field": "body", "txt_documents": "blank_line"}, []),
+        (["a.txt"], {}, []),
+        (["a.jsonl"], {}, []),
+    ],
+)  # fmt: skip
+def test_a_setting_of_a_format_that_no_file_has_is_said_once(tmp_path, caplog, names, given, said):
+    for name in names:
+        field = given.get("text_field", "text")
+        (tmp_path / name).write_text("en\n" if name.endswith(".txt") else f'{{"{field}": "en"}}\n')
+    path = f"{tmp_path}/*"
+    for _ in range(2):
+        open_source(SourceConfig(source="files", path=path, **given))
+    assert caplog.messages == [each.format(path=path) for each in said]
