@@ -235,6 +235,15 @@ COMMANDS: dict[str, Callable[[Call], int]] = {
     "stop": _stop,
     "delete": _delete,
 }
+OF_VERBS = {
+    "no_plan": ("up",),
+    "delete": ("up", "run"),
+    "follow": ("logs",),
+    "lines": ("logs",),
+    "worker": ("logs", "ssh"),
+    "slice": ("logs", "ssh"),
+}
+"""Flags that only some commands read."""
 MAKES = ("up", "create")
 """Commands that begin with no pod."""
 STARTS = ("up", "run", "create", "setup")
@@ -256,6 +265,7 @@ def main(argv: Sequence[str]) -> int:
     if not any(argument.lstrip("-").split("=")[0] == "config" for argument in rest[1:]):
         rest.insert(1, f"--config={ROOT / DEFAULT_CONFIG}")
     config, values = parse(LaunchConfig, rest, _flags, unused=unused_by("tpu"))
+    _check_flags(verb, values)
     hosts = checks.check_machines(config).hosts * config.tpu.slices
     if command and verb not in ("up", "run", "ssh"):
         raise UserError(f"{verb} takes no command after --")
@@ -275,6 +285,15 @@ def main(argv: Sequence[str]) -> int:
         return _interrupted(call, verb)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _check_flags(verb: str, values: flags.FlagValues) -> None:
+    """Refuse a flag that the command would not read."""
+    for flag, verbs in OF_VERBS.items():
+        if values[flag].present and verb not in verbs:
+            raise UserError(f"--{flag} has no effect on {verb}: it is of {' and '.join(verbs)}; leave it out")
+    if values.worker == "all" and values["slice"].present:
+        raise UserError(f"--worker=all is all machines of all slices; leave out --slice={values.slice}")
 
 
 def _underscored(argument: str) -> str:

@@ -134,3 +134,24 @@ def test_a_command_that_cannot_work_is_refused_before_a_pod_is_asked_for(command
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
     assert cloud.verbs("create", "describe") == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("stop --worker=1", "delete --worker=2", "status --follow", "status --delete", "create --delete"),
+        *("stop --no-plan", "run --no-plan", "ssh --follow", "up --lines=3", "setup --slice=1"),
+    ],
+)
+def test_a_flag_of_another_command_is_refused(words, cloud):
+    verb, flag = words.split()
+    name = flag.strip("-").partition("=")[0].replace("-", "_")
+    with pytest.raises(UserError, match=rf"^--{name} has no effect on {verb}: it is of .*; leave it out$"):
+        launch(verb, flag)
+    assert cloud.calls == []
+
+
+def test_all_machines_are_of_no_slice(cloud):
+    with pytest.raises(UserError, match=r"^--worker=all is all machines of all slices; leave out --slice=4$"):
+        launch("logs", "--worker=all", "--slice=4")
+    assert cloud.calls == []
