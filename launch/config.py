@@ -7,7 +7,9 @@ read by `launch.tpu`, `launch.slurm` and `launch.kubernetes`, each of which uses
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from data.errors import UserError
 from data.schema import Unused, field
+from launch.accelerators import parse_topology
 
 
 @dataclass(frozen=True)
@@ -201,4 +203,15 @@ def _of_kubernetes(config: LaunchConfig) -> list[Unused]:
     if gpu and job.nodes == 1:
         because = "config.kubernetes.nodes=1 waits for no other; unset it"
         found.append(Unused(("kubernetes.wait_seconds",), because, ("kubernetes.nodes",)))
+    if not gpu and _is_one_machine(config.accelerator):
+        because = f"config.kubernetes.accelerator={config.accelerator!r} is one machine and waits for none; unset it"
+        found.append(Unused(("kubernetes.wait_seconds",), because, ("kubernetes.accelerator",)))
     return found
+
+
+def _is_one_machine(accelerator: str) -> bool:
+    """Whether a TPU type has one machine; of what is none, where it is read says so."""
+    try:
+        return parse_topology(accelerator)[1].hosts == 1
+    except UserError:
+        return False

@@ -124,6 +124,8 @@ def test_a_field_of_both_acts(name):
             "kubernetes",
             ["kubernetes.accelerator=nvidia-l4", "kubernetes.nodes=1", "kubernetes.wait_seconds=9"],
         ),
+        ("kubernetes", ["kubernetes.accelerator=v6e-1", "kubernetes.wait_seconds=777"]),
+        ("kubernetes", ["kubernetes.accelerator=tpu7x-8", "kubernetes.wait_seconds=777"]),
         ("tpu", ["slurm.account=x"]),
         ("tpu", ["source=archive", "commit=main"]),
         ("tpu", ["tpu.queued=false", "tpu.valid_until=6h"]),
