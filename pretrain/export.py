@@ -24,7 +24,7 @@ from pretrain.model_card import CardFacts, model_card
 from pretrain.models import build
 from pretrain.publishing import check_card
 from pretrain.report import LOSS_CURVE, draw_loss_curve
-from pretrain.workdir import MODEL_FILE, check_workdir
+from pretrain.workdir import MODEL_FILE, check_workdir, read_card
 from tokenizer.load import load as load_tokenizer
 
 EXPORTED = re.compile(
@@ -68,6 +68,7 @@ def export(
     _check_out(out, overwrite)
     check_workdir(workdir)
     params, saved = restore_params(workdir, step)
+    config = {**saved["config"], "card": read_card(workdir, saved["config"])}
     encoder = parse_config(json.loads((workdir / MODEL_FILE).read_text()), str(workdir / MODEL_FILE))
     folder = out if is_remote(out) else out.parent / f".{out.name}.unfinished-{os.getpid()}"
     try:
@@ -79,7 +80,7 @@ def export(
             name=name or out.name,
             encoder=encoder,
             parameters=build(encoder).count(),
-            config=saved["config"],
+            config=config,
             step=saved["step"],
             metrics=[line for line in read_metrics(workdir / FILE_NAME) if line["step"] <= saved["step"]],
             mask_token=tokenizer.decode([tokenizer.special.mask]),
@@ -88,7 +89,7 @@ def export(
             local=saved.get("local"),
             fingerprints=saved.get("fingerprints", {}),
             documents=_documents(saved.get("data", {})),
-            card=_card(saved["config"], card or CardConfig()),
+            card=_card(config["card"], card or CardConfig()),
         )
         attempt("README.md", lambda: (folder / "README.md").write_text(model_card(facts)), remedy=REMEDY)
         save_pretrained(folder, encoder, params, workdir / "tokenizer")
@@ -107,9 +108,8 @@ def _documents(data: Mapping[str, Mapping[str, Any]]) -> int:
     return sum(state["counts"]["documents"] for streams in data.values() for state in streams.values())
 
 
-def _card(config: Mapping[str, Any], given: CardConfig) -> CardConfig:
+def _card(own: Mapping[str, Any], given: CardConfig) -> CardConfig:
     """What the card of a run says, `given` before what its config has."""
-    own = config.get("card", {})
     return CardConfig(
         language=given.language or own.get("language", ""), license=given.license or own.get("license", "")
     )

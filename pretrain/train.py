@@ -130,6 +130,8 @@ class _Trainer:
             if step > self._job.steps:
                 logger.warning("config asks for %d steps only, which lie behind it", self._job.steps)
             self._note_finished(step)
+            if self._writes:
+                workdirs.write_card(self._workdir, self._given)
             return Outcome(self._job, state, step, "", {})
         if self._writes:
             (self._workdir / workdirs.FINISHED_FILE).unlink(missing_ok=True)

@@ -125,6 +125,28 @@ def write_config(workdir: epath.Path, config: PretrainConfig) -> None:
     write_text(workdir / "config.json", json.dumps(schema.as_dict(config), indent=2) + "\n")
 
 
+def write_card(workdir: epath.Path, config: PretrainConfig) -> None:
+    """Write what the model card is to say to WORKDIR/config.json, and nothing else of a config.
+
+    A run that is complete makes no further checkpoint that could hold it.
+    """
+    if not (workdir / "config.json").exists():
+        write_config(workdir, config)
+        return
+    kept = {**read_config(workdir), "card": schema.as_dict(config.card)}
+    write_text(workdir / "config.json", json.dumps(kept, indent=2) + "\n")
+
+
+def read_card(workdir: epath.Path, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """What the model card is to say, by WORKDIR/config.json, or by a checkpoint's config where there is none.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    config = read_config(workdir) if (workdir / "config.json").exists() else saved
+    return dict(config.get("card", {}))
+
+
 def read_config(workdir: epath.Path) -> dict[str, Any]:
     """The config of a run as nested dicts.
 

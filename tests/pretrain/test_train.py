@@ -18,7 +18,7 @@ from data import schema
 from data.errors import UserError
 from pretrain import hardware
 from pretrain.checkpoint import Checkpointer, restore_params
-from pretrain.config import LogConfig, MeshConfig, OptimizerConfig
+from pretrain.config import CardConfig, LogConfig, MeshConfig, OptimizerConfig
 from pretrain.export import export
 from pretrain.sharding import make_mesh
 from pretrain.train import train
@@ -104,6 +104,19 @@ def test_a_finished_run_says_so_and_changes_nothing(finished, single, caplog):
     assert "this run is complete: 12 steps" in caplog.text
     assert again.step == outcome.step
     assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_the_card_of_a_finished_run_can_be_changed(finished, single, tmp_path):
+    workdir = epath.Path(tmp_path / "run")
+    shutil.copytree(finished[0], workdir)
+    before = json.loads((workdir / "config.json").read_text())
+    card = {"language": "nb", "license": "apache-2.0"}
+    changed = dataclasses.replace(finished[2], card=CardConfig(**card), log=LogConfig(every=7))
+    train(changed, workdir)
+    assert json.loads((workdir / "config.json").read_text()) == {**before, "card": card}
+    export(workdir, epath.Path(tmp_path / "out"))
+    header = (tmp_path / "out" / "README.md").read_text().split("---")[1]
+    assert "apache-2.0" in header and "nb" in header.split()
 
 
 def test_evaluation_gives_the_same_figure_each_time(finished, single):
