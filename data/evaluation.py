@@ -37,6 +37,7 @@ def evaluation_rows(
     seq_len: int,
     max_rows: int,
     sources: Sequence[Source] | None = None,
+    where: str = "config.data",
 ) -> dict[str, np.ndarray]:
     """Rows of the held-out documents (or of `data.eval_source`), in the order of the files, packed as in training.
 
@@ -49,6 +50,7 @@ def evaluation_rows(
       seq_len: row length S.
       max_rows: the most rows to return; reading stops there.
       sources: the opened sources to read: that of `data.eval_source` where it is set, else those of training.
+      where: the place of the data that messages name.
 
     Returns:
       tokens, segments, positions: int32 [R, S], 1 <= R <= max_rows.
@@ -56,8 +58,8 @@ def evaluation_rows(
     Raises:
       UserError: there is no document to evaluate on.
     """
-    unwanted = _unwanted(config)
-    sources = _open_evaluated(config) if sources is None else sources
+    unwanted = _unwanted(config, where)
+    sources = _open_evaluated(config, where) if sources is None else sources
     weights = [1.0] if config.eval_source else source_weights(config)
     bounds = np.rint(np.cumsum(weights) / np.sum(weights) * max_rows).astype(int).tolist()
     parts, counts = [], Counts()
@@ -72,33 +74,37 @@ def evaluation_rows(
             parts.append(rows.part(slice(filled)).as_dict())
             counts.add(Counts.from_dict(stream.state()["counts"]))
     if not any(len(part["tokens"]) for part in parts):
-        raise _nothing_to_evaluate(config)
+        raise _nothing_to_evaluate(config, where)
     if counts.dropped:
         log.info("evaluation reads %d documents: %s", counts.documents, describe_dropped(counts.dropped))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def held_out_documents(config: DataConfig) -> Iterator[str]:
+def held_out_documents(config: DataConfig, where: str = "config.data") -> Iterator[str]:
     """The documents that a run evaluates on, in the order of the files, as they are found.
+
+    Args:
+      config: the data.
+      where: the place of the data that messages name.
 
     Raises:
       UserError: there is not one.
     """
-    unwanted, counts = _unwanted(config), Counts()
-    for source in _open_evaluated(config):
+    unwanted, counts = _unwanted(config, where), Counts()
+    for source in _open_evaluated(config, where):
         for shard in range(len(source.shards)):
             yield from (record.text for record in source.read(shard) if counts.keeps(record, unwanted))
     if not counts.documents:
-        raise _nothing_to_evaluate(config)
+        raise _nothing_to_evaluate(config, where)
 
 
-def _open_evaluated(config: DataConfig) -> Sequence[Source]:
+def _open_evaluated(config: DataConfig, where: str) -> Sequence[Source]:
     if config.eval_source is not None:
-        return [open_source(config.eval_source, "config.data.eval_source")]
+        return [open_source(config.eval_source, f"{where}.eval_source")]
     return open_sources(config)
 
 
-def _unwanted(config: DataConfig) -> Unwanted:
+def _unwanted(config: DataConfig, where: str) -> Unwanted:
     """Which texts of the evaluated sources are no part of the evaluation.
 
     Raises:
@@ -107,7 +113,7 @@ def _unwanted(config: DataConfig) -> Unwanted:
     if config.eval_source is not None:
         return _nothing
     if config.eval_fraction == 0:
-        raise _nothing_to_evaluate(config)
+        raise _nothing_to_evaluate(config, where)
     return _outside(HeldOut(config.eval_fraction))
 
 
@@ -133,7 +139,7 @@ def _stream(source: Source, unwanted: Unwanted, encode: Encode, executor: Execut
     return TokenStream(windows, lambda texts: executor.submit(encode, texts), epochs=1)
 
 
-def _nothing_to_evaluate(config: DataConfig) -> UserError:
+def _nothing_to_evaluate(config: DataConfig, where: str) -> UserError:
     if config.eval_source is not None:
         place = next(
             (
@@ -143,8 +149,8 @@ def _nothing_to_evaluate(config: DataConfig) -> UserError:
             ),
             f"source={config.eval_source.source!r}",
         )
-        return UserError(f"config.data.eval_source.{place} has no document to evaluate on")
+        return UserError(f"{where}.eval_source.{place} has no document to evaluate on")
     return UserError(
-        f"config.data.eval_fraction={config.eval_fraction} holds no document out for evaluation; raise it (0.05 is a "
-        "twentieth of the documents), set config.data.eval_source, or set config.eval.every=0"
+        f"{where}.eval_fraction={config.eval_fraction} holds no document out for evaluation; raise it (0.05 is a "
+        f"twentieth of the documents), set {where}.eval_source, or set config.eval.every=0"
     )

@@ -203,8 +203,10 @@ def _of_kubernetes(config: LaunchConfig) -> list[Unused]:
     if gpu and job.nodes == 1:
         because = "config.kubernetes.nodes=1 waits for no other; unset it"
         found.append(Unused(("kubernetes.wait_seconds",), because, ("kubernetes.nodes",)))
-    if not gpu and _is_one_machine(config.accelerator):
-        because = f"config.kubernetes.accelerator={config.accelerator!r} is one machine and waits for none; unset it"
+    if not gpu and _is_one_machine(job.accelerator):
+        because = (
+            f"config.kubernetes.accelerator={job.accelerator!r} is one machine and waits for none; unset it"
+        )
         found.append(Unused(("kubernetes.wait_seconds",), because, ("kubernetes.accelerator",)))
     return found
 

@@ -33,16 +33,16 @@ CHARACTERS_OF_A_TOKEN = 4
 """About so many, where there is no tokenizer yet."""
 
 
-def check_held_out(data: DataConfig, seq_len: int) -> None:
+def check_held_out(data: DataConfig, seq_len: int, where: str = "config.data") -> None:
     """Refuse data without a document to evaluate on, and warn of few, while no tokenizer is made from the others yet.
 
-    Reads on until there are enough.
+    Reads on until there are enough. `where` is the place of the data that messages name.
 
     Raises:
       UserError: there is no document to evaluate on.
     """
     documents = characters = 0
-    for text in held_out_documents(data):
+    for text in held_out_documents(data, where):
         documents += 1
         characters += len(text)
         if documents >= FEW_DOCUMENTS and characters >= FEW_ROWS * seq_len * CHARACTERS_OF_A_TOKEN:
@@ -52,7 +52,7 @@ def check_held_out(data: DataConfig, seq_len: int) -> None:
         "from the other documents",
         documents,
         characters,
-        _remedy(data),
+        _remedy(data, where),
     )
 
 
@@ -69,7 +69,7 @@ def held_out_rows(
     """
     rows = processes.first_then_all(lambda: _read_or_make(workdir, phase, tokenizer, max_rows))
     if processes.is_first():
-        _warn_of_few(rows["tokens"], phase.data, tokenizer, max_rows)
+        _warn_of_few(rows["tokens"], phase, tokenizer, max_rows)
     return rows
 
 
@@ -78,7 +78,7 @@ def _read_or_make(
 ) -> dict[str, np.ndarray]:
     """The rows from their file, which is written where it does not hold them."""
     data, file = phase.data, workdir / f"heldout_{phase.index}.npz"
-    sources = _sources(data)
+    sources = _sources(data, phase.place("data"))
     key = _key(data, sources, tokenizer, phase.seq_len, max_rows)
     rows = _load(file, key)
     if rows is None:
@@ -89,6 +89,7 @@ def _read_or_make(
             seq_len=phase.seq_len,
             max_rows=max_rows,
             sources=sources,
+            where=phase.place("data"),
         )
         if processes.is_first():
             buffer = io.BytesIO()
@@ -100,10 +101,10 @@ def _read_or_make(
     return rows
 
 
-def _sources(data: DataConfig) -> list[Source] | None:
+def _sources(data: DataConfig, where: str) -> list[Source] | None:
     """The opened sources of the held-out documents; None where none are held out, which `evaluation_rows` refuses."""
     if data.eval_source is not None:
-        return [open_source(data.eval_source, "config.data.eval_source")]
+        return [open_source(data.eval_source, f"{where}.eval_source")]
     return open_sources(data) if data.eval_fraction else None
 
 
@@ -137,7 +138,7 @@ def _load(file: epath.Path, key: str) -> dict[str, np.ndarray] | None:
     return None
 
 
-def _warn_of_few(tokens: np.ndarray, data: DataConfig, tokenizer: Loaded, max_rows: int) -> None:
+def _warn_of_few(tokens: np.ndarray, phase: Phase, tokenizer: Loaded, max_rows: int) -> None:
     """Say so where all that is held out, of which `tokens` [R, S] are the rows, is too little to measure by."""
     rows, documents = len(tokens), int((tokens == tokenizer.special.sep).sum())
     if rows == max_rows or (rows >= FEW_ROWS and documents >= FEW_DOCUMENTS):
@@ -146,11 +147,11 @@ def _warn_of_few(tokens: np.ndarray, data: DataConfig, tokenizer: Loaded, max_ro
         "only %d rows of %d documents are held out: eval/loss, and which checkpoint is best, are mostly noise; %s",
         rows,
         documents,
-        _remedy(data),
+        _remedy(phase.data, phase.place("data")),
     )
 
 
-def _remedy(data: DataConfig) -> str:
+def _remedy(data: DataConfig, where: str) -> str:
     if data.eval_source:
-        return "give config.data.eval_source more text"
-    return f"raise config.data.eval_fraction={data.eval_fraction} or set config.data.eval_source"
+        return f"give {where}.eval_source more text"
+    return f"raise {where}.eval_fraction={data.eval_fraction} or set {where}.eval_source"

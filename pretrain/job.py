@@ -240,7 +240,7 @@ def _check_held_out(phases: Sequence[Phase], workdir: epath.Path) -> None:
     """
     if not has_tokenizer(workdir):
         for phase in phases:
-            check_held_out(phase.data, phase.seq_len)
+            check_held_out(phase.data, phase.seq_len, phase.place("data"))
 
 
 def _tokenizer(

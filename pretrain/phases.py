@@ -11,6 +11,9 @@ from pretrain.models import EncoderConfig
 from pretrain.publishing import check_card
 from pretrain.sharding import BATCH_AXES
 
+REPLACED = ("seq_len", "global_batch", "grad_accum", "masking_rate", "data")
+"""Fields of a phase that stand for those of the run."""
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -24,6 +27,14 @@ class Phase:
     grad_accum: int
     masking_rate: float
     data: DataConfig
+    own: frozenset[str] = frozenset()
+    """The fields that the phase sets itself; the others are the run's."""
+
+    def place(self, name: str) -> str:
+        """Where a field of this name is set."""
+        if name in self.own:
+            return f"config.phases[{self.index}].{name}"
+        return "config.masking.rate" if name == "masking_rate" else f"config.{name}"
 
 
 def resolve_phases(config: PretrainConfig, epoch_steps: int | None = None) -> tuple[Phase, ...]:
@@ -54,6 +65,7 @@ def resolve_phases(config: PretrainConfig, epoch_steps: int | None = None) -> tu
                 grad_accum=config.grad_accum if phase.grad_accum is None else phase.grad_accum,
                 masking_rate=config.masking.rate if phase.masking_rate is None else phase.masking_rate,
                 data=phase.data or config.data,
+                own=frozenset(name for name in REPLACED if getattr(phase, name) is not None),
             )
         )
         start += steps
@@ -118,27 +130,26 @@ def check_phase(phase: Phase, mesh_sizes: Mapping[str, int]) -> None:
       phase: the phase.
       mesh_sizes: devices along each axis of the mesh.
     """
-    where = _place(phase)
     for name, value in (("global_batch", phase.global_batch), ("grad_accum", phase.grad_accum)):
         if value < 1:
-            raise UserError(f"config.{name}={value}{where} should be 1 or more")
+            raise UserError(f"{phase.place(name)}={value} should be 1 or more")
     if not 0 < phase.masking_rate <= 1:
-        raise UserError(f"config.masking.rate={phase.masking_rate}{where} should be above 0 and at most 1")
-    check_data(phase.data, f"config.phases[{phase.index}].data" if phase.index else "config.data")
+        raise UserError(f"{phase.place('masking_rate')}={phase.masking_rate} should be above 0 and at most 1")
+    check_data(phase.data, phase.place("data"))
     if phase.seq_len < 4:
-        raise UserError(f"config.seq_len={phase.seq_len}{where} should be 4 or more")
+        raise UserError(f"{phase.place('seq_len')}={phase.seq_len} should be 4 or more")
     shards = 1
     for axis in BATCH_AXES:
         shards *= mesh_sizes[axis]
     if phase.global_batch % (shards * phase.grad_accum):
         raise UserError(
-            f"config.global_batch={phase.global_batch}{where} should be a multiple of {shards * phase.grad_accum}: "
-            f"{shards} devices that share it x config.grad_accum={phase.grad_accum}"
+            f"{phase.place('global_batch')}={phase.global_batch} should be a multiple of {shards * phase.grad_accum}: "
+            f"{shards} devices that share it x {phase.place('grad_accum')}={phase.grad_accum}"
         )
     if phase.global_batch % phase.data.streams:
         raise UserError(
-            f"config.global_batch={phase.global_batch}{where} should be a multiple of "
-            f"config.data.streams={phase.data.streams}"
+            f"{phase.place('global_batch')}={phase.global_batch} should be a multiple of "
+            f"{phase.place('data')}.streams={phase.data.streams}"
         )
 
 
@@ -150,7 +161,7 @@ def check_length(phase: Phase, encoder: EncoderConfig, config_file: str) -> None
       encoder: the network.
       config_file: the file that sets the network; empty where config.model does.
     """
-    longest, rows = encoder.max_length, f"config.seq_len={phase.seq_len}{_place(phase)}"
+    longest, rows = encoder.max_length, f"{phase.place('seq_len')}={phase.seq_len}"
     if phase.seq_len <= longest:
         return
     if config_file:
@@ -158,9 +169,5 @@ def check_length(phase: Phase, encoder: EncoderConfig, config_file: str) -> None
     aside = f" ({encoder.model_type} sets {encoder.position_offset} of them aside)" * encoder.is_roberta
     raise UserError(
         f"{rows} is too long for config.model.max_position_embeddings={encoder.max_position_embeddings}{aside}; "
-        f"set that to {phase.seq_len + encoder.position_offset}, or config.seq_len to {longest} or less"
+        f"set that to {phase.seq_len + encoder.position_offset}, or {phase.place('seq_len')} to {longest} or less"
     )
-
-
-def _place(phase: Phase) -> str:
-    return f" (config.phases[{phase.index}])" if phase.index else ""

@@ -12,6 +12,7 @@ from etils import epath
 
 from data.errors import UserError
 from data.evaluation import evaluation_rows
+from data.schema import as_dict
 from pretrain import heldout, processes
 from pretrain.config import MeshConfig
 from pretrain.heldout import check_held_out, held_out_rows
@@ -217,6 +218,15 @@ def test_nothing_held_out_is_refused_before_a_tokenizer_is_trained(corpus, tmp_p
     with pytest.raises(UserError, match=r"config\.data\.eval_fraction=\S+ holds no document out"):
         assemble(config, epath.Path(tmp_path / "run"), None)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_data_of_a_phase_is_named_where_it_holds_nothing_out(corpus, tmp_path):
+    data = as_dict(tiny_config(corpus, data={"eval_fraction": 1e-9}).data)
+    config = tiny_config(corpus, steps=0, phases=[{"steps": 8, "data": data}], eval={"every": 1})
+    with pytest.raises(UserError) as error:
+        assemble(config, epath.Path(tmp_path / "run"), None)
+    assert str(error.value).startswith("config.phases[0].data.eval_fraction=1e-09 holds no document out")
+    assert "set config.phases[0].data.eval_source" in str(error.value)
 
 
 def test_few_held_out_documents_are_said_before_a_tokenizer_is_trained(corpus, caplog):

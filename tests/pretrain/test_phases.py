@@ -90,24 +90,52 @@ def test_batches_and_rows_that_do_not_fit_are_refused(values, message):
 
 
 @pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"global_batch": 8, "data": {"streams": 16}},
+            "config.phases[0].global_batch=8 should be a multiple of config.phases[0].data.streams=16",
+        ),
+        (
+            {"data": {"streams": 7}},
+            "config.global_batch=256 should be a multiple of config.phases[0].data.streams=7",
+        ),
+        ({"data": {"window": 0}}, "config.phases[0].data.window=0 should be 1 or more"),
+        (
+            {"grad_accum": 3},
+            "config.global_batch=256 should be a multiple of 24: 8 devices that share it x "
+            "config.phases[0].grad_accum=3",
+        ),
+        ({"masking_rate": 2.0}, "config.phases[0].masking_rate=2.0 should be above 0 and at most 1"),
+        ({"seq_len": 2}, "config.phases[0].seq_len=2 should be 4 or more"),
+    ],
+)
+def test_a_field_is_named_where_it_is_set_in_the_run_or_in_the_phase(values, message):
+    (phase,) = resolve_phases(config(phases=[{"steps": 1, **values}]))
+    with pytest.raises(UserError) as error:
+        check_phase(phase, mesh_sizes(MeshConfig(), 8))
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
     ("family", "file", "message"),
     [
         (
             "roberta",
             "",
-            "config.seq_len=513 (config.phases[1]) is too long for config.model.max_position_embeddings=514 (roberta "
-            "sets 2 of them aside); set that to 515, or config.seq_len to 512 or less",
+            "config.phases[1].seq_len=513 is too long for config.model.max_position_embeddings=514 (roberta "
+            "sets 2 of them aside); set that to 515, or config.phases[1].seq_len to 512 or less",
         ),
         (
             "bert",
             "",
-            "config.seq_len=515 (config.phases[1]) is too long for config.model.max_position_embeddings=514; "
-            "set that to 515, or config.seq_len to 514 or less",
+            "config.phases[1].seq_len=515 is too long for config.model.max_position_embeddings=514; "
+            "set that to 515, or config.phases[1].seq_len to 514 or less",
         ),
         (
             "roberta",
             "there/config.json",
-            "config.seq_len=513 (config.phases[1]) should be 512 or less: there/config.json has no more positions",
+            "config.phases[1].seq_len=513 should be 512 or less: there/config.json has no more positions",
         ),
     ],
 )
