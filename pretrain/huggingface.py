@@ -65,6 +65,10 @@ def encoder_config(model: ModelConfig, vocab_size: int, special: SpecialTokens) 
         with _placed(model.config_file):
             resolved.require_masked_lm()
         source = f"{model.config_file} (config.model.config_file)"
+        remedy = (
+            f"set config.tokenizer.vocab_size={resolved.vocab_size} or less, or config.tokenizer.path to the tokenizer "
+            "that belongs to it"
+        )
     else:
         names = set(SHARED_DEFAULTS) - {"vocab_size"}
         values = {name: value for name in names if (value := getattr(model, name)) is not None}
@@ -77,10 +81,10 @@ def encoder_config(model: ModelConfig, vocab_size: int, special: SpecialTokens) 
             values |= {"bos_token_id": special.cls, "eos_token_id": special.sep}
         resolved = parse_config(values, OURS)
         source = OURS
+        remedy = "make it that or more (config.model.vocab_size=0 takes the tokenizer's size)"
     if resolved.vocab_size < vocab_size:
         raise UserError(
-            f"{source} has vocab_size={resolved.vocab_size}, but the tokenizer has {vocab_size} tokens; make it that"
-            " or more (config.model.vocab_size=0 takes the tokenizer's size)"
+            f"{source} has vocab_size={resolved.vocab_size}, but the tokenizer has {vocab_size} tokens; {remedy}"
         )
     if resolved.pad_token_id != special.pad:
         raise UserError(

@@ -125,8 +125,18 @@ def test_a_network_that_is_not_ours_is_refused_in_one_line(values: dict[str, obj
 @pytest.mark.parametrize(
     ("changes", "size", "special", "message"),
     [
-        ({"vocab_size": 10}, 21, SPECIAL, "vocab_size=10, but the tokenizer has 21 tokens"),
-        ({"config_file": "FILE"}, 99, SPECIAL, "vocab_size=21, but the tokenizer has 99 tokens"),
+        (
+            {"vocab_size": 10},
+            21,
+            SPECIAL,
+            "vocab_size=10, but the tokenizer has 21 tokens; make it that or more",
+        ),
+        (
+            {"config_file": "FILE"},
+            99,
+            SPECIAL,
+            "the tokenizer has 99 tokens; set config.tokenizer.vocab_size=21 or less, or",
+        ),
         (
             {"config_file": "FILE"},
             21,
