@@ -251,7 +251,7 @@ def test_a_process_waits_for_the_first_as_often_whether_or_not_the_tokenizer_is_
         monkeypatch.setattr(
             processes, name, lambda make, known=known, name=name: waits.append(name) or known(make)
         )
-    monkeypatch.setattr("pretrain.job.check_held_out", lambda data, seq_len: checked.append(seq_len))
+    monkeypatch.setattr("pretrain.job.check_held_out", lambda data, seq_len, place: checked.append(seq_len))
     config = tiny_config(corpus, eval={"every": 4})
     assemble(config, epath.Path(tmp_path / "run"), None)
     before = waits.copy()
