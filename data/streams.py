@@ -115,7 +115,7 @@ def _shard_order(shuffled: bool, start: Sequence[Any] | None, end: Sequence[Any]
     Args:
       shuffled: the order of epochs to come.
       start: None begins. Without its fourth value, which older runs did not save, its order is `shuffled` too.
-      end: the last position that was read in the orders of then; None: somewhere in the epoch of `start`.
+      end: the last position that was read in the orders of that time; None: somewhere in the epoch of `start`.
     """
     if start is None:
         return ShardOrder(shuffled)

@@ -190,9 +190,13 @@ def _class_order(learned: Sequence[str], labels: Sequence[str], source: str) -> 
     rows = list(range(len(labels)))
     found = matching(learned, labels)
     if len(learned) != len(labels) or (None in found and unnamed(learned)):
+        why = (
+            "it has no names for its classes, which"
+            if unnamed(learned)
+            else f"its {CONFIG} names {len(learned)} classes, not {len(labels)}: its rows"
+        )
         logger.info(
-            "the head of %s is kept; it has no names for its classes, which are taken for %s in this order",
-            *(source, ", ".join(labels)),
+            "the head of %s is kept; %s are taken for %s in this order", source, why, ", ".join(labels)
         )
         return rows
     if None in found:

@@ -177,7 +177,7 @@ def _limits(found: Mapping[str, Any]) -> str:
     what = "classes" if _classes(found) else "scores"
     return (
         f"It gives the {what} of its training data to texts like those of its training data; what it does with others, "
-        "or with longer ones, which are cut, has not been measured. Prejudices in the data are in the model."
+        "or with longer ones, which are cut, has not been measured. Biases in the data are in the model."
     )
 
 
@@ -206,7 +206,7 @@ def _scores(found: Mapping[str, Any]) -> str:
         scored = [(metric, score(metric, value)) for metric, value in values.items()]
         counts = found.get("test_examples", {}).get(split, {})
         number = f" ({counts.get('labelled', counts['count']):,} examples)" if counts else ""
-        lines += ["", f"On {escape(split)}{number}, which chose nothing:"]
+        lines += ["", f"On {escape(split)}{number}; this set took no part in choosing the model:"]
         lines += ["", table(("metric", "this model"), scored)]
     if "onnx" in found:
         lines += ["", _exported(found)]

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -62,8 +63,13 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--model", help="a fine-tuning run's workdir, a model's folder, or a hub id")
     parser.add_argument("texts", nargs="*", help="texts to label, in place of a file's")
     parser.add_argument(
-        "--file", "--text", dest="text", help="the file to label; - is stdin, and the default without texts"
+        "--file",
+        "--text",
+        dest="text",
+        action=_File,
+        help="the file to label; - is stdin, and the default without texts",
     )
+    parser.set_defaults(flag="--file")
     parser.add_argument("--out", default=STDIN, help="the file to write; - (the default) is stdout")
     parser.add_argument(
         "--text_column",
@@ -93,12 +99,29 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     if not arguments.model:
         raise UserError("no --model given: a fine-tuning run's workdir, a model's folder, or a hub id")
     if arguments.texts and (arguments.text or arguments.text_column):
-        given = f"--file={arguments.text}" if arguments.text else f"--text_column={arguments.text_column}"
+        given = (
+            f"{arguments.flag}={arguments.text}"
+            if arguments.text
+            else f"--text_column={arguments.text_column}"
+        )
         raise UserError(f"the text {arguments.texts[0]!r} and {given} are given; leave one of them out")
     arguments.text = arguments.text or STDIN
     if arguments.batch < 1:
         raise UserError(f"--batch={arguments.batch} should be 1 or more")
     return arguments
+
+
+class _File(argparse.Action):
+    """Keeps a file, and by which of its flags it was given."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        namespace.text, namespace.flag = values, option_string
 
 
 def _predict(arguments: argparse.Namespace) -> None:
@@ -115,6 +138,7 @@ def _predict(arguments: argparse.Namespace) -> None:
             model,
             text_column=arguments.text_column,
             text_pair_column=arguments.text_pair_column,
+            flag=arguments.flag,
         )
     with _writer(arguments.out) as write:
         logits: Logits | None = None
@@ -140,7 +164,12 @@ def _examples(part: Sequence[Texts]) -> Examples:
 
 
 def read_texts(
-    path: str, model: Trained, *, text_column: str = "", text_pair_column: str = ""
+    path: str,
+    model: Trained,
+    *,
+    text_column: str = "",
+    text_pair_column: str = "",
+    flag: str = "--file",
 ) -> Iterator[Texts]:
     """The texts of a file or of stdin ('-'): all of them single, or all of them pairs.
 
@@ -152,6 +181,7 @@ def read_texts(
       model: that will be asked.
       text_column: of a table, the column to read; '' reads lines.
       text_pair_column: of a table, that of the second text.
+      flag: what gives the path, for messages.
 
     Raises:
       UserError: from the first or a later step: what is wrong with the file, and in which line.
@@ -159,13 +189,13 @@ def read_texts(
     table = path != STDIN and suffixes(path)[0] in FORMATS
     if text_column and not table:
         raise UserError(
-            f"--text_column={text_column} is of a table, but --file={path} is none of {', '.join(FORMATS)}"
+            f"--text_column={text_column} is of a table, but {flag}={path} is none of {', '.join(FORMATS)}"
         )
     if text_pair_column and not text_column:
         raise UserError("--text_pair_column is the second text's; set --text_column to the first's")
     if not text_column:
         if table and suffixes(path)[0] != ".tsv":
-            raise UserError(f"--file={path} is a table; set --text_column to the column that holds the text")
+            raise UserError(f"{flag}={path} is a table; set --text_column to the column that holds the text")
         return _lines("stdin" if path == STDIN else path, _raw_lines(path), model.facts.texts)
     wanted = {text_column: "--text_column"} | (
         {text_pair_column: "--text_pair_column"} if text_pair_column else {}

@@ -23,7 +23,7 @@ FORMAT = "Cf"
 MISSING = ("nan", "na", "n/a", "<na>", "null", "none", "inf", "infinity")
 """What programs write for a number that is not there, in any case."""
 MARKED_CLASSES = 3
-"""Of -1 beside so many classes 0, 1, ... it is known that it marks what has no label: -1, 0, 1 may be sentiments."""
+"""Beside so many classes 0, 1, ... -1 marks an example without a label; beside fewer it may be a class (-1, 0, 1)."""
 
 Key = Decimal | str
 

@@ -37,8 +37,8 @@ def held_out(
 ) -> Bool[np.ndarray, "n"]:
     """Which training examples are held out: the share of each class, and of scores the share of all.
 
-    Examples of the same texts stay together. Of a class with two different examples or more at least one is held out
-    and at least one is not.
+    Examples of the same texts stay together, and count for the class of the first. Of a class that counts two different
+    examples or more at least one of these is held out and at least one is not.
 
     Args:
       config: the run's config.data.

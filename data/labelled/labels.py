@@ -1,4 +1,4 @@
-"""What stands in a label's place, made a class or a score, or refused with the place where it stands."""
+"""Reads the labels of files as classes or scores, and refuses those that are neither, with their place."""
 
 import json
 import logging

@@ -59,7 +59,10 @@ def test_scores_of_a_test_set_are_shown(run: SimpleNamespace):
     sets = {"test": {"count": 30, "labelled": 28, "origin": "files test.csv"}}
     tests = {"test": {"accuracy": 0.8125, "loss": 0.5, "f1": float("nan")}}
     text = card(run.found | {"tests": tests, "test_examples": sets}, "animals")
-    assert "On test (28 examples), which chose nothing:" in text and "| accuracy | 81.25 |" in text
+    assert (
+        "On test (28 examples); this set took no part in choosing the model:" in text
+        and "| accuracy | 81.25 |" in text
+    )
     assert "- test: 30 examples, 28 of them labelled, files test.csv" in text
     (on_test,) = [result for result in ModelCard(text).data.eval_results if result.dataset_split == "test"]
     assert (on_test.metric_type, on_test.metric_value) == ("accuracy", 0.8125)

@@ -134,6 +134,21 @@ def test_a_head_of_numbers_follows_their_values(tmp_path: Path):
         )
 
 
+def test_a_head_whose_config_names_another_number_of_classes_is_not_said_to_have_no_names(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    random_model("bert", tmp_path / "model", labels=3)
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    named = {**config, "id2label": {"0": "no", "1": "yes"}}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(named))
+    caplog.set_level(logging.INFO)
+    load_encoder_for_classification(str(tmp_path / "model"), LABELS)
+    assert caplog.messages == [
+        f"the head of {tmp_path / 'model'} is kept; its config.json names 2 classes, not 3: its rows are taken for no, "
+        "maybe, yes in this order"
+    ]
+
+
 def test_a_head_that_learned_other_names_is_kept_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
