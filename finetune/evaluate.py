@@ -4,7 +4,6 @@ The model is a fine-tuning workdir, a folder or a hub id, also of a classifier t
 task, data, eval.batch, inference and compilation_cache count: which examples the model is asked about, and how.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,7 +21,7 @@ from data.labelled.open import open_labelled
 from finetune.config import FinetuneConfig
 from finetune.evaluation import EvaluationSet, scores_on
 from finetune.job import short_split
-from finetune.results import score
+from finetune.results import as_json, score
 from finetune.trained import Trained, encoder_of, find_model, logits_of
 from finetune.unused import unused_in_evaluation
 from pretrain import command, terminal
@@ -65,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     origins = {split: examples.origin for split, examples in data.evaluations.items()}
     if values.out:
         out = {"model": values.model, "task": data.task.name, "examples": origins, "metrics": found}
-        write_out(values.out, json.dumps(out, indent=2) + "\n", "--out")
+        write_out(values.out, as_json(out), "--out")
     terminal.console().print(_table(data.task.title, values.model, found, list(origins.values())))
     return 0
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from data.labelled.config import HUB_NAME
 from finetune.results import score
 from pretrain.config import CardConfig
 from pretrain.markdown import code, escape, front_matter, table
@@ -108,7 +109,7 @@ def _dataset(found: Mapping[str, Any]) -> str:
     """The id on the hub of the data set; '' of files."""
     data = found["config"]["data"]
     known = found["task"] and data["source"] == "hub"
-    return found.get("dataset", hub_id(data["name"] or "nyu-mll/glue") if known else "")
+    return found.get("dataset", hub_id(data["name"] or HUB_NAME) if known else "")
 
 
 def _result(found: Mapping[str, Any], split: str, values: Mapping[str, float]) -> dict[str, Any]:

@@ -33,8 +33,8 @@ FILES = (
     "*.safetensors",
     INDEX,
     "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
+    tokenizer_files.SPECIAL_TOKENS_MAP,
+    tokenizer_files.ADDED_TOKENS,
     FACTS_FILE,
 )
 """What is fetched of a model on the hub."""
