@@ -105,6 +105,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
             else f"--text_column={arguments.text_column}"
         )
         raise UserError(f"the text {arguments.texts[0]!r} and {given} are given; leave one of them out")
+    if arguments.texts and arguments.text_pair_column:
+        given = f"--text_pair_column={arguments.text_pair_column}"
+        raise UserError(f"the text {arguments.texts[0]!r} and {given} are given; leave one of them out")
     arguments.text = arguments.text or STDIN
     if arguments.batch < 1:
         raise UserError(f"--batch={arguments.batch} should be 1 or more")

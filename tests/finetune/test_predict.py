@@ -314,6 +314,7 @@ def test_texts_of_the_command_line_are_labelled_as_lines_of_a_file(models, tmp_p
     [
         (["a text", "--file=x"], "the text 'a text' and --file=x are given; leave one of them out"),
         (["a text", "--text_column=x"], "the text 'a text' and --text_column=x are given"),
+        (["a text", "--text_pair_column=x"], "the text 'a text' and --text_pair_column=x are given"),
         (["--texts=x"], "--texts is not a flag; did you mean --text?"),
         (["--modl=x"], "--modl is not a flag; did you mean --model?"),
         (["--batch=x"], "argument --batch: invalid int value: 'x'; --help lists the flags"),
