@@ -26,13 +26,11 @@ def unused_in_evaluation(config: FinetuneConfig) -> list[Unused]:
     """The fields that have no effect on the scores of a model that is trained already."""
     groups = [name for name in config.__dataclass_fields__ if name not in ("task", "data", "eval")]
     of_eval = [f"eval.{name}" for name in config.eval.__dataclass_fields__]
-    of_data = [
-        "data.test",
-        *([] if config.data.train else ["data.max_train_examples", "data.validation_share"]),
-    ]
+    of_data = [] if config.data.train else ["data.max_train_examples", "data.validation_share"]
     names = tuple(name for name in (*groups, *of_eval, *of_data) if name not in READ_IN_EVALUATION)
     because = f"nothing is trained here; what counts is {', '.join(f'config.{name}' for name in READ_IN_EVALUATION)}"
-    return [Unused(names, because), *_of_data(config)]
+    of_tests = Unused(("data.test",), "what is evaluated on is config.data.validation; name the file there")
+    return [Unused(names, because), of_tests, *_of_data(config)]
 
 
 def _of_data(config: FinetuneConfig) -> Iterator[Unused]:

@@ -378,6 +378,13 @@ def test_an_evaluation_refuses_what_only_training_reads(tmp_path):
             given(tmp_path, recipe, [field], unused_in_evaluation)
 
 
+def test_an_evaluation_refuses_a_test_file_and_names_the_field_that_is_evaluated_on(tmp_path):
+    recipe = {"data": {"source": "files", "test": "recipe.csv"}}
+    assert given(tmp_path, recipe, [], unused_in_evaluation).config.data.test == ""
+    with pytest.raises(UserError, match=r"no effect: .* config\.data\.validation; name the file there"):
+        given(tmp_path, recipe, ["data.test=test.csv"], unused_in_evaluation)
+
+
 # ---- the length of an example ------------------------------------------------------------------------------------
 
 
