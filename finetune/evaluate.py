@@ -70,8 +70,19 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _asked_of(data: LabelledConfig, model: Trained) -> LabelledConfig:
-    """Of files of one's own, the classes are the model's, unless the config names them."""
-    if data.source != "files" or data.label_names or data.train:
+    """Of files of one's own, the classes are the model's, unless the config names them.
+
+    Raises:
+      UserError: labels that are scores, of a model of classes.
+    """
+    if data.source != "files":
+        return data
+    if data.regression and model.names:
+        answers = ", ".join(model.names)
+        raise UserError(
+            f"config.data.regression=True is of scores, but --model={model.given} answers {answers}; unset it"
+        )
+    if data.label_names or data.train:
         return data
     return replace(data, label_names=model.names, regression=not model.names)
 

@@ -96,6 +96,15 @@ def test_a_finished_model_is_evaluated_without_training_it(run: SimpleNamespace,
         evaluate.main(["evaluate", f"--config={run.file}", f"--model={run.workdir}", *flags])
 
 
+def test_scores_are_not_asked_of_a_model_of_classes(run: SimpleNamespace):
+    flags = ["--config.data.regression=true", f"--config.data.validation={run.config.data.validation}"]
+    flags += ["--config.data.train=", "--config.data.test="]
+    with pytest.raises(
+        UserError, match=r"regression=True is of scores, but --model=.* animal, none; unset it"
+    ):
+        evaluate.main(["evaluate", f"--config={run.file}", f"--model={run.workdir}", *flags])
+
+
 def test_a_number_is_no_class_of_a_model_with_names_unless_it_is_said_which(
     run: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
