@@ -7,8 +7,11 @@ file mentions it or not, and references between fields (`get_ref`) follow an ove
 
 import dataclasses
 import importlib.util
+import os
 import re
+import select
 import shutil
+import signal
 import sys
 import textwrap
 import traceback
@@ -39,9 +42,11 @@ EXPECTED = {"int": "a whole number", "float": "a number", "bool": "true or false
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """Run a command's main with sys.argv; a UserError becomes `error: MESSAGE` and exit status 2, a bucket's failure a
-    line like it and exit status 1."""
+    line like it and exit status 1; a closed pipe ends it without a word."""
     try:
-        sys.exit(main(sys.argv) or 0)
+        status = main(sys.argv) or 0
+        sys.stdout.flush()
+        sys.exit(status)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -49,11 +54,23 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            sys.exit(128 + signal.SIGPIPE)
         failure = storage.outage(error)
         if not failure:
             raise
         print(f"error: {failure}", file=sys.stderr)
         sys.exit(1)
+
+
+def _nobody_reads() -> bool:
+    """Whether stdout is a closed pipe; if so, what is left in its buffer goes nowhere at the interpreter's end."""
+    stdout = select.poll()
+    stdout.register(sys.stdout.fileno(), 0)
+    closed = any(event & select.POLLERR for _, event in stdout.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed
 
 
 def all_used(config: Any) -> Iterable[Unused]:
@@ -110,7 +127,7 @@ def read(
     values = flags.FlagValues()
     define(values)
     if "--help" in argv or "-h" in argv:
-        print(_help(argv[0], schema, values))
+        print(_help(argv[0], schema, values), flush=True)
         sys.exit(0)
     if path is None:
         raise UserError("no --config given; for example --config=configs/quickstart.py")

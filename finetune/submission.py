@@ -132,6 +132,9 @@ def check_submission(path: str) -> list[str]:
 
 def main(argv: Sequence[str]) -> int:
     """Check the submission that the command line names; 1 where there is a fault."""
+    if {"--help", "-h"} & {*argv[1:]}:
+        print(__doc__)
+        return 0
     if len(argv) != 2 or argv[1].startswith("-"):
         raise UserError("name one zip to check: python -m finetune.submission FILE.zip")
     faults = check_submission(argv[1])

@@ -22,6 +22,9 @@ UNFINISHED = 75
 def main(argv: Sequence[str]) -> int:
     """The exit status of the command where it failed; else 0 if any marker is there, 75 if none is."""
     own, command = split(argv)
+    if {"--help", "-h"} & {*own[1:]}:
+        print(__doc__)
+        return 0
     markers = own[1:]
     if not markers:
         raise UserError("no marker given: the file that a finished run leaves, WORKDIR/finished.json")

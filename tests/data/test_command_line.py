@@ -2,6 +2,8 @@
 
 import ast
 import dataclasses
+import signal
+import subprocess
 import sys
 import textwrap
 
@@ -246,3 +248,14 @@ def test_ctrl_c_is_a_word_and_a_status(monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         run(main)
     assert (end.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+
+
+def test_a_closed_pipe_ends_a_command_without_a_word():
+    script = "from data.command_line import run; run(lambda argv: print('x' * 100_000))"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE

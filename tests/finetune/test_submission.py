@@ -190,3 +190,8 @@ def test_what_is_no_zip_is_one_line(tmp_path, name, content, message):
     )
     assert done.returncode == 2 and done.stdout == ""
     assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_help_says_what_it_is_for(capsys):
+    assert main(["submission", "--help"]) == 0
+    assert "python -m finetune.submission FILE.zip" in capsys.readouterr().out

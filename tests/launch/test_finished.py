@@ -78,3 +78,8 @@ def test_a_signal_reaches_the_command(tmp_path, number):
     running.send_signal(number)
     assert running.wait(60) == UNFINISHED
     assert (tmp_path / "saved").exists()
+
+
+def test_help_says_what_it_is_for(capsys):
+    assert main(["finished", "--help"]) == 0
+    assert "python -m launch.finished MARKER" in capsys.readouterr().out
