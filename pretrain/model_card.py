@@ -1,5 +1,6 @@
 """The model card (README.md) of an exported model: what it is, what it was made of, and how to make it again."""
 
+import itertools
 import json
 import math
 import pprint
@@ -240,16 +241,19 @@ def _tokens(facts: CardFacts) -> int:
 def _hyperparameters(facts: CardFacts) -> str:
     config = facts.public
     optimizer, schedule, masking = config["optimizer"], config["schedule"], config["masking"]
+    phases = resolve_phases(schema.build(PretrainConfig, config), epoch_steps=facts.step)
+    batches = [f"{phase.global_batch:,} rows of {phase.seq_len} tokens" for phase in phases]
+    rates = [formatting.percent(phase.masking_rate, 0) for phase in phases]
     rows = {
         "steps": f"{facts.step:,}",
-        "batch": f"{config['global_batch']:,} rows of {config['seq_len']} tokens",
+        "batch": _in_turn(batches),
         "optimizer": optimizer["name"],
-        "betas, eps": f"{optimizer['beta1']}, {optimizer['beta2']}, {optimizer['eps']}",
+        **_moments(optimizer),
         "peak learning rate": f"{optimizer['learning_rate']}",
         "schedule": f"{schedule['name']}, {schedule['warmup_steps']:,} steps of warm-up",
         "weight decay": f"{optimizer['weight_decay']} (not on biases and layer norms)",
         "gradient clipping": f"{optimizer['clip_norm'] or 'none'}",
-        "masking": f"{formatting.percent(masking['rate'], 0)}{' of whole words' if masking['whole_word'] else ''}",
+        "masking": f"{_in_turn(rates)}{' of whole words' if masking['whole_word'] else ''}",
         "dropout": f"{facts.encoder.hidden_dropout_prob}, attention {facts.encoder.attention_probs_dropout_prob}",
         "compute type": config["dtype"],
         "seed": f"{config['seed']}",
@@ -261,6 +265,21 @@ def _hyperparameters(facts: CardFacts) -> str:
         rows[f"phase {number}"] = changed
     note = ["Some of these were others before, see below.", ""] if facts.past else []
     return "\n".join([*note, table(("", ""), list(rows.items()))])
+
+
+def _in_turn(values: Sequence[str]) -> str:
+    """What holds in each phase, once for those that follow one another with the same."""
+    return ", then ".join(value for value, _ in itertools.groupby(values))
+
+
+def _moments(optimizer: Mapping[str, Any]) -> dict[str, str]:
+    """The rows of an optimiser's moments, where it has any."""
+    if optimizer["name"] == "adafactor":
+        return {}
+    rows = {"betas, eps": f"{optimizer['beta1']}, {optimizer['beta2']}, {optimizer['eps']}"}
+    if optimizer["name"] == "muon":
+        rows["muon momentum"] = f"{optimizer['muon_momentum']}"
+    return rows
 
 
 def _results(facts: CardFacts) -> str:

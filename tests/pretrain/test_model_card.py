@@ -83,6 +83,30 @@ def test_the_card_names_the_data_of_the_phases_up_to_its_step():
     assert "owner/set" not in _data_section(_card(10, steps=None, phases=phases))
 
 
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("adamw", {"betas, eps": "0.8, 0.7, 1e-05"}),
+        ("muon", {"betas, eps": "0.8, 0.7, 1e-05", "muon momentum": "0.6"}),
+        ("adafactor", {}),
+    ],
+)
+def test_the_card_has_the_moments_that_the_optimiser_has(name: str, rows: dict[str, str]):
+    optimizer = OptimizerConfig(name=name, beta1=0.8, beta2=0.7, eps=1e-5, muon_momentum=0.6)
+    found = dict(re.findall(r"\| (betas, eps|muon momentum) \| (.*) \|", _card(optimizer=optimizer)))
+    assert found == rows
+
+
+def test_the_card_has_the_batch_and_the_masking_of_each_phase():
+    phases = (
+        PhaseConfig(steps=10, seq_len=8, global_batch=2048, masking_rate=0.2),
+        PhaseConfig(steps=5, seq_len=16, global_batch=512, masking_rate=0.2),
+    )
+    card = _card(steps=0, phases=phases)
+    assert "| batch | 2,048 rows of 8 tokens, then 512 rows of 16 tokens |" in card
+    assert "| masking | 20% of whole words |" in card
+
+
 def test_the_card_says_which_model_the_run_began_with():
     assert " pretrained from text with Unmask starting from `model`:" in _card(init_from="/home/me/model/")
     assert "starting from" not in _card()
