@@ -206,6 +206,11 @@ def assemble(
         check_length(phase, encoder, config.model.config_file)
     epoch_steps = _epoch_steps(asked, tokenizer, saved)
     phases = resolve_phases(config, epoch_steps=epoch_steps)
+    log = config.log
+    if epoch_steps is not None and log.profile_steps and log.profile_start >= epoch_steps:
+        notes.append(
+            f"without effect: config.log.profile_start={log.profile_start}; the run ends before, at step {epoch_steps}"
+        )
     fingerprints = [corpus_fingerprint(phase.data) for phase in phases]
     schedule = learning_rate_schedule(config.schedule, config.optimizer.learning_rate, phases[-1].stop)
     peak = hardware.peak_flops(mesh.local_devices[0], config.dtype, config.matmul_precision)

@@ -114,6 +114,10 @@ def check_values(config: PretrainConfig) -> None:
     for name, share in shares.items():
         if not 0 <= share <= 1:
             raise UserError(f"config.{name}={share} should be between 0 and 1")
+    if config.optimizer.clip_norm < 0:
+        raise UserError(
+            f"config.optimizer.clip_norm={config.optimizer.clip_norm} should be 0 (does not clip) or more"
+        )
     if config.eval.every < 0:
         raise UserError(f"config.eval.every={config.eval.every} should be 0 (never) or more")
     if masking.mask_fraction + masking.random_fraction > 1:

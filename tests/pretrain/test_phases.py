@@ -61,6 +61,7 @@ def test_a_run_without_steps_is_refused():
             {"optimizer": {"learning_rate": -1.0}},
             "config.optimizer.learning_rate=-1.0 should be greater than 0",
         ),
+        ({"optimizer": {"clip_norm": -1.0}}, "config.optimizer.clip_norm=-1.0 should be 0"),
         ({"checkpoint": {"every": 0}}, "config.checkpoint.every=0 should be greater than 0"),
     ],
 )

@@ -1,6 +1,7 @@
 """Settings of pretraining that could not act are refused in one line, or give way; some are seen at work here."""
 
 import pytest
+from etils import epath
 
 from data.batches import open_batches
 from data.command_line import read
@@ -8,6 +9,7 @@ from data.errors import UserError
 from pretrain import command, processes
 from pretrain.__main__ import main
 from pretrain.config import PretrainConfig
+from pretrain.job import assemble
 from pretrain.unused import unused_fields
 from tests.finetune.tiny_task import write_model
 from tests.tiny import tiny_config, write_corpus
@@ -167,6 +169,17 @@ def test_the_profile_starts_where_it_is_set(tmp_path, monkeypatch):
         for step[0] in range(5):
             probe._profile(step[0])
     assert starts == [0, 3]
+
+
+def test_a_profile_that_starts_after_the_last_epoch_is_noted(tmp_path):
+    write_corpus(tmp_path / "text.txt")
+    for start, noted in ((100000, True), (0, False)):
+        config = tiny_config(
+            tmp_path / "text.txt", steps=0, epochs=1, log={"profile_start": start, "profile_steps": 2}
+        )
+        job = assemble(config, epath.Path(tmp_path / "run"), None)
+        note = f"without effect: config.log.profile_start=100000; the run ends before, at step {job.steps}"
+        assert job.notes == ((note,) if noted else ())
 
 
 def test_prefetch_is_how_far_batches_are_made_ahead(tmp_path, monkeypatch):
