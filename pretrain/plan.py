@@ -87,11 +87,19 @@ def main(argv: Sequence[str]) -> int:
     for name in ("tokens", "price"):
         if (values[name].value or 0) < 0:
             raise UserError(f"--{name}={values[name].value:g} should be 0 (not known) or more")
+    for name in ("json", "price"):
+        if values.check and values[name].value:
+            raise UserError(f"--{name} has no effect: --check makes no plan; leave one of the two out")
+    found = variants(argv, values.compare)
+    if values.tokens and all(line.config.epochs is None for line in found.values()):
+        raise UserError(
+            "--tokens has no effect: it says how long config.epochs are, which is not set; leave it out"
+        )
     from pretrain import plan_report, planning, terminal
 
     pod = planning.Pod(*parse_topology(values.topology))
     checked = {}
-    for name, line in variants(argv, values.compare).items():
+    for name, line in found.items():
         for note in line.given.notes:
             say(note)
         try:

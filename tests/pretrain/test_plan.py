@@ -95,6 +95,12 @@ def printed(shown: object) -> str:
         ([NORWEGIAN, "--topology=v3-8", "--config.model.widht=3"], "widht"),
         ([NORWEGIAN, "--topology=v3-8", "--tokens=-1"], "--tokens=-1 should be 0"),
         ([NORWEGIAN, "--topology=v3-8", "--price=cheap"], "--price='cheap' should be a number"),
+        ([NORWEGIAN, "--topology=v3-8", "--json=plan.json"], "--json has no effect: --check makes no plan"),
+        ([NORWEGIAN, "--topology=v3-8", "--price=3"], "--price has no effect: --check makes no plan"),
+        (
+            [LARGE, "--topology=v4-32", "--tokens=1e9"],
+            "--tokens has no effect: it says how long config.epochs are",
+        ),
         ([LARGE, "--topology=v5litepod-256"], "config.data.streams=64 should be a multiple of the 256"),
         ([LARGE, "--topology=2x v4-32"], "config.mesh.replica=1 should be 2, the number of slices"),
         ([NORWEGIAN, "--topology=v3-8", "--compare=mesh.fsdp"], "should be FIELD=VALUE,FIELD=VALUE"),
