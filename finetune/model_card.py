@@ -56,11 +56,14 @@ def base_model(found: Mapping[str, Any]) -> str:
 def hyperparameters(found: Mapping[str, Any]) -> dict[str, Any]:
     """What decides the model, from the config of its run, without paths."""
     config, best = found["config"], found["runs"][found["best_run"]]
-    names = ("epochs", "global_batch", "max_length", "label_smoothing", "dtype", "optimizer", "schedule")
-    chosen = {name: config[name] for name in names}
+    stretch = "steps" if config.get("steps") else "epochs"
+    names = (stretch, "global_batch", "grad_accum", "max_length", "label_smoothing", "dtype")
+    chosen = {name: config[name] for name in (*names, "optimizer", "schedule") if name in config}
+    dropped = {name: rate for name, rate in config.get("model", {}).items() if "dropout" in name}
     return {
         "seed": best["seed"],
         **chosen,
+        **({"model": dropped} if dropped else {}),
         "optimizer": {**chosen["optimizer"], "learning_rate": best["learning_rate"]},
     }
 

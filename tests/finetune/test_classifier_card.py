@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 
 from finetune.finish import finish
 from finetune.inference import Facts
-from finetune.model_card import card
+from finetune.model_card import card, hyperparameters
 from finetune.train import train
 from pretrain.formatting import one_line
 from tests.finetune.tiny_task import tiny_finetune, write_examples
@@ -53,6 +53,21 @@ def test_the_header_is_what_the_hub_reads(run: SimpleNamespace):
     assert "| 0 | `animal` |\n| 1 | `none` |" in text
     assert "Fine-tuned from `model`, a roberta of " in text and "acme" not in text
     assert "- train: 50 examples, files train.csv" in text
+
+
+def test_the_hyperparameters_are_those_that_counted():
+    config = {
+        "epochs": 3, "steps": 5, "global_batch": 8, "grad_accum": 2, "max_length": 16, "label_smoothing": 0.0,
+        "dtype": "float32", "optimizer": {"name": "adamw", "learning_rate": 1.0}, "schedule": {"name": "linear"},
+        "model": {"dropout": 0.2, "attention_dropout": None, "remat": False},
+    }  # fmt: skip
+    found = {"config": config, "best_run": 0, "runs": [{"seed": 1, "learning_rate": 2e-5}]}
+    shown = hyperparameters(found)
+    assert (shown["steps"], shown["grad_accum"]) == (5, 2) and "epochs" not in shown
+    assert shown["model"] == {"dropout": 0.2, "attention_dropout": None}
+    assert shown["optimizer"]["learning_rate"] == 2e-5
+    shown = hyperparameters(found | {"config": {**config, "steps": 0}})
+    assert shown["epochs"] == 3 and "steps" not in shown
 
 
 def test_scores_of_a_test_set_are_shown(run: SimpleNamespace):
