@@ -256,6 +256,10 @@ def check_values(config: FinetuneConfig) -> None:
     for rate in (*config.learning_rates, config.optimizer.learning_rate):
         if not rate > 0:
             raise UserError(f"learning rate {rate} should be above 0; set config.optimizer.learning_rate")
+    if config.optimizer.clip_norm < 0:
+        raise UserError(
+            f"config.optimizer.clip_norm={config.optimizer.clip_norm} should be 0 (does not clip) or more"
+        )
     if not 0 <= config.label_smoothing < 1:
         raise UserError(f"config.label_smoothing={config.label_smoothing} should be at least 0 and below 1")
     if not 0 <= config.schedule.warmup_ratio <= 1:

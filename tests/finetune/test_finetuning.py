@@ -276,6 +276,7 @@ def test_other_examples_are_refused_in_the_same_workdir(task, tmp_path):
         ({"lengths": [8]}, r"config\.lengths=\[8\] does not hold the longest example"),
         ({"eval": {"metric": "f2"}}, r"config\.eval\.metric='f2' is not a metric"),
         ({"optimizer": {"learning_rate": 0.0}}, "learning rate 0.0 should be above 0"),
+        ({"optimizer": {"clip_norm": -1.0}}, "config.optimizer.clip_norm=-1.0 should be 0"),
         ({"optimizer": {"layer_decay": 1.5}}, r"config\.optimizer\.layer_decay=1\.5"),
         ({"data": {"label": "lable"}}, "lable"),
         ({"epochs": 0}, r"config\.epochs=0 should be 1 or more"),
