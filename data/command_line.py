@@ -31,13 +31,12 @@ from data.errors import UserError
 from data.given import Given, say_all, settled
 from data.schema import Unused
 
-INTERRUPTED = 130
-"""The exit status of a command that Ctrl-C ended: 128 + SIGINT."""
+INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended: 128 + SIGINT
 
 T = TypeVar("T")
 
+# What a value should be, by absl's name of a flag's type.
 EXPECTED = {"int": "a whole number", "float": "a number", "bool": "true or false"}
-"""What a value should be, by absl's name of a flag's type."""
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
@@ -56,8 +55,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             sys.exit(128 + signal.SIGPIPE)
-        failure = storage.outage(error)
-        if not failure:
+        if not (failure := storage.outage(error)):
             raise
         print(f"error: {failure}", file=sys.stderr)
         sys.exit(1)
@@ -74,7 +72,7 @@ def _nobody_reads() -> bool:
 
 
 def all_used(config: Any) -> Iterable[Unused]:
-    """No field of a config is useless."""
+    """Every field of a config is read."""
     return ()
 
 

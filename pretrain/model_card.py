@@ -32,6 +32,11 @@ NAMING_FIELDS = {
 }
 """Kind of source -> the fields of SourceConfig that say which documents it reads."""
 TASK = "fill-mask"
+LIMITS = (
+    "It fills blanks in text, and is a start for fine-tuning: classifying texts, for example. It does not write text or"
+    " answer questions. It repeats what is frequent in its data, biases included, and nothing but the results below has"
+    " been measured."
+)
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def model_card(facts: CardFacts) -> str:
         _header(facts),
         f"# {escape(_title(facts))}\n\n{_summary(facts)}",
         f"## Use\n\n{_usage(facts)}",
-        f"## Intended use and limits\n\n{_limits()}",
+        f"## Intended use and limits\n\n{LIMITS}",
         f"## Data\n\n{_data(facts)}",
         f"## Training\n\n{_hyperparameters(facts)}",
         f"## Results\n\n{_results(facts)}",
@@ -192,14 +197,6 @@ def _usage(facts: CardFacts) -> str:
 def _python(text: str) -> str:
     """A text as a literal of Python."""
     return json.dumps(text, ensure_ascii=False)
-
-
-def _limits() -> str:
-    return (
-        "It fills blanks in text, and is a start for fine-tuning: classifying texts, for example. It does not write"
-        " text or answer questions. It repeats what is frequent in its data, prejudices included, and nothing but the"
-        " results below has been measured."
-    )
 
 
 def _data(facts: CardFacts) -> str:
@@ -381,10 +378,8 @@ def _changed(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str
     for name, value in values.items():
         default = defaults.get(name)
         if isinstance(value, Mapping) and isinstance(default, Mapping):
-            value = _changed(default, value)
-            if value:
-                changed[name] = value
-        elif value != default:
+            value, default = _changed(default, value), {}
+        if value != default:
             changed[name] = value
     return changed
 
