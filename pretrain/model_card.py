@@ -13,6 +13,7 @@ from data import schema
 from data.command_line import differences
 from data.config import DataConfig, SourceConfig, leaf_sources
 from data.given import Given, settled
+from data.schema import Unused
 from pretrain import formatting, network, publishing
 from pretrain.config import CardConfig, PretrainConfig
 from pretrain.markdown import code, escape, front_matter, table
@@ -80,7 +81,11 @@ class CardFacts:
         """The same of what the config was before: one of a recipe that makes that part of the run."""
         built = schema.build(PretrainConfig, config)
         everything = Given(recipe=frozenset(schema.flatten(schema.as_dict(built))))
-        read = settled(built, everything, lambda each: [replace(one, by=()) for one in unused_fields(each)])
+
+        def idle_fields(each: PretrainConfig) -> list[Unused]:
+            return [replace(one, by=()) for one in unused_fields(each) if not one.unless_as_late]
+
+        read = settled(built, everything, idle_fields)
         if network.is_given(read):
             read = network.with_network(read, Given(), self.encoder, lambda note: None)
             rates, last = network.dropout(self.encoder), self.config["model"]
@@ -185,18 +190,14 @@ def _summary(facts: CardFacts) -> str:
 
 def _usage(facts: CardFacts) -> str:
     text = f"Some text with a {facts.mask_token} in it."
+    name, text = (json.dumps(each, ensure_ascii=False) for each in (facts.name, text))
     return (
         "```python\n"
         "from transformers import pipeline\n\n"
-        f'fill_mask = pipeline("fill-mask", model={_python(facts.name)})\n'
-        f"fill_mask({_python(text)})\n"
+        f'fill_mask = pipeline("fill-mask", model={name})\n'
+        f"fill_mask({text})\n"
         "```"
     )
-
-
-def _python(text: str) -> str:
-    """A text as a literal of Python."""
-    return json.dumps(text, ensure_ascii=False)
 
 
 def _data(facts: CardFacts) -> str:
