@@ -19,6 +19,9 @@ from tokenizer.config import unused_fields as unused_of_tokenizer
 from tokenizer.ensure import ensure_tokenizer, has_tokenizer, tokenizer_folder
 from tokenizer.interruptible import signal_of, sigterm_as_ctrl_c
 
+OF_ROWS = ("streams", "window", "packing", "prefetch")
+"""Fields of `data` that say how documents become rows, of which a tokenizer knows nothing."""
+
 
 @dataclass(frozen=True)
 class TokenizerRunConfig:
@@ -44,7 +47,7 @@ class TokenizerRunConfig:
 
 def main(argv: Sequence[str]) -> int:
     """Train, or say that there is nothing to do."""
-    config, values = parse(TokenizerRunConfig, argv, _define_flags, partial=True, unused=_unused_fields)
+    config, values = parse(TokenizerRunConfig, argv, _define_flags, partial=True, unused=_without_effect)
     if config.init_from and not config.tokenizer.path:
         raise UserError(
             f"config.init_from={config.init_from!r} brings its tokenizer: there is none to train ahead of the run"
@@ -73,6 +76,11 @@ def main(argv: Sequence[str]) -> int:
 
 def _unused_fields(config: TokenizerRunConfig) -> list[Unused]:
     return [*unused_of_tokenizer(config.tokenizer, config.init_from), *unused_of_data(config.data)]
+
+
+def _without_effect(config: TokenizerRunConfig) -> list[Unused]:
+    rows = tuple(f"data.{name}" for name in OF_ROWS)
+    return [*_unused_fields(config), Unused(rows, "python -m tokenizer makes no rows; leave it out")]
 
 
 def _define_flags(values: flags.FlagValues) -> None:

@@ -265,6 +265,14 @@ def test_the_commands_mistakes_are_one_line_and_status_2(tmp_path, corpus):
     for field, message in (
         ("steps=3", "config.steps has no effect: python -m tokenizer does not read it; leave it out"),
         ("init_from=x", "config.init_from='x' brings its tokenizer: there is none to train"),
+        (
+            "data.streams=4",
+            "config.data.streams=4 has no effect: python -m tokenizer makes no rows; leave it out",
+        ),
+        (
+            "data.packing=lines",
+            "config.data.packing='lines' has no effect: python -m tokenizer makes no rows",
+        ),
         ("data.revision=x", "config.data.revision='x' has no effect: config.data.source='files'"),
     ):
         refused = command(config, f"--workdir={tmp_path / 'run'}", f"--config.{field}")
