@@ -65,8 +65,7 @@ def _nobody_reads() -> bool:
     """Whether stdout is a closed pipe; if so, what is left in its buffer goes nowhere at the interpreter's end."""
     stdout = select.poll()
     stdout.register(sys.stdout.fileno(), 0)
-    closed = any(event & select.POLLERR for _, event in stdout.poll(0))
-    if closed:
+    if closed := any(event & select.POLLERR for _, event in stdout.poll(0)):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return closed
 
