@@ -57,8 +57,8 @@ def settled(
     """The config with every field at its default that a recipe sets and nothing reads.
 
     Such a field gives way, with a note, where what makes it useless was set after it: on the command line.
-    One that was set as late as that is refused. A field set to nothing (an empty text, 0, false) where that is its
-    default counts as not set.
+    One that was set as late as that is refused. A field at its default counts as not set in a recipe, which may list
+    all; on the command line where that is nothing: an empty text, 0, false.
 
     Args:
       config: a dataclass, as it was given.
@@ -97,7 +97,8 @@ def _whole(path: str, fields: Iterable[str]) -> str:
 
 
 def _is_set(config: Any, given: Given, path: str, value: Any) -> bool:
-    return bool(given.level(path)) and (bool(value) or value != _default(type(config), path))
+    level = given.level(path)
+    return bool(level) and (value != _default(type(config), path) or (level == LINE and bool(value)))
 
 
 def _default(holder: Any, path: str) -> Any:

@@ -118,3 +118,9 @@ def test_a_list_gives_way_with_all_its_members():
     members = ["mix[0].source", "mix[0].path", "mix[1].source", "mix[1].name"]
     where = given(["source", *members], ["source", "path"])
     assert settled(config, where, unused_of_source, lambda note: None) == DataConfig("files", "a.csv")
+
+
+def test_a_recipe_may_list_every_field_at_its_default_but_on_the_line_one_is_set():
+    assert settled(Config(), given(["group", "group.size", "steps"]), unused) == Config()
+    with pytest.raises(UserError, match=r"config\.group\.size=4 has no effect"):
+        settled(Config(), given([], ["group.size"]), unused)
