@@ -386,7 +386,9 @@ def test_a_picture_or_guesses_that_fail_cost_nothing(finished, single, monkeypat
 
     monkeypatch.setattr("pretrain.report.write_loss_curve", fail)
     monkeypatch.setattr("pretrain.fill_mask.held_out_texts", fail)
-    command._close(train(config, workdir), workdir)
+    outcome = train(config, workdir)
+    caplog.clear()  # a busy machine may be told that its peak was measured too low
+    command._close(outcome, workdir)
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
         "loss_curve.png could not be written: no font; run the same command again to have it",
         "the model's guesses could not be written: no font; run the same command again to have it",
