@@ -22,8 +22,8 @@ from tokenizers import Encoding, Tokenizer, models, pre_tokenizers, trainers
 
 from data.batches import open_batches
 from data.config import DataConfig
-from tokenizer.files import TOKENIZER
 from tokenizer.load import Loaded, from_files, load
+from tokenizer.tokenizer_files import TOKENIZER
 
 CLOCKS = {"second": time.perf_counter, "CPU second": time.process_time}
 """Wall time is what a run feels; the process's CPU time, over all its threads, is the same on a busy machine."""

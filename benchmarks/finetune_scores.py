@@ -120,8 +120,8 @@ def write_random_weights(model: str, folder: Path) -> None:
     from transformers import AutoConfig, AutoModel
 
     from finetune.job import sources
-    from pretrain.huggingface import read_config
-    from pretrain.workdir import MODEL_FILE, is_workdir
+    from pretrain.models.huggingface import read_config
+    from pretrain.runtime.workdir import MODEL_FILE, is_workdir
     from tokenizer import load as tokenizers
 
     weights, tokenizer = sources(model)
@@ -153,9 +153,9 @@ def write_start(task: Task, model: str, seed: int, folder: Path) -> None:
     import jax
     from etils import epath
 
-    from finetune.huggingface import load_encoder_for_classification, save_classifier
+    from finetune.classifier.pretrained import load_encoder_for_classification, save_classifier
     from finetune.job import sources
-    from pretrain.state import PARAMS, random_key
+    from pretrain.optim.train_state import PARAMS, random_key
     from tokenizer import load as tokenizers
 
     weights, tokenizer = sources(model)
@@ -181,8 +181,8 @@ def train_seed(
         TrainingArguments,
     )
 
-    from finetune.evaluation import mean_loss, predictions
-    from finetune.metrics import scores
+    from finetune.population.evaluation import mean_loss, predictions
+    from finetune.results.glue_metrics import scores
 
     tokenizer = AutoTokenizer.from_pretrained(start)
     model = AutoModelForSequenceClassification.from_pretrained(

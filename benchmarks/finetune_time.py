@@ -88,10 +88,16 @@ def ours(members: int, dtype: str, turns: Turns) -> None:
 
     if DEVICES.value and members > 1:
         jax.config.update("jax_num_cpu_devices", DEVICES.value)
+    from finetune.classifier.pretrained import load_encoder_for_classification
     from finetune.config import FinetuneConfig
-    from finetune.huggingface import load_encoder_for_classification
-    from finetune.population import abstract_state, batch_shardings, first_state, population_mesh, to_devices
-    from finetune.step import make_train_step, optimizer_of, schedule_of
+    from finetune.population.state import (
+        abstract_state,
+        batch_shardings,
+        first_state,
+        population_mesh,
+        to_devices,
+    )
+    from finetune.population.train_step import make_train_step, optimizer_of, schedule_of
 
     config = FinetuneConfig(seeds=members, global_batch=BATCH.value, dtype=dtype)
     start = load_encoder_for_classification(

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pretrain.huggingface import load_pretrained
 from pretrain.models import build
-from pretrain.models.names import to_state_dict
+from pretrain.models.huggingface import load_pretrained
+from pretrain.models.tensor_names import to_state_dict
 
 LENGTHS = (64, 50, 30, 10)  # tokens of each row that are not padding
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

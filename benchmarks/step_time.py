@@ -22,12 +22,12 @@ import optax
 from absl import app, flags
 
 from pretrain.config import MaskingConfig, OptimizerConfig
-from pretrain.masking import MaskingTables
 from pretrain.models import EncoderConfig, build
-from pretrain.optimizers import make_optimizer
+from pretrain.objective.masking import MaskingTables
+from pretrain.objective.train_step import make_train_step
+from pretrain.optim.optimizers import make_optimizer
+from pretrain.optim.train_state import TrainState, random_key
 from pretrain.phases import Phase
-from pretrain.state import TrainState, random_key
-from pretrain.steps import make_train_step
 
 BATCH = flags.DEFINE_integer("batch", 8, "rows B")
 SEQ_LEN = flags.DEFINE_integer("seq_len", 128, "tokens in a row S")

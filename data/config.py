@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from data.schema import Unused, field
+from base.schema import Unused, field
 
 SOURCES = ("pydoc", "files", "oscar", "hub", "tfds", "mix")
 PACKINGS = ("full", "documents", "lines")

@@ -17,9 +17,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Int32
 
-from data.errors import UserError
+from base.errors import UserError
 from data.special_tokens import SpecialTokens
-from data.tokens import Cursor, TokenizedWindow, TokenStream
+from data.token_streams import Cursor, TokenizedWindow, TokenStream
 
 LOOK_AHEAD = 256
 """Documents, from the first that is not consumed, that `documents` chooses from when it fills up a row."""

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+from base.errors import UserError
 from data.config import DataConfig
 from data.counts import Counts, Unwanted
-from data.errors import UserError
-from data.heldout import HeldOut
-from data.reading import SHUFFLED, Layout, Position, Reader, ShardOrder, open_readers
+from data.held_out_documents import HeldOut
 from data.shuffle import WeightedDraws, permutation
 from data.source import Source
+from data.stream_records import SHUFFLED, Layout, Position, Reader, ShardOrder, open_readers
 
 
 class Documents(Protocol):

@@ -9,22 +9,24 @@ from typing import Any
 from absl import flags
 from etils import epath
 
-from data.command_line import python, read
-from data.errors import UserError
-from data.given import say_all
-from finetune.answers import FOLDER
-from finetune.benchmark import run_benchmark
+from base import terminal
+from base.command_line import python, read
+from base.errors import UserError
+from base.interruptible import signal_of, sigterm_as_ctrl_c
+from base.set_fields import say_all
 from finetune.config import FinetuneConfig
-from finetune.finish import CARD, card_of, finish, finished
+from finetune.glue.all_tasks import run_benchmark
 from finetune.job import MODEL
-from finetune.results import score, table
-from finetune.search import run_search
+from finetune.results.final_outputs import CARD, card_of, finish, finished
+from finetune.results.predicted_labels import FOLDER
+from finetune.results.results_file import score, table
+from finetune.search.trials import run_search
 from finetune.train import train
-from finetune.unused import unused_fields
-from pretrain import command, hub, processes, terminal
-from pretrain.attempt import attempt
-from pretrain.checkpoint import newest_step
-from tokenizer.interruptible import signal_of, sigterm_as_ctrl_c
+from finetune.unused_fields import unused_fields
+from pretrain.publish import hub_upload
+from pretrain.runtime import processes, train_command
+from pretrain.runtime.attempt import attempt
+from pretrain.runtime.checkpoint import newest_step
 
 
 def _flags(values: flags.FlagValues) -> None:
@@ -55,9 +57,11 @@ def main(argv: Sequence[str]) -> int:
     if processes.is_first():
         say_all(line.given)
     if values.push_to_hub:
-        processes.from_first(lambda: hub.check(values.push_to_hub))  # it pushes, the others need no token
-    command.log_to_stderr()
-    command.use_compilation_cache(config.compilation_cache)
+        processes.from_first(
+            lambda: hub_upload.check(values.push_to_hub)
+        )  # it pushes, the others need no token
+    train_command.log_to_stderr()
+    train_command.use_compilation_cache(config.compilation_cache)
     workdir = epath.Path(values.workdir).expanduser()
     if config.benchmark.tasks or config.search.trials:
         if values.push_to_hub:
@@ -74,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
             else:
                 outcome = train(config, workdir)
                 if outcome.interrupted:
-                    return command.stopped(
+                    return train_command.stopped(
                         "finetune", signal.Signals[outcome.interrupted], outcome.step, argv
                     )
                 if processes.is_first():
@@ -86,9 +90,11 @@ def main(argv: Sequence[str]) -> int:
                     _push(found, workdir, values.push_to_hub, private=not values.public)
     except KeyboardInterrupt as error:
         if finished(config, workdir) is not None:
-            command.say_complete("finetune", signal_of(error).name, argv)
+            train_command.say_complete("finetune", signal_of(error).name, argv)
             return processes.end_all(128 + signal_of(error) if values.push_to_hub else 0)
-        return processes.end_all(command.stopped("finetune", signal_of(error), newest_step(workdir), argv))
+        return processes.end_all(
+            train_command.stopped("finetune", signal_of(error), newest_step(workdir), argv)
+        )
     return 0
 
 
@@ -99,10 +105,10 @@ def _run_several(config: FinetuneConfig, workdir: epath.Path, argv: Sequence[str
         with sigterm_as_ctrl_c():
             stopped = run_all(config, workdir, terminal.console())
     except KeyboardInterrupt as error:
-        command.say_stopped("finetune", signal_of(error).name, "what is done is saved", argv)
+        train_command.say_stopped("finetune", signal_of(error).name, "what is done is saved", argv)
         return processes.end_all(0)
     if stopped:
-        command.say_stopped("finetune", stopped, "what is done is saved", argv)
+        train_command.say_stopped("finetune", stopped, "what is done is saved", argv)
     return 0
 
 
@@ -132,7 +138,7 @@ def _push(found: Mapping[str, Any], workdir: epath.Path, repo_id: str, *, privat
     replaced: dict[str, bytes] = {}
     # The folder's own card says how to load the folder.
     attempt(CARD, lambda: replaced.update({CARD: card_of(found, workdir, repo_id).encode()}))
-    url = hub.push(workdir / MODEL, repo_id, private=private, message=message, replaced=replaced)
+    url = hub_upload.push(workdir / MODEL, repo_id, private=private, message=message, replaced=replaced)
     print(f"on the hub: {url}")
 
 

@@ -5,11 +5,11 @@ A recipe in configs/ sets what differs from these defaults; `--config.a.b=value`
 
 from dataclasses import dataclass
 
-from data.errors import UserError
+from base.errors import UserError
+from base.schema import field
 from data.labelled.config import LabelledConfig
-from data.schema import field
 from pretrain.config import CardConfig, MeshConfig
-from pretrain.publishing import check_card
+from pretrain.publish.public_names import check_card
 
 MAX_LENGTH = 128
 """Tokens of an example at most where the config does not say."""

@@ -13,18 +13,19 @@ from absl import flags
 from rich.table import Table
 from rich.text import Text
 
-from data.command_line import parse, run, write_out
-from data.errors import UserError
+from base import terminal
+from base.command_line import parse, run, write_out
+from base.errors import UserError
 from data.labelled.classes import matching, unnamed
 from data.labelled.config import LabelledConfig
 from data.labelled.open import open_labelled
+from finetune.classifier.finetuned_model import Trained, encoder_of, find_model, logits_of
 from finetune.config import FinetuneConfig
-from finetune.evaluation import EvaluationSet, scores_on
 from finetune.job import short_split
-from finetune.results import as_json, score
-from finetune.trained import Trained, encoder_of, find_model, logits_of
-from finetune.unused import unused_in_evaluation
-from pretrain import command, terminal
+from finetune.population.evaluation import EvaluationSet, scores_on
+from finetune.results.results_file import as_json, score
+from finetune.unused_fields import unused_in_evaluation
+from pretrain.runtime import train_command
 
 
 def main(argv: Sequence[str]) -> int:
@@ -34,8 +35,8 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("no --model given: a fine-tuning run's workdir, a model's folder, or a hub id")
     if config.eval.batch < 1:
         raise UserError(f"config.eval.batch={config.eval.batch} should be 1 or more")
-    command.log_to_stderr()
-    command.use_compilation_cache(config.compilation_cache)
+    train_command.log_to_stderr()
+    train_command.use_compilation_cache(config.compilation_cache)
     model = find_model(values.model, inference=config.inference)
     data = open_labelled(
         _asked_of(config.data, model),

@@ -13,19 +13,19 @@ import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from data.errors import UserError
+from base.errors import UserError
+from base.storage import check_readable
 from data.labelled.examples import Examples, LabelledData
 from data.labelled.open import open_labelled
-from data.storage import check_readable
-from finetune.batching import Plan, choose_lengths
-from finetune.classifier import Classifier
+from finetune.classifier.network import Classifier
+from finetune.classifier.pretrained import load_encoder_for_classification
 from finetune.config import FinetuneConfig, check_values, length_of
-from finetune.encoding import Encoded, PairEncoder
-from finetune.evaluation import EvaluationSet
-from finetune.huggingface import load_encoder_for_classification
-from finetune.population import population_mesh
-from finetune.step import optimizer_of
-from finetune.tracking import choosing_metric
+from finetune.population.early_stopping import choosing_metric
+from finetune.population.evaluation import EvaluationSet
+from finetune.population.state import population_mesh
+from finetune.population.train_step import optimizer_of
+from finetune.texts.batching import Plan, choose_lengths
+from finetune.texts.encoding import Encoded, PairEncoder
 from pretrain.job import is_workdir
 from tokenizer import load as tokenizers
 from tokenizer.load import Loaded

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from data.errors import UserError
-from pretrain.huggingface import CONFIG, parse_config
+from base.errors import UserError
 from pretrain.models.families import FAMILIES
+from pretrain.models.huggingface import CONFIG, parse_config
 
 FILE_NAME = "model.onnx"
 SUFFIX = "ForSequenceClassification"

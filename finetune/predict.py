@@ -20,19 +20,19 @@ import jax
 import numpy as np
 from etils import epath
 
-from data.arguments import Arguments
-from data.command_line import run
-from data.errors import UserError
+from base.command_line import run
+from base.errors import UserError
+from base.interruptible import signal_of, sigterm_as_ctrl_c
+from base.plain_arguments import Arguments
 from data.labelled.examples import Examples
 from data.labelled.tables import FORMATS, delimited_rows, json_rows
-from data.sources.archive import read_lines, stdin_lines
+from data.sources.compressed_lines import read_lines, stdin_lines
 from data.sources.documents import FlawError, decode, text_of
 from data.sources.paths import suffixes
-from finetune.answers import columns, line, said
+from finetune.classifier.finetuned_model import Trained, encoder_of, find_model, logits_of
+from finetune.classifier.inference import Logits
 from finetune.config import FinetuneConfig
-from finetune.inference import Logits
-from finetune.trained import Trained, encoder_of, find_model, logits_of
-from tokenizer.interruptible import signal_of, sigterm_as_ctrl_c
+from finetune.results.predicted_labels import columns, line, said
 
 STDIN = "-"
 BATCHES_READ = 16

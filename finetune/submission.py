@@ -20,11 +20,11 @@ import numpy as np
 from etils import epath
 from jaxtyping import Num
 
-from data.command_line import run
-from data.errors import UserError
+from base.command_line import run
+from base.errors import UserError
 from data.labelled.tasks import SCORE_RANGE, TASKS, Task
 from data.sources.paths import open_file
-from pretrain.workdir import write_text
+from pretrain.runtime.workdir import write_text
 
 HEADER = "index\tprediction"
 SCORE_DECIMALS = 3

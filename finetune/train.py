@@ -13,30 +13,30 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from data import schema
-from data.command_line import differences
-from data.errors import UserError
-from finetune.batching import rows
+from base import schema
+from base.command_line import differences
+from base.errors import UserError
+from finetune.classifier.inference import check_inference
 from finetune.config import FinetuneConfig, length_of
-from finetune.evaluation import Predictor, evaluate, mean_over_members
-from finetune.inference import check_inference
 from finetune.job import Job, assemble
-from finetune.population import (
+from finetune.population.early_stopping import Tracking
+from finetune.population.evaluation import Predictor, evaluate, mean_over_members
+from finetune.population.recorder import Recorder
+from finetune.population.state import (
     PopulationState,
     abstract_state,
     batch_shardings,
     first_state,
     to_devices,
 )
-from finetune.recorder import Recorder
-from finetune.step import keep_better, make_train_step, schedule_of
-from finetune.tracking import Tracking
-from finetune.unused import unused_fields
-from pretrain import processes
-from pretrain import workdir as workdirs
-from pretrain.checkpoint import Checkpointer
-from pretrain.interruption import Interruption
-from pretrain.sharding import sharding
+from finetune.population.train_step import keep_better, make_train_step, schedule_of
+from finetune.texts.batching import rows
+from finetune.unused_fields import unused_fields
+from pretrain.devices.mesh import sharding
+from pretrain.runtime import processes
+from pretrain.runtime import workdir as workdirs
+from pretrain.runtime.checkpoint import Checkpointer
+from pretrain.runtime.interruption import Interruption
 
 logger = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.command_line import run
-from data.errors import UserError
+from base.command_line import run
+from base.errors import UserError
 from launch.config import LaunchConfig
-from launch.runner import ROOT, say
+from launch.subprocesses import ROOT, say
 
 LARGEST = 200 * 2**20
 """Bytes of an archive of source code; more is data that was left in the working tree."""

@@ -7,9 +7,9 @@ read by `launch.tpu`, `launch.slurm` and `launch.kubernetes`, each of which uses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from data.errors import UserError
-from data.schema import Unused, field
-from launch.accelerators import parse_topology
+from base.errors import UserError
+from base.schema import Unused, field
+from base.tpu_types import parse_topology
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 
-from launch.accelerators import tpu_slice
-from launch.gcloud import LABEL
-from launch.runner import SECONDS, Result, Runner, Stream, folded
+from base.tpu_types import tpu_slice
+from launch.subprocesses import SECONDS, Result, Runner, Stream, folded
+from launch.tpu.gcloud import LABEL
 
 OWN = {"project": "PROJECT", "compute/zone": "ZONE"}
 """What stands for gcloud's own settings, which are not read."""

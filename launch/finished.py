@@ -1,7 +1,7 @@
 """`python -m launch.finished MARKER ... [-- COMMAND ...]`: tells a finished run from one that was stopped and saved.
 
 A run that a signal stops has saved a step and exits 0, as a finished one does; only a finished one has written its
-marker (`launch.command.markers`). Schedulers know exit statuses alone: here "stopped, to be continued" becomes 75.
+marker (see `launch.launch_command`). Schedulers know exit statuses alone: here "stopped, to be continued" becomes 75.
 With a command, it is run first and signals are passed on to it: the first process of a container.
 """
 
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from data.command_line import run
-from data.errors import UserError
-from launch.command import split, with_own_python
+from base.command_line import run
+from base.errors import UserError
+from launch.launch_command import split, with_own_python
 
 UNFINISHED = 75
 """The exit status of a run that can go on: EX_TEMPFAIL of sysexits.h."""

@@ -21,9 +21,9 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, NoReturn
 
-from data.command_line import run
-from data.errors import UserError
-from launch.command import with_own_python
+from base.command_line import run
+from base.errors import UserError
+from launch.launch_command import with_own_python
 
 POLL_SECONDS = 0.1
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from absl import flags
 
-from data.command_line import parse, run, write_out
-from data.errors import UserError
-from launch import command as commands
+from base.command_line import parse, run, write_out
+from base.errors import UserError
+from launch import launch_command as commands
 from launch.config import LaunchConfig, SlurmConfig, unused_by
 from launch.finished import UNFINISHED
 from launch.variables import check_names

@@ -44,9 +44,9 @@ until state=$(gcloud compute tpus queued-resources describe "$NAME" "${place[@]}
   sleep "$POLL_SECONDS"
 done
 
-# Set it up: the code, Python, the pinned dependencies with JAX for TPU. launch/remote.py does it there.
+# Set it up: the code, Python, the pinned dependencies with JAX for TPU. launch/tpu/remote.py does it there.
 echo '{"python": "python3.11", "extras": ["tpu"]}' >"$staged/setup.json"
-copy "$staged/code.tar.gz" "$staged/setup.json" launch/remote.py
+copy "$staged/code.tar.gz" "$staged/setup.json" launch/tpu/remote.py
 on_all "python3 $folder/remote.py setup"
 
 # Start it, detached. The command travels in a file, so that no shell touches its words. Secrets: "secrets" takes

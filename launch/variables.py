@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from data.errors import UserError
+from base.errors import UserError
 from launch.config import LaunchConfig
 
 VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)

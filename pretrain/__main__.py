@@ -10,17 +10,20 @@ from absl import flags
 from etils import epath
 from rich.console import Console
 
-from data.command_line import python, read
-from data.errors import UserError
-from pretrain import command, fill_mask, processes, report, terminal
-from pretrain.attempt import attempt
-from pretrain.checkpoint import newest_step
+from base import terminal
+from base.command_line import python, read
+from base.errors import UserError
+from base.interruptible import signal_of, sigterm_as_ctrl_c
+from pretrain import fill_mask
 from pretrain.config import PretrainConfig
-from pretrain.metrics import FILE_NAME as METRICS_FILE
-from pretrain.metrics import read_metrics
+from pretrain.reports import end_summary
+from pretrain.reports.metric_writer import FILE_NAME as METRICS_FILE
+from pretrain.reports.metric_writer import read_metrics
+from pretrain.runtime import processes, train_command
+from pretrain.runtime.attempt import attempt
+from pretrain.runtime.checkpoint import newest_step
 from pretrain.train import Outcome, train
-from pretrain.unused import unused_fields
-from tokenizer.interruptible import signal_of, sigterm_as_ctrl_c
+from pretrain.unused_fields import unused_fields
 
 REMEDY = "run the same command again to have it"
 
@@ -45,23 +48,27 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("no --workdir given: the folder that holds everything of the run")
     if config.distributed:
         processes.join()
-    command.log_to_stderr()
-    command.use_compilation_cache(config.compilation_cache)
+    train_command.log_to_stderr()
+    train_command.use_compilation_cache(config.compilation_cache)
     workdir = epath.Path(values.workdir).expanduser()
     complete = False
     try:
         with sigterm_as_ctrl_c():
             outcome = train(config, workdir, accept_changes=values.accept_changes, given=line.given)
             if outcome.interrupted:
-                return command.stopped("pretrain", signal.Signals[outcome.interrupted], outcome.step, argv)
+                return train_command.stopped(
+                    "pretrain", signal.Signals[outcome.interrupted], outcome.step, argv
+                )
             complete = True
             if processes.is_first():
                 _close(outcome, workdir)
     except KeyboardInterrupt as error:
         if complete:
-            command.say_complete("pretrain", signal_of(error).name, argv)
+            train_command.say_complete("pretrain", signal_of(error).name, argv)
             return processes.end_all(0)
-        return processes.end_all(command.stopped("pretrain", signal_of(error), newest_step(workdir), argv))
+        return processes.end_all(
+            train_command.stopped("pretrain", signal_of(error), newest_step(workdir), argv)
+        )
     return 0
 
 
@@ -69,9 +76,9 @@ def _close(outcome: Outcome, workdir: epath.Path) -> None:
     """Show what the run came to, and what to do next."""
     console = terminal.console()
     lines = read_metrics(workdir / METRICS_FILE)
-    attempt("the run's table", lambda: console.print(report.summary(lines)), remedy=REMEDY)
-    if report.draw_loss_curve(workdir, workdir, remedy=REMEDY):
-        console.print(f"loss curve: {workdir / report.LOSS_CURVE}", soft_wrap=True)
+    attempt("the run's table", lambda: console.print(end_summary.summary(lines)), remedy=REMEDY)
+    if end_summary.draw_loss_curve(workdir, workdir, remedy=REMEDY):
+        console.print(f"loss curve: {workdir / end_summary.LOSS_CURVE}", soft_wrap=True)
     attempt("the model's guesses", _show_predictions, outcome, workdir, console, remedy=REMEDY)
     export = shlex.join([python(), "-m", "pretrain.export", f"--workdir={workdir}", "--out=HF_DIR"])
     console.print(f"to hand it over: {export}", soft_wrap=True)

@@ -1,13 +1,13 @@
 """Every field of a pretraining config, declared, explained and checked.
 
 A recipe in configs/ sets what differs from these defaults; `--config.a.b=value` sets any of them on the command line.
-`pretrain.unused` says which fields have no effect beside others; `pretrain.job.assemble` checks the rest.
+`pretrain.unused_fields` says which fields have no effect beside others; `pretrain.job.assemble` checks the rest.
 """
 
 from dataclasses import dataclass
 
+from base.schema import field
 from data.config import DataConfig
-from data.schema import field
 from tokenizer.config import TokenizerConfig
 
 FAMILIES = ("roberta", "bert")

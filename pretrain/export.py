@@ -11,20 +11,21 @@ from typing import Any
 from absl import flags
 from etils import epath
 
-from data import hints
-from data.errors import UserError
-from data.storage import check_writable, is_remote
-from pretrain import formatting, hub, processes
-from pretrain.attempt import attempt
-from pretrain.checkpoint import restore_params
+from base import formatting, suggestions
+from base.errors import UserError
+from base.storage import check_writable, is_remote
 from pretrain.config import CardConfig
-from pretrain.huggingface import parse_config, save_pretrained
-from pretrain.metrics import FILE_NAME, read_metrics
-from pretrain.model_card import CardFacts, model_card
 from pretrain.models import build
-from pretrain.publishing import check_card
-from pretrain.report import LOSS_CURVE, draw_loss_curve
-from pretrain.workdir import MODEL_FILE, check_workdir, read_card
+from pretrain.models.huggingface import parse_config, save_pretrained
+from pretrain.publish import hub_upload
+from pretrain.publish.model_card import CardFacts, model_card
+from pretrain.publish.public_names import check_card
+from pretrain.reports.end_summary import LOSS_CURVE, draw_loss_curve
+from pretrain.reports.metric_writer import FILE_NAME, read_metrics
+from pretrain.runtime import processes
+from pretrain.runtime.attempt import attempt
+from pretrain.runtime.checkpoint import restore_params
+from pretrain.runtime.workdir import MODEL_FILE, check_workdir, read_card
 from tokenizer.load import load as load_tokenizer
 
 EXPORTED = re.compile(
@@ -174,7 +175,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         left = values(list(argv))
     except flags.UnrecognizedFlagError as error:
-        raise UserError(hints.unknown_flag(error.flagname, hints.Names.of(None, values))) from error
+        raise UserError(
+            suggestions.unknown_flag(error.flagname, suggestions.Names.of(None, values))
+        ) from error
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from error
     if len(left) > 1:
@@ -183,7 +186,7 @@ def main(argv: Sequence[str]) -> int:
         if not values[name].value:
             raise UserError(f"no --{name} given; --workdir is the run's folder, --out the folder to write")
     if values.push_to_hub:
-        hub.check(values.push_to_hub)
+        hub_upload.check(values.push_to_hub)
     elif values.public:
         raise UserError("--public says how --push_to_hub=USER/NAME uploads, which is not given")
     card = CardConfig(values.language, values.license)
@@ -198,7 +201,7 @@ def main(argv: Sequence[str]) -> int:
         use = f"transformers reads it from a local copy: gcloud storage cp -r {shlex.quote(str(out))} ."
     print(f"{out} holds step {step} ({formatting.size(written)}): {use}")
     if values.push_to_hub:
-        url = hub.push(out, values.push_to_hub, private=not values.public, message=f"Step {step}")
+        url = hub_upload.push(out, values.push_to_hub, private=not values.public, message=f"Step {step}")
         print(f"on the hub: {url}")
     return 0
 

@@ -17,20 +17,21 @@ from jaxtyping import Array, Float, Int
 from rich.table import Table
 from rich.text import Text
 
-from data.arguments import Arguments
-from data.errors import UserError
-from data.evaluation import evaluation_rows
-from data.schema import build as build_config
-from data.sources.archive import read_lines, stdin_lines
+from base import formatting, terminal
+from base.errors import UserError
+from base.plain_arguments import Arguments
+from base.schema import build as build_config
+from data.held_out_rows import evaluation_rows
+from data.sources.compressed_lines import read_lines, stdin_lines
 from data.sources.documents import FlawError, decode
-from pretrain import formatting, huggingface, processes, terminal
-from pretrain.checkpoint import restore_params
 from pretrain.config import PretrainConfig
-from pretrain.heldout import held_out_rows
-from pretrain.models import Model, Params, build
+from pretrain.models import Model, Params, build, huggingface
 from pretrain.models.positions import positions_of_texts
+from pretrain.objective.held_out_cache import held_out_rows
 from pretrain.phases import Phase, resolve_phases
-from pretrain.workdir import MODEL_FILE, check_workdir, read_config
+from pretrain.runtime import processes
+from pretrain.runtime.checkpoint import restore_params
+from pretrain.runtime.workdir import MODEL_FILE, check_workdir, read_config
 from tokenizer.ensure import tokenizer_folder
 from tokenizer.load import Loaded, load
 

@@ -12,29 +12,31 @@ import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from data import schema
-from data.command_line import differences
+from base import schema
+from base.command_line import differences
+from base.errors import UserError
+from base.set_fields import Given, say
+from base.storage import check_readable
 from data.config import DataConfig
 from data.corpus import corpus_fingerprint, count_steps
-from data.errors import UserError
-from data.given import Given, say
 from data.special_tokens import SpecialTokens
-from data.storage import check_readable
-from pretrain import hardware, network, processes
-from pretrain.checkpoint import restore_params
+from pretrain import given_network
 from pretrain.config import PretrainConfig
-from pretrain.feeding import local_rows
-from pretrain.heldout import check_held_out
-from pretrain.huggingface import encoder_config, load_pretrained, parse_config, read_config
-from pretrain.masking import MaskingTables
+from pretrain.devices import hardware
+from pretrain.devices.global_batch import local_rows
+from pretrain.devices.mesh import make_mesh
 from pretrain.models import EncoderConfig, Model
 from pretrain.models import build as build_model
-from pretrain.optimizers import make_optimizer
+from pretrain.models.huggingface import encoder_config, load_pretrained, parse_config, read_config
+from pretrain.objective.held_out_cache import check_held_out
+from pretrain.objective.masking import MaskingTables
+from pretrain.optim.learning_rates import learning_rate_schedule
+from pretrain.optim.optimizers import make_optimizer
+from pretrain.optim.train_state import dropout_generator
 from pretrain.phases import Phase, check_length, check_lengths, check_phase, check_values, resolve_phases
-from pretrain.schedules import learning_rate_schedule
-from pretrain.sharding import make_mesh
-from pretrain.state import dropout_generator
-from pretrain.workdir import MODEL_FILE, SAFE_TO_CHANGE, is_workdir
+from pretrain.runtime import processes
+from pretrain.runtime.checkpoint import restore_params
+from pretrain.runtime.workdir import MODEL_FILE, SAFE_TO_CHANGE, is_workdir
 from tokenizer.ensure import ensure_tokenizer, has_tokenizer
 from tokenizer.load import Loaded
 
@@ -128,12 +130,12 @@ def settled_with_origin(
       UserError: as `with_origin`, or a field is set that the network which the run is given has otherwise.
     """
     originated = with_origin(config, workdir, resuming=saved is not None)
-    if not network.is_given(config):
+    if not given_network.is_given(config):
         return config, originated
     file = originated.model.config_file
-    asked = network.with_network(config, given, parse_config(read_config(file), file), note)
+    asked = given_network.with_network(config, given, parse_config(read_config(file), file), note)
     if saved is not None:
-        originated = network.resumed(originated, saved)
+        originated = given_network.resumed(originated, saved)
     return asked, originated
 
 

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from base.errors import UserError
 from data.batches import check_data
 from data.config import DataConfig
-from data.errors import UserError
 from pretrain.config import PhaseConfig, PretrainConfig
+from pretrain.devices.mesh import BATCH_AXES
 from pretrain.models import EncoderConfig
-from pretrain.publishing import check_card
-from pretrain.sharding import BATCH_AXES
+from pretrain.publish.public_names import check_card
 
 REPLACED = ("seq_len", "global_batch", "grad_accum", "masking_rate", "data")
 """Fields of a phase that stand for those of the run."""

@@ -8,13 +8,16 @@ from typing import Any
 
 from etils import epath
 
-from data import schema
-from data.errors import UserError
+from base import schema
+from base.errors import UserError
 from data.streams import with_shard_order
-from pretrain import huggingface, network, processes, publishing
+from pretrain import given_network
 from pretrain.job import Job
-from pretrain.recorder import Sums
-from pretrain.workdir import MODEL_FILE
+from pretrain.models import huggingface
+from pretrain.publish import public_names
+from pretrain.reports.recorder import Sums
+from pretrain.runtime import processes
+from pretrain.runtime.workdir import MODEL_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -90,13 +93,13 @@ def provenance(saved: Mapping[str, Any] | None, job: Job, *, changed: bool) -> d
       "fingerprints": ...}], oldest first;
       "local": fields of the config that name a path where they could name something on the hub.
     """
-    local, past = set(publishing.local_fields(schema.as_dict(job.given))), []
+    local, past = set(public_names.local_fields(schema.as_dict(job.given))), []
     if saved is not None:
         local |= set(saved.get("local", ()))
         past = list(saved.get("past", ()))
         was = saved["fingerprints"]
         if changed or any(job.fingerprints.get(name, was[name]) != was[name] for name in was):
-            before = {"config": network.as_counted(saved, job.given), "fingerprints": was}
+            before = {"config": given_network.as_counted(saved, job.given), "fingerprints": was}
             past.append({"until": saved["step"], "steps": saved["steps"], **before})
     return {"past": past, "local": sorted(local)}
 

@@ -13,25 +13,27 @@ from typing import Any
 import jax
 from etils import epath
 
-from data import schema
+from base import schema, terminal
+from base.errors import UserError
+from base.set_fields import Given
 from data.batches import Batch, BatchIterator, open_batches
-from data.errors import UserError
-from data.given import Given
-from pretrain import hardware, huggingface, network, overview, processes, terminal
-from pretrain import workdir as workdirs
-from pretrain.checkpoint import Checkpointer
+from pretrain import given_network
 from pretrain.config import PretrainConfig
-from pretrain.evaluation import Evaluator
-from pretrain.feeding import abstract_batch, to_devices
-from pretrain.flops import StepWork
-from pretrain.heldout import held_out_rows
-from pretrain.interruption import Interruption
+from pretrain.devices import hardware
+from pretrain.devices.flops import StepWork
+from pretrain.devices.global_batch import abstract_batch, to_devices
 from pretrain.job import NOTHING_SET, Job, assemble, origin_params, process_rows
-from pretrain.masking import predictions_per_row
-from pretrain.metrics import MetricWriter
+from pretrain.models import huggingface
+from pretrain.objective.evaluation import Evaluator
+from pretrain.objective.held_out_cache import held_out_rows
+from pretrain.objective.masking import predictions_per_row
+from pretrain.objective.train_step import lower, make_train_step
+from pretrain.optim.train_state import TrainState, abstract_state, fresh_state, state_from_params
 from pretrain.phases import Phase
-from pretrain.progress import Progress
-from pretrain.recorder import Recorder, Sums
+from pretrain.reports import start_summary
+from pretrain.reports.metric_writer import MetricWriter
+from pretrain.reports.progress_line import Progress
+from pretrain.reports.recorder import Recorder, Sums
 from pretrain.resume import (
     RunState,
     check_fingerprints,
@@ -40,8 +42,10 @@ from pretrain.resume import (
     provenance,
     stream_states,
 )
-from pretrain.state import TrainState, abstract_state, fresh_state, state_from_params
-from pretrain.steps import lower, make_train_step
+from pretrain.runtime import processes
+from pretrain.runtime import workdir as workdirs
+from pretrain.runtime.checkpoint import Checkpointer
+from pretrain.runtime.interruption import Interruption
 
 logger = logging.getLogger(__name__)
 
@@ -312,7 +316,7 @@ class _Trainer:
             "sums": dataclasses.asdict(recorder.sums),
             "fingerprints": dict(self._job.fingerprints),
             **self._history,
-            "dropout": network.dropout(self._job.encoder),
+            "dropout": given_network.dropout(self._job.encoder),
             "peak": self._job.peak and self._job.peak._asdict(),
         }
         self._checkpointer.save(step, state, run)
@@ -332,7 +336,7 @@ class _Trainer:
             return
         job, predictions = self._job, predictions_per_row(phase.masking_rate, phase.seq_len)
         rows = phase.global_batch
-        plan = overview.Plan(
+        plan = start_summary.Plan(
             steps=job.steps,
             start_step=step,
             global_batch=rows,
@@ -348,12 +352,12 @@ class _Trainer:
             if job.epoch_steps and job.config.epochs
             else None,
         )
-        memory = overview.Memory(
-            params=overview.bytes_per_device(self._abstract.params),
-            optimizer=overview.bytes_per_device(self._abstract.opt_state),
+        memory = start_summary.Memory(
+            params=start_summary.bytes_per_device(self._abstract.params),
+            optimizer=start_summary.bytes_per_device(self._abstract.opt_state),
             temporary=compiled.memory_analysis().temp_size_in_bytes,
             limit=hardware.device_memory(job.mesh.local_devices[0]),
         )
         terminal.console().print(
-            overview.overview(self._abstract.params, job.mesh, plan, memory, processes=processes.count())
+            start_summary.overview(self._abstract.params, job.mesh, plan, memory, processes=processes.count())
         )

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data.schema import as_dict, build
+from base.schema import as_dict, build
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent.parent

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from data.command_line import describe, parse
+from base.command_line import describe, parse
 from data.labelled.tasks import TASKS
 from finetune import config as finetuning
 from finetune.config import FinetuneConfig
-from finetune.unused import unused_fields as unused_in_finetuning
-from finetune.unused import unused_in_evaluation
+from finetune.unused_fields import unused_fields as unused_in_finetuning
+from finetune.unused_fields import unused_in_evaluation
 from launch.config import LaunchConfig, unused_by
 from pretrain.config import PretrainConfig
 from pretrain.phases import check_lengths, check_values, resolve_phases
-from pretrain.unused import unused_fields as unused_in_pretraining
+from pretrain.unused_fields import unused_fields as unused_in_pretraining
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])

@@ -11,13 +11,16 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from rich.console import Console, RenderableType
 
+from base import terminal
+from base.formatting import one_line
 from data.config import DataConfig, SourceConfig
-from finetune import benchmark_report, evaluate, results
-from pretrain import plan_report, terminal
+from finetune import evaluate
+from finetune.glue import benchmark_table
+from finetune.results import results_file
 from pretrain.fill_mask import MASK, Candidate, Cloze, prediction_table
-from pretrain.formatting import one_line
-from pretrain.model_card import model_card
-from pretrain.progress import Progress
+from pretrain.plan import plan_table
+from pretrain.publish.model_card import model_card
+from pretrain.reports.progress_line import Progress
 from tests.finetune.test_benchmark import results_of, rows_of_three
 from tests.hostile import NAMES
 from tests.pretrain.test_export import CONFIG
@@ -56,11 +59,11 @@ def test_tables_of_the_terminal_show_a_name_as_it_is_written(name: str):
     )
     one = checked(DEBUG)
     texts = {
-        "results": results.table(found),
+        "results": results_file.table(found),
         "evaluate": evaluate._table(name, name, {"accuracy": 0.5}, [name]),
-        "benchmark": benchmark_report.table([row]),
-        "comparison": plan_report.comparison([run_plan(name, one), run_plan(f"x{name}", one)], 1.0),
-        "plan": plan_report.report(run_plan(name, one), 1.0),
+        "benchmark": benchmark_table.table([row]),
+        "comparison": plan_table.comparison([run_plan(name, one), run_plan(f"x{name}", one)], 1.0),
+        "plan": plan_table.report(run_plan(name, one), 1.0),
     }
     for what, shown in texts.items():
         assert squeezed(name).strip("│┃") in printed(shown), what
@@ -92,7 +95,7 @@ def test_pages_of_a_benchmark_hold_a_name_of_any_kind(name: str, tmp_path):
             "validation": {"count": 1, "origin": name, "official": False},
         },
     )
-    written = benchmark_report.write_reports([row], epath.Path(tmp_path))
+    written = benchmark_table.write_reports([row], epath.Path(tmp_path))
     assert written == ["glue.json", "glue.md", "glue.png"]
     page = (tmp_path / "glue.md").read_text()
     assert "somebody" not in page and "<script>" not in page

@@ -4,7 +4,7 @@ import ast
 import re
 from pathlib import Path
 
-from data.command_line import describe
+from base.command_line import describe
 from pretrain.config import PretrainConfig
 
 ROOT = Path(__file__).parents[1]

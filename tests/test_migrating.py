@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data.command_line import describe, parse
+from base.command_line import describe, parse
 from data.config import SourceConfig
 from finetune.config import FinetuneConfig
 from pretrain.config import PretrainConfig

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from data.schema import build
+from base.schema import build
 from pretrain.config import PretrainConfig
 
 WORDS = re.findall(

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from absl import flags
 from etils import epath
 
-from data import schema
-from data.command_line import parse, run
+from base import schema
+from base.command_line import parse, run
+from base.errors import UserError
+from base.interruptible import signal_of, sigterm_as_ctrl_c
+from base.schema import Unused, field
+from base.storage import check_writable, is_remote
 from data.config import DataConfig
 from data.config import unused_fields as unused_of_data
-from data.errors import UserError
-from data.schema import Unused, field
-from data.storage import check_writable, is_remote
 from tokenizer.config import TokenizerConfig
 from tokenizer.config import unused_fields as unused_of_tokenizer
 from tokenizer.ensure import ensure_tokenizer, has_tokenizer, tokenizer_folder
-from tokenizer.interruptible import signal_of, sigterm_as_ctrl_c
 
 OF_ROWS = ("streams", "window", "packing", "prefetch")
 """Fields of `data` that say how documents become rows, of which a tokenizer knows nothing."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from data.schema import Unused, field
+from base.schema import Unused, field
 
 
 @dataclass(frozen=True)

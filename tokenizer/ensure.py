@@ -10,14 +10,14 @@ from typing import Any
 
 from etils import epath
 
-from data import schema
+from base import schema
+from base.errors import UserError
 from data.config import DataConfig
 from data.corpus import corpus_fingerprint, open_sources, training_documents
-from data.errors import UserError
-from tokenizer import files as tokenizer_files
+from tokenizer import tokenizer_files
 from tokenizer.config import TokenizerConfig
-from tokenizer.files import as_json
 from tokenizer.load import Loaded, load
+from tokenizer.tokenizer_files import as_json
 from tokenizer.train import train_tokenizer
 
 MADE_FROM = "made_from.json"

@@ -12,9 +12,9 @@ import numpy as np
 from etils import epath
 from tokenizers import Tokenizer, decoders
 
-from data.errors import UserError
+from base.errors import UserError
 from data.special_tokens import SpecialTokens
-from tokenizer import files as tokenizer_files
+from tokenizer import tokenizer_files
 from tokenizer.as_written import GENERIC
 from tokenizer.opening import Opened, open_files
 from tokenizer.plain_text import without_spelling

@@ -16,8 +16,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from data.errors import UserError
-from tokenizer import files as tokenizer_files
+from base.errors import UserError
+from tokenizer import tokenizer_files
 from tokenizer.as_written import NAMED, is_as_written
 
 OF_THE_MODEL = ("model_type", "tokenizer_class")

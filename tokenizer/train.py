@@ -17,14 +17,14 @@ from tokenizers import (
 )
 from tokenizers.pre_tokenizers import PreTokenizer
 
-from data.errors import UserError
-from tokenizer import files as tokenizer_files
+from base.errors import UserError
+from base.interruptible import consume
+from tokenizer import tokenizer_files
 from tokenizer.config import TokenizerConfig
-from tokenizer.files import as_json
-from tokenizer.interruptible import consume
 from tokenizer.load import Loaded, from_files, valid_unicode
 from tokenizer.long_words import LONGEST_WORD, WordCutter
-from tokenizer.progress import TrainingProgress
+from tokenizer.tokenizer_files import as_json
+from tokenizer.training_progress import TrainingProgress
 
 logger = logging.getLogger(__name__)
 

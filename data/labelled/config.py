@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from data.schema import field
+from base.schema import field
 
 SOURCES = ("hub", "tfds", "folder", "files")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.errors import UserError
+from base.errors import UserError
 from data.labelled.config import LabelledConfig
 from data.labelled.labels import UNLABELLED
 from data.labelled.tasks import Task

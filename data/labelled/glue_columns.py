@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import UserError
+from base.errors import UserError
 from data.labelled.classes import Classes, matching
 from data.labelled.examples import Examples, glue_examples
 from data.labelled.labels import UNLABELLED

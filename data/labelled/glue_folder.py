@@ -4,12 +4,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from data.errors import UserError
+from base.errors import UserError
 from data.labelled.classes import Classes
 from data.labelled.config import LabelledConfig
+from data.labelled.example_rows import Columns, collect
 from data.labelled.examples import Examples, Limits, glue_examples
 from data.labelled.labels import as_array, read_class, read_score
-from data.labelled.rows import Columns, collect
 from data.labelled.tables import delimited_rows
 from data.labelled.tasks import Task
 from data.sources.paths import File, walk_files

@@ -6,8 +6,8 @@ The token is the one huggingface_hub finds (HF_TOKEN, or a login); it is never r
 from collections.abc import Collection
 from typing import Any
 
+from base.errors import UserError
 from data.config import SourceConfig
-from data.errors import UserError
 from data.labelled.config import HUB_NAME, LabelledConfig
 from data.labelled.examples import Examples, Limits
 from data.labelled.glue_columns import IDENTITY, LABEL, check_columns, split_of_columns

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-from data.errors import UserError
+from base.errors import UserError
 from data.labelled.config import TFDS_NAME, LabelledConfig
 from data.labelled.examples import Examples, Limits
 from data.labelled.glue_columns import IDENTITY, LABEL, check_columns, split_of_columns

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import UserError
+from base.errors import UserError
 from data.labelled.classes import Classes, groups, key, look, marks_nothing, may_be_marks, number
 
 logger = logging.getLogger(__name__)

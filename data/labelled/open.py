@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from data.errors import UserError
+from base.errors import UserError
 from data.labelled.config import READERS, LabelledConfig
 from data.labelled.examples import Examples, LabelledData, Limits, by_split
 from data.labelled.labels import require_two_classes

@@ -7,11 +7,12 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from data.errors import UserError
+from base.errors import UserError
 from data.labelled.classes import Classes, class_names, marks_among, missing_among
 from data.labelled.config import LabelledConfig
+from data.labelled.example_rows import Collected, Columns, collect
 from data.labelled.examples import Examples, LabelledData, Limits
-from data.labelled.held_out import check_share, held_out
+from data.labelled.held_out_examples import check_share, held_out
 from data.labelled.labels import (
     ReadLabel,
     are_scores,
@@ -24,7 +25,6 @@ from data.labelled.labels import (
     tell_of_classes,
     warn_of_unlabelled,
 )
-from data.labelled.rows import Collected, Columns, collect
 from data.labelled.tables import FORMATS, Row, delimited_rows, json_rows
 from data.labelled.tasks import Task
 from data.sources.paths import File, find_files, split_paths, suffixes
@@ -59,7 +59,7 @@ def read_files(
       limits: the most examples of each.
       ids: whether files may give a class of config.data.label_names by its number there.
       hold_out: whether a share of the training file is held out to evaluate on where there is no validation file (see
-        `data.labelled.held_out`).
+        `data.labelled.held_out_examples`).
 
     Raises:
       UserError: what is wrong with the files, each with its line.

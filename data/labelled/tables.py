@@ -6,8 +6,8 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from data.errors import UserError
-from data.sources.archive import read_lines
+from base.errors import UserError
+from data.sources.compressed_lines import read_lines
 from data.sources.documents import FlawError, column_of, decode, json_object, missing_field
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from data.errors import UserError
+from base.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Task:
     labels: tuple[str, ...]
     """Names of the classes by id; () where labels are scores."""
     metrics: tuple[str, ...]
-    """Names of `finetune.metrics.METRICS`."""
+    """Names of `finetune.results.glue_metrics.METRICS`."""
     chooses: str
     """The one of them that chooses the best model."""
     train: str = "train"

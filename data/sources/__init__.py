@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from base.errors import UserError
 from data import config as data_config
 from data.config import SourceConfig
-from data.errors import UserError
 from data.source import Source
 from data.sources.documents import check_filters
 

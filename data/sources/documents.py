@@ -7,8 +7,8 @@ import logging
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
+from base.errors import UserError
 from data.config import FilterConfig, SourceConfig
-from data.errors import UserError
 from data.source import BLANK, Record
 
 log = logging.getLogger(__name__)

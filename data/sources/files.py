@@ -6,8 +6,8 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from base.errors import UserError
 from data.config import SourceConfig
-from data.errors import UserError
 from data.source import BLANK, Record
 from data.sources.documents import (
     FlawError,
@@ -21,7 +21,7 @@ from data.sources.documents import (
 )
 from data.sources.lines import blank_line_documents, numbered_lines, or_empty, sound
 from data.sources.paths import File, find_files, open_file, suffixes
-from data.sources.rows import row_records
+from data.sources.table_rows import row_records
 from data.sources.txt_documents import look
 
 log = logging.getLogger(__name__)

@@ -7,12 +7,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from base.errors import UserError
 from data.config import SourceConfig
-from data.errors import UserError
 from data.source import Record
 from data.sources.documents import FlawError, Gate, column_of, digest, missing_field, refuse_metadata_filters
 from data.sources.hub_errors import explain, is_connection_error, one_line
-from data.sources.rows import row_records
+from data.sources.table_rows import row_records
 
 BATCH = 256
 ATTEMPTS = 6

@@ -4,8 +4,8 @@ import os
 import re
 from collections.abc import Iterator
 
+from base.errors import UserError
 from data.config import SourceConfig
-from data.errors import UserError
 
 ALTERNATIVES = (
     "oscar-corpus/community-oscar (text_field='content'), HPLT/HPLT2.0_cleaned, HuggingFaceFW/fineweb-2"

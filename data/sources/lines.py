@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from data.source import Record
-from data.sources.archive import read_lines
+from data.sources.compressed_lines import read_lines
 from data.sources.documents import FlawError, Gate, decode
 
 

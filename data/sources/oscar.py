@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from base.errors import UserError
 from data.config import FilterConfig, SourceConfig
-from data.errors import UserError
 from data.source import BLANK, Record
 from data.sources.documents import METADATA_FILTERS, FlawError, Gate, decode, digest, json_object, text_of
 from data.sources.lines import blank_line_documents, numbered_lines, or_empty, sound

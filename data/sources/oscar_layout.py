@@ -6,9 +6,9 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
+from base.errors import UserError
 from data.config import SourceConfig
-from data.errors import UserError
-from data.sources.archive import read_lines
+from data.sources.compressed_lines import read_lines
 from data.sources.documents import FlawError, json_object
 from data.sources.paths import File, natural_key, walk_files
 

@@ -15,8 +15,8 @@ from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from data.errors import UserError
-from data.storage import is_remote
+from base.errors import UserError
+from base.storage import is_remote
 
 READ_BLOCK = 4 * 2**20
 BUFFER = 2**18

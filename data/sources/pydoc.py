@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from base.errors import UserError
 from data.config import SourceConfig
-from data.errors import UserError
 from data.source import Record
 from data.sources.documents import FlawError, Gate, digest, refuse_metadata_filters
 from data.sources.prose import paragraphs

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from base.errors import UserError
 from data.config import SourceConfig
-from data.errors import UserError
 from data.source import Record
 from data.sources.documents import (
     FlawError,

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from data.errors import UserError
+from base.errors import UserError
 from pretrain.models.dropout import dropout
-from pretrain.models.products import einsum
+from pretrain.models.matrix_products import einsum
 
 CUDNN_DTYPES = ("bfloat16", "float16")
 

@@ -13,12 +13,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from pretrain.devices.mesh import constrain, gathered
 from pretrain.models.attention import attention
 from pretrain.models.config import EncoderConfig
 from pretrain.models.dropout import dropout
 from pretrain.models.layers import ACTIVATIONS, LayerNorm, Linear, constant, gelu, normal
-from pretrain.models.products import einsum
-from pretrain.sharding import constrain, gathered
+from pretrain.models.matrix_products import einsum
 
 
 def sinusoids(positions: int, width: int, rms: float) -> Float[Array, "P E"]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from data.errors import UserError
+from base.errors import UserError
 
 ROBERTA_TYPES = ("roberta", "xlm-roberta", "camembert")
 MASKED_LM_TYPES = (*ROBERTA_TYPES, "bert")

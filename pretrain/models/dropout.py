@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.extend.random import threefry2x32_p
 from jaxtyping import Array, Bool, Float, Key, UInt32
 
-from pretrain.sharding import spec
+from pretrain.devices.mesh import spec
 
 LEVELS = 1 << 16
 

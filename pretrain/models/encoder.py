@@ -17,9 +17,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from pretrain.models import attention, bert, description, modernbert
+from pretrain.models import attention, bert, modernbert, module_shapes
 from pretrain.models.config import EncoderConfig
-from pretrain.models.description import Params
+from pretrain.models.module_shapes import Params
 
 Maker = Callable[[nnx.Rngs, EncoderConfig], nnx.Module]
 
@@ -85,14 +85,14 @@ class Encoder:
         parts = PARTS[self.config.model_type]
 
         def init_layer(layer_key: Key[Array, ""]) -> Params:
-            return description.pure(parts.layer(nnx.Rngs(layer_key), self.config))
+            return module_shapes.pure(parts.layer(nnx.Rngs(layer_key), self.config))
 
         params = {
-            "embeddings": description.pure(parts.embeddings(nnx.Rngs(embeddings), self.config)),
+            "embeddings": module_shapes.pure(parts.embeddings(nnx.Rngs(embeddings), self.config)),
             "layers": jax.vmap(init_layer)(jax.random.split(layers, self.config.num_hidden_layers)),
         }
         if parts.final:
-            params["final"] = description.pure(parts.final(nnx.Rngs(0), self.config))
+            params["final"] = module_shapes.pure(parts.final(nnx.Rngs(0), self.config))
         return params
 
     def modules(self) -> dict[str, nnx.Module]:
@@ -104,12 +104,12 @@ class Encoder:
         return jax.eval_shape(self.init, jax.random.key(0))
 
     def logical_axes(self) -> dict[str, Any]:
-        """The tree of `params` with the logical axes of each array (see `pretrain.sharding.RULES`) at its leaves."""
-        return description.logical_axes(self.modules())
+        """The tree of `params` with the logical axes of each array at its leaves (see `pretrain.devices.mesh`)."""
+        return module_shapes.logical_axes(self.modules())
 
     def decay_mask(self) -> dict[str, Any]:
         """The tree of `params` with True where weight decay applies: kernels and embeddings, not biases and norms."""
-        return description.decay_mask(self.modules())
+        return module_shapes.decay_mask(self.modules())
 
     def encode(
         self,
@@ -208,4 +208,4 @@ def _modules(config: EncoderConfig) -> dict[str, nnx.Module]:
     def maker(make: Maker) -> Callable[[], nnx.Module]:
         return lambda: make(nnx.Rngs(0), config)
 
-    return description.abstract({part: maker(make) for part, make in makers.items()})
+    return module_shapes.abstract({part: maker(make) for part, make in makers.items()})

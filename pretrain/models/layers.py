@@ -1,8 +1,9 @@
 """The parts that encoders are built of. A parameter is declared once: its shape, start, layout and weight decay.
 
-Modules are Flax NNX descriptions; `pretrain.models.description` splits them into a graph and a pure dict of arrays. The
-metadata `axes` names a parameter's logical axes (the table in `pretrain.sharding`), `decay` says whether weight decay
-applies to it, `inputs` how many leading axes of a linear map's kernel are those that are mapped (0: no linear map).
+Modules are Flax NNX descriptions; `pretrain.models.module_shapes` splits them into a graph and a pure dict of arrays.
+The metadata `axes` names a parameter's logical axes (the table in `pretrain.devices.mesh`), `decay` says whether
+weight decay applies to it, `inputs` how many leading axes of a linear map's kernel are those that are mapped (0: no
+linear map).
 """
 
 import math
@@ -13,8 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from pretrain.models.products import einsum
-from pretrain.sharding import gathered
+from pretrain.devices.mesh import gathered
+from pretrain.models.matrix_products import einsum
 
 Axes = tuple[str | None, ...]
 

@@ -7,11 +7,11 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from pretrain.models import description
+from pretrain.models import module_shapes
 from pretrain.models.bert import MaskedLMHead
 from pretrain.models.config import EncoderConfig
-from pretrain.models.description import Params
 from pretrain.models.encoder import Encoder, build_encoder
+from pretrain.models.module_shapes import Params
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Model:
         Run it under `jax.jit` with `out_shardings` made of `logical_axes()`, and each device draws its own share only.
         """
         head = MaskedLMHead(nnx.Rngs(jax.random.split(key, 3)[2]), self.config)
-        return {**self.encoder.init(key), "head": description.pure(head)}
+        return {**self.encoder.init(key), "head": module_shapes.pure(head)}
 
     def modules(self) -> dict[str, nnx.Module]:
         """The parts with shapes for arrays: a single layer for all of them."""
@@ -68,12 +68,12 @@ class Model:
         return jax.eval_shape(self.init, jax.random.key(0))
 
     def logical_axes(self) -> dict[str, Any]:
-        """The tree of `params` with the logical axes of each array (see `pretrain.sharding.RULES`) at its leaves."""
-        return description.logical_axes(self.modules())
+        """The tree of `params` with the logical axes of each array at its leaves (see `pretrain.devices.mesh`)."""
+        return module_shapes.logical_axes(self.modules())
 
     def decay_mask(self) -> dict[str, Any]:
         """The tree of `params` with True where weight decay applies: kernels and embeddings, not biases and norms."""
-        return description.decay_mask(self.modules())
+        return module_shapes.decay_mask(self.modules())
 
     def encode(
         self,
@@ -116,4 +116,4 @@ def build(config: EncoderConfig, *, dtype: str = "float32", platform: str | None
 
 
 def _abstract_head(config: EncoderConfig) -> nnx.Module:
-    return description.abstract({"head": lambda: MaskedLMHead(nnx.Rngs(0), config)})["head"]
+    return module_shapes.abstract({"head": lambda: MaskedLMHead(nnx.Rngs(0), config)})["head"]

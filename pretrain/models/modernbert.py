@@ -13,11 +13,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from pretrain.devices.mesh import constrain
 from pretrain.models.attention import attention
 from pretrain.models.config import EncoderConfig, ModernBertFields
 from pretrain.models.dropout import dropout
 from pretrain.models.layers import ACTIVATIONS, LayerNorm, Linear, normal
-from pretrain.sharding import constrain
 
 
 def _own(config: EncoderConfig) -> ModernBertFields:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from data.errors import UserError
+from base.errors import UserError
 from pretrain.models.config import ModernBertFields
 
 DEFAULTS: Mapping[str, Any] = {

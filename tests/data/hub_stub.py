@@ -23,7 +23,7 @@ READER = """
 import json, logging, sys, time
 import datasets
 from data.config import FilterConfig, SourceConfig
-from data.errors import UserError
+from base.errors import UserError
 from data.sources import open_source
 
 logging.basicConfig(level=logging.DEBUG)

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data import tokens
+from base.errors import UserError
+from data import token_streams
 from data.batches import Batch, BatchIterator, check_data, open_batches
 from data.config import DataConfig, SourceConfig
 from data.corpus import count_steps
-from data.errors import UserError
 from tests.memory_corpus import FIRST_TOKEN, SPECIAL, Encoder, MemorySource, documents_of, make_corpus
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several chunks to a window, as with a real corpus."""
-    monkeypatch.setattr(tokens, "SMALLEST_CHUNK", 64)
-    monkeypatch.setattr(tokens, "LARGEST_CHUNK", 256)
+    monkeypatch.setattr(token_streams, "SMALLEST_CHUNK", 64)
+    monkeypatch.setattr(token_streams, "LARGEST_CHUNK", 256)
 
 
 CONFIG = DataConfig(streams=4, window=8, eval_fraction=0.1)
@@ -215,8 +215,8 @@ def test_streams_that_end_sooner_give_padding_until_all_have_ended() -> None:
 def test_batches_do_not_depend_on_prefetch_or_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     source = MemorySource(make_corpus(3, 90))
     expected = take(configured(prefetch=1), [source], 10)
-    monkeypatch.setattr(tokens, "SMALLEST_CHUNK", 1)
-    monkeypatch.setattr(tokens, "LARGEST_CHUNK", 1)
+    monkeypatch.setattr(token_streams, "SMALLEST_CHUNK", 1)
+    monkeypatch.setattr(token_streams, "LARGEST_CHUNK", 1)
     assert_same(take(configured(prefetch=7), [source], 10), expected)
 
 

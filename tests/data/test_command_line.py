@@ -10,10 +10,10 @@ import textwrap
 import pytest
 from absl import flags
 
-from data.command_line import differences, parse, python, run, write_out
+from base.command_line import differences, parse, python, run, write_out
+from base.errors import UserError
+from base.schema import field
 from data.config import DataConfig, FilterConfig, SourceConfig
-from data.errors import UserError
-from data.schema import field
 from pretrain.config import PretrainConfig
 
 FILE = """
@@ -251,7 +251,7 @@ def test_ctrl_c_is_a_word_and_a_status(monkeypatch, capsys):
 
 
 def test_a_closed_pipe_ends_a_command_without_a_word():
-    script = "from data.command_line import run; run(lambda argv: print('x' * 100_000))"
+    script = "from base.command_line import run; run(lambda argv: print('x' * 100_000))"
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

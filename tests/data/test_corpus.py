@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from base.errors import UserError
 from data.config import DataConfig, SourceConfig
 from data.corpus import corpus_fingerprint, count_steps, open_sources
-from data.errors import UserError
-from data.evaluation import evaluation_rows
+from data.held_out_rows import evaluation_rows
 from tests.memory_corpus import SPECIAL, Encoder, MemorySource, make_corpus
 
 SOURCES = [MemorySource(make_corpus(2, 10))]

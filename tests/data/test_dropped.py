@@ -7,7 +7,7 @@ import pytest
 from data.batches import Batch, dropped, open_batches
 from data.config import DataConfig
 from data.corpus import training_documents
-from data.evaluation import evaluation_rows
+from data.held_out_rows import evaluation_rows
 from data.source import BLANK
 from tests.memory_corpus import SPECIAL, Encoder, MemorySource, make_corpus
 

@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
+from base.errors import UserError
+from base.schema import Unused, field
+from base.set_fields import DEFAULT, LINE, RECIPE, Given, settled
 from data.config import DataConfig, SourceConfig
 from data.config import unused_fields as unused_of_data
-from data.errors import UserError
-from data.given import DEFAULT, LINE, RECIPE, Given, settled
-from data.schema import Unused, field
 
 
 @dataclasses.dataclass(frozen=True)

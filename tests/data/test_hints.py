@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from data.hints import NOT_NEEDED, Names, unknown_field, unknown_flag
+from base.suggestions import NOT_NEEDED, Names, unknown_field, unknown_flag
 from finetune.config import FinetuneConfig
 from pretrain.config import PretrainConfig
 from tests.test_migrating import ROWS, quoted, stage_of, theirs

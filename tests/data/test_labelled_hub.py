@@ -16,7 +16,7 @@ from hub_stub import HubStub
 READER = """
 import json, sys
 import datasets
-from data.errors import UserError
+from base.errors import UserError
 from data.labelled.config import LabelledConfig
 from data.labelled.open import open_labelled
 

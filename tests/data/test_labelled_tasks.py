@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.errors import UserError
+from base.errors import UserError
 from data.labelled.config import LabelledConfig
 from data.labelled.examples import Examples
 from data.labelled.glue_columns import split_of_columns

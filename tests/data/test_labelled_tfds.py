@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.errors import UserError
+from base.errors import UserError
 from data.labelled.config import LabelledConfig
 from data.labelled.examples import LabelledData
 from data.labelled.open import open_labelled

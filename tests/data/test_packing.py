@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import tokens as tokens_module
+from data import token_streams as tokens_module
 from data.config import DataConfig
 from data.counts import Counts
 from data.packing import LOOK_AHEAD, DocumentPlanner, Piece, Rows, fill, make_packer
 from data.streams import WindowReader, open_documents, window_order
-from data.tokens import Cursor, TokenStream
+from data.token_streams import Cursor, TokenStream
 from tests.memory_corpus import FIRST_TOKEN, SPECIAL, Encoder, MemorySource
 
 CLS, SEP, PAD = SPECIAL.cls, SPECIAL.sep, SPECIAL.pad

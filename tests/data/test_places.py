@@ -2,9 +2,9 @@
 
 import json
 
-from data.places import without_places
-from tokenizer.files import CONFIG
-from tokenizer.files import without_places as files_without_places
+from base.private_paths import without_places
+from tokenizer.tokenizer_files import CONFIG
+from tokenizer.tokenizer_files import without_places as files_without_places
 
 VALUES = {
     "u": "https://h/secret",

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from data.errors import UserError
-from data.schema import as_dict, build, completed, field, flatten
+from base.errors import UserError
+from base.schema import as_dict, build, completed, field, flatten
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from base.errors import UserError
 from data.config import FilterConfig, SourceConfig
-from data.errors import UserError
 from data.source import BLANK, Record
 from data.sources import open_source
-from data.sources.archive import split_lines
+from data.sources.compressed_lines import split_lines
 
 TEXT = "Første dokument.\nandre linje\n\n  \nAnnet dokument.\r\n\n\n\nTredje."
 LINES = ["Første dokument.", "andre linje", "", "", "Annet dokument.", "", "", "", "Tredje."]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from base.errors import UserError
 from data.config import FilterConfig, SourceConfig
-from data.errors import UserError
 from data.source import BLANK, Record
 from data.sources import open_source
 

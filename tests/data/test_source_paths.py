@@ -6,8 +6,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from base.errors import UserError
 from data.config import SourceConfig
-from data.errors import UserError
 from data.sources import open_source
 from data.sources.paths import walk_files
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from base.errors import UserError
 from data.config import FilterConfig, SourceConfig
-from data.errors import UserError
 from data.sources import open_source
 from data.sources.prose import is_prose, paragraphs
 

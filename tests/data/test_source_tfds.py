@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from base.errors import UserError
 from data.config import FilterConfig, SourceConfig
-from data.errors import UserError
 from data.source import Record
 from data.sources import open_source
 

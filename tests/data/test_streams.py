@@ -7,9 +7,9 @@ import pytest
 
 from data.config import DataConfig, SourceConfig
 from data.counts import Counts
-from data.reading import Layout, OwnReader, Position, ShardOrder, SharedReader, open_readers
 from data.shuffle import WeightedDraws, permutation, random_bits
 from data.source import Record
+from data.stream_records import Layout, OwnReader, Position, ShardOrder, SharedReader, open_readers
 from data.streams import WindowReader, open_documents, window_order
 from tests.memory_corpus import MemorySource, documents_of, make_corpus
 

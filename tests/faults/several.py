@@ -17,15 +17,16 @@ import jax
 from etils import epath
 from jax._src import cache_key
 
+from base.errors import UserError
 from data import batches
-from data.errors import UserError
-from finetune.finish import finish
+from finetune.results.final_outputs import finish
 from finetune.train import train as finetune
-from pretrain import metrics, processes
 from pretrain import train as pretraining
-from pretrain.command import log_to_stderr
-from pretrain.feeding import local_rows
-from pretrain.recorder import Recorder
+from pretrain.devices.global_batch import local_rows
+from pretrain.reports import metric_writer
+from pretrain.reports.recorder import Recorder
+from pretrain.runtime import processes
+from pretrain.runtime.train_command import log_to_stderr
 from tests.finetune.tiny_task import tiny_finetune
 from tests.tiny import tiny_config
 
@@ -53,7 +54,7 @@ class Run:
 def main(argv: list[str]) -> int:
     log_to_stderr()
     compile_once()
-    metrics.EventWriter = lambda folder: None  # type: ignore[assignment,misc]  # seconds of importing
+    metric_writer.EventWriter = lambda folder: None  # type: ignore[assignment,misc]  # seconds of importing
     root = Path(argv[1]).parent
     for each in json.loads(Path(argv[1]).read_text()):
         run = Run(**each)

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from base.errors import UserError
 from data.config import SourceConfig
-from data.errors import UserError
 from data.sources import open_source
 
 GOOD = [f"dokument {number} {random.Random(number).randbytes(40).hex()}" for number in range(6000)]

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.errors import UserError
-from launch import gcloud, tpu, up
+from base.errors import UserError
 from launch.config import TpuConfig
-from launch.runner import Runner, folded
+from launch.subprocesses import Runner, folded
+from launch.tpu import __main__ as tpu
+from launch.tpu import gcloud, keep_running
 from tests.launch.cloud import NAME, Cloud, launch, tiny_archive
 
 COMMAND = ["python", "-m", "show", "--workdir=gs://bucket/run"]
@@ -224,14 +225,14 @@ def test_a_broken_connection_neither_starts_twice_nor_passes_for_success(broken,
 
 
 def test_a_cloud_that_gives_no_answer_is_not_a_lost_pod(cloud, monkeypatch, capfd):
-    watch = up.Launch._watch
+    watch = keep_running.Launch._watch
 
     def watching(launch):
         for _ in range(25):
             cloud.answer("tpu-vm", "describe", status=1, stderr="ERROR: (gcloud) UNAVAILABLE: 503")
         return watch(launch)
 
-    monkeypatch.setattr(up.Launch, "_watch", watching)
+    monkeypatch.setattr(keep_running.Launch, "_watch", watching)
     assert launch("up", command=COMMAND) == 0
     assert "lost" not in capfd.readouterr().err
     assert cloud.verbs("create", "delete", "start") == ["create", "start"]
@@ -240,8 +241,8 @@ def test_a_cloud_that_gives_no_answer_is_not_a_lost_pod(cloud, monkeypatch, capf
 
 def test_the_job_of_the_plain_script_is_followed(cloud, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(up.Launch, "_watch", lambda launch: signal.raise_signal(signal.SIGINT))
-        patch.setattr(up.Follower, "end", lambda follower, seconds: None)
+        patch.setattr(keep_running.Launch, "_watch", lambda launch: signal.raise_signal(signal.SIGINT))
+        patch.setattr(keep_running.Follower, "end", lambda follower, seconds: None)
         assert launch("up", command=[*COMMAND, "--hold"]) == 130
     for worker in range(2):
         state = cloud.home(worker) / "unmask" / NAME / "state.json"
@@ -254,8 +255,8 @@ def test_the_job_of_the_plain_script_is_followed(cloud, monkeypatch):
 
 def test_a_job_that_runs_already_is_followed_and_not_started_again(cloud, monkeypatch, capfd):
     with monkeypatch.context() as patch:
-        patch.setattr(up.Launch, "_watch", lambda launch: signal.raise_signal(signal.SIGINT))
-        patch.setattr(up.Follower, "end", lambda follower, seconds: None)
+        patch.setattr(keep_running.Launch, "_watch", lambda launch: signal.raise_signal(signal.SIGINT))
+        patch.setattr(keep_running.Follower, "end", lambda follower, seconds: None)
         assert launch("up", command=[*COMMAND, "--hold"]) == 130
     assert f"python -m launch.tpu stop {NAME}" in capfd.readouterr().err
     with pytest.raises(UserError, match=f"another command, or one .* is running on {NAME}; stop it first"):

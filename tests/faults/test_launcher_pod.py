@@ -7,10 +7,11 @@ import threading
 
 import pytest
 
-from data.errors import UserError
-from launch import tpu, up
-from launch.failures import pause
-from launch.runner import Runner
+from base.errors import UserError
+from launch.subprocesses import Runner
+from launch.tpu import __main__ as tpu
+from launch.tpu import keep_running
+from launch.tpu.gcloud_errors import pause
 from tests.launch.cloud import NAME, PLACE, Cloud, launch, tiny_archive
 
 NO_CAPACITY = "ERROR: (gcloud.compute.tpus) RESOURCE_EXHAUSTED: There is no more capacity in the zone"
@@ -211,25 +212,29 @@ def test_no_project_or_zone_is_one_line_before_anything_is_asked_for(setting, fi
     with pytest.raises(
         UserError, match=rf"no {field}: set config.tpu.{field}, or gcloud config set {setting}"
     ):
-        tpu.main(["launch/tpu.py", "create", NAME])
+        tpu.main(["launch/tpu/__main__.py", "create", NAME])
     assert set(cloud.verbs()) == {"config"}
 
 
 def test_project_and_zone_are_gclouds_own_by_default(cloud):
-    assert tpu.main(["launch/tpu.py", "delete", NAME]) == 0
+    assert tpu.main(["launch/tpu/__main__.py", "delete", NAME]) == 0
     assert all("--project=own-project" in call and "--zone=own-zone" in call for call in cloud.calls[2:])
 
 
 @pytest.mark.parametrize("name", ["Pod", "1pod", "pod-", "po d", "$(pod)", "p" * 60])
 def test_a_bad_name_is_refused(name, cloud):
     with pytest.raises(UserError, match="NAME="):
-        tpu.main(["launch/tpu.py", "create", name, *PLACE])
+        tpu.main(["launch/tpu/__main__.py", "create", name, *PLACE])
     assert cloud.calls == []
 
 
 def test_a_pod_that_is_lost_again_and_again_is_given_up(cloud, monkeypatch):
     cloud.set(hosts=2)
-    monkeypatch.setattr(up.Launch, "_run_once", lambda launch, fresh: up.Verdict(up.Stage.INTERRUPTED))
+    monkeypatch.setattr(
+        keep_running.Launch,
+        "_run_once",
+        lambda launch, fresh: keep_running.Verdict(keep_running.Stage.INTERRUPTED),
+    )
     with pytest.raises(UserError, match=r"was lost 3 times, more than config\.tpu.max_restarts=2"):
         launch(
             "up", "--config.tpu.max_restarts=2", command=["python", "-m", "show", "--workdir=gs://bucket/x"]

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from etils import epath
 
-from data import schema
-from data.errors import UserError
+from base import schema
+from base.errors import UserError
 from pretrain import train as train_module
-from pretrain.checkpoint import Checkpointer, restore_params
+from pretrain.devices.mesh import make_mesh
 from pretrain.job import _epoch_steps
-from pretrain.recorder import Recorder
+from pretrain.reports.recorder import Recorder
 from pretrain.resume import stream_states
-from pretrain.sharding import make_mesh
+from pretrain.runtime.checkpoint import Checkpointer, restore_params
 from pretrain.train import train
 from tests.tiny import tiny_config, write_corpus
 

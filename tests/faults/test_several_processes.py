@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from etils import epath
 
-from finetune.finish import finish
+from finetune.results.final_outputs import finish
 from finetune.train import train as finetune
 from launch.local import environments_of
 from pretrain import train as pretraining
-from pretrain.checkpoint import newest_step, restore_params
+from pretrain.devices.mesh import make_mesh
 from pretrain.export import export
-from pretrain.sharding import make_mesh
+from pretrain.runtime.checkpoint import newest_step, restore_params
 from tests.faults.several import digests
 from tests.finetune.tiny_task import tiny_finetune
 from tests.tiny import tiny_config, write_corpus
@@ -205,7 +205,8 @@ def test_a_population_spread_over_processes_scores_as_on_one(launches):
     root, _ = launches
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "finetune.population.make_mesh", lambda config, devices: make_mesh(config, jax.devices()[:4])
+            "finetune.population.state.make_mesh",
+            lambda config, devices: make_mesh(config, jax.devices()[:4]),
         )
         config = tiny_finetune(root / "task", mesh=DATA, **MEMBERS)
         workdir = epath.Path(root / "members of one")

@@ -12,8 +12,8 @@ from data.labelled.config import LabelledConfig
 from data.labelled.examples import Examples
 from data.labelled.open import open_labelled
 from data.labelled.tasks import TASKS
-from finetune.answers import Asked, asked_of, write_answers
-from finetune.finish import scores_of_tests
+from finetune.results.final_outputs import scores_of_tests
+from finetune.results.predicted_labels import Asked, asked_of, write_answers
 
 
 def test_of_a_test_file_that_is_labelled_in_part_that_part_is_scored():

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune.batching import Plan, choose_lengths, evaluation_batches, rows
-from finetune.encoding import Encoded
+from finetune.texts.batching import Plan, choose_lengths, evaluation_batches, rows
+from finetune.texts.encoding import Encoded
 
 LENGTHS = (8, 16, 32)
 

@@ -12,15 +12,15 @@ import pytest
 from etils import epath
 from rich.console import Console
 
-from data.command_line import parse
-from data.errors import UserError
+from base.command_line import parse
+from base.errors import UserError
 from data.labelled.config import LabelledConfig
 from data.labelled.tasks import TASKS
-from finetune import benchmark
-from finetune.benchmark import run_benchmark, task_configs, write_submission
-from finetune.benchmark_report import NINE, Row, averages, markdown, picture, row_of, table, write_reports
 from finetune.config import FinetuneConfig
-from finetune.results import Summary, read_results, write_results
+from finetune.glue import all_tasks
+from finetune.glue.all_tasks import run_benchmark, task_configs, write_submission
+from finetune.glue.benchmark_table import NINE, Row, averages, markdown, picture, row_of, table, write_reports
+from finetune.results.results_file import Summary, read_results, write_results
 from finetune.submission import FILES
 from tests.finetune.tiny_task import tiny_finetune
 
@@ -63,7 +63,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def all_tasks(**changes: Any) -> FinetuneConfig:
+def nine_tasks(**changes: Any) -> FinetuneConfig:
     config, _ = parse(
         FinetuneConfig, ["finetune", f"--config={GLUE}:all", "--config.init_from=base"], lambda values: None
     )
@@ -113,7 +113,7 @@ def rows_of_three() -> list[Row]:
 def test_a_benchmark_makes_each_task_once_and_the_small_ones_from_mnli(folder, tmp_path, monkeypatch):
     config = config_of(folder, {"task": "rte", "learning_rate": 1e-3}, {"task": "mnli"}, from_mnli=True)
     trained: list[str] = []
-    really_train = benchmark.train
+    really_train = all_tasks.train
 
     def train(chosen, workdir):
         trained.append(chosen.task)
@@ -121,7 +121,7 @@ def test_a_benchmark_makes_each_task_once_and_the_small_ones_from_mnli(folder, t
             raise KeyboardInterrupt
         return really_train(chosen, workdir)
 
-    monkeypatch.setattr(benchmark, "train", train)
+    monkeypatch.setattr(all_tasks, "train", train)
     with pytest.raises(KeyboardInterrupt):
         run_benchmark(config, epath.Path(tmp_path), Console(file=io.StringIO()))
     assert not (tmp_path / "glue.json").exists()
@@ -141,7 +141,7 @@ def test_a_benchmark_makes_each_task_once_and_the_small_ones_from_mnli(folder, t
     assert "RTE.tsv" not in message and (tmp_path / "predictions" / "RTE.tsv").exists()
 
     (tmp_path / "rte" / "results.json").unlink()
-    monkeypatch.setattr(benchmark, "train", lambda *given: SimpleNamespace(interrupted="SIGTERM"))
+    monkeypatch.setattr(all_tasks, "train", lambda *given: SimpleNamespace(interrupted="SIGTERM"))
     assert run_benchmark(config, epath.Path(tmp_path), Console(file=io.StringIO())) == "SIGTERM"
     assert not (tmp_path / "glue.json").exists(), "a benchmark with a task to go passes for finished"
 
@@ -151,7 +151,7 @@ def test_a_benchmark_makes_each_task_once_and_the_small_ones_from_mnli(folder, t
 
 
 def test_a_signal_in_a_task_ends_the_benchmark(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "train", lambda *given: SimpleNamespace(interrupted="SIGTERM"))
+    monkeypatch.setattr(all_tasks, "train", lambda *given: SimpleNamespace(interrupted="SIGTERM"))
     config = config_of(folder, {"task": "rte"}, {"task": "mnli"})
     assert run_benchmark(config, epath.Path(tmp_path), Console(file=io.StringIO())) == "SIGTERM"
     assert not (tmp_path / "glue.json").exists()
@@ -161,23 +161,23 @@ def test_a_signal_in_the_last_step_of_a_task_ends_the_benchmark_after_its_result
     folder, tmp_path, monkeypatch
 ):
     done = SimpleNamespace(interrupted="", requested="SIGTERM")
-    monkeypatch.setattr(benchmark, "train", lambda *given: done)
+    monkeypatch.setattr(all_tasks, "train", lambda *given: done)
     finished = []
-    monkeypatch.setattr(benchmark, "finish", lambda outcome, workdir: finished.append(workdir.name) or {})
+    monkeypatch.setattr(all_tasks, "finish", lambda outcome, workdir: finished.append(workdir.name) or {})
     config = config_of(folder, {"task": "rte"}, {"task": "mnli"})
     assert run_benchmark(config, epath.Path(tmp_path), Console(file=io.StringIO())) == "SIGTERM"
     assert finished == ["rte"]
 
 
 def test_what_is_missing_of_a_late_task_is_known_before_the_first_is_trained(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "train", lambda *given: pytest.fail("trained"))
+    monkeypatch.setattr(all_tasks, "train", lambda *given: pytest.fail("trained"))
     config = config_of(folder, {"task": "rte"}, {"task": "cola"})
     with pytest.raises(UserError, match="has no folder CoLA with files"):
         run_benchmark(config, epath.Path(tmp_path), Console(file=io.StringIO()))
 
 
 def test_the_recipe_has_the_nine_tasks_and_five_epochs_for_the_two_small_ones():
-    configs = task_configs(all_tasks(), epath.Path("runs/glue"))
+    configs = task_configs(nine_tasks(), epath.Path("runs/glue"))
     assert sorted(configs) == sorted(NINE) and len(NINE) == 9
     assert {task for task, each in configs.items() if each.epochs == 5} == {"mrpc", "wnli"}
     assert {each.epochs for task, each in configs.items() if task not in ("mrpc", "wnli")} == {3}
@@ -187,7 +187,7 @@ def test_the_recipe_has_the_nine_tasks_and_five_epochs_for_the_two_small_ones():
 
 
 def test_tasks_that_start_from_mnli_come_after_it_and_the_others_stay():
-    config = all_tasks()
+    config = nine_tasks()
     from_mnli = dataclasses.replace(config.benchmark, from_mnli=True)
     configs = task_configs(dataclasses.replace(config, benchmark=from_mnli), epath.Path("runs/glue"))
     assert list(configs) == ["wnli", "cola", "sst2", "qnli", "qqp", "mnli", "rte", "mrpc", "stsb"]

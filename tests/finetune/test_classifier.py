@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from finetune.classifier import Classifier
-from finetune.huggingface import load_encoder_for_classification
+from finetune.classifier.network import Classifier
+from finetune.classifier.pretrained import load_encoder_for_classification
 from pretrain.config import MeshConfig
+from pretrain.devices.mesh import RULES, make_mesh
 from pretrain.models.encoder import build_encoder
-from pretrain.sharding import RULES, make_mesh
 from tests.finetune.reference_models import SIZES, pairs_of_texts, random_model
 
 LABELS = ("no", "maybe", "yes")

@@ -14,11 +14,11 @@ from etils import epath
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from finetune.finish import finish
-from finetune.inference import Facts
-from finetune.model_card import card, hyperparameters
+from base.formatting import one_line
+from finetune.classifier.inference import Facts
+from finetune.results.classifier_card import card, hyperparameters
+from finetune.results.final_outputs import finish
 from finetune.train import train
-from pretrain.formatting import one_line
 from tests.finetune.tiny_task import tiny_finetune, write_examples
 from tests.hostile import NAMES
 

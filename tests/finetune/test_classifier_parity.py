@@ -12,8 +12,8 @@ import pytest
 import torch
 import transformers
 
-from finetune.classifier import Classifier, build_classifier
-from finetune.huggingface import load_encoder_for_classification, save_classifier
+from finetune.classifier.network import Classifier, build_classifier
+from finetune.classifier.pretrained import load_encoder_for_classification, save_classifier
 from pretrain.models import Params
 from tests.compiled import jit
 from tests.finetune.reference_models import CASES, B, inputs, pairs_of_texts, random_model
@@ -172,7 +172,7 @@ def test_dropout_is_where_transformers_has_it_with_the_same_rates(
         "pretrain.models.bert",
         "pretrain.models.modernbert",
         "pretrain.models.attention",
-        "finetune.heads",
+        "finetune.classifier.heads",
     ):
         monkeypatch.setattr(f"{module}.dropout", record_ours)
     with jax.disable_jit():

@@ -10,8 +10,8 @@ import pytest
 import torch
 import transformers
 
-from data.errors import UserError
-from finetune.huggingface import Start, load_encoder_for_classification
+from base.errors import UserError
+from finetune.classifier.pretrained import Start, load_encoder_for_classification
 from tests.finetune.reference_models import FAMILIES, inputs, pairs_of_texts, random_model
 
 LABELS = ("no", "maybe", "yes")

@@ -8,9 +8,9 @@ import tokenizers
 import transformers
 from tokenizers import models, pre_tokenizers, processors
 
-from data.errors import UserError
+from base.errors import UserError
 from data.labelled.examples import Examples
-from finetune.encoding import PairEncoder
+from finetune.texts.encoding import PairEncoder
 from tests.finetune.tiny_task import write_model
 from tokenizer.load import load
 

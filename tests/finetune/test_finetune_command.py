@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import UserError
+from base.errors import UserError
 from finetune import __main__ as command
-from pretrain import processes
+from pretrain.runtime import processes
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import os, sys
-from data.errors import UserError
+from base.errors import UserError
 from finetune import __main__ as command
 from pretrain import processes
 def train(config, workdir):

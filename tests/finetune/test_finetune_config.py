@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from data.errors import UserError
+from base.errors import UserError
 from finetune.config import FinetuneConfig, check_values
-from pretrain.publishing import shown_source
+from pretrain.publish.public_names import shown_source
 
 
 @pytest.mark.parametrize(

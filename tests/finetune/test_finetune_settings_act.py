@@ -12,18 +12,18 @@ import jax.numpy as jnp
 import pytest
 from etils import epath
 
-from data.command_line import read
-from data.errors import UserError
-from data.hints import Names
-from finetune.batching import evaluation_batches
-from finetune.benchmark import task_configs
+from base.command_line import read
+from base.errors import UserError
+from base.suggestions import Names
 from finetune.config import BenchmarkTask, FinetuneConfig
+from finetune.glue.all_tasks import task_configs
 from finetune.job import assemble
-from finetune.population import abstract_state, population_mesh
-from finetune.search_space import ranges
-from finetune.step import make_train_step, schedule_of
+from finetune.population.state import abstract_state, population_mesh
+from finetune.population.train_step import make_train_step, schedule_of
+from finetune.search.search_space import ranges
+from finetune.texts.batching import evaluation_batches
 from finetune.train import train
-from finetune.unused import unused_fields, unused_in_evaluation
+from finetune.unused_fields import unused_fields, unused_in_evaluation
 from tests.finetune.tiny_task import tiny_finetune, write_examples, write_model
 from tests.settings import not_mentioned, placed, with_field
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.huggingface import load_encoder_for_classification
-from finetune.step import depth_scales, example_losses, keep_better, schedule_of
+from finetune.classifier.pretrained import load_encoder_for_classification
+from finetune.population.train_step import depth_scales, example_losses, keep_better, schedule_of
 from tests.finetune.tiny_task import tiny_finetune, write_model
 
 

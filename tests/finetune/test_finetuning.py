@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from etils import epath
 
-from data.errors import UserError
-from finetune.finish import finish
+from base.errors import UserError
 from finetune.job import assemble
-from finetune.results import results
+from finetune.results.final_outputs import finish
+from finetune.results.results_file import results
 from finetune.train import train
-from pretrain.metrics import read_metrics
+from pretrain.reports.metric_writer import read_metrics
 from tests.finetune.tiny_task import tiny_finetune, write_examples, write_model
 
 AT_THE_END = {"every": 1 << 30}

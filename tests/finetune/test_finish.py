@@ -12,17 +12,17 @@ from etils import epath
 from huggingface_hub import ModelCard
 from rich.console import Console
 
-from data import schema
-from data.errors import UserError
+from base import schema
+from base.errors import UserError
 from finetune import __main__ as command
 from finetune import evaluate
-from finetune import finish as finishing
-from finetune.finish import finish, finished
-from finetune.inference import FACTS_FILE, row_lengths
+from finetune.classifier.inference import FACTS_FILE, row_lengths
 from finetune.predict import main as predict
-from finetune.results import table
+from finetune.results import final_outputs as finishing
+from finetune.results.final_outputs import finish, finished
+from finetune.results.results_file import table
 from finetune.train import changes, check_unchanged, train
-from pretrain import hub
+from pretrain.publish import hub_upload
 from tests.finetune.tiny_task import tiny_finetune, write_examples
 from tests.pretrain.hub_push_stub import Client, PushStub
 
@@ -64,7 +64,7 @@ def start(run: SimpleNamespace, workdir: epath.PathLike, *flags: str) -> int:
 @pytest.fixture(autouse=True)
 def _logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command's own would outlive the streams that pytest captures."""
-    monkeypatch.setattr("pretrain.command.log_to_stderr", lambda: None)
+    monkeypatch.setattr("pretrain.runtime.train_command.log_to_stderr", lambda: None)
 
 
 def test_finishing_again_writes_the_same(run: SimpleNamespace):
@@ -380,10 +380,10 @@ def test_what_cannot_be_pushed_is_refused_before_training(
         UserError, match=r"--public says how --push_to_hub=USER/NAME uploads, which is not given"
     ):
         command.main([*new, "--public"])
-    monkeypatch.setattr(hub, "check", lambda repo_id: None)
+    monkeypatch.setattr(hub_upload, "check", lambda repo_id: None)
     asked = []
     monkeypatch.setattr(
-        hub, "push", lambda folder, repo_id, **how: asked.append((folder, repo_id, how)) or "URL"
+        hub_upload, "push", lambda folder, repo_id, **how: asked.append((folder, repo_id, how)) or "URL"
     )
     assert start(run, run.workdir, "--push_to_hub=me/animals", "--public") == 0
     ((folder, repo_id, how),) = asked

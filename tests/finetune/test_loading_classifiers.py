@@ -11,14 +11,14 @@ import pytest
 import safetensors.numpy
 import transformers
 
-from data.errors import UserError
+from base.errors import UserError
 from data.special_tokens import SpecialTokens
+from finetune.classifier.pretrained import load_encoder_for_classification, save_classifier
 from finetune.evaluate import class_order
-from finetune.huggingface import load_encoder_for_classification, save_classifier
 from pretrain.config import ModelConfig
-from pretrain.huggingface import config_dict, encoder_config, load_pretrained
 from pretrain.job import MODEL_FILE
 from pretrain.models import build
+from pretrain.models.huggingface import config_dict, encoder_config, load_pretrained
 from tests.finetune.reference_models import FAMILIES, random_model
 
 LABELS = ("no", "maybe", "yes")
@@ -203,7 +203,7 @@ def test_a_workdir_of_pretraining_gives_its_encoder(tmp_path: Path, monkeypatch:
     params = jax.tree.map(lambda leaf: draw(size=leaf.shape).astype(np.float32), build(config).shapes())
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / MODEL_FILE).write_text(json.dumps(config_dict(config)))
-    monkeypatch.setattr("finetune.huggingface.restore_params", lambda folder: (params, {"step": 7}))
+    monkeypatch.setattr("finetune.classifier.pretrained.restore_params", lambda folder: (params, {"step": 7}))
     start = load_encoder_for_classification(str(tmp_path), LABELS, seed=1)
     jax.tree.map(np.testing.assert_array_equal, start.params["layers"], params["layers"])
     jax.tree.map(np.testing.assert_array_equal, start.params["embeddings"], params["embeddings"])

@@ -12,9 +12,9 @@ import onnx
 import pytest
 import transformers
 
-from data.errors import UserError
+from base.errors import UserError
 from finetune import onnx as onnx_module
-from finetune.huggingface import Start, load_encoder_for_classification, save_classifier
+from finetune.classifier.pretrained import Start, load_encoder_for_classification, save_classifier
 from finetune.onnx import FILE_NAME, OnnxClassifier, export_onnx
 from tests.finetune.reference_models import CASES, random_model
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 import transformers
 
-from data.errors import UserError
-from finetune.huggingface import load_encoder_for_classification, save_classifier
-from finetune.inference import FACTS_FILE, Facts
+from base.errors import UserError
+from finetune.classifier.finetuned_model import find_model
+from finetune.classifier.inference import FACTS_FILE, Facts
+from finetune.classifier.pretrained import load_encoder_for_classification, save_classifier
 from finetune.predict import main
-from finetune.trained import find_model
 from tests.finetune.tiny_task import write_model
 from tokenizer.load import load
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from finetune import report
-from finetune.report import picture
+from finetune.results import predictions_picture
+from finetune.results.predictions_picture import picture
 from tests.hostile import NAMES
 
 
@@ -31,8 +31,10 @@ def test_a_confusion_matrix_of_any_names(names):
 
 def test_of_very_many_classes_the_most_frequent_are_shown(monkeypatch: pytest.MonkeyPatch):
     drawn = {}
-    monkeypatch.setattr(report, "_confusion_matrix", lambda *arguments: drawn.update(zip("fapln", arguments)))
-    monkeypatch.setattr(report, "MOST_CLASSES", 2)
+    monkeypatch.setattr(
+        predictions_picture, "_confusion_matrix", lambda *arguments: drawn.update(zip("fapln", arguments))
+    )
+    monkeypatch.setattr(predictions_picture, "MOST_CLASSES", 2)
     picture(np.array([0, 3, 3, 1, 3]), np.array([0, 3, 3, 0, 1]), ["a", "b", "c", "d"], "title")
     assert drawn["n"] == ["a", "d"] and drawn["l"].tolist() == [0, 1, 1] and drawn["p"].tolist() == [0, 1, 1]
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from data.labelled.tasks import TASKS
-from finetune.evaluation import scores_of
-from finetune.metrics import COMBINED, METRICS, scores
-from finetune.tracking import Tracking
+from finetune.population.early_stopping import Tracking
+from finetune.population.evaluation import scores_of
+from finetune.results.glue_metrics import COMBINED, METRICS, scores
 
 
 def classes(*ids: int) -> np.ndarray:

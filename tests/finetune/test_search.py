@@ -12,13 +12,13 @@ import pytest
 from etils import epath
 from rich.console import Console
 
-from data.command_line import parse
-from data.errors import UserError
-from finetune import search as searching
+from base.command_line import parse
+from base.errors import UserError
 from finetune.config import FinetuneConfig
-from finetune.search import run_search, search
-from finetune.search_report import Found, Trial, best_recipe, markdown, table
-from finetune.search_space import check_ranges, with_values
+from finetune.search import trials as searching
+from finetune.search.search_space import check_ranges, with_values
+from finetune.search.trials import run_search, search
+from finetune.search.trials_table import Found, Trial, best_recipe, markdown, table
 from finetune.train import train
 from tests.finetune.tiny_task import tiny_finetune
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from data.errors import UserError
+from base.errors import UserError
 from data.labelled.tasks import TASKS
 from finetune.submission import FILES, check_submission, main, write_predictions, write_zip
 

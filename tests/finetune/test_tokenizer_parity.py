@@ -10,12 +10,12 @@ import transformers
 from etils import epath
 
 from data.labelled.examples import Examples
-from finetune.encoding import PairEncoder
-from finetune.finish import finish
-from finetune.huggingface import load_encoder_for_classification, save_classifier
+from finetune.classifier.finetuned_model import encoder_of, find_model, logits_of
+from finetune.classifier.pretrained import load_encoder_for_classification, save_classifier
 from finetune.onnx import export_onnx
+from finetune.results.final_outputs import finish
+from finetune.texts.encoding import PairEncoder
 from finetune.train import train
-from finetune.trained import encoder_of, find_model, logits_of
 from tests.finetune.family_tokenizers import CASES, TEXTS, write_tokenizer
 from tests.finetune.reference_models import random_model
 from tests.finetune.tiny_task import tiny_finetune

@@ -8,9 +8,9 @@ import pytest
 import torch
 import transformers
 
-from finetune.huggingface import load_encoder_for_classification
-from finetune.population import abstract_state, first_state, member_params, population_mesh
-from finetune.step import make_train_step, optimizer_of, schedule_of
+from finetune.classifier.pretrained import load_encoder_for_classification
+from finetune.population.state import abstract_state, first_state, member_params, population_mesh
+from finetune.population.train_step import make_train_step, optimizer_of, schedule_of
 from tests.compiled import jit
 from tests.finetune.reference_models import SIZES, inputs, random_model
 from tests.finetune.tiny_task import tiny_finetune

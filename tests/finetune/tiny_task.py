@@ -8,11 +8,11 @@ from typing import Any
 import jax
 from etils import epath
 
-from data.schema import build
+from base.schema import build
 from finetune.config import FinetuneConfig
 from pretrain.config import ModelConfig
-from pretrain.huggingface import encoder_config, save_pretrained
 from pretrain.models import build as build_model
+from pretrain.models.huggingface import encoder_config, save_pretrained
 from tests.tiny import WORDS
 from tokenizer.config import TokenizerConfig
 from tokenizer.train import train_tokenizer

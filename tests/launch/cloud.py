@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from launch import runner, tpu, workers
+from launch import subprocesses
 from launch.archive import Archive, _pack
-from launch.runner import Runner
+from launch.subprocesses import Runner
+from launch.tpu import __main__ as tpu
+from launch.tpu import machines
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
 NAME = "pod"
@@ -44,9 +46,12 @@ class Cloud:
         self._program("python3.11", PYTHON.format(python=sys.executable))
         monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
         monkeypatch.setenv("STAND_IN", str(folder))
-        for module in (runner, workers):  # a checkout of its own: other tests stage files at the same time
+        for module in (
+            subprocesses,
+            machines,
+        ):  # a checkout of its own: other tests stage files at the same time
             monkeypatch.setattr(module, "ROOT", folder)
-        (folder / "launch").symlink_to(Path(runner.__file__).parent)
+        (folder / "launch").symlink_to(Path(subprocesses.__file__).parent)
         monkeypatch.setattr(Runner, "sleep", lambda runner, seconds: self.pauses.append(seconds))
 
     def _program(self, name: str, text: str) -> None:
@@ -123,7 +128,7 @@ def launch(*arguments: str, command: list[str] | None = None) -> int:
     """Run the launcher in this process: COMMAND [flags]; the pod is NAME, a v4-16 in a place that is given."""
     verb, *flags = arguments
     argv = [
-        "launch/tpu.py",
+        "launch/tpu/__main__.py",
         verb,
         NAME,
         "--config.tpu.accelerator=v4-16",

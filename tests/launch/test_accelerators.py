@@ -2,8 +2,8 @@
 
 import pytest
 
-from data.errors import UserError
-from launch.accelerators import GENERATIONS, GIB, parse_topology, tpu_slice
+from base.errors import UserError
+from base.tpu_types import GENERATIONS, GIB, parse_topology, tpu_slice
 
 
 @pytest.mark.parametrize(

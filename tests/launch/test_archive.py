@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 import launch.archive
-from data.errors import UserError
+from base.errors import UserError
 from launch.archive import main, make_archive
 from launch.config import LaunchConfig
 from tests.launch.secret_names import PLAIN, SECRETS

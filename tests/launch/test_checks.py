@@ -4,10 +4,10 @@ import sys
 
 import pytest
 
-from data.errors import UserError
-from launch import tpu
+from base.errors import UserError
 from launch.archive import Archive
-from launch.runner import Result, Runner
+from launch.subprocesses import Result, Runner
+from launch.tpu import __main__ as tpu
 from tests.launch.cloud import Cloud, launch
 
 PRETRAIN = [
@@ -103,7 +103,7 @@ def test_what_is_no_name_is_one_line_before_anything_is_made(value, field, cloud
 @pytest.mark.parametrize("name", ["$(touch x)", "a\nb", "-x", "é", "a/b", "a'b", ""])
 def test_a_pods_name_is_plain(name, cloud):
     with pytest.raises(UserError) as error:
-        tpu.main(["launch/tpu.py", "delete", name])
+        tpu.main(["launch/tpu/__main__.py", "delete", name])
     assert "\n" not in str(error.value) and cloud.calls == []
 
 

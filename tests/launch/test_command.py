@@ -2,8 +2,8 @@
 
 import pytest
 
-from data.errors import UserError
-from launch.command import (
+from base.errors import UserError
+from launch.launch_command import (
     markers,
     module_of,
     python_of,

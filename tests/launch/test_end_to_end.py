@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.runner import ROOT
+from launch.subprocesses import ROOT
 from tests.launch.cloud import NAME, Cloud
 
 SECONDS = 600

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import UserError
+from base.errors import UserError
 from launch.finished import UNFINISHED, main
 
 ROOT = Path(__file__).parents[2]

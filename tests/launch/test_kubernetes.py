@@ -9,10 +9,10 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data.errors import UserError
+from base.errors import UserError
 from launch.config import KubernetesConfig, LaunchConfig
-from launch.kubernetes import main, objects, render
-from launch.manifest import dump, literal
+from launch.kubernetes.__main__ import main, objects, render
+from launch.kubernetes.yaml_text import dump, literal
 
 ROOT = Path(__file__).parents[2]
 GOLDENS = Path(__file__).parent / "goldens"

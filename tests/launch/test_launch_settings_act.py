@@ -4,10 +4,11 @@ import dataclasses
 
 import pytest
 
-from data.command_line import read
-from data.errors import UserError
-from launch import kubernetes, slurm
+from base.command_line import read
+from base.errors import UserError
+from launch import slurm
 from launch.config import SHARED, KubernetesConfig, LaunchConfig, SlurmConfig, unused_by
+from launch.kubernetes import __main__ as kubernetes
 
 COMMAND = ["python", "-m", "pretrain", "--config=configs/roberta_base.py"]
 ENVIRONMENT = {"HOME": "/home/me", "LANG": "C"}

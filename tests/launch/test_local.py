@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import UserError
-from launch.command import with_own_python
+from base.errors import UserError
+from launch.launch_command import with_own_python
 from launch.local import environments_of, gpus_of, main
 
 ROOT = Path(__file__).parents[2]

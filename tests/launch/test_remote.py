@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import remote
+from launch.tpu import remote
 from tests.launch.cloud import PYTHON
 
 SECONDS = 60

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.errors import UserError
+from base.errors import UserError
 from launch.config import LaunchConfig, SlurmConfig
 from launch.slurm import main, render, seconds, srun_options
 

@@ -8,13 +8,14 @@ import sys
 import time
 from pathlib import Path
 
-from launch import runner, tpu
+from launch import subprocesses
 from launch.archive import is_secret
-from launch.runner import Runner
+from launch.subprocesses import Runner
+from launch.tpu import __main__ as tpu
 from tests.launch.cloud import NAME, Cloud, launch, tiny_archive
 from tests.launch.secret_names import PLAIN, SECRETS
 
-SCRIPT = Path(runner.__file__).with_name("tpu_pod.sh")
+SCRIPT = Path(subprocesses.__file__).with_name("tpu_pod.sh")
 PLACE = {
     "NAME": NAME,
     "PROJECT": "proj",
@@ -41,7 +42,7 @@ def project(cloud, *names):
     # The script's own Python finds the checkout, which that of the machines does not.
     cloud._program("python3", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     checkout = cloud.folder / "checkout"
-    for package in ("launch", "data"):
+    for package in ("launch", "base"):
         ours = SCRIPT.parents[1] / package
         shutil.copytree(ours, checkout / package, ignore=shutil.ignore_patterns("__pycache__"))
     archive = tiny_archive(None, None)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.errors import UserError
+from base.errors import UserError
 from launch.config import LaunchConfig
 from launch.variables import check_names
 

@@ -125,8 +125,8 @@ class PushHandler(Handler):
 
 PUSH = """
 import json, logging, sys, traceback
-from data.errors import UserError
-from pretrain.hub import push
+from base.errors import UserError
+from pretrain.publish.hub_upload import push
 
 logging.basicConfig(level=logging.DEBUG)
 asked = json.loads(sys.argv[1])
@@ -175,7 +175,7 @@ class Client:
         return done
 
     def push(self, folder: Path, repo_id: str, **asked: Any) -> dict[str, str]:
-        """What `pretrain.hub.push` gives: {"url": ...}, or {"error": the one line of its UserError}; and "log"."""
+        """What `hub_upload.push` gives: {"url": ...}, or {"error": the one line of its UserError}; and "log"."""
         asked = {"folder": str(folder), "repo_id": repo_id, "message": "Step 20", **asked}
         done = self.run("-c", PUSH, json.dumps(asked))
         assert done.stdout, done.stderr

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data.errors import UserError
+from base.errors import UserError
 from pretrain.models.attention import attention, resolve
 
 B, S, N, H = 2, 9, 3, 4

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import pretrain.__main__ as command
-from data import command_line
+from base import command_line
 from pretrain import train as train_module
 from tests.tiny import write_corpus
 
@@ -43,7 +43,7 @@ def fails(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(train_module._Trainer, "_compile", compiled)
     # it replaces the handlers of the whole process
-    monkeypatch.setattr("pretrain.command.log_to_stderr", lambda: None)
+    monkeypatch.setattr("pretrain.runtime.train_command.log_to_stderr", lambda: None)
 
     def run(*arguments):
         argv = ["pretrain/__main__.py", f"--config={recipe}", f"--workdir={workdir}", *arguments]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pretrain.compiled import Collective, Unestimated, read_program
+from pretrain.plan.hlo import Collective, Unestimated, read_program
 
 ESTIMATE = 'backend_config={"window_config":{},"estimated_cycles":"%d"}'
 

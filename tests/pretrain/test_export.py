@@ -16,23 +16,18 @@ from etils import epath
 from huggingface_hub import ModelCard
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from data import schema
-from data.command_line import parse
+from base import schema
+from base.command_line import parse
+from base.errors import UserError
 from data.config import DataConfig
-from data.errors import UserError
 from pretrain import export as export_module
-from pretrain.checkpoint import Checkpointer
-from pretrain.config import (
-    CardConfig,
-    MaskingConfig,
-    ModelConfig,
-    PretrainConfig,
-)
+from pretrain.config import CardConfig, MaskingConfig, ModelConfig, PretrainConfig
 from pretrain.export import export, main
-from pretrain.huggingface import config_dict, encoder_config, load_pretrained
 from pretrain.models import build
+from pretrain.models.huggingface import config_dict, encoder_config, load_pretrained
 from pretrain.phases import check_values
-from pretrain.report import LOSS_CURVE
+from pretrain.reports.end_summary import LOSS_CURVE
+from pretrain.runtime.checkpoint import Checkpointer
 from tokenizer.load import load as load_tokenizer
 
 WORDS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abcdefghijklmnop"]
@@ -217,7 +212,7 @@ def test_config_json_is_written_last_in_the_place_and_in_a_bucket(
         seen.append({file.name for file in folder.iterdir()})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pretrain.huggingface.config_dict", killed)
+    monkeypatch.setattr("pretrain.models.huggingface.config_dict", killed)
     everything = {"README.md", LOSS_CURVE, "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     for in_bucket in (False, True):
         monkeypatch.setattr(export_module, "check_writable", lambda out, flag: None)
@@ -296,7 +291,7 @@ def test_a_loss_curve_or_card_that_fails_costs_no_export(
     def fail(*_):
         raise ValueError("no font")
 
-    monkeypatch.setattr("pretrain.report.write_loss_curve", fail)
+    monkeypatch.setattr("pretrain.reports.end_summary.write_loss_curve", fail)
     monkeypatch.setattr(export_module, "model_card", fail)
     export(epath.Path(workdir), epath.Path(tmp_path / "out"))
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [

@@ -9,9 +9,9 @@ import pytest
 import transformers
 from etils import epath
 
-from pretrain.checkpoint import restore_params
 from pretrain.export import export
 from pretrain.job import assemble, origin_params
+from pretrain.runtime.checkpoint import restore_params
 from pretrain.train import train
 from tests.tiny import tiny_config, write_corpus
 

@@ -10,14 +10,14 @@ import pytest
 from etils import epath
 from rich.console import Console
 
-from data.errors import UserError
+from base.errors import UserError
 from pretrain import fill_mask as module
-from pretrain.checkpoint import Checkpointer
 from pretrain.config import PhaseConfig
 from pretrain.fill_mask import MASK, Candidate, Cloze, choose_examples, fill_mask, prediction_table
-from pretrain.huggingface import config_dict, save_pretrained
 from pretrain.models import EncoderConfig, build
-from pretrain.workdir import MODEL_FILE, prepare, write_config
+from pretrain.models.huggingface import config_dict, save_pretrained
+from pretrain.runtime.checkpoint import Checkpointer
+from pretrain.runtime.workdir import MODEL_FILE, prepare, write_config
 from tests.tiny import tiny_config
 from tokenizer.config import TokenizerConfig
 from tokenizer.train import train_tokenizer

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import jaxprs_in_params
 
-from pretrain.flops import StepWork, forward_flops, squared_segment_lengths
+from pretrain.devices.flops import StepWork, forward_flops, squared_segment_lengths
 from pretrain.models import EncoderConfig, build
 
 

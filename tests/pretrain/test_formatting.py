@@ -2,7 +2,7 @@
 
 import pytest
 
-from pretrain import formatting
+from base import formatting
 
 
 @pytest.mark.parametrize(

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from etils import epath
 
-from data import storage
-from data.errors import UserError
+from base import storage
+from base.errors import UserError
 from pretrain import fill_mask
-from pretrain.checkpoint import Checkpointer, newest_step, restore_params
 from pretrain.export import export
 from pretrain.job import assemble, origin_params
-from pretrain.metrics import MetricWriter, read_metrics
+from pretrain.reports.metric_writer import MetricWriter, read_metrics
+from pretrain.runtime.checkpoint import Checkpointer, newest_step, restore_params
+from pretrain.runtime.workdir import prepare
 from pretrain.train import train
-from pretrain.workdir import prepare
 from tests.gcs_emulator import RESET, emulator, folder, gcs  # noqa: F401  # fixtures
 from tests.tiny import tiny_config, write_corpus
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from pretrain.hardware import Peak, device_memory, kept_peak, peak_flops, published_peak
+from pretrain.devices.hardware import Peak, device_memory, kept_peak, peak_flops, published_peak
 
 
 @pytest.mark.parametrize(

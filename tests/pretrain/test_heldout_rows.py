@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from etils import epath
 
-from data.errors import UserError
-from data.evaluation import evaluation_rows
-from data.schema import as_dict
-from pretrain import heldout, processes
+from base.errors import UserError
+from base.schema import as_dict
+from data.held_out_rows import evaluation_rows
 from pretrain.config import MeshConfig
-from pretrain.heldout import check_held_out, held_out_rows
+from pretrain.devices.mesh import make_mesh
 from pretrain.job import assemble
+from pretrain.objective import held_out_cache
+from pretrain.objective.held_out_cache import check_held_out, held_out_rows
 from pretrain.phases import resolve_phases
-from pretrain.sharding import make_mesh
+from pretrain.runtime import processes
 from pretrain.train import train
 from tests.tiny import tiny_config, write_corpus
 from tokenizer.ensure import ensure_tokenizer
@@ -44,7 +45,7 @@ def reads(monkeypatch):
         lengths.append(seq_len)
         return evaluation_rows(*arguments, seq_len=seq_len, **options)
 
-    monkeypatch.setattr(heldout, "evaluation_rows", reading)
+    monkeypatch.setattr(held_out_cache, "evaluation_rows", reading)
     return lengths
 
 
@@ -109,7 +110,7 @@ def test_a_file_that_cannot_be_read_now_is_left_alone():
     with pytest.raises(
         UserError, match=r"heldout_0\.npz cannot be read now \(PermissionError: .*left as it is"
     ):
-        heldout._load(File("/run/heldout_0.npz"), "key")
+        held_out_cache._load(File("/run/heldout_0.npz"), "key")
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from data.errors import UserError
-from pretrain import hub
+from base.errors import UserError
 from pretrain.export import main
+from pretrain.publish import hub_upload
 from pretrain.train import train
 from tests.data.hub_stub import HubStub
 from tests.pretrain.hub_push_stub import QUOTA, Client, PushStub
@@ -112,7 +112,7 @@ def test_a_token_that_will_not_do_is_one_line(
     assert answer["error"].startswith("--push_to_hub=me/model") and message in answer["error"]
     assert "take a token with write access to me" in answer["error"] or token != READER
     assert stub.repositories == {}
-    assert "data.errors.UserError: --push_to_hub" in answer["log"], (
+    assert "base.errors.UserError: --push_to_hub" in answer["log"], (
         "the traceback, without the client's exceptions"
     )
     assert "During handling" not in answer["log"] and "direct cause" not in answer["log"]
@@ -175,7 +175,7 @@ def test_what_is_no_id_is_refused_before_anything_is_sent(repo_id: str):
     with pytest.raises(
         UserError, match=r"is not an id on the hub; write USER/NAME or ORGANISATION/NAME"
     ) as error:
-        hub.check(repo_id)
+        hub_upload.check(repo_id)
     assert str(error.value).startswith(f"--push_to_hub={repo_id} ")
 
 
@@ -183,19 +183,19 @@ def test_a_token_given_as_the_id_is_not_repeated(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HF_TOKEN", UNKNOWN)
     for repo_id, shown in ((WRITER, "hf_***"), (f"{UNKNOWN}/x/y", "***/x/y")):
         with pytest.raises(UserError, match=r"is not an id on the hub") as error:
-            hub.check(repo_id)
+            hub_upload.check(repo_id)
         assert str(error.value).startswith(f"--push_to_hub={shown} ")
 
 
 def test_offline_is_said(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"me/model: HF_HUB_OFFLINE is set in the environment; unset it"):
-        hub.check("me/model")
+        hub_upload.check("me/model")
 
 
 def test_a_folder_in_a_bucket_is_copied_first(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(hub, "is_remote", lambda path: True)
-    with hub._local(epath.Path(folder)) as files:
+    monkeypatch.setattr(hub_upload, "is_remote", lambda path: True)
+    with hub_upload._local(epath.Path(folder)) as files:
         assert {file.name: file.read_bytes() for file in files} == CONTENT
         assert all(file.parent != folder for file in files)
     assert not any(file.exists() for file in files)

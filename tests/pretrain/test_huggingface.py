@@ -15,15 +15,20 @@ import transformers
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from data.errors import UserError
+from base.errors import UserError
 from data.special_tokens import SpecialTokens
-from pretrain import huggingface
 from pretrain.config import ModelConfig
-from pretrain.huggingface import config_dict, encoder_config, load_pretrained, parse_config, save_pretrained
-from pretrain.models import build
+from pretrain.models import build, huggingface
 from pretrain.models.config import MASKED_LM_TYPES
 from pretrain.models.families import FAMILIES
-from pretrain.models.names import to_state_dict
+from pretrain.models.huggingface import (
+    config_dict,
+    encoder_config,
+    load_pretrained,
+    parse_config,
+    save_pretrained,
+)
+from pretrain.models.tensor_names import to_state_dict
 
 SPECIAL = SpecialTokens(cls=0, sep=2, pad=1, mask=4, unk=3)
 SMALL = ModelConfig(

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import pretrain.__main__ as command
-from data.command_line import python
-from pretrain.checkpoint import Checkpointer
+from base.command_line import python
 from pretrain.config import MeshConfig
-from pretrain.interruption import Interruption
-from pretrain.sharding import make_mesh
-from pretrain.workdir import FINISHED_FILE
+from pretrain.devices.mesh import make_mesh
+from pretrain.runtime.checkpoint import Checkpointer
+from pretrain.runtime.interruption import Interruption
+from pretrain.runtime.workdir import FINISHED_FILE
 from tests.tiny import write_corpus
 
 
@@ -30,7 +30,7 @@ def arguments(tmp_path, monkeypatch):
         "def get_config():\n"
         f"    return ml_collections.ConfigDict({{'data': {data!r}, 'compilation_cache': ''}})\n"
     )
-    monkeypatch.setattr("pretrain.command.log_to_stderr", lambda: None)
+    monkeypatch.setattr("pretrain.runtime.train_command.log_to_stderr", lambda: None)
     return [f"--config={recipe}", f"--workdir={tmp_path / 'run'}"]
 
 
@@ -88,7 +88,7 @@ def test_a_signal_before_a_finished_run_goes_on_to_more_steps_asks_to_go_on(
 
 
 def test_of_several_processes_a_signal_counts_when_all_have_read_it(monkeypatch):
-    monkeypatch.setattr("pretrain.processes.count", lambda: 2)
+    monkeypatch.setattr("pretrain.runtime.processes.count", lambda: 2)
     mesh = make_mesh(MeshConfig())
     with Interruption(mesh) as interruption:
         step = jax.jit(interruption.carried_by(lambda state, batch: (state + batch["x"], {"loss": state})))

@@ -8,8 +8,8 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from pretrain.formatting import one_line
-from pretrain.markdown import code, escape, front_matter, table
+from base.formatting import one_line
+from pretrain.publish.markdown import code, escape, front_matter, table
 from tests.hostile import NAMES
 
 RENDERED = MarkdownIt("commonmark").enable("table")

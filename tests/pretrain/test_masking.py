@@ -14,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from data.special_tokens import SpecialTokens
 from pretrain.config import MaskingConfig
-from pretrain.masking import Masked, MaskingTables, mask_tokens, predictions_per_row
+from pretrain.objective.masking import Masked, MaskingTables, mask_tokens, predictions_per_row
 from tokenizer.config import TokenizerConfig
 from tokenizer.load import Loaded
 from tokenizer.train import train_tokenizer

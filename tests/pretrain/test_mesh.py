@@ -6,16 +6,16 @@ import numpy as np
 import optax
 import pytest
 
-from data.errors import UserError
+from base.errors import UserError
 from pretrain.config import MaskingConfig, MeshConfig, ModelConfig, OptimizerConfig
-from pretrain.feeding import local_rows, to_devices
-from pretrain.masking import MaskingTables, mask_tokens, predictions_per_row
+from pretrain.devices.global_batch import local_rows, to_devices
+from pretrain.devices.mesh import RULES, gathered, make_mesh, sharding, spec
 from pretrain.models import EncoderConfig, build
-from pretrain.optimizers import make_optimizer
+from pretrain.objective.masking import MaskingTables, mask_tokens, predictions_per_row
+from pretrain.objective.train_step import make_train_step, masked_loss
+from pretrain.optim.optimizers import make_optimizer
+from pretrain.optim.train_state import MASKS, PARAMS, abstract_state, fresh_state, random_key
 from pretrain.phases import Phase
-from pretrain.sharding import RULES, gathered, make_mesh, sharding, spec
-from pretrain.state import MASKS, PARAMS, abstract_state, fresh_state, random_key
-from pretrain.steps import make_train_step, masked_loss
 
 B, S, V = 16, 24, 96
 MESHES = {

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pretrain.metrics import MetricWriter, read_metrics
+from pretrain.reports.metric_writer import MetricWriter, read_metrics
 
 
 def steps(workdir):
@@ -52,13 +52,13 @@ def test_a_fresh_run_starts_an_empty_history(tmp_path):
 
 
 def test_on_an_object_store_the_file_is_written_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("pretrain.metrics.is_remote", lambda path: True)
+    monkeypatch.setattr("pretrain.reports.metric_writer.is_remote", lambda path: True)
     with MetricWriter(tmp_path, tensorboard=False) as writer:
         writer.write(10, {"train/loss": 1.0})
         assert steps(tmp_path) == []
         writer.flush()
         assert steps(tmp_path) == [10]
-        monkeypatch.setattr("pretrain.metrics.REWRITE_SECONDS", 0.0)
+        monkeypatch.setattr("pretrain.reports.metric_writer.REWRITE_SECONDS", 0.0)
         writer.write(20, {"train/loss": 1.0})
     assert steps(tmp_path) == [10, 20]
     with MetricWriter(tmp_path, resume_step=10, tensorboard=False) as writer:

@@ -9,17 +9,17 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import ModelCard
 
-from data import schema
-from data.command_line import parse, read
+from base import schema
+from base.command_line import parse, read
 from data.config import DataConfig, SourceConfig
 from data.special_tokens import SpecialTokens
 from pretrain.config import CardConfig, OptimizerConfig, PhaseConfig, PretrainConfig
-from pretrain.huggingface import encoder_config
-from pretrain.model_card import CardFacts, model_card
+from pretrain.given_network import with_network
 from pretrain.models import build
-from pretrain.network import with_network
+from pretrain.models.huggingface import encoder_config
+from pretrain.publish.model_card import CardFacts, model_card
 from pretrain.resume import provenance
-from pretrain.unused import unused_fields
+from pretrain.unused_fields import unused_fields
 from tests.pretrain.test_export import CONFIG, METRICS, WORDS
 from tokenizer.config import TokenizerConfig
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data.errors import UserError
+from base.errors import UserError
 from pretrain.config import MeshConfig
+from pretrain.devices.mesh import make_mesh, sharding
 from pretrain.models import EncoderConfig, Model, build
-from pretrain.sharding import make_mesh, sharding
 
 CONFIG = EncoderConfig(
     model_type="roberta",

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pretrain.config import MeshConfig
+from pretrain.devices.mesh import make_mesh, sharding
 from pretrain.models.dropout import LEVELS, dropout, keep_mask
-from pretrain.sharding import make_mesh, sharding
 
 GENERATORS = ["threefry2x32", "rbg"]
 

@@ -12,9 +12,9 @@ import torch
 import transformers
 from etils import epath
 
-from pretrain.huggingface import config_dict, load_pretrained, parse_config, save_pretrained
 from pretrain.models import EncoderConfig, build
-from pretrain.models.names import to_state_dict
+from pretrain.models.huggingface import config_dict, load_pretrained, parse_config, save_pretrained
+from pretrain.models.tensor_names import to_state_dict
 from tests.compiled import jit
 from tests.nearness import assert_gradients_as_near
 

@@ -5,8 +5,8 @@ import json
 import pytest
 import transformers
 
-from data.errors import UserError
-from pretrain.huggingface import config_dict, parse_config
+from base.errors import UserError
+from pretrain.models.huggingface import config_dict, parse_config
 
 OLD_MODERNBERT = {
     "model_type": "modernbert",

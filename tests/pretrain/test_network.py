@@ -6,15 +6,15 @@ from dataclasses import replace
 import pytest
 from etils import epath
 
-from data.errors import UserError
-from data.given import Given
-from data.schema import as_dict, build
-from pretrain import network
-from pretrain import workdir as workdirs
-from pretrain.checkpoint import Checkpointer
+from base.errors import UserError
+from base.schema import as_dict, build
+from base.set_fields import Given
+from pretrain import given_network
 from pretrain.config import PretrainConfig
 from pretrain.job import assemble
-from pretrain.recorder import Recorder
+from pretrain.reports.recorder import Recorder
+from pretrain.runtime import workdir as workdirs
+from pretrain.runtime.checkpoint import Checkpointer
 from pretrain.train import train
 from tests.finetune.tiny_task import write_model
 from tests.tiny import tiny_config, write_corpus
@@ -133,7 +133,7 @@ def test_how_the_network_runs_can_always_be_set(run):
 
 def begun(tmp_path, job, **dropout):
     """What a checkpoint remembers of a run that has begun, whose model.json has such dropout."""
-    from pretrain.huggingface import config_dict
+    from pretrain.models.huggingface import config_dict
 
     network = config_dict(replace(job.encoder, **dropout))
     (tmp_path / "run" / workdirs.MODEL_FILE).write_text(json.dumps(network))
@@ -163,7 +163,7 @@ def test_dropout_of_a_change_that_was_never_saved_is_forgotten(run, tmp_path, ra
     line = {} if rate is None else {"hidden_dropout_prob": rate}
     job = run(line=line)[1]
     own = {"hidden_dropout_prob": rate or 0.1, "attention_probs_dropout_prob": 0.1}
-    assert network.dropout(job.encoder) == own
+    assert given_network.dropout(job.encoder) == own
     saved = begun(tmp_path, job, hidden_dropout_prob=0.5) | {"local": [], "dropout": own}
     config, resumed = run(line=line, saved=saved)
     assert dropouts(resumed) == (rate or 0.1, 0.1)
@@ -204,7 +204,12 @@ def test_a_run_of_before_keeps_its_dropout_when_it_goes_on_again(run, tmp_path):
     saved = begun(tmp_path, run(recipe=recipe)[1], hidden_dropout_prob=0.2)
     job = run(recipe=recipe, saved=saved)[1]
     assert dropouts(job) == (0.2, 0.1)
-    again = {"config": as_dict(job.given), "steps": 8, "local": [], "dropout": network.dropout(job.encoder)}
+    again = {
+        "config": as_dict(job.given),
+        "steps": 8,
+        "local": [],
+        "dropout": given_network.dropout(job.encoder),
+    }
     assert dropouts(run(recipe=recipe, saved=again)[1]) == (0.2, 0.1)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pretrain.config import OptimizerConfig
-from pretrain.optimizers import make_optimizer, opt_state_axes
+from pretrain.optim.optimizers import make_optimizer, opt_state_axes
 
 MASK = {"layers": {"kernel": True, "bias": False}, "table": True}
 AXES = {

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from pretrain.config import MeshConfig
-from pretrain.overview import Memory, Plan, bytes_per_device, overview, parameter_rows
-from pretrain.sharding import make_mesh, sharding
+from pretrain.devices.mesh import make_mesh, sharding
+from pretrain.reports.start_summary import Memory, Plan, bytes_per_device, overview, parameter_rows
 
 PLAN = Plan(
     steps=1000, start_step=200, global_batch=32, seq_len=128, predictions=19, grad_accum=2, dtype="float32",

@@ -2,13 +2,13 @@
 
 import pytest
 
-from data.errors import UserError
-from data.schema import build
+from base.errors import UserError
+from base.schema import build
 from data.special_tokens import SpecialTokens
 from pretrain.config import MeshConfig, ModelConfig, PretrainConfig
-from pretrain.huggingface import encoder_config
+from pretrain.devices.mesh import mesh_sizes
+from pretrain.models.huggingface import encoder_config
 from pretrain.phases import check_length, check_lengths, check_phase, check_values, resolve_phases
-from pretrain.sharding import mesh_sizes
 
 
 def config(**values):

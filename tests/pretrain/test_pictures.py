@@ -3,7 +3,7 @@
 import pytest
 from matplotlib.figure import Figure
 
-from pretrain.pictures import MISSING, literal, png
+from pretrain.reports.pictures import MISSING, literal, png
 from tests.hostile import NAMES
 
 

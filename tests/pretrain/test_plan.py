@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from data.errors import UserError
-from launch.accelerators import GIB, parse_topology
-from pretrain import plan, plan_report, planning
-from pretrain.compiled import Collective, Program, Unestimated
+from base.errors import UserError
+from base.tpu_types import GIB, parse_topology
 from pretrain.config import MeshConfig, PretrainConfig
-from pretrain.plan import ENVIRONMENT, main, variants
-from pretrain.sharding import make_mesh
+from pretrain.devices.mesh import make_mesh
+from pretrain.plan import __main__ as plan
+from pretrain.plan import compiled_steps, plan_table
+from pretrain.plan.__main__ import ENVIRONMENT, main, variants
+from pretrain.plan.hlo import Collective, Program, Unestimated
 from tests.finetune.tiny_task import write_model
 
 DEBUG = "--config=configs/debug.py"
@@ -41,14 +42,14 @@ def environment(monkeypatch):
         monkeypatch.setenv(name, value)
 
 
-def checked(*argv: str, topology: str = "v5litepod-4", tokens: float = 0) -> planning.Checked:
+def checked(*argv: str, topology: str = "v5litepod-4", tokens: float = 0) -> compiled_steps.Checked:
     (line,) = variants(["plan", *argv], []).values()
-    return planning.check(line.config, planning.Pod(*parse_topology(topology)), tokens)
+    return compiled_steps.check(line.config, compiled_steps.Pod(*parse_topology(topology)), tokens)
 
 
-def step_plan(one: planning.Checked, **changes: object) -> planning.StepPlan:
+def step_plan(one: compiled_steps.Checked, **changes: object) -> compiled_steps.StepPlan:
     """What the compiler might say of the first phase."""
-    known = planning.StepPlan(
+    known = compiled_steps.StepPlan(
         phase=one.phases[0],
         params=GIB,
         optimizer=2 * GIB,
@@ -62,11 +63,11 @@ def step_plan(one: planning.Checked, **changes: object) -> planning.StepPlan:
     return dataclasses.replace(known, **changes)  # type: ignore[arg-type]
 
 
-def run_plan(name: str, one: planning.Checked, **changes: object) -> plan_report.RunPlan:
-    return plan_report.RunPlan(name, one, (step_plan(one, **changes),))
+def run_plan(name: str, one: compiled_steps.Checked, **changes: object) -> plan_table.RunPlan:
+    return plan_table.RunPlan(name, one, (step_plan(one, **changes),))
 
 
-def too_large(one: planning.Checked) -> planning.StepPlan:
+def too_large(one: compiled_steps.Checked) -> compiled_steps.StepPlan:
     return step_plan(
         one, temporary=None, program=None, seconds=math.nan, obstacle="needs 20.00 GiB of 15.75 GiB"
     )
@@ -127,7 +128,7 @@ def test_a_check_is_one_line_and_needs_no_compiler(monkeypatch, capsys):
 
 
 def test_without_the_compiler_a_plan_names_the_extra(monkeypatch):
-    monkeypatch.setattr(planning.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(compiled_steps.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install -c constraints.txt -e .\[plan\]"):
         main(["plan", NORWEGIAN, "--topology=v3-8"])
 
@@ -147,8 +148,8 @@ def test_a_compiler_that_crashes_is_one_line(monkeypatch):
 
 
 def test_a_run_that_does_not_fit_has_a_status_of_its_own(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(planning, "require_compiler", lambda: None)
-    monkeypatch.setattr(planning, "plan_steps", lambda one: (too_large(one),))
+    monkeypatch.setattr(compiled_steps, "require_compiler", lambda: None)
+    monkeypatch.setattr(compiled_steps, "plan_steps", lambda one: (too_large(one),))
     out = tmp_path / "plan.json"
     assert main(["plan", DEBUG, "--topology=v5litepod-4", f"--json={out}"]) == plan.DOES_NOT_FIT
     assert "does not fit a device: ~needs 20.00 GiB of 15.75 GiB" in capsys.readouterr().out
@@ -180,19 +181,19 @@ def test_variants_are_the_recipe_with_fields_changed():
 @pytest.mark.parametrize(("generator", "is_hardware"), [("auto", True), ("threefry", False)])
 def test_dropout_is_that_of_a_tpu(generator, is_hardware):
     one = checked(DEBUG, f"--config.dropout_rng={generator}")
-    lowered = planning._lowered(one, one.phases[0], make_mesh(MeshConfig()), one.encoder)[1]
+    lowered = compiled_steps._lowered(one, one.phases[0], make_mesh(MeshConfig()), one.encoder)[1]
     assert ("rng_bit_generator" in lowered.as_text()) == is_hardware
 
 
 def test_xlas_count_of_flops_leaves_no_layer_or_micro_batch_out():
     one = checked(NORWEGIAN, "--config.model.num_hidden_layers=3", "--config.grad_accum=4", topology="v3-8")
     rows, length = one.phases[0].global_batch, one.phases[0].seq_len
-    ours = planning.StepWork(one.encoder).flops(
+    ours = compiled_steps.StepWork(one.encoder).flops(
         tokens=rows * length,
         attended=rows * length**2,
-        predictions=rows * planning.predictions_per_row(one.phases[0].masking_rate, length),
+        predictions=rows * compiled_steps.predictions_per_row(one.phases[0].masking_rate, length),
     )
-    assert ours < planning._xla_flops(one, one.phases[0]) < 1.02 * ours
+    assert ours < compiled_steps._xla_flops(one, one.phases[0]) < 1.02 * ours
 
 
 def test_the_length_of_a_run_by_epochs_follows_from_the_corpus():
@@ -204,7 +205,7 @@ def test_the_length_of_a_run_by_epochs_follows_from_the_corpus():
 
 def test_a_report_says_what_is_estimated_and_fits_80_columns():
     one = checked(DEBUG)
-    text = printed(plan_report.report(run_plan("configs/debug.py", one), price=1.2))
+    text = printed(plan_table.report(run_plan("configs/debug.py", one), price=1.2))
     assert max(map(len, text.splitlines())) <= 80
     assert "~ marks estimates of the TPU compiler: a model of the chip, not a measurement." in text
     words = " ".join(text.split())
@@ -222,14 +223,14 @@ def test_time_and_cost_are_those_of_all_steps():
     one = checked(DEBUG, "--config.steps=3600000")
     plan_of_run = run_plan("configs/debug.py", one)
     assert plan_of_run.seconds == pytest.approx(3600)
-    estimate = plan_report.as_json([plan_of_run], 1.2)["variants"][0]["compiler_estimate"]
+    estimate = plan_table.as_json([plan_of_run], 1.2)["variants"][0]["compiler_estimate"]
     assert estimate["chip_hours"] == pytest.approx(4)
     assert estimate["cost_usd"] == pytest.approx(4.8)
 
 
 def test_a_run_of_unknown_length_is_told_by_a_billion_tokens():
     one = checked(NORWEGIAN, topology="v3-8")
-    text = " ".join(printed(plan_report.report(run_plan("x", one), price=0)).split())
+    text = " ".join(printed(plan_table.report(run_plan("x", one), price=0)).split())
     assert "1B tokens" in text and "give --tokens" in text and "give --price" in text
     assert math.isnan(run_plan("x", one).seconds)
 
@@ -238,18 +239,18 @@ def test_a_comparison_names_the_fastest_that_fits():
     one = checked(DEBUG)
     plans = [
         run_plan("as given", one),
-        plan_report.RunPlan("mesh.fsdp=4,model.remat=false", one, (too_large(one),)),
+        plan_table.RunPlan("mesh.fsdp=4,model.remat=false", one, (too_large(one),)),
         run_plan("model.remat=true", one, seconds=5e-4),
     ]
-    text = printed(plan_report.comparison(plans, price=1.0))
+    text = printed(plan_table.comparison(plans, price=1.0))
     assert max(map(len, text.splitlines())) <= 80
     assert "does not fit: ~needs 20.00 GiB of 15.75 GiB" in " ".join(text.split())
     assert text.splitlines()[-1].strip() == "fastest that fits: model.remat=true"
-    assert plan_report.as_json(plans, 0)["fastest"] == "model.remat=true"
-    nothing = printed(plan_report.comparison(plans[1:2], price=0))
+    assert plan_table.as_json(plans, 0)["fastest"] == "model.remat=true"
+    nothing = printed(plan_table.comparison(plans[1:2], price=0))
     assert nothing.splitlines()[-1].strip() == "none of them fits"
-    awkward = [run_plan("data.path=[/x]", one), plan_report.RunPlan("data.path=[y]", one, (too_large(one),))]
-    text = printed(plan_report.comparison(awkward, price=0))
+    awkward = [run_plan("data.path=[/x]", one), plan_table.RunPlan("data.path=[y]", one, (too_large(one),))]
+    text = printed(plan_table.comparison(awkward, price=0))
     assert "data.path=[/x]" in text and "data.path=[y]" in text
 
 
@@ -269,7 +270,7 @@ def test_a_comparison_names_the_fastest_that_fits():
     ],
 )
 def test_what_does_not_fit_is_said_in_gib(message, obstacle):
-    assert planning._obstacle(message, parse_topology("v3-8")[1]) == obstacle
+    assert compiled_steps._obstacle(message, parse_topology("v3-8")[1]) == obstacle
 
 
 @pytest.mark.slow

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from pretrain import platforms
+from pretrain.devices import platforms
 
 ROOT = Path(__file__).parents[2]
 GPU_LIKE = """
 import jax, jax.extend.backend as backend
 from jax._src.xla_bridge import make_cpu_client
-import pretrain.processes
+import pretrain.runtime.processes
 backend.register_backend_factory("gpu-like", make_cpu_client, priority=200)
 print(jax.devices()[0].client is backend.backends()["gpu-like"], "tpu" in backend.backends())
 import jax.experimental.pallas.tpu
@@ -34,7 +34,7 @@ def test_without_a_tpu_its_runtime_is_left_alone_and_another_device_is_chosen():
 
 @pytest.mark.parametrize("command", ["finetune.evaluate", "finetune.predict"])
 def test_a_command_that_joins_no_run_looks_no_further(command):
-    program = f"import sys, {command}; assert 'pretrain.platforms' in sys.modules"
+    program = f"import sys, {command}; assert 'pretrain.devices.platforms' in sys.modules"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import UserError
-from pretrain import processes
+from base.errors import UserError
+from pretrain.runtime import processes
 
 ALL = {
     "JAX_COORDINATOR_ADDRESS": "127.0.0.1:1",

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pretrain.models.products import einsum
-from pretrain.sharding import make_mesh, sharding
+from pretrain.devices.mesh import make_mesh, sharding
+from pretrain.models.matrix_products import einsum
 from tests.tiny import tiny_config
 
 SPECS = ("XD,DF->XF", "XYD,DF->XYF", "XYZD,DF->XYZF", "BQNH,BSNH->BNQS", "BNQS,BSNH->BQNH", "BKD,VD->BKV")
@@ -103,7 +103,7 @@ AS_USERS_COMPILE = """
 import sys, tempfile
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
-from finetune.huggingface import load_encoder_for_classification
+from finetune.classifier.pretrained import load_encoder_for_classification
 from tests.finetune.reference_models import pairs_of_texts, random_model
 from tests.pretrain.test_mesh import MESHES, run
 

@@ -5,7 +5,7 @@ import logging
 
 from rich.console import Console
 
-from pretrain.progress import Progress
+from pretrain.reports.progress_line import Progress
 
 VALUES = {
     "train/loss": 10.8213,

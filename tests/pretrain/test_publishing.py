@@ -3,7 +3,7 @@
 import pytest
 
 from data.sources import paths
-from pretrain.publishing import path_names
+from pretrain.publish.public_names import path_names
 
 
 @pytest.mark.parametrize(

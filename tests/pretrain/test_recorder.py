@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import pytest
 
-from pretrain.flops import StepWork
-from pretrain.recorder import Recorder, Sums
+from pretrain.devices.flops import StepWork
+from pretrain.reports.recorder import Recorder, Sums
 
 
 class Written:
@@ -27,7 +27,7 @@ class Shape:
 def clock(monkeypatch):
     """A clock that stands still until it is moved."""
     now = [100.0]
-    monkeypatch.setattr("pretrain.recorder.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("pretrain.reports.recorder.time.perf_counter", lambda: now[0])
     return now
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 from rich.console import Console
 
-from pretrain.report import _running_mean, series, summary, write_loss_curve
+from pretrain.reports.end_summary import _running_mean, series, summary, write_loss_curve
 
 LINES = [
     {

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from data.errors import UserError
-from pretrain.rollcall import call_the_roll
+from base.errors import UserError
+from pretrain.runtime.roll_call import call_the_roll
 
 PATIENCE = 60.0
 

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from data.errors import UserError
+from base.errors import UserError
 from pretrain.config import ScheduleConfig
-from pretrain.schedules import learning_rate_schedule
+from pretrain.optim.learning_rates import learning_rate_schedule
 
 PEAK = 0.5
 

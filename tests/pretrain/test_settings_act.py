@@ -13,22 +13,22 @@ import optax
 import pytest
 from etils import epath
 
+from base.errors import UserError
+from base.suggestions import Names
 from data.batches import open_batches
 from data.corpus import training_documents
-from data.errors import UserError
-from data.hints import Names
 from data.sources import open_source
 from data.special_tokens import SpecialTokens
 from pretrain.config import PhaseConfig, PretrainConfig
-from pretrain.huggingface import encoder_config
+from pretrain.devices.mesh import mesh_sizes
 from pretrain.job import assemble
-from pretrain.masking import MaskingTables, predictions_per_row
 from pretrain.models import build as build_model
-from pretrain.optimizers import make_optimizer
+from pretrain.models.huggingface import encoder_config
+from pretrain.objective.masking import MaskingTables, predictions_per_row
+from pretrain.optim.learning_rates import learning_rate_schedule
+from pretrain.optim.optimizers import make_optimizer
+from pretrain.optim.train_state import dropout_generator
 from pretrain.phases import resolve_phases
-from pretrain.schedules import learning_rate_schedule
-from pretrain.sharding import mesh_sizes
-from pretrain.state import dropout_generator
 from pretrain.train import train
 from tests.finetune.tiny_task import write_model
 from tests.settings import not_mentioned, placed, with_field
@@ -136,7 +136,7 @@ def documents(config, place):
 
 
 def held_out(config, place):
-    from data.evaluation import evaluation_rows
+    from data.held_out_rows import evaluation_rows
 
     tokenizer = load(str(place / "model"))
     rows = evaluation_rows(config.data, tokenizer.encode, tokenizer.special, seq_len=32, max_rows=4)

@@ -3,14 +3,14 @@
 import pytest
 from etils import epath
 
+from base.command_line import read
+from base.errors import UserError
 from data.batches import open_batches
-from data.command_line import read
-from data.errors import UserError
-from pretrain import command, processes
 from pretrain.__main__ import main
 from pretrain.config import PretrainConfig
 from pretrain.job import assemble
-from pretrain.unused import unused_fields
+from pretrain.runtime import processes, train_command
+from pretrain.unused_fields import unused_fields
 from tests.finetune.tiny_task import write_model
 from tests.tiny import tiny_config, write_corpus
 from tokenizer.load import load
@@ -138,8 +138,8 @@ def test_a_field_of_the_command_reaches_it(tmp_path, monkeypatch):
         raise UserError("far enough")
 
     monkeypatch.setattr(processes, "join", lambda: reached.append("distributed"))
-    monkeypatch.setattr(command, "log_to_stderr", lambda: None)
-    monkeypatch.setattr(command, "use_compilation_cache", reached.append)
+    monkeypatch.setattr(train_command, "log_to_stderr", lambda: None)
+    monkeypatch.setattr(train_command, "use_compilation_cache", reached.append)
     monkeypatch.setattr("pretrain.__main__.train", stop)
     for fields, found in (
         ([], ["~/.cache/unmask/xla"]),

@@ -14,13 +14,13 @@ import pytest
 from etils import epath
 
 import pretrain.__main__ as command
-from data import schema
-from data.errors import UserError
-from pretrain import hardware
-from pretrain.checkpoint import Checkpointer, restore_params
+from base import schema
+from base.errors import UserError
 from pretrain.config import CardConfig, LogConfig, MeshConfig, OptimizerConfig
+from pretrain.devices import hardware
+from pretrain.devices.mesh import make_mesh
 from pretrain.export import export
-from pretrain.sharding import make_mesh
+from pretrain.runtime.checkpoint import Checkpointer, restore_params
 from pretrain.train import train
 from tests.tiny import tiny_config, write_corpus
 
@@ -122,8 +122,8 @@ def test_the_card_of_a_finished_run_can_be_changed(finished, single, tmp_path):
 def test_evaluation_gives_the_same_figure_each_time(finished, single):
     workdir, outcome, config = finished
     trainer_metrics = {line["step"]: line["eval/loss"] for line in metrics(workdir) if "eval/loss" in line}
-    from data.evaluation import evaluation_rows
-    from pretrain.evaluation import Evaluator
+    from data.held_out_rows import evaluation_rows
+    from pretrain.objective.evaluation import Evaluator
 
     job = outcome.job
     rows = evaluation_rows(
@@ -384,7 +384,7 @@ def test_a_picture_or_guesses_that_fail_cost_nothing(finished, single, monkeypat
     def fail(*_, **__):
         raise ValueError("no\nfont")
 
-    monkeypatch.setattr("pretrain.report.write_loss_curve", fail)
+    monkeypatch.setattr("pretrain.reports.end_summary.write_loss_curve", fail)
     monkeypatch.setattr("pretrain.fill_mask.held_out_texts", fail)
     outcome = train(config, workdir)
     caplog.clear()  # a busy machine may be told that its peak was measured too low

@@ -6,9 +6,9 @@ import json
 import pytest
 from etils import epath
 
-from data.errors import UserError
-from data.schema import as_dict
-from pretrain import workdir as workdirs
+from base.errors import UserError
+from base.schema import as_dict
+from pretrain.runtime import workdir as workdirs
 from tests.tiny import tiny_config
 
 

@@ -6,13 +6,13 @@ import pytest
 from etils import epath
 from tokenizers import Tokenizer
 
-from data.errors import UserError
+from base.errors import UserError
 from tests.tokenizer.small_tokenizers import DOCUMENTS, wordpiece
 from tests.tokenizer.test_plain_text import SPELLED
 from tokenizer.as_written import is_as_written
 from tokenizer.config import TokenizerConfig
-from tokenizer.files import CONFIG, TOKENIZER, read_files
 from tokenizer.load import load
+from tokenizer.tokenizer_files import CONFIG, TOKENIZER, read_files
 from tokenizer.train import train_tokenizer
 
 

@@ -13,7 +13,7 @@ import pytest
 from etils import epath
 from tokenizers import Tokenizer, models
 
-from data.errors import UserError
+from base.errors import UserError
 from data.special_tokens import SpecialTokens
 from tests.tokenizer.small_tokenizers import byte_level, unigram, wordpiece
 from tokenizer.load import load
@@ -225,7 +225,7 @@ def hub(tmp_path):
 
 def load_in_another_process(hub_ids: list[str], endpoint: str, home: Path, offline: bool) -> list[str]:
     code = (
-        "from tokenizer.load import load\nfrom data.errors import UserError\n"
+        "from tokenizer.load import load\nfrom base.errors import UserError\n"
         f"for hub_id in {hub_ids}:\n"
         "    try: print(load(hub_id).special)\n"
         "    except UserError as error: print('error:', error)\n"

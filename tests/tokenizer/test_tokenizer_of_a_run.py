@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from etils import epath
 
+from base.errors import UserError
 from data.config import DataConfig, FilterConfig
-from data.errors import UserError
 from tokenizer.config import TokenizerConfig
 from tokenizer.ensure import ensure_tokenizer
 from tokenizer.load import load
@@ -220,7 +220,7 @@ def test_a_signal_ends_training_at_once_and_leaves_nothing(tmp_path, stage, numb
     corpus.write_text("".join(f"{word}\n" for word in words) * (60 if stage == "reading" else 20))
     (tmp_path / "config.py").write_text(CONFIG_FILE % corpus)
     code = (
-        "import sys, time, tokenizer.progress as progress, tokenizer.__main__ as command\n"
+        "import sys, time, tokenizer.training_progress as progress, tokenizer.__main__ as command\n"
         "read, merge = progress.TrainingProgress.read, progress.TrainingProgress.merge\n"
         "def slow(self, size):\n"
         "    read(self, size)\n"

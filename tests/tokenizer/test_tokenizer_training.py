@@ -17,7 +17,7 @@ import pytest
 from etils import epath
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from data.errors import UserError
+from base.errors import UserError
 from tokenizer.config import TokenizerConfig
 from tokenizer.train import train_tokenizer
 
@@ -301,7 +301,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
 
 
 def test_progress_is_plain_lines_outside_a_terminal(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("tokenizer.progress.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("tokenizer.training_progress.SECONDS_BETWEEN_LINES", 0.0)
     train_tokenizer(
         DOCUMENTS[:2] * 50,
         TokenizerConfig(vocab_size=270),

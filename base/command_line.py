@@ -1,0 +1,399 @@
+"""Command lines: `--config=FILE.py[:ARG]` with `--config.a.b=value` overrides, typed flags, one-line errors.
+
+The config file is ml_collections Python and sets only what differs from the defaults. Before the overrides are applied
+the rest is filled in from the dataclass that declares the fields, so that every field can be overridden whether the
+file mentions it or not, and references between fields (`get_ref`) follow an override.
+"""
+
+import dataclasses
+import importlib.util
+import os
+import re
+import select
+import shutil
+import signal
+import sys
+import textwrap
+import traceback
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+from absl import flags
+from ml_collections import config_dict, config_flags
+
+from base import schema as schema_module
+from base import storage, suggestions
+from base.errors import UserError
+from base.schema import Unused
+from base.set_fields import Given, say_all, settled
+
+INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended: 128 + SIGINT
+
+T = TypeVar("T")
+
+# What a value should be, by absl's name of a flag's type.
+EXPECTED = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> None:
+    """Run a command's main with sys.argv; a UserError becomes `error: MESSAGE` and exit status 2, a bucket's failure a
+    line like it and exit status 1; a closed pipe ends it without a word."""
+    try:
+        status = main(sys.argv) or 0
+        sys.stdout.flush()
+        sys.exit(status)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            sys.exit(128 + signal.SIGPIPE)
+        if not (failure := storage.outage(error)):
+            raise
+        print(f"error: {failure}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _nobody_reads() -> bool:
+    """Whether stdout is a closed pipe; if so, what is left in its buffer goes nowhere at the interpreter's end."""
+    stdout = select.poll()
+    stdout.register(sys.stdout.fileno(), 0)
+    if closed := any(event & select.POLLERR for _, event in stdout.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed
+
+
+def all_used(config: Any) -> Iterable[Unused]:
+    """Every field of a config is read."""
+    return ()
+
+
+@dataclass(frozen=True)
+class CommandLine(Generic[T]):
+    """What a command was given."""
+
+    config: T
+    values: flags.FlagValues
+    given: Given
+    """The fields that were set, and where."""
+
+
+def parse(
+    schema: type[T],
+    argv: Sequence[str],
+    define: Callable[[flags.FlagValues], None],
+    *,
+    partial: bool = False,
+    unused: Callable[[T], Iterable[Unused]] = all_used,
+) -> tuple[T, flags.FlagValues]:
+    """The config and the flags of a command line, with what is to be said of it said; see `read`."""
+    found = read(schema, argv, define, partial=partial, unused=unused)
+    say_all(found.given)
+    return found.config, found.values
+
+
+def read(
+    schema: type[T],
+    argv: Sequence[str],
+    define: Callable[[flags.FlagValues], None],
+    *,
+    partial: bool = False,
+    unused: Callable[[T], Iterable[Unused]] = all_used,
+) -> CommandLine[T]:
+    """What a command line gives.
+
+    Args:
+      schema: the dataclass type of the config.
+      argv: the command line, program name first.
+      define: adds the command's own flags to a FlagValues.
+      partial: the command uses only part of the recipe's fields; the rest may be anything there.
+      unused: the fields of a config that would have no effect: see `base.set_fields.settled`.
+
+    Raises:
+      UserError: no config, a file that fails, an unknown field, an ill-typed or disallowed value, an unknown flag, a
+        field that is set and has no effect.
+    """
+    path, rest = _take_config(argv)
+    values = flags.FlagValues()
+    define(values)
+    if "--help" in argv or "-h" in argv:
+        print(_help(argv[0], schema, values), flush=True)
+        sys.exit(0)
+    if path is None:
+        raise UserError("no --config given; for example --config=configs/quickstart.py")
+    config = _load(path)
+    overrides = [arg.lstrip("-").split("=", 1)[0] for arg in rest if arg.lstrip("-").startswith("config.")]
+    given = Given(
+        frozenset(schema_module.flatten(_plain(config))),
+        frozenset(override.removeprefix("config.") for override in overrides),
+    )
+    names = suggestions.Names.of(schema, values)
+    _check_names(config, schema, names, "config", partial)
+    _fill(config, schema, "config", overrides)
+    for override in overrides:
+        _check_override(config, override, names)
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
+        left = values(rest)
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(suggestions.unknown_flag(error.flagname, names)) from error
+    except flags.IllegalFlagValueError as error:
+        raise UserError(_illegal_value(error, values)) from error
+    except (flags.Error, KeyError, AttributeError, TypeError, ValueError, IndexError) as error:
+        raise UserError(_one_line(error)) from error
+    if len(left) > 1:
+        raise UserError(f"unexpected argument {left[1]!r}; overrides are written --config.field=value")
+    if partial:
+        for override in overrides:
+            if override.split(".")[1].partition("[")[0] not in typing.get_type_hints(schema):
+                raise UserError(
+                    f"{override} has no effect: python -m {_module(argv[0])} does not read it; leave it out"
+                )
+    built = schema_module.build(schema, _plain(config), partial=partial)
+    notes: list[str] = []
+    config_settled = settled(built, given, unused, notes.append)
+    return CommandLine(config_settled, values, dataclasses.replace(given, notes=tuple(notes)))
+
+
+def write_out(path: str, text: str, flag: str) -> None:
+    """Write what a flag asks to be written to a file or a bucket, making its folder if need be.
+
+    Raises:
+      UserError: it cannot be written there.
+    """
+    from etils import epath  # only where something is written: it takes a second
+
+    file = epath.Path(path).expanduser()
+    try:
+        with storage.explained(file, flag):
+            if not file.parent.exists():
+                file.parent.mkdir(parents=True)
+            storage.write_text(file, text)
+    except OSError as error:
+        raise UserError(f"{flag}={path} cannot be written: {error.strerror or error}") from error
+
+
+def python() -> str:
+    """How the user's shell starts the Python that runs this: for commands that are printed, not for files."""
+    executable = Path(sys.executable)
+    for name in ("python", "python3"):
+        found = shutil.which(name)
+        if found and Path(found).absolute() == executable:
+            return name
+    below = executable.is_relative_to(Path.cwd())
+    return str(executable.relative_to(Path.cwd()) if below else executable)
+
+
+def _take_config(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Split `--config=PATH` (or `--config PATH`) from the other arguments."""
+    path, rest, arguments = None, [], iter(argv)
+    for argument in arguments:
+        name = argument.removeprefix("--").removeprefix("-") if argument.startswith("-") else ""
+        if name == "config":
+            path = next(arguments, None)
+        elif name.startswith("config="):
+            path = name.removeprefix("config=")
+        else:
+            rest.append(argument)
+    return path, rest
+
+
+def _load(path: str) -> config_dict.ConfigDict:
+    """Execute a config file and return the ConfigDict that its get_config([ARG]) gives."""
+    name, _, argument = path.partition(":")
+    file = Path(name).expanduser()
+    if not file.exists():
+        raise UserError(
+            f"--config={path}: there is no file {name!r}; name a recipe, such as configs/quickstart.py"
+        )
+    module_spec = importlib.util.spec_from_file_location("config_file", file)
+    if not file.is_file() or file.suffix != ".py" or module_spec is None or module_spec.loader is None:
+        raise UserError(f"--config={path}: a config is a Python file (.py) with a function get_config()")
+    module: ModuleType = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+        get_config = getattr(module, "get_config", None)
+        if not callable(get_config):
+            raise UserError(f"--config={path} has no function get_config(); it should return the config")
+        config = get_config(argument) if argument else get_config()
+    except UserError:
+        raise
+    except SyntaxError as error:
+        raise UserError(f"--config={path} is not Python: {_one_line(error)}") from error
+    except Exception as error:
+        line = next(
+            (f.lineno for f in traceback.extract_tb(error.__traceback__)[::-1] if f.filename == str(file)), 0
+        )
+        at = f" in line {line}" if line else ""
+        raise UserError(f"--config={path} failed{at}: {type(error).__name__}: {_one_line(error)}") from error
+    if not isinstance(config, config_dict.ConfigDict):
+        raise UserError(
+            f"--config={path}: get_config() returned {type(config).__name__}, not an ml_collections ConfigDict"
+        )
+    return config
+
+
+def _check_names(
+    config: config_dict.ConfigDict, schema: type, names: suggestions.Names, where: str, partial: bool
+) -> None:
+    """Refuse a field of a recipe that does not exist, with the ones that were probably meant."""
+    types = typing.get_type_hints(schema)
+    for name, value in config.items():
+        path = f"{where}.{name}"
+        if name not in types:
+            if partial:
+                continue
+            raise UserError(suggestions.unknown_field(path, list(types), names))
+        inner = schema_module.member(types[name])
+        if not dataclasses.is_dataclass(inner):
+            continue
+        members = enumerate(value) if isinstance(value, list | tuple) else [(None, value)]
+        for index, member in members:
+            if isinstance(member, Mapping | config_dict.ConfigDict):
+                group = config_dict.ConfigDict(member) if isinstance(member, Mapping) else member
+                place = path if index is None else f"{path}[{index}]"
+                _check_names(group, typing.cast(type, inner), names, place, False)
+
+
+def _fill(config: config_dict.ConfigDict, schema: type, where: str, overrides: Sequence[str]) -> None:
+    """Add the schema's defaults for the fields that a file leaves out.
+
+    An optional group stays None unless the file sets it or an override reaches into it.
+    """
+    types = typing.get_type_hints(schema)
+    with config.unlocked():
+        for field in dataclasses.fields(schema):
+            hint, path = _inner(types[field.name]), f"{where}.{field.name}"
+            present = config.get(field.name)
+            required = hint is types[field.name] or any(name.startswith(f"{path}.") for name in overrides)
+            if dataclasses.is_dataclass(hint) and (required or present is not None):
+                if present is None:
+                    config[field.name] = config_dict.ConfigDict()
+                elif not isinstance(present, config_dict.ConfigDict):
+                    raise UserError(f"{path}={present!r} should be a group of fields")
+                _fill(config[field.name], typing.cast(type, hint), path, overrides)
+            elif field.name not in config or present is None:
+                config[field.name] = _default(field, hint)
+            elif isinstance(present, list | tuple) and dataclasses.is_dataclass(_member(hint)):
+                members = [config_dict.ConfigDict(m) if isinstance(m, Mapping) else m for m in present]
+                for index, member in enumerate(members):
+                    if isinstance(member, config_dict.ConfigDict):
+                        _fill(member, _member(hint), f"{path}[{index}]", overrides)
+                config[field.name] = members
+            elif isinstance(present, list) and typing.get_origin(hint) is tuple:
+                del config[field.name]  # ml_collections overrides tuples, but not lists
+                config[field.name] = tuple(present)
+
+
+def _check_override(config: config_dict.ConfigDict, override: str, names: suggestions.Names) -> None:
+    """Refuse an override of a field that does not exist, naming those that were probably meant."""
+    holder: Any = config
+    where = "config"
+    for name in override.split(".")[1:]:
+        bare, _, index = name.rstrip("]").partition("[")
+        if not isinstance(holder, config_dict.ConfigDict):
+            raise UserError(f"{override}: {where} has no fields of its own")
+        if bare not in holder:
+            asked = override if where == "config" else f"{where}.{bare}"
+            raise UserError(suggestions.unknown_field(asked, list(holder), names))
+        holder, where = holder.get(bare), f"{where}.{name}"
+        if index and isinstance(holder, list | tuple):
+            if not index.isdecimal() or int(index) >= len(holder):
+                raise UserError(f"{override}: the config lists {len(holder)} of them, counted from [0]")
+            holder = holder[int(index)]
+            if isinstance(holder, Mapping):
+                return  # a member that this command does not know the fields of
+    if isinstance(holder, list | tuple) and holder and isinstance(holder[0], config_dict.ConfigDict):
+        raise UserError(
+            f"{override} is a list of groups; fields of its members can be set: --{override}[0].FIELD=VALUE"
+        )
+
+
+def _member(hint: Any) -> Any:
+    """The type T of a field `tuple[T, ...]`; None for other types."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else None
+
+
+def _plain(value: Any) -> Any:
+    """A ConfigDict as nested dicts, also where lists hold groups."""
+    if isinstance(value, config_dict.ConfigDict):
+        value = value.to_dict()
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _inner(hint: Any) -> Any:
+    """The type T of an optional field `T | None`; other types are themselves."""
+    options = [option for option in typing.get_args(hint) if option is not type(None)]
+    return options[0] if type(None) in typing.get_args(hint) else hint
+
+
+def _default(field: dataclasses.Field[Any], hint: Any) -> Any:
+    if field.default is None:
+        return config_dict.placeholder(config_dict.ConfigDict if dataclasses.is_dataclass(hint) else hint)
+    return field.default
+
+
+def _help(program: str, schema: type, values: flags.FlagValues) -> str:
+    lines = [
+        f"usage: python -m {_module(program)} --config=FILE.py [--config.FIELD=VALUE ...] [flags]",
+        "",
+        "flags:",
+        "  --config: a recipe, FILE.py or FILE.py:ARGUMENT",
+    ]
+    lines += [f"  --{name}: {values[name].help} (default {values[name].value!r})" for name in values]
+    lines += ["", "config fields, with their defaults:", *(f"  --{line}" for line in describe(schema))]
+    width = shutil.get_terminal_size().columns
+    return "\n".join(textwrap.fill(line, width, subsequent_indent=" " * 6) for line in lines)
+
+
+def _module(program: str) -> str:
+    path = Path(program)
+    return path.parent.name if path.stem == "__main__" else f"{path.parent.name}.{path.stem}"
+
+
+def describe(schema: type, where: str = "config") -> list[str]:
+    """A line for every field of a config: its name, default, allowed values and meaning."""
+    lines: list[str] = []
+    hints = typing.get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        path, doc = f"{where}.{field.name}", field.metadata.get("doc", "")
+        if dataclasses.is_dataclass(hints[field.name]):
+            lines += describe(typing.cast(type, hints[field.name]), path)
+            continue
+        choices = field.metadata.get("choices", ())
+        among = f" [{', '.join(map(str, choices))}]" if choices else ""
+        lines.append(f"{path}={field.default!r}{among}: {doc}")
+    return lines
+
+
+def _illegal_value(error: flags.IllegalFlagValueError, values: flags.FlagValues) -> str:
+    """The message for a value that is not of its flag's type."""
+    match = re.match(r"flag --(.+?)=(.*?): ", str(error), re.DOTALL)
+    expected = EXPECTED.get(values[match[1]].flag_type()) if match and match[1] in values else None
+    if match is None or expected is None:
+        return _one_line(error)
+    name = match[1] if match[1].startswith("config.") else f"--{match[1]}"
+    return f"{name}={match[2]!r} should be {expected}"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Fields that differ between two configs as nested dicts: {'a.b': (saved, current)}."""
+    before, after = schema_module.flatten(saved), schema_module.flatten(current)
+    return {
+        path: (before.get(path), after.get(path))
+        for path in sorted({*before, *after})
+        if before.get(path) != after.get(path)
+    }

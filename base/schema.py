@@ -1,0 +1,155 @@
+"""Typed configuration: frozen dataclasses are the one place where a field is declared, checked and explained.
+
+A field is declared with `field(default, "what it is")`, with its allowed values where it has only a few. `build` turns
+a nested mapping into such a dataclass and refuses what it does not know, naming the field that was probably meant.
+"""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from base.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Unused:
+    """Fields of a config that nothing reads, because of what other fields say."""
+
+    fields: tuple[str, ...]
+    """Their paths without `config.`; that of a group stands for all of its fields."""
+    because: str
+    """Why; after a semicolon, what would be right."""
+    by: tuple[str, ...] = ()
+    """The paths of the fields that decide it; none where the command itself does, whatever recipe it is given."""
+    unless_as_late: bool = False
+    """Whether they act beside `by` where they are set as late: only those of the recipe give way."""
+
+    def covers(self, path: str) -> bool:
+        """Whether the field of this path is one of them."""
+        return is_in(path, self.fields)
+
+
+def field(default: Any, doc: str, choices: Sequence[Any] = ()) -> Any:
+    """Declare a configuration field with its default, one line of documentation, and its allowed values if few."""
+    metadata = {"doc": doc, "choices": tuple(choices)}
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def build(schema: type[T], values: Mapping[str, Any], where: str = "config", *, partial: bool = False) -> T:
+    """Make `schema` (a frozen dataclass type) of a nested mapping.
+
+    Args:
+      schema: the dataclass type; nested dataclass fields and `tuple[Dataclass, ...]` fields are built too.
+      values: field names to values; missing fields take their defaults.
+      where: the dotted path of `values`, for messages.
+      partial: True ignores top-level names that the schema does not have (a command that uses part of a file).
+
+    Raises:
+      UserError: unknown name (with the nearest right one), wrong type, or a value outside the choices.
+    """
+    fields = {f.name: f for f in dataclasses.fields(schema)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(schema)
+    arguments = {}
+    for name, value in values.items():
+        if name not in fields:
+            if partial:
+                continue
+            raise UserError(unknown_field(f"{where}.{name}", name, list(fields)))
+        checked = _coerce(hints[name], value, f"{where}.{name}")
+        choices = fields[name].metadata.get("choices", ())
+        if choices and checked not in choices:
+            raise UserError(f"{where}.{name}={checked!r} is not one of {', '.join(map(repr, choices))}")
+        arguments[name] = checked
+    return schema(**arguments)
+
+
+def unknown_field(path: str, name: str, known: list[str]) -> str:
+    """The message for a field that does not exist, with the nearest name that does."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(known)}"
+    return f"{path} is not a field; {hint}"
+
+
+def _coerce(hint: Any, value: Any, path: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        return None if value is None else _coerce(options[0], value, path)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{path}={value!r} should be a group of fields")
+        return build(typing.cast(type, hint), value, path)
+    if origin is tuple:
+        if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
+            raise UserError(f"{path}={value!r} should be a list")
+        item = typing.get_args(hint)[0]
+        if item is str:  # a name that is a number comes as one from a command line
+            value = [json.dumps(part) if isinstance(part, int | float) else part for part in value]
+        return tuple(_coerce(item, part, f"{path}[{i}]") for i, part in enumerate(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise UserError(f"{path}={value!r} should be of type {hint.__name__}, not {type(value).__name__}")
+    return value
+
+
+def member(hint: Any) -> Any:
+    """The type T of an optional field `T | None` or of the members of a list `tuple[T, ...]`; others are themselves."""
+    options = [option for option in typing.get_args(hint) if option not in (type(None), Ellipsis)]
+    return options[0] if options and typing.get_origin(hint) is not dict else hint
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A config dataclass as nested JSON-able dicts and lists: the inverse of `build`."""
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def is_in(path: str, fields: Sequence[str]) -> bool:
+    """Whether a field is one of `fields`, or lies in one that is a group or a list."""
+    return any(path == field or path.startswith((f"{field}.", f"{field}[")) for field in fields)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return as_dict(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def completed(saved: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """A config that was saved as nested dicts, with the defaults of fields that the type of `config` has had since."""
+    return _completed(saved, as_dict(type(config)()))
+
+
+def _completed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    both = {name: (value, defaults.get(name)) for name, value in values.items()}
+    groups = {
+        name: _completed(value, default)
+        for name, (value, default) in both.items()
+        if isinstance(value, Mapping) and isinstance(default, Mapping)
+    }
+    return {**defaults, **values, **groups}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mapping to {'a.b': value}; lists are indexed as a[0].b."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{path}."))
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
+            for index, item in enumerate(value):
+                flat.update(flatten(item, f"{path}[{index}]."))
+        else:
+            flat[path] = value
+    return flat

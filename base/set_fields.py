@@ -1,0 +1,122 @@
+"""Which fields a command sets, in its recipe or on its command line, and what happens to those without effect."""
+
+import dataclasses
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from base import schema
+from base.errors import UserError
+from base.schema import Unused
+
+T = TypeVar("T")
+
+DEFAULT, RECIPE, LINE = range(3)
+"""Where a field's value is from; a later one wins."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """The paths of the fields that a command sets, without `config.`."""
+
+    recipe: frozenset[str] = frozenset()
+    line: frozenset[str] = frozenset()
+    """Those that the command line sets."""
+    notes: tuple[str, ...] = ()
+    """What is to be said of fields of the recipe that have no effect."""
+
+    def level(self, path: str) -> int:
+        """Where the value of a field is from, or the last value of a group: DEFAULT, RECIPE or LINE."""
+
+        def has(fields: frozenset[str]) -> bool:
+            return schema.is_in(path, tuple(fields)) or any(schema.is_in(each, (path,)) for each in fields)
+
+        return LINE if has(self.line) else RECIPE if has(self.recipe) else DEFAULT
+
+
+def say(note: str) -> None:
+    """Put a note on stderr."""
+    print(f"note: {note}", file=sys.stderr)
+
+
+def say_all(given: Given) -> None:
+    """Say what is to be said of the fields of a recipe that have no effect."""
+    for note in given.notes:
+        say(note)
+
+
+def settled(
+    config: T,
+    given: Given,
+    unused: Callable[[T], Iterable[Unused]],
+    note: Callable[[str], None] = say,
+) -> T:
+    """The config with every field at its default that a recipe sets and nothing reads.
+
+    Such a field gives way, with a note, where what makes it useless was set after it: on the command line.
+    One that was set as late as that is refused. A field at its default counts as not set in a recipe, which may list
+    all; on the command line where that is nothing: an empty text, 0, false.
+
+    Args:
+      config: a dataclass, as it was given.
+      given: the fields that were set.
+      unused: the fields of a config that nothing reads.
+      note: told of fields that give way.
+
+    Raises:
+      UserError: a field that is set has no effect.
+    """
+    values, gives_way = schema.flatten(schema.as_dict(config)), set()
+    for each in unused(config):
+        idle = [path for path in values if each.covers(path) and _is_set(config, given, path, values[path])]
+        decided = max(map(given.level, each.by), default=LINE)
+        if each.unless_as_late:
+            idle = [path for path in idle if given.level(path) < decided]
+        for path in idle:
+            if given.level(path) >= decided:
+                raise UserError(f"config.{path}={values[path]!r} has no effect: {each.because}")
+        if idle and each.by:
+            named = ", ".join(f"config.{path}={values[path]!r}" for path in idle)
+            note(f"without effect in the recipe: {named}; {each.because.partition(';')[0]}")
+        gives_way |= {_whole(path, each.fields) for path in idle}
+    if not gives_way:
+        return config
+    tree = schema.as_dict(config)
+    for path in gives_way:
+        if not schema.is_in(path, tuple(gives_way - {path})):
+            _unset(tree, path)
+    return schema.build(type(config), tree)
+
+
+def _whole(path: str, fields: Iterable[str]) -> str:
+    """The list among `fields` that a field lies in, else the field: members at their defaults are no empty list."""
+    return next((field for field in fields if path.startswith(f"{field}[")), path)
+
+
+def _is_set(config: Any, given: Given, path: str, value: Any) -> bool:
+    level = given.level(path)
+    return bool(level) and (value != _default(type(config), path) or (level == LINE and bool(value)))
+
+
+def _default(holder: Any, path: str) -> Any:
+    """The default of a field, as `schema.as_dict` has it."""
+    value = None
+    for name in path.split("."):
+        if not dataclasses.is_dataclass(holder):
+            return None
+        field = next(field for field in dataclasses.fields(holder) if field.name == name.partition("[")[0])
+        value = field.default if field.default is not dataclasses.MISSING else None
+        holder = schema.member(typing.get_type_hints(holder)[field.name])
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _unset(tree: dict[str, Any], path: str) -> None:
+    """Take a field out of nested dicts and lists."""
+    *names, last = re.findall(r"\w+", path)
+    holder: Any = tree
+    for name in names:
+        holder = holder[int(name) if name.isdecimal() else name]
+    del holder[last]

@@ -1,0 +1,92 @@
+"""Examples of a training file that are held out to evaluate on, where there is no validation file.
+
+Which they are is a function of the examples and of config.data.validation_share alone, not of a run's seed: runs that
+are compared with each other, and finetune.evaluate, hold out the same.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from base.errors import UserError
+from data.labelled.config import LabelledConfig
+from data.shuffle import permutation
+
+logger = logging.getLogger(__name__)
+
+SHARE = "config.data.validation_share"
+FILE = "config.data.validation"
+
+
+def check_share(config: LabelledConfig) -> None:
+    """Refuse a share that is none.
+
+    Raises:
+      UserError: it is none.
+    """
+    share = config.validation_share
+    if not 0 <= share < 1:
+        raise UserError(f"{SHARE}={share:g} should be 0 or more and below 1")
+
+
+def held_out(
+    config: LabelledConfig, texts: Sequence[Sequence[str]], labels: Sequence[Any]
+) -> Bool[np.ndarray, "n"]:
+    """Which training examples are held out: the share of each class, and of scores the share of all.
+
+    Examples of the same texts stay together, and count for the class of the first. Of a class that counts two different
+    examples or more at least one of these is held out and at least one is not.
+
+    Args:
+      config: the run's config.data.
+      texts: the first texts [n], and the second where there are pairs.
+      labels: ids of classes, or scores [n].
+
+    Raises:
+      UserError: none would be.
+    """
+    share = config.validation_share
+    if not share:
+        raise UserError(
+            f"{FILE} is empty and {SHARE}=0, so there is nothing to evaluate on; set {FILE} to files, or the share of "
+            f"the training file to hold out, such as {LabelledConfig.validation_share:g}"
+        )
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for row, each in enumerate(zip(*texts, strict=True)):
+        alike.setdefault(each, []).append(row)
+    strata: dict[Any, list[list[int]]] = {}
+    for rows in alike.values():
+        strata.setdefault(0 if config.regression else labels[rows[0]], []).append(rows)
+    held = np.zeros(len(labels), bool)
+    for stratum, parts in sorted(strata.items()):
+        for rows in _drawn(parts, share, stratum):
+            held[rows] = True
+    if not held.any():
+        raise UserError(
+            f"{FILE} is empty, and of {len(labels)} training examples none can be held out; set {FILE} to files"
+        )
+    logger.info(
+        "%s is empty: %d of %d training examples are held out to evaluate on, %s (%s=%g)",
+        *(
+            FILE,
+            held.sum(),
+            held.size,
+            "drawn from all" if config.regression else "the same share of each class",
+        ),
+        *(SHARE, share),
+    )
+    return held
+
+
+def _drawn(parts: list[list[int]], share: float, stratum: int) -> list[list[int]]:
+    """Parts of a class, in a random order, that make up a share of its examples; one at least, and not the last."""
+    due = max(1, round(share * sum(map(len, parts))))
+    drawn: list[list[int]] = []
+    for index in permutation(len(parts), "held out", stratum)[: len(parts) - 1]:
+        if len(parts[index]) <= due:
+            drawn.append(parts[index])
+            due -= len(parts[index])
+    return drawn or [min(parts, key=len)][: len(parts) - 1]

@@ -1,0 +1,194 @@
+"""A fine-tuned model found by its name (a workdir, a folder, a hub id), and made ready to be asked."""
+
+import contextlib
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from base.errors import UserError
+from base.storage import check_readable
+from finetune.classifier.inference import FACTS_FILE, Facts, JaxModel, Logits, OnnxModel, row_lengths
+from finetune.classifier.pretrained import TASK_CLASS, learned_classes, load_encoder_for_classification
+from finetune.job import MODEL
+from finetune.onnx import FILE_NAME as ONNX_FILE
+from finetune.onnx import check_installed, export_onnx
+from finetune.population.state import population_mesh
+from finetune.texts.encoding import PairEncoder
+from pretrain.config import MeshConfig
+from pretrain.models import EncoderConfig
+from pretrain.models.huggingface import CONFIG, INDEX, download, parse_config, read_config
+from pretrain.runtime.workdir import MODEL_FILE, is_workdir
+from tokenizer import load as tokenizers
+from tokenizer import tokenizer_files
+
+FILES = (
+    CONFIG,
+    "*.safetensors",
+    INDEX,
+    "tokenizer*",
+    tokenizer_files.SPECIAL_TOKENS_MAP,
+    tokenizer_files.ADDED_TOKENS,
+    FACTS_FILE,
+)
+"""What is fetched of a model on the hub."""
+FLAGS = {
+    "config.max_length": "--max_length",
+    "config.init_from": "--model",
+    "config.tokenizer.path": "--model",
+}
+"""Fields of a run's config that messages of its parts name, and the flags of a command that has no config."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A fine-tuned model before its weights are read."""
+
+    given: str
+    """As --model names it."""
+    folder: epath.Path
+    downloaded: bool
+    """Whether the folder is the hub client's, in which nothing is written."""
+    names: tuple[str, ...]
+    """Of the classes by id; () where it gives a score."""
+    config: EncoderConfig
+    facts: Facts
+    max_length: int
+    """Tokens that its examples are cut to."""
+
+
+def find_model(model: str, *, inference: str = "jax", max_length: int = 0) -> Trained:
+    """What --model names.
+
+    Args:
+      model: a run's workdir, a model's folder, or a hub id.
+      inference: what will run it, jax or onnx.
+      max_length: tokens to cut examples to; 0 is what the model was fine-tuned with where that is known, else what its
+        tokenizer says (model_max_length), and never more than the model takes.
+
+    Raises:
+      UserError: nothing there, no classifier, or a length that it does not take.
+    """
+    path = epath.Path(model).expanduser()
+    check_readable(path, "--model")
+    downloaded = False
+    if (path / MODEL / CONFIG).exists():
+        folder = path / MODEL
+    elif (path / MODEL_FILE).exists():
+        start = shlex.quote(f"--config.init_from={model}")
+        raise UserError(
+            f"--model={model} is a run of pretraining, which labels nothing; fine-tune it: "
+            f"python -m finetune --config=configs/classify.py {start} --workdir=DIR"
+        )
+    elif is_workdir(path):
+        raise UserError(f"--model={model} is a run that has not finished; run its command again")
+    elif path.exists():
+        folder = path
+    else:
+        folder = download(model, [*FILES, f"{ONNX_FILE}*"] if inference == "onnx" else list(FILES))
+        downloaded = True
+    values = read_config(str(folder))
+    names = class_names(values, model)
+    config, facts = parse_config(values, str(folder / CONFIG)), Facts.read(folder)
+    room = config.max_length
+    if not 0 <= max_length <= room:
+        raise UserError(
+            f"--max_length={max_length} is no length that the model takes; set it to {room} or less"
+        )
+    length = max_length or min(facts.max_length or _stated_length(folder) or room, room)
+    return Trained(model, folder, downloaded, names, config, facts, length)
+
+
+def _stated_length(folder: epath.Path) -> int:
+    """The model_max_length of a folder's tokenizer; 0 where it is not stated."""
+    file = folder / tokenizer_files.CONFIG
+    stated = tokenizer_files.json_object({file.name: file.read_bytes()} if file.exists() else {}, file.name)
+    length = stated.get("model_max_length", stated.get("max_len"))
+    return int(length) if isinstance(length, int | float) else 0
+
+
+def class_names(values: Mapping[str, Any], model: str) -> tuple[str, ...]:
+    """The classes that a config.json names, by id; () of a model that gives a score.
+
+    Raises:
+      UserError: it is not a classifier's.
+    """
+    classes = [str(name) for name in values.get("architectures") or []]
+    if classes and not any(name.endswith(TASK_CLASS) for name in classes):
+        raise UserError(f"--model={model} is a {classes[0]}, which labels nothing; fine-tune it first")
+    if values.get("problem_type") == "multi_label_classification":
+        raise UserError(
+            f"--model={model} gives a text any number of labels (problem_type multi_label_classification); "
+            "known are models that give it one label, or a score"
+        )
+    names = learned_classes(values, f"--model={model}")
+    return names if len(names) > 1 else ()
+
+
+def encoder_of(model: Trained) -> PairEncoder:
+    """What makes examples of texts for a model.
+
+    Raises:
+      UserError: no tokenizer, one that is not the model's own, or a length without room for text.
+    """
+    with _naming_flags():
+        tokenizer = tokenizers.load(str(model.folder))
+        if tokenizer.vocab_size > model.config.vocab_size:
+            raise UserError(
+                f"--model={model.given}: its tokenizer has {tokenizer.vocab_size} tokens, its model embeddings for "
+                f"{model.config.vocab_size}; they do not belong together"
+            )
+        types = model.config.type_vocab_size
+        return PairEncoder(tokenizer, max_length=model.max_length, token_types=types)
+
+
+def logits_of(model: Trained, *, inference: str, batch: int) -> Logits:
+    """A model ready to be asked, in batches of so many rows, by jax or onnx.
+
+    Raises:
+      UserError: damaged weights, or none of a classifier; ONNX without its libraries.
+    """
+    lengths = row_lengths(model.max_length)
+    if inference == "onnx":
+        return _onnx_model(model, lengths, batch)
+    start = load_encoder_for_classification(str(model.folder), model.names)
+    if start.fresh_head:
+        task = f"{len(model.names)} classes" if model.names else "a score"
+        raise UserError(f"--model={model.given} has no head for {task}; fine-tune it first")
+    mesh = population_mesh(MeshConfig(), 1)
+    return JaxModel(start.classifier, start.params, mesh, lengths=lengths, batch=batch)
+
+
+def _onnx_model(model: Trained, lengths: tuple[int, ...], batch: int) -> OnnxModel:
+    """The model's model.onnx; where there is none it is made, and kept beside a model of the user's own."""
+    if "://" in str(model.folder):
+        raise UserError(
+            f"--inference=onnx runs a file of a local folder, which --model={model.given} is not; copy it first"
+        )
+    folder = Path(model.folder)
+    if (folder / ONNX_FILE).exists():
+        return OnnxModel(folder, lengths=lengths, batch=batch)
+    check_installed(f"--inference=onnx, as {model.given} has no {ONNX_FILE} yet,")
+    print(f"{model.given} has no {ONNX_FILE} yet; making it", file=sys.stderr)
+    if not model.downloaded and os.access(folder, os.W_OK):
+        return OnnxModel(export_onnx(folder).parent, lengths=lengths, batch=batch)
+    with tempfile.TemporaryDirectory() as made:
+        return OnnxModel(export_onnx(folder, made).parent, lengths=lengths, batch=batch)
+
+
+@contextlib.contextmanager
+def _naming_flags() -> Iterator[None]:
+    """In messages that name fields of a run's config, name this command's flags instead."""
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+        for name, flag in FLAGS.items():
+            message = message.replace(name, flag)
+        raise UserError(message) from error

@@ -1,0 +1,139 @@
+"""Logits of one trained classifier, by JAX or by its ONNX export, and what is to be known of it to ask it."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+from jaxtyping import Float
+
+from base.errors import UserError
+from finetune.classifier.network import Classifier
+from finetune.config import FinetuneConfig
+from finetune.onnx import OnnxClassifier, check_installed
+from finetune.population.evaluation import Predictor
+from finetune.population.state import one_member
+from finetune.texts.batching import evaluation_batches
+from finetune.texts.encoding import Encoded
+
+FACTS_FILE = "finetune.json"
+SHORTEST_ROW = 16
+
+Logits = Callable[[Encoded], Float[np.ndarray, "n C"]]
+"""A model that can be asked: examples to logits, in their order."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a model's fine-tuning fixed and its config.json has no field for; kept beside it in finetune.json."""
+
+    texts: int = 0
+    """1 where its examples were texts, 2 where they were pairs; 0 is not known."""
+    max_length: int = 0
+    """Tokens of its examples at most; 0 is not known."""
+
+    def as_json(self) -> bytes:
+        """The file."""
+        return (json.dumps(asdict(self), indent=2) + "\n").encode()
+
+    @classmethod
+    def read(cls, folder: epath.Path) -> "Facts":
+        """Of a model's folder; nothing is known of one that this project did not fine-tune.
+
+        Raises:
+          UserError: the file is there, and is not what was written.
+        """
+        file = folder / FACTS_FILE
+        if not file.exists():
+            return cls()
+        try:
+            return cls(**json.loads(file.read_text()))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{file} is damaged: {error}; remove it, or export the model again") from None
+
+
+class JaxModel:
+    """A classifier and its params, in programs of a few static lengths."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        params: Any,
+        mesh: Mesh,
+        *,
+        lengths: Sequence[int],
+        batch: int,
+        matmul_precision: str = "default",
+    ):
+        """Take one model's params (numpy arrays) to a mesh of a population of one.
+
+        Args:
+          classifier: the network.
+          params: what it has learned.
+          mesh: the devices, see `finetune.population.state.population_mesh`.
+          lengths: row lengths that batches are padded to; each compiles when the first batch needs it.
+          batch: rows of a batch.
+          matmul_precision: of float32 matrix products.
+        """
+        self._mesh, self._precision = mesh, matmul_precision
+        self._params = one_member(params, classifier, mesh)
+        self._predictor = Predictor(classifier, mesh, lengths, batch)
+
+    def __call__(self, encoded: Encoded) -> Float[np.ndarray, "n C"]:
+        """Float32 logits of every example."""
+        with jax.set_mesh(self._mesh), jax.default_matmul_precision(self._precision):
+            return self._predictor(self._params, encoded)[0]
+
+
+class OnnxModel:
+    """The model.onnx of a folder, asked in batches of like lengths."""
+
+    def __init__(self, folder: epath.PathLike, *, lengths: Sequence[int], batch: int):
+        """Open the file, on a file system.
+
+        Raises:
+          UserError: no such file, a damaged one, or onnxruntime is not installed.
+        """
+        self._classifier = OnnxClassifier(folder)
+        self._lengths, self._batch = tuple(lengths), batch
+
+    def __call__(self, encoded: Encoded) -> Float[np.ndarray, "n C"]:
+        """Float32 logits of every example."""
+        found = np.zeros((len(encoded), self._classifier.labels), np.float32)
+        for chosen, rows in evaluation_batches(encoded, self._lengths, self._batch):
+            real = slice(len(chosen))
+            found[chosen] = self._classifier.logits(
+                rows.tokens[real], rows.segments[real], rows.token_types[real]
+            )
+        return found
+
+
+def row_lengths(max_length: int, chosen: Sequence[int] = ()) -> tuple[int, ...]:
+    """The lengths `chosen`, and beyond the last of them a ladder (16, 24, 32, 48, ...) that ends in `max_length`."""
+    last = max(chosen, default=0)
+    ladder, rung = [], SHORTEST_ROW
+    while rung < max_length:
+        ladder += [rung, rung * 3 // 2]
+        rung *= 2
+    beyond = {length for length in (*ladder, max_length) if last < length <= max_length}
+    return (*chosen, *sorted(beyond))
+
+
+def check_inference(config: FinetuneConfig, workdir: epath.Path) -> None:
+    """Refuse a config.inference that the end of the run could not serve.
+
+    Raises:
+      UserError: ONNX without its libraries, or in a bucket.
+    """
+    if config.inference != "onnx":
+        return
+    check_installed("config.inference='onnx'")
+    if "://" in str(workdir):
+        raise UserError(
+            f"config.inference='onnx' writes model.onnx to a file system, which --workdir={workdir} is not on; "
+            "set config.inference='jax', or a local --workdir"
+        )

@@ -1,0 +1,266 @@
+"""Classifiers from and to the Hugging Face ecosystem, and from workdirs of pretraining.
+
+What is loaded and what is drawn afresh is as in transformers' AutoModelForSequenceClassification.from_pretrained: of
+the head, too, whatever the checkpoint has is taken (BERT's pooler, ModernBERT's prediction head).
+"""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from base.errors import UserError
+from base.private_paths import without_places
+from data.labelled.classes import matching, unnamed
+from finetune.classifier.heads import OUT, HeadConfig, head_config
+from finetune.classifier.network import Classifier, build_classifier
+from pretrain.job import MODEL_FILE, is_workdir
+from pretrain.models import EncoderConfig, Params
+from pretrain.models.families import FAMILIES, family_of
+from pretrain.models.huggingface import (
+    CONFIG,
+    Published,
+    parse_config,
+    read_config,
+    read_published,
+    write_config,
+    write_weights,
+)
+from pretrain.models.tensor_names import BUFFERS, Tensor, empty_params, fill, with_current_names
+from pretrain.runtime.checkpoint import restore_params
+from tokenizer.load import Loaded
+
+logger = logging.getLogger(__name__)
+
+TASK_CLASS = "ForSequenceClassification"
+HIDDEN, HEAD, ATTENTION = "hidden_dropout_prob", "classifier_dropout", "attention_probs_dropout_prob"
+
+
+@dataclass(frozen=True)
+class Start:
+    """A classifier and what it starts from."""
+
+    classifier: Classifier
+    params: Params
+    """Numpy arrays, float32."""
+    fresh_head: frozenset[str]
+    """The head's modules that the checkpoint does not have, drawn from the seed; empty where it has them all."""
+    config: dict[str, Any]
+    """The checkpoint's config.json."""
+
+
+def load_encoder_for_classification(
+    source: str,
+    labels: Sequence[str],
+    *,
+    seed: int = 0,
+    dtype: str = "float32",
+    overrides: Mapping[str, Any] | None = None,
+) -> Start:
+    """A classifier that starts from a pretrained encoder, or from another classifier.
+
+    Args:
+      source: a workdir of pretraining (its newest checkpoint); a folder with config.json and model.safetensors, of any
+        class of transformers; or such a model's hub id.
+      labels: names of the classes, in the order of their ids; () for regression.
+      seed: of what is drawn afresh.
+      dtype: compute type, float32 or bfloat16.
+      overrides: fields to set in place of the checkpoint's: hidden_dropout_prob (all dropout of hidden states),
+        classifier_dropout, attention_probs_dropout_prob, attention, remat, scan_unroll.
+
+    Raises:
+      UserError: nothing there, a damaged file, or tensors that do not fit the config; they are named.
+    """
+    folder = epath.Path(source).expanduser()
+    ours = is_workdir(folder)
+    if ours:
+        file = str(folder / MODEL_FILE)
+        values = read_config(file)
+        config = parse_config(values, file)
+    else:
+        file = source
+        published = read_published(source)
+        values, config = published.values, published.config
+    classifier = build_classifier(
+        *_overridden(config, head_config(config, values, file), overrides or {}),
+        max(len(labels), 1),
+        dtype=dtype,
+    )
+    head = jax.tree.map(np.asarray, classifier.init_head(jax.random.key(seed)))
+    if ours:
+        params = {part: tree for part, tree in restore_params(folder)[0].items() if part != "head"}
+        params, fresh = params | {"head": head}, frozenset(head)
+    else:
+        params, fresh = _read(published, classifier, head)
+    if OUT in fresh:
+        logger.info("%s has no head for %s; a fresh one is drawn", source, _task(labels))
+    elif labels:
+        order = _class_order(learned_classes(values, source, len(labels)), labels, source)
+        params = params | {"head": params["head"] | {OUT: _in_order(params["head"][OUT], order)}}
+    else:
+        logger.info("the head of %s gives a score, and is taken as it is", source)
+    return Start(classifier, params, fresh, values)
+
+
+def _overridden(
+    config: EncoderConfig, head: HeadConfig, overrides: Mapping[str, Any]
+) -> tuple[EncoderConfig, HeadConfig]:
+    """Both configs with some fields set otherwise."""
+    fields = dict(overrides)
+    if HEAD in fields:
+        head = dataclasses.replace(head, dropout=fields.pop(HEAD))
+    if HIDDEN in fields and config.modernbert is not None:
+        rate = fields.pop(HIDDEN)
+        fields["modernbert"] = dataclasses.replace(
+            config.modernbert, embedding_dropout=rate, mlp_dropout=rate
+        )
+    return dataclasses.replace(config, **fields), head
+
+
+def _read(published: Published, classifier: Classifier, head: Params) -> tuple[Params, frozenset[str]]:
+    """Params of a checkpoint, its head's modules where it has them, and the names of those it has not."""
+    config, where = classifier.encoder.config, published.source
+    family = family_of(config)
+    state = with_current_names(config, published.state)
+    wanted = classifier.tensors()
+    heads = [tensor for tensor in wanted if tensor.path[0] == "head"]
+    kept = {tensor.path[1] for tensor in heads if tensor.name in state}
+    kept = set(head) if _is_task(published) and _fits(heads, state) else kept - {OUT}
+    params = empty_params(classifier.shapes()) | {"head": jax.tree.map(np.copy, head)}
+    wanted = [tensor for tensor in wanted if tensor.path[0] != "head" or tensor.path[1] in kept]
+    fill(params, wanted, state, config, where, known=_of_encoder(state, family.base))
+    return params, frozenset(set(head) - kept)
+
+
+def _is_task(published: Published) -> bool:
+    """Whether its class is that of a classifier, or one that does not say what it is for."""
+    classes = [str(name) for name in published.values.get("architectures") or []]
+    return any(name.endswith(TASK_CLASS) for name in classes) or not any("For" in name for name in classes)
+
+
+def _fits(head: Sequence[Tensor], state: Mapping[str, np.ndarray]) -> bool:
+    """Whether a state dict has a map to as many logits."""
+    out = [tensor for tensor in head if tensor.path[1] == OUT]
+    return any(tensor.name in state and state[tensor.name].shape == tensor.shape for tensor in out)
+
+
+def _of_encoder(state: Mapping[str, Any], base: str) -> list[str]:
+    """Names of a state dict that should be an encoder's: what others have beside it is passed over."""
+    passed = (*BUFFERS, f"{base}.pooler.")
+    return [
+        name for name in state if name.startswith(f"{base}.") and not any(part in name for part in passed)
+    ]
+
+
+def _task(labels: Sequence[str]) -> str:
+    return f"{len(labels)} classes" if labels else "a score"
+
+
+def learned_classes(values: Mapping[str, Any], where: str, count: int = 2) -> tuple[str, ...]:
+    """The names of a classifier's classes by id, as its config.json has them; LABEL_0, ... where it names none.
+
+    Args:
+      values: the contents of config.json.
+      where: whose it is, for messages.
+      count: the number of classes where it does not say.
+
+    Raises:
+      UserError: ids that are no numbers.
+    """
+    named = values.get("id2label")
+    if not isinstance(named, Mapping):
+        return tuple(f"LABEL_{index}" for index in range(values.get("num_labels", count)))
+    try:
+        return tuple(str(named[index]) for index in sorted(named, key=int))
+    except ValueError:
+        raise UserError(f"{where}: the ids of id2label in its {CONFIG} should be numbers") from None
+
+
+def _class_order(learned: Sequence[str], labels: Sequence[str], source: str) -> list[int]:
+    """For each of the task's classes the row of a head that is kept which has learned it; says what was found.
+
+    Classes are matched by their names, in any case. Where the head has no names, or other ones, rows are taken in the
+    order of their ids.
+    """
+    rows = list(range(len(labels)))
+    found = matching(learned, labels)
+    if len(learned) != len(labels) or (None in found and unnamed(learned)):
+        why = (
+            "it has no names for its classes, which"
+            if unnamed(learned)
+            else f"its {CONFIG} names {len(learned)} classes, not {len(labels)}: its rows"
+        )
+        logger.info(
+            "the head of %s is kept; %s are taken for %s in this order", source, why, ", ".join(labels)
+        )
+        return rows
+    if None in found:
+        logger.warning(
+            "the head of %s is kept, but its classes are %s and not %s",
+            *(source, ", ".join(learned), ", ".join(labels)),
+        )
+    elif found == rows:
+        logger.info("the head of %s has learned these classes, and is taken as it is", source)
+    else:
+        logger.info(
+            "the head of %s is kept, its rows put in the order of the classes: %s, not %s",
+            *(source, ", ".join(labels), ", ".join(learned)),
+        )
+    left = iter(row for row in rows if row not in found)
+    return [next(left) if row is None else row for row in found]
+
+
+def _in_order(out: Params, rows: Sequence[int]) -> Params:
+    """The map to logits, kernel [E, C] and bias [C], with its classes in another order."""
+    return {name: array[..., list(rows)] for name, array in out.items()}
+
+
+def save_classifier(
+    folder: epath.PathLike,
+    classifier: Classifier,
+    params: Params,
+    config: Mapping[str, Any],
+    labels: Sequence[str],
+    tokenizer: Loaded | None = None,
+    *,
+    beside: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write a folder that transformers' AutoModelForSequenceClassification (and AutoTokenizer) load; config.json last.
+
+    Args:
+      folder: local or gs://, made if need be.
+      classifier: the network.
+      params: its params, numpy or jax arrays.
+      config: the config.json of the checkpoint that it started from.
+      labels: names of the classes, in the order of their ids; () for regression.
+      tokenizer: to put beside the model, told the model's length; None writes none.
+      beside: other files, by name.
+    """
+    out = epath.Path(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    encoder = classifier.encoder.config
+    if tokenizer is not None:
+        tokenizer.save(out, model_max_length=encoder.max_length)
+    for name, content in (beside or {}).items():
+        (out / name).write_bytes(content)
+    write_weights(out, {tensor.name: tensor.of(params) for tensor in classifier.tensors()})
+    write_config(out, _task_config(encoder.model_type, config, labels))
+
+
+def _task_config(model_type: str, config: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+    """The config.json of a classifier that started from a checkpoint with this one."""
+    names = list(labels) or ["LABEL_0"]
+    replaced = ("_name_or_path", "torch_dtype", "num_labels", "auto_map")
+    return {name: value for name, value in without_places(config).items() if name not in replaced} | {
+        "architectures": [f"{FAMILIES[model_type].classes}{TASK_CLASS}"],
+        "model_type": model_type,
+        "dtype": "float32",
+        "problem_type": "single_label_classification" if labels else "regression",
+        "id2label": {str(index): name for index, name in enumerate(names)},
+        "label2id": {name: index for index, name in enumerate(names)},
+    }

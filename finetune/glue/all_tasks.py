@@ -1,0 +1,166 @@
+"""Several GLUE tasks one after another, each a run in WORKDIR/TASK, and what they come to together.
+
+A task whose run is complete is not trained again and one that was stopped goes on, so the same command makes the rest.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from etils import epath
+from rich.console import Console
+
+from base.errors import UserError
+from data.labelled.open import open_labelled
+from data.labelled.tasks import TASKS, find_task
+from finetune import submission
+from finetune.config import FROM_MNLI, BenchmarkConfig, BenchmarkTask, FinetuneConfig, check_values
+from finetune.glue.benchmark_table import NINE, Row, row_of, table, write_reports
+from finetune.population.early_stopping import choosing_metric
+from finetune.results import predicted_labels
+from finetune.results.final_outputs import finish, finished, room_in
+from finetune.results.results_file import read_results
+from finetune.train import check_unchanged, train
+from pretrain.runtime import processes
+from pretrain.runtime import workdir as workdirs
+
+logger = logging.getLogger(__name__)
+
+SUBMISSION = "submission.zip"
+REPORT = "glue.json"
+
+
+def run_benchmark(config: FinetuneConfig, workdir: epath.Path, console: Console) -> str:
+    """Make the runs that are still to be made, then show and write the table of all tasks, and the submission.
+
+    Returns:
+      the signal that stopped it; empty where all tasks are done.
+
+    Raises:
+      UserError: a bad task, bad input of any task, or a folder that holds another run.
+    """
+    configs = task_configs(config, workdir)
+    workdirs.prepare(workdir)
+    found = processes.from_first(
+        lambda: {task: finished(each, workdir / task) for task, each in configs.items()}
+    )
+    _check(configs, found, workdir)
+    if processes.is_first() and None in found.values():
+        # That of fewer tasks: who looks for it would take the run for finished.
+        (workdir / REPORT).unlink(missing_ok=True)
+    for number, (task, each) in enumerate(configs.items(), 1):
+        title = TASKS[task].title
+        if found[task] is not None:
+            logger.info("%s (%d of %d) is complete", title, number, len(configs))
+            continue
+        logger.info("%s (%d of %d)", title, number, len(configs))
+        outcome = train(each, workdir / task)
+        if outcome.interrupted:
+            return outcome.interrupted
+        found[task] = finish(outcome, workdir / task)
+        if outcome.requested and None in found.values():
+            return outcome.requested
+    if processes.is_first():
+        _close([row_of(results) for results in found.values() if results is not None], workdir, console)
+    return ""
+
+
+def task_configs(config: FinetuneConfig, workdir: epath.Path) -> dict[str, FinetuneConfig]:
+    """The config of each task's run, in the order of the runs.
+
+    Raises:
+      UserError: config.benchmark is wrong, or does not go with the rest.
+    """
+    benchmark = config.benchmark
+    names = [each.task for each in benchmark.tasks]
+    _check_names(config, names)
+    tasks = list(benchmark.tasks)
+    if benchmark.from_mnli:
+        place = names.index("mnli")
+        moved = [each for each in tasks[:place] if each.task in FROM_MNLI]
+        kept = [each for each in tasks[: place + 1] if each not in moved]
+        tasks = [*kept, *moved, *tasks[place + 1 :]]
+    configs = {}
+    for each in tasks:
+        own = _config_of(config, each)
+        if benchmark.from_mnli and each.task in FROM_MNLI:
+            own = replace(own, init_from=str(workdir / "mnli"))
+        check_values(own)
+        choosing_metric(own.eval.metric, find_task(each.task))
+        configs[each.task] = own
+    return configs
+
+
+def _check_names(config: FinetuneConfig, names: list[str]) -> None:
+    for name in names:
+        if name not in NINE:
+            raise UserError(
+                f"config.benchmark.tasks has {name!r}, which is none of the nine tasks: {', '.join(NINE)}"
+            )
+    if len(set(names)) < len(names):
+        raise UserError(f"config.benchmark.tasks names a task twice: {', '.join(names)}")
+    if config.task:
+        raise UserError(
+            f"config.task={config.task!r} and config.benchmark.tasks exclude each other; leave one of them empty"
+        )
+    if config.search.trials:
+        raise UserError("config.search is of one task; leave config.benchmark.tasks empty, set config.task")
+    if config.benchmark.from_mnli and "mnli" not in names:
+        raise UserError("config.benchmark.from_mnli=True needs mnli among config.benchmark.tasks")
+    rates = [each.task for each in config.benchmark.tasks if each.learning_rate is not None]
+    if rates and config.learning_rates:
+        raise UserError(
+            f"config.learning_rates={list(config.learning_rates)} is for all tasks, but config.benchmark.tasks sets "
+            f"learning_rate of {rates[0]}; leave one of them out"
+        )
+
+
+def _config_of(config: FinetuneConfig, own: BenchmarkTask) -> FinetuneConfig:
+    """The config of a task's run, as if it were given for this task alone."""
+    rate = config.optimizer.learning_rate if own.learning_rate is None else own.learning_rate
+    return replace(
+        config,
+        task=own.task,
+        benchmark=BenchmarkConfig(),
+        epochs=config.epochs if own.epochs is None else own.epochs,
+        global_batch=config.global_batch if own.global_batch is None else own.global_batch,
+        optimizer=replace(config.optimizer, learning_rate=rate),
+    )
+
+
+def _check(configs: Mapping[str, FinetuneConfig], found: Mapping[str, Any], workdir: epath.Path) -> None:
+    """Find what is wrong with any task before the first is trained, which may take hours."""
+    for task, config in configs.items():
+        if found[task] is not None:
+            continue
+        before = read_results(workdir / task)
+        if before is not None:
+            check_unchanged(before["config"], config, room=room_in(workdir / task))
+        open_labelled(config.data, task)
+
+
+def _close(rows: list[Row], workdir: epath.Path, console: Console) -> None:
+    """Show and write the table, and zip the predictions of the test sets."""
+    written = write_reports(rows, workdir)
+    console.print(table(rows))
+    places = ", ".join(str(workdir / name) for name in written)
+    console.print(f"the table: {places}", soft_wrap=True)
+    console.print(write_submission(workdir, [row.task for row in rows]), soft_wrap=True)
+
+
+def write_submission(workdir: epath.Path, tasks: list[str]) -> str:
+    """Zip the tasks' predictions of GLUE's test sets if all are there; returns one line that says how it went."""
+    gathered = workdir / predicted_labels.FOLDER
+    gathered.mkdir(parents=True, exist_ok=True)
+    for task in tasks:
+        for file in (workdir / task / predicted_labels.FOLDER).glob("*.tsv"):
+            (gathered / file.name).write_bytes(file.read_bytes())
+    missing = [name for name in submission.FILES if not (gathered / name).exists()]
+    if missing:
+        return f"no submission: the predictions of {', '.join(missing)} are missing, GLUE wants all"
+    submission.write_zip(gathered, workdir / SUBMISSION)
+    faults = submission.check_submission(str(workdir / SUBMISSION))
+    if faults:
+        return f"submission: {workdir / SUBMISSION}, but GLUE would refuse it: {'; '.join(faults)}"
+    return f"submission: {workdir / SUBMISSION}, as GLUE takes it"

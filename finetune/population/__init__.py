@@ -1,0 +1,1 @@
+"""Several runs trained as one program: their state, their step, their evaluations."""

@@ -1,0 +1,159 @@
+"""The two compiled functions of fine-tuning: one step of every run, and the logits of one evaluation batch.
+
+A population of M runs is trained by one program: params, moments, batches and keys have a leading axis M, and
+`jax.vmap` runs the step of a single run over it. Member i makes the steps that a run of its seed alone would make.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from finetune.classifier.network import Classifier
+from finetune.config import FinetuneConfig
+from finetune.population.state import PopulationState
+from pretrain.config import OptimizerConfig as PretrainOptimizer
+from pretrain.config import ScheduleConfig as PretrainSchedule
+from pretrain.models.positions import positions_of_texts
+from pretrain.objective.train_step import accumulate
+from pretrain.optim.learning_rates import learning_rate_schedule
+from pretrain.optim.optimizers import make_optimizer
+from pretrain.optim.train_state import DROPOUT, random_key
+
+Batch = dict[str, Array]
+Metrics = dict[str, Array]
+
+MEMBER = "member"
+"""The mesh axis that runs are spread over."""
+
+
+def schedule_of(config: FinetuneConfig, steps: int) -> optax.Schedule:
+    """The learning rate by step, as a share of the peak."""
+    share = -int(-config.schedule.warmup_ratio * steps // 1)  # rounded up, as transformers does
+    warmup = config.schedule.warmup_steps or share
+    schedule = PretrainSchedule(name=config.schedule.name, warmup_steps=warmup, final_fraction=0.0)
+    return learning_rate_schedule(schedule, 1.0, steps)
+
+
+def optimizer_of(config: FinetuneConfig, classifier: Classifier, steps: int) -> optax.GradientTransformation:
+    """The optimiser for a peak learning rate of 1: updates are scaled by each run's own, and by depth, in the step."""
+    chosen = config.optimizer
+    settings = PretrainOptimizer(
+        name=chosen.name,
+        learning_rate=1.0,
+        weight_decay=chosen.weight_decay,
+        beta1=chosen.beta1,
+        beta2=chosen.beta2,
+        eps=chosen.eps,
+        clip_norm=chosen.clip_norm,
+    )
+    return make_optimizer(
+        settings, schedule_of(config, steps), classifier.decay_mask(), classifier.logical_axes()
+    )
+
+
+def depth_scales(classifier: Classifier, decay: float) -> Any:
+    """A tree like params of each leaf's share of the learning rate, decay ** (layers above it) (Clark et al. 2020)."""
+    top = classifier.encoder.config.num_hidden_layers + 1
+    return jax.tree.map(
+        lambda depth: jnp.float32(decay) ** (top - jnp.asarray(depth)), classifier.layer_depths()
+    )
+
+
+def example_losses(logits: Float[Array, "B C"], labels: Array, smoothing: float = 0.0) -> Float[Array, "B"]:
+    """Cross-entropy (nats) of classes, or the squared error of scores, of each example.
+
+    Args:
+      logits: C classes, or C = 1 for a score.
+      labels: int32 classes or float32 scores.
+      smoothing: share of the target that is spread over all classes (Szegedy et al. 2016).
+    """
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        return jnp.square(logits[:, 0] - labels)
+    log_probabilities = jax.nn.log_softmax(logits)
+    target = jax.nn.one_hot(labels, logits.shape[1]) * (1 - smoothing) + smoothing / logits.shape[1]
+    return -jnp.sum(target * log_probabilities, axis=1)
+
+
+def make_train_step(
+    classifier: Classifier,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    config: FinetuneConfig,
+) -> Callable[[PopulationState, Batch], tuple[PopulationState, Metrics]]:
+    """The step: (state, batch) -> (state, metrics).
+
+    A batch holds tokens, segments, token_types [M, B, S], labels and weights [M, B]. Metrics are [M]: loss_sum and
+    correct_sum over the examples, weight_sum, grad_norm before clipping, learning_rate (the peak times `schedule`, the
+    optimizer's own).
+    """
+    scales = depth_scales(classifier, config.optimizer.layer_decay)
+    seeds = jnp.array([member.seed for member in config.members])
+    rates = jnp.array([member.learning_rate for member in config.members], jnp.float32)
+
+    def loss_fn(params: Any, part: Any, key: Array) -> tuple[Array, Metrics]:
+        batch, total = part
+        logits = logits_of(classifier, params, batch, key)
+        losses, weights = example_losses(logits, batch["labels"], config.label_smoothing), batch["weights"]
+        right = jnp.argmax(logits, axis=1) == batch["labels"]
+        loss_sum = jnp.sum(losses * weights)
+        return loss_sum / total[0], {"loss_sum": loss_sum, "correct_sum": jnp.sum(right * weights)}
+
+    def member_step(
+        params: Any, opt_state: Any, step: Array, seed: Array, rate: Array, batch: Batch
+    ) -> tuple[Any, Any, Metrics]:
+        key = jax.random.fold_in(random_key(seed, DROPOUT), step)
+        weight_sum = jnp.sum(batch["weights"])
+        part = (batch, jnp.broadcast_to(weight_sum, batch["weights"].shape))
+        grad_fn = jax.grad(loss_fn, has_aux=True)
+        if config.grad_accum == 1:
+            grads, sums = grad_fn(params, part, key)
+        else:
+            grads, sums = accumulate(grad_fn, params, part, key, config.grad_accum)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        updates = jax.tree.map(lambda update, scale: update * rate * scale, updates, scales)
+        metrics = sums | {"weight_sum": weight_sum, "grad_norm": optax.tree.norm(grads)}
+        metrics["learning_rate"] = rate * schedule(step)
+        return optax.apply_updates(params, updates), opt_state, metrics
+
+    every_member = jax.vmap(member_step, in_axes=(0, 0, None, 0, 0, 0), spmd_axis_name=MEMBER)
+
+    def train_step(state: PopulationState, batch: Batch) -> tuple[PopulationState, Metrics]:
+        params, opt_state, metrics = every_member(
+            state.params, state.opt_state, state.step, seeds, rates, batch
+        )
+        return replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+    return train_step
+
+
+def make_logits(classifier: Classifier) -> Callable[[Any, Batch], Float[Array, "M B C"]]:
+    """Logits of every member for one batch of evaluation rows [B, S], without dropout."""
+
+    def logits(params: Any, batch: Batch) -> Array:
+        return logits_of(classifier, params, batch, None)
+
+    return jax.vmap(logits, in_axes=(0, None), spmd_axis_name=MEMBER)
+
+
+def logits_of(
+    classifier: Classifier, params: Any, batch: Batch, dropout_key: Array | None
+) -> Float[Array, "B C"]:
+    """Logits of the rows of a batch."""
+    tokens, segments = batch["tokens"], batch["segments"]
+    positions = positions_of_texts(tokens, classifier.encoder.config)
+    token_types = batch["token_types"] if classifier.token_types > 1 else None
+    return classifier.logits(params, tokens, segments, positions, token_types, dropout_key=dropout_key)
+
+
+def keep_better(best: Any, params: Any, better: Array) -> Any:
+    """For every member its params where it is better [M] now, else those that were best."""
+
+    def choose(old: Array, new: Array) -> Array:
+        return jnp.where(better.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(choose, best, params)

@@ -1,0 +1,238 @@
+"""README.md of a fine-tuned model: what it is, how to use it, how it scores, how it was made."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from data.labelled.config import HUB_NAME
+from finetune.results.results_file import score
+from pretrain.config import CardConfig
+from pretrain.publish.markdown import code, escape, front_matter, table
+from pretrain.publish.public_names import hub_id, languages, path_names
+
+MOST_CLASSES = 100
+"""Of more classes than this, the card lists the first."""
+ON_THE_HUB = {
+    "accuracy": "accuracy",
+    "f1": "f1",
+    "f1_macro": "f1",
+    "matthews": "matthews_correlation",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+}
+"""Our names of metrics -> the hub's; means of two have none."""
+TASK = "text-classification"
+
+
+def card(found: Mapping[str, Any], name: str, *, picture: str = "") -> str:
+    """The model card of a run's results (see `finetune.results.results_file.results`).
+
+    Of paths only their last names stand in it, since cards are published.
+
+    Args:
+      found: the results.
+      name: what the model is to be loaded by: its id on the hub, or its folder.
+      picture: the file beside the card that shows the predictions; '' for none.
+    """
+    sections = [
+        _header(found, name),
+        f"# {escape(_title(name))}\n\n{_summary(found)}",
+        f"## Use\n\n{_usage(found, name)}",
+        f"## Intended use and limits\n\n{_limits(found)}",
+        f"## Scores\n\n{_scores(found)}",
+        *([f"![Predictions and labels of the evaluation set]({picture})"] if picture else []),
+        f"## Data\n\n{_data(found)}",
+        f"## Hyperparameters\n\n```json\n{json.dumps(hyperparameters(found), indent=2)}\n```",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def base_model(found: Mapping[str, Any]) -> str:
+    """The id on the hub of the model that the run started from; '' of a folder."""
+    return found.get("base_model", hub_id(found["init_from"]))
+
+
+def hyperparameters(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the model, from the config of its run, without paths."""
+    config, best = found["config"], found["runs"][found["best_run"]]
+    stretch = "steps" if config.get("steps") else "epochs"
+    names = (stretch, "global_batch", "grad_accum", "max_length", "label_smoothing", "dtype")
+    chosen = {name: config[name] for name in (*names, "optimizer", "schedule") if name in config}
+    dropped = {name: rate for name, rate in config.get("model", {}).items() if "dropout" in name}
+    return {
+        "seed": best["seed"],
+        **chosen,
+        **({"model": dropped} if dropped else {}),
+        "optimizer": {**chosen["optimizer"], "learning_rate": best["learning_rate"]},
+    }
+
+
+def scores_by_split(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """What the best run's model scores on each set: {'validation': {'accuracy': 0.9, ...}}."""
+    evaluations = [split for split in found["examples"] if split.startswith("validation")] or [""]
+    named = {split.removeprefix("validation_"): split for split in evaluations}
+    scored: dict[str, dict[str, float]] = {}
+    for metric, value in found["runs"][found["best_run"]]["metrics"].items():
+        part, _, plain = metric.rpartition("/")
+        scored.setdefault(named.get(part, part or evaluations[0]), {})[plain] = value
+    return scored | {split: dict(values) for split, values in found.get("tests", {}).items()}
+
+
+def _title(name: str) -> str:
+    return name.removesuffix("/model").rpartition("/")[2]
+
+
+def _header(found: Mapping[str, Any], name: str) -> str:
+    own = CardConfig(**found["config"].get("card", {}))
+    reported = {
+        split: {
+            metric: value for metric, value in values.items() if metric in ON_THE_HUB and math.isfinite(value)
+        }
+        for split, values in scores_by_split(found).items()
+    }
+    metrics = {ON_THE_HUB[metric] for values in reported.values() for metric in values}
+    results = [_result(found, split, values) for split, values in reported.items() if values]
+    return front_matter(
+        {
+            "library_name": "transformers",
+            "pipeline_tag": TASK,
+            "tags": ["unmask", *(["glue", found["task"]] if found["task"] else [])],
+            "language": languages(own),
+            "license": own.license,
+            "base_model": base_model(found),
+            "datasets": [_dataset(found)] if _dataset(found) else [],
+            "metrics": sorted(metrics),
+            "model-index": [{"name": _title(name), "results": results}] if results else [],
+        }
+    )
+
+
+def _dataset(found: Mapping[str, Any]) -> str:
+    """The id on the hub of the data set; '' of files."""
+    data = found["config"]["data"]
+    known = found["task"] and data["source"] == "hub"
+    return found.get("dataset", hub_id(data["name"] or HUB_NAME) if known else "")
+
+
+def _result(found: Mapping[str, Any], split: str, values: Mapping[str, float]) -> dict[str, Any]:
+    """The scores on one set, as the hub shows them."""
+    dataset = _dataset(found)
+    named = {"name": found["title"], "type": dataset or found["config"]["data"]["source"], "split": split}
+    if dataset:
+        named["config"] = found["task"]
+    return {
+        "task": {"type": TASK, "name": "Text classification" if _classes(found) else "Text scoring"},
+        "dataset": named,
+        "metrics": [
+            {"type": ON_THE_HUB[metric], "value": round(value, 6), "name": metric}
+            for metric, value in values.items()
+        ],
+    }
+
+
+def _classes(found: Mapping[str, Any]) -> list[str]:
+    """Names of the classes by id; none of a model of scores, or where older results do not say."""
+    return list(found.get("classes", ()))
+
+
+def _summary(found: Mapping[str, Any]) -> str:
+    origin = base_model(found)
+    source = (
+        f"[{origin}](https://huggingface.co/{origin})" if origin else code(path_names(found["init_from"]))
+    )
+    classes = _classes(found)
+    does = f"one of {len(classes)} classes" if classes else "a score"
+    pairs = "Pairs of texts are" if found.get("texts") == 2 else "A text is"
+    given = f" {pairs} given {does}." if "classes" in found else ""
+    network = ""
+    if model := found.get("model"):
+        network = f", a {model['model_type']} of {model['parameters']:,} parameters"
+    trained = f"Fine-tuned from {source}{network}, with [Unmask](https://github.com/unmask/unmask)."
+    return f"{trained}{given}"
+
+
+def _usage(found: Mapping[str, Any], name: str) -> str:
+    length = found["config"]["max_length"]
+    text = (
+        '{"text": "The first text.", "text_pair": "The second text."}'
+        if found.get("texts") == 2
+        else '"A text."'
+    )
+    lines = [
+        "from transformers import pipeline",
+        "",
+        f'classify = pipeline("{TASK}", model={json.dumps(name, ensure_ascii=False)})',
+        f"classify({text}, truncation=True, max_length={length})",
+    ]
+    snippet = "\n".join(["```python", *lines, "```"])
+    classes = _classes(found)
+    if not classes:
+        note = "\n\nThe answer's `score` is the score; its label means nothing."
+        return f"{snippet}{note if 'classes' in found else ''}"
+    rows = [(str(index), code(label)) for index, label in enumerate(classes[:MOST_CLASSES])]
+    more = (
+        f"\n\nAll {len(classes):,} classes are `id2label` in config.json." if len(classes) > len(rows) else ""
+    )
+    return f"{snippet}\n\n{table(('id', 'class'), rows)}{more}"
+
+
+def _limits(found: Mapping[str, Any]) -> str:
+    what = "classes" if _classes(found) else "scores"
+    return (
+        f"It gives the {what} of its training data to texts like those of its training data; what it does with others, "
+        "or with longer ones, which are cut, has not been measured. Biases in the data are in the model."
+    )
+
+
+def _scores(found: Mapping[str, Any]) -> str:
+    best = found["runs"][found["best_run"]]
+    counts = {name: examples["count"] for name, examples in found["examples"].items() if name != "train"}
+    evaluated = ", ".join(f"{escape(name)} ({count:,} examples)" for name, count in counts.items())
+    rate = f"{best['learning_rate']:g}"
+    runs = sum(run["learning_rate"] == best["learning_rate"] for run in found["runs"])
+    rows = [
+        [
+            metric,
+            score(metric, best["metrics"][metric]),
+            score(metric, summary["mean"]),
+            score(metric, summary["std"]),
+        ]
+        for metric, summary in found["summary"][rate].items()
+    ]
+    header = ("metric", "this model", "mean of runs", "standard deviation", "runs")
+    lines = [
+        f"On {evaluated}; this model is the run of seed {best['seed']}, epoch {best['epoch']:g}.",
+        "",
+        table(header, [[*row, str(runs)] for row in rows]),
+    ]
+    for split, values in found.get("tests", {}).items():
+        scored = [(metric, score(metric, value)) for metric, value in values.items()]
+        counts = found.get("test_examples", {}).get(split, {})
+        number = f" ({counts.get('labelled', counts['count']):,} examples)" if counts else ""
+        lines += ["", f"On {escape(split)}{number}; this set took no part in choosing the model:"]
+        lines += ["", table(("metric", "this model"), scored)]
+    if "onnx" in found:
+        lines += ["", _exported(found)]
+    return "\n".join(lines)
+
+
+def _exported(found: Mapping[str, Any]) -> str:
+    """How model.onnx compares."""
+    metric, onnx = found["metric"], found["onnx"]
+    return (
+        f"`model.onnx` is the same model for onnxruntime: {metric} {score(metric, onnx['metrics'][metric])}; "
+        f"its logits differ by {onnx['largest_difference']:.1e} at most."
+    )
+
+
+def _data(found: Mapping[str, Any]) -> str:
+    lines = []
+    for name, examples in (found["examples"] | found.get("test_examples", {})).items():
+        labelled = f", {examples['labelled']:,} of them labelled" if "labelled" in examples else ""
+        unofficial = found["task"] and not examples.get("official", True)
+        lines.append(
+            f"- {escape(name)}: {examples['count']:,} examples{labelled}, {escape(examples['origin'])}"
+            + ("; not the official set" if unofficial else "")
+        )
+    return "\n".join(lines)

@@ -1,0 +1,188 @@
+"""What a finished run leaves in its workdir: its best model, answers to test sets, results.json, a card and a picture.
+
+All of it can be made again from the run's last checkpoint, and comes out the same. Where results.json is, the model and
+the answers are there. The card and the picture come after it: one that fails is warned of, and made by the next call.
+"""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+from finetune.classifier.inference import FACTS_FILE, Facts, JaxModel, Logits, OnnxModel, row_lengths
+from finetune.classifier.pretrained import save_classifier
+from finetune.config import FinetuneConfig
+from finetune.job import MODEL, Job
+from finetune.onnx import export_onnx
+from finetune.population.evaluation import predictions, scores_of, scores_on
+from finetune.population.state import member_params, population_mesh
+from finetune.results import classifier_card, results_file
+from finetune.results.predicted_labels import FOLDER, Asked, asked_of, write_answers
+from finetune.results.predictions_picture import picture
+from finetune.train import Outcome, changes
+from pretrain.config import CardConfig
+from pretrain.models.huggingface import CONFIG, parse_config, read_config
+from pretrain.runtime import processes
+from pretrain.runtime.attempt import attempt
+from pretrain.runtime.workdir import write_bytes, write_text
+
+logger = logging.getLogger(__name__)
+
+CARD, PICTURE = "README.md", "predictions.png"
+REMEDY = "the model and its results are saved; run the same command again to have it"
+
+
+def finished(config: FinetuneConfig, workdir: epath.Path) -> dict[str, Any] | None:
+    """The results of a run of this config that is complete; None where something is left to do, or to refuse."""
+    found = results_file.read_results(workdir)
+    wanted_files = (workdir / MODEL / CONFIG, workdir / MODEL / CARD, workdir / PICTURE)
+    if found is None or not all(file.exists() for file in wanted_files):
+        return None
+    changed = list(changes(found["config"], config, room=room_in(workdir)))
+    if CardConfig(**found["config"].get("card", {})) != config.card:
+        changed.append("card")
+    wanted = {"onnx": config.inference == "onnx", "predictions": config.eval.tests}
+    missing = [name for name, is_wanted in wanted.items() if is_wanted and name not in found]
+    return None if changed or missing else found
+
+
+def room_in(workdir: epath.Path) -> int | None:
+    """Tokens that the model of a finished run takes at most; None where there is no model."""
+    file = workdir / MODEL / CONFIG
+    return parse_config(read_config(str(file)), str(file)).max_length if file.exists() else None
+
+
+def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
+    """Write WORKDIR/model, WORKDIR/predictions, WORKDIR/results.json and WORKDIR/predictions.png.
+
+    Returns:
+      the results, as `finetune.results.results_file.results` has them; what `scores_of_tests` has; and where they
+      are asked for "predictions" (names of the files with answers to test sets) and "onnx" (see `compare`).
+    """
+    job = outcome.job
+    found = results_file.results(outcome)
+    if not math.isfinite(found["runs"][found["best_run"]]["metrics"][job.metric]):
+        logger.warning("no run has a score, for all have diverged; lower config.optimizer.learning_rate")
+    params = member_params(_whole(outcome.params), found["best_run"])
+    model = JaxModel(
+        job.classifier,
+        params,
+        population_mesh(job.config.mesh, 1),
+        lengths=_lengths(job),
+        batch=job.config.eval.batch,
+        matmul_precision=job.config.matmul_precision,
+    )
+    # Every process takes part in what JAX computes; what follows is the first one's.
+    logits = {each.name: model(each.encoded) for each in job.evaluations}
+    with_onnx = job.config.inference == "onnx"
+    asked = asked_of(job) if job.config.eval.tests else []
+    by_model = [each for each in asked if not with_onnx or each.examples.labelled.any()]
+    answers = _answers(job, by_model, model)
+    found |= scores_of_tests(answers)
+
+    def write() -> dict[str, Any]:
+        answered = answers
+        save_classifier(
+            workdir / MODEL,
+            job.classifier,
+            params,
+            job.source_config,
+            job.labels,
+            job.tokenizer,
+            beside={FACTS_FILE: Facts(len(job.data.task.texts), job.config.max_length).as_json()},
+        )
+        if with_onnx:
+            export_onnx(workdir / MODEL)
+            exported = OnnxModel(workdir / MODEL, lengths=_lengths(job), batch=job.config.eval.batch)
+            found["onnx"] = compare(job, exported, logits)
+            answered = _answers(job, asked, exported)
+        if job.config.eval.tests:
+            names = [write_answers(workdir / FOLDER, *answer) for answer in answered]
+            found["predictions"] = [name for name in names if name]
+        before = results_file.read_results(workdir)
+        if before is not None and before["steps"] == found["steps"]:
+            found["seconds"] = before["seconds"]  # nothing was trained since
+        results_file.write_results(found, workdir)
+        attempt(PICTURE, _write_picture, job, found, logits[job.evaluations[0].name], workdir, remedy=REMEDY)
+        attempt(f"{MODEL}/{CARD}", _write_card, found, workdir, remedy=REMEDY)
+        return found
+
+    return processes.from_first(write)
+
+
+def compare(job: Job, model: Logits, logits: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What a model scores on the evaluation sets of a run, and how far it is from the run's own.
+
+    Args:
+      job: the run.
+      model: the one to ask.
+      logits: the run's own [n, C] by the names of its evaluation sets.
+
+    Returns:
+      "metrics" by name, and "largest_difference" of any two logits.
+    """
+    metrics: dict[str, float] = {}
+    furthest: list[float] = []
+    for evaluated in job.evaluations:
+        found = model(evaluated.encoded)
+        metrics |= scores_on(evaluated, found, job.data.task)
+        furthest.append(float(np.abs(found - logits[evaluated.name]).max()))
+    return {"metrics": metrics, "largest_difference": float(np.max(furthest))}
+
+
+def _answers(job: Job, asked: list[Asked], model: Logits) -> list[tuple[Asked, np.ndarray]]:
+    return [(each, model(job.encoder(each.examples))) for each in asked]
+
+
+def scores_of_tests(answered: Sequence[tuple[Asked, np.ndarray]]) -> dict[str, Any]:
+    """What answers score on the test sets that have labels.
+
+    Returns:
+      "tests": {split: {metric: value}}; "test_examples": {split: {"count", "labelled" (how many of them), "origin"}}.
+    """
+    scores: dict[str, Any] = {}
+    sets: dict[str, Any] = {}
+    for asked, logits in answered:
+        examples, labelled = asked.examples, asked.examples.labelled
+        if examples.labels is not None and labelled.any():
+            scores[asked.split] = scores_of(asked.task, logits[labelled], examples.labels[labelled])
+            sets[asked.split] = {
+                "count": len(examples),
+                "labelled": int(labelled.sum()),
+                "origin": examples.origin,
+            }
+    return {"tests": scores, "test_examples": sets}
+
+
+def _lengths(job: Job) -> tuple[int, ...]:
+    """Those of the run, and further ones for texts of test sets that are longer."""
+    return row_lengths(job.config.max_length, job.plan.lengths)
+
+
+def _write_picture(job: Job, found: Mapping[str, Any], logits: np.ndarray, workdir: epath.Path) -> None:
+    """Write a picture of the logits [n, C] of the first evaluation set, to WORKDIR and beside the model."""
+    labels = job.evaluations[0].encoded.labels
+    assert labels is not None
+    seed = job.config.members[found["best_run"]].seed
+    title = f"{job.data.task.title}: run of seed {seed}, {len(labels)} examples"
+    content = picture(predictions(job.data.task, logits), labels, job.labels, title)
+    for folder in (workdir / MODEL, workdir):
+        write_bytes(folder / PICTURE, content)
+
+
+def _write_card(found: Mapping[str, Any], workdir: epath.Path) -> None:
+    write_text(workdir / MODEL / CARD, card_of(found, workdir, f"{workdir.name}/{MODEL}"))
+
+
+def card_of(found: Mapping[str, Any], workdir: epath.Path, name: str) -> str:
+    """The model card of a finished run, whose model is to be loaded by `name`: a folder, or an id on the hub."""
+    return classifier_card.card(found, name, picture=PICTURE if (workdir / MODEL / PICTURE).exists() else "")
+
+
+def _whole(params: Any) -> Any:
+    """Params that every process holds whole."""
+    return params if processes.count() == 1 else multihost_utils.process_allgather(params, tiled=True)

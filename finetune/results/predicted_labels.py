@@ -1,0 +1,103 @@
+"""What a model says of texts as tab-separated lines, and the test sets of a run answered by its best model."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float
+
+from base.errors import UserError
+from data.labelled.examples import Examples
+from data.labelled.open import open_labelled
+from data.labelled.tasks import Task
+from finetune.job import Job
+from finetune.population.evaluation import predictions
+from finetune.submission import write_predictions
+from pretrain.runtime import processes
+from pretrain.runtime.workdir import write_text
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "predictions"
+"""Folder in a workdir that holds a file for each test set."""
+DIAGNOSTIC = {"mnli": "ax"}
+"""A task -> the one without training examples of its own that its model answers too."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A test set."""
+
+    task: Task
+    split: str
+    examples: Examples
+
+
+def asked_of(job: Job) -> list[Asked]:
+    """The test sets that the source of a run has: its task's own, and with MNLI the diagnostic set.
+
+    A diagnostic set that cannot be read is passed over with a warning: the run does not depend on it.
+    """
+    found = [Asked(job.data.task, split, examples) for split, examples in job.data.tests.items()]
+    if more := DIAGNOSTIC.get(job.data.task.name):
+        data = None
+        try:
+            data = open_labelled(job.config.data, more, parts=("tests",))
+        except UserError as error:
+            logger.warning("%s is not predicted: %s", more, error)
+        have = processes.gather(data is not None)  # all compute the answers together, or none does
+        if processes.from_first(lambda: all(have)) and data is not None:
+            found += [Asked(data.task, split, examples) for split, examples in data.tests.items()]
+    return found
+
+
+def write_answers(folder: epath.Path, asked: Asked, logits: Float[np.ndarray, "n C"]) -> str:
+    """Write the answers to a test set: as GLUE takes them, or to SPLIT.tsv for files of one's own.
+
+    What GLUE would refuse (examples that are not numbered as its own, a model that has diverged) is not written but
+    warned of.
+
+    Returns:
+      The file's name; '' where none is written.
+    """
+    if not asked.task.name:
+        if not np.isfinite(logits).all():
+            logger.warning(
+                "%s is not answered: the model's logits are no numbers; it has diverged", asked.split
+            )
+            return ""
+        header, answers = columns(asked.task.labels), said(asked.task.labels, logits)
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{asked.split}.tsv"
+        write_text(folder / name, "".join(map(line, [header, *answers])))
+        return name
+    ids, answered = asked.examples.ids, predictions(asked.task, logits)
+    try:
+        return write_predictions(folder, asked.task, asked.split, ids, answered).name
+    except UserError as error:
+        logger.warning("%s", error)
+        return ""
+
+
+def columns(names: Sequence[str]) -> tuple[str, ...]:
+    """The header over what `said` gives."""
+    return ("label", "probability") if names else ("score",)
+
+
+def said(names: Sequence[str], logits: Float[np.ndarray, "n C"]) -> list[tuple[str, ...]]:
+    """For each row of logits the most probable class of `names` and its probability; the score where there are none."""
+    if not names:
+        return [(f"{score:.4f}",) for score in logits[:, 0]]
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    probabilities = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
+    return [
+        (names[index], f"{probability:.4f}")
+        for index, probability in zip(probabilities.argmax(axis=1), probabilities.max(axis=1), strict=True)
+    ]
+
+
+def line(fields: Sequence[str]) -> str:
+    """One tab-separated line; white space within a field that would break it or its line is a space."""
+    return "\t".join(" ".join(field.splitlines()).replace("\t", " ") for field in fields) + "\n"

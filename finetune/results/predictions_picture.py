@@ -1,0 +1,104 @@
+"""A picture of what the best model gets right and wrong: a confusion matrix of classes, a scatter of scores."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pretrain.reports.pictures import MISSING, literal, png
+
+CELLS = 20
+"""Matrices of more classes than this show no numbers."""
+MOST_NAMES = 60
+"""Of more classes than this, the names of some are left out."""
+MOST_CLASSES = 500
+"""Of more classes than this, the matrix shows the most frequent."""
+NAME_LENGTH, TITLE_LENGTH = 24, 60
+
+
+def picture(predictions: np.ndarray, labels: np.ndarray, names: Sequence[str], title: str) -> bytes:
+    """Draw predictions against labels; the contents of a PNG file.
+
+    Args:
+      predictions: class ids or scores [n].
+      labels: the true ones [n].
+      names: of the classes by id; empty for scores.
+      title: over the picture.
+    """
+    from matplotlib.figure import Figure
+
+    if len(names) > MOST_CLASSES:
+        predictions, labels, names, title = _most_frequent(predictions, labels, names, title)
+    side = 5 + 0.11 * max(min(len(names), MOST_NAMES) - CELLS, 0)  # inches
+    figure = Figure(figsize=(side + 1, side), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    if names:
+        _confusion_matrix(figure, axes, predictions, labels, names)
+    else:
+        _scatter(axes, predictions, labels)
+    over = literal([title], longest=TITLE_LENGTH)
+    figure.suptitle(over.texts[0], fontsize=10, **over.style)
+    return png(figure)
+
+
+def _most_frequent(
+    predictions: np.ndarray, labels: np.ndarray, names: Sequence[str], title: str
+) -> tuple[np.ndarray, np.ndarray, Sequence[str], str]:
+    """The examples whose label and prediction are among the most frequent classes, with ids of their own."""
+    counts = np.bincount(labels, minlength=len(names))
+    kept = np.sort(np.argsort(-counts, kind="stable")[:MOST_CLASSES])
+    inside = np.isin(labels, kept) & np.isin(predictions, kept)
+    return (
+        np.searchsorted(kept, predictions[inside]),
+        np.searchsorted(kept, labels[inside]),
+        [names[index] for index in kept],
+        f"{title}, {MOST_CLASSES} of {len(names)} classes",
+    )
+
+
+def _confusion_matrix(
+    figure: Any, axes: Any, predictions: np.ndarray, labels: np.ndarray, names: Sequence[str]
+) -> None:
+    count = len(names)
+    matrix = np.zeros((count, count), np.int64)
+    np.add.at(matrix, (labels, predictions), 1)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, label="share of the true class")
+    _name_classes(axes, names)
+    axes.set_xlabel("Predicted")
+    axes.set_ylabel("True")
+    if count <= CELLS:
+        for (row, column), value in np.ndenumerate(matrix):
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(value), ha="center", va="center", color=color, fontsize=9)
+
+
+def _name_classes(axes: Any, names: Sequence[str]) -> None:
+    """Put the names at the rows and columns, aslant where they would run into each other.
+
+    A name that the fonts cannot show whole has its id before it.
+    """
+    ticks = range(0, len(names), -(-len(names) // MOST_NAMES))
+    shown = literal([names[tick] for tick in ticks], longest=NAME_LENGTH)
+    texts = [f"{tick} {text}" if MISSING in text else text for tick, text in zip(ticks, shown.texts)]
+    size = 10 if len(names) <= CELLS // 2 else 8 if len(names) <= CELLS else 6
+    level = sum(map(len, texts)) <= 40 and max(map(len, texts)) <= 8
+    turned: dict[str, Any] = {"rotation": 0 if level else 45 if len(names) <= CELLS else 90}
+    if not level:
+        turned |= {"ha": "right", "va": "center" if len(names) > CELLS else "top", "rotation_mode": "anchor"}
+    axes.set_xticks(ticks, texts, fontsize=size, **turned, **shown.style)
+    axes.set_yticks(ticks, texts, fontsize=size, **shown.style)
+
+
+def _scatter(axes: Any, predictions: np.ndarray, labels: np.ndarray) -> None:
+    known = np.isfinite(predictions)  # none of a model that has diverged
+    predictions, labels = predictions[known], labels[known]
+    if known.any():
+        low = float(min(predictions.min(), labels.min()))
+        high = float(max(predictions.max(), labels.max()))
+        axes.plot([low, high], [low, high], color="#bbbbbb", linewidth=1)
+    axes.scatter(labels, predictions, s=6, alpha=0.4, color="#2f6fae", edgecolors="none")
+    axes.set_xlabel("True score")
+    axes.set_ylabel("Predicted score")
+    axes.spines[["top", "right"]].set_visible(False)

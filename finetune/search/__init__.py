@@ -1,0 +1,1 @@
+"""The search for hyperparameters: what may be drawn, the trials, and what they came to."""

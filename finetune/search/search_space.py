@@ -1,0 +1,96 @@
+"""What a search may draw, checked before anything is trained, and the config of a run with what was drawn."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from base import schema
+from base.errors import UserError
+from finetune.config import FinetuneConfig, SearchConfig, check_values
+
+if TYPE_CHECKING:
+    from finetune.job import Job
+
+FIELDS: Mapping[str, str] = MappingProxyType(
+    {
+        "learning_rate": "optimizer.learning_rate",
+        "global_batch": "global_batch",
+        "epochs": "epochs",
+        "warmup_ratio": "schedule.warmup_ratio",
+        "weight_decay": "optimizer.weight_decay",
+    }
+)
+"""What config.search gives ranges, and the fields that take the values."""
+CHOICES = ("global_batch",)
+"""Those of them that are chosen from a list; the others lie between two values."""
+
+
+def ranges(config: FinetuneConfig) -> dict[str, tuple[Any, ...]]:
+    """What is searched: by names of FIELDS, the low and high, or the choices."""
+    given = {name: getattr(config.search, name) for name in FIELDS}
+    return {name: values for name, values in given.items() if values}
+
+
+def check_ranges(config: FinetuneConfig) -> None:
+    """Refuse a search that cannot be made, before anything is read.
+
+    Raises:
+      UserError: what is wrong with config.search or does not go with it.
+    """
+    wanted = config.search
+    if wanted.trials < 0:
+        raise UserError(f"config.search.trials={wanted.trials} should be 0 (no search) or more")
+    if config.benchmark.tasks:
+        raise UserError("config.search is of one task; leave config.benchmark.tasks empty, set config.task")
+    if config.learning_rates:
+        raise UserError(
+            f"config.learning_rates={list(config.learning_rates)} and a search exclude each other; "
+            "set config.search.learning_rate to its low and high"
+        )
+    given = ranges(config)
+    if not given:
+        raise UserError(
+            "the search has nothing to search; give a range to one of "
+            + ", ".join(f"config.search.{name}" for name in FIELDS)
+        )
+    check_values(with_values(config, {}))
+    for name, values in given.items():
+        where = f"config.search.{name}={list(values)}"
+        if name not in CHOICES and not (len(values) == 2 and values[0] < values[1] < math.inf):
+            raise UserError(f"{where} should be two values, a low and a higher one")
+        if name in CHOICES and len(set(values)) < len(values):
+            raise UserError(f"{where} lists a value twice")
+        if name == "weight_decay" and values[0] < 0:
+            raise UserError(f"{where} should be 0 or more")
+        for value in values:
+            try:
+                check_values(with_values(config, {name: value}))
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from error
+
+
+def with_values(config: FinetuneConfig, values: Mapping[str, Any]) -> FinetuneConfig:
+    """The config of a trial: that of a plain run, with what was drawn, by names of FIELDS."""
+    tree = schema.as_dict(replace(config, search=SearchConfig()))
+    for name, value in values.items():
+        group, _, leaf = FIELDS[name].rpartition(".")
+        (tree[group] if group else tree)[leaf] = value
+    return schema.build(FinetuneConfig, tree)
+
+
+def objective_of(job: "Job", given: str) -> str:
+    """The metric that a search is for: `given`, or the one that chooses the job's best model.
+
+    Raises:
+      UserError: the task has no such metric.
+    """
+    prefixes = [f"{each.name}/" if each.name else "" for each in job.evaluations]
+    known = [f"{prefix}{name}" for prefix in prefixes for name in (*job.data.task.metrics, "loss")]
+    if given and given not in known:
+        title = job.data.task.title
+        raise UserError(
+            f"config.search.objective={given!r} is not a metric of {title}; it has {', '.join(known)}"
+        )
+    return given or job.metric

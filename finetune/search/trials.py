@@ -1,0 +1,257 @@
+"""A search for hyperparameters: optuna draws them, each trial is a run, and hopeless ones end early.
+
+What happens is kept in WORKDIR/search/study.log, line by line as JSON, so that a search goes on where it was stopped,
+and the trial at hand at its last checkpoint. What a trial draws depends on the seed and on the trials before it only:
+a search that was stopped makes the trials that it would have made without.
+"""
+
+import logging
+import math
+from collections.abc import Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from etils import epath
+from rich.console import Console
+
+from base import schema
+from base.errors import UserError
+from finetune.config import FinetuneConfig
+from finetune.job import Job, assemble, check_batch
+from finetune.population.early_stopping import is_better
+from finetune.results.results_file import results, write_results
+from finetune.search.search_space import check_ranges, objective_of, ranges, with_values
+from finetune.search.trials_table import Found, Trial, best_recipe, markdown, rerun_command, table
+from finetune.train import SAFE_TO_CHANGE, check_same_input, check_unchanged, train
+from pretrain.runtime import processes
+from pretrain.runtime import workdir as workdirs
+
+if TYPE_CHECKING:
+    import optuna
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "search"
+"""Folder in the workdir that holds the study, its trials and the best one's config."""
+LOG = "study.log"
+BEST = "best.py"
+TRIALS = "trials.md"
+SAFE_TO_CHANGE_IN_SEARCH = (*(name for name in SAFE_TO_CHANGE if name != "search."), "search.trials")
+UNPRUNED_TRIALS = 5
+"""So many trials come to their end before one may be ended early."""
+GOES_ON = "goes_on"
+"""optuna's attribute of a trial with the number of the stopped one that it goes on with."""
+
+
+def run_search(config: FinetuneConfig, workdir: epath.Path, console: Console) -> str:
+    """Search, and show what was found; returns the signal that stopped it, empty where it came to its end.
+
+    Raises:
+      UserError: as `search`, or no trial has a score.
+    """
+    found = search(config, workdir)
+    if found.trials:
+        console.print(table(found))
+    if found.best is not None:
+        command = rerun_command(workdir / FOLDER / BEST, workdir)
+        console.print(f"to train the best: {command}", soft_wrap=True)
+    elif not found.interrupted:
+        raise UserError(
+            f"none of {len(found.trials)} trials has a score: all have diverged; "
+            "lower config.search.learning_rate"
+        )
+    return found.interrupted
+
+
+def search(config: FinetuneConfig, workdir: epath.Path) -> Found:
+    """Make the trials of config.search that are still to be made, and write them and the best one's config.
+
+    Raises:
+      UserError: bad ranges, bad input, a workdir that holds another search, or optuna is not installed.
+    """
+    if processes.count() > 1:
+        raise UserError(
+            f"config.search.trials={config.search.trials} under {processes.count()} processes: a search is made by "
+            "one process, on all devices that it has; start it without a launcher"
+        )
+    check_ranges(config)
+    _optuna()
+    if "://" in str(workdir):
+        raise UserError(f"--workdir={workdir} should be a local folder: optuna keeps a search's trials there")
+    folder = workdir / FOLDER
+    workdirs.prepare(folder)
+    job = assemble(with_values(config, {name: values[0] for name, values in ranges(config).items()}))
+    for batch in config.search.global_batch:
+        check_batch(with_values(config, {"global_batch": batch}), job.mesh)
+    running, interrupted = _Search(config, folder, job), ""
+    while len(running.over) < config.search.trials and not interrupted:
+        interrupted = running.run_trial()
+        _write(config, running.found(interrupted), folder)
+    return running.found(interrupted)
+
+
+def _write(config: FinetuneConfig, found: Found, folder: epath.Path) -> None:
+    """Write the table of the trials so far, and the config of the best of them."""
+    workdirs.write_text(folder / TRIALS, markdown(found))
+    if found.best is not None and found.best.score is not None:
+        mean = f", the mean of {config.seeds} runs" if config.seeds > 1 else ""
+        heading = (
+            f"Trial {found.best.number} of {len(found.trials)}: {found.objective} {found.best.score:.6g}{mean}\n"
+            f"{rerun_command(folder / BEST, folder.parent)}"
+        )
+        workdirs.write_text(folder / BEST, best_recipe(config, found.best.values, heading))
+
+
+class _Search:
+    """The study of one call of `search`, and what its trials have in common."""
+
+    def __init__(self, config: FinetuneConfig, folder: epath.Path, job: Job):
+        self._optuna, self._config, self._folder = _optuna(), config, folder
+        self.objective = objective_of(job, config.search.objective)
+        self.study = self._open(job)
+        self._put_back()
+
+    def _open(self, job: Job) -> "optuna.Study":
+        """The study in the folder, or a new one; refuses that of another config or other examples."""
+        optuna = self._optuna
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        log = self._folder / LOG
+        if log.exists():
+            _drop_cut_off_line(log)
+        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(log)))
+        study = optuna.create_study(
+            storage=storage,
+            study_name="unmask",
+            direction="minimize" if is_better(self.objective, 0.0, 1.0) else "maximize",
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED_TRIALS),
+            load_if_exists=True,
+        )
+        saved = study.user_attrs
+        if "config" in saved:
+            check_unchanged(saved["config"], self._config, SAFE_TO_CHANGE_IN_SEARCH, room=job.room)
+            check_same_input(saved["fingerprints"], job, self._folder)
+        else:
+            study.set_user_attr("fingerprints", job.fingerprints)
+            study.set_user_attr("config", schema.as_dict(self._config))
+        return study
+
+    def _put_back(self) -> None:
+        """Have a trial that was stopped made again, with what it had drawn."""
+        states = self._optuna.trial.TrialState
+        for trial in self.study.get_trials(states=(states.RUNNING,)):
+            self.study.tell(trial.number, state=states.FAIL)
+            self.study.enqueue_trial(trial.params, user_attrs={GOES_ON: trial.number})
+
+    @property
+    def over(self) -> "list[optuna.trial.FrozenTrial]":
+        """The trials that came to an end, in their order: trial N of the search is the Nth of them."""
+        states = self._optuna.trial.TrialState
+        return self.study.get_trials(states=(states.COMPLETE, states.PRUNED))
+
+    def run_trial(self) -> str:
+        """Make one trial; returns the signal that stopped it, empty where it came to its end."""
+        config, number = self._config, len(self.over) + 1
+        seed = np.random.SeedSequence((config.seed, number)).generate_state(1)[0]
+        self.study.sampler = self._optuna.samplers.TPESampler(seed=int(seed))
+        trial = self.study.ask(self._distributions())
+        chosen = with_values(config, trial.params)
+        drawn = ", ".join(f"{name} {value:.4g}" for name, value in trial.params.items())
+        logger.info("trial %d of %d: %s", number, config.search.trials, drawn)
+        watch = _Watch(trial, self.objective, chosen.epochs, self._reported(trial))
+        folder = self._folder / f"trial-{number}"
+        outcome = train(chosen, folder, watch)
+        if outcome.interrupted and not watch.pruned:
+            return outcome.interrupted
+        value = math.nan
+        if not watch.pruned:
+            found = results(outcome)
+            write_results(found, folder)
+            (by_metric,) = found["summary"].values()
+            value = by_metric[self.objective]["mean"]
+        trial.set_user_attr("seconds", outcome.seconds)
+        trial.set_user_attr("epochs", outcome.tracking.history[-1]["epoch"])
+        if math.isnan(value):
+            self.study.tell(trial, state=self._optuna.trial.TrialState.PRUNED)
+        else:
+            self.study.tell(trial, value)
+        (folder / "checkpoints").rmtree()  # several times the model's size, and of no use any more
+        return outcome.requested if len(self.over) < config.search.trials else ""
+
+    def found(self, interrupted: str) -> Found:
+        """What the search has come to."""
+        trials = tuple(
+            Trial(
+                number,
+                trial.params,
+                trial.value if trial.state.name == "COMPLETE" else None,
+                trial.user_attrs["epochs"],
+                trial.user_attrs["seconds"],
+            )
+            for number, trial in enumerate(self.over, 1)
+        )
+        best: Trial | None = None
+        for trial in trials:
+            if trial.score is not None and (
+                best is None or best.score is None or is_better(self.objective, trial.score, best.score)
+            ):
+                best = trial
+        return Found(self.objective, trials, best, interrupted)
+
+    def _distributions(self) -> "dict[str, optuna.distributions.BaseDistribution]":
+        """What optuna draws from, by names of FIELDS."""
+        kinds = self._optuna.distributions
+        possible = {
+            "learning_rate": lambda low, high: kinds.FloatDistribution(low, high, log=True),
+            "global_batch": lambda *choices: kinds.CategoricalDistribution(choices),
+            "epochs": kinds.IntDistribution,
+            "warmup_ratio": kinds.FloatDistribution,
+            "weight_decay": kinds.FloatDistribution,
+        }
+        return {name: possible[name](*values) for name, values in ranges(self._config).items()}
+
+    def _reported(self, trial: "optuna.Trial") -> dict[int, float]:
+        """What the trial that this one goes on with had reported, by epoch."""
+        before = trial.user_attrs.get(GOES_ON)
+        return {} if before is None else self.study.trials[before].intermediate_values
+
+
+class _Watch:
+    """Reports a trial's objective after each epoch, and ends the trial where the median of those before is better."""
+
+    def __init__(self, trial: "optuna.Trial", objective: str, epochs: int, reported: Mapping[int, float]):
+        self._trial, self._objective, self._epochs = trial, objective, epochs
+        self._reported = set(reported)
+        self.pruned = False
+        for epoch, value in reported.items():
+            trial.report(value, epoch)
+
+    def __call__(self, epoch: float, metrics: Mapping[str, float]) -> bool:
+        if epoch.is_integer() and int(epoch) >= max(
+            self._reported, default=0
+        ):  # a later one has been decided on
+            if int(epoch) not in self._reported:
+                self._trial.report(metrics[self._objective], int(epoch))
+            self.pruned = epoch < self._epochs and self._trial.should_prune()
+        return self.pruned
+
+
+def _drop_cut_off_line(log: epath.Path) -> None:
+    """Take away what a crash left of a line, which optuna could not read."""
+    content = log.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        workdirs.write_bytes(log, whole)
+
+
+def _optuna() -> ModuleType:
+    """The library.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("a search needs optuna: pip install -c constraints.txt -e .[search]") from None
+    return optuna

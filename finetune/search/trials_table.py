@@ -1,0 +1,129 @@
+"""What a search came to: its trials as a table, and the best one as a config that makes its run again."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from etils import epath
+from rich import box
+from rich.table import Table
+
+from base import formatting, schema
+from base.command_line import python
+from finetune.config import FinetuneConfig
+from finetune.results.results_file import score
+from finetune.search.search_space import FIELDS, with_values
+
+CAPTION = "* the best; - no score: ended early, as worse than the median of those before, or diverged"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial that is over."""
+
+    number: int
+    """From 1; it was trained in WORKDIR/search/trial-NUMBER."""
+    values: Mapping[str, Any]
+    """What was drawn, by names of FIELDS."""
+    score: float | None
+    """The objective; None where the trial was ended early or its score is not a number."""
+    epochs: float
+    """Passes over the examples that it made."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search has come to."""
+
+    objective: str
+    trials: tuple[Trial, ...]
+    best: Trial | None
+    """None where no trial has a score."""
+    interrupted: str
+    """The signal that stopped the search before its end; empty if it finished."""
+
+
+def rerun_command(recipe: epath.Path, workdir: epath.Path) -> str:
+    """What makes the best trial's run again, in a folder beside the search."""
+    return shlex.join([python(), "-m", "finetune", f"--config={recipe}", f"--workdir={workdir / 'best'}"])
+
+
+def best_recipe(config: FinetuneConfig, values: Mapping[str, Any], heading: str) -> str:
+    """A config file that makes a run with these values again; it sets what differs from the defaults.
+
+    Args:
+      config: the search's.
+      values: what its best trial drew, by names of FIELDS.
+      heading: the file's first line.
+    """
+    changed = _changed(schema.as_dict(with_values(config, values)), schema.as_dict(FinetuneConfig()))
+    lines = [f"    config.{name} = {value!r}" for name, value in changed.items()]
+    return "\n".join(
+        [
+            *(f"# {line}" for line in heading.splitlines()),
+            "",
+            "import ml_collections",
+            "",
+            "",
+            "def get_config() -> ml_collections.ConfigDict:",
+            '    """What differs from the defaults."""',
+            "    config = ml_collections.ConfigDict()",
+            *lines,
+            "    return config",
+            "",
+        ]
+    )
+
+
+def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of nested dicts that differ; lists as tuples, as a config has them."""
+    changed: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            value = _changed(value, defaults[name])
+            if value:
+                changed[name] = value
+        elif value != defaults[name]:
+            changed[name] = tuple(value) if isinstance(value, list) else value
+    return changed
+
+
+def table(found: Found) -> Table:
+    """Every trial: what it drew, its score, and how far it went."""
+    header, rows = _cells(found)
+    title = f"{len(rows)} trials: {found.objective}"
+    shown = Table(title=title, caption=CAPTION, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in header:
+        shown.add_column(name, justify="right")
+    for row in rows:
+        shown.add_row(*row)
+    return shown
+
+
+def markdown(found: Found) -> str:
+    """The same as a page of Markdown."""
+    header, rows = _cells(found)
+    lines = [header, ["---:"] * len(header), *rows]
+    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"# {len(rows)} trials: {found.objective}\n\n{body}\n\n{CAPTION}\n"
+
+
+def _cells(found: Found) -> tuple[list[str], list[list[str]]]:
+    """The names of the columns, and the trials."""
+    names = [name for name in FIELDS if any(name in trial.values for trial in found.trials)]
+    header = ["trial", *(name.replace("_", " ") for name in names), "score", "epochs made", "time"]
+    rows = []
+    for trial in found.trials:
+        value = "-" if trial.score is None else score(found.objective, trial.score)
+        rows.append(
+            [
+                str(trial.number),
+                *(f"{trial.values[name]:.3g}" for name in names),
+                f"{value} *" if trial == found.best else value,
+                f"{trial.epochs:g}",
+                formatting.duration(trial.seconds),
+            ]
+        )
+    return header, rows

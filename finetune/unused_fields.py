@@ -1,0 +1,109 @@
+"""The fields of a fine-tuning config that nothing reads, because of what other fields say."""
+
+from collections.abc import Iterator
+
+from base.schema import Unused
+from data.labelled.config import READERS
+from finetune.config import FROM_MNLI, FinetuneConfig
+from finetune.search.search_space import FIELDS
+
+OF_ADAM = ("optimizer.beta1", "optimizer.beta2", "optimizer.eps")
+READ_IN_EVALUATION = ("task", "data", "eval.batch", "inference", "compilation_cache")
+"""Fields that an evaluation of a trained model reads."""
+
+
+def unused_fields(config: FinetuneConfig) -> list[Unused]:
+    """The fields that would have no effect in a run, a search or a benchmark of this config."""
+    return [
+        *_of_data(config),
+        *_of_learning(config),
+        *_of_search(config),
+        *_of_benchmark(config),
+    ]
+
+
+def unused_in_evaluation(config: FinetuneConfig) -> list[Unused]:
+    """The fields that have no effect on the scores of a model that is trained already."""
+    groups = [name for name in config.__dataclass_fields__ if name not in ("task", "data", "eval")]
+    of_eval = [f"eval.{name}" for name in config.eval.__dataclass_fields__]
+    of_data = [] if config.data.train else ["data.max_train_examples", "data.validation_share"]
+    names = tuple(name for name in (*groups, *of_eval, *of_data) if name not in READ_IN_EVALUATION)
+    because = f"nothing is trained here; what counts is {', '.join(f'config.{name}' for name in READ_IN_EVALUATION)}"
+    of_tests = Unused(("data.test",), "what is evaluated on is config.data.validation; name the file there")
+    return [Unused(names, because), of_tests, *_of_data(config)]
+
+
+def _of_data(config: FinetuneConfig) -> Iterator[Unused]:
+    source = config.data.source
+    for name, kinds in READERS.items():
+        if source not in kinds:
+            because = (
+                f"config.data.source={source!r} does not read it; unset it, or set config.data.source to "
+                f"{' or '.join(kinds)}"
+            )
+            yield Unused((f"data.{name}",), because, ("data.source",))
+    if config.data.validation:
+        because = "config.data.validation is evaluated on, so nothing is held out; unset one of the two"
+        yield Unused(("data.validation_share",), because, ("data.validation",))
+    if not config.eval.tests:
+        because = "config.eval.tests=False labels no test set; unset one of the two"
+        yield Unused(("data.test",), because, ("eval.tests",))
+    if (source == "files" and config.data.regression) or config.task == "stsb":
+        by = ("data.regression",) if source == "files" else ("task",)
+        yield Unused(("label_smoothing",), "scores have no classes to spread a share over; unset it", by)
+
+
+def _of_learning(config: FinetuneConfig) -> Iterator[Unused]:
+    if config.learning_rates:
+        because = (
+            f"config.learning_rates={list(config.learning_rates)} is trained in its place; set that instead"
+        )
+        yield Unused(("optimizer.learning_rate",), because, ("learning_rates",))
+    if config.steps:
+        because = f"config.steps={config.steps} is taken in its place; set config.steps=0 for epochs"
+        yield Unused(("epochs",), because, ("steps",))
+    if config.schedule.warmup_steps:
+        warmup = f"config.schedule.warmup_steps={config.schedule.warmup_steps}"
+        because = f"{warmup} is taken in its place; unset one of the two"
+        yield Unused(("schedule.warmup_ratio", "search.warmup_ratio"), because, ("schedule.warmup_steps",))
+    if config.optimizer.name == "adafactor":
+        because = (
+            "config.optimizer.name='adafactor' has no such moments; unset it, or choose another optimiser"
+        )
+        yield Unused(OF_ADAM, because, ("optimizer.name",))
+
+
+def _of_search(config: FinetuneConfig) -> Iterator[Unused]:
+    names = ("objective", *FIELDS)
+    if not config.search.trials:
+        because = "config.search.trials=0 is no search; set config.search.trials"
+        yield Unused(tuple(f"search.{name}" for name in names), because, ("search.trials",))
+        return
+    for name, path in FIELDS.items():
+        if drawn := getattr(config.search, name):
+            because = f"config.search.{name}={list(drawn)} is drawn from in its place; unset one of the two"
+            yield Unused((path,), because, (f"search.{name}",))
+
+
+def _of_benchmark(config: FinetuneConfig) -> Iterator[Unused]:
+    tasks = config.benchmark.tasks
+    if not tasks:
+        because = "config.benchmark.tasks is empty: there is one task; unset it, or list the tasks"
+        yield Unused(("benchmark.from_mnli",), because, ("benchmark.tasks",))
+        return
+    if not {each.task for each in tasks} & set(FROM_MNLI):
+        because = f"config.benchmark.tasks has none of {', '.join(FROM_MNLI)}; unset it, or add one of them"
+        yield Unused(("benchmark.from_mnli",), because, ("benchmark.tasks",))
+    for name, path in (
+        ("epochs", "epochs"),
+        ("global_batch", "global_batch"),
+        ("learning_rate", "optimizer.learning_rate"),
+    ):
+        if all(getattr(each, name) is not None for each in tasks):
+            set_in = tuple(f"benchmark.tasks[{index}].{name}" for index in range(len(tasks)))
+            because = f"every task has its own; set config.benchmark.tasks[0].{name}"
+            yield Unused((path,), because, set_in)
+    if config.steps:
+        of_tasks = tuple(f"benchmark.tasks[{index}].epochs" for index in range(len(tasks)))
+        because = f"config.steps={config.steps} is taken in its place; set config.steps=0 for epochs"
+        yield Unused(of_tasks, because, ("steps",))

@@ -1,0 +1,1 @@
+"""Kubernetes: `python -m launch.kubernetes`."""

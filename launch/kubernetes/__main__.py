@@ -1,0 +1,214 @@
+"""`python -m launch.kubernetes NAME --config=configs/launch_gke_tpu.py -- python -m pretrain ...`: a manifest.
+
+An indexed Job, one Pod on each machine, with a headless Service through which they find each other; several TPU slices
+are a JobSet, one such Job for each. The manifest is printed, or written to --out; `kubectl apply -f` starts the run.
+"""
+
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from base.command_line import parse, run, write_out
+from base.errors import UserError
+from launch import launch_command as commands
+from launch.config import KubernetesConfig, LaunchConfig, unused_by
+from launch.finished import UNFINISHED
+from launch.kubernetes.pods import Machines, machines, pod
+from launch.kubernetes.yaml_text import dump
+from launch.variables import check_names
+
+EXCLUSIVE = "alpha.jobset.sigs.k8s.io/exclusive-topology"
+"""JobSet's annotation: each Job on machines of one node pool, which is a slice, and none shared with another Job."""
+USER_ERROR = 2
+"""The exit status of a mistake of the user's: starting again would not help."""
+FAIL: dict[str, Any] = {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [USER_ERROR]}}
+"""What ends a Job at once."""
+IGNORE: tuple[dict[str, Any], ...] = (
+    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+    {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [UNFINISHED]}},
+)
+"""What is no failure: a node was taken away, or the run was stopped and is saved."""
+LONGEST_NAME = 40
+"""Of a run: Pods are called NAME-slice-0-15-abcde, at most 63."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Render the manifest of a run; print or write it."""
+    own, command = commands.split(argv)
+    name, own = commands.take_name(own)
+    config, values = parse(LaunchConfig, own, _flags, unused=unused_by("kubernetes"))
+    text = render(name, command, config, os.environ)
+    if values.out:
+        write_out(values.out, text, "--out")
+        print(
+            f"written: {values.out}; to start the run: {shlex.join(['kubectl', 'apply', '-f', values.out])}"
+        )
+    else:
+        print(text, end="")
+    return 0
+
+
+def _flags(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "out", "", "write the manifest to this file instead of printing it", flag_values=values
+    )
+
+
+def render(name: str, command: Sequence[str], config: LaunchConfig, environment: Mapping[str, str]) -> str:
+    """The manifest as YAML, ready for `kubectl apply -f`."""
+    title = f"# Run {name}, rendered by python -m launch.kubernetes.\n"
+    return title + dump(objects(name, command, config, environment))
+
+
+def objects(
+    name: str, command: Sequence[str], config: LaunchConfig, environment: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """The objects of a run: a Service and a Job, or a JobSet, which makes its own.
+
+    Args:
+      name: the run's name.
+      command: what stands after `--`.
+      config: the launch config; its group `kubernetes` and the shared fields are used.
+      environment: where the values of config.env are taken from.
+
+    Raises:
+      UserError: no command, a workdir that does not outlive a Pod, or a field that Kubernetes would not take.
+    """
+    _check_name("NAME", name, LONGEST_NAME)
+    check_names(config, command)
+    job = config.kubernetes
+    command, workdir = commands.with_workdir(command, config.workdir, name)
+    if "://" not in workdir:
+        raise UserError(
+            f"--workdir={workdir} is on a Pod's own disk, which goes with it; name a bucket, gs://..."
+        )
+    _check(job)
+    found = machines(job)
+    metadata = {"name": name, "namespace": job.namespace, "labels": {"app.kubernetes.io/name": "unmask"}}
+    template = pod(name, _until_finished(command, workdir), config, found, environment)
+    if found.slices > 1:
+        return [_job_set(metadata, template, job, found)]
+    indexed = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata,
+        "spec": _job(template, found.nodes, job.max_restarts * found.nodes, [FAIL, *IGNORE]),
+    }
+    return [_service(metadata), indexed] if found.nodes > 1 else [indexed]
+
+
+def _until_finished(command: Sequence[str], workdir: str) -> list[str]:
+    """The command so that it succeeds only when its run has finished: a Pod that exits 0 is never started again."""
+    left = commands.markers(command, workdir)
+    if not left:
+        return list(command)
+    return [commands.python_of(command), "-m", "launch.finished", *left, "--", *command]
+
+
+def _service(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The Service that gives each Pod a name, NAME-INDEX.NAME, also before it is ready."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": dict(metadata),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {"job-name": metadata["name"]},
+        },
+    }
+
+
+def _job(
+    template: dict[str, Any], nodes: int, failures: int, rules: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """A Job's spec: all Pods at once, each with an index; those that fail are replaced, up to so many `failures`."""
+    return {
+        "completionMode": "Indexed",
+        "completions": nodes,
+        "parallelism": nodes,
+        "backoffLimit": failures,
+        "podFailurePolicy": {"rules": list(rules)},
+        "template": template,
+    }
+
+
+def _job_set(
+    metadata: dict[str, Any], template: dict[str, Any], job: KubernetesConfig, found: Machines
+) -> dict[str, Any]:
+    """A Job for each slice; GKE tells the slices of each other (MEGASCALE_*).
+
+    Slices that have lost one cannot go on: whatever ends a Pod but a mistake fails its Job, and all are made anew.
+    """
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": {**metadata, "annotations": {EXCLUSIVE: "cloud.google.com/gke-nodepool"}},
+        "spec": {
+            "failurePolicy": {
+                "maxRestarts": job.max_restarts,
+                "rules": [
+                    {
+                        "name": "usererror",
+                        "action": "FailJobSet",
+                        "onJobFailureReasons": ["PodFailurePolicy"],
+                    }
+                ],
+            },
+            "replicatedJobs": [
+                {
+                    "name": "slice",
+                    "replicas": found.slices,
+                    "template": {"spec": _job(template, found.nodes, 0, [FAIL])},
+                }
+            ],
+        },
+    }
+
+
+def _check_name(what: str, name: str, longest: int) -> None:
+    if len(name) > longest or not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name):
+        raise UserError(
+            f"{what}={name!r} should be small letters, digits and '-', a letter first, at most {longest} of them "
+            "(Kubernetes makes host names of it)"
+        )
+
+
+def _check(job: KubernetesConfig) -> None:
+    """Refuse what Kubernetes would not take, or would read as something else."""
+    _check_name("config.kubernetes.namespace", job.namespace, 63)
+    if job.service_account:
+        _check_name("config.kubernetes.service_account", job.service_account, 63)
+    if not re.fullmatch(r"[a-z0-9][\w.:/@-]*", job.image, re.ASCII):
+        raise UserError(
+            f"config.kubernetes.image={job.image!r} should name the image that the Dockerfile made: "
+            "REGION-docker.pkg.dev/PROJECT/REPOSITORY/unmask:TAG"
+        )
+    for field, pattern, right in (("cpu", r"\d+m?", "8 or 7500m"), ("memory", r"\d+[KMGT]i?", "64Gi")):
+        value = getattr(job, field)
+        if value and not re.fullmatch(pattern, value, re.ASCII):
+            raise UserError(
+                f"config.kubernetes.{field}={value!r} should be a quantity of Kubernetes, {right}"
+            )
+    limits = {
+        "slices": 1,
+        "nodes": 1,
+        "gpus_per_node": 1,
+        "max_restarts": 0,
+        "grace_seconds": 1,
+        "wait_seconds": 1,
+    }
+    for field, least in limits.items():
+        if getattr(job, field) < least:
+            raise UserError(f"config.kubernetes.{field}={getattr(job, field)} should be at least {least}")
+    for label in job.node_selector:
+        if not re.fullmatch(r"[A-Za-z0-9][\w./-]*=[\w.-]*", label, re.ASCII):
+            raise UserError(f"config.kubernetes.node_selector: {label!r} should be KEY=VALUE")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""TPU pods of Google Cloud: `python -m launch.tpu`."""

@@ -1,0 +1,325 @@
+"""`python -m launch.tpu COMMAND NAME [--config=FILE.py] [--config.FIELD=VALUE ...] [flags] [-- COMMAND TO RUN ...]`.
+
+up       all of it: check, plan, create, set up, run; after a preemption again, until the job has finished
+create   ask for the pod and wait until it is there         setup    copy the code to it and install it
+run      start the job, follow it, and keep it running      status   the pod and the job on every machine
+logs     what the machines have written                     ssh      a shell on a machine, or a command on all
+stop     have the job save and stop                         delete   delete the pod, whatever state it is in
+"""
+
+import shlex
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from absl import flags
+
+from base.command_line import parse, python, run
+from base.errors import UserError
+from launch import preflight_checks
+from launch.archive import Archive, make_archive
+from launch.config import LaunchConfig, unused_by
+from launch.dry_run import DryRunner
+from launch.job import Job, check_name, make_job
+from launch.job_outcome import judge
+from launch.launch_command import split, take_words
+from launch.subprocesses import ROOT, Runner, say
+from launch.tpu.gcloud import Gcloud
+from launch.tpu.keep_running import Launch, create, delete
+from launch.tpu.log_following import Follower
+from launch.tpu.machines import UnreachableError, Worker, Workers
+from launch.tpu.pod_state import Do, Pod, decide, observe
+from launch.tpu.status_table import status_table
+
+DEFAULT_CONFIG = "configs/launch_tpu.py"
+INTERRUPTED = 130
+
+
+def _flags(values: flags.FlagValues) -> None:
+    flags.DEFINE_bool("dry_run", False, "print the commands, execute nothing", flag_values=values)
+    flags.DEFINE_bool("no_plan", False, "up: do not compile the train step beforehand", flag_values=values)
+    flags.DEFINE_bool(
+        "delete", False, "up, run: delete the pod when the job has finished", flag_values=values
+    )
+    flags.DEFINE_bool("follow", False, "logs: go on until the job has ended", flag_values=values)
+    flags.DEFINE_integer("lines", 100, "logs: how many of the last lines", flag_values=values)
+    flags.DEFINE_string(
+        "worker", "", "logs, ssh: number of a machine of the slice, or all", flag_values=values
+    )
+    flags.DEFINE_integer("slice", 0, "logs, ssh: number of the slice", flag_values=values)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A command line, checked as far as can be without asking anybody."""
+
+    name: str
+    config: LaunchConfig
+    values: flags.FlagValues
+    command: list[str]
+    hosts: int
+    runner: Runner
+    fields: list[str]
+    """The arguments that gave the config."""
+
+    def again(self, verb: str) -> str:
+        """Another command for the same pod, in the same place."""
+        return shlex.join([python(), "-m", "launch.tpu", verb, self.name, *self.fields])
+
+    @cached_property
+    def pod(self) -> Pod:
+        """The pod, in its project and zone."""
+        project, zone = preflight_checks.find_place(self.config, self.runner)
+        return Pod(self.name, Gcloud(project, zone, self.config.tpu), self.runner)
+
+    @property
+    def workers(self) -> Workers:
+        """The pod's machines."""
+        return Workers(self.pod)
+
+    @cached_property
+    def archive(self) -> Archive:
+        """The code for the machines."""
+        return make_archive(self.config, ROOT)
+
+    @cached_property
+    def job(self) -> Job:
+        """The job that stands after `--`."""
+        return make_job(self.config, self.name, self.command, self.hosts)
+
+    def need(self) -> None:
+        """Refuse to go on without a pod that can be used.
+
+        Raises:
+          UserError: there is none, or it is not ready.
+        """
+        seen = observe(self.pod)
+        if decide(seen, queued=self.pod.queued) is not Do.USE:
+            there = "there is no pod" if seen.absent else f"the pod is not ready ({seen}):"
+            raise UserError(
+                f"{there} {self.name} in {self.pod.gcloud.zone}; {self.again('create')} makes it, or waits for it"
+            )
+
+    def chosen(self, default: str) -> list[Worker]:
+        """The machines that --worker and --slice name."""
+        asked = self.values.worker or default
+        if asked == "all":
+            return self.workers.all
+        nodes = self.pod.nodes
+        hosts = self.hosts // len(nodes)
+        if not asked.isdecimal() or int(asked) >= hosts or not 0 <= self.values.slice < len(nodes):
+            raise UserError(
+                f"--worker={asked} --slice={self.values.slice}: {self.name} has {len(nodes)} "
+                f"slice{'s' * (len(nodes) > 1)} of {hosts} machines, counted from 0; or --worker=all"
+            )
+        return [Worker(nodes[self.values.slice], int(asked))]
+
+
+def _create(call: Call) -> int:
+    _ = call.pod
+    create(call.pod, call.config)
+    say(f"{call.name} is there, and costs money until it is deleted: {call.again('delete')}")
+    return 0
+
+
+def _setup(call: Call) -> int:
+    _ = call.archive
+    call.need()
+    call.workers.setup(call.config, call.archive)
+    return 0
+
+
+def _run(call: Call) -> int:
+    launch = _checked(call, plan=False)
+    call.need()
+    return _done(call, launch.run(create_first=False))
+
+
+def _up(call: Call) -> int:
+    if call.values.no_plan:
+        say("--no-plan: whether the run fits the memory of the chips is not known before it starts")
+    return _done(call, _checked(call, plan=not call.values.no_plan).run(create_first=True))
+
+
+def _checked(call: Call, *, plan: bool) -> Launch:
+    """Everything that can be found out before a machine is asked for."""
+    job, archive = call.job, call.archive
+    preflight_checks.check_config_file(job, archive)
+    pod = call.pod
+    preflight_checks.check_plan(job, call.config, call.runner, full=False)
+    preflight_checks.check_workdir(job, call.runner)
+    if plan:
+        preflight_checks.check_plan(job, call.config, call.runner, full=True)
+    return Launch(pod, call.config, job, archive)
+
+
+def _done(call: Call, status: int) -> int:
+    if status == 0 and call.values.delete:
+        return _delete(call)
+    say(f"the pod is still there, and costs money; to delete it: {call.again('delete')}")
+    return status
+
+
+def _status(call: Call) -> int:
+    seen = observe(call.pod, all_of_it=True)
+    ready = decide(seen, queued=call.pod.queued) is Do.USE
+    answers = call.workers.status() if ready else None
+    print(status_table(call.pod, seen, answers))
+    return 0
+
+
+def _logs(call: Call) -> int:
+    call.need()
+    lines = max(0, call.values.lines)
+    followers = [
+        Follower(call.workers, worker, lines=lines, on=call.values.follow) for worker in call.chosen("0")
+    ]
+    for follower in followers:
+        follower.run() if call.runner.dry else follower.start()
+    for follower in followers:
+        while follower.is_alive():
+            follower.join(0.5)  # with a limit, so that Ctrl-C is heard
+    return 0
+
+
+def _ssh(call: Call) -> int:
+    gcloud = call.pod.gcloud
+    # One word is text for the remote shell, as in 'ls | wc -l'; several are a program and its arguments.
+    words = call.command[0] if len(call.command) == 1 else shlex.join(call.command)
+    if call.values.worker == "all":
+        if not words:
+            raise UserError("--worker=all needs a command: -- COMMAND")
+        statuses = [call.runner.interactive(gcloud.ssh(node, "all", words)) for node in call.pod.nodes]
+        return next((status for status in statuses if status), 0)
+    worker = call.chosen("0")[0]
+    return call.runner.interactive(gcloud.ssh(worker.node, str(worker.index), words))
+
+
+def _stop(call: Call) -> int:
+    seen = observe(call.pod)
+    if decide(seen, queued=call.pod.queued) is not Do.USE:
+        say(f"nothing runs on {call.name} in {call.pod.gcloud.zone}: {seen}")
+        return 0
+    say(f"telling the job to save and stop; it has {call.config.tpu.grace_seconds} s")
+    answers = call.workers.stop(call.config.tpu.grace_seconds)
+    stopped = [fields for fields in answers.of.values() if fields and fields.get("stopped")]
+    killed = [fields for fields in stopped if fields.get("killed")]
+    if answers.missing:
+        raise UserError(f"{len(answers.missing)} machines do not answer: {answers.complaint}")
+    if not stopped:
+        say("no job was running")
+    else:
+        say(
+            f"stopped{f', on {len(killed)} machines by force' if killed else ''}: {judge(answers.of).stage.value}"
+        )
+    return 0
+
+
+def _delete(call: Call) -> int:
+    found = delete(call.pod)
+    gcloud = call.pod.gcloud
+    nothing = f"there is nothing called {call.name} in {gcloud.zone} of {gcloud.project}"
+    say(f"{call.name} is deleted: nothing is left of it" if found else nothing)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Call], int]] = {
+    "up": _up,
+    "create": _create,
+    "setup": _setup,
+    "run": _run,
+    "status": _status,
+    "logs": _logs,
+    "ssh": _ssh,
+    "stop": _stop,
+    "delete": _delete,
+}
+OF_VERBS = {
+    "no_plan": ("up",),
+    "delete": ("up", "run"),
+    "follow": ("logs",),
+    "lines": ("logs",),
+    "worker": ("logs", "ssh"),
+    "slice": ("logs", "ssh"),
+}
+"""Flags that only some commands read."""
+MAKES = ("up", "create")
+"""Commands that begin with no pod."""
+STARTS = ("up", "run", "create", "setup")
+"""Commands that a Ctrl-C may leave with something that costs money."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; exit status 0: done, finished; 1: the job failed; 2: a mistake; 3: the job was stopped."""
+    own, command = split(argv)
+    if {"--help", "-h"} & set(own):
+        print(__doc__)
+        parse(LaunchConfig, own, _flags)
+    (verb, name), rest = take_words(own, ["COMMAND", "NAME"])
+    if verb not in COMMANDS:
+        raise UserError(f"{verb!r} is not a command; there are {', '.join(COMMANDS)}")
+    check_name(name)
+    rest = [_underscored(argument) for argument in rest]
+    fields = [argument for argument in rest[1:] if argument.startswith("--config")]
+    if not any(argument.lstrip("-").split("=")[0] == "config" for argument in rest[1:]):
+        rest.insert(1, f"--config={ROOT / DEFAULT_CONFIG}")
+    config, values = parse(LaunchConfig, rest, _flags, unused=unused_by("tpu"))
+    _check_flags(verb, values)
+    hosts = preflight_checks.check_machines(config).hosts * config.tpu.slices
+    if command and verb not in ("up", "run", "ssh"):
+        raise UserError(f"{verb} takes no command after --")
+    runner = DryRunner(name, config.tpu.accelerator, there=verb not in MAKES) if values.dry_run else Runner()
+    call = Call(name, config, values, command, hosts, runner, fields)
+    if verb in ("up", "run"):
+        _ = call.job
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # the end of a terminal is like Ctrl-C
+    try:
+        status = COMMANDS[verb](call)
+        if values.dry_run:
+            say("a dry run: nothing was executed")
+        return status
+    except UnreachableError as error:
+        raise UserError(f"{name}: {error}") from error
+    except KeyboardInterrupt:
+        return _interrupted(call, verb)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _check_flags(verb: str, values: flags.FlagValues) -> None:
+    """Refuse a flag that the command would not read."""
+    for flag, verbs in OF_VERBS.items():
+        if values[flag].present and verb not in verbs:
+            raise UserError(f"--{flag} has no effect on {verb}: it is of {' and '.join(verbs)}; leave it out")
+    if values.worker == "all" and values["slice"].present:
+        raise UserError(f"--worker=all is all machines of all slices; leave out --slice={values.slice}")
+
+
+def _underscored(argument: str) -> str:
+    """--dry-run as absl has it: --dry_run; config fields and values stay."""
+    name, equals, value = argument.partition("=")
+    if not name.startswith("--") or name.startswith("--config"):
+        return argument
+    return f"--{name[2:].replace('-', '_')}{equals}{value}"
+
+
+def _interrupted(call: Call, verb: str) -> int:
+    """Say what a Ctrl-C has left behind, and what to do about it."""
+    if verb not in STARTS:
+        return INTERRUPTED
+    try:
+        seen = observe(call.pod, all_of_it=True)
+        left = "nothing has been created" if seen.absent else f"there is: {seen}"
+    except (UserError, KeyboardInterrupt) as error:
+        seen, left = None, f"what exists is not known ({error or 'interrupted'})"
+    say(f"interrupted; {left}")
+    if seen is None or not seen.absent:
+        say(f"it goes on without this launcher, and costs money; to delete it: {call.again('delete')}")
+    if verb in ("up", "run"):
+        say(f"the same command takes it up again; to have the job save and stop: {call.again('stop')}")
+    return INTERRUPTED
+
+
+if __name__ == "__main__":
+    run(main)

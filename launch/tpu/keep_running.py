@@ -1,0 +1,243 @@
+"""Bringing a pod up and keeping a job on it: create, wait, set up, start, follow; after a preemption all of it again.
+
+Where things stand is asked of the cloud and of the machines each time, never remembered: any machine can take over.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from base.errors import UserError
+from launch.archive import Archive
+from launch.config import LaunchConfig
+from launch.job import Job
+from launch.job_outcome import STOPPED, USER_ERROR, Stage, Verdict, is_finished, judge
+from launch.subprocesses import say
+from launch.tpu.gcloud_errors import Failure, classify, message, pause
+from launch.tpu.log_following import Follower, tail
+from launch.tpu.machines import Answers, UnreachableError, Worker, Workers
+from launch.tpu.pod_state import Do, Pod, decide, observe
+
+DELETE_TRIES = 6
+SETTLE = 3
+"""Looks at a pod whose job has ended badly before the job is blamed, not the pod: the cloud is slow to say so."""
+PATIENCE = 60
+"""Looks at machines that do not answer, although the cloud says that they are there, before they are made anew; and
+looks at a cloud that gives no answer itself."""
+FAILING_GRACE = 60
+"""Seconds that the other machines have when the job has failed on one."""
+
+
+def create(pod: Pod, config: LaunchConfig) -> None:
+    """Have the pod, whatever there is of it now: wait for it, ask for it, or delete what is left of it and ask again.
+
+    Raises:
+      UserError: the cloud will not give it, or a pod of this name is somebody else's.
+    """
+    tpu, before, refused = config.tpu, "", 0
+    while True:
+        seen = observe(pod)
+        do = decide(seen, queued=pod.queued)
+        if str(seen) != before and do is not Do.CREATE:
+            before = str(seen)
+            say(f"{pod.name}: {before}")
+        if do in (Do.USE, Do.RECREATE) and seen.label != pod.name:
+            raise UserError(
+                f"{pod.name} exists ({seen}), but was not made by this tool: take another NAME, or delete it by "
+                f"python -m launch.tpu delete {pod.name}"
+            )
+        match do:
+            case Do.USE:
+                return
+            case Do.GIVE_UP:
+                raise UserError(f"{pod.name}: {seen}{f': {seen.reason}' if seen.reason else ''}")
+            case Do.WAIT:
+                pod.runner.sleep(tpu.poll_seconds)
+            case Do.RECREATE:
+                say(f"{pod.name} is lost: deleting what is left of it")
+                delete(pod)
+            case Do.CREATE:
+                refused = _ask_for(pod, config, refused)
+
+
+def _ask_for(pod: Pod, config: LaunchConfig, refused: int) -> int:
+    """Send a request for the pod; returns how often it has been refused for lack of capacity."""
+    tpu = config.tpu
+    say(f"asking for {tpu.slices} x {tpu.accelerator} ({tpu.capacity}) in {pod.gcloud.zone}")
+    result = pod.runner.run(pod.gcloud.create(pod.name))
+    if result.ok:
+        pod.runner.sleep(min(tpu.poll_seconds, 5.0))
+        return 0
+    match classify(result):
+        case Failure.PRESENT:
+            pod.runner.sleep(tpu.poll_seconds)
+            return refused
+        case Failure.TRANSIENT if refused + 1 < tpu.create_attempts:
+            seconds = pause(refused, tpu.backoff_seconds)
+            say(f"{message(result)}; again in {seconds:.0f} s")
+            pod.runner.sleep(seconds)
+            return refused + 1
+    raise UserError(f"{pod.name} cannot be created: {message(result)}")
+
+
+def delete(pod: Pod) -> bool:
+    """Delete the pod's queued resource and TPU VMs, whatever there is of them; returns whether there was anything.
+
+    Raises:
+      UserError: something is left.
+    """
+    seen, complaint = observe(pod, all_of_it=True), ""
+    anything = not seen.absent
+    for attempt in range(DELETE_TRIES):
+        if seen.absent:
+            return anything
+        if seen.queued:
+            calls = [pod.gcloud.delete(pod.name, queued=True)]
+        else:
+            calls = [pod.gcloud.delete(node, queued=False) for node, state in seen.nodes.items() if state]
+        failed = [result for result in pod.runner.run_all(calls) if not result.ok]
+        complaint = message(failed[0]) if failed else "it is still there"
+        if failed and classify(failed[0]) is Failure.PERMANENT:
+            break
+        if failed:
+            pod.runner.sleep(pause(attempt, pod.gcloud.tpu.backoff_seconds))
+        seen = observe(pod, all_of_it=True)
+    if seen.absent:
+        return anything
+    raise UserError(f"{pod.name} is not deleted, and costs money: {seen}: {complaint}")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """All that is needed to run a job on a pod, as often as it takes."""
+
+    pod: Pod
+    config: LaunchConfig
+    job: Job
+    archive: Archive
+
+    @property
+    def workers(self) -> Workers:
+        """The pod's machines."""
+        return Workers(self.pod)
+
+    def run(self, *, create_first: bool) -> int:
+        """Run the job to its end, through preemptions; returns the launcher's exit status.
+
+        Args:
+          create_first: whether to make the pod if it is not there.
+
+        Raises:
+          UserError: the cloud or a machine refuses something, or the pod was lost too often.
+        """
+        losses = 0
+        while True:
+            if create_first or losses:
+                create(self.pod, self.config)
+            verdict = self._run_once(fresh=losses > 0 or create_first)
+            if verdict.stage not in (Stage.INTERRUPTED, Stage.ABSENT):
+                return self._close(verdict)
+            losses += 1
+            if losses > self.config.tpu.max_restarts:
+                raise UserError(
+                    f"{self.pod.name} was lost {losses} times, more than config.tpu.max_restarts="
+                    f"{self.config.tpu.max_restarts}; what is saved is in {self.job.workdir}"
+                )
+            say(
+                f"the pod or the job on it was lost ({losses} of at most {self.config.tpu.max_restarts} times)"
+            )
+
+    def _run_once(self, *, fresh: bool) -> Verdict:
+        """Start the job, or find it running, and wait for it; `fresh` machines are set up first."""
+        lines = None
+        try:
+            answers = self.workers.status()
+            now = judge(answers.of)
+            if now.stage in (Stage.RUNNING, Stage.FAILING) and not answers.missing:
+                self._check_same(answers.of)
+                say("the job is running already: following it")
+                lines = 10
+            else:
+                if fresh:
+                    self.workers.setup(self.config, self.archive)
+                elif any(fields and not fields.get("archive") for fields in answers.of.values()):
+                    raise UserError(
+                        f"{self.pod.name} is not set up: python -m launch.tpu setup {self.pod.name}"
+                    )
+                self.workers.start(self.job)
+        except UnreachableError as error:
+            say(f"{error}")
+            self.pod.runner.sleep(self.config.tpu.poll_seconds)
+            return Verdict(Stage.ABSENT)
+        follower = Follower(self.workers, self.workers.all[0], lines=lines)
+        follower.run() if self.pod.runner.dry else follower.start()
+        try:
+            return self._watch()
+        finally:
+            follower.end(15.0)
+
+    def _check_same(self, answers: Mapping[Worker, dict[str, Any] | None]) -> None:
+        digests = {fields.get("digest") for fields in answers.values() if fields}
+        if digests - {""} and digests != {self.job.digest}:  # tpu_pod.sh gives its jobs none
+            raise UserError(
+                f"another command, or one for another workdir, is running on {self.pod.name}; stop it first: "
+                f"python -m launch.tpu stop {self.pod.name}"
+            )
+
+    def _watch(self) -> Verdict:
+        """Look at the pod and the job until one of them has come to an end."""
+        looks, before, silent, unanswered, culprit = 0, Stage.RUNNING, 0, 0, None
+        while True:
+            seen = observe(self.pod)
+            unanswered = unanswered + 1 if seen.unanswered else 0
+            if 0 < unanswered <= PATIENCE:
+                self.pod.runner.sleep(self.config.tpu.poll_seconds)
+                continue
+            if decide(seen, queued=self.pod.queued) is not Do.USE:
+                return Verdict(Stage.INTERRUPTED)
+            answers = self.workers.status()
+            verdict = judge(answers.of)
+            if verdict.stage is Stage.FINISHED:
+                verdict = self._confirm(answers)
+            if verdict.stage in (Stage.FINISHED, Stage.STOPPED):
+                return verdict
+            looks = looks + 1 if verdict.stage is before else 1
+            before = verdict.stage
+            silent = silent + 1 if answers.missing else 0
+            if silent == 1:
+                say(f"{len(answers.missing)} machines do not answer ({answers.complaint}); the job may go on")
+            if silent > PATIENCE:
+                return Verdict(Stage.ABSENT)
+            if verdict.stage is Stage.FAILING:
+                culprit = culprit or verdict
+                if looks == SETTLE:
+                    say("the job has failed on one machine: ending it on the others")
+                    self.workers.stop(FAILING_GRACE, asked=False)
+            if verdict.stage in (Stage.FAILED, Stage.INTERRUPTED, Stage.ABSENT) and looks >= SETTLE:
+                return replace(culprit, stage=Stage.FAILED) if culprit and verdict.worker else verdict
+            self.pod.runner.sleep(self.config.tpu.poll_seconds)
+
+    def _confirm(self, answers: Answers) -> Verdict:
+        """Where a job stands that ended well on every machine: it has finished, or was only stopped."""
+        try:
+            return judge(answers.of, is_finished(self.job, self.pod.runner))
+        except UnreachableError as error:
+            say(f"{self.job.workdir}: {error}")
+            return Verdict(Stage.RUNNING)
+
+    def _close(self, verdict: Verdict) -> int:
+        """Say how the job ended; returns the exit status that says so."""
+        match verdict.stage:
+            case Stage.FINISHED:
+                say(f"finished: {self.job.workdir}")
+                status = 0
+            case Stage.STOPPED:
+                say(f"stopped; the same command goes on with it: {self.job.workdir}")
+                status = STOPPED
+            case _:
+                assert verdict.worker is not None
+                worker = verdict.worker
+                tail(self.workers, worker, 15)
+                say(f"the job failed with status {verdict.status} on worker {worker.index} of {worker.node}")
+                status = USER_ERROR if verdict.status == USER_ERROR else 1
+        return status

@@ -1,0 +1,63 @@
+"""From the host's rows to the devices: which rows of a batch are this process's, and global arrays made of them."""
+
+import bisect
+import functools
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from pretrain.devices.flops import squared_segment_lengths
+from pretrain.devices.mesh import sharding
+
+AXES = {
+    "tokens": ("batch", "seq"),
+    "segments": ("batch", "seq"),
+    "positions": ("batch", "seq"),
+    "attended": ("batch",),
+}
+
+
+@functools.cache
+def local_rows(mesh: Mesh, global_batch: int) -> tuple[int, ...]:
+    """The rows of a global batch that this process's devices hold, ascending.
+
+    On a mesh whose tensor axis crosses processes several of them hold the same rows; on a pod, whose mesh follows its
+    wires, the rows of a process need not be neighbours.
+    """
+    indices = sharding(mesh, ("batch",)).addressable_devices_indices_map((global_batch,)).values()
+    spans = [index[0].indices(global_batch) for index in indices if index is not None]
+    return tuple(sorted({row for span in spans for row in range(*span)}))
+
+
+def global_array(
+    local: np.ndarray, mesh: Mesh, axes: Sequence[str | None], rows: Sequence[int], global_batch: int
+) -> jax.Array:
+    """An array [B, ...] of which `local` [b, ...] has the rows that this process's devices hold."""
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
+        start, stop, _ = index[0].indices(global_batch)
+        first = bisect.bisect_left(rows, start)
+        return local[first : first + stop - start]
+
+    return jax.make_array_from_callback((global_batch, *local.shape[1:]), sharding(mesh, axes), part)
+
+
+def abstract_batch(mesh: Mesh, global_batch: int, seq_len: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """A global batch's shapes, dtypes and shardings."""
+    shape = (global_batch, seq_len)
+    return {
+        name: jax.ShapeDtypeStruct(
+            shape[: len(axes)], np.float32 if name == "attended" else np.int32, sharding=sharding(mesh, axes)
+        )
+        for name, axes in AXES.items()
+    }
+
+
+def to_devices(arrays: Mapping[str, np.ndarray], mesh: Mesh, global_batch: int) -> dict[str, jax.Array]:
+    """Make global arrays [B, ...] of this process's rows (tokens, segments, positions [b, S]), and add `attended`."""
+    local = {**arrays, "attended": squared_segment_lengths(arrays["segments"]).astype(np.float32)}
+    rows = local_rows(mesh, global_batch)
+    return {name: global_array(local[name], mesh, axes, rows, global_batch) for name, axes in AXES.items()}

@@ -1,0 +1,136 @@
+"""The network of a run that a checkpoint or a config.json gives, and what `config.model` may set beside it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from base.errors import UserError
+from base.schema import Unused
+from base.set_fields import Given, settled
+from pretrain.config import ModelConfig, PretrainConfig
+from pretrain.models import EncoderConfig
+
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+"""Fields of config.model that may differ from what gives the network: None is its own."""
+HOW_IT_RUNS = ("attention", "remat", "scan_unroll")
+"""Fields of config.model that no checkpoint has."""
+START = ("config_file", "initializer_range", "position_init")
+"""Fields of config.model that only a run's start reads."""
+NETWORK = tuple(
+    field.name
+    for field in dataclasses.fields(ModelConfig)
+    if field.name not in (*DROPOUTS, *HOW_IT_RUNS, "config_file", "position_init")
+)
+"""Fields of config.model that a config.json has too, and in which it decides."""
+
+
+def is_given(config: PretrainConfig | Mapping[str, Any]) -> bool:
+    """Whether the network comes from elsewhere than config.model's own fields; also of a config as nested dicts."""
+    if isinstance(config, PretrainConfig):
+        return bool(config.init_from or config.model.config_file)
+    return bool(config.get("init_from") or config["model"].get("config_file"))
+
+
+def with_network(
+    config: PretrainConfig, given: Given, network: EncoderConfig, note: Callable[[str], None]
+) -> PretrainConfig:
+    """The config with the fields of the network that it is given, so that it says what is trained.
+
+    Args:
+      config: a config whose network comes from `init_from` or `model.config_file`.
+      given: the fields that were set, and where; one of a recipe gives way to a start that the command line names.
+      network: what that start describes.
+      note: told of the recipe's fields that give way.
+
+    Raises:
+      UserError: a field that is set says otherwise.
+    """
+    file, start = config.model.config_file, config.init_from
+    source = f"config.model.config_file={file!r}" if file else f"config.init_from={start!r}"
+    by = "model.config_file" if file else "init_from"
+    theirs: dict[str, Any] = {
+        name: getattr(network, name, None) if name != "family" else _family(network) for name in NETWORK
+    }
+    ours = {
+        name: getattr(config.model, name)
+        for name in theirs
+        if name != "vocab_size" or config.model.vocab_size
+    }
+    unused = [
+        Unused(
+            (f"model.{name}",),
+            f"{source} gives the network, which has {name}={theirs[name]!r}; unset one of the two",
+            (by,),
+        )
+        for name, value in ours.items()
+        if value != theirs[name]
+    ]
+    read = settled(config, given, lambda _: unused, lambda _: None)
+    others = [
+        f"config.model.{name}={value!r} of the recipe gives way to {theirs[name]!r}"
+        for name, value in ours.items()
+        if value != theirs[name] and given.level(f"model.{name}")
+    ]
+    if others:
+        note(f"{source} gives the network: {', '.join(others)}")
+    return dataclasses.replace(read, model=dataclasses.replace(read.model, **theirs))
+
+
+def _family(network: EncoderConfig) -> str:
+    return "roberta" if network.is_roberta else network.model_type
+
+
+def dropout(network: EncoderConfig) -> dict[str, float]:
+    """The rates of a network's dropout, by the names of their fields."""
+    return {name: getattr(network, name) for name in DROPOUTS}
+
+
+def resumed(config: PretrainConfig, saved: Mapping[str, Any]) -> PretrainConfig:
+    """The config of a run that goes on with a network that it was given: its dropout is what has been set since.
+
+    A rate that is set as before, or not at all, is the checkpoint's own.
+
+    Args:
+      config: the run's config.
+      saved: the `run` item of its checkpoint. Where that has no rates, they are in the workdir's model.json. Where it
+        has no "local" either, the numbers of its config were passed over, and count only where they change.
+
+    Raises:
+      UserError: a dropout that was set is unset.
+    """
+    own, counted = saved.get("dropout", {}), "local" in saved
+    rates: dict[str, Any] = {}
+    for name in DROPOUTS:
+        was, now = saved["config"]["model"].get(name), getattr(config.model, name)
+        if now is None and was not in (None, OLD_DEFAULT):
+            raise UserError(
+                f"config.model.{name} was {was!r} and is not set now; set it to what it should be from here on"
+            )
+        as_before = now is None or was == now
+        rates[name] = own.get(name, now if counted else None) if as_before else now
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **rates))
+
+
+def as_counted(saved: Mapping[str, Any], config: PretrainConfig) -> dict[str, Any]:
+    """The config of a checkpoint, without rates of dropout that were passed over and have changed in `config`."""
+    values = dict(saved["config"])
+    if "local" not in saved and is_given(values):
+        model = values["model"]
+        changed = [name for name in DROPOUTS if model.get(name) != getattr(config.model, name)]
+        values["model"] = {**model, **dict.fromkeys(changed)}
+    return values
+
+
+OLD_DEFAULT = 0.1
+"""What a dropout that was not set is in the configs of earlier runs."""
+
+
+def same_dropout(was: Any, now: Any, *, given: bool) -> bool:
+    """Whether two values of a dropout's field, of a checkpoint and of a config, mean the same.
+
+    Args:
+      was: the checkpoint's.
+      now: the config's; None is the network's own.
+      given: whether the network comes from elsewhere, so that its own may be any.
+    """
+    return (was, now) == (OLD_DEFAULT, None) or (not given and (was, now) == (None, OLD_DEFAULT))

@@ -1,0 +1,363 @@
+"""To and from the Hugging Face ecosystem: config.json and model.safetensors, in folders, buckets and on the hub.
+
+Nothing is unpickled and no transformers class is imported: names and layouts are `pretrain.models.tensor_names`.
+"""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+import safetensors.numpy
+from etils import epath
+
+from base import hub_ids
+from base.errors import UserError
+from data.special_tokens import SpecialTokens
+from pretrain.config import ModelConfig
+from pretrain.models import EncoderConfig, Params
+from pretrain.models.families import FAMILIES, SHARED_DEFAULTS, Family, family_of
+from pretrain.models.layers import ACTIVATIONS
+from pretrain.models.tensor_names import as_stored, from_state_dict, to_state_dict
+from tokenizer.load import load as load_tokenizer
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+OURS = "config.model"
+"""Where a network is set that no config.json describes."""
+
+# Fields of config.json that would make another network of it, and the one value of each that does not.
+_FIXED = {
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "quantization_config": None,
+}
+
+_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64,
+}
+
+
+def encoder_config(model: ModelConfig, vocab_size: int, special: SpecialTokens) -> EncoderConfig:
+    """The network that a run's config and tokenizer ask for.
+
+    Args:
+      model: the config; where it names a config_file, that file decides what the network is, and its dropout where the
+        config sets none.
+      vocab_size: tokens of the tokenizer.
+      special: its special tokens.
+
+    Raises:
+      UserError: fields that do not fit each other or the tokenizer.
+    """
+    if model.config_file:
+        values = read_config(model.config_file)
+        resolved = parse_config(values, model.config_file)
+        with _placed(model.config_file):
+            resolved.require_masked_lm()
+        source = f"{model.config_file} (config.model.config_file)"
+        remedy = (
+            f"set config.tokenizer.vocab_size={resolved.vocab_size} or less, or config.tokenizer.path to the tokenizer "
+            "that belongs to it"
+        )
+    else:
+        names = set(SHARED_DEFAULTS) - {"vocab_size"}
+        values = {name: value for name in names if (value := getattr(model, name)) is not None}
+        values |= {
+            "model_type": model.family,
+            "vocab_size": model.vocab_size or vocab_size,
+            "pad_token_id": special.pad,
+        }
+        if model.family == "roberta":
+            values |= {"bos_token_id": special.cls, "eos_token_id": special.sep}
+        resolved = parse_config(values, OURS)
+        source = OURS
+        remedy = "make it that or more (config.model.vocab_size=0 takes the tokenizer's size)"
+    if resolved.vocab_size < vocab_size:
+        raise UserError(
+            f"{source} has vocab_size={resolved.vocab_size}, but the tokenizer has {vocab_size} tokens; {remedy}"
+        )
+    if resolved.pad_token_id != special.pad:
+        raise UserError(
+            f"{source} has pad_token_id={resolved.pad_token_id}, but the tokenizer's padding token is {special.pad};"
+            " take a config.json and a tokenizer (config.tokenizer.path) that belong together"
+        )
+    dropout = {
+        name: rate
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob")
+        if (rate := getattr(model, name)) is not None
+    }
+    with _placed(OURS):
+        return dataclasses.replace(
+            resolved,
+            **dropout,
+            attention=model.attention,
+            remat=model.remat,
+            scan_unroll=model.scan_unroll,
+            position_init=model.position_init,
+        )
+
+
+def parse_config(values: Mapping[str, Any], where: str) -> EncoderConfig:
+    """The network that a transformers config.json describes.
+
+    Args:
+      values: its contents; a field left out takes transformers' default for its model_type.
+      where: the file, for messages.
+
+    Raises:
+      UserError: a model_type, or a value of a field, that this project does not have.
+    """
+    model_type = values.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise UserError(f"{where} has model_type={model_type!r}; known are {', '.join(FAMILIES)}")
+    family = FAMILIES[model_type]
+    for name, value in _FIXED.items():
+        if values.get(name, value) not in (value, None):
+            raise UserError(f"{where} has {name}={values[name]!r}; only {value!r} is known")
+    values = _without_aliases(family, values, where)
+    fields = {
+        name: checked(values, family.key(name), default, where) for name, default in family.defaults.items()
+    }
+    if fields["hidden_act"] not in ACTIVATIONS:
+        raise UserError(
+            f"{where} has {family.key('hidden_act')}={fields['hidden_act']!r}; known are {', '.join(ACTIVATIONS)}"
+        )
+    with _placed(where):
+        resolved = family.resolve(fields, values, where)
+        return EncoderConfig(model_type=model_type, **resolved, **family.constants)
+
+
+def _without_aliases(family: Family, values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """A config.json with each field by one name, where transformers knows it by two."""
+    given = dict(values)
+    for alias in family.aliases & set(values):
+        key, value = family.key(alias), given.pop(alias)
+        if given.setdefault(key, value) != value:
+            raise UserError(
+                f"{where} has {alias}={value!r} and {key}={given[key]!r}, which are the same field"
+            )
+    return given
+
+
+@contextlib.contextmanager
+def _placed(where: str) -> Iterator[None]:
+    """Say of a field that does not fit where it was set: in `config.model`, or in a file."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}{'.' if where == OURS else ': '}{error}") from error
+
+
+def checked(values: Mapping[str, Any], key: str, default: Any, where: str) -> Any:
+    """A field of a config.json: of the type of its default, and that default where it is left out.
+
+    Args:
+      values: the file's contents.
+      key: the field's name; a bos or eos id may be a list or missing.
+      default: what transformers assumes.
+      where: the file, for messages.
+
+    Raises:
+      UserError: a value of another type.
+    """
+    value = values.get(key, default)
+    if default is None or key in ("bos_token_id", "eos_token_id"):
+        return value if isinstance(value, int) else None
+    wanted = (int, float) if isinstance(default, float) else type(default)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and not isinstance(default, bool)):
+        raise UserError(
+            f"{where}: {key}={value!r} should be of type {type(default).__name__}, not {type(value).__name__}"
+        )
+    return value
+
+
+def config_dict(config: EncoderConfig) -> dict[str, Any]:
+    """The contents of a transformers config.json for a masked language model of this network.
+
+    Raises:
+      UserError: a network that only fine-tuning knows, where a model's own config.json is passed on.
+    """
+    config.require_masked_lm()
+    family = family_of(config)
+    fields = {family.key(name): getattr(config, name) for name in family.defaults}
+    return {
+        "architectures": [f"{family.classes}ForMaskedLM"],
+        "model_type": config.model_type,
+        "dtype": "float32",
+        "position_embedding_type": "absolute",
+        **{name: value for name, value in fields.items() if value is not None},
+    }
+
+
+def read_config(source: str) -> dict[str, Any]:
+    """The contents of a config.json: a file, a folder that holds one, or a model on the hub.
+
+    Raises:
+      UserError: there is none, or it is not JSON.
+    """
+    path = epath.Path(source).expanduser()
+    if not path.exists():
+        path = download(source, [CONFIG])
+    file = path / CONFIG if path.is_dir() else path
+    if not file.exists():
+        raise UserError(f"{source} has no {CONFIG}")
+    return _read_json(file)
+
+
+def _read_json(file: epath.Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{file} should hold one JSON object")
+    return values
+
+
+@dataclass(frozen=True)
+class Published:
+    """A model as the Hugging Face ecosystem passes it around."""
+
+    source: str
+    """Where it was read: a folder or a hub id."""
+    values: dict[str, Any]
+    """Its config.json."""
+    config: EncoderConfig
+    """The network that this describes."""
+    state: dict[str, np.ndarray]
+    """Its tensors."""
+
+
+def read_published(source: str | epath.PathLike) -> Published:
+    """A model's config.json and tensors, whatever class of transformers it is of.
+
+    Args:
+      source: a folder with config.json and model.safetensors (or its shards), local or gs://, or a model's hub id.
+
+    Raises:
+      UserError: nothing there, no safetensors, a damaged file, or a model_type that this project does not have.
+    """
+    folder = epath.Path(source).expanduser()
+    if not folder.is_dir():
+        if folder.exists():
+            raise UserError(
+                f"{source} is a file; a model is a folder that holds {CONFIG} and {WEIGHTS}, or a hub id"
+            )
+        folder = download(str(source), [CONFIG, "*.safetensors", INDEX])
+    if not (folder / CONFIG).exists():
+        raise UserError(
+            f"{source} has no {CONFIG}; a model is a folder that holds {CONFIG} and {WEIGHTS}, or a hub id"
+        )
+    values = _read_json(folder / CONFIG)
+    config = parse_config(values, str(folder / CONFIG))
+    return Published(str(source), values, config, _read_weights(folder, str(source)))
+
+
+def load_pretrained(source: str | epath.PathLike, *, seed: int = 0) -> tuple[EncoderConfig, Params]:
+    """A pretrained masked language model of the families that this project pretrains.
+
+    Args:
+      source: a folder with config.json and model.safetensors (or its shards), local or gs://, or a model's hub id.
+      seed: of the masked-language-model head that is made where the checkpoint has none (a bare encoder, or another
+        task's model), with a warning.
+
+    Returns:
+      The network's config, and its params as numpy arrays (float32 whatever the file holds).
+
+    Raises:
+      UserError: nothing there, no safetensors, a damaged file, or tensors that do not fit the config; they are named.
+    """
+    found = read_published(source)
+    with _placed(found.source):
+        found.config.require_masked_lm()
+    config = as_stored(found.config, found.state, found.source)
+    return config, from_state_dict(config, found.state, found.source, seed=seed)
+
+
+def _read_weights(folder: epath.Path, source: str) -> dict[str, np.ndarray]:
+    if (folder / WEIGHTS).exists():
+        return _read_safetensors(folder / WEIGHTS)
+    if (folder / INDEX).exists():
+        shards = sorted(set(_read_json(folder / INDEX).get("weight_map", {}).values()))
+        missing = [name for name in shards if not (folder / name).exists()]
+        if missing:
+            raise UserError(f"{source} lacks {missing[0]}, which its {INDEX} names")
+        return {name: array for shard in shards for name, array in _read_safetensors(folder / shard).items()}
+    raise UserError(
+        f"{source} has no {WEIGHTS}; another format (pytorch_model.bin) is not read, since that would run code out of"
+        " the file: convert it with transformers' save_pretrained"
+    )
+
+
+def _read_safetensors(file: epath.Path) -> dict[str, np.ndarray]:
+    """Names to arrays; unlike safetensors.numpy this also reads bfloat16."""
+    try:
+        views = dict(safetensors.deserialize(file.read_bytes()))
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{file} is damaged or not a safetensors file: {error}; fetch it again") from error
+    arrays = {}
+    for name, view in views.items():
+        if view["dtype"] not in _DTYPES:
+            raise UserError(f"{file}: {name} is of type {view['dtype']}; known are {', '.join(_DTYPES)}")
+        arrays[name] = np.frombuffer(view["data"], _DTYPES[view["dtype"]]).reshape(view["shape"])
+    return arrays
+
+
+def save_pretrained(
+    out: epath.PathLike, config: EncoderConfig, params: Params, tokenizer_dir: epath.PathLike | None = None
+) -> None:
+    """Write a folder that transformers' AutoModelForMaskedLM (and AutoTokenizer) load; config.json last.
+
+    Args:
+      out: the folder, local or gs://, made if need be.
+      config: the network.
+      params: its params, numpy or jax arrays.
+      tokenizer_dir: a tokenizer to put beside the model, told the model's length; None writes none.
+    """
+    folder = epath.Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    if tokenizer_dir is not None:
+        load_tokenizer(str(tokenizer_dir)).save(folder, model_max_length=config.max_length)
+    state = to_state_dict(config, params)
+    write_weights(folder, state)
+    write_config(folder, config_dict(config))
+
+
+def write_weights(folder: epath.Path, state: Mapping[str, np.ndarray]) -> None:
+    """Write a state dict as model.safetensors."""
+    (folder / WEIGHTS).write_bytes(safetensors.numpy.save(dict(state), metadata={"format": "pt"}))
+
+
+def write_config(folder: epath.Path, values: Mapping[str, Any]) -> None:
+    """Write config.json: last, since nothing loads a folder without it."""
+    (folder / CONFIG).write_text(json.dumps(dict(values), indent=2) + "\n")
+
+
+def download(hub_id: str, patterns: list[str]) -> epath.Path:
+    """The local folder that holds these files of a model on the hub.
+
+    Args:
+      hub_id: owner/name.
+      patterns: names of files, with wildcards; the first is the one that a message names.
+
+    Raises:
+      UserError: no such model, one that may not be read, or no connection.
+    """
+    if not hub_ids.is_id(hub_id):
+        raise UserError(f"there is no {hub_id}; give a folder, or the id of a model on the hub (owner/name)")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return epath.Path(snapshot_download(hub_id, allow_patterns=patterns))
+    except hub_ids.error_types() as error:
+        raise hub_ids.explain(error, hub_id, patterns[0]) from error

@@ -1,0 +1,288 @@
+"""Which tensor of a transformers state dict is which of our params, and how the two are laid out.
+
+PyTorch keeps a linear map as [outputs, inputs], one tensor a layer. Ours are [L, inputs..., outputs...], heads apart.
+What the tensors are called is `pretrain.models.families`; their shapes are those of the modules.
+"""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from base.errors import UserError
+from pretrain.models import module_shapes
+from pretrain.models.config import EncoderConfig
+from pretrain.models.encoder import Encoder
+from pretrain.models.families import Family, family_of
+from pretrain.models.model import Model, build
+from pretrain.models.module_shapes import LAYERS, Params
+
+logger = logging.getLogger(__name__)
+
+BUFFERS = ("position_ids", "token_type_ids", "inv_freq")
+"""What releases of transformers leave in a state dict beside parameters."""
+# What other heads leave in checkpoints of the families that pretrain, and a masked language model has no use for.
+UNUSED = (*BUFFERS, "pooler.", "seq_relationship.", "classifier.", "qa_outputs.")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a state dict and where it lives in params."""
+
+    name: str
+    """Its name in the state dict."""
+    shape: tuple[int, ...]
+    """Its shape there: [outputs, inputs] for a linear map."""
+    path: tuple[str, ...]
+    """Its path in params."""
+    is_linear: bool
+    """Whether it is a linear map, which params hold transposed."""
+    layer: int | None = None
+    """Its index on the leading axis, where params are stacked."""
+
+    def of(self, params: Params) -> np.ndarray:
+        """It, as the state dict has it, out of params."""
+        array = np.asarray(self._held(params))
+        shaped = array.reshape(self.shape[::-1]).T if self.is_linear else array.reshape(self.shape)
+        return np.ascontiguousarray(shaped)
+
+    def put(self, array: np.ndarray, params: Params) -> None:
+        """Write it, as the state dict has it, into params of numpy arrays."""
+        held = self._held(params)
+        held[...] = (array.T if self.is_linear else array).reshape(held.shape)
+
+    def _held(self, params: Params) -> Any:
+        """The array in params (a view into the stack, where params are stacked)."""
+        node: Any = params
+        for part in self.path:
+            node = node[part]
+        return node if self.layer is None else node[self.layer]
+
+
+def tensors(modules: Mapping[str, nnx.Module], layers: int, name_of: Callable[[str], str]) -> list[Tensor]:
+    """Every tensor of a network.
+
+    Args:
+      modules: its parts, with shapes for arrays.
+      layers: L, how many layers are stacked in the part `layers`.
+      name_of: what a state dict calls the module at a path ("layers/up"), with `{}` for the layer's number.
+    """
+    found = []
+    for part, module in modules.items():
+        mapped = dict(_leaves(module_shapes.metadata(module, "inputs")))
+        for path, leaf in _leaves(module_shapes.pure(module)):
+            *parents, last = path
+            # A table is a parameter itself, and a module with a weight in PyTorch.
+            owner, kind = (parents, last) if last in _KINDS else ([*parents, last], "table")
+            name = f"{name_of('/'.join((part, *owner)))}.{_KINDS[kind]}"
+            shape = _shape(leaf.shape, kind, mapped[path])
+            found += [
+                Tensor(name.format(layer), shape, (part, *path), kind == "kernel", layer)
+                for layer in (range(layers) if part == LAYERS else [None])
+            ]
+    return found
+
+
+_KINDS = {"kernel": "weight", "scale": "weight", "table": "weight", "bias": "bias"}
+
+
+def _leaves(tree: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield tuple(entry.key for entry in path), leaf
+
+
+def _shape(shape: Sequence[int], kind: str, inputs: int) -> tuple[int, ...]:
+    """The shape in a state dict of one of our arrays, of whose axes a kernel maps so many."""
+    if kind == "kernel":
+        return math.prod(shape[inputs:]), math.prod(shape[:inputs])
+    return (math.prod(shape),) if kind == "bias" else tuple(shape)
+
+
+def encoder_tensors(encoder: Encoder) -> list[Tensor]:
+    """Every tensor of an encoder, under the name it has in transformers' classes for tasks."""
+    family = family_of(encoder.config)
+    found = tensors(encoder.modules(), encoder.config.num_hidden_layers, family.full_name)
+    return [
+        tensor
+        for tensor in found
+        if tensor.layer != 0 or tensor.path[:-1] not in _paths(family.first_layer_lacks)
+    ]
+
+
+def _paths(modules: Iterable[str]) -> set[tuple[str, ...]]:
+    return {tuple(module.split("/")) for module in modules}
+
+
+def head_tensors(model: Model) -> list[Tensor]:
+    """The tensors of the masked-language-model head."""
+    family = family_of(model.config)
+    return tensors({"head": model.modules()["head"]}, 0, family.full_name)
+
+
+def to_state_dict(config: EncoderConfig, params: Params) -> dict[str, np.ndarray]:
+    """The state dict of transformers' ...ForMaskedLM with these params (or gradients, or any tree of that shape).
+
+    An untied head's bias goes under both of its names: transformers then applies `decoder.bias` and still has `bias`.
+    """
+    model, family = _build(config), family_of(config)
+    found = [*encoder_tensors(model.encoder), *head_tensors(model)]
+    state = {tensor.name: tensor.of(params) for tensor in found}
+    if not config.tie_word_embeddings:
+        state[f"{family.decoder}.bias"] = state[f"{family.head['head']}.bias"].copy()
+    return state
+
+
+def from_state_dict(
+    config: EncoderConfig, state: Mapping[str, np.ndarray], where: str, *, seed: int = 0
+) -> Params:
+    """Params (float32, numpy) of a state dict of the families that pretrain.
+
+    The encoder's prefix may be missing (a bare ...Model), layer norms may be called gamma and beta (old releases), a
+    tied tensor may have either of its names, and tensors of other heads are passed over.
+
+    Args:
+      config: the network.
+      state: names to arrays.
+      where: the file or folder, for messages.
+      seed: of the head that is made, with a warning, where the state dict has no part of one.
+
+    Raises:
+      UserError: a tensor is missing, unknown, or not of the shape that the config gives it; it is named.
+    """
+    model, family = _build(config), family_of(config)
+    state = with_current_names(config, state)
+    head, decoder = family.head["head"], family.decoder
+    bias, decoder_bias = f"{head}.bias", f"{decoder}.bias"
+    if decoder_bias in state:  # where both are there and differ, transformers applies the decoder's
+        state[bias] = state[decoder_bias]
+    has_head = any(name.startswith(f"{head}.") for name in state)
+    wanted = encoder_tensors(model.encoder) + (head_tensors(model) if has_head else [])
+    tied = {f"{decoder}.weight", decoder_bias}
+    others = [name for name in state if name not in tied and not any(part in name for part in UNUSED)]
+    params = empty_params(model.shapes())
+    fill(params, wanted, state, config, where, known=others)
+    if not has_head:
+        logger.warning("%s has no masked-language-model head; a fresh one is made", where)
+        params["head"] = _fresh_head(model, seed)
+    return params
+
+
+def empty_params(shapes: Any) -> Params:
+    """Numpy arrays of these shapes to be filled: zeros, and ones for a scale that no tensor may be there for."""
+
+    def empty(path: Any, leaf: Any) -> np.ndarray:
+        return np.full(leaf.shape, float(path[-1].key == "scale"), np.float32)
+
+    params: Params = jax.tree_util.tree_map_with_path(empty, shapes)
+    return params
+
+
+def fill(
+    params: Params,
+    wanted: Sequence[Tensor],
+    state: Mapping[str, np.ndarray],
+    config: EncoderConfig,
+    where: str,
+    *,
+    known: Iterable[str] = (),
+) -> None:
+    """Write the wanted tensors of a state dict into params.
+
+    Args:
+      params: numpy arrays, written to.
+      wanted: tensors that must be there.
+      state: names to arrays, by transformers' current names.
+      config: the network.
+      where: the file or folder, for messages.
+      known: names in `state` each of which should be one of those wanted.
+
+    Raises:
+      UserError: a tensor is missing, unknown, or not of the shape that the config gives it; it is named.
+    """
+    names = {tensor.name for tensor in wanted}
+    if missing := sorted(names - set(state)):
+        raise UserError(
+            f"{where} lacks {_some(missing)}, which model_type {config.model_type!r} has by its config.json"
+        )
+    if unknown := sorted(set(known) - names):
+        raise UserError(
+            f"{where} holds {_some(unknown)}, which model_type {config.model_type!r} does not have by its config.json"
+        )
+    for tensor in wanted:
+        array = state[tensor.name]
+        if array.shape != tensor.shape:
+            raise UserError(
+                f"{where}: {tensor.name} has shape {list(array.shape)}, but by its config.json"
+                f" it is {list(tensor.shape)}"
+            )
+        tensor.put(array, params)
+
+
+def as_stored(config: EncoderConfig, state: Mapping[str, np.ndarray], where: str) -> EncoderConfig:
+    """The network of a state dict, whatever its config.json says of tied weights.
+
+    Where the word embedding and the head's output matrix are both stored and differ, transformers does not tie them.
+
+    Args:
+      config: the network by its config.json.
+      state: names to arrays.
+      where: the file or folder, for the warning.
+    """
+    word, decoder = _tied_names(family_of(config))
+    state = with_current_names(config, state)
+    if not config.tie_word_embeddings or not {word, decoder} <= set(state):
+        return config
+    if np.array_equal(state[word], state[decoder]):
+        return config
+    logger.warning(
+        "%s: tie_word_embeddings is true, but %s and %s differ; they are read as two", where, word, decoder
+    )
+    return dataclasses.replace(config, tie_word_embeddings=False)
+
+
+def with_current_names(config: EncoderConfig, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A state dict with the names that transformers' classes for tasks give its tensors today.
+
+    A word embedding that is stored as the output matrix it is tied to, and by that name alone, is there by its own.
+    """
+    family = family_of(config)
+    parts = {name.split(".")[0] for name in (*family.modules.values(), "pooler")}
+
+    def current(name: str) -> str:
+        for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
+            if name.endswith(old):
+                name = name.removesuffix(old) + new
+        return f"{family.base}.{name}" if name.split(".")[0] in parts else name
+
+    named = {current(name): array for name, array in state.items()}
+    word, decoder = _tied_names(family)
+    if config.tie_word_embeddings and word not in named and decoder in named:
+        named[word] = named[decoder]
+    return named
+
+
+def _tied_names(family: Family) -> tuple[str, str]:
+    """The names of the word embedding and of the output matrix that may be tied to it."""
+    return f"{family.full_name('embeddings/word')}.weight", f"{family.decoder}.weight"
+
+
+def _fresh_head(model: Model, seed: int) -> Params:
+    """The head that a fresh model of this seed has; under jit the rest of that model is never computed."""
+    head = jax.jit(lambda key: model.init(key)["head"])(jax.random.key(seed))
+    fresh: Params = jax.tree.map(np.asarray, head)
+    return fresh
+
+
+def _build(config: EncoderConfig) -> Model:
+    """The network described, whatever kernel it would run."""
+    return build(dataclasses.replace(config, attention="xla"))
+
+
+def _some(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more tensors"

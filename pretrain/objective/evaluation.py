@@ -1,0 +1,58 @@
+"""Evaluation on held-out rows that never change, under masks that never change."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from pretrain.devices.global_batch import global_array, local_rows, to_devices
+from pretrain.models import Model
+from pretrain.objective.masking import MaskingTables
+from pretrain.objective.train_step import make_eval_step
+from pretrain.phases import Phase
+
+
+class Evaluator:
+    """Evaluates params of one phase's shape on the same rows each time."""
+
+    def __init__(
+        self, model: Model, tables: MaskingTables, phase: Phase, mesh: Mesh, rows: Mapping[str, np.ndarray]
+    ):
+        """Keep the held-out rows ({tokens, segments, positions}: [R, S], the same on every process) ready to feed."""
+        self._step = jax.jit(make_eval_step(model, tables, phase))
+        self.compiled = False
+        """Whether an evaluation has been made: the first compiles."""
+        self._mesh = mesh
+        self._batch = phase.global_batch
+        self._count = rows["tokens"].shape[0]
+        missing = -self._count % self._batch
+        # Rows added to fill the last batch are padding (segment 0): nothing in them is predicted.
+        self._rows = {name: np.pad(array, ((0, missing), (0, 0))) for name, array in rows.items()}
+
+    @property
+    def batches(self) -> int:
+        """Batches of one evaluation."""
+        return math.ceil(self._count / self._batch)
+
+    def __call__(self, params: Any) -> dict[str, float]:
+        """Return eval/loss (nats per predicted token), eval/accuracy and eval/perplexity over all rows."""
+        mine = local_rows(self._mesh, self._batch)
+        sums = []
+        for first in range(0, self.batches * self._batch, self._batch):
+            ids = first + np.array(mine, np.int32)
+            part = {name: array[ids] for name, array in self._rows.items()}
+            row_ids = global_array(ids, self._mesh, ("batch",), mine, self._batch)
+            sums.append(self._step(params, to_devices(part, self._mesh, self._batch), row_ids))
+        fetched = jax.device_get(sums)
+        self.compiled = True
+        total = {name: float(sum(np.float64(part[name]) for part in fetched)) for name in fetched[0]}
+        weight = max(total["weight_sum"], 1.0)
+        loss = total["loss_sum"] / weight
+        return {
+            "eval/loss": loss,
+            "eval/accuracy": total["correct_sum"] / weight,
+            "eval/perplexity": math.exp(min(loss, 700.0)),
+        }

@@ -1,0 +1,157 @@
+"""The held-out rows of a run: read from the corpus once, then kept in its workdir.
+
+One document in hundreds is held out, so to find them is to read much of a corpus; a resumed run need not do it again.
+"""
+
+import io
+import json
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from base import schema
+from base.storage import check_damage
+from data.config import DataConfig
+from data.corpus import open_sources
+from data.held_out_rows import evaluation_rows, held_out_documents
+from data.source import Source
+from data.sources import open_source
+from pretrain.phases import Phase
+from pretrain.runtime import processes
+from pretrain.runtime.workdir import write_bytes
+from tokenizer.load import Loaded
+
+logger = logging.getLogger(__name__)
+
+ARRAYS = ("tokens", "segments", "positions")
+FEW_ROWS, FEW_DOCUMENTS = 20, 8
+CHARACTERS_OF_A_TOKEN = 4
+"""About so many, where there is no tokenizer yet."""
+
+
+def check_held_out(data: DataConfig, seq_len: int, where: str = "config.data") -> None:
+    """Refuse data without a document to evaluate on, and warn of few, while no tokenizer is made from the others yet.
+
+    Reads on until there are enough. `where` is the place of the data that messages name.
+
+    Raises:
+      UserError: there is no document to evaluate on.
+    """
+    documents = characters = 0
+    for text in held_out_documents(data, where):
+        documents += 1
+        characters += len(text)
+        if documents >= FEW_DOCUMENTS and characters >= FEW_ROWS * seq_len * CHARACTERS_OF_A_TOKEN:
+            return
+    logger.warning(
+        "only %d documents of %d characters are held out, too few to measure by; %s now, before the tokenizer is made "
+        "from the other documents",
+        documents,
+        characters,
+        _remedy(data, where),
+    )
+
+
+def held_out_rows(
+    workdir: epath.Path, phase: Phase, tokenizer: Loaded, max_rows: int
+) -> dict[str, np.ndarray]:
+    """The rows that a phase is evaluated on, from WORKDIR/heldout_N.npz where it holds them, else from the corpus.
+
+    Returns:
+      tokens, segments, positions: int32 [R, S], 1 <= R <= max_rows; the same to the bit from either.
+
+    Raises:
+      UserError: there is no document to evaluate on.
+    """
+    rows = processes.first_then_all(lambda: _read_or_make(workdir, phase, tokenizer, max_rows))
+    if processes.is_first():
+        _warn_of_few(rows["tokens"], phase, tokenizer, max_rows)
+    return rows
+
+
+def _read_or_make(
+    workdir: epath.Path, phase: Phase, tokenizer: Loaded, max_rows: int
+) -> dict[str, np.ndarray]:
+    """The rows from their file, which is written where it does not hold them."""
+    data, file = phase.data, workdir / f"heldout_{phase.index}.npz"
+    sources = _sources(data, phase.place("data"))
+    key = _key(data, sources, tokenizer, phase.seq_len, max_rows)
+    rows = _load(file, key)
+    if rows is None:
+        rows = evaluation_rows(
+            data,
+            tokenizer.encode,
+            tokenizer.special,
+            seq_len=phase.seq_len,
+            max_rows=max_rows,
+            sources=sources,
+            where=phase.place("data"),
+        )
+        if processes.is_first():
+            buffer = io.BytesIO()
+            tokens, segments, positions = (rows[name] for name in ARRAYS)
+            np.savez_compressed(
+                buffer, key=np.array(key), tokens=tokens, segments=segments, positions=positions
+            )
+            write_bytes(file, buffer.getvalue())
+    return rows
+
+
+def _sources(data: DataConfig, where: str) -> list[Source] | None:
+    """The opened sources of the held-out documents; None where none are held out, which `evaluation_rows` refuses."""
+    if data.eval_source is not None:
+        return [open_source(data.eval_source, f"{where}.eval_source")]
+    return open_sources(data) if data.eval_fraction else None
+
+
+def _key(
+    data: DataConfig, sources: Sequence[Source] | None, tokenizer: Loaded, seq_len: int, max_rows: int
+) -> str:
+    """Everything that the rows depend on, as JSON."""
+    deciding: dict[str, Any] = {
+        "data": schema.as_dict(data),
+        "corpus": [source.fingerprint() for source in sources or ()],
+        "tokenizer": tokenizer.fingerprint(),
+        "seq_len": seq_len,
+        "max_rows": max_rows,
+    }
+    return json.dumps(deciding, sort_keys=True)
+
+
+def _load(file: epath.Path, key: str) -> dict[str, np.ndarray] | None:
+    """The rows in a file; None, said in the log, where it holds others or cannot be read, and where there is none."""
+    if not file.exists():
+        return None
+    try:
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as kept:
+            if kept["key"].item() == key:
+                return {name: kept[name] for name in ARRAYS}
+            flaw = "is of another config, tokenizer or corpus"
+    except Exception as error:  # damage shows itself as errors of many kinds
+        check_damage(error, os.fspath(file))
+        flaw = f"cannot be read ({' '.join(str(error).split()) or type(error).__name__})"
+    logger.info("%s %s: the held-out rows are read from the corpus again", file, flaw)
+    return None
+
+
+def _warn_of_few(tokens: np.ndarray, phase: Phase, tokenizer: Loaded, max_rows: int) -> None:
+    """Say so where all that is held out, of which `tokens` [R, S] are the rows, is too little to measure by."""
+    rows, documents = len(tokens), int((tokens == tokenizer.special.sep).sum())
+    if rows == max_rows or (rows >= FEW_ROWS and documents >= FEW_DOCUMENTS):
+        return
+    logger.warning(
+        "only %d rows of %d documents are held out: eval/loss, and which checkpoint is best, are mostly noise; %s",
+        rows,
+        documents,
+        _remedy(phase.data, phase.place("data")),
+    )
+
+
+def _remedy(data: DataConfig, where: str) -> str:
+    if data.eval_source:
+        return f"give {where}.eval_source more text"
+    return f"raise {where}.eval_fraction={data.eval_fraction} or set {where}.eval_source"

@@ -1,0 +1,171 @@
+"""The two compiled functions of a run: one optimiser step, one evaluation batch.
+
+Both are pure. Every random number of step n comes from fold_in(key(seed), n), so a step replays on any mesh and after
+any resume. Losses are sums with weights; the mean is taken once, over the whole global batch.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from pretrain.devices.mesh import constrain
+from pretrain.models import Model
+from pretrain.objective.masking import (
+    Masked,
+    MaskingTables,
+    mask_tokens,
+    maskable_tokens,
+    predictions_per_row,
+)
+from pretrain.optim.train_state import DROPOUT, EVALUATION, MASKS, TrainState, random_key
+from pretrain.phases import Phase
+
+Batch = dict[str, Array]
+Metrics = dict[str, Array]
+
+
+def masked_loss(
+    model: Model,
+    params: Any,
+    masked: Masked,
+    segments: Int[Array, "B S"],
+    positions: Int[Array, "B S"],
+    dropout_key: jax.Array | None,
+) -> Metrics:
+    """Sums over predicted tokens: cross-entropy (loss_sum, nats), right guesses (correct_sum), count (weight_sum)."""
+    hidden = model.encode(params, masked.inputs, segments, positions, dropout_key=dropout_key)
+    chosen = jnp.take_along_axis(hidden, masked.positions[:, :, None], axis=1)
+    logits = model.predict(params, constrain(chosen, "batch", None, "act_embed"))
+    # A comparison fuses into the reductions around it; a gather's gradient would be a scatter into [B, K, V] zeros.
+    is_target = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == masked.targets[:, :, None]
+    target_logits = jnp.sum(jnp.where(is_target, logits, 0.0), axis=2)
+    highest = jnp.max(jax.lax.stop_gradient(logits), axis=2)
+    # log(sum(exp)) with the maximum at hand, which also tells whether the target is the best guess.
+    normaliser = jnp.log(jnp.sum(jnp.exp(logits - highest[:, :, None]), axis=2)) + highest
+    weights = masked.weights
+    return {
+        "loss_sum": jnp.sum((normaliser - target_logits) * weights),
+        "correct_sum": jnp.sum((target_logits >= highest) * weights),
+        "weight_sum": jnp.sum(weights),
+    }
+
+
+def make_train_step(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    tables: MaskingTables,
+    phase: Phase,
+    *,
+    seed: int,
+    dropout_implementation: str,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The step of a phase: (state, batch) -> (state, metrics).
+
+    A batch holds tokens, segments, positions [B, S] int32 and attended [B] float32, the sum of squared segment lengths
+    of each row. Metrics are scalars: those of `masked_loss` before the update, grad_norm, learning_rate, tokens (not
+    padding), maskable (of them those that may be predicted), attended.
+    """
+    predictions = predictions_per_row(phase.masking_rate, phase.seq_len)
+    rows = jnp.arange(phase.global_batch, dtype=jnp.int32)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        mask_key = jax.random.fold_in(random_key(seed, MASKS), state.step)
+        dropout_key = jax.random.fold_in(random_key(seed, DROPOUT, dropout_implementation), state.step)
+        masked = mask_tokens(
+            mask_key, rows, batch["tokens"], batch["segments"], tables, phase.masking_rate, predictions
+        )
+        total_weight = jnp.maximum(jnp.sum(masked.weights), 1.0)
+
+        def loss_fn(params: Any, part: tuple[Masked, Array, Array], key: jax.Array) -> tuple[Array, Metrics]:
+            sums = masked_loss(model, params, *part, key)
+            return sums["loss_sum"] / total_weight, sums
+
+        whole = (masked, batch["segments"], batch["positions"])
+        grad_fn = jax.grad(loss_fn, has_aux=True)
+        if phase.grad_accum == 1:
+            grads, sums = grad_fn(state.params, whole, dropout_key)
+        else:
+            grads, sums = accumulate(grad_fn, state.params, whole, dropout_key, phase.grad_accum)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = sums | {
+            "grad_norm": optax.tree.norm(grads),
+            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+            "tokens": jnp.sum(batch["segments"] > 0),
+            "maskable": jnp.sum(maskable_tokens(batch["tokens"], batch["segments"], tables)),
+            "attended": jnp.sum(batch["attended"]),
+        }
+        return replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+    return train_step
+
+
+def lower(
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+    state: TrainState,
+    batch: dict[str, jax.ShapeDtypeStruct],
+) -> jax.stages.Lowered:
+    """The step of `make_train_step` ready to compile: the state's memory is used again, and its layout kept.
+
+    Args:
+      train_step: the step.
+      state: the state's shapes and shardings (`pretrain.optim.train_state.abstract_state`).
+      batch: those of a batch (`pretrain.devices.global_batch.abstract_batch`).
+    """
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None)).lower(state, batch)
+
+
+def accumulate(
+    grad_fn: Callable[..., tuple[Any, Metrics]], params: Any, whole: Any, key: jax.Array, count: int
+) -> tuple[Any, Metrics]:
+    """Gradients and metrics of a batch taken in `count` micro-batches, one after another.
+
+    The loss is already divided by the weight of the whole batch, so gradients add up. Micro-batch i takes rows i, i +
+    count, ...: each device splits the rows it has, and none travel.
+    """
+
+    def split(x: Array) -> Array:
+        parts = x.reshape(x.shape[0] // count, count, *x.shape[1:])
+        return jnp.swapaxes(constrain(parts, "batch", *(None,) * x.ndim), 0, 1)
+
+    def body(total: Any, part: tuple[Array, Any]) -> tuple[Any, None]:
+        index, micro_batch = part
+        result = grad_fn(params, micro_batch, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, total, result), None
+
+    micro_batches = (jnp.arange(count), jax.tree.map(split, whole))
+    shapes = jax.eval_shape(grad_fn, params, jax.tree.map(lambda x: x[0], micro_batches[1]), key)
+    zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+    total, _ = jax.lax.scan(body, zeros, micro_batches)
+    return total
+
+
+def make_eval_step(
+    model: Model, tables: MaskingTables, phase: Phase
+) -> Callable[[Any, Batch, Int[Array, "B"]], Metrics]:
+    """Evaluation of one batch: (params, batch, row_ids) -> sums of `masked_loss`, without dropout.
+
+    A row's mask depends on its row id alone: the same at every evaluation, on every mesh and in every run.
+    """
+    predictions = predictions_per_row(phase.masking_rate, phase.seq_len)
+
+    def eval_step(params: Any, batch: Batch, row_ids: Int[Array, "B"]) -> dict[str, Float[Array, ""]]:
+        masked = mask_tokens(
+            random_key(0, EVALUATION),
+            row_ids,
+            batch["tokens"],
+            batch["segments"],
+            tables,
+            phase.masking_rate,
+            predictions,
+        )
+        return masked_loss(model, params, masked, batch["segments"], batch["positions"], None)
+
+    return eval_step

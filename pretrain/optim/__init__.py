@@ -1,0 +1,1 @@
+"""What learns: optimisers, learning rates, the train state."""

@@ -1,0 +1,109 @@
+"""The train state: what a step changes, how it is laid out on the mesh, and how it is born."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from base.errors import UserError
+from pretrain.devices.mesh import sharding
+from pretrain.models import Model
+from pretrain.optim.optimizers import opt_state_axes
+
+# One stream of random numbers for each use.
+MASKS, DROPOUT, PARAMS, EVALUATION = range(4)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """Everything that a step changes."""
+
+    step: Any  # Int[Array, ""], or its ShapeDtypeStruct
+    params: Any
+    opt_state: Any
+
+
+def random_key(seed: int | jax.Array, use: int, implementation: str = "threefry2x32") -> jax.Array:
+    """The key of one use of random numbers (MASKS, DROPOUT, ...) in the run of this seed."""
+    return jax.random.fold_in(jax.random.key(seed, impl=implementation), use)
+
+
+def dropout_generator(chosen: str, platform: str) -> str:
+    """The generator of dropout masks by jax's name, for `config.dropout_rng` and a platform (cpu, gpu or tpu)."""
+    if chosen == "auto":
+        chosen = "threefry" if platform == "cpu" else "rbg"
+    return {"threefry": "threefry2x32", "rbg": "rbg"}[chosen]
+
+
+def abstract_state(model: Model, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """The state's tree with shape, dtype and sharding at each leaf, and no memory behind it."""
+    params = jax.eval_shape(model.init, random_key(0, PARAMS))
+    axes = model.logical_axes()
+    opt_state = jax.eval_shape(optimizer.init, params)
+
+    def lay_out(shape: jax.ShapeDtypeStruct, names: tuple[str | None, ...]) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding(mesh, names, shape.shape))
+
+    return TrainState(
+        step=jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding(mesh, ())),
+        params=jax.tree.map(lay_out, params, axes),
+        opt_state=jax.tree.map(lay_out, opt_state, opt_state_axes(optimizer, params, axes)),
+    )
+
+
+def _shardings(abstract: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+
+def fresh_state(
+    model: Model, optimizer: optax.GradientTransformation, abstract: TrainState, seed: int
+) -> TrainState:
+    """Step 0 with random params; every array is born sharded, never whole on one device."""
+
+    def init() -> TrainState:
+        params = model.init(random_key(seed, PARAMS))
+        return TrainState(step=jnp.int32(0), params=params, opt_state=optimizer.init(params))
+
+    return jax.jit(init, out_shardings=_shardings(abstract))()
+
+
+def state_from_params(
+    params: Any, optimizer: optax.GradientTransformation, abstract: TrainState
+) -> TrainState:
+    """Step 0 with the given params (numpy) and a fresh optimiser.
+
+    Raises:
+      UserError: a param is missing, superfluous or of another shape than the config's model.
+    """
+    _check_same_network(params, abstract.params)
+
+    def place(array: np.ndarray, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        return jax.make_array_from_callback(
+            leaf.shape, leaf.sharding, lambda index: np.asarray(array[index], dtype=leaf.dtype)
+        )
+
+    placed = jax.tree.map(place, params, abstract.params)
+    opt_state = jax.jit(optimizer.init, out_shardings=_shardings(abstract.opt_state))(placed)
+    step = jax.device_put(jnp.int32(0), abstract.step.sharding)
+    return TrainState(step=step, params=placed, opt_state=opt_state)
+
+
+def _check_same_network(params: Any, abstract_params: Any) -> None:
+    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+        leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+        return {
+            jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves
+        }
+
+    given, wanted = shapes(params), shapes(abstract_params)
+    for name in sorted({*given, *wanted}):
+        if given.get(name) != wanted.get(name):
+            raise UserError(
+                f"config.init_from does not fit config.model: {name} has shape {given.get(name)} there "
+                f"and {wanted.get(name)} here"
+            )

@@ -1,0 +1,1 @@
+"""What a run takes on a TPU pod, before one is rented: `python -m pretrain.plan`."""

@@ -1,0 +1,1 @@
+"""What is handed to others: model cards and uploads to the Hugging Face hub."""

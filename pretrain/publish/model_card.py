@@ -1,0 +1,400 @@
+"""The model card (README.md) of an exported model: what it is, what it was made of, and how to make it again."""
+
+import itertools
+import json
+import math
+import pprint
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from base import formatting, schema
+from base.command_line import differences
+from base.schema import Unused
+from base.set_fields import Given, settled
+from data.config import DataConfig, SourceConfig, leaf_sources
+from pretrain import given_network
+from pretrain.config import CardConfig, PretrainConfig
+from pretrain.models import EncoderConfig, ParameterCount
+from pretrain.phases import resolve_phases
+from pretrain.publish import public_names
+from pretrain.publish.markdown import code, escape, front_matter, table
+from pretrain.reports.end_summary import LOSS_CURVE
+from pretrain.reports.metric_writer import Line
+from pretrain.runtime.workdir import SAFE_TO_CHANGE
+from pretrain.unused_fields import unused_fields
+
+NAMING_FIELDS = {
+    "pydoc": (),
+    "files": ("path",),
+    "oscar": ("path", "subset"),
+    "hub": ("name", "subset"),
+    "tfds": ("name",),
+}
+"""Kind of source -> the fields of SourceConfig that say which documents it reads."""
+TASK = "fill-mask"
+LIMITS = (
+    "It fills blanks in text, and is a start for fine-tuning: classifying texts, for example. It does not write text or"
+    " answer questions. It repeats what is frequent in its data, biases included, and nothing but the results below has"
+    " been measured."
+)
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a model card is written from."""
+
+    name: str
+    """What the model is loaded by: its id on the hub, or its folder's name."""
+    encoder: EncoderConfig
+    parameters: ParameterCount
+    config: Mapping[str, Any]
+    """The run's config, as nested dicts."""
+    step: int
+    """The exported checkpoint's."""
+    metrics: Sequence[Line]
+    """Lines of metrics.jsonl up to that step."""
+    mask_token: str
+    has_loss_curve: bool
+    past: Sequence[Mapping[str, Any]] = ()
+    """Of a run whose config or corpus changed on the way, what it was before, see `pretrain.resume.provenance`."""
+    local: Collection[str] | None = None
+    """Fields of the config that could name something on the hub and name a path; None looks which of them do."""
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    """Of tokenizer and corpora."""
+    documents: int = 0
+    """Documents that were read, repeated ones as often; 0 is not known."""
+    card: CardConfig = CardConfig()
+    """What the user says."""
+
+    @cached_property
+    def paths(self) -> Collection[str]:
+        """The fields that could name something on the hub and name a path."""
+        return public_names.local_fields(self.config) if self.local is None else self.local
+
+    @cached_property
+    def public(self) -> dict[str, Any]:
+        """The config, of fields that something reads only, without folders of the machine."""
+        return self.published(self.config)
+
+    def published(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The same of what the config was before: one of a recipe that makes that part of the run."""
+        built = schema.build(PretrainConfig, config)
+        everything = Given(recipe=frozenset(schema.flatten(schema.as_dict(built))))
+
+        def idle_fields(each: PretrainConfig) -> list[Unused]:
+            return [replace(one, by=()) for one in unused_fields(each) if not one.unless_as_late]
+
+        read = settled(built, everything, idle_fields)
+        if given_network.is_given(read):
+            read = given_network.with_network(read, Given(), self.encoder, lambda note: None)
+            rates, last = given_network.dropout(self.encoder), self.config["model"]
+            idle = {name: last.get(name) for name in rates if last.get(name) != rates[name]}
+        else:
+            idle = dict.fromkeys(given_network.DROPOUTS, given_network.OLD_DEFAULT)
+        unset: dict[str, Any] = {
+            name: None for name, rate in idle.items() if getattr(read.model, name) == rate
+        }
+        read = replace(read, model=replace(read.model, **unset))
+        return public_names.published(schema.as_dict(read), self.paths)
+
+    @property
+    def base_model(self) -> str:
+        """The model on the hub that the run started from; '' where there is none."""
+        return "" if "init_from" in self.paths else self.public["init_from"]
+
+
+def model_card(facts: CardFacts) -> str:
+    """The text of README.md: a YAML header that the hub reads, then Markdown.
+
+    Only file names stand in for local and bucket paths, since cards are published.
+    """
+    sections = [
+        _header(facts),
+        f"# {escape(_title(facts))}\n\n{_summary(facts)}",
+        f"## Use\n\n{_usage(facts)}",
+        f"## Intended use and limits\n\n{LIMITS}",
+        f"## Data\n\n{_data(facts)}",
+        f"## Training\n\n{_hyperparameters(facts)}",
+        f"## Results\n\n{_results(facts)}",
+        f"## Reproduction\n\n{_reproduction(facts)}",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _title(facts: CardFacts) -> str:
+    return facts.name.rpartition("/")[2]
+
+
+def _header(facts: CardFacts) -> str:
+    used = {source.name for source in _sources(facts) if source.source == "hub"}
+    datasets = sorted(used & public_names.hub_datasets(facts.config, facts.paths))
+    scores = _scores(facts)
+    return front_matter(
+        {
+            "library_name": "transformers",
+            "pipeline_tag": TASK,
+            "tags": [facts.encoder.model_type, "masked-lm", "unmask"],
+            "language": public_names.languages(facts.card),
+            "license": facts.card.license,
+            "base_model": facts.base_model,
+            "datasets": datasets,
+            "metrics": list(scores),
+            "model-index": _model_index(facts, scores, datasets) if scores else [],
+        }
+    )
+
+
+def _model_index(facts: CardFacts, scores: Mapping[str, float], datasets: Sequence[str]) -> list[Any]:
+    """The results of the exported step, as the hub shows them."""
+    kind = datasets[0] if datasets else facts.config["data"]["source"]
+    result = {
+        "task": {"type": TASK, "name": "Masked language modelling"},
+        "dataset": {"type": kind, "name": "held-out documents"},
+        "metrics": [{"type": name, "value": round(value, 4)} for name, value in scores.items()],
+    }
+    return [{"name": _title(facts), "results": [result]}]
+
+
+def _scores(facts: CardFacts) -> dict[str, float]:
+    """Perplexity and accuracy on held-out documents at the last evaluation."""
+    evaluations = _evaluations(facts)
+    if not evaluations:
+        return {}
+    last = evaluations[-1]
+    values = {"perplexity": _perplexity(last, "eval"), "accuracy": last.get("eval/accuracy")}
+    return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+
+
+def _evaluations(facts: CardFacts) -> list[Line]:
+    return [line for line in facts.metrics if line.get("eval/loss") is not None]
+
+
+def _perplexity(line: Line, group: str) -> float:
+    """exp of the loss, over predicted tokens."""
+    loss = line[f"{group}/loss"]
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def _summary(facts: CardFacts) -> str:
+    encoder, origin = facts.encoder, facts.public["init_from"]
+    linked = f"[{origin}](https://huggingface.co/{origin})" if facts.base_model else code(origin)
+    start = f" starting from {linked}" if origin else ""
+    return (
+        f"A {encoder.model_type} masked language model of {formatting.count(facts.parameters.total)} parameters,"
+        f" pretrained from text with Unmask{start}: {encoder.num_hidden_layers} layers, width {encoder.hidden_size},"
+        f" {encoder.num_attention_heads} heads, a vocabulary of {encoder.vocab_size:,} tokens, rows of up to"
+        f" {encoder.max_length} tokens."
+    )
+
+
+def _usage(facts: CardFacts) -> str:
+    text = f"Some text with a {facts.mask_token} in it."
+    name, text = (json.dumps(each, ensure_ascii=False) for each in (facts.name, text))
+    return (
+        "```python\n"
+        "from transformers import pipeline\n\n"
+        f'fill_mask = pipeline("fill-mask", model={name})\n'
+        f"fill_mask({text})\n"
+        "```"
+    )
+
+
+def _data(facts: CardFacts) -> str:
+    read = _data_read(facts)
+    sections = []
+    for data, start in read.items():
+        lines = [f"From step {start:,}:", ""] if len(read) > 1 else []
+        lines += [_source_line(source, data) for source in leaf_sources(data)]
+        share = f"{formatting.percent(data.eval_fraction, 2)} of the documents"
+        held_out = "a source of its own" if data.eval_source else share
+        lines += ["", f"Rows are packed as `{data.packing}`; held out for evaluation: {held_out}."]
+        sections.append("\n".join(lines))
+    seen = f"{_tokens(facts):,} tokens, in rows of which some may be padding"
+    documents = (
+        f", from {facts.documents:,} documents, repeated ones counted again" if facts.documents else ""
+    )
+    return "\n\n".join([*sections, f"Seen in training: {seen}{documents}."])
+
+
+def _source_line(source: SourceConfig, data: DataConfig) -> str:
+    """One source by the fields that its kind reads; what a recipe may have left in others was not used."""
+    named = [getattr(source, name) for name in NAMING_FIELDS[source.source]]
+    weight = [f"with weight {source.weight:g}"] if data.source == "mix" else []
+    return " ".join([f"- `{source.source}`", *(code(part) for part in named if part), *weight])
+
+
+def _tokens(facts: CardFacts) -> int:
+    """Tokens of all rows of all steps, of each config for as long as it held."""
+    total = start = 0
+    for stage in (*facts.past, {"config": facts.config, "until": facts.step}):
+        until = min(stage["until"], facts.step)
+        for phase in resolve_phases(schema.build(PretrainConfig, stage["config"]), epoch_steps=until):
+            steps = max(min(phase.stop, until) - max(phase.start, start), 0)
+            total += steps * phase.global_batch * phase.seq_len
+        start = until
+    return total
+
+
+def _hyperparameters(facts: CardFacts) -> str:
+    config = facts.public
+    optimizer, schedule, masking = config["optimizer"], config["schedule"], config["masking"]
+    phases = resolve_phases(schema.build(PretrainConfig, config), epoch_steps=facts.step)
+    batches = [f"{phase.global_batch:,} rows of {phase.seq_len} tokens" for phase in phases]
+    rates = [formatting.percent(phase.masking_rate, 0) for phase in phases]
+    rows = {
+        "steps": f"{facts.step:,}",
+        "batch": _in_turn(batches),
+        "optimizer": optimizer["name"],
+        **_moments(optimizer),
+        "peak learning rate": f"{optimizer['learning_rate']}",
+        "schedule": f"{schedule['name']}, {schedule['warmup_steps']:,} steps of warm-up",
+        "weight decay": f"{optimizer['weight_decay']} (not on biases and layer norms)",
+        "gradient clipping": f"{optimizer['clip_norm'] or 'none'}",
+        "masking": f"{_in_turn(rates)}{' of whole words' if masking['whole_word'] else ''}",
+        "dropout": f"{facts.encoder.hidden_dropout_prob}, attention {facts.encoder.attention_probs_dropout_prob}",
+        "compute type": config["dtype"],
+        "seed": f"{config['seed']}",
+    }
+    for number, phase in enumerate(config["phases"], start=1):
+        changed = ", ".join(
+            f"{name}={value}" for name, value in phase.items() if value is not None and name != "data"
+        )
+        rows[f"phase {number}"] = changed
+    note = ["Some of these were others before, see below.", ""] if facts.past else []
+    return "\n".join([*note, table(("", ""), list(rows.items()))])
+
+
+def _in_turn(values: Sequence[str]) -> str:
+    """What holds in each phase, once for those that follow one another with the same."""
+    return ", then ".join(value for value, _ in itertools.groupby(values))
+
+
+def _moments(optimizer: Mapping[str, Any]) -> dict[str, str]:
+    """The rows of an optimiser's moments, where it has any."""
+    if optimizer["name"] == "adafactor":
+        return {}
+    rows = {"betas, eps": f"{optimizer['beta1']}, {optimizer['beta2']}, {optimizer['eps']}"}
+    if optimizer["name"] == "muon":
+        rows["muon momentum"] = f"{optimizer['muon_momentum']}"
+    return rows
+
+
+def _results(facts: CardFacts) -> str:
+    evaluations = _evaluations(facts)
+    trained = [line for line in facts.metrics if line.get("train/loss") is not None]
+    rows = []
+    if evaluations:
+        rows += [_row("held-out, last", evaluations[-1], "eval")]
+        rows += [_row("held-out, best", min(evaluations, key=lambda line: line["eval/loss"]), "eval")]
+    if trained:
+        rows += [_row("training, last", trained[-1], "train")]
+    if not rows:
+        return "No metrics were logged."
+    header = ("", "step", "loss (nats per predicted token)", "accuracy", "perplexity")
+    picture = [] if not facts.has_loss_curve else ["", f"![Loss and accuracy over the run]({LOSS_CURVE})"]
+    return "\n".join([table(header, rows), *picture])
+
+
+def _row(label: str, line: Line, group: str) -> list[str]:
+    accuracy = line.get(f"{group}/accuracy")
+    shown = "" if accuracy is None else formatting.percent(accuracy)
+    loss = f"{line[f'{group}/loss']:.4f}"
+    return [label, f"{line['step']:,}", loss, shown, f"{_perplexity(line, group):.4g}"]
+
+
+def _reproduction(facts: CardFacts) -> str:
+    export = f"python -m pretrain.export --workdir=DIR --step={facts.step} --out=OUT\n```"
+    put_in = "put your paths in where only a name is left"
+    if not facts.past:
+        return (
+            f"Save as `recipe.py`, {put_in}, and run the commands.\n\n"
+            "```python\n"
+            "import ml_collections\n\n\n"
+            "def get_config():\n"
+            "    return ml_collections.ConfigDict(RECIPE)\n\n\n"
+            f"RECIPE = {_recipe(facts.public)}\n"
+            "```\n\n"
+            "```sh\n"
+            "python -m pretrain --config=recipe.py --workdir=DIR\n"
+            f"{export}"
+        )
+    stages = [*facts.past, {"config": facts.config, "fingerprints": facts.fingerprints}]
+    public = [facts.published(stage["config"]) for stage in stages]
+    changes = []
+    for before, after, old, new in zip(stages, stages[1:], public, public[1:]):
+        changes += [f"- after step {before['until']:,}: {what}" for what in _changes(before, after, old, new)]
+    recipes = ",\n".join(f"'{number}': {_recipe(config)}" for number, config in enumerate(public, start=1))
+    commands = [
+        f"python -m pretrain --config=recipe.py:{number} --workdir=DIR{' --accept_changes' if number > 1 else ''}"
+        for number in range(1, len(stages) + 1)
+    ]
+    stops = [
+        "" if stage["until"] == _steps(stage) else f"   # stop it, by Ctrl-C, after step {stage['until']}"
+        for stage in facts.past
+    ]
+    lines = [f"{command}{stop}\n" for command, stop in zip(commands, [*stops, ""])]
+    return (
+        "The run was changed on the way:\n\n" + "\n".join(changes) + "\n\n"
+        f"Save as `recipe.py`, {put_in}, and run the commands.\n\n"
+        "```python\n"
+        "import ml_collections\n\n\n"
+        "def get_config(part):\n"
+        "    return ml_collections.ConfigDict(RECIPES[part])\n\n\n"
+        f"RECIPES = {{\n{recipes},\n}}\n"
+        "```\n\n"
+        f"```sh\n{''.join(lines)}{export}"
+    )
+
+
+def _steps(stage: Mapping[str, Any]) -> int | None:
+    """Steps that a run was to have, as its config was then; None where they are not known."""
+    config = stage["config"]
+    return stage.get("steps") or sum(phase["steps"] for phase in config["phases"]) or config["steps"]
+
+
+def _changes(
+    before: Mapping[str, Any], after: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any]
+) -> list[str]:
+    """What differs between two stages of a run, whose published configs are `old` and `new`."""
+    fields = [
+        f"`config.{name}` from {code(repr(was))} to {code(repr(now))}"
+        for name, (was, now) in differences(old, new).items()
+        if not name.startswith(SAFE_TO_CHANGE)
+    ]
+    was, now = before["fingerprints"], after["fingerprints"]
+    texts = [f"another {name}" for name in was if name in now and was[name] != now[name]]
+    return fields + texts or ["a path"]
+
+
+def _recipe(config: Mapping[str, Any]) -> str:
+    """What of a published config differs from the defaults, as Python."""
+    defaults = public_names.published(schema.as_dict(PretrainConfig()), ())
+    return pprint.pformat(_changed(defaults, config), width=100, sort_dicts=False)
+
+
+def _changed(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a config differs from the defaults."""
+    changed = {}
+    for name, value in values.items():
+        default = defaults.get(name)
+        if isinstance(value, Mapping) and isinstance(default, Mapping):
+            value, default = _changed(default, value), {}
+        if value != default:
+            changed[name] = value
+    return changed
+
+
+def _data_read(facts: CardFacts) -> dict[DataConfig, int]:
+    """The data of the phases that the checkpoint has seen, and the step from which each was read."""
+    config = schema.build(PretrainConfig, facts.public)
+    read: dict[DataConfig, int] = {}
+    for phase in resolve_phases(config, epoch_steps=facts.step):
+        if phase.start < facts.step:
+            read.setdefault(phase.data, phase.start)
+    return read
+
+
+def _sources(facts: CardFacts) -> list[SourceConfig]:
+    return [source for data in _data_read(facts) for source in leaf_sources(data)]

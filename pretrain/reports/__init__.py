@@ -1,0 +1,1 @@
+"""What a run reports: metrics, the progress line, summaries at its start and end."""

@@ -1,0 +1,136 @@
+"""What is left of a run when it ends: a picture of its loss and a table of its figures."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from etils import epath
+from rich.table import Table
+
+from base import formatting
+from pretrain.reports.metric_writer import FILE_NAME, Line, read_metrics
+from pretrain.reports.pictures import png
+from pretrain.runtime.attempt import attempt
+
+LOSS_CURVE = "loss_curve.png"
+TRAIN, HELD_OUT = "#9bb8d8", "#c44e52"
+SMOOTHED = "#2f6fae"
+SMOOTHING_POINTS = 100
+"""From this many points on, training metrics are drawn faintly with a running mean over a fiftieth of
+them."""
+
+
+def series(lines: Sequence[Line], name: str) -> tuple[list[int], list[float]]:
+    """The steps at which a metric is known, and its values there."""
+    known = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+    return [step for step, _ in known], [value for _, value in known]
+
+
+def draw_loss_curve(workdir: epath.Path, folder: epath.Path, *, remedy: str) -> bool:
+    """Draw a run's loss curve into a folder if that can be done; return whether it was drawn.
+
+    Args:
+      workdir: the run's folder.
+      folder: where loss_curve.png goes.
+      remedy: how to have it after all, for the warning.
+    """
+    drawn: list[bool] = []
+    attempt(
+        LOSS_CURVE,
+        lambda: drawn.append(write_loss_curve(workdir / FILE_NAME, folder / LOSS_CURVE)),
+        remedy=remedy,
+    )
+    return any(drawn)
+
+
+def write_loss_curve(metrics: epath.PathLike, out: epath.PathLike) -> bool:
+    """Draw loss and accuracy over steps, training and held-out, as a PNG.
+
+    Args:
+      metrics: the run's metrics.jsonl.
+      out: the picture to write, local or gs://.
+
+    Returns:
+      False, with nothing written, where there is no training loss yet.
+    """
+    lines = read_metrics(metrics)
+    if not series(lines, "train/loss")[0]:
+        return False
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure = Figure(figsize=(8, 6), dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+    loss, accuracy = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    _draw(loss, lines, "loss", "Loss (nats per predicted token)", scale=1.0, digits=3)
+    _draw(accuracy, lines, "accuracy", "Accuracy (%)", scale=100.0, digits=1)
+    accuracy.set_xlabel("Step")
+    accuracy.set_ylim(bottom=0)
+    epath.Path(out).write_bytes(png(figure))
+    return True
+
+
+def _draw(axes: Any, lines: Sequence[Line], name: str, label: str, *, scale: float, digits: int) -> None:
+    """Draw one metric, training and held-out, with its last value in the legend."""
+    steps, values = series(lines, f"train/{name}")
+    values = [scale * value for value in values]
+    if len(values) >= SMOOTHING_POINTS:
+        axes.plot(steps, values, color=TRAIN, linewidth=0.8)
+        values = _running_mean(values, len(values) // 100)
+    if values:
+        axes.plot(
+            steps, values, color=SMOOTHED, linewidth=1.6, label=f"training, last {values[-1]:.{digits}f}"
+        )
+    steps, values = series(lines, f"eval/{name}")
+    values = [scale * value for value in values]
+    if values:
+        text = f"held-out, last {values[-1]:.{digits}f}"
+        axes.plot(steps, values, color=HELD_OUT, linewidth=1.6, marker="o", markersize=4, label=text)
+    axes.set_ylabel(label)
+    axes.grid(color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
+
+
+def _running_mean(values: Sequence[float], reach: int) -> list[float]:
+    """The mean around each point, of `reach` points to each side; fewer, evenly, near the ends, so that it
+    never lags."""
+    last = len(values) - 1
+    reaches = [min(reach, index, last - index) for index in range(len(values))]
+    return [statistics.fmean(values[index - r : index + r + 1]) for index, r in enumerate(reaches)]
+
+
+def summary(lines: Sequence[Line]) -> Table:
+    """The figures of a run as a table for rich, from the lines of its metrics.jsonl.
+
+    Losses first, last and best with their steps; medians of tokens per second and MFU (robust to the first
+    interval and to pauses); the mean share of time for which the step waited for data.
+    """
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    table.add_column("metric")
+    for name in ("first", "last", "best"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, text, better in (
+        ("train/loss", "training loss", min),
+        ("eval/loss", "held-out loss", min),
+        ("eval/perplexity", "held-out perplexity", min),
+        ("eval/accuracy", "held-out accuracy", max),
+    ):
+        steps, values = series(lines, name)
+        if values:
+            best = better(values)
+            shown = formatting.percent if name.endswith("accuracy") else lambda value: f"{value:.4g}"
+            table.add_row(
+                text, shown(values[0]), shown(values[-1]), f"{shown(best)} at {steps[values.index(best)]}"
+            )
+    table.add_section()
+    for name, text, middle, shown in (
+        ("train/tokens_per_second", "tokens per second, median", statistics.median, formatting.count),
+        ("train/mfu", "MFU, median", statistics.median, formatting.percent),
+        ("train/data_wait", "waiting for data, mean", statistics.fmean, formatting.percent),
+    ):
+        _, values = series(lines, name)
+        if values:
+            table.add_row(text, "", shown(middle(values)), "")
+    return table

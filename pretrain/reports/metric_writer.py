@@ -1,0 +1,127 @@
+"""Where a run's metrics go: WORKDIR/metrics.jsonl, one JSON object a line, and TensorBoard events.
+
+metrics.jsonl is the run's true history: when a run resumes at step k, what an earlier attempt wrote after k
+is taken out, since those steps are made again. Only one process of a run writes. In a bucket, whose objects cannot be
+appended to, both are written anew once a minute and when they are flushed: before every checkpoint.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
+
+from etils import epath
+
+from base.storage import is_remote, write_text
+from pretrain.reports.tensorboard_events import EventWriter
+from pretrain.runtime.attempt import attempt
+
+FILE_NAME = "metrics.jsonl"
+REWRITE_SECONDS = 60.0
+
+Line = dict[str, Any]
+"""{"step": n, "train/loss": 2.5, ...}; a value that is not finite is None."""
+
+
+def read_metrics(path: epath.PathLike) -> list[Line]:
+    """The lines of a metrics.jsonl, in order. A line that a crash left unfinished is left out."""
+    path = epath.Path(path)
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else ():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
+    return lines
+
+
+class MetricWriter:
+    """Writes scalars to metrics.jsonl and TensorBoard without holding up the loop.
+
+    Slow writes happen on a thread of their own. A write that fails (a full disk, a lost connection) is
+    reported as a warning and does not stop the run.
+    """
+
+    def __init__(self, workdir: epath.PathLike, *, resume_step: int | None = None, tensorboard: bool = True):
+        """Open the files of a run; importing TensorBoard's writer takes 3 to 4 seconds.
+
+        Args:
+          workdir: the run's folder, local or gs://.
+          resume_step: the step that the run goes on from: lines of later steps are taken out. None starts
+          anew.
+          tensorboard: write TensorBoard events into WORKDIR/tensorboard too.
+        """
+        self._path = epath.Path(workdir) / FILE_NAME
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [] if resume_step is None else read_metrics(self._path)
+        self._lines = [_as_json(line) for line in kept if line["step"] <= (resume_step or 0)]
+        self._rewrite(self._lines)
+        self._rewritten = time.monotonic()
+        self._file = None if is_remote(self._path) else self._path.open("a")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
+        self._events = EventWriter(self._path.parent / "tensorboard") if tensorboard else None
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Write scalars that belong to `step`; NaN and infinities become null in metrics.jsonl."""
+        values = {name: float(value) for name, value in values.items()}
+        line = _as_json({"step": int(step), **values})
+        if self._file is not None:
+            file = self._file
+            attempt("metrics.jsonl", lambda: (file.write(line), file.flush()))
+        else:
+            self._lines.append(line)
+        if self._events is not None:
+            self._submit("TensorBoard", self._events.scalars, int(step), values)
+        if self._file is None and time.monotonic() - self._rewritten > REWRITE_SECONDS:
+            self._put()
+
+    def write_hyperparameters(self, values: Mapping[str, Any]) -> None:
+        """Show a flat config ({'optimizer.name': 'adamw', ...}) in TensorBoard's hyperparameters."""
+        if self._events is not None:
+            self._submit("TensorBoard", self._events.hyperparameters, values)
+
+    def flush(self) -> None:
+        """Wait until everything written so far is in the files."""
+        self._put()
+        self._thread.submit(lambda: None).result()
+
+    def close(self) -> None:
+        """Flush, and close the files."""
+        self.flush()
+        if self._events is not None:
+            self._submit("TensorBoard", self._events.close)
+        self._thread.shutdown(wait=True)
+        if self._file is not None:
+            attempt("metrics.jsonl", self._file.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _submit(self, what: str, action: Callable[..., Any], *arguments: Any) -> None:
+        self._thread.submit(attempt, what, action, *arguments)
+
+    def _put(self) -> None:
+        """Have everything written so far put into the files, on the thread."""
+        self._rewritten = time.monotonic()
+        if self._file is None:
+            self._submit("metrics.jsonl", self._rewrite, list(self._lines))
+        if self._events is not None:
+            self._submit("TensorBoard", self._events.flush)
+
+    def _rewrite(self, lines: list[str]) -> None:
+        write_text(self._path, "".join(lines))
+
+
+def _as_json(line: Line) -> str:
+    safe = {name: value if value is None or math.isfinite(value) else None for name, value in line.items()}
+    return json.dumps(safe) + "\n"

@@ -1,0 +1,1 @@
+"""How a run stays alive: processes, interruption, checkpoints, the workdir. Both stages run on it."""

@@ -1,0 +1,55 @@
+"""What the commands that train have in common: messages, the compilation cache, the word on a stopped run."""
+
+import logging
+import shlex
+import signal
+from collections.abc import Sequence
+
+import jax
+from absl import logging as absl_logging
+from etils import epath
+
+from base.command_line import python
+from pretrain.runtime import processes
+
+PACKAGES = ("data", "tokenizer", "pretrain", "finetune")
+
+
+def log_to_stderr() -> None:
+    """Our own messages from INFO on, of the first process, and from WARNING on of the others; other libraries' too."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
+    # What it retries it tells of in twenty lines, and ends in an error that this project puts in one.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    for package in PACKAGES:
+        logging.getLogger(package).setLevel(logging.INFO if processes.is_first() else logging.WARNING)
+
+
+def use_compilation_cache(folder: str) -> None:
+    """Keep compiled programs in a folder; empty keeps none."""
+    if folder:
+        jax.config.update("jax_compilation_cache_dir", str(epath.Path(folder).expanduser()))
+
+
+def stopped(module: str, by: signal.Signals, step: int, argv: Sequence[str]) -> int:
+    """Say what is saved of a run and how to go on; the exit status is 0 where a step is saved."""
+    say_stopped(
+        module, by.name, f"step {step} is saved" if step else "stopped before step 1, nothing is saved", argv
+    )
+    return 0 if step else 128 + by
+
+
+def say_complete(module: str, by: str, argv: Sequence[str]) -> None:
+    """Say that a signal came when nothing was left to do but to show it; the first process does."""
+    if processes.is_first():
+        again = shlex.join([python(), "-m", module, *argv[1:]])
+        print(
+            f"{by}: the run is complete. To see what it came to, run the same command:\n  {again}", flush=True
+        )
+
+
+def say_stopped(module: str, by: str, saved: str, argv: Sequence[str]) -> None:
+    """Say what stopped a command, what is saved, and which command goes on; the first process does."""
+    if processes.is_first():
+        command = shlex.join([python(), "-m", module, *argv[1:]])
+        print(f"{by}: {saved}. To go on, run the same command:\n  {command}", flush=True)

@@ -1,0 +1,233 @@
+"""A run's folder: can it be written, what config was it made with, and may that change on resume."""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from base import schema
+from base.command_line import differences
+from base.errors import UserError
+from base.storage import check_readable, check_writable, is_remote
+from base.storage import write_bytes as write_bytes
+from base.storage import write_text as write_text
+from pretrain import given_network
+from pretrain.config import PretrainConfig
+from pretrain.runtime import processes
+from pretrain.runtime.checkpoint import Checkpointer
+from pretrain.unused_fields import unused_fields
+
+MODEL_FILE = "model.json"
+"""The network of a run, as a transformers config.json, in its workdir; written before the first checkpoint."""
+
+FINISHED_FILE = "finished.json"
+"""{"step": N, "steps": N}, written when a run has done all its steps: by it launchers tell that nothing is left."""
+
+# Fields that may change on resume: they leave every step as it would have been.
+SAFE_TO_CHANGE = (
+    "log.",
+    "eval.",
+    "checkpoint.",
+    "card.",
+    "compilation_cache",
+    "distributed",
+    "data.prefetch",
+    "data.bad_documents",
+)
+
+# Fields that only a run's start reads, and which may name a folder.
+ORIGINS = ("init_from", "tokenizer.path", "model.config_file")
+
+
+def prepare(workdir: epath.Path) -> None:
+    """Make the run's folder and check that it can be written; in a bucket, where there are no folders, that it can be.
+
+    Raises:
+      UserError: it cannot.
+    """
+    if re.match(r"\w+:/(?!/)", str(workdir)):
+        raise UserError(f"--workdir={workdir}: a folder in a bucket is written gs://BUCKET/FOLDER")
+    whole = str(workdir if is_remote(workdir) else Path(workdir).absolute())
+    if found := re.search(
+        r"[*?\[]", whole
+    ):  # Orbax would take the name for a pattern, and find no checkpoint of it
+        raise UserError(
+            f"--workdir={workdir} lies at {whole}, where {found[0]!r} stands for other names: checkpoints could not be "
+            "read again; name a folder without *, ? and ["
+        )
+    probe = workdir / f".writable-{processes.number()}"
+    if is_remote(workdir):
+        check_writable(workdir, "--workdir", probe.name)
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except Exception as error:  # every file system has errors of its own
+        if any(place.is_file() for place in (workdir, *workdir.parents)):
+            where = "is a file" if workdir.is_file() else "lies in a file"
+            raise UserError(f"--workdir={workdir} {where}; name a folder") from error
+        raise UserError(f"--workdir={workdir} cannot be written: {error}") from error
+
+
+@contextlib.contextmanager
+def opened(workdir: epath.Path, config: Any, *, keep: int) -> Iterator[Checkpointer]:
+    """The checkpoints of a run whose processes agree on its folder, its config and where it stands.
+
+    Raises:
+      UserError: they do not, or the folder cannot be written.
+    """
+    fields = schema.flatten(schema.as_dict(config))
+    processes.check_same({"--workdir": str(workdir)} | {f"config.{name}": fields[name] for name in fields})
+    prepare(workdir)
+    checkpointer = Checkpointer(workdir, keep=keep)
+
+    def close() -> None:
+        checkpointer.close()
+        remove_empty(workdir)
+
+    with processes.closing(close):
+        processes.check_same({"the newest checkpoint": max(checkpointer.steps, default=0)})
+        yield checkpointer
+
+
+def is_workdir(workdir: epath.Path) -> bool:
+    """Whether a folder is a run's that has begun to train."""
+    return any((workdir / name).exists() for name in (MODEL_FILE, "checkpoints"))
+
+
+def check_workdir(workdir: epath.Path) -> None:
+    """Refuse a --workdir to read from that is not a pretraining run's.
+
+    Raises:
+      UserError: it does not exist, holds something else, or is in a bucket that cannot be read.
+    """
+    check_readable(workdir, "--workdir")
+    if not (workdir / MODEL_FILE).exists():
+        flaw = f"has no {MODEL_FILE}" if workdir.exists() else "does not exist"
+        raise UserError(f"--workdir={workdir} {flaw}; it should be the folder of a pretraining run")
+
+
+def remove_empty(workdir: epath.Path) -> None:
+    """Take away WORKDIR/checkpoints and WORKDIR where they are empty: the run was refused."""
+    if is_remote(workdir):
+        return  # a bucket has no empty folders
+    for folder in (workdir / "checkpoints", workdir):
+        with contextlib.suppress(OSError):  # not empty, or another process was first
+            Path(folder).rmdir()  # epath's removes what another process may have put there since it looked
+
+
+def write_config(workdir: epath.Path, config: PretrainConfig) -> None:
+    """Write the resolved config to WORKDIR/config.json."""
+    write_text(workdir / "config.json", json.dumps(schema.as_dict(config), indent=2) + "\n")
+
+
+def write_card(workdir: epath.Path, config: PretrainConfig) -> None:
+    """Write what the model card is to say to WORKDIR/config.json, and nothing else of a config.
+
+    A run that is complete makes no further checkpoint that could hold it.
+    """
+    if not (workdir / "config.json").exists():
+        write_config(workdir, config)
+        return
+    kept = {**read_config(workdir), "card": schema.as_dict(config.card)}
+    write_text(workdir / "config.json", json.dumps(kept, indent=2) + "\n")
+
+
+def read_card(workdir: epath.Path, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """What the model card is to say, by WORKDIR/config.json, or by a checkpoint's config where there is none.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    config = read_config(workdir) if (workdir / "config.json").exists() else saved
+    return dict(config.get("card", {}))
+
+
+def read_config(workdir: epath.Path) -> dict[str, Any]:
+    """The config of a run as nested dicts.
+
+    Raises:
+      UserError: the folder is not a run's.
+    """
+    file = workdir / "config.json"
+    if not file.exists():
+        raise UserError(f"{workdir} has no config.json; it should be the --workdir of a pretraining run")
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is not valid JSON: {error}") from error
+
+
+def write_finished(workdir: epath.Path, step: int, steps: int) -> None:
+    """Note in WORKDIR/finished.json that a run has done all its steps."""
+    write_text(workdir / FINISHED_FILE, json.dumps({"step": step, "steps": steps}) + "\n")
+
+
+def check_unchanged(
+    saved: Mapping[str, Any], config: PretrainConfig, *, accept: bool
+) -> dict[str, tuple[Any, Any]]:
+    """Compare a resumed run's config with the one it was made with.
+
+    Args:
+      saved: the config in the checkpoint.
+      config: the config of the command line.
+      accept: True lets every difference pass.
+
+    Returns:
+      The differences that bear on the steps to come, {'a.b': (saved, now)}.
+
+    Raises:
+      UserError: there are such differences, and `accept` is False.
+    """
+    changed = {
+        name: pair
+        for name, pair in differences(saved, schema.as_dict(config)).items()
+        if not name.startswith(SAFE_TO_CHANGE) and not _means_the_same(name, *pair, saved, config)
+    }
+    for name, (old, new) in changed.items():
+        what = _fixed(name)
+        if what:
+            back = "the old text back, which need not exist any more" if name in ORIGINS else "it back"
+            raise UserError(
+                f"{what} of a run cannot change: config.{name} was {old!r}, is {new!r}; "
+                f"put {back}, or start in another --workdir (--config.init_from takes over the weights)"
+            )
+    if changed and not accept:
+        listed = "; ".join(f"config.{name} was {old!r}, is {new!r}" for name, (old, new) in changed.items())
+        raise UserError(
+            f"this run was made with another config: {listed}. "
+            "Undo the change, set another --workdir, or pass --accept_changes to go on with the new values"
+        )
+    return changed
+
+
+def _fixed(name: str) -> str:
+    """What of a run a field says that is fixed for its life; empty for fields that may change."""
+    start = ("init_from", *(f"model.{each}" for each in given_network.START))
+    if name in start or name.startswith("tokenizer."):
+        return "the start"
+    if name == "data.streams" or name in {f"model.{each}" for each in given_network.NETWORK}:
+        return "the network and the streams"
+    return ""
+
+
+def _means_the_same(name: str, old: Any, new: Any, saved: Mapping[str, Any], config: PretrainConfig) -> bool:
+    """Whether a field that differs makes no difference: nothing reads it, what gives the network decides, or it names
+    the same folder."""
+    group, _, leaf = name.rpartition(".")
+    given = given_network.is_given(config) and given_network.is_given(saved)
+    if group == "model" and leaf in given_network.DROPOUTS:
+        return given_network.same_dropout(old, new, given=given)
+    if group == "model" and leaf in given_network.NETWORK and given:
+        return True  # the workdir's model.json decides, and fields that are set are compared with it
+    if name in ORIGINS and old and new:
+        return Path(old).expanduser().resolve() == Path(new).expanduser().resolve()
+    if name == "tokenizer.path" and not new and config.init_from:
+        return True  # the workdir's tokenizer decides
+    idle = (*unused_fields(schema.build(PretrainConfig, saved)), *unused_fields(config))
+    return any(each.covers(name) for each in idle if not each.unless_as_late)

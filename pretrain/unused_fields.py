@@ -1,0 +1,100 @@
+"""The fields of a pretraining config that nothing reads, because of what other fields say."""
+
+from collections.abc import Iterator
+
+from base.schema import Unused
+from data import config as data_config
+from pretrain.config import PretrainConfig
+from tokenizer import config as tokenizer_config
+
+OF_ADAM = ("optimizer.beta1", "optimizer.beta2", "optimizer.eps")
+
+
+def unused_fields(config: PretrainConfig) -> list[Unused]:
+    """The fields that would have no effect in a run of this config.
+
+    Those of the network are not among them where a file or a checkpoint gives it: see `pretrain.given_network`.
+    """
+    return [
+        *_of_start(config),
+        *_of_data(config),
+        *_of_phases(config),
+        *_of_learning(config),
+        *_of_reports(config),
+    ]
+
+
+def _of_start(config: PretrainConfig) -> Iterator[Unused]:
+    yield from tokenizer_config.unused_fields(config.tokenizer, config.init_from)
+    if config.init_from:
+        start = f"config.init_from={config.init_from!r}"
+        yield Unused(
+            ("model.position_init",), f"{start} brings its weights; unset one of the two", ("init_from",)
+        )
+    if config.model.remat and not config.model.scan_unroll:
+        because = "config.model.remat=True keeps the layers in a loop; set it to fewer than the layers, or unset remat"
+        yield Unused(("model.scan_unroll",), because, ("model.remat",))
+
+
+def _of_data(config: PretrainConfig) -> Iterator[Unused]:
+    yield from data_config.unused_fields(config.data)
+    for index, phase in enumerate(config.phases):
+        if phase.data is not None:
+            yield from data_config.unused_fields(phase.data, f"phases[{index}].data")
+
+
+def _of_phases(config: PretrainConfig) -> Iterator[Unused]:
+    replaced = {
+        "seq_len": "seq_len",
+        "global_batch": "global_batch",
+        "grad_accum": "grad_accum",
+        "masking_rate": "masking.rate",
+        "data": "data",
+    }
+    for name, path in replaced.items():
+        if config.phases and all(getattr(phase, name) is not None for phase in config.phases):
+            set_in = tuple(f"phases[{index}].{name}" for index in range(len(config.phases)))
+            yield Unused((path,), f"every phase has its own; set config.phases[0].{name}", set_in)
+
+
+def _of_learning(config: PretrainConfig) -> Iterator[Unused]:
+    name, schedule = config.optimizer.name, config.schedule.name
+    if name != "muon":
+        because = (
+            f"config.optimizer.name={name!r} does not read it; unset it, or set config.optimizer.name=muon"
+        )
+        yield Unused(("optimizer.muon_momentum",), because, ("optimizer.name",))
+    if name == "adafactor":
+        because = (
+            "config.optimizer.name='adafactor' has no such moments; unset it, or choose another optimiser"
+        )
+        yield Unused(OF_ADAM, because, ("optimizer.name",))
+    if schedule not in ("linear", "cosine", "wsd"):
+        because = (
+            f"config.schedule.name={schedule!r} does not read it; unset it, or choose linear, cosine or wsd"
+        )
+        yield Unused(("schedule.final_fraction",), because, ("schedule.name",))
+    if schedule != "wsd":
+        because = (
+            f"config.schedule.name={schedule!r} does not read it; unset it, or set config.schedule.name=wsd"
+        )
+        yield Unused(("schedule.decay_fraction",), because, ("schedule.name",))
+    rates = (config.model.hidden_dropout_prob, config.model.attention_probs_dropout_prob)
+    if rates == (0, 0):
+        because = (
+            "nothing is dropped: config.model.hidden_dropout_prob and attention_probs_dropout_prob are 0"
+        )
+        yield Unused(("dropout_rng",), because, ("model.hidden_dropout_prob",))
+
+
+def _of_reports(config: PretrainConfig) -> Iterator[Unused]:
+    if not config.eval.every:
+        because = "config.eval.every=0 never evaluates; unset it, or set config.eval.every"
+        yield Unused(("eval.steps",), because, ("eval.every",))
+    if not config.log.profile_steps:
+        because = "config.log.profile_steps=0 profiles nothing; set config.log.profile_steps"
+        yield Unused(("log.profile_start",), because, ("log.profile_steps",))
+    steps = sum(phase.steps for phase in config.phases) or config.steps or 0
+    if config.log.profile_steps and 0 < steps <= config.log.profile_start:
+        because = f"the run ends before, at step {steps}; set config.log.profile_start to less"
+        yield Unused(("log.profile_start", "log.profile_steps"), because, ("steps", "phases"))

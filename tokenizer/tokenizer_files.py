@@ -1,0 +1,122 @@
+"""The files of a tokenizer: read from a folder, a bucket or the hub; written all or nothing."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from base import hub_ids, private_paths, storage
+from base.errors import UserError
+
+TOKENIZER = "tokenizer.json"
+CONFIG = "tokenizer_config.json"
+SPECIAL_TOKENS_MAP = "special_tokens_map.json"
+ADDED_TOKENS = "added_tokens.json"
+MODEL = "config.json"
+"""Of the model whose folder the tokenizer lies in: it chooses the tokenizer's class where CONFIG does not."""
+OPTIONAL = (CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS, MODEL)
+
+
+def read_files(path_or_id: str) -> dict[str, bytes]:
+    """The contents of a tokenizer's files by name: tokenizer.json, and those beside it that say how to read it.
+
+    Args:
+      path_or_id: a folder or a tokenizer.json, local or gs://, or the id of a model on the hub.
+
+    Raises:
+      UserError: there is no such thing, or it has no tokenizer.json.
+    """
+    path = epath.Path(path_or_id).expanduser()
+    storage.check_readable(path, "config.tokenizer.path")
+    if path.is_dir():
+        if not (path / TOKENIZER).exists():
+            raise UserError(
+                f"the folder {path_or_id} has no {TOKENIZER} (a fast tokenizer); "
+                "AutoTokenizer.from_pretrained(...).save_pretrained(...) of transformers writes one"
+            )
+        names = [name for name in (TOKENIZER, *OPTIONAL) if (path / name).exists()]
+        return {name: (path / name).read_bytes() for name in names}
+    if path.exists():
+        return {TOKENIZER: path.read_bytes()}
+    if path_or_id.endswith(".json") or not hub_ids.is_id(path_or_id):
+        raise UserError(
+            f"there is no tokenizer at {path_or_id}; "
+            f"name a folder, a {TOKENIZER} or a hub id (owner/name), in a run as config.tokenizer.path"
+        )
+    return _download(path_or_id)
+
+
+def json_object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    """A JSON file's object; {} where the file is not there or holds none."""
+    try:
+        value = json.loads(files.get(name, b"{}"))
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def as_json(value: Mapping[str, Any]) -> bytes:
+    """The bytes of a JSON file that people read."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode()
+
+
+def _download(hub_id: str) -> dict[str, bytes]:
+    from huggingface_hub import _CACHED_NO_EXIST, errors, hf_hub_download, try_to_load_from_cache
+
+    files: dict[str, bytes] = {}
+    for name in (TOKENIZER, *OPTIONAL):
+        if not _is_needed(name, files):
+            continue
+        try:
+            files[name] = epath.Path(hf_hub_download(hub_id, name)).read_bytes()
+        except errors.RemoteEntryNotFoundError as error:
+            if name == TOKENIZER:
+                raise UserError(
+                    f"the hub's {hub_id} has no {TOKENIZER} (a fast tokenizer); set config.tokenizer.path"
+                ) from error
+        except errors.LocalEntryNotFoundError as error:
+            # Offline, what the cache knows not to exist is not missing; of what it does not know, the first three
+            # might name a special token, and the others hardly ever stand beside a tokenizer.json and say something
+            # new.
+            known = try_to_load_from_cache(hub_id, name) is _CACHED_NO_EXIST
+            if not known and name not in (ADDED_TOKENS, MODEL):
+                raise hub_ids.explain(error, hub_id, name) from error
+        except hub_ids.error_types() as error:
+            raise hub_ids.explain(error, hub_id, name) from error
+    return files
+
+
+def _is_needed(name: str, files: Mapping[str, bytes]) -> bool:
+    """Whether a file can say something that those before it do not."""
+    said = {ADDED_TOKENS: b'"added_tokens_decoder"', MODEL: b'"tokenizer_class"'}
+    return name not in said or said[name] not in files.get(CONFIG, b"")
+
+
+def without_places(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The files of a tokenizer, which are published, without the places that libraries found them in."""
+    cleaned = dict(files)
+    for name in (CONFIG, SPECIAL_TOKENS_MAP):
+        values = json_object(files, name)
+        kept = private_paths.without_places(values)
+        if kept != values:
+            cleaned[name] = as_json(kept)
+    return cleaned
+
+
+def write_files(out: epath.Path, files: Mapping[str, bytes]) -> None:
+    """Write a tokenizer's files into the folder `out`, tokenizer.json last.
+
+    Each is whole or not there, so a process killed at any moment leaves either no tokenizer.json or a whole tokenizer.
+
+    Raises:
+      UserError: the folder cannot be made or written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in sorted(files, key=lambda name: name == TOKENIZER):
+            storage.write_bytes(out / name, files[name])
+    except OSError as error:
+        raise UserError(
+            f"the tokenizer cannot be written to {out}: {error.strerror or error}; set --workdir"
+        ) from error
