@@ -1,20 +1,20 @@
-"""A tokenizer as the rest of the project sees it: text to ids, special tokens, where words begin."""
+"""A tokenizer as the rest of the project sees it: text to ids, and the special tokens."""
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from etils import epath
-from tokenizers import Tokenizer, decoders
+from tokenizers import Tokenizer
 
 from base.errors import UserError
 from data.special_tokens import SpecialTokens
-from tokenizer import tokenizer_files
+from tokenizer import tokenizer_files, word_starts
 from tokenizer.as_written import GENERIC
 from tokenizer.opening import Opened, open_files
 from tokenizer.plain_text import without_spelling
@@ -92,40 +92,12 @@ class Loaded:
         return tuple(sorted({*dataclasses.astuple(self.special), *marked}))
 
     def word_starts(self) -> np.ndarray:
-        """Whether a token begins a word wherever it stands, bool [V]. Special tokens do.
-
-        Byte-level and sentencepiece tokens do when their text begins with white space, so punctuation belongs
-        to the word it is written to (as in fairseq and transformers' collators); WordPiece tokens do unless
-        they carry the continuation prefix, so punctuation is a word of its own (as in BERT's code).
-
-        Raises:
-          UserError: a kind of tokenizer that does not mark its words.
-        """
-        if self._parsed["model"]["type"] == "WordPiece":
-            prefix = self._parsed["model"]["continuing_subword_prefix"]
-            starts = [not token.startswith(prefix) for token in self._tokens()]
-        else:
-            starts = [text[:1].isspace() for text in self._texts()]
-        starts_of = np.array(starts, bool)
-        starts_of[list(self.special_ids)] = True
-        return starts_of
+        """Whether a token begins a word wherever it stands, bool [V]: see `tokenizer.word_starts`."""
+        return word_starts.word_starts(self.tokenizer, self.special_ids)
 
     def word_breaks(self) -> np.ndarray:
-        """Whether the token after this one begins a word whatever it is, bool [V]: line breaks and tabs,
-        special tokens.
-
-        A final space does not count: it belongs to the word that follows.
-
-        Raises:
-          UserError: a kind of tokenizer that does not mark its words.
-        """
-        if self._parsed["model"]["type"] == "WordPiece":
-            breaks = [False] * self.vocab_size
-        else:
-            breaks = [text[-1:].isspace() and text[-1] != " " for text in self._texts()]
-        breaks_of = np.array(breaks, bool)
-        breaks_of[list(self.special_ids)] = True
-        return breaks_of
+        """Whether the token after this one begins a word, bool [V]: see `tokenizer.word_starts`."""
+        return word_starts.word_breaks(self.tokenizer, self.special_ids)
 
     def fingerprint(self) -> str:
         """Hex digest of everything that decides the ids of a text."""
@@ -181,24 +153,6 @@ class Loaded:
     @cached_property
     def _parsed(self) -> dict[str, Any]:
         return json.loads(self.tokenizer.to_str())
-
-    def _tokens(self) -> Iterator[str]:
-        by_id = {index: token for token, index in self.tokenizer.get_vocab().items()}
-        return (by_id[index] for index in range(self.vocab_size))
-
-    def _texts(self) -> Iterator[str]:
-        """The text that each token stands for; a part of a character is U+FFFD."""
-        types = set(_types(self._parsed["pre_tokenizer"])) | set(_types(self._parsed["decoder"]))
-        if "ByteLevel" in types:
-            decoder = decoders.ByteLevel()
-            return (decoder.decode([token]) for token in self._tokens())
-        if "Metaspace" in types:
-            return (token.replace("▁", " ") for token in self._tokens())
-        raise UserError(
-            "config.masking.whole_word=True needs a tokenizer that marks where words begin (byte-level, "
-            f"sentencepiece or WordPiece); this one is {self._parsed['model']['type']} without such marks; "
-            "set config.masking.whole_word=False"
-        )
 
 
 def load(path_or_id: str) -> Loaded:
@@ -311,15 +265,3 @@ def _pieces_and_ids(tokenizer: Tokenizer, text: str) -> tuple[list[str], list[in
 def valid_unicode(text: str) -> str:
     """The text with each lone surrogate (which JSON can spell, and UTF-8 cannot hold) replaced by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _types(component: Any) -> Iterator[str]:
-    """The types of a tokenizer component and of those inside it."""
-    if isinstance(component, Mapping):
-        if "type" in component:
-            yield component["type"]
-        for value in component.values():
-            yield from _types(value)
-    elif isinstance(component, list):
-        for value in component:
-            yield from _types(value)
