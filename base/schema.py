@@ -2,6 +2,8 @@
 
 A field is declared with `field(default, "what it is")`, with its allowed values where it has only a few. `build` turns
 a nested mapping into such a dataclass and refuses what it does not know, naming the field that was probably meant.
+A field that is newer than the runs of some users may declare `older=VALUE`, the value that reproduces those runs: see
+`completed` and `base.set_fields.as_begun`.
 """
 
 import dataclasses
@@ -15,6 +17,9 @@ from typing import Any, TypeVar
 from base.errors import UserError
 
 T = TypeVar("T")
+
+AS_DEFAULT: Any = object()
+"""Stands for no `older` value."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +40,17 @@ class Unused:
         return is_in(path, self.fields)
 
 
-def field(default: Any, doc: str, choices: Sequence[Any] = ()) -> Any:
-    """Declare a configuration field with its default, one line of documentation, and its allowed values if few."""
-    metadata = {"doc": doc, "choices": tuple(choices)}
+def field(default: Any, doc: str, choices: Sequence[Any] = (), *, older: Any = AS_DEFAULT) -> Any:
+    """Declare a configuration field.
+
+    Args:
+      default: its value where nothing sets it; a callable makes the value.
+      doc: one line of documentation.
+      choices: its allowed values if few.
+      older: the value that reproduces runs which were saved before the field existed; they take the default where none
+        is declared.
+    """
+    metadata = {"doc": doc, "choices": tuple(choices), **({} if older is AS_DEFAULT else {"older": older})}
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -125,19 +138,43 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def completed(saved: Mapping[str, Any], config: Any) -> dict[str, Any]:
-    """A config that was saved as nested dicts, with the defaults of fields that the type of `config` has had since."""
-    return _completed(saved, as_dict(type(config)()))
+def completed(saved: Mapping[str, Any], schema: type[Any]) -> dict[str, Any]:
+    """A config that was saved as nested dicts, with the fields that `schema` has had since.
 
-
-def _completed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    both = {name: (value, defaults.get(name)) for name, value in values.items()}
-    groups = {
-        name: _completed(value, default)
-        for name, (value, default) in both.items()
-        if isinstance(value, Mapping) and isinstance(default, Mapping)
+    Such a field has its `older` value, else its default. Members of lists are completed too.
+    """
+    fields = {f.name: f for f in dataclasses.fields(schema)}
+    hints = typing.get_type_hints(schema)
+    known = {
+        name: _completed_value(value, member(hints[name])) if name in fields else value
+        for name, value in saved.items()
     }
-    return {**defaults, **values, **groups}
+    return {name: older_value(f) for name, f in fields.items() if name not in saved} | known
+
+
+def _completed_value(value: Any, schema: Any) -> Any:
+    if not dataclasses.is_dataclass(schema):
+        return value
+    if isinstance(value, Mapping):
+        return completed(value, typing.cast(type, schema))
+    if isinstance(value, list | tuple):
+        return [_completed_value(each, schema) for each in value]
+    return value
+
+
+def older_value(declared: dataclasses.Field[Any]) -> Any:
+    """The value, as `as_dict` has it, that a field has in runs which were saved before it existed."""
+    if "older" in declared.metadata:
+        return _plain(declared.metadata["older"])
+    if declared.default_factory is not dataclasses.MISSING:
+        made = declared.default_factory()
+        return completed({}, type(made)) if dataclasses.is_dataclass(made) else _plain(made)
+    return _plain(declared.default)
+
+
+def restored(schema: type[T], saved: Mapping[str, Any]) -> T:
+    """The config dataclass of a run that was saved as nested dicts, perhaps before some fields existed."""
+    return build(schema, completed(saved, schema))
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""Which fields a command sets, in its recipe or on its command line, and what happens to those without effect."""
+"""Which fields a command sets, in its recipe or on its command line; what that means for idle fields and older runs."""
 
 import dataclasses
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -89,6 +89,43 @@ def settled(
         if not schema.is_in(path, tuple(gives_way - {path})):
             _unset(tree, path)
     return schema.build(type(config), tree)
+
+
+def as_begun(config: T, saved: Mapping[str, Any], given: Given) -> T:
+    """The config of a run that goes on, with the values that reproduce it in fields which nothing sets.
+
+    A field that declares `older=VALUE` takes that value where the run was saved before the field existed, and where it
+    has been saved with that value since. A field that is set, or that is not at its default, stays as it is.
+
+    Args:
+      config: the config of the command line.
+      saved: the config that the run was saved with, as nested dicts.
+      given: the fields that were set.
+    """
+    tree = schema.as_dict(config)
+    _keep_older(tree, schema.completed(saved, type(config)), type(config), given, "")
+    return schema.build(type(config), tree)
+
+
+def _keep_older(
+    tree: dict[str, Any], saved: Mapping[str, Any], holder: Any, given: Given, where: str
+) -> None:
+    """Put the `older` values of `as_begun` into `tree`, a config of the type `holder` at the path `where`."""
+    hints = typing.get_type_hints(holder)
+    for field in dataclasses.fields(holder):
+        path, now, was = f"{where}{field.name}", tree[field.name], saved[field.name]
+        kind = schema.member(hints[field.name])
+        if dataclasses.is_dataclass(kind):
+            if isinstance(now, dict) and isinstance(was, Mapping):
+                _keep_older(now, was, kind, given, f"{path}.")
+            elif isinstance(now, list) and isinstance(was, list):
+                for index, (mine, theirs) in enumerate(zip(now, was)):
+                    _keep_older(mine, theirs, kind, given, f"{path}[{index}].")
+        elif (
+            "older" in field.metadata and given.level(path) == DEFAULT and now == _default(holder, field.name)
+        ):
+            older = schema.older_value(field)
+            tree[field.name] = older if was == older else now
 
 
 def _whole(path: str, fields: Iterable[str]) -> str:

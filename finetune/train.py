@@ -123,10 +123,10 @@ def changes(
       room: tokens that the model takes at most; None where it has not been read, so that a length that is left to the
         model cannot be compared with one that is set.
     """
-    idle = [*unused_fields(schema.build(FinetuneConfig, saved)), *unused_fields(config)]
+    idle = [*unused_fields(schema.restored(FinetuneConfig, saved)), *unused_fields(config)]
     found = {
         name: pair
-        for name, pair in differences(schema.completed(saved, config), schema.as_dict(config)).items()
+        for name, pair in differences(schema.completed(saved, FinetuneConfig), schema.as_dict(config)).items()
         if not name.startswith(tuple(safe)) and not any(each.covers(name) for each in idle)
     }
     lengths = saved["max_length"], config.max_length

@@ -284,7 +284,7 @@ def _epoch_steps(config: PretrainConfig, tokenizer: Loaded, saved: Mapping[str, 
 def _counted_alike(config: PretrainConfig, saved: Mapping[str, Any]) -> bool:
     """Whether the epochs of two configs have the same number of steps, by what decides it."""
     deciding = ("epochs", "seed", "global_batch", "seq_len", "data.", "tokenizer.")
-    changed = differences(saved, schema.as_dict(config))
+    changed = differences(schema.completed(saved, PretrainConfig), schema.as_dict(config))
     return not any(name.startswith(deciding) and not name.startswith(SAFE_TO_CHANGE) for name in changed)
 
 

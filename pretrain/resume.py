@@ -12,6 +12,7 @@ from base import schema
 from base.errors import UserError
 from data.streams import with_shard_order
 from pretrain import given_network
+from pretrain.config import PretrainConfig
 from pretrain.job import Job
 from pretrain.models import huggingface
 from pretrain.publish import public_names
@@ -99,7 +100,8 @@ def provenance(saved: Mapping[str, Any] | None, job: Job, *, changed: bool) -> d
         past = list(saved.get("past", ()))
         was = saved["fingerprints"]
         if changed or any(job.fingerprints.get(name, was[name]) != was[name] for name in was):
-            before = {"config": given_network.as_counted(saved, job.given), "fingerprints": was}
+            config = schema.completed(given_network.as_counted(saved, job.given), PretrainConfig)
+            before = {"config": config, "fingerprints": was}
             past.append({"until": saved["step"], "steps": saved["steps"], **before})
     return {"past": past, "local": sorted(local)}
 

@@ -15,7 +15,7 @@ from etils import epath
 
 from base import schema, terminal
 from base.errors import UserError
-from base.set_fields import Given
+from base.set_fields import Given, as_begun
 from data.batches import Batch, BatchIterator, open_batches
 from pretrain import given_network
 from pretrain.config import PretrainConfig
@@ -85,6 +85,7 @@ def train(
     with workdirs.opened(workdir, config, keep=config.checkpoint.keep) as checkpointer:
         saved, changes = checkpointer.read_run(), {}
         if saved is not None:
+            config = as_begun(config, saved["config"], given)
             changes = workdirs.check_unchanged(saved["config"], config, accept=accept_changes)
             for name, (old, new) in changes.items():
                 logger.warning("config.%s changes from %r to %r at step %d", name, old, new, saved["step"])

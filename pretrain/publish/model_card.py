@@ -80,7 +80,7 @@ class CardFacts:
 
     def published(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The same of what the config was before: one of a recipe that makes that part of the run."""
-        built = schema.build(PretrainConfig, config)
+        built = schema.restored(PretrainConfig, config)
         everything = Given(recipe=frozenset(schema.flatten(schema.as_dict(built))))
 
         def idle_fields(each: PretrainConfig) -> list[Unused]:

@@ -184,6 +184,7 @@ def check_unchanged(
     Raises:
       UserError: there are such differences, and `accept` is False.
     """
+    saved = schema.completed(saved, PretrainConfig)
     changed = {
         name: pair
         for name, pair in differences(saved, schema.as_dict(config)).items()

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from base.errors import UserError
-from base.schema import Unused, field
-from base.set_fields import DEFAULT, LINE, RECIPE, Given, settled
+from base.schema import Unused, as_dict, field
+from base.set_fields import DEFAULT, LINE, RECIPE, Given, as_begun, settled
 from data.config import DataConfig, SourceConfig
 from data.config import unused_fields as unused_of_data
 
@@ -124,3 +124,49 @@ def test_a_recipe_may_list_every_field_at_its_default_but_on_the_line_one_is_set
     assert settled(Config(), given(["group", "group.size", "steps"]), unused) == Config()
     with pytest.raises(UserError, match=r"config\.group\.size=4 has no effect"):
         settled(Config(), given([], ["group.size"]), unused)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    steps: int = field(1, "steps")
+    objective: str = field("new", "a newer field", older="old")
+
+
+@dataclasses.dataclass(frozen=True)
+class Newer:
+    rate: float | None = field(0.15, "a newer field", older=None)
+    steps: int = field(3, "steps")
+    last: Stretch = field(Stretch, "a group")
+    stretches: tuple[Stretch, ...] = field((), "several groups")
+
+
+def older(config, *fields):
+    """The config as a run saved it that did not have these fields."""
+    tree = as_dict(config)
+    for name in fields:
+        tree.pop(name)
+    return tree
+
+
+def test_an_older_run_goes_on_as_it_was_where_a_newer_field_is_not_set():
+    config = Newer(last=Stretch(2), stretches=(Stretch(4), Stretch(5)))
+    saved = {"steps": 3, "last": {"steps": 2}, "stretches": [{"steps": 4}]}
+    kept = Newer(None, 3, Stretch(2, "old"), (Stretch(4, "old"), Stretch(5)))
+    assert as_begun(config, saved, given(["last.steps", "stretches[0].steps"])) == kept
+    # When it is saved again it has the field, and goes on so.
+    assert as_begun(config, as_dict(kept), given()) == kept
+
+
+def test_a_newer_field_that_is_set_is_a_change_of_an_older_run_like_any_other():
+    saved = older(Newer(), "rate")
+    for config, set_in in (
+        (Newer(0.15), given(["rate"])),
+        (Newer(0.15), given(line=["rate"])),
+        (Newer(0.4), given()),
+    ):
+        assert as_begun(config, saved, set_in) == config
+
+
+def test_a_run_that_was_saved_with_another_value_takes_that_of_its_command():
+    assert as_begun(Newer(), as_dict(Newer(0.4)), given()) == Newer()
+    assert as_begun(Newer(), as_dict(Newer()), given()) == Newer()

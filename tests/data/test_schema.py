@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from base.errors import UserError
-from base.schema import as_dict, build, completed, field, flatten
+from base.schema import as_dict, build, completed, field, flatten, restored
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,36 @@ def test_names_that_are_numbers_may_be_given_as_such():
 
 def test_what_was_saved_before_a_field_was_added_has_its_default():
     saved = {"rate": 2.0, "inner": {"size": 4}, "parts": [{"size": 1}], "gone": 1}
-    assert completed(saved, Outer(rate=9.0, on=True)) == {
+    assert completed(saved, Outer) == {
         **as_dict(Outer()),
-        **{"rate": 2.0, "inner": {"size": 4, "kind": "a"}, "parts": [{"size": 1}], "gone": 1},
+        **{"rate": 2.0, "inner": {"size": 4, "kind": "a"}, "parts": [{"size": 1, "kind": "a"}], "gone": 1},
+    }
+    del saved["gone"]
+    assert restored(Outer, saved) == Outer(2.0, inner=Inner(4), parts=(Inner(1),))
+
+
+@dataclass(frozen=True)
+class Member:
+    multiple: int = field(128, "a new field", older=1)
+
+
+@dataclass(frozen=True)
+class Newer:
+    rate: float | None = field(0.15, "a new field", older=None)
+    lengths: tuple[int, ...] = field((), "a new list", older=(4, 8))
+    group: Member = field(Member, "a group")
+    maybe: Member | None = field(None, "a group or nothing")
+    parts: tuple[Member, ...] = field((), "several groups")
+
+
+def test_what_was_saved_before_a_field_was_added_has_the_value_that_reproduces_it():
+    assert Newer() == build(Newer, {}) == Newer(0.15, (), Member(128))
+    whole = {"rate": None, "lengths": [4, 8], "group": {"multiple": 1}, "maybe": None, "parts": []}
+    assert completed({}, Newer) == whole
+    assert completed({"group": {}}, Newer) == whole
+    assert completed({"rate": 0.4, "maybe": {}, "parts": [{}, {"multiple": 7}]}, Newer) == {
+        **whole,
+        **{"rate": 0.4, "maybe": {"multiple": 1}, "parts": [{"multiple": 1}, {"multiple": 7}]},
     }
 
 
