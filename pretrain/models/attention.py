@@ -63,6 +63,7 @@ def attention(
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
     window: Int[Array, ""] | None = None,
+    causal: bool = False,
 ) -> Float[Array, "B Q N H"]:
     """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1) among the tokens of one document.
 
@@ -78,13 +79,15 @@ def attention(
       dropout_rate: dropout of the attention weights (xla only).
       dropout_key: the key of the dropout mask; None drops nothing.
       window: how far from itself a token sees, to both sides (xla only); None is the whole document.
+      causal: whether a token sees itself and earlier tokens alone.
     """
-    Q = query.shape[1]
+    Q, places = query.shape[1], jnp.arange(segments.shape[1])
     visible = segments[:, None, :Q, None] == segments[:, None, None, :]
+    if causal:
+        visible &= places <= places[:Q, None]
     if implementation == "cudnn" and segments.shape[1] == Q:
         return jax.nn.dot_product_attention(query, key, value, mask=visible, implementation="cudnn")
     if window is not None:
-        places = jnp.arange(segments.shape[1])
         visible &= jnp.abs(places[:Q, None] - places) <= window
     scale = 1 / math.sqrt(query.shape[-1])
     scores = einsum("BQNH,BSNH->BNQS", query * scale, key, jnp.float32)

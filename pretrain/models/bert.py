@@ -92,6 +92,7 @@ class SelfAttention(nnx.Module):
         segments: Int[Array, "B S"],
         dropout_key: Key[Array, ""] | None,
         first: int | None,
+        causal: bool,
     ) -> Float[Array, "B Q D"]:
         """Attend within each document; what the first Q tokens of a row see."""
         query, key, value = (
@@ -106,6 +107,7 @@ class SelfAttention(nnx.Module):
             implementation=self.config.attention,
             dropout_rate=self.config.attention_probs_dropout_prob,
             dropout_key=dropout_key,
+            causal=causal,
         )
         return self.output(constrain(attended, "batch", "seq", "act_heads", None))
 
@@ -142,11 +144,13 @@ class EncoderLayer(nnx.Module):
         positions: Int[Array, "B S"],
         dropout_key: Key[Array, ""] | None,
         first: int | None = None,
+        *,
+        causal: bool = False,
     ) -> Float[Array, "B Q D"]:
         """Run one layer, for the first Q tokens of a row or for all; positions are in the embeddings."""
         rate = self.config.hidden_dropout_prob
         keys = (None, None, None) if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
-        attended = self.attention(x, segments, keys[0], first)
+        attended = self.attention(x, segments, keys[0], first, causal)
         if self.drops_attended:
             attended = dropout(attended, rate, keys[1])
         x = constrain(self.attention_norm(x[:, :first] + attended), "batch", "seq", "act_embed")

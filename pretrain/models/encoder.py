@@ -27,7 +27,8 @@ Maker = Callable[[nnx.Rngs, EncoderConfig], nnx.Module]
 class Layer(Protocol):
     """The class of a layer's module.
 
-    It is called with x, segments, positions, a dropout key, how many of the first tokens are wanted, and its traits.
+    It is called with x, segments, positions, a dropout key, how many of the first tokens are wanted, whether attention
+    is causal, and its traits.
     """
 
     def __call__(self, rngs: nnx.Rngs, config: EncoderConfig) -> nnx.Module:
@@ -121,6 +122,7 @@ class Encoder:
         *,
         dropout_key: Key[Array, ""] | None = None,
         first: int | None = None,
+        causal: bool = False,
     ) -> Float[Array, "B Q D"]:
         """Hidden states of the last layer, in the compute type.
 
@@ -133,6 +135,7 @@ class Encoder:
           dropout_key: a typed key of any generator; None runs without dropout (evaluation).
           first: the first Q tokens of each row alone are wanted, and the last layer runs for them only: what else it
             would compute nothing reads. None is all of them, Q = S.
+          causal: whether a token sees itself and earlier tokens of its document alone.
         """
         layers = self.config.num_hidden_layers
         embedding_key = None if dropout_key is None else jax.random.fold_in(dropout_key, layers)
@@ -147,7 +150,9 @@ class Encoder:
         ) -> tuple[jax.Array, None]:
             layer_params, traits, index = inputs
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
-            return nnx.merge(self.layer, layer_params)(x, segments, positions, key, first, **traits), None
+            return nnx.merge(self.layer, layer_params)(
+                x, segments, positions, key, first, causal=causal, **traits
+            ), None
 
         traits = PARTS[self.config.model_type].layer.traits(self.config)
         scanned = {name: jnp.asarray(values) for name, values in traits.items()}

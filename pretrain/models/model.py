@@ -84,9 +84,12 @@ class Model:
         token_types: Int[Array, "B S"] | None = None,
         *,
         dropout_key: Key[Array, ""] | None = None,
+        causal: bool = False,
     ) -> Float[Array, "B S D"]:
         """Hidden states of the last layer, in the compute type; arguments as in `Encoder.encode`."""
-        return self.encoder.encode(params, tokens, segments, positions, token_types, dropout_key=dropout_key)
+        return self.encoder.encode(
+            params, tokens, segments, positions, token_types, dropout_key=dropout_key, causal=causal
+        )
 
     def predict(self, params: Params, hidden: Float[Array, "B K D"]) -> Float[Array, "B K V"]:
         """Logits (float32) over the vocabulary for hidden states: all S of a row, or the K that are predicted."""

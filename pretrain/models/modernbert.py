@@ -85,6 +85,7 @@ class SelfAttention(nnx.Module):
         positions: Int[Array, "B S"],
         dropout_key: Key[Array, ""] | None,
         first: int | None,
+        causal: bool,
         window: Int[Array, ""],
         frequencies: Float[Array, "H/2"],
     ) -> Float[Array, "B Q D"]:
@@ -101,6 +102,7 @@ class SelfAttention(nnx.Module):
             dropout_rate=self.config.attention_probs_dropout_prob,
             dropout_key=dropout_key,
             window=window,
+            causal=causal,
         )
         return self.output(constrain(attended, "batch", "seq", "act_heads", None))
 
@@ -163,14 +165,15 @@ class EncoderLayer(nnx.Module):
         dropout_key: Key[Array, ""] | None,
         first: int | None = None,
         *,
+        causal: bool = False,
         window: Int[Array, ""],
         frequencies: Float[Array, "H/2"],
         normalises: Bool[Array, ""],
     ) -> Float[Array, "B Q D"]:
-        """Run one layer, for the first Q tokens of a row or for all; the keyword arguments are its traits."""
+        """Run one layer, for the first Q tokens of a row or for all; `window` and what follows it are its traits."""
         keys = (None, None, None) if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
         read = jnp.where(normalises, self.attention_norm(x), x)
-        attended = self.attention(read, segments, positions, keys[0], first, window, frequencies)
+        attended = self.attention(read, segments, positions, keys[0], first, causal, window, frequencies)
         x = x[:, :first] + dropout(attended, self.config.attention_probs_dropout_prob, keys[1])
         x = x + self.feed_forward(self.feed_forward_norm(x), keys[2])
         return constrain(x, "batch", "seq", "act_embed")

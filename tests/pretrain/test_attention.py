@@ -101,6 +101,34 @@ def test_a_window_hides_what_is_further_away():
     np.testing.assert_array_equal(wide, attention(query, key, value, SEGMENTS))
 
 
+def _seen_by(row: int, token: int, **options) -> list[int]:
+    """The places of a row whose values have a gradient in what one token attends to."""
+    query, key, value = _heads()
+
+    def of_token(value):
+        return jnp.sum(attention(query, key, value, SEGMENTS, **options)[row, token])
+
+    return np.flatnonzero(np.any(np.asarray(jax.grad(of_token)(value))[row] != 0, axis=(1, 2))).tolist()
+
+
+def test_causal_attention_sees_the_token_and_earlier_ones_of_its_document():
+    assert _seen_by(0, 2, causal=True) == [0, 1, 2]
+    assert _seen_by(0, 5, causal=True) == [4, 5]
+    assert _seen_by(0, 6, causal=True) == [6]
+    assert _seen_by(1, 5, causal=True, window=jnp.int32(2)) == [3, 4, 5]
+    assert _seen_by(1, 5) == list(range(S))
+
+
+def test_causal_padding_gives_finite_values_and_gradients():
+    query, key, value = _heads()
+
+    def total(query, key, value):
+        return jnp.sum(attention(query, key, value, np.zeros_like(SEGMENTS), causal=True) ** 2)
+
+    for gradient in jax.grad(total, argnums=(0, 1, 2))(query, key, value):
+        assert np.isfinite(gradient).all()
+
+
 def test_a_network_with_windows_runs_in_xla():
     assert resolve("auto", "bfloat16", 0.0, "gpu", has_windows=True) == "xla"
     with pytest.raises(UserError, match="has no local windows, which this network's layers have; or set"):
@@ -141,10 +169,15 @@ def test_cudnn_is_asked_for_the_attention_that_xla_computes(monkeypatch: pytest.
     np.testing.assert_allclose(actual, expected, atol=0.02)
 
 
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [None, 2])
 @pytest.mark.parametrize("implementation", ["xla", "cudnn"])
-def test_the_first_tokens_alone_attend_as_they_do_among_all(implementation: str, window: int | None):
+def test_the_first_tokens_alone_attend_as_they_do_among_all(
+    implementation: str, window: int | None, causal: bool
+):
     query, key, value = _heads()
-    out = attention(query[:, :2], key, value, SEGMENTS, implementation=implementation, window=window)
-    among_all = attention(query, key, value, SEGMENTS, window=window)[:, :2]
+    out = attention(
+        query[:, :2], key, value, SEGMENTS, implementation=implementation, window=window, causal=causal
+    )
+    among_all = attention(query, key, value, SEGMENTS, window=window, causal=causal)[:, :2]
     np.testing.assert_allclose(out, among_all, rtol=0, atol=1e-6)
