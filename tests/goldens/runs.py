@@ -1,0 +1,43 @@
+"""The short runs whose losses are kept in losses.json beside this file."""
+
+import json
+from pathlib import Path
+
+from etils import epath
+
+from pretrain.train import train
+from tests.tiny import tiny_config, write_corpus
+
+CASES = (("mlm", "roberta"), ("mlm", "bert"))
+"""Pairs of objective and family: a new one is added here, and `python -m tests.goldens.write` adds its losses."""
+LOSSES = Path(__file__).parent / "losses.json"
+STEPS = 20
+TOLERANCE = 1e-4
+"""Relative; processors and ways of compiling differ in the last bits, which 20 steps make larger."""
+
+
+def name_of(objective: str, family: str) -> str:
+    """The key of a case in losses.json."""
+    return f"{objective}/{family}"
+
+
+def losses(objective: str, family: str, folder: Path) -> dict[str, list[float]]:
+    """Losses of a run of 20 steps: train/loss of every step, eval/loss of every tenth.
+
+    Args:
+      objective: what the run learns.
+      family: config.model.family.
+      folder: an empty folder, for the corpus and the run.
+    """
+    corpus = write_corpus(folder / "corpus.txt")
+    config = tiny_config(
+        corpus,
+        steps=STEPS,
+        model={"family": family},
+        optimizer={"learning_rate": 3e-3},
+        eval={"every": 10},
+    )
+    workdir = folder / "run"
+    train(config, epath.Path(workdir))
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {name: [line[name] for line in lines if name in line] for name in ("train/loss", "eval/loss")}

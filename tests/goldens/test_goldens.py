@@ -1,0 +1,23 @@
+"""Runs of each objective and family lose what they lost before; tests/goldens/write.py makes the losses anew."""
+
+import json
+
+import pytest
+
+from tests.goldens.runs import CASES, LOSSES, STEPS, TOLERANCE, losses, name_of
+
+LENGTHS = {"train/loss": STEPS, "eval/loss": STEPS // 10}
+
+
+def test_every_case_has_its_losses():
+    kept = json.loads(LOSSES.read_text())
+    assert list(kept) == [name_of(*case) for case in CASES]
+    assert all({name: len(values) for name, values in case.items()} == LENGTHS for case in kept.values())
+
+
+@pytest.mark.parametrize("objective, family", CASES)
+def test_a_run_loses_what_it_lost(tmp_path, objective, family):
+    kept = json.loads(LOSSES.read_text())[name_of(objective, family)]
+    now = losses(objective, family, tmp_path)
+    for name, values in kept.items():
+        assert now[name] == pytest.approx(values, rel=TOLERANCE), name
