@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from base.errors import UserError
-from pretrain.models.families import FAMILIES
+from pretrain.models import families
 from pretrain.models.huggingface import CONFIG, parse_config
 
 FILE_NAME = "model.onnx"
@@ -209,7 +209,7 @@ def _remove_traces(file: Path) -> None:
 
 def _longest(config: Any) -> int:
     """How many tokens a row may have: of the families that are known here, some set positions aside."""
-    if config.model_type in FAMILIES:
+    if config.model_type in families.names():
         return parse_config(config.to_dict(), CONFIG).max_length
     return int(config.max_position_embeddings)
 

@@ -77,7 +77,7 @@ def with_network(
 
 
 def _family(network: EncoderConfig) -> str:
-    return "roberta" if network.is_roberta else network.model_type
+    return network.family.runs_as or network.model_type
 
 
 def dropout(network: EncoderConfig) -> dict[str, float]:

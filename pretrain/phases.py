@@ -170,7 +170,9 @@ def check_length(phase: Phase, encoder: EncoderConfig, config_file: str) -> None
         return
     if config_file:
         raise UserError(f"{rows} should be {longest} or less: {config_file} has no more positions")
-    aside = f" ({encoder.model_type} sets {encoder.position_offset} of them aside)" * encoder.is_roberta
+    aside = f" ({encoder.model_type} sets {encoder.position_offset} of them aside)" * (
+        encoder.position_offset > 0
+    )
     raise UserError(
         f"{rows} is too long for config.model.max_position_embeddings={encoder.max_position_embeddings}{aside}; "
         f"set that to {phase.seq_len + encoder.position_offset}, or {phase.place('seq_len')} to {longest} or less"

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from finetune.classifier.heads import HEADS, ClassificationHead, HeadConfig
+from finetune.classifier.heads import ClassificationHead, HeadConfig, classifier_head
 from pretrain.models import Encoder, EncoderConfig, Params, build_encoder, module_shapes
 from pretrain.models.tensor_names import Tensor, encoder_tensors, tensors
 
@@ -80,7 +80,7 @@ class Classifier:
 
     def tensors(self) -> list[Tensor]:
         """Every tensor of it, as transformers' ...ForSequenceClassification has them."""
-        names = HEADS[self.encoder.config.model_type].names
+        names = classifier_head(self.encoder.config).names
         head = tensors({"head": self.modules()["head"]}, 0, names.__getitem__)
         return [*encoder_tensors(self.encoder), *head]
 

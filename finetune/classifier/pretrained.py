@@ -20,8 +20,7 @@ from data.labelled.classes import matching, unnamed
 from finetune.classifier.heads import OUT, HeadConfig, head_config
 from finetune.classifier.network import Classifier, build_classifier
 from pretrain.job import MODEL_FILE, is_workdir
-from pretrain.models import EncoderConfig, Params
-from pretrain.models.families import FAMILIES, family_of
+from pretrain.models import EncoderConfig, Params, families
 from pretrain.models.huggingface import (
     CONFIG,
     Published,
@@ -114,18 +113,15 @@ def _overridden(
     fields = dict(overrides)
     if HEAD in fields:
         head = dataclasses.replace(head, dropout=fields.pop(HEAD))
-    if HIDDEN in fields and config.modernbert is not None:
-        rate = fields.pop(HIDDEN)
-        fields["modernbert"] = dataclasses.replace(
-            config.modernbert, embedding_dropout=rate, mlp_dropout=rate
-        )
+    if HIDDEN in fields:
+        config = config.with_hidden_dropout(fields.pop(HIDDEN))
     return dataclasses.replace(config, **fields), head
 
 
 def _read(published: Published, classifier: Classifier, head: Params) -> tuple[Params, frozenset[str]]:
     """Params of a checkpoint, its head's modules where it has them, and the names of those it has not."""
     config, where = classifier.encoder.config, published.source
-    family = family_of(config)
+    family = config.family
     state = with_current_names(config, published.state)
     wanted = classifier.tensors()
     heads = [tensor for tensor in wanted if tensor.path[0] == "head"]
@@ -257,7 +253,7 @@ def _task_config(model_type: str, config: Mapping[str, Any], labels: Sequence[st
     names = list(labels) or ["LABEL_0"]
     replaced = ("_name_or_path", "torch_dtype", "num_labels", "auto_map")
     return {name: value for name, value in without_places(config).items() if name not in replaced} | {
-        "architectures": [f"{FAMILIES[model_type].classes}{TASK_CLASS}"],
+        "architectures": [f"{families.get(model_type).classes}{TASK_CLASS}"],
         "model_type": model_type,
         "dtype": "float32",
         "problem_type": "single_label_classification" if labels else "regression",

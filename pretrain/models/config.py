@@ -1,31 +1,29 @@
 """What a network needs to be built: every field resolved, hashable, named as transformers names it."""
 
+import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from base.errors import UserError
+from pretrain.models import families
 
-ROBERTA_TYPES = ("roberta", "xlm-roberta", "camembert")
-MASKED_LM_TYPES = (*ROBERTA_TYPES, "bert")
-"""The types that pretrain: those whose masked-language-model head is here."""
-
-UNTYPED = ("distilbert", "modernbert")
-"""The types whose networks do not tell a first text from a second."""
+if TYPE_CHECKING:
+    from pretrain.models.families.family import Family
 
 
 @dataclass(frozen=True)
-class ModernBertFields:
-    """What only ModernBERT's layers have; named as in its config.json, or explained."""
+class OwnFields:
+    """Fields of config.json that one family has and others have not; its own are a subclass of this."""
 
-    windows: tuple[int, ...]
-    """For each layer, how far from itself a token sees, to both sides; 0 is the whole document."""
-    thetas: tuple[float, ...]
-    """For each layer, the base of its rotary embedding's wavelengths."""
-    norm_bias: bool
-    attention_bias: bool
-    mlp_bias: bool
-    embedding_dropout: float
-    mlp_dropout: float
-    initializer_cutoff_factor: float
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """For each layer, how far from itself a token sees, to both sides; 0 is the whole document; () in all."""
+        return ()
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether the feed-forward layers have a gate."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,8 @@ class EncoderConfig:
     eos_token_id: int | None = None
     embedding_size: int = 0
     """Width of the embeddings, where another one than `hidden_size` is projected to it; 0 where it is the same."""
-    modernbert: ModernBertFields | None = None
+    own: OwnFields | None = None
+    """Fields that only its family has."""
     attention: str = "auto"
     remat: bool = False
     scan_unroll: int = 1
@@ -72,14 +71,14 @@ class EncoderConfig:
             "num_attention_heads",
             "intermediate_size",
         ]
-        for name in sizes if self.model_type in UNTYPED else [*sizes, "type_vocab_size"]:
+        for name in [*sizes, "type_vocab_size"] if self.family.has_token_types else sizes:
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} should be 1 or more")
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"hidden_size={self.hidden_size} should be a multiple of num_attention_heads={self.num_attention_heads}"
             )
-        if self.modernbert is not None and self.head_width % 2:
+        if not self.family.has_position_table and self.head_width % 2:
             raise UserError(
                 f"hidden_size={self.hidden_size} should be a multiple of twice"
                 f" num_attention_heads={self.num_attention_heads}: halves of a head are rotated"
@@ -94,8 +93,7 @@ class EncoderConfig:
         if self.scan_unroll < 0:
             raise UserError(f"scan_unroll={self.scan_unroll} should be 0 (all layers) or more")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} should be at least 0 and less than 1")
+            _check_rate(name, getattr(self, name))
 
     def require_masked_lm(self) -> None:
         """Refuse a network that only fine-tuning knows.
@@ -103,20 +101,31 @@ class EncoderConfig:
         Raises:
           UserError: there is no masked-language-model head for it here; the message does not say where it was set.
         """
-        if self.model_type not in MASKED_LM_TYPES:
+        if self.family.head is None:
             raise UserError(
-                f"model_type={self.model_type!r} can be fine-tuned only; pretraining knows {', '.join(MASKED_LM_TYPES)}"
+                f"model_type={self.model_type!r} can be fine-tuned only; pretraining knows"
+                f" {', '.join(families.pretrained())}"
             )
 
     @property
-    def is_roberta(self) -> bool:
-        """Whether this is RoBERTa or one of the types that run its network (XLM-R, CamemBERT)."""
-        return self.model_type in ROBERTA_TYPES
+    def family(self) -> "Family":
+        """What the networks of this model_type are like."""
+        return families.get(self.model_type)
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """For each layer, how far from itself a token sees, to both sides; 0 is the whole document; () in all."""
+        return self.own.windows if self.own else ()
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether the feed-forward layers have a gate, which is another map as wide as the first."""
+        return self.own is not None and self.own.is_gated
 
     @property
     def position_offset(self) -> int:
         """Row of the position table that the first token takes: RoBERTa counts from pad_token_id + 1, BERT from 0."""
-        return self.pad_token_id + 1 if self.is_roberta else 0
+        return self.pad_token_id + 1 if self.family.positions_skip_padding else 0
 
     @property
     def max_length(self) -> int:
@@ -127,3 +136,27 @@ class EncoderConfig:
     def head_width(self) -> int:
         """Width H of one attention head."""
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def hidden_dropout(self) -> float | None:
+        """The dropout of hidden states; None where it is several rates that differ."""
+        rates = {getattr(self.own, name) for name in self.family.hidden_dropouts}
+        return (rates.pop() if len(rates) == 1 else None) if rates else self.hidden_dropout_prob
+
+    def with_hidden_dropout(self, rate: float) -> "EncoderConfig":
+        """The same network with another dropout of hidden states.
+
+        Raises:
+          UserError: a rate that is none.
+        """
+        _check_rate("hidden_dropout_prob", rate)
+        if not (names := self.family.hidden_dropouts):
+            return dataclasses.replace(self, hidden_dropout_prob=rate)
+        assert self.own is not None
+        changed: Any = dict.fromkeys(names, rate)
+        return dataclasses.replace(self, own=dataclasses.replace(self.own, **changed))
+
+
+def _check_rate(name: str, rate: float) -> None:
+    if not 0 <= rate < 1:
+        raise UserError(f"{name}={rate} should be at least 0 and less than 1")

@@ -7,58 +7,19 @@ is an array with a leading axis L too, and scanned beside the params.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from pretrain.models import attention, bert, modernbert, module_shapes
+from pretrain.models import attention, module_shapes
 from pretrain.models.config import EncoderConfig
+from pretrain.models.families.family import Maker
 from pretrain.models.module_shapes import Params
-
-Maker = Callable[[nnx.Rngs, EncoderConfig], nnx.Module]
-
-
-class Layer(Protocol):
-    """The class of a layer's module.
-
-    It is called with x, segments, positions, a dropout key, how many of the first tokens are wanted, whether attention
-    is causal, and its traits.
-    """
-
-    def __call__(self, rngs: nnx.Rngs, config: EncoderConfig) -> nnx.Module:
-        """Describe one layer."""
-
-    @staticmethod
-    def traits(config: EncoderConfig) -> Mapping[str, np.ndarray]:
-        """What differs from layer to layer and is not learned: arrays [L, ...], handed to each layer by name."""
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The modules that an encoder of some model_type is made of."""
-
-    embeddings: Maker
-    layer: Layer
-    final: Maker | None = None
-    """What follows the last layer."""
-
-
-BERT = Parts(bert.Embeddings, bert.EncoderLayer)
-PARTS: Mapping[str, Parts] = {
-    "roberta": BERT,
-    "xlm-roberta": BERT,
-    "camembert": BERT,
-    "bert": BERT,
-    "distilbert": Parts(bert.Embeddings, bert.DistilBertLayer),
-    "electra": BERT,
-    "modernbert": Parts(modernbert.Embeddings, modernbert.EncoderLayer, modernbert.FinalNorm),
-}
 
 
 @dataclass(frozen=True)
@@ -83,7 +44,7 @@ class Encoder:
         The third key that `key` splits into is left to a head.
         """
         embeddings, layers, _ = jax.random.split(key, 3)
-        parts = PARTS[self.config.model_type]
+        parts = self.config.family.parts
 
         def init_layer(layer_key: Key[Array, ""]) -> Params:
             return module_shapes.pure(parts.layer(nnx.Rngs(layer_key), self.config))
@@ -154,7 +115,7 @@ class Encoder:
                 x, segments, positions, key, first, causal=causal, **traits
             ), None
 
-        traits = PARTS[self.config.model_type].layer.traits(self.config)
+        traits = self.config.family.parts.layer.traits(self.config)
         scanned = {name: jnp.asarray(values) for name, values in traits.items()}
         stacked, last = (params["layers"], scanned, jnp.arange(layers)), None
         if first is not None:
@@ -197,7 +158,7 @@ def build_encoder(config: EncoderConfig, *, dtype: str = "float32", platform: st
         dtype,
         config.attention_probs_dropout_prob,
         platform,
-        has_windows=config.modernbert is not None,
+        has_windows=any(config.windows),
     )
     config = dataclasses.replace(config, attention=kernel)
     graphs = {part: nnx.split(module)[0] for part, module in _modules(config).items()}
@@ -205,7 +166,7 @@ def build_encoder(config: EncoderConfig, *, dtype: str = "float32", platform: st
 
 
 def _modules(config: EncoderConfig) -> dict[str, nnx.Module]:
-    parts = PARTS[config.model_type]
+    parts = config.family.parts
     makers: dict[str, Maker] = {"embeddings": parts.embeddings, "layers": parts.layer}
     if parts.final:
         makers["final"] = parts.final

@@ -20,8 +20,9 @@ from base import hub_ids
 from base.errors import UserError
 from data.special_tokens import SpecialTokens
 from pretrain.config import ModelConfig
-from pretrain.models import EncoderConfig, Params
-from pretrain.models.families import FAMILIES, SHARED_DEFAULTS, Family, family_of
+from pretrain.models import EncoderConfig, Params, families
+from pretrain.models.families.family import Family
+from pretrain.models.families.shared_fields import SHARED_DEFAULTS
 from pretrain.models.layers import ACTIVATIONS
 from pretrain.models.tensor_names import as_stored, from_state_dict, to_state_dict
 from tokenizer.load import load as load_tokenizer
@@ -118,15 +119,16 @@ def parse_config(values: Mapping[str, Any], where: str) -> EncoderConfig:
       UserError: a model_type, or a value of a field, that this project does not have.
     """
     model_type = values.get("model_type")
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise UserError(f"{where} has model_type={model_type!r}; known are {', '.join(FAMILIES)}")
-    family = FAMILIES[model_type]
+    if not isinstance(model_type, str) or model_type not in families.names():
+        raise UserError(f"{where} has model_type={model_type!r}; known are {', '.join(families.names())}")
+    family = families.get(model_type)
     for name, value in _FIXED.items():
         if values.get(name, value) not in (value, None):
             raise UserError(f"{where} has {name}={values[name]!r}; only {value!r} is known")
     values = _without_aliases(family, values, where)
     fields = {
-        name: checked(values, family.key(name), default, where) for name, default in family.defaults.items()
+        name: checked(values, family.key(name), default, where)
+        for name, default in {**family.defaults, **family.own_defaults}.items()
     }
     if fields["hidden_act"] not in ACTIVATIONS:
         raise UserError(
@@ -188,13 +190,13 @@ def config_dict(config: EncoderConfig) -> dict[str, Any]:
       UserError: a network that only fine-tuning knows, where a model's own config.json is passed on.
     """
     config.require_masked_lm()
-    family = family_of(config)
+    family = config.family
     fields = {family.key(name): getattr(config, name) for name in family.defaults}
     return {
         "architectures": [f"{family.classes}ForMaskedLM"],
         "model_type": config.model_type,
         "dtype": "float32",
-        "position_embedding_type": "absolute",
+        **family.written(config),
         **{name: value for name, value in fields.items() if value is not None},
     }
 

@@ -8,7 +8,6 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from pretrain.models import module_shapes
-from pretrain.models.bert import MaskedLMHead
 from pretrain.models.config import EncoderConfig
 from pretrain.models.encoder import Encoder, build_encoder
 from pretrain.models.module_shapes import Params
@@ -56,7 +55,7 @@ class Model:
 
         Run it under `jax.jit` with `out_shardings` made of `logical_axes()`, and each device draws its own share only.
         """
-        head = MaskedLMHead(nnx.Rngs(jax.random.split(key, 3)[2]), self.config)
+        head = _make_head(self.config, nnx.Rngs(jax.random.split(key, 3)[2]))
         return {**self.encoder.init(key), "head": module_shapes.pure(head)}
 
     def modules(self) -> dict[str, nnx.Module]:
@@ -119,4 +118,9 @@ def build(config: EncoderConfig, *, dtype: str = "float32", platform: str | None
 
 
 def _abstract_head(config: EncoderConfig) -> nnx.Module:
-    return module_shapes.abstract({"head": lambda: MaskedLMHead(nnx.Rngs(0), config)})["head"]
+    return module_shapes.abstract({"head": lambda: _make_head(config, nnx.Rngs(0))})["head"]
+
+
+def _make_head(config: EncoderConfig, rngs: nnx.Rngs) -> nnx.Module:
+    assert config.family.head is not None
+    return config.family.head(rngs, config)

@@ -12,7 +12,7 @@ def positions_of_texts(tokens: Int[Array, "B S"], config: EncoderConfig) -> Int[
     RoBERTa's network counts the tokens that are not the padding token, so that a padding token which is written in a
     text takes no position from the others: its own is the one before the first, as is that of padding.
     """
-    if not config.is_roberta:
+    if not config.family.positions_skip_padding:
         return jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
     counted = (tokens != config.pad_token_id).astype(jnp.int32)
     return jnp.cumsum(counted, axis=1) * counted - 1

@@ -1,7 +1,7 @@
 """Which tensor of a transformers state dict is which of our params, and how the two are laid out.
 
 PyTorch keeps a linear map as [outputs, inputs], one tensor a layer. Ours are [L, inputs..., outputs...], heads apart.
-What the tensors are called is `pretrain.models.families`; their shapes are those of the modules.
+A family's folder in `pretrain.models.families` says what the tensors are called; the modules, which shape they have.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from base.errors import UserError
 from pretrain.models import module_shapes
 from pretrain.models.config import EncoderConfig
 from pretrain.models.encoder import Encoder
-from pretrain.models.families import Family, family_of
+from pretrain.models.families.family import Family
 from pretrain.models.model import Model, build
 from pretrain.models.module_shapes import LAYERS, Params
 
@@ -106,7 +106,7 @@ def _shape(shape: Sequence[int], kind: str, inputs: int) -> tuple[int, ...]:
 
 def encoder_tensors(encoder: Encoder) -> list[Tensor]:
     """Every tensor of an encoder, under the name it has in transformers' classes for tasks."""
-    family = family_of(encoder.config)
+    family = encoder.config.family
     found = tensors(encoder.modules(), encoder.config.num_hidden_layers, family.full_name)
     return [
         tensor
@@ -121,7 +121,7 @@ def _paths(modules: Iterable[str]) -> set[tuple[str, ...]]:
 
 def head_tensors(model: Model) -> list[Tensor]:
     """The tensors of the masked-language-model head."""
-    family = family_of(model.config)
+    family = model.config.family
     return tensors({"head": model.modules()["head"]}, 0, family.full_name)
 
 
@@ -130,11 +130,11 @@ def to_state_dict(config: EncoderConfig, params: Params) -> dict[str, np.ndarray
 
     An untied head's bias goes under both of its names: transformers then applies `decoder.bias` and still has `bias`.
     """
-    model, family = _build(config), family_of(config)
+    model, family = _build(config), config.family
     found = [*encoder_tensors(model.encoder), *head_tensors(model)]
     state = {tensor.name: tensor.of(params) for tensor in found}
     if not config.tie_word_embeddings:
-        state[f"{family.decoder}.bias"] = state[f"{family.head['head']}.bias"].copy()
+        state[f"{family.decoder}.bias"] = state[f"{family.head_modules['head']}.bias"].copy()
     return state
 
 
@@ -155,9 +155,9 @@ def from_state_dict(
     Raises:
       UserError: a tensor is missing, unknown, or not of the shape that the config gives it; it is named.
     """
-    model, family = _build(config), family_of(config)
+    model, family = _build(config), config.family
     state = with_current_names(config, state)
-    head, decoder = family.head["head"], family.decoder
+    head, decoder = family.head_modules["head"], family.decoder
     bias, decoder_bias = f"{head}.bias", f"{decoder}.bias"
     if decoder_bias in state:  # where both are there and differ, transformers applies the decoder's
         state[bias] = state[decoder_bias]
@@ -234,7 +234,7 @@ def as_stored(config: EncoderConfig, state: Mapping[str, np.ndarray], where: str
       state: names to arrays.
       where: the file or folder, for the warning.
     """
-    word, decoder = _tied_names(family_of(config))
+    word, decoder = _tied_names(config.family)
     state = with_current_names(config, state)
     if not config.tie_word_embeddings or not {word, decoder} <= set(state):
         return config
@@ -251,7 +251,7 @@ def with_current_names(config: EncoderConfig, state: Mapping[str, np.ndarray]) -
 
     A word embedding that is stored as the output matrix it is tied to, and by that name alone, is there by its own.
     """
-    family = family_of(config)
+    family = config.family
     parts = {name.split(".")[0] for name in (*family.modules.values(), "pooler")}
 
     def current(name: str) -> str:

@@ -55,10 +55,8 @@ def test_every_member_of_a_population_gives_what_it_gives_alone(case: str, tmp_p
 def test_the_first_tokens_alone_are_what_they_are_among_all(start, fields: dict[str, object]):
     encoder, params = start.classifier.encoder, start.params
     if "num_hidden_layers" in fields:
-        if (own := encoder.config.modernbert) is not None:
-            fields = fields | {
-                "modernbert": dataclasses.replace(own, windows=own.windows[:1], thetas=own.thetas[:1])
-            }
+        if (own := encoder.config.own) is not None:
+            fields = fields | {"own": dataclasses.replace(own, layer_types=own.layer_types[:1])}
         params = params | {"layers": jax.tree.map(lambda leaf: leaf[:1], params["layers"])}
     encoder = build_encoder(dataclasses.replace(encoder.config, **fields))
     batch = pairs_of_texts(encoder.config.type_vocab_size, padded=True)
@@ -108,7 +106,7 @@ def test_a_fresh_head_is_drawn_as_transformers_draws_it(start, tmp_path):
             np.testing.assert_allclose(ours.std(), deviation, rtol=0.05)
             np.testing.assert_allclose(ours.std(), expected.std(), rtol=0.15)
             assert abs(ours).max() < 6 * ours.std()
-            if wide.encoder.config.modernbert:
+            if wide.encoder.config.own:
                 assert abs(ours).max() < 2.4 * ours.std(), "drawn beyond the cut-off"
         else:
             np.testing.assert_array_equal(ours[0], expected)

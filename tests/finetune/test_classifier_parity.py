@@ -169,8 +169,8 @@ def test_dropout_is_where_transformers_has_it_with_the_same_rates(
     monkeypatch.setattr(torch.nn.functional, "dropout", record_theirs)
     theirs(**inputs(theirs, batch))
     for module in (
-        "pretrain.models.bert",
-        "pretrain.models.modernbert",
+        "pretrain.models.families.bert.network",
+        "pretrain.models.families.modernbert.network",
         "pretrain.models.attention",
         "finetune.classifier.heads",
     ):

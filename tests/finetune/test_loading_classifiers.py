@@ -233,7 +233,7 @@ def test_fields_of_the_network_can_be_set_otherwise(tmp_path: Path):
         config = start.classifier.encoder.config
         assert (config.attention_probs_dropout_prob, config.remat, config.scan_unroll) == (0.2, True, 0)
         assert start.classifier.head_config.dropout == 0.4
-        own = config.modernbert
+        own = config.own
         hidden = (own.embedding_dropout, own.mlp_dropout) if own else (config.hidden_dropout_prob,)
         assert set(hidden) == {0.3}
     with pytest.raises(UserError, match=r"hidden_dropout_prob=1.5 should be at least 0"):

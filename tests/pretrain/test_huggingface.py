@@ -18,9 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from base.errors import UserError
 from data.special_tokens import SpecialTokens
 from pretrain.config import ModelConfig
-from pretrain.models import build, huggingface
-from pretrain.models.config import MASKED_LM_TYPES
-from pretrain.models.families import FAMILIES
+from pretrain.models import build, families, huggingface
 from pretrain.models.huggingface import (
     config_dict,
     encoder_config,
@@ -96,12 +94,12 @@ def test_a_config_file_decides_the_network_and_the_run_decides_how_it_runs(tmp_p
     assert config == dataclasses.replace(expected, remat=True)
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", families.names())
 def test_fields_a_config_file_leaves_out_are_what_transformers_assumes(model_type: str):
     theirs = transformers.AutoConfig.for_model(model_type)
     ours = parse_config({"model_type": model_type}, "here")
     assert parse_config(json.loads(theirs.to_json_string(use_diff=False)), "here") == ours
-    for name, value in config_dict(ours).items() if model_type in MASKED_LM_TYPES else ():
+    for name, value in config_dict(ours).items() if model_type in families.pretrained() else ():
         if name not in ("architectures", "dtype", "position_embedding_type"):
             assert getattr(theirs, name) == value, name
 

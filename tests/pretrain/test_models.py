@@ -191,7 +191,7 @@ def test_every_dropout_of_every_layer_has_a_key_of_its_own(monkeypatch: pytest.M
         keys.append(tuple(jax.random.key_data(key).tolist()))
         return x
 
-    monkeypatch.setattr("pretrain.models.bert.dropout", record)
+    monkeypatch.setattr("pretrain.models.families.bert.network.dropout", record)
     monkeypatch.setattr("pretrain.models.attention.dropout", record)
     model = build(CONFIG)
     params = _params()

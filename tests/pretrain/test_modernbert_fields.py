@@ -23,15 +23,15 @@ def test_modernbert_is_read_as_older_releases_wrote_it_too():
     assert theirs.layer_types == ["full_attention", "sliding_attention"] * 2 + ["full_attention"]
     old = parse_config(OLD_MODERNBERT, "here")
     assert parse_config(json.loads(theirs.to_json_string(use_diff=False)), "here") == old
-    assert old.modernbert.windows == (0, 32, 0, 32, 0)
-    assert old.modernbert.thetas == (500.0, 50.0, 500.0, 50.0, 500.0)
+    assert old.own.windows == (0, 32, 0, 32, 0)
+    assert old.own.thetas == (500.0, 50.0, 500.0, 50.0, 500.0)
 
 
 def test_a_theta_in_rope_scaling_is_that_of_all_layers():
     values = {**OLD_MODERNBERT, "rope_scaling": {"rope_type": "default", "rope_theta": 7.0}}
     theirs = transformers.AutoConfig.for_model(**values).rope_parameters
     assert {kind["rope_theta"] for kind in theirs.values()} == {7.0}
-    assert set(parse_config(values, "here").modernbert.thetas) == {7.0}
+    assert set(parse_config(values, "here").own.thetas) == {7.0}
 
 
 @pytest.mark.parametrize(

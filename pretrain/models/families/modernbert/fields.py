@@ -1,10 +1,12 @@
 """What ModernBERT's config.json says of each layer, in its present form and in that of older releases."""
 
+import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from base.errors import UserError
-from pretrain.models.config import ModernBertFields
+from pretrain.models.config import OwnFields
 
 DEFAULTS: Mapping[str, Any] = {
     "norm_bias": False,
@@ -25,8 +27,45 @@ GLOBAL, LOCAL = "full_attention", "sliding_attention"
 _OLD_THETAS = {GLOBAL: "global_rope_theta", LOCAL: "local_rope_theta"}
 
 
+@dataclass(frozen=True)
+class ModernBertFields(OwnFields):
+    """What only ModernBERT's config.json has; named as there."""
+
+    layer_types: tuple[str, ...]
+    """The kind of each layer."""
+    local_attention: int
+    """How many tokens a local layer sees: half as many to each side."""
+    global_rope_theta: float
+    """The base of the wavelengths that global layers rotate by."""
+    local_rope_theta: float
+    """The same of local layers."""
+    norm_bias: bool
+    attention_bias: bool
+    mlp_bias: bool
+    embedding_dropout: float
+    mlp_dropout: float
+    initializer_cutoff_factor: float
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """For each layer, how far from itself a token sees, to both sides; 0 is the whole document."""
+        half = self.local_attention // 2
+        return tuple(half if kind == LOCAL else 0 for kind in self.layer_types)
+
+    @property
+    def thetas(self) -> tuple[float, ...]:
+        """For each layer, the base of its rotary embedding's wavelengths."""
+        thetas = {GLOBAL: self.global_rope_theta, LOCAL: self.local_rope_theta}
+        return tuple(thetas[kind] for kind in self.layer_types)
+
+    @property
+    def is_gated(self) -> bool:
+        """The feed-forward layers have a gate."""
+        return True
+
+
 def with_own_fields(fields: Mapping[str, Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Fields of an EncoderConfig, in which what only ModernBERT has is one field, `modernbert`.
+    """Fields of an EncoderConfig, in which what only ModernBERT has is one field, `own`.
 
     Args:
       fields: the values of all fields that have a default.
@@ -45,18 +84,14 @@ def with_own_fields(fields: Mapping[str, Any], values: Mapping[str, Any], where:
             raise UserError(f"{where}: {name}={values[name]!r}, but by its other fields it is {only}")
     if half < 1:
         raise UserError(f"{where}: local_attention={fields['local_attention']} should be 2 or more")
+    kept = {field.name for field in dataclasses.fields(ModernBertFields)} & set(DEFAULTS)
     own = ModernBertFields(
-        windows=tuple(half if kind == LOCAL else 0 for kind in kinds),
-        thetas=tuple(thetas[kind] for kind in kinds),
-        norm_bias=fields["norm_bias"],
-        attention_bias=fields["attention_bias"],
-        mlp_bias=fields["mlp_bias"],
-        embedding_dropout=fields["embedding_dropout"],
-        mlp_dropout=fields["mlp_dropout"],
-        initializer_cutoff_factor=fields["initializer_cutoff_factor"],
+        **{name: fields[name] for name in kept}
+        | {"layer_types": tuple(kinds)}
+        | {_OLD_THETAS[kind]: theta for kind, theta in thetas.items()}
     )
     shared = {name: value for name, value in fields.items() if name not in DEFAULTS}
-    return {**shared, "modernbert": own}
+    return {**shared, "own": own}
 
 
 def _kinds(fields: Mapping[str, Any], values: Mapping[str, Any], where: str) -> list[str]:

@@ -1,8 +1,7 @@
-"""BERT and its kin as transformers runs them: embeddings, one post-norm layer, the masked-language-model head.
+"""BERT's encoder (Devlin et al. 2019) as transformers runs it: embeddings and one post-norm layer.
 
-BERT: Devlin et al. 2019; RoBERTa: Liu et al. 2019. The two differ in where positions start to count and in the head's
-activation. ELECTRA (Clark et al. 2020) may have narrower embeddings, DistilBERT (Sanh et al. 2019) has no token types.
-`EncoderLayer` describes a single layer; `pretrain.models.encoder` stacks it.
+RoBERTa, XLM-R, CamemBERT, DistilBERT and ELECTRA run it too. They differ in where positions start to count, in token
+types, in the width of the embeddings. `EncoderLayer` describes a single layer; `pretrain.models.encoder` stacks it.
 """
 
 from collections.abc import Mapping
@@ -13,12 +12,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from pretrain.devices.mesh import constrain, gathered
+from pretrain.devices.mesh import constrain
 from pretrain.models.attention import attention
 from pretrain.models.config import EncoderConfig
 from pretrain.models.dropout import dropout
-from pretrain.models.layers import ACTIVATIONS, LayerNorm, Linear, constant, gelu, normal
-from pretrain.models.matrix_products import einsum
+from pretrain.models.layers import ACTIVATIONS, LayerNorm, Linear, normal
 
 
 def sinusoids(positions: int, width: int, rms: float) -> Float[Array, "P E"]:
@@ -48,7 +46,7 @@ class Embeddings(nnx.Module):
         if E != D:
             self.projection = Linear(rngs, {"E": E}, {"D": D}, (None, "embed"), std)
         self.word[...] = self.word[...].at[config.pad_token_id].set(0.0)
-        if config.is_roberta:
+        if config.family.positions_skip_padding:
             self.position[...] = self.position[...].at[config.pad_token_id].set(0.0)
 
     def __call__(
@@ -157,32 +155,3 @@ class EncoderLayer(nnx.Module):
         hidden = ACTIVATIONS[self.config.hidden_act](constrain(self.up(x), "batch", "seq", "act_mlp"))
         transformed = dropout(self.down(hidden), rate, keys[2])
         return constrain(self.feed_forward_norm(x + transformed), "batch", "seq", "act_embed")
-
-
-class DistilBertLayer(EncoderLayer):
-    """DistilBERT's layer: its attention is added to the residual as it is."""
-
-    drops_attended = False
-
-
-class MaskedLMHead(nnx.Module):
-    """Logits over the vocabulary; the output matrix is the word embedding (tied) or one of its own."""
-
-    def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
-        V, D, std = config.vocab_size, config.hidden_size, config.initializer_range
-        self.activation = gelu if config.is_roberta else ACTIVATIONS[config.hidden_act]
-        self.dense = Linear(rngs, {"D": D}, {"E": D}, ("embed", None), std)
-        self.norm = LayerNorm(D, config.layer_norm_eps)
-        if not config.tie_word_embeddings:
-            self.decoder = normal(rngs, (V, D), std, ("vocab", "embed"))
-        self.bias = constant(0.0, (V,), ("vocab",))
-
-    def __call__(self, hidden: Float[Array, "B K D"], word: Float[Array, "V D"]) -> Float[Array, "B K V"]:
-        """Logits in float32 of hidden states in the compute type; `word` is the word embedding."""
-        x = self.norm(self.activation(self.dense(hidden)))
-        stored = (self.decoder[...] if hasattr(self, "decoder") else word).astype(x.dtype)
-        decoder = gathered(stored, ("vocab", "embed"))
-        logits = einsum("BKD,VD->BKV", x, decoder, jnp.float32)
-        # An outer product with ones: its gradient is a matrix product, 50 times faster on CPU than a sum over B and K.
-        logits += jnp.einsum("BK,V->BKV", jnp.ones(logits.shape[:2]), self.bias[...])
-        return constrain(logits, "batch", None, "act_vocab")

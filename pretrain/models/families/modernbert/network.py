@@ -15,17 +15,20 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from pretrain.devices.mesh import constrain
 from pretrain.models.attention import attention
-from pretrain.models.config import EncoderConfig, ModernBertFields
+from pretrain.models.config import EncoderConfig
 from pretrain.models.dropout import dropout
+from pretrain.models.families.family import KernelStart
+from pretrain.models.families.modernbert.fields import ModernBertFields
 from pretrain.models.layers import ACTIVATIONS, LayerNorm, Linear, normal
 
 
 def _own(config: EncoderConfig) -> ModernBertFields:
-    assert config.modernbert is not None
-    return config.modernbert
+    assert isinstance(config.own, ModernBertFields)
+    return config.own
 
 
-def _norm(config: EncoderConfig) -> LayerNorm:
+def norm(config: EncoderConfig) -> LayerNorm:
+    """A layer norm of model width."""
     return LayerNorm(config.hidden_size, config.layer_norm_eps, bias=_own(config).norm_bias)
 
 
@@ -37,7 +40,7 @@ class Embeddings(nnx.Module):
         shape = (config.vocab_size, config.hidden_size)
         cutoff = _own(config).initializer_cutoff_factor
         self.word = normal(rngs, shape, config.initializer_range, ("vocab", "embed"), cutoff=cutoff)
-        self.norm = _norm(config)
+        self.norm = norm(config)
 
     def __call__(
         self,
@@ -73,7 +76,7 @@ class SelfAttention(nnx.Module):
             {"N": N, "H": H},
             {"D": D},
             ("heads", None, "embed"),
-            _deep_std(config),
+            residual_std(config),
             bias=own.attention_bias,
             cutoff=own.initializer_cutoff_factor,
         )
@@ -126,7 +129,7 @@ class FeedForward(nnx.Module):
             rngs, {"D": D}, {"G": 2, "F": F}, ("embed", None, "mlp"), std, bias=own.mlp_bias, cutoff=cutoff
         )
         self.down = Linear(
-            rngs, {"F": F}, {"D": D}, ("mlp", "embed"), _deep_std(config), bias=own.mlp_bias, cutoff=cutoff
+            rngs, {"F": F}, {"D": D}, ("mlp", "embed"), residual_std(config), bias=own.mlp_bias, cutoff=cutoff
         )
 
     def __call__(self, x: Float[Array, "B S D"], dropout_key: Key[Array, ""] | None) -> Float[Array, "B S D"]:
@@ -141,9 +144,9 @@ class EncoderLayer(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
         self.config = config
-        self.attention_norm = _norm(config)
+        self.attention_norm = norm(config)
         self.attention = SelfAttention(rngs, config)
-        self.feed_forward_norm = _norm(config)
+        self.feed_forward_norm = norm(config)
         self.feed_forward = FeedForward(rngs, config)
 
     @staticmethod
@@ -183,13 +186,18 @@ class FinalNorm(nnx.Module):
     """The layer norm after the last layer."""
 
     def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
-        self.norm = _norm(config)
+        self.norm = norm(config)
 
     def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         """Normalise."""
         return self.norm(x)
 
 
-def _deep_std(config: EncoderConfig) -> float:
+def residual_std(config: EncoderConfig) -> float:
     """The start of what adds to the residual: the less, the more layers do."""
     return float(config.initializer_range / (2 * config.num_hidden_layers) ** 0.5)
+
+
+def classifier_start(config: EncoderConfig) -> KernelStart:
+    """The start of the head that classifies texts."""
+    return KernelStart(residual_std(config), config.hidden_size**-0.5, _own(config).initializer_cutoff_factor)

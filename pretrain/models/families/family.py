@@ -1,0 +1,144 @@
+"""What makes a family: its network, and what transformers calls things in it.
+
+Names of our fields are those of `EncoderConfig`; of our modules, paths in params.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from flax import nnx
+
+from pretrain.models.config import EncoderConfig
+from pretrain.models.layers import LayerNorm
+
+Maker = Callable[[nnx.Rngs, EncoderConfig], nnx.Module]
+
+
+class Layer(Protocol):
+    """The class of a layer's module.
+
+    It is called with x, segments, positions, a dropout key, how many of the first tokens are wanted, whether attention
+    is causal, and its traits.
+    """
+
+    def __call__(self, rngs: nnx.Rngs, config: EncoderConfig) -> nnx.Module:
+        """Describe one layer."""
+
+    @staticmethod
+    def traits(config: EncoderConfig) -> Mapping[str, np.ndarray]:
+        """What differs from layer to layer and is not learned: arrays [L, ...], handed to each layer by name."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The modules that an encoder is made of."""
+
+    embeddings: Maker
+    layer: Layer
+    final: Maker | None = None
+    """What follows the last layer."""
+
+
+@dataclass(frozen=True)
+class KernelStart:
+    """Standard deviations of the start of a classification head's kernels."""
+
+    dense: float
+    """Of the first map."""
+    out: float
+    """Of the map to logits."""
+    cutoff: float | None = None
+    """Standard deviations beyond which nothing is drawn; None cuts nothing off."""
+
+
+def plain_start(config: EncoderConfig) -> KernelStart:
+    """Both kernels start as those of the encoder."""
+    return KernelStart(config.initializer_range, config.initializer_range)
+
+
+@dataclass(frozen=True)
+class ClassifierHead:
+    """The head of transformers' ...ForSequenceClassification: two maps with an activation between them."""
+
+    names: Mapping[str, str]
+    """Our modules and their names in a state dict."""
+    activation: str
+    """After the first map."""
+    drops_input: bool = False
+    """Whether what the first map reads is dropped out too."""
+    dropout: str = "classifier_dropout"
+    """The field of config.json with the rate."""
+    rate: float | None = None
+    """The rate where that is left out; None is the rate of hidden states."""
+    extra: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
+    """Other fields of `finetune`'s HeadConfig: what config.json calls them, and what it means to leave them out."""
+    norm: Callable[[EncoderConfig], LayerNorm] | None = None
+    """Makes the layer norm after the activation; None where there is none."""
+    start: Callable[[EncoderConfig], KernelStart] = plain_start
+    """The start of the kernels."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of networks: one model_type of transformers."""
+
+    classes: str
+    """What the names of its classes begin with: ...ForMaskedLM, ...ForSequenceClassification."""
+    base: str
+    """What the names of the encoder's tensors begin with, in every class but the bare ...Model."""
+    parts: Parts
+    """The modules of the encoder."""
+    defaults: Mapping[str, Any]
+    """Our fields that its config.json sets, with what it means to leave one out."""
+    modules: Mapping[str, str]
+    """Our modules of the encoder and where they are below `base`; `{}` stands for the layer."""
+    head: Maker | None = None
+    """The masked-language-model head: a module with `dense`, `norm`, where there is one `bias`, and where the output
+    matrix is not tied `decoder`. A family without one can be fine-tuned only."""
+    head_modules: Mapping[str, str] = field(default_factory=dict)
+    """Our modules of that head and their full names."""
+    decoder: str = ""
+    """The full name of the output matrix of transformers' masked-language-model head and, tied or not, bias."""
+    classifier: ClassifierHead | None = None
+    """The head that classifies texts. A family without one can be pretrained only."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Our fields that its config.json calls something else."""
+    aliases: frozenset[str] = frozenset()
+    """Those of them that transformers reads by our name too."""
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    """Our fields that are the same in all of its models."""
+    own_defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of its config.json that `resolve` makes `EncoderConfig.own` of, with what it means to leave one out."""
+    resolve: Callable[[Mapping[str, Any], Mapping[str, Any], str], Mapping[str, Any]] = lambda fields, *_: (
+        fields
+    )
+    """Makes fields of `EncoderConfig` of those in `defaults` and `own_defaults`, the config.json and its name."""
+    written: Callable[[EncoderConfig], Mapping[str, Any]] = lambda _: {}
+    """What its config.json has besides `defaults`: the inverse of `resolve`."""
+    hidden_dropouts: tuple[str, ...] = ()
+    """Fields of `EncoderConfig.own` that hold the dropout of hidden states, where hidden_dropout_prob does not."""
+    first_layer_lacks: frozenset[str] = frozenset()
+    """Our modules that every layer has but the first, where they do nothing."""
+    has_position_table: bool = True
+    """Whether positions are embedded, and not rotated by."""
+    positions_skip_padding: bool = False
+    """Whether positions are rows of their table from pad_token_id + 1 on and padding tokens have none (RoBERTa)."""
+    runs_as: str = ""
+    """Another model_type whose network it is, and by which config.model.family may call it too."""
+
+    @property
+    def has_token_types(self) -> bool:
+        """Whether its networks tell a first text from a second."""
+        return "type_vocab_size" in self.defaults
+
+    def key(self, name: str) -> str:
+        """What config.json calls a field of ours."""
+        return self.renamed.get(name, name)
+
+    def full_name(self, module: str) -> str:
+        """The name of one of our modules in a state dict, `{}` for the layer."""
+        if module in self.head_modules:
+            return self.head_modules[module]
+        return f"{self.base}.{self.modules[module]}"
