@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from base import hub_ids, private_paths, storage
+from base import hub_errors, hub_ids, private_paths, storage
 from base.errors import UserError
 
 TOKENIZER = "tokenizer.json"
@@ -81,9 +81,9 @@ def _download(hub_id: str) -> dict[str, bytes]:
             # new.
             known = try_to_load_from_cache(hub_id, name) is _CACHED_NO_EXIST
             if not known and name not in (ADDED_TOKENS, MODEL):
-                raise hub_ids.explain(error, hub_id, name) from error
-        except hub_ids.error_types() as error:
-            raise hub_ids.explain(error, hub_id, name) from error
+                raise hub_errors.of_model(error, hub_id, name) from error
+        except hub_errors.error_types() as error:
+            raise hub_errors.of_model(error, hub_id, name) from error
     return files
 
 

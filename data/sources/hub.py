@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from base.errors import UserError
+from base.hub_errors import may_pass, one_line
 from data.config import SourceConfig
 from data.source import Record
 from data.sources.documents import FlawError, Gate, column_of, digest, missing_field, refuse_metadata_filters
-from data.sources.hub_errors import explain, is_connection_error, one_line
+from data.sources.hub_errors import explain
 from data.sources.table_rows import row_records
 
 BATCH = 256
@@ -78,7 +79,7 @@ class HubSource:
                 raise
             except Exception as error:  # the same as above
                 failures += 1
-                if failures == ATTEMPTS or not is_connection_error(error):
+                if failures == ATTEMPTS or not may_pass(error):
                     raise explain(error, self._config, self._where) from error
                 time.sleep(min(FIRST_WAIT_SECONDS * 2 ** (failures - 1), LONGEST_WAIT_SECONDS))
 
@@ -134,7 +135,7 @@ class HubSource:
             except UserError:
                 raise
             except Exception as error:  # the same as above
-                if is_connection_error(error):
+                if may_pass(error):
                     raise
                 damage = error
         if number >= start:

@@ -1,16 +1,15 @@
-"""What goes wrong on the Hugging Face hub, each said in one line with what to do about it."""
+"""Errors of data sets on the Hugging Face hub: one line for each, with the field to set."""
 
 import os
 import re
-from collections.abc import Iterator
 
 from base.errors import UserError
+from base.hub_errors import Problem, causes, one_line, problem
 from data.config import SourceConfig
 
 ALTERNATIVES = (
     "oscar-corpus/community-oscar (text_field='content'), HPLT/HPLT2.0_cleaned, HuggingFaceFW/fineweb-2"
 )
-TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
 
 
 def explain(
@@ -24,17 +23,17 @@ def explain(
     subset = subset or f"{where}.subset"
     text = one_line(error)
     page = f"https://huggingface.co/datasets/{config.name}"
-    names = {type(cause).__name__ for cause in _causes(error)}
-    if "GatedRepoError" in names or "gated dataset" in text:
+    names = {type(cause).__name__ for cause in causes(error)}
+    if (found := problem(error)) is Problem.GATED or "gated dataset" in text:
         return UserError(
             f"{where}.name={config.name!r} is gated: request access on {page}, "
             "then set HF_TOKEN to a token of that account"
         )
-    if "RevisionNotFoundError" in names or text.startswith("Revision"):
+    if found is Problem.NO_REVISION or text.startswith("Revision"):
         return UserError(
             f"{where}.revision={config.revision!r} does not exist in {config.name!r}; see {page}/commits/main"
         )
-    if names & {"DatasetNotFoundError", "RepositoryNotFoundError"}:
+    if found is Problem.MISSING:
         return UserError(
             f"{where}.name={config.name!r} does not exist on the hub, or is private: check the id on {page}; "
             "for a private one set HF_TOKEN"
@@ -59,34 +58,10 @@ def explain(
         return UserError(
             f"{where}.name={config.name!r} holds no data file that datasets can read; see {page}/tree/main"
         )
-    if is_connection_error(error):
+    if found is Problem.UNREACHABLE:
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
         return UserError(
             f"{where}.name={config.name!r}: the hub cannot be reached{offline}: {text}; "
             f"run the same command again to go on, or set {where}.source to local files"
         )
     return UserError(f"{where}.name={config.name!r}: {type(error).__name__}: {text}")
-
-
-def is_connection_error(error: BaseException) -> bool:
-    """Whether trying again may help: a broken or refused connection, or an overloaded server."""
-    from datasets.utils.file_utils import CONNECTION_ERRORS_TO_RETRY
-    from huggingface_hub.errors import HfHubHTTPError
-
-    for cause in _causes(error):
-        if isinstance(cause, HfHubHTTPError):
-            return cause.response is not None and cause.response.status_code in TRANSIENT_STATUS
-        if isinstance(cause, (ConnectionError, TimeoutError, *CONNECTION_ERRORS_TO_RETRY)):
-            return True
-    return False
-
-
-def one_line(error: BaseException) -> str:
-    """The exception's message without line breaks, cut to a readable length."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

@@ -16,7 +16,7 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
-from base import hub_ids
+from base import hub_errors, hub_ids
 from base.errors import UserError
 from data.special_tokens import SpecialTokens
 from pretrain.config import ModelConfig
@@ -361,5 +361,5 @@ def download(hub_id: str, patterns: list[str]) -> epath.Path:
 
     try:
         return epath.Path(snapshot_download(hub_id, allow_patterns=patterns))
-    except hub_ids.error_types() as error:
-        raise hub_ids.explain(error, hub_id, patterns[0]) from error
+    except hub_errors.error_types() as error:
+        raise hub_errors.of_model(error, hub_id, patterns[0]) from error

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from base import schema
+from base import hub_ids, schema
 from base.errors import UserError
 from base.private_paths import is_place
 from data.sources.paths import split_paths
@@ -21,8 +21,6 @@ PATHS = ("path", "data_dir", "compilation_cache")
 IDS = ("init_from", "tokenizer.path", "model.config_file")
 """Fields that hold an id of the hub, or a path; so does the `name` of a source of kind hub."""
 
-_PART = r"[A-Za-z0-9][\w.-]*"
-_ID = re.compile(rf"{_PART}(/{_PART})?", re.ASCII)
 _HOME = re.compile(r"(/home|/Users)/[^/]+|/root|~[^/]*")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|code|multilingual")
 _LICENSE = re.compile(r"[a-z0-9]+([.+-][a-z0-9]+)*")
@@ -30,7 +28,7 @@ _LICENSE = re.compile(r"[a-z0-9]+([.+-][a-z0-9]+)*")
 
 def hub_id(name: str) -> str:
     """A name if it is that of something on the hub; '' of what is a path on this machine, or can be no id."""
-    return name if _is_id(name) and not epath.Path(name).exists() else ""
+    return name if hub_ids.is_id(name) and not epath.Path(name).exists() else ""
 
 
 def path_names(paths: str) -> str:
@@ -63,7 +61,7 @@ def hub_datasets(config: Mapping[str, Any], local: Collection[str]) -> set[str]:
     return {
         str(value)
         for name, value in flat.items()
-        if name.endswith("name") and _may_be_id(name, flat) and name not in local and _is_id(value)
+        if name.endswith("name") and _may_be_id(name, flat) and name not in local and hub_ids.is_id(value)
     }
 
 
@@ -79,7 +77,7 @@ def published(config: Mapping[str, Any], local: Collection[str]) -> dict[str, An
         if not isinstance(value, str):
             return value
         if _may_be_id(place, flat):
-            return value if place not in local and _is_id(value) else path_names(value)
+            return value if place not in local and hub_ids.is_id(value) else path_names(value)
         is_path = place.rpartition(".")[2] in PATHS or is_place(value)
         return path_names(value) if is_path else value
 
@@ -111,11 +109,6 @@ def check_card(card: CardConfig, place: str = "config.card.") -> None:
 def languages(card: CardConfig) -> list[str]:
     """The codes of the languages."""
     return [code.strip() for code in card.language.split(",") if code.strip()]
-
-
-def _is_id(name: str) -> bool:
-    """Whether a name has the form of an id."""
-    return bool(_ID.fullmatch(name)) and not re.search(r"--|\.\.|\.git$", name) and len(name) <= 96
 
 
 def _may_be_id(place: str, flat: Mapping[str, Any]) -> bool:

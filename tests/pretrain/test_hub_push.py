@@ -193,12 +193,19 @@ def test_offline_is_said(monkeypatch: pytest.MonkeyPatch):
         hub_upload.check("me/model")
 
 
-def test_a_folder_in_a_bucket_is_copied_first(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(hub_upload, "is_remote", lambda path: True)
-    with hub_upload._local(epath.Path(folder)) as files:
-        assert {file.name: file.read_bytes() for file in files} == CONTENT
-        assert all(file.parent != folder for file in files)
-    assert not any(file.exists() for file in files)
+@pytest.mark.parametrize("remote", [False, True])
+def test_what_is_uploaded_is_staged_in_a_folder_that_goes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, remote: bool
+):
+    """Files in a bucket are copied, since the client reads local ones only; a local checkpoint is not."""
+    monkeypatch.setattr(hub_upload, "is_remote", lambda path: remote)
+    with hub_upload._staged(epath.Path(folder), {"README.md": b"of the hub"}) as local:
+        assert {file.name: file.read_bytes() for file in local.iterdir()} == {
+            **CONTENT,
+            "README.md": b"of the hub",
+        }
+        assert (local / "model.safetensors").is_symlink() != remote
+    assert not local.exists() and (folder / "README.md").read_bytes() == CARD
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,122 @@
+"""Errors of the Hugging Face hub: what an exception of its client means, and the client's words on one line.
+
+The client raises one exception from another, and the one that says most is not always the last. `problem` reads the
+whole chain. A caller words the message, since it knows which field or flag the user set.
+"""
+
+import enum
+import re
+from collections.abc import Iterator
+
+from base.errors import UserError
+
+MOST_CHARACTERS = 300
+"""The client's words are cut to this length."""
+TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
+"""HTTP status codes after which the same request may succeed."""
+
+_TOKEN = re.compile(r"\b(hf|api_org)_\w{6,}", re.ASCII)
+
+
+class Problem(enum.Enum):
+    """What went wrong."""
+
+    GATED = enum.auto()
+    """The owner has to grant access first."""
+    MISSING = enum.auto()
+    """There is no such repository, or it is private."""
+    NO_REVISION = enum.auto()
+    """The repository has no such revision."""
+    UNREACHABLE = enum.auto()
+    """The hub did not answer, and the local cache does not have the file."""
+    OTHER = enum.auto()
+
+
+def problem(error: BaseException) -> Problem:
+    """What an exception of huggingface_hub, or of a library above it, means."""
+    names = {kind.__name__ for cause in causes(error) for kind in type(cause).__mro__}
+    for name, meaning in (
+        ("GatedRepoError", Problem.GATED),  # a kind of RepositoryNotFoundError
+        ("RevisionNotFoundError", Problem.NO_REVISION),
+        ("RepositoryNotFoundError", Problem.MISSING),
+        ("DatasetNotFoundError", Problem.MISSING),  # of `datasets`
+        ("LocalEntryNotFoundError", Problem.UNREACHABLE),
+    ):
+        if name in names:
+            return meaning
+    return Problem.UNREACHABLE if may_pass(error) else Problem.OTHER
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same request may succeed later: the connection broke, or the server was overloaded."""
+    for cause in causes(error):
+        if code := status(cause):
+            return code in TRANSIENT_STATUS
+        if isinstance(cause, ConnectionError | TimeoutError) or _is_of_httpx(cause):
+            return True
+    return False
+
+
+def status(error: BaseException) -> int:
+    """The HTTP status of the answer that an exception tells of; 0 if there was no answer."""
+    return getattr(getattr(error, "response", None), "status_code", 0)
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, the one it was raised from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says: one line of readable length, without tokens."""
+    return without_tokens(getattr(error, "server_message", None) or str(error) or type(error).__name__)
+
+
+def without_tokens(text: str) -> str:
+    """A text on one line of readable length, without the user's token and whatever looks like a token."""
+    from huggingface_hub import get_token
+
+    token = get_token()
+    if token:
+        text = text.replace(token, "***")
+    return _TOKEN.sub(r"\1_***", " ".join(text.split()))[:MOST_CHARACTERS]
+
+
+def error_types() -> tuple[type[Exception], ...]:
+    """The exceptions that a download from the hub raises."""
+    from huggingface_hub import errors
+
+    return (errors.HfHubHTTPError, errors.HFValidationError, OSError)
+
+
+def of_model(error: Exception, hub_id: str, what: str) -> UserError:
+    """The message for a model that could not be downloaded.
+
+    Args:
+      error: one of `error_types`.
+      hub_id: the model.
+      what: the part of it that was asked for, such as a file's name.
+    """
+    match problem(error):
+        case Problem.GATED:
+            return UserError(
+                f"the hub's {hub_id} is gated: accept its terms on its page there, then set HF_TOKEN in the environment"
+            )
+        case Problem.MISSING:
+            return UserError(
+                f"there is no folder {hub_id}, and no model of that id on the hub that you may read"
+                " (a private one needs HF_TOKEN in the environment)"
+            )
+        case Problem.UNREACHABLE:
+            return UserError(
+                f"there is no folder {hub_id}, and the hub cannot be reached for {what} of that model"
+                " (nor is it in the local cache); give a local folder, or connect"
+            )
+    return UserError(f"{what} of {hub_id} could not be downloaded from the hub: {one_line(error)}")
+
+
+def _is_of_httpx(error: BaseException) -> bool:
+    """Whether the hub's HTTP library raised it; the library comes under more than one name."""
+    return type(error).__module__.startswith("httpx")
