@@ -39,6 +39,7 @@ def _flags(values: flags.FlagValues) -> None:
         "upload the best model to this model repository at the end, USER/NAME",
         flag_values=values,
     )
+    train_command.define_accept_changes(values, "the config or the examples have changed")
     flags.DEFINE_bool(
         "public", False, "make the repository public if it is new, not private", flag_values=values
     )
@@ -47,7 +48,7 @@ def _flags(values: flags.FlagValues) -> None:
 def main(argv: Sequence[str]) -> int:
     """Run the command; the exit status is 0 when the run has finished or has saved itself on a signal."""
     line = read(FinetuneConfig, argv, _flags, unused=unused_fields)
-    config, values = line.config, line.values
+    config, values, given = line.config, line.values, line.given
     if not values.workdir:
         raise UserError("no --workdir given: the folder that holds everything of the run")
     if values.public and not values.push_to_hub:
@@ -55,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     if config.distributed:
         processes.join()
     if processes.is_first():
-        say_all(line.given)
+        say_all(given)
     if values.push_to_hub:
         processes.from_first(
             lambda: hub_upload.check(values.push_to_hub)
@@ -68,15 +69,19 @@ def main(argv: Sequence[str]) -> int:
             raise UserError(
                 "--push_to_hub uploads the model of one run; train it by config.task, without a search"
             )
+        if values.accept_changes:
+            raise UserError(
+                "--accept_changes is for one run; go on with it by config.task, or set another --workdir"
+            )
         return _run_several(config, workdir, argv)
     try:
         with sigterm_as_ctrl_c():
-            found = processes.from_first(lambda: finished(config, workdir))
+            found = processes.from_first(lambda: finished(config, workdir, given))
             if found is not None:
                 if processes.is_first():
                     print(f"the run in {workdir} is complete")
             else:
-                outcome = train(config, workdir)
+                outcome = train(config, workdir, accept_changes=values.accept_changes, given=given)
                 if outcome.interrupted:
                     return train_command.stopped(
                         "finetune", signal.Signals[outcome.interrupted], outcome.step, argv
@@ -89,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
                 if values.push_to_hub:
                     _push(found, workdir, values.push_to_hub, private=not values.public)
     except KeyboardInterrupt as error:
-        if finished(config, workdir) is not None:
+        if finished(config, workdir, given) is not None:
             train_command.say_complete("finetune", signal_of(error).name, argv)
             return processes.end_all(128 + signal_of(error) if values.push_to_hub else 0)
         return processes.end_all(

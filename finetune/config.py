@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from base.errors import UserError
 from base.schema import field
 from data.labelled.config import LabelledConfig
-from pretrain.config import CardConfig, MeshConfig
+from pretrain.config import CardConfig, LogConfig, MeshConfig
 from pretrain.publish.public_names import check_card
 
 MAX_LENGTH = 128
@@ -57,13 +57,6 @@ class ModelConfig:
     attention: str = field("auto", "attention kernel, as in pretraining", ("auto", "xla", "cudnn"))
     remat: bool = field(False, "recompute each layer in the backward pass, to save memory")
     scan_unroll: int = field(0, "layers unrolled in the scan over them; 0: all")
-
-
-@dataclass(frozen=True)
-class LogConfig:
-    """Metrics and TensorBoard."""
-
-    every: int = field(10, "steps between logged metrics")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from base.schema import Unused
 from data.labelled.config import READERS
 from finetune.config import FROM_MNLI, FinetuneConfig
 from finetune.search.search_space import FIELDS
+from pretrain.unused_fields import of_profile
 
 OF_ADAM = ("optimizer.beta1", "optimizer.beta2", "optimizer.eps")
 READ_IN_EVALUATION = ("task", "data", "eval.batch", "inference", "compilation_cache")
@@ -19,6 +20,7 @@ def unused_fields(config: FinetuneConfig) -> list[Unused]:
         *_of_learning(config),
         *_of_search(config),
         *_of_benchmark(config),
+        *of_profile(config.log, config.steps, by=("steps",)),
     ]
 
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 from base.errors import UserError
 
-MARKERS = {"pretrain": "finished.json", "finetune": "results.json"}
-"""What a run writes into its workdir when nothing is left to do, by the module that runs."""
-SEVERAL_TASKS = "glue.json"
-"""What fine-tuning writes instead, where its config is of several tasks."""
+MARKER = "finished.json"
+"""What a run writes into its workdir when nothing is left to do."""
+OLDER_MARKERS = {"pretrain": (), "finetune": ("results.json", "glue.json")}
+"""What else says so, by the module that runs: earlier versions of fine-tuning left no `MARKER`."""
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -88,15 +88,13 @@ def markers(command: Sequence[str], workdir: str) -> list[str]:
       UserError: a search, which leaves none and keeps its trials in a local folder.
     """
     module = module_of(command)
-    if module not in MARKERS:
+    if module not in OLDER_MARKERS:
         return []
-    names = [MARKERS[module]]
-    if module == "finetune":
-        if any(argument.startswith("--config.search.") for argument in command):
-            raise UserError(
-                "config.search is for one machine: run python -m finetune there, then launch the config that it finds"
-            )
-        names.append(SEVERAL_TASKS)
+    if module == "finetune" and any(argument.startswith("--config.search.") for argument in command):
+        raise UserError(
+            "config.search is for one machine: run python -m finetune there, then launch the config that it finds"
+        )
+    names = (MARKER, *OLDER_MARKERS[module])
     return [f"{workdir.rstrip('/')}/{name}" for name in names]
 
 

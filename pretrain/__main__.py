@@ -32,12 +32,7 @@ def _flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "workdir", "", "the run's folder, local or gs://; made if need be", flag_values=values
     )
-    flags.DEFINE_bool(
-        "accept_changes",
-        False,
-        "resume although the config, tokenizer or corpus has changed",
-        flag_values=values,
-    )
+    train_command.define_accept_changes(values, "the config, tokenizer or corpus has changed")
 
 
 def main(argv: Sequence[str]) -> int:

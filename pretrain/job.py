@@ -35,8 +35,9 @@ from pretrain.optim.optimizers import make_optimizer
 from pretrain.optim.train_state import dropout_generator
 from pretrain.phases import Phase, check_length, check_lengths, check_phase, check_values, resolve_phases
 from pretrain.runtime import processes
+from pretrain.runtime.changes import SAFE_IN_PRETRAINING
 from pretrain.runtime.checkpoint import restore_params
-from pretrain.runtime.workdir import MODEL_FILE, SAFE_TO_CHANGE, is_workdir
+from pretrain.runtime.workdir import MODEL_FILE, is_workdir
 from tokenizer.ensure import ensure_tokenizer, has_tokenizer
 from tokenizer.load import Loaded
 
@@ -285,7 +286,7 @@ def _counted_alike(config: PretrainConfig, saved: Mapping[str, Any]) -> bool:
     """Whether the epochs of two configs have the same number of steps, by what decides it."""
     deciding = ("epochs", "seed", "global_batch", "seq_len", "data.", "tokenizer.")
     changed = differences(schema.completed(saved, PretrainConfig), schema.as_dict(config))
-    return not any(name.startswith(deciding) and not name.startswith(SAFE_TO_CHANGE) for name in changed)
+    return not any(name.startswith(deciding) and not name.startswith(SAFE_IN_PRETRAINING) for name in changed)
 
 
 def _check_rows_as_counted(config: PretrainConfig, saved: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -16,11 +17,15 @@ from pretrain.config import PretrainConfig
 from pretrain.job import Job
 from pretrain.models import huggingface
 from pretrain.publish import public_names
-from pretrain.reports.recorder import Sums
-from pretrain.runtime import processes
+from pretrain.runtime import changes, processes
+from pretrain.runtime.changes import Changes
 from pretrain.runtime.workdir import MODEL_FILE
+from pretrain.unused_fields import unused_fields
 
 logger = logging.getLogger(__name__)
+
+# Fields that only a run's start reads, and which may name a folder.
+ORIGINS = ("init_from", "tokenizer.path", "model.config_file")
 
 
 @dataclass
@@ -31,8 +36,8 @@ class RunState:
     """Positions of the streams of each corpus that the phases read, by `Job.data_keys`."""
     best: dict[str, float] | None = None
     """The best evaluation so far: {"step": ..., "eval/loss": ...}."""
-    sums: Sums = field(default_factory=Sums)
-    """Of the steps since the last log."""
+    sums: Mapping[str, Any] = field(default_factory=dict)
+    """Of the steps since the last log, by name."""
 
 
 def check_network(job: Job, workdir: epath.Path) -> None:
@@ -112,3 +117,57 @@ def of_all_processes(states: dict[str, Any]) -> dict[str, Any]:
     for each in processes.gather(states):
         merged |= each
     return merged
+
+
+def check_unchanged(saved: Mapping[str, Any], config: PretrainConfig, *, accept: bool) -> Changes:
+    """Compare a resumed run's config with the one it was made with; see `pretrain.runtime.changes`.
+
+    Raises:
+      UserError: a field differs that bears on the steps to come, and `accept` is False; or the run's start or network.
+    """
+    return changes.check_unchanged(RULES, saved, config, accept=accept)
+
+
+def _refusal(name: str, old: Any, new: Any) -> str:
+    """Why a field cannot change, whatever is accepted; empty where it can."""
+    what = _fixed(name)
+    back = "the old text back, which need not exist any more" if name in ORIGINS else "it back"
+    return what and (
+        f"{what} of a run cannot change: config.{name} was {old!r}, is {new!r}; "
+        f"put {back}, or start in another --workdir (--config.init_from takes over the weights)"
+    )
+
+
+def _fixed(name: str) -> str:
+    """What of a run a field says that is fixed for its life; empty for fields that may change."""
+    start = ("init_from", *(f"model.{each}" for each in given_network.START))
+    if name in start or name.startswith("tokenizer."):
+        return "the start"
+    if name == "data.streams" or name in {f"model.{each}" for each in given_network.NETWORK}:
+        return "the network and the streams"
+    return ""
+
+
+def _means_the_same(name: str, old: Any, new: Any, saved: Mapping[str, Any], config: PretrainConfig) -> bool:
+    """Whether a field that differs makes no difference: nothing reads it, what gives the network decides, or it names
+    the same folder."""
+    group, _, leaf = name.rpartition(".")
+    given = given_network.is_given(config) and given_network.is_given(saved)
+    if group == "model" and leaf in given_network.DROPOUTS:
+        return given_network.same_dropout(old, new, given=given)
+    if group == "model" and leaf in given_network.NETWORK and given:
+        return True  # the workdir's model.json decides, and fields that are set are compared with it
+    if name in ORIGINS and old and new:
+        return Path(old).expanduser().resolve() == Path(new).expanduser().resolve()
+    if name == "tokenizer.path" and not new and config.init_from:
+        return True  # the workdir's tokenizer decides
+    idle = (*unused_fields(schema.build(PretrainConfig, saved)), *unused_fields(config))
+    return any(each.covers(name) for each in idle if not each.unless_as_late)
+
+
+RULES = changes.Rules(
+    config=PretrainConfig,
+    safe=changes.SAFE_IN_PRETRAINING,
+    means_the_same=_means_the_same,
+    refusal=_refusal,
+)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from base.schema import Unused
 from data import config as data_config
-from pretrain.config import PretrainConfig
+from pretrain.config import LogConfig, PretrainConfig
 from tokenizer import config as tokenizer_config
 
 OF_ADAM = ("optimizer.beta1", "optimizer.beta2", "optimizer.eps")
@@ -91,10 +91,21 @@ def _of_reports(config: PretrainConfig) -> Iterator[Unused]:
     if not config.eval.every:
         because = "config.eval.every=0 never evaluates; unset it, or set config.eval.every"
         yield Unused(("eval.steps",), because, ("eval.every",))
-    if not config.log.profile_steps:
+    steps = sum(phase.steps for phase in config.phases) or config.steps or 0
+    yield from of_profile(config.log, steps, by=("steps", "phases"))
+
+
+def of_profile(log: LogConfig, steps: int, *, by: tuple[str, ...]) -> Iterator[Unused]:
+    """The fields of the profile that would have no effect in a run of so many steps; 0 is not known.
+
+    Args:
+      log: the run's.
+      steps: its steps.
+      by: the fields that say how many there are.
+    """
+    if not log.profile_steps:
         because = "config.log.profile_steps=0 profiles nothing; set config.log.profile_steps"
         yield Unused(("log.profile_start",), because, ("log.profile_steps",))
-    steps = sum(phase.steps for phase in config.phases) or config.steps or 0
-    if config.log.profile_steps and 0 < steps <= config.log.profile_start:
+    elif 0 < steps <= log.profile_start:
         because = f"the run ends before, at step {steps}; set config.log.profile_start to less"
-        yield Unused(("log.profile_start", "log.profile_steps"), because, ("steps", "phases"))
+        yield Unused(("log.profile_start", "log.profile_steps"), because, by)

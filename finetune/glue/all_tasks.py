@@ -21,7 +21,8 @@ from finetune.population.early_stopping import choosing_metric
 from finetune.results import predicted_labels
 from finetune.results.final_outputs import finish, finished, room_in
 from finetune.results.results_file import read_results
-from finetune.train import check_unchanged, train
+from finetune.resume import check_unchanged
+from finetune.train import train
 from pretrain.runtime import processes
 from pretrain.runtime import workdir as workdirs
 
@@ -48,7 +49,8 @@ def run_benchmark(config: FinetuneConfig, workdir: epath.Path, console: Console)
     _check(configs, found, workdir)
     if processes.is_first() and None in found.values():
         # That of fewer tasks: who looks for it would take the run for finished.
-        (workdir / REPORT).unlink(missing_ok=True)
+        for name in (REPORT, workdirs.FINISHED_FILE):
+            (workdir / name).unlink(missing_ok=True)
     for number, (task, each) in enumerate(configs.items(), 1):
         title = TASKS[task].title
         if found[task] is not None:
@@ -143,6 +145,7 @@ def _check(configs: Mapping[str, FinetuneConfig], found: Mapping[str, Any], work
 def _close(rows: list[Row], workdir: epath.Path, console: Console) -> None:
     """Show and write the table, and zip the predictions of the test sets."""
     written = write_reports(rows, workdir)
+    workdirs.write_finished(workdir, len(rows), len(rows))
     console.print(table(rows))
     places = ", ".join(str(workdir / name) for name in written)
     console.print(f"the table: {places}", soft_wrap=True)

@@ -11,13 +11,14 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from base.errors import UserError
 from finetune.classifier.network import Classifier
-from finetune.config import Member
+from finetune.config import FinetuneConfig, Member
+from finetune.texts.batching import rows
+from finetune.texts.encoding import Encoded
 from pretrain.config import MeshConfig
+from pretrain.devices.global_batch import laid_out
 from pretrain.devices.mesh import MESH_AXES, make_mesh, sharding
-from pretrain.optim.optimizers import opt_state_axes
-from pretrain.optim.train_state import PARAMS, random_key
+from pretrain.optim.train_state import PARAMS, check_shapes, random_key, state_layout
 
 BATCH_AXES = {
     "tokens": ("batch", "seq"),
@@ -66,34 +67,27 @@ def to_devices(
     arrays: Mapping[str, np.ndarray], shardings: Mapping[str, NamedSharding]
 ) -> dict[str, jax.Array]:
     """Global arrays of what every process holds whole; each copies what its devices need."""
-    return {name: _laid_out(array, shardings[name]) for name, array in arrays.items()}
+    return {name: laid_out(array, shardings[name]) for name, array in arrays.items()}
 
 
-def _laid_out(array: np.ndarray, layout: NamedSharding) -> jax.Array:
-    def part(index: tuple[slice, ...] | None) -> np.ndarray:
-        return array if index is None else array[index]
-
-    return jax.make_array_from_callback(array.shape, layout, part)
+def abstract_batch(
+    examples: Encoded, config: FinetuneConfig, length: int, mesh: Mesh
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes [M, B, ...], dtypes and shardings of the batches whose rows have `length` tokens."""
+    one = rows(examples, np.zeros(1, np.int64), config.global_batch, length).as_dict()
+    shardings, members = batch_shardings(mesh, members=True), len(config.members)
+    return {
+        name: jax.ShapeDtypeStruct((members, *array.shape), array.dtype, sharding=shardings[name])
+        for name, array in one.items()
+    }
 
 
 def abstract_state(
     classifier: Classifier, optimizer: optax.GradientTransformation, members: int, mesh: Mesh
 ) -> PopulationState:
     """The state's tree with shape, dtype and sharding at each leaf, and no memory behind it."""
-    params, axes = classifier.shapes(), classifier.logical_axes()
-    opt_state = jax.eval_shape(optimizer.init, params)
-
-    def lay_out(leaf: jax.ShapeDtypeStruct, names: tuple[str | None, ...]) -> jax.ShapeDtypeStruct:
-        shape = (members, *leaf.shape)
-        return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding(mesh, ("member", *names), shape))
-
-    laid_out = jax.tree.map(lay_out, params, axes)
-    return PopulationState(
-        step=jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding(mesh, ())),
-        params=laid_out,
-        opt_state=jax.tree.map(lay_out, opt_state, opt_state_axes(optimizer, params, axes)),
-        best=laid_out,
-    )
+    state = state_layout(classifier.shapes(), classifier.logical_axes(), optimizer, mesh, members)
+    return PopulationState(state.step, state.params, state.opt_state, best=state.params)
 
 
 def first_state(
@@ -117,7 +111,12 @@ def first_state(
     Raises:
       UserError: the params do not fit the network.
     """
-    _check(params, classifier.shapes())
+    check_shapes(
+        params,
+        classifier.shapes(),
+        "config.init_from does not fit its own config: {name} has shape {given} in the weights and {wanted} by the"
+        " config",
+    )
 
     def place(array: np.ndarray, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         def part(index: tuple[slice, ...] | None) -> np.ndarray:
@@ -148,7 +147,7 @@ def one_member(params: Any, classifier: Classifier, mesh: Mesh) -> Any:
 
     def place(array: np.ndarray, names: tuple[str | None, ...]) -> jax.Array:
         array = np.asarray(array)[None]
-        return _laid_out(array, sharding(mesh, ("member", *names), array.shape))
+        return laid_out(array, sharding(mesh, ("member", *names), array.shape))
 
     return jax.tree.map(place, params, classifier.logical_axes())
 
@@ -156,18 +155,3 @@ def one_member(params: Any, classifier: Classifier, mesh: Mesh) -> Any:
 def member_params(params: Any, member: int) -> Any:
     """One member's params, as numpy arrays."""
     return jax.tree.map(lambda array: np.asarray(array[member]), params)
-
-
-def _check(params: Any, shapes: Any) -> None:
-    given = {
-        jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
-    wanted = {
-        jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
-    }
-    for name in sorted({*given, *wanted}):
-        if given.get(name) != wanted.get(name):
-            raise UserError(
-                f"config.init_from does not fit its own config: {name} has shape {given.get(name)} in the weights "
-                f"and {wanted.get(name)} by the config"
-            )

@@ -1,7 +1,8 @@
 """What a finished run leaves in its workdir: its best model, answers to test sets, results.json, a card and a picture.
 
-All of it can be made again from the run's last checkpoint, and comes out the same. Where results.json is, the model and
-the answers are there. The card and the picture come after it: one that fails is warned of, and made by the next call.
+All of it can be made again from the run's last checkpoint, and comes out the same. Where results.json and finished.json
+are, the model and the answers are there. The card and the picture come after them: one that fails is warned of, and
+made by the next call.
 """
 
 import logging
@@ -13,6 +14,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from base.set_fields import Given, as_begun
 from finetune.classifier.inference import FACTS_FILE, Facts, JaxModel, Logits, OnnxModel, row_lengths
 from finetune.classifier.pretrained import save_classifier
 from finetune.config import FinetuneConfig
@@ -23,12 +25,14 @@ from finetune.population.state import member_params, population_mesh
 from finetune.results import classifier_card, results_file
 from finetune.results.predicted_labels import FOLDER, Asked, asked_of, write_answers
 from finetune.results.predictions_picture import picture
-from finetune.train import Outcome, changes
+from finetune.resume import changes
+from finetune.train import Outcome
 from pretrain.config import CardConfig
+from pretrain.job import NOTHING_SET
 from pretrain.models.huggingface import CONFIG, parse_config, read_config
 from pretrain.runtime import processes
 from pretrain.runtime.attempt import attempt
-from pretrain.runtime.workdir import write_bytes, write_text
+from pretrain.runtime.workdir import write_bytes, write_finished, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +40,21 @@ CARD, PICTURE = "README.md", "predictions.png"
 REMEDY = "the model and its results are saved; run the same command again to have it"
 
 
-def finished(config: FinetuneConfig, workdir: epath.Path) -> dict[str, Any] | None:
-    """The results of a run of this config that is complete; None where something is left to do, or to refuse."""
+def finished(
+    config: FinetuneConfig, workdir: epath.Path, given: Given = NOTHING_SET
+) -> dict[str, Any] | None:
+    """The results of a run of this config that is complete; None where something is left to do, or to refuse.
+
+    Args:
+      config: the run's.
+      workdir: its folder.
+      given: the fields of the config that were set, and where.
+    """
     found = results_file.read_results(workdir)
     wanted_files = (workdir / MODEL / CONFIG, workdir / MODEL / CARD, workdir / PICTURE)
     if found is None or not all(file.exists() for file in wanted_files):
         return None
+    config = as_begun(config, found["config"], given)
     changed = list(changes(found["config"], config, room=room_in(workdir)))
     if CardConfig(**found["config"].get("card", {})) != config.card:
         changed.append("card")
@@ -57,7 +70,7 @@ def room_in(workdir: epath.Path) -> int | None:
 
 
 def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
-    """Write WORKDIR/model, WORKDIR/predictions, WORKDIR/results.json and WORKDIR/predictions.png.
+    """Write WORKDIR/model, WORKDIR/predictions, WORKDIR/results.json, WORKDIR/finished.json, WORKDIR/predictions.png.
 
     Returns:
       the results, as `finetune.results.results_file.results` has them; what `scores_of_tests` has; and where they
@@ -107,6 +120,7 @@ def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
         if before is not None and before["steps"] == found["steps"]:
             found["seconds"] = before["seconds"]  # nothing was trained since
         results_file.write_results(found, workdir)
+        write_finished(workdir, outcome.step, job.steps)
         attempt(PICTURE, _write_picture, job, found, logits[job.evaluations[0].name], workdir, remedy=REMEDY)
         attempt(f"{MODEL}/{CARD}", _write_card, found, workdir, remedy=REMEDY)
         return found

@@ -16,11 +16,9 @@ from base import formatting, schema
 from data.labelled.config import HUB_NAME
 from finetune.job import Job
 from finetune.population.early_stopping import is_better
-from finetune.train import Outcome
+from finetune.train import RESULTS_FILE, Outcome
 from pretrain.publish.public_names import hub_id
 from pretrain.runtime.workdir import write_text
-
-FILE_NAME = "results.json"
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ def best_member(outcome: Outcome) -> int:
 
 def write_results(found: Mapping[str, Any], workdir: epath.Path) -> None:
     """Write WORKDIR/results.json; a score that is no number, of a run that has diverged, is null."""
-    write_text(workdir / FILE_NAME, as_json(found))
+    write_text(workdir / RESULTS_FILE, as_json(found))
 
 
 def as_json(found: Mapping[str, Any]) -> str:
@@ -135,7 +133,7 @@ def as_json(found: Mapping[str, Any]) -> str:
 def read_results(workdir: epath.Path) -> dict[str, Any] | None:
     """WORKDIR/results.json; None where there is none, or only part of one."""
     try:
-        found = json.loads((workdir / FILE_NAME).read_text())
+        found = json.loads((workdir / RESULTS_FILE).read_text())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return {

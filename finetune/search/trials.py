@@ -21,11 +21,13 @@ from finetune.config import FinetuneConfig
 from finetune.job import Job, assemble, check_batch
 from finetune.population.early_stopping import is_better
 from finetune.results.results_file import results, write_results
+from finetune.resume import check_same_input, check_unchanged
 from finetune.search.search_space import check_ranges, objective_of, ranges, with_values
 from finetune.search.trials_table import Found, Trial, best_recipe, markdown, rerun_command, table
-from finetune.train import SAFE_TO_CHANGE, check_same_input, check_unchanged, train
+from finetune.train import train
 from pretrain.runtime import processes
 from pretrain.runtime import workdir as workdirs
+from pretrain.runtime.changes import SAFE_IN_FINETUNING
 
 if TYPE_CHECKING:
     import optuna
@@ -37,7 +39,7 @@ FOLDER = "search"
 LOG = "study.log"
 BEST = "best.py"
 TRIALS = "trials.md"
-SAFE_TO_CHANGE_IN_SEARCH = (*(name for name in SAFE_TO_CHANGE if name != "search."), "search.trials")
+SAFE_TO_CHANGE_IN_SEARCH = (*(name for name in SAFE_IN_FINETUNING if name != "search."), "search.trials")
 UNPRUNED_TRIALS = 5
 """So many trials come to their end before one may be ended early."""
 GOES_ON = "goes_on"

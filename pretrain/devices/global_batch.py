@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from pretrain.devices.flops import squared_segment_lengths
 from pretrain.devices.mesh import sharding
@@ -32,17 +32,33 @@ def local_rows(mesh: Mesh, global_batch: int) -> tuple[int, ...]:
 
 
 def global_array(
-    local: np.ndarray, mesh: Mesh, axes: Sequence[str | None], rows: Sequence[int], global_batch: int
+    held: np.ndarray, mesh: Mesh, axes: Sequence[str | None], rows: Sequence[int], global_batch: int
 ) -> jax.Array:
-    """An array [B, ...] of which `local` [b, ...] has the rows that this process's devices hold."""
+    """An array [B, ...] of which `held` [b, ...] has the rows that this process's devices hold."""
+    return laid_out(held, sharding(mesh, axes), rows, global_batch)
+
+
+def laid_out(
+    held: np.ndarray, layout: NamedSharding, rows: Sequence[int] | None = None, count: int = 0
+) -> jax.Array:
+    """A global array made of what this process holds of it; each device gets its part.
+
+    Args:
+      held: the whole array, or its rows `rows`.
+      layout: the global array's.
+      rows: the numbers of the rows that `held` has, ascending; None: all.
+      count: rows of the global array, where `held` does not have all.
+    """
 
     def part(index: tuple[slice, ...] | None) -> np.ndarray:
-        assert index is not None
-        start, stop, _ = index[0].indices(global_batch)
+        if rows is None or index is None:
+            return held if index is None else held[index]
+        start, stop, _ = index[0].indices(count)
         first = bisect.bisect_left(rows, start)
-        return local[first : first + stop - start]
+        return held[first : first + stop - start]
 
-    return jax.make_array_from_callback((global_batch, *local.shape[1:]), sharding(mesh, axes), part)
+    shape = held.shape if rows is None else (count, *held.shape[1:])
+    return jax.make_array_from_callback(shape, layout, part)
 
 
 def abstract_batch(mesh: Mesh, global_batch: int, seq_len: int) -> dict[str, jax.ShapeDtypeStruct]:

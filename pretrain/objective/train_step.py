@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int
 
 from pretrain.devices.mesh import constrain
@@ -110,6 +111,7 @@ def lower(
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
     state: TrainState,
     batch: dict[str, jax.ShapeDtypeStruct],
+    metrics: NamedSharding | None = None,
 ) -> jax.stages.Lowered:
     """The step of `make_train_step` ready to compile: the state's memory is used again, and its layout kept.
 
@@ -117,9 +119,10 @@ def lower(
       train_step: the step.
       state: the state's shapes and shardings (`pretrain.optim.train_state.abstract_state`).
       batch: those of a batch (`pretrain.devices.global_batch.abstract_batch`).
+      metrics: the layout of the metrics; None leaves it to the compiler.
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None)).lower(state, batch)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, metrics)).lower(state, batch)
 
 
 def accumulate(

@@ -42,13 +42,35 @@ def dropout_generator(chosen: str, platform: str) -> str:
 
 def abstract_state(model: Model, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """The state's tree with shape, dtype and sharding at each leaf, and no memory behind it."""
-    params = jax.eval_shape(model.init, random_key(0, PARAMS))
-    axes = model.logical_axes()
+    return state_layout(
+        jax.eval_shape(model.init, random_key(0, PARAMS)), model.logical_axes(), optimizer, mesh
+    )
+
+
+def state_layout(
+    params: Any,
+    axes: Any,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    members: int | None = None,
+) -> TrainState:
+    """The state of any network: its tree with shape, dtype and sharding at each leaf, and no memory behind it.
+
+    Args:
+      params: a tree of shapes and dtypes.
+      axes: the logical axes of each of them.
+      optimizer: the run's.
+      mesh: where the state lies.
+      members: runs of a population, whose arrays have a leading axis M; None for a run without one.
+    """
+
+    def lay_out(leaf: jax.ShapeDtypeStruct, names: tuple[str | None, ...]) -> jax.ShapeDtypeStruct:
+        shape, named = leaf.shape, names
+        if members is not None:
+            shape, named = (members, *shape), ("member", *names)
+        return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding(mesh, named, shape))
+
     opt_state = jax.eval_shape(optimizer.init, params)
-
-    def lay_out(shape: jax.ShapeDtypeStruct, names: tuple[str | None, ...]) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding(mesh, names, shape.shape))
-
     return TrainState(
         step=jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding(mesh, ())),
         params=jax.tree.map(lay_out, params, axes),
@@ -80,7 +102,11 @@ def state_from_params(
     Raises:
       UserError: a param is missing, superfluous or of another shape than the config's model.
     """
-    _check_same_network(params, abstract.params)
+    check_shapes(
+        params,
+        abstract.params,
+        "config.init_from does not fit config.model: {name} has shape {given} there and {wanted} here",
+    )
 
     def place(array: np.ndarray, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         return jax.make_array_from_callback(
@@ -93,17 +119,25 @@ def state_from_params(
     return TrainState(step=step, params=placed, opt_state=opt_state)
 
 
-def _check_same_network(params: Any, abstract_params: Any) -> None:
-    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-        leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-        return {
-            jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves
-        }
+def check_shapes(params: Any, wanted: Any, flaw: str) -> None:
+    """Refuse params that are not of the network.
 
-    given, wanted = shapes(params), shapes(abstract_params)
-    for name in sorted({*given, *wanted}):
-        if given.get(name) != wanted.get(name):
-            raise UserError(
-                f"config.init_from does not fit config.model: {name} has shape {given.get(name)} there "
-                f"and {wanted.get(name)} here"
-            )
+    Args:
+      params: a tree of arrays.
+      wanted: the network's tree of arrays, or of their shapes.
+      flaw: the message, with places for {name}, {given} and {wanted}; a shape is None where there is no such array.
+
+    Raises:
+      UserError: a param is missing, superfluous or of another shape.
+    """
+    ours, theirs = _shapes(params), _shapes(wanted)
+    for name in sorted({*ours, *theirs}):
+        if ours.get(name) != theirs.get(name):
+            raise UserError(flaw.format(name=name, given=ours.get(name), wanted=theirs.get(name)))
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves
+    }

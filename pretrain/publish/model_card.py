@@ -22,7 +22,7 @@ from pretrain.publish import public_names
 from pretrain.publish.markdown import code, escape, front_matter, table
 from pretrain.reports.end_summary import LOSS_CURVE
 from pretrain.reports.metric_writer import Line
-from pretrain.runtime.workdir import SAFE_TO_CHANGE
+from pretrain.runtime.changes import SAFE_IN_PRETRAINING
 from pretrain.unused_fields import unused_fields
 
 NAMING_FIELDS = {
@@ -361,7 +361,7 @@ def _changes(
     fields = [
         f"`config.{name}` from {code(repr(was))} to {code(repr(now))}"
         for name, (was, now) in differences(old, new).items()
-        if not name.startswith(SAFE_TO_CHANGE)
+        if not name.startswith(SAFE_IN_PRETRAINING)
     ]
     was, now = before["fingerprints"], after["fingerprints"]
     texts = [f"another {name}" for name in was if name in now and was[name] != now[name]]

@@ -1,52 +1,111 @@
-"""What the loop reports: metrics read one step late, rates over the interval since the last log, evaluations."""
+"""What the loop reports: metrics read one step late, rates over the interval since the last log, evaluations.
 
-import abc
+The recorder serves every objective and both stages. A step's metrics are of three kinds, by name:
+
+- `*_sum` (and `maskable`, kept as `maskable_sum`): sums over examples or predictions. They add up over the steps since
+  the last log, and the stage's `summarise` makes losses and scores of them. Of a population they have an axis [M].
+- `learning_rate` and `grad_norm`: logged as they are at the step of the log.
+- all others: counts. The stage's `rates` makes speeds of their totals over an interval.
+"""
+
 import contextlib
 import logging
-import math
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import jax
+import numpy as np
 
-from pretrain.devices.flops import StepWork
 from pretrain.reports.metric_writer import MetricWriter
 from pretrain.reports.progress_line import Progress
 
 logger = logging.getLogger(__name__)
 
+LAST = ("learning_rate", "grad_norm")
+"""Metrics of which the last value is logged."""
+RENAMED = {"maskable": "maskable_sum"}
+"""Sums by the names that steps and checkpoints give them."""
+
+Values = dict[str, Any]
+"""Numbers by name, or arrays [M] of a population."""
+Summarise = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""Makes {"loss": ..., "accuracy": ...} of sums; "loss" must be among them."""
+
 
 @dataclass
-class Sums:
-    """Sums over the steps since the last log: part of a run's state, so that a resumed run logs what it would have."""
-
-    loss_sum: float = 0.0
-    correct_sum: float = 0.0
-    weight_sum: float = 0.0
-    maskable_sum: float = 0.0
-
-
-@dataclass
-class _Rates:
-    """What was done since the clock was started."""
+class Interval:
+    """What was done since the clock was started; evaluations and compilations are left out."""
 
     start: float
     paused: float = 0.0
     waited: float = 0.0
+    """Seconds for which steps waited for their batches."""
     steps: int = 0
-    tokens: float = 0.0
-    flops: float = 0.0
+    totals: Values = field(default_factory=dict)
+    """Totals of all metrics but those of `LAST`."""
+    seconds: float = 0.0
+    """Its length, known when it ends."""
 
 
-class LateReader(abc.ABC):
-    """Fetches the metrics of step n when step n + 1 has been dispatched, so that the device always has work queued."""
+Rates = Callable[[Interval], Mapping[str, float]]
+"""Makes {"train/tokens_per_second": ...} of an interval that has ended."""
 
-    _pending: tuple[int, Mapping[str, jax.Array]] | None = None
-    _progress: Progress | None = None
 
-    def _take(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Put these metrics, of the step just dispatched, in the place of those of the step before, and read those."""
+class Recorder:
+    """Turns the device's sums into logged metrics without making the device wait.
+
+    The metrics of step n are fetched when step n + 1 has been dispatched, so that the device always has work queued.
+    """
+
+    def __init__(
+        self,
+        writers: Sequence[MetricWriter],
+        progress: Progress | None,
+        *,
+        summarise: Summarise,
+        rates: Rates,
+        every: int,
+        last_step: int,
+        sums: Mapping[str, Any] | None = None,
+    ):
+        """Report every `every` steps, and at the last.
+
+        Args:
+          writers: where metrics go: first those of the run (means of a population), then those of each member where
+            there are several. None on processes that do not write.
+          progress: the line in the terminal; None likewise.
+          summarise: makes losses and scores of sums.
+          rates: makes speeds of an interval.
+          every: steps between logs.
+          last_step: the run's.
+          sums: those that the run was stopped with.
+        """
+        self._writers, self._progress = tuple(writers), progress
+        self._summarise, self._rates = summarise, rates
+        self._every, self._last_step = every, last_step
+        self._sums = {name: np.asarray(value, np.float64) for name, value in (sums or {}).items()}
+        self._pending: tuple[int, Mapping[str, Any]] | None = None
+        self._interval = Interval(time.perf_counter())
+        self.last: dict[str, float] = {}
+        """The last value of each metric that was logged."""
+
+    def start(self) -> None:
+        """Start the clock of the steps that follow."""
+        self._interval = Interval(time.perf_counter())
+        if self._progress is not None:
+            self._progress.restart()
+
+    def step(self, step: int, metrics: Mapping[str, Any], *, waited: float) -> None:
+        """Take the metrics of step number `step` (counted from 1), just dispatched; read those of the step before.
+
+        Args:
+          step: the step's number.
+          metrics: arrays on the device, as the compiled step returns them, and counts that the host knows.
+          waited: seconds for which the step waited for its batch.
+        """
+        self._interval.waited += waited
         before, self._pending = self._pending, (step, metrics)
         if before is not None:
             self._read(*before)
@@ -56,6 +115,12 @@ class LateReader(abc.ABC):
         if self._pending is not None:
             before, self._pending = self._pending, None
             self._read(*before)
+
+    def put(self) -> None:
+        """Read what is pending, and have all that was logged in the files."""
+        self.flush()
+        for writer in self._writers:
+            writer.flush()
 
     @contextlib.contextmanager
     def paused(self, *, compiling: str = "") -> Iterator[None]:
@@ -70,121 +135,60 @@ class LateReader(abc.ABC):
         start = time.perf_counter()
         yield
         seconds = time.perf_counter() - start
-        self._leave_out(seconds)
+        self._interval.paused += seconds
         if compiling and self._progress is not None:
             self._progress.leave_out(seconds)
 
-    @abc.abstractmethod
-    def _read(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Fetch the metrics of a step, and log them where they are due."""
-
-    @abc.abstractmethod
-    def _leave_out(self, seconds: float) -> None:
-        """Take so many seconds out of the rates of the interval under way."""
-
-
-class Recorder(LateReader):
-    """Turns the device's sums into logged metrics without making the device wait."""
-
-    def __init__(
-        self,
-        writer: MetricWriter | None,
-        progress: Progress | None,
-        work: StepWork,
-        *,
-        every: int,
-        last_step: int,
-        peak_flops: float | None,
-        sums: Sums | None = None,
-    ):
-        """Report every `every` steps, and at the last.
-
-        Args:
-          writer: where metrics go; None on processes that do not write.
-          progress: the line in the terminal; None likewise.
-          work: counts the FLOPs of a step.
-          every: steps between logs.
-          last_step: the run's.
-          peak_flops: FLOP/s of all devices together at their best; None leaves train/mfu out.
-          sums: those that the run was stopped with.
-        """
-        self._writer, self._progress, self._work = writer, progress, work
-        self._every, self._last_step, self._peak = every, last_step, peak_flops
-        self.sums = sums or Sums()
-        self._rates = _Rates(time.perf_counter())
-        self.last: dict[str, float] = {}
-
-    def start(self) -> None:
-        """Start the clock of the steps that follow."""
-        self._rates = _Rates(time.perf_counter())
-        if self._progress is not None:
-            self._progress.restart()
-
-    def step(self, step: int, metrics: Mapping[str, jax.Array], *, waited: float) -> None:
-        """Take the metrics of step number `step` (counted from 1), just dispatched; log those of the step before.
+    def evaluation(
+        self, step: int, values: Mapping[str, float], members: Sequence[Mapping[str, float]] = ()
+    ) -> None:
+        """Log an evaluation made after step number `step`.
 
         Args:
           step: the step's number.
-          metrics: scalars on the device, as `make_train_step` returns them.
-          waited: seconds for which the step waited for its batch.
+          values: the metrics by full name; means of a population.
+          members: those of each member of a population.
         """
-        self._rates.waited += waited
-        self._take(step, metrics)
-
-    def put(self) -> None:
-        """Log what is pending, and have all that was logged in the files."""
-        self.flush()
-        if self._writer is not None:
-            self._writer.flush()
-
-    def _read(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
-        sums, rates = self.sums, self._rates
-        sums.loss_sum += values["loss_sum"]
-        sums.correct_sum += values["correct_sum"]
-        sums.weight_sum += values["weight_sum"]
-        sums.maskable_sum += values["maskable"]
-        rates.steps += 1
-        rates.tokens += values["tokens"]
-        rates.flops += self._work.flops(
-            tokens=values["tokens"], attended=values["attended"], predictions=values["weight_sum"]
-        )
-        if self._progress is not None:
-            self._progress.update(step, loss=values["loss_sum"] / max(values["weight_sum"], 1.0))
-        if step % self._every == 0 or step == self._last_step:
-            self._log(step, values)
-
-    def _log(self, step: int, values: Mapping[str, float]) -> None:
-        sums, rates, now = self.sums, self._rates, time.perf_counter()
-        elapsed = max(now - rates.start - rates.paused, 1e-9)
-        weight = max(sums.weight_sum, 1.0)
-        loss = sums.loss_sum / weight
-        logged = {
-            "train/loss": loss,
-            "train/accuracy": sums.correct_sum / weight,
-            "train/perplexity": math.exp(min(loss, 700.0)) if math.isfinite(loss) else math.nan,
-            "train/predicted_share": sums.weight_sum / max(sums.maskable_sum, 1.0),
-            "train/learning_rate": values["learning_rate"],
-            "train/grad_norm": values["grad_norm"],
-            "train/tokens_per_second": rates.tokens / elapsed,
-            "train/step_seconds": elapsed / rates.steps,
-            "train/data_wait": min(rates.waited / elapsed, 1.0),
-        }
-        if self._peak:
-            logged["train/mfu"] = rates.flops / elapsed / self._peak
-        self.sums, self._rates = Sums(), _Rates(now)
-        self._write(step, logged)
-
-    def evaluation(self, step: int, values: Mapping[str, float]) -> None:
-        """Log an evaluation made after step number `step`."""
         self._write(step, values)
+        for writer, own in zip(self._writers[1:], members):
+            writer.write(step, own)
+
+    @property
+    def sums(self) -> Values:
+        """Sums since the last log, JSON-able: part of a run's state, so that a resumed run logs what it would have."""
+        return {name: total.tolist() for name, total in self._sums.items()}
+
+    def _read(self, step: int, metrics: Mapping[str, Any]) -> None:
+        values = {
+            name: np.asarray(value, np.float64) for name, value in jax.device_get(dict(metrics)).items()
+        }
+        interval, own = self._interval, {}
+        interval.steps += 1
+        for name, value in values.items():
+            if name in LAST:
+                continue
+            interval.totals[name] = interval.totals.get(name, 0.0) + value
+            if (kept := RENAMED.get(name, name)).endswith("_sum"):
+                own[kept] = value
+                self._sums[kept] = np.asarray(self._sums.get(kept, 0.0) + value)
+        if self._progress is not None:
+            self._progress.update(step, loss=float(np.mean(self._summarise(own)["loss"])))
+        if step % self._every == 0 or step == self._last_step:
+            self._log(step, {name: values[name] for name in LAST if name in values})
+
+    def _log(self, step: int, last: Mapping[str, Any]) -> None:
+        interval, now = self._interval, time.perf_counter()
+        interval.seconds = max(now - interval.start - interval.paused, 1e-9)
+        summary = {f"train/{name}": value for name, value in {**self._summarise(self._sums), **last}.items()}
+        self._sums, self._interval = {}, Interval(now)
+        means = {name: float(np.mean(value)) for name, value in summary.items()}
+        self._write(step, {**means, **self._rates(interval)})
+        for member, writer in enumerate(self._writers[1:]):
+            writer.write(step, {name: float(value[member]) for name, value in summary.items()})
 
     def _write(self, step: int, values: Mapping[str, float]) -> None:
         self.last.update(values)
-        if self._writer is not None:
-            self._writer.write(step, values)
+        for writer in self._writers[:1]:
+            writer.write(step, values)
         if self._progress is not None:
             self._progress.log(step, values)
-
-    def _leave_out(self, seconds: float) -> None:
-        self._rates.paused += seconds

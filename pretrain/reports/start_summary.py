@@ -132,7 +132,7 @@ def _describe(
     facts = {
         "devices": f"{mesh.size} x {kind}, {processes} process{'es' * (processes > 1)}",
         "mesh": axes,
-        "memory per device": _memory(memory),
+        "memory per device": memory_text(memory),
         "batch": f"{plan.global_batch} rows x {plan.seq_len} tokens = {tokens:,} tokens a step"
         + (f", in {plan.grad_accum} micro-batches" if plan.grad_accum > 1 else ""),
         "predictions": f"up to {plan.predictions} a row",
@@ -142,7 +142,8 @@ def _describe(
     return facts
 
 
-def _memory(memory: Memory) -> str:
+def memory_text(memory: Memory) -> str:
+    """The memory that a run takes of each device, in words."""
     parts = [f"params {formatting.size(memory.params)}", f"optimizer {formatting.size(memory.optimizer)}"]
     if memory.temporary is not None:
         parts.append(f"step {formatting.size(memory.temporary)}")

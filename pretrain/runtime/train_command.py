@@ -6,6 +6,7 @@ import signal
 from collections.abc import Sequence
 
 import jax
+from absl import flags
 from absl import logging as absl_logging
 from etils import epath
 
@@ -13,6 +14,11 @@ from base.command_line import python
 from pretrain.runtime import processes
 
 PACKAGES = ("data", "tokenizer", "pretrain", "finetune")
+
+
+def define_accept_changes(values: flags.FlagValues, what: str) -> None:
+    """Define --accept_changes; `what` says what may have changed."""
+    flags.DEFINE_bool("accept_changes", False, f"resume although {what}", flag_values=values)
 
 
 def log_to_stderr() -> None:

@@ -1,4 +1,4 @@
-"""A run's folder: can it be written, what config was it made with, and may that change on resume."""
+"""A run's folder: can it be written, and what stands in its files beside the checkpoints."""
 
 import contextlib
 import json
@@ -10,37 +10,22 @@ from typing import Any
 from etils import epath
 
 from base import schema
-from base.command_line import differences
 from base.errors import UserError
 from base.storage import check_readable, check_writable, is_remote
 from base.storage import write_bytes as write_bytes
 from base.storage import write_text as write_text
-from pretrain import given_network
 from pretrain.config import PretrainConfig
 from pretrain.runtime import processes
 from pretrain.runtime.checkpoint import Checkpointer
-from pretrain.unused_fields import unused_fields
 
 MODEL_FILE = "model.json"
 """The network of a run, as a transformers config.json, in its workdir; written before the first checkpoint."""
 
 FINISHED_FILE = "finished.json"
-"""{"step": N, "steps": N}, written when a run has done all its steps: by it launchers tell that nothing is left."""
+"""{"step": N, "steps": N}, written when nothing is left to do; launchers tell a finished run by it.
 
-# Fields that may change on resume: they leave every step as it would have been.
-SAFE_TO_CHANGE = (
-    "log.",
-    "eval.",
-    "checkpoint.",
-    "card.",
-    "compilation_cache",
-    "distributed",
-    "data.prefetch",
-    "data.bad_documents",
-)
-
-# Fields that only a run's start reads, and which may name a folder.
-ORIGINS = ("init_from", "tokenizer.path", "model.config_file")
+Fine-tuning writes it after its results, with a smaller step where the run stopped early; of several tasks it counts
+tasks."""
 
 
 def prepare(workdir: epath.Path) -> None:
@@ -164,71 +149,5 @@ def read_config(workdir: epath.Path) -> dict[str, Any]:
 
 
 def write_finished(workdir: epath.Path, step: int, steps: int) -> None:
-    """Note in WORKDIR/finished.json that a run has done all its steps."""
+    """Note in WORKDIR/finished.json that nothing is left to do of a run, after `step` of `steps` steps."""
     write_text(workdir / FINISHED_FILE, json.dumps({"step": step, "steps": steps}) + "\n")
-
-
-def check_unchanged(
-    saved: Mapping[str, Any], config: PretrainConfig, *, accept: bool
-) -> dict[str, tuple[Any, Any]]:
-    """Compare a resumed run's config with the one it was made with.
-
-    Args:
-      saved: the config in the checkpoint.
-      config: the config of the command line.
-      accept: True lets every difference pass.
-
-    Returns:
-      The differences that bear on the steps to come, {'a.b': (saved, now)}.
-
-    Raises:
-      UserError: there are such differences, and `accept` is False.
-    """
-    saved = schema.completed(saved, PretrainConfig)
-    changed = {
-        name: pair
-        for name, pair in differences(saved, schema.as_dict(config)).items()
-        if not name.startswith(SAFE_TO_CHANGE) and not _means_the_same(name, *pair, saved, config)
-    }
-    for name, (old, new) in changed.items():
-        what = _fixed(name)
-        if what:
-            back = "the old text back, which need not exist any more" if name in ORIGINS else "it back"
-            raise UserError(
-                f"{what} of a run cannot change: config.{name} was {old!r}, is {new!r}; "
-                f"put {back}, or start in another --workdir (--config.init_from takes over the weights)"
-            )
-    if changed and not accept:
-        listed = "; ".join(f"config.{name} was {old!r}, is {new!r}" for name, (old, new) in changed.items())
-        raise UserError(
-            f"this run was made with another config: {listed}. "
-            "Undo the change, set another --workdir, or pass --accept_changes to go on with the new values"
-        )
-    return changed
-
-
-def _fixed(name: str) -> str:
-    """What of a run a field says that is fixed for its life; empty for fields that may change."""
-    start = ("init_from", *(f"model.{each}" for each in given_network.START))
-    if name in start or name.startswith("tokenizer."):
-        return "the start"
-    if name == "data.streams" or name in {f"model.{each}" for each in given_network.NETWORK}:
-        return "the network and the streams"
-    return ""
-
-
-def _means_the_same(name: str, old: Any, new: Any, saved: Mapping[str, Any], config: PretrainConfig) -> bool:
-    """Whether a field that differs makes no difference: nothing reads it, what gives the network decides, or it names
-    the same folder."""
-    group, _, leaf = name.rpartition(".")
-    given = given_network.is_given(config) and given_network.is_given(saved)
-    if group == "model" and leaf in given_network.DROPOUTS:
-        return given_network.same_dropout(old, new, given=given)
-    if group == "model" and leaf in given_network.NETWORK and given:
-        return True  # the workdir's model.json decides, and fields that are set are compared with it
-    if name in ORIGINS and old and new:
-        return Path(old).expanduser().resolve() == Path(new).expanduser().resolve()
-    if name == "tokenizer.path" and not new and config.init_from:
-        return True  # the workdir's tokenizer decides
-    idle = (*unused_fields(schema.build(PretrainConfig, saved)), *unused_fields(config))
-    return any(each.covers(name) for each in idle if not each.unless_as_late)

@@ -16,11 +16,11 @@ PROGRAM = """
 import os, sys
 from base.errors import UserError
 from finetune import __main__ as command
-from pretrain import processes
-def train(config, workdir):
+from pretrain.runtime import processes
+def train(config, workdir, **more):
     processes.gather(0)  # so that all have come so far
     raise UserError("training begins")
-command.train, command.finished = train, lambda config, workdir: None
+command.train, command.finished = train, lambda *given: None
 if os.environ["JAX_PROCESS_ID"] != os.environ["WITH_TOKEN"]:
     del os.environ["HF_TOKEN"]
 processes.run(command.main)
@@ -73,12 +73,12 @@ def test_a_field_of_the_recipe_that_gives_way_is_said_once_by_the_first_of_the_p
     def join():
         joined.append(capsys.readouterr().err)
 
-    def stop(config, workdir):
+    def stop(*given):
         raise UserError("far enough")
 
     monkeypatch.setattr(processes, "join", join)
     monkeypatch.setattr(processes, "is_first", lambda: first)
-    monkeypatch.setattr(command.command, "log_to_stderr", lambda: None)
+    monkeypatch.setattr(command.train_command, "log_to_stderr", lambda: None)
     monkeypatch.setattr(command, "finished", stop)
     fields = ["--config.steps=3", "--config.distributed=true", "--config.compilation_cache="]
     with pytest.raises(UserError, match="far enough"):

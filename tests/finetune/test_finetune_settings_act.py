@@ -119,6 +119,7 @@ def files(config, place):
         sorted(path.name for path in (workdir / "checkpoints").iterdir()),
         outcome.step,
         outcome.params is outcome.state.best,
+        (workdir / "profile").exists(),
     )
 
 
@@ -172,6 +173,7 @@ ACTS: dict[str, tuple[typing.Any, typing.Any]] = {
     "mesh.fsdp": (2, mesh),
     "mesh.tensor": (2, mesh),
     "log.every": (2, files),
+    "log.profile_steps": (1, files),
     "eval.every": (2, files),
     "eval.batch": (16, evaluated_at_once),
     "eval.metric": ("loss", examples),
@@ -219,6 +221,7 @@ BESIDE = {
 """What a field needs beside it."""
 
 ELSEWHERE = {
+    "log.profile_start": "tests/finetune/test_finetuning.py",
     "inference": "tests/finetune/test_finish.py",
     "distributed": "tests/finetune/test_finetune_command.py",
     "compilation_cache": "tests/pretrain/test_settings_unused.py",

@@ -18,6 +18,7 @@ from finetune.results.final_outputs import finish
 from finetune.results.results_file import results
 from finetune.train import train
 from pretrain.reports.metric_writer import read_metrics
+from pretrain.reports.recorder import Recorder
 from tests.finetune.tiny_task import tiny_finetune, write_examples, write_model
 
 AT_THE_END = {"every": 1 << 30}
@@ -141,17 +142,14 @@ def test_a_stopped_run_goes_on_to_the_bit(task, tmp_path, monkeypatch):
     config = tiny_finetune(task, seeds=2, epochs=3, lengths=[24, 48], log={"every": 3})
     whole = run(config, tmp_path / "whole")
 
-    from finetune import train as module
+    record = Recorder.step
 
-    original, steps = module._Trainer._batch, []
-
-    def stop_at_step_five(self, chosen, length):
-        steps.append(length)
-        if len(steps) == 5:
+    def stop_at_step_five(self, step, metrics, *, waited):
+        if step == 5:
             os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, chosen, length)
+        record(self, step, metrics, waited=waited)
 
-    monkeypatch.setattr(module._Trainer, "_batch", stop_at_step_five)
+    monkeypatch.setattr(Recorder, "step", stop_at_step_five)
     stopped = run(config, tmp_path / "parts")
     assert (stopped.step, stopped.interrupted) == (5, "SIGTERM")
     monkeypatch.undo()
@@ -249,6 +247,81 @@ def test_another_config_is_refused_in_the_same_workdir(task, tmp_path):
     run(tiny_finetune(task, epochs=1), tmp_path)
     with pytest.raises(UserError, match=r"config\.global_batch was 8, is 16"):
         run(tiny_finetune(task, epochs=1, global_batch=16), tmp_path)
+
+
+def test_an_accepted_change_goes_on_with_the_new_values_but_the_start_and_the_runs_are_fixed(
+    task, tmp_path, caplog
+):
+    workdir = epath.Path(tmp_path / "run")
+    first = finish(run(tiny_finetune(task, epochs=1), workdir), workdir)
+    longer = tiny_finetune(task, epochs=2)
+    with pytest.raises(UserError, match=r"epochs was 1, is 2\. .* or pass --accept_changes to go on with"):
+        run(longer, workdir)
+    assert (workdir / "finished.json").exists() and (workdir / "results.json").exists()
+    outcome = train(longer, workdir, accept_changes=True)
+    assert "config.epochs changes from 1 to 2 at step 7" in caplog.text
+    assert outcome.step == 14 and [each["step"] for each in outcome.tracking.history] == [7, 14]
+    # What said that the run had finished is gone until it has.
+    assert not (workdir / "finished.json").exists() and not (workdir / "results.json").exists()
+    found = finish(outcome, workdir)
+    assert (first["steps"], found["steps"]) == (7, 14)
+    assert json.loads((workdir / "finished.json").read_text()) == {"step": 14, "steps": 14}
+    for changes, what in (
+        ({"seeds": 2}, "The number of runs that are trained together"),
+        ({"learning_rates": [1e-3, 1e-4]}, "The number of runs that are trained together"),
+        ({"init_from": "elsewhere"}, "The model that a run starts from"),
+    ):
+        with pytest.raises(UserError, match=f"{what} cannot change: undo the change"):
+            train(tiny_finetune(task, **{"epochs": 2, **changes}), workdir, accept_changes=True)
+
+
+def test_changed_examples_are_accepted_only_where_that_is_said(tmp_path, caplog):
+    config = tiny_finetune(tmp_path, epochs=2)
+    run(config, tmp_path / "run")
+    write_examples(tmp_path / "train.csv", 50, seed=5)
+    with pytest.raises(UserError, match=r"examples or the tokenizer .* have changed"):
+        run(config, tmp_path / "run")
+    assert train(config, epath.Path(tmp_path / "run"), accept_changes=True).step == 14
+    assert "the examples or the tokenizer have changed; the run goes on with what is there" in caplog.text
+
+
+def test_steps_are_compiled_and_their_memory_is_said_before_the_first(task, tmp_path, caplog, monkeypatch):
+    said = []
+    record = Recorder.step
+
+    def noting(self, step, metrics, *, waited):
+        if step == 1:
+            said.extend(caplog.messages)
+        record(self, step, metrics, waited=waited)
+
+    monkeypatch.setattr(Recorder, "step", noting)
+    with caplog.at_level("INFO"):
+        run(tiny_finetune(task, epochs=1, lengths=[24, 48], eval={"every": 100}), tmp_path)
+    assert [each for each in said if each.startswith("compiling")] == [
+        "compiling the train step for rows of 24 tokens ...",
+        "compiling the train step for rows of 48 tokens ...",
+    ]
+    assert sum("compiling the train step" in each for each in caplog.messages) == 2
+    (memory,) = [each for each in said if each.startswith("memory per device: ")]
+    assert all(part in memory for part in ("params ", "optimizer ", "step "))
+
+
+def test_the_profile_starts_where_it_is_set(task, tmp_path, monkeypatch, caplog):
+    happened = []
+    monkeypatch.setattr("jax.profiler.start_trace", lambda folder: happened.append(folder))
+    monkeypatch.setattr("jax.profiler.stop_trace", lambda: happened.append("stop"))
+    record = Recorder.step
+
+    def noting(self, step, metrics, *, waited):
+        happened.append(step)
+        record(self, step, metrics, waited=waited)
+
+    monkeypatch.setattr(Recorder, "step", noting)
+    run(tiny_finetune(task, steps=5, log={"profile_start": 2, "profile_steps": 2}), tmp_path / "1")
+    assert happened == [1, 2, str(tmp_path / "1" / "profile"), 3, 4, "stop", 5]
+    with caplog.at_level("INFO"):
+        run(tiny_finetune(task, epochs=1, log={"profile_start": 7, "profile_steps": 2}), tmp_path / "2")
+    assert "without effect: config.log.profile_start=7; the run ends before, at step 7" in caplog.messages
 
 
 def test_other_examples_are_refused_in_the_same_workdir(task, tmp_path):

@@ -21,7 +21,8 @@ from finetune.predict import main as predict
 from finetune.results import final_outputs as finishing
 from finetune.results.final_outputs import finish, finished
 from finetune.results.results_file import table
-from finetune.train import changes, check_unchanged, train
+from finetune.resume import changes, check_unchanged
+from finetune.train import train
 from pretrain.publish import hub_upload
 from tests.finetune.tiny_task import tiny_finetune, write_examples
 from tests.pretrain.hub_push_stub import Client, PushStub

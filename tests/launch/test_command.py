@@ -88,7 +88,9 @@ def test_a_name_stands_first_unless_help_is_asked_for():
 
 def test_what_a_finished_run_leaves():
     assert markers(COMMAND, "gs://b/big/") == ["gs://b/big/finished.json"]
-    assert markers(["python", "-m", "finetune"], "run") == ["run/results.json", "run/glue.json"]
+    assert markers(["python", "-m", "finetune"], "run") == [
+        f"run/{name}.json" for name in ("finished", "results", "glue")
+    ]
     assert markers(["bash", "run.sh"], "run") == []
     with pytest.raises(UserError, match=r"config\.search is for one machine"):
         markers(["python", "-m", "finetune", "--config.search.trials=3"], "run")

@@ -41,7 +41,7 @@ def fails(tmp_path, monkeypatch, capsys):
     def compiled(*arguments):
         raise AssertionError("compiled before the mistake was found")
 
-    monkeypatch.setattr(train_module._Trainer, "_compile", compiled)
+    monkeypatch.setattr(train_module._PhaseSteps, "compile", compiled)
     # it replaces the handlers of the whole process
     monkeypatch.setattr("pretrain.runtime.train_command.log_to_stderr", lambda: None)
 

@@ -9,7 +9,7 @@ from etils import epath
 from base.errors import UserError
 from base.schema import as_dict, build
 from base.set_fields import Given
-from pretrain import given_network
+from pretrain import given_network, resume
 from pretrain.config import PretrainConfig
 from pretrain.job import assemble
 from pretrain.reports.recorder import Recorder
@@ -115,7 +115,7 @@ def test_what_gives_way_is_said_before_anything_is_compiled(run, tmp_path, monke
     def compile_(*arguments):
         raise ArithmeticError
 
-    monkeypatch.setattr("pretrain.train._Trainer", compile_)
+    monkeypatch.setattr("pretrain.train._Pretraining", compile_)
     config, _ = run(recipe={"num_hidden_layers": 4})
     given = Given(
         frozenset(["model.num_hidden_layers"]), frozenset(["init_from"]), ("a field has no effect",)
@@ -144,10 +144,10 @@ def test_dropout_that_changes_on_resume_acts(run, tmp_path):
     saved = begun(tmp_path, run()[1])
     config, job = run(line={"hidden_dropout_prob": 0.3}, saved=saved)
     assert dropouts(job) == (0.3, 0.1)
-    changes = workdirs.check_unchanged(saved["config"], config, accept=True)
+    changes = resume.check_unchanged(saved["config"], config, accept=True)
     assert changes == {"model.hidden_dropout_prob": (None, 0.3)}
     with pytest.raises(UserError, match=r"config\.model\.hidden_dropout_prob was None, is 0\.3"):
-        workdirs.check_unchanged(saved["config"], config, accept=False)
+        resume.check_unchanged(saved["config"], config, accept=False)
 
 
 def test_dropout_that_is_unset_on_resume_is_asked_for(run, tmp_path):
@@ -167,7 +167,7 @@ def test_dropout_of_a_change_that_was_never_saved_is_forgotten(run, tmp_path, ra
     saved = begun(tmp_path, job, hidden_dropout_prob=0.5) | {"local": [], "dropout": own}
     config, resumed = run(line=line, saved=saved)
     assert dropouts(resumed) == (rate or 0.1, 0.1)
-    assert workdirs.check_unchanged(saved["config"], config, accept=False) == {}
+    assert resume.check_unchanged(saved["config"], config, accept=False) == {}
 
 
 def test_the_files_of_a_killed_run_are_of_its_checkpoint(tmp_path, model, monkeypatch):
@@ -219,7 +219,7 @@ def test_a_run_of_before_goes_on_with_the_dropout_that_it_had(run, tmp_path):
     saved["config"]["model"] |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.0}
     saved["config"]["model"] |= {"num_hidden_layers": 12, "hidden_size": 768, "vocab_size": 0}
     config, job = run(recipe={"attention_probs_dropout_prob": 0.0}, saved=saved)
-    assert workdirs.check_unchanged(saved["config"], config, accept=False) == {}
+    assert resume.check_unchanged(saved["config"], config, accept=False) == {}
     assert dropouts(job) == (0.2, 0.1)
 
 
@@ -227,7 +227,7 @@ def test_a_new_network_of_before_goes_on_without_a_change(tmp_path):
     config = tiny_config(tmp_path / "text.txt")
     saved = as_dict(config)
     saved["model"] |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
-    assert workdirs.check_unchanged(saved, config, accept=False) == {}
+    assert resume.check_unchanged(saved, config, accept=False) == {}
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_a_new_network_of_before_goes_on_without_a_change(tmp_path):
 def test_what_only_the_start_reads_cannot_change_whatever_is_accepted(tmp_path, change):
     config, changed = (tiny_config(tmp_path / "text.txt", **each) for each in ({}, change))
     with pytest.raises(UserError, match="the start of a run cannot change"):
-        workdirs.check_unchanged(as_dict(config), changed, accept=True)
+        resume.check_unchanged(as_dict(config), changed, accept=True)
 
 
 def test_a_start_may_be_written_otherwise_and_need_not_exist_any_more(tmp_path, monkeypatch):
@@ -254,7 +254,7 @@ def test_a_start_may_be_written_otherwise_and_need_not_exist_any_more(tmp_path, 
 
     def compare(old, new):
         was, now = (tiny_config(tmp_path / "text.txt", init_from=each) for each in (old, new))
-        return workdirs.check_unchanged(as_dict(was), now, accept=False)
+        return resume.check_unchanged(as_dict(was), now, accept=False)
 
     for other in ("./runs/base", "runs/base/", str(tmp_path / "runs" / "base"), "link/base"):
         assert compare("runs/base", other) == {}
@@ -262,7 +262,7 @@ def test_a_start_may_be_written_otherwise_and_need_not_exist_any_more(tmp_path, 
         with pytest.raises(UserError, match="put the old text back, which need not exist any more, or"):
             compare("runs/base", other)
     with pytest.raises(UserError, match="put it back"):
-        workdirs.check_unchanged(
+        resume.check_unchanged(
             as_dict(tiny_config(tmp_path)), tiny_config(tmp_path, tokenizer={"vocab_size": 400}), accept=True
         )
 
@@ -270,4 +270,4 @@ def test_a_start_may_be_written_otherwise_and_need_not_exist_any_more(tmp_path, 
 def test_a_field_that_nothing_read_may_be_unset_on_resume(tmp_path):
     config = tiny_config(tmp_path / "text.txt", optimizer={"muon_momentum": 0.5}, data={"revision": "main"})
     changed = tiny_config(tmp_path / "text.txt")
-    assert workdirs.check_unchanged(as_dict(config), changed, accept=False) == {}
+    assert resume.check_unchanged(as_dict(config), changed, accept=False) == {}

@@ -1,12 +1,13 @@
 """What is logged, when, and as what mean."""
 
+import math
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 import pytest
 
-from pretrain.devices.flops import StepWork
-from pretrain.reports.recorder import Recorder, Sums
+from pretrain.objective.metrics import masked_language_model_metrics
+from pretrain.reports.recorder import Interval, Recorder
 
 
 class Written:
@@ -17,10 +18,6 @@ class Written:
 
     def write(self, step, values):
         self.lines.setdefault(step, {}).update(values)
-
-
-class Shape:
-    hidden_size, num_hidden_layers, intermediate_size, vocab_size = 8, 1, 16, 32
 
 
 @pytest.fixture
@@ -37,9 +34,17 @@ def metrics(loss_sum, weight_sum, tokens=10.0):
     return {name: jnp.float32(value) for name, value in values.items()}
 
 
-def recorder(writer, every=2, last_step=5, **changes):
+def speed(interval: Interval):
+    return {
+        "train/tokens_per_second": float(interval.totals["tokens"]) / interval.seconds,
+        "train/step_seconds": interval.seconds / interval.steps,
+        "train/data_wait": interval.waited / interval.seconds,
+    }
+
+
+def recorder(*writers, every=2, last_step=5, summarise=masked_language_model_metrics, **changes):
     return Recorder(
-        writer, None, StepWork(Shape()), every=every, last_step=last_step, peak_flops=None, **changes
+        writers, None, summarise=summarise, rates=speed, every=every, last_step=last_step, **changes
     )
 
 
@@ -70,7 +75,12 @@ def test_a_run_that_stopped_between_logs_logs_the_same_mean(clock):
     log = recorder(first)
     log.step(1, metrics(30.0, 10.0), waited=0.0)
     log.flush()
-    assert log.sums == Sums(30.0, 1.0, 10.0, pytest.approx(8.0))
+    assert log.sums == {
+        "loss_sum": 30.0,
+        "correct_sum": 1.0,
+        "weight_sum": 10.0,
+        "maskable_sum": pytest.approx(8.0),
+    }
     resumed = recorder(second, sums=log.sums)
     resumed.step(2, metrics(2.0, 2.0), waited=0.0)
     resumed.flush()
@@ -119,9 +129,35 @@ def test_a_compilation_is_said_at_once_and_left_out_of_rates_and_the_time_left(c
     assert left_out == [40.0]
 
 
-def test_without_a_known_peak_there_is_no_mfu(clock):
-    writer = Written()
-    log = recorder(writer, every=1)
-    log.step(1, metrics(1.0, 1.0), waited=0.0)
+def test_each_member_of_a_population_has_its_own_lines_beside_their_means(clock):
+    mean, first, second = Written(), Written(), Written()
+
+    def summarise(sums):
+        return {"loss": sums["loss_sum"] / sums["weight_sum"]}
+
+    log = recorder(
+        mean, first, second, summarise=summarise, sums={"loss_sum": [2.0, 5.0], "weight_sum": [1.0, 1.0]}
+    )
+    clock[0] += 2.0
+    values = {"loss_sum": [4.0, 7.0], "weight_sum": [2.0, 2.0], "learning_rate": [0.5, 0.25]}
+    log.step(2, {**{name: jnp.array(value) for name, value in values.items()}, "tokens": 6}, waited=0.0)
     log.flush()
-    assert "train/mfu" not in writer.lines[1]
+    assert first.lines == {2: {"train/loss": 2.0, "train/learning_rate": 0.5}}
+    assert second.lines == {2: {"train/loss": 4.0, "train/learning_rate": 0.25}}
+    rates = {"train/tokens_per_second": 3.0, "train/step_seconds": 2.0, "train/data_wait": 0.0}
+    assert mean.lines == {2: {"train/loss": 3.0, "train/learning_rate": 0.375, **rates}}
+    assert log.sums == {}
+    log.evaluation(2, {"eval/loss": 1.5}, [{"eval/loss": 1.0}, {"eval/loss": 2.0}])
+    assert [each.lines[2]["eval/loss"] for each in (mean, first, second)] == [1.5, 1.0, 2.0]
+
+
+def test_sums_that_a_run_was_stopped_with_are_kept_as_they_were_saved(clock):
+    log = recorder(Written(), sums={"loss_sum": [2.0, 5.0]})
+    assert log.sums == {"loss_sum": [2.0, 5.0]}
+
+
+def test_a_loss_that_is_no_number_has_a_perplexity_that_is_none():
+    sums = {"loss_sum": float("nan"), "correct_sum": 1.0, "weight_sum": 2.0, "maskable_sum": 8.0}
+    found = masked_language_model_metrics(sums)
+    assert math.isnan(found["perplexity"]) and (found["accuracy"], found["predicted_share"]) == (0.5, 0.25)
+    assert masked_language_model_metrics({**sums, "loss_sum": 4.0})["perplexity"] == math.exp(2.0)

@@ -1,5 +1,7 @@
 """Settings of pretraining that could not act are refused in one line, or give way; some are seen at work here."""
 
+import contextlib
+
 import pytest
 from etils import epath
 
@@ -10,6 +12,7 @@ from pretrain.__main__ import main
 from pretrain.config import PretrainConfig
 from pretrain.job import assemble
 from pretrain.runtime import processes, train_command
+from pretrain.runtime.loop import profile
 from pretrain.unused_fields import unused_fields
 from tests.finetune.tiny_task import write_model
 from tests.tiny import tiny_config, write_corpus
@@ -155,19 +158,11 @@ def test_the_profile_starts_where_it_is_set(tmp_path, monkeypatch):
     starts, step = [], [0]
     monkeypatch.setattr("jax.profiler.start_trace", lambda folder: starts.append(step[0]))
     monkeypatch.setattr("jax.profiler.stop_trace", lambda: None)
-    from pretrain.train import _Trainer
-
-    class Probe(_Trainer):
-        def __init__(self, config):
-            import contextlib
-
-            self._given, self._writes, self._workdir = config, True, tmp_path
-            self._profiling = contextlib.ExitStack()
-
     for start in (0, 3):
-        probe = Probe(tiny_config(tmp_path / "text.txt", log={"profile_start": start, "profile_steps": 1}))
-        for step[0] in range(5):
-            probe._profile(step[0])
+        log = tiny_config(tmp_path / "text.txt", log={"profile_start": start, "profile_steps": 1}).log
+        with contextlib.ExitStack() as profiling:
+            for step[0] in range(5):
+                profile(profiling, log, step[0], epath.Path(tmp_path))
     assert starts == [0, 3]
 
 

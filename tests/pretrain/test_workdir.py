@@ -8,6 +8,7 @@ from etils import epath
 
 from base.errors import UserError
 from base.schema import as_dict
+from pretrain import resume
 from pretrain.runtime import workdir as workdirs
 from tests.tiny import tiny_config
 
@@ -29,17 +30,18 @@ def test_safe_fields_may_change(config):
         eval=dataclasses.replace(config.eval, steps=9),
         checkpoint=dataclasses.replace(config.checkpoint, keep=9),
         data=dataclasses.replace(config.data, prefetch=9),
+        mesh=dataclasses.replace(config.mesh, data=1, fsdp=8),
     )
-    assert workdirs.check_unchanged(as_dict(config), changed, accept=False) == {}
+    assert resume.check_unchanged(as_dict(config), changed, accept=False) == {}
 
 
 def test_other_changes_are_listed_and_refused_unless_accepted(config):
     changed = dataclasses.replace(config, steps=9, masking=dataclasses.replace(config.masking, rate=0.25))
     with pytest.raises(UserError) as caught:
-        workdirs.check_unchanged(as_dict(config), changed, accept=False)
+        resume.check_unchanged(as_dict(config), changed, accept=False)
     for part in ("config.steps was 8, is 9", "config.masking.rate was 0.15, is 0.25", "--accept_changes"):
         assert part in str(caught.value)
-    accepted = workdirs.check_unchanged(as_dict(config), changed, accept=True)
+    accepted = resume.check_unchanged(as_dict(config), changed, accept=True)
     assert accepted == {"steps": (8, 9), "masking.rate": (0.15, 0.25)}
 
 
@@ -47,7 +49,7 @@ def test_the_network_cannot_change_whatever_is_accepted(config):
     changed = dataclasses.replace(config, model=dataclasses.replace(config.model, hidden_size=48))
     for accept in (False, True):
         with pytest.raises(UserError, match=r"cannot change: config\.model\.hidden_size was 32, is 48"):
-            workdirs.check_unchanged(as_dict(config), changed, accept=accept)
+            resume.check_unchanged(as_dict(config), changed, accept=accept)
 
 
 def test_a_run_goes_on_where_its_recipes_tokenizer_gives_way_now_but_not_with_another(config):
@@ -55,9 +57,9 @@ def test_a_run_goes_on_where_its_recipes_tokenizer_gives_way_now_but_not_with_an
         config, init_from="x", tokenizer=dataclasses.replace(config.tokenizer, path="theirs")
     )
     given_way = dataclasses.replace(config, init_from="x")
-    assert workdirs.check_unchanged(as_dict(begun), given_way, accept=False) == {}
+    assert resume.check_unchanged(as_dict(begun), given_way, accept=False) == {}
     with pytest.raises(UserError, match=r"cannot change: config\.tokenizer\.path was '', is 'theirs'"):
-        workdirs.check_unchanged(as_dict(given_way), begun, accept=True)
+        resume.check_unchanged(as_dict(given_way), begun, accept=True)
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
