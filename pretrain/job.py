@@ -17,23 +17,21 @@ from base.command_line import differences
 from base.errors import UserError
 from base.set_fields import Given, say
 from base.storage import check_readable
-from data.config import DataConfig
 from data.corpus import corpus_fingerprint, count_steps
-from data.special_tokens import SpecialTokens
 from pretrain import given_network
+from pretrain.checks import TO_COME, check_fields, check_steps, checked_model
 from pretrain.config import PretrainConfig
 from pretrain.devices import hardware
 from pretrain.devices.global_batch import local_rows
 from pretrain.devices.mesh import make_mesh
 from pretrain.models import EncoderConfig, Model
-from pretrain.models import build as build_model
 from pretrain.models.huggingface import encoder_config, load_pretrained, parse_config, read_config
 from pretrain.objective.held_out_cache import check_held_out
 from pretrain.objective.masking import MaskingTables
 from pretrain.optim.learning_rates import learning_rate_schedule
 from pretrain.optim.optimizers import make_optimizer
 from pretrain.optim.train_state import dropout_generator
-from pretrain.phases import Phase, check_length, check_lengths, check_phase, check_values, resolve_phases
+from pretrain.phases import Phase, resolve_phases
 from pretrain.runtime import processes
 from pretrain.runtime.changes import SAFE_IN_PRETRAINING
 from pretrain.runtime.checkpoint import restore_params
@@ -175,50 +173,26 @@ def assemble(
     Raises:
       UserError: anything in the config that cannot work.
     """
-    check_lengths(config)
-    check_values(config)
+    check_fields(config)
     notes = list(given.notes)
     asked, config = settled_with_origin(config, workdir, given, saved, notes.append)
     mesh = make_mesh(config.mesh)
     planned = resolve_phases(config, epoch_steps=1)
-    length = max(phase.seq_len for phase in planned)
-    for phase in planned:
-        check_phase(phase, mesh.shape)
-    if config.epochs is None:
-        learning_rate_schedule(config.schedule, config.optimizer.learning_rate, planned[-1].stop)
-    elif config.data.source == "mix":
-        raise UserError("a mix has no epochs of its own: set config.steps instead of config.epochs")
+    check_steps(config, planned, mesh.shape, known=config.epochs is None)
     if not config.model.config_file:
         # Stands for the tokenizer to come, so that a network that cannot be built is refused before one is trained.
         size = max(config.tokenizer.vocab_size, config.model.vocab_size)
-        encoder = encoder_config(config.model, size, SpecialTokens(0, 2, 1, 4, 3))
-        build_model(encoder, dtype=config.dtype)
-        for phase in planned:
-            check_length(phase, encoder, "")
+        checked_model(config, planned, encoder_config(config.model, size, TO_COME))
     if config.eval.every and not config.tokenizer.path and saved is None:
         processes.from_first(partial(_check_held_out, planned, workdir))
-    try:
-        tokenizer = _tokenizer(config, planned[0].data, workdir, length, resuming=saved is not None)
-    except UserError as error:
-        if saved is None and config.init_from:
-            raise UserError(f"config.init_from={config.init_from!r}: {error}") from error
-        raise
+    tokenizer = _tokenizer(config, planned, workdir, resuming=saved is not None)
     encoder = encoder_config(config.model, tokenizer.vocab_size, tokenizer.special)
-    model = build_model(encoder, dtype=config.dtype)
-    for phase in planned:
-        check_length(phase, encoder, config.model.config_file)
+    model = checked_model(config, planned, encoder)
     epoch_steps = _epoch_steps(asked, tokenizer, saved)
     phases = resolve_phases(config, epoch_steps=epoch_steps)
-    log = config.log
-    if epoch_steps is not None and log.profile_steps and log.profile_start >= epoch_steps:
-        notes.append(
-            f"without effect: config.log.profile_start={log.profile_start}; the run ends before, at step {epoch_steps}"
-        )
+    notes += _note_on_profile(config, epoch_steps)
     fingerprints = [corpus_fingerprint(phase.data) for phase in phases]
     schedule = learning_rate_schedule(config.schedule, config.optimizer.learning_rate, phases[-1].stop)
-    peak = hardware.peak_flops(mesh.local_devices[0], config.dtype, config.matmul_precision)
-    if peak is not None and saved is not None and saved.get("peak"):
-        peak = hardware.kept_peak(hardware.Peak(**saved["peak"]), peak)
     return Job(
         config=config,
         given=asked,
@@ -237,7 +211,7 @@ def assemble(
             **{f"corpus {fingerprints.index(corpus)}": corpus for corpus in fingerprints},
         },
         data_keys=tuple(str(fingerprints.index(corpus)) for corpus in fingerprints),
-        peak=peak,
+        peak=_peak(config, mesh, saved),
     )
 
 
@@ -252,14 +226,40 @@ def _check_held_out(phases: Sequence[Phase], workdir: epath.Path) -> None:
 
 
 def _tokenizer(
-    config: PretrainConfig, data: DataConfig, workdir: epath.Path, length: int, *, resuming: bool
+    config: PretrainConfig, phases: Sequence[Phase], workdir: epath.Path, *, resuming: bool
 ) -> Loaded:
     """The run's tokenizer; of several processes the first makes it, and the others wait."""
+    length = max(phase.seq_len for phase in phases)
 
     def ensure() -> Loaded:
-        return ensure_tokenizer(config.tokenizer, data, workdir, model_max_length=length, resuming=resuming)
+        return ensure_tokenizer(
+            config.tokenizer, phases[0].data, workdir, model_max_length=length, resuming=resuming
+        )
 
-    return processes.first_then_all(ensure)
+    try:
+        return processes.first_then_all(ensure)
+    except UserError as error:
+        if not resuming and config.init_from:
+            raise UserError(f"config.init_from={config.init_from!r}: {error}") from error
+        raise
+
+
+def _note_on_profile(config: PretrainConfig, epoch_steps: int | None) -> list[str]:
+    """What is to be said where a run of epochs ends before its profile begins."""
+    log = config.log
+    if epoch_steps is None or not log.profile_steps or log.profile_start < epoch_steps:
+        return []
+    return [
+        f"without effect: config.log.profile_start={log.profile_start}; the run ends before, at step {epoch_steps}"
+    ]
+
+
+def _peak(config: PretrainConfig, mesh: Mesh, saved: Mapping[str, Any] | None) -> hardware.Peak | None:
+    """What one of the mesh's devices can do; a run that goes on keeps what was measured before."""
+    peak = hardware.peak_flops(mesh.local_devices[0], config.dtype, config.matmul_precision)
+    if peak is not None and saved is not None and saved.get("peak"):
+        return hardware.kept_peak(hardware.Peak(**saved["peak"]), peak)
+    return peak
 
 
 def _epoch_steps(config: PretrainConfig, tokenizer: Loaded, saved: Mapping[str, Any] | None) -> int | None:

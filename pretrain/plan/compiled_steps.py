@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from base.errors import UserError
 from base.set_fields import Given
 from base.tpu_types import GIB, TpuSlice
-from data.special_tokens import SpecialTokens
+from pretrain.checks import TO_COME, check_fields, check_steps, checked_model
 from pretrain.config import MeshConfig, PretrainConfig
 from pretrain.devices.flops import StepWork
 from pretrain.devices.global_batch import abstract_batch
@@ -36,14 +36,12 @@ from pretrain.objective.train_step import lower, make_train_step
 from pretrain.optim.learning_rates import learning_rate_schedule
 from pretrain.optim.optimizers import make_optimizer
 from pretrain.optim.train_state import TrainState, abstract_state, dropout_generator
-from pretrain.phases import Phase, check_length, check_lengths, check_phase, check_values, resolve_phases
+from pretrain.phases import Phase, resolve_phases
 from pretrain.plan.hlo import Program, read_program
 from pretrain.reports.start_summary import bytes_per_device
 from tokenizer.load import load as load_tokenizer
 
 PLATFORM = "tpu"
-TRAINED = SpecialTokens(cls=0, sep=2, pad=1, mask=4, unk=3)
-"""Special tokens of a tokenizer that is still to be trained."""
 LONG_RUN = 1_000_000
 """Steps that stand for a number that is not known: they are compiled into the schedule, and cost nothing there."""
 
@@ -143,23 +141,17 @@ def check(config: PretrainConfig, pod: Pod, corpus_tokens: float = 0, given: Giv
     Raises:
       UserError: what is wrong, and what would be right.
     """
-    check_lengths(config)
-    check_values(config)
+    check_fields(config)
     config = settled_with_origin(config, epath.Path("."), given)[1]
     sizes = mesh_sizes(config.mesh, pod.devices, pod.slices)
     steps = math.ceil((config.epochs or 0) * corpus_tokens / (config.global_batch * config.seq_len))
     known = config.epochs is None or steps > 0
     phases = resolve_phases(config, epoch_steps=steps or max(LONG_RUN, 10 * config.schedule.warmup_steps))
+    check_steps(config, phases, sizes, known=known)
     for phase in phases:
-        check_phase(phase, sizes)
         check_streams(phase, pod, sizes)
-    if config.epochs is not None and config.data.source == "mix":
-        raise UserError("a mix has no epochs of its own: set config.steps instead of config.epochs")
-    learning_rate_schedule(config.schedule, config.optimizer.learning_rate, phases[-1].stop)
     encoder, tables = _network(config)
-    for phase in phases:
-        check_length(phase, encoder, config.model.config_file)
-    build(encoder, dtype=config.dtype, platform=PLATFORM)
+    checked_model(config, phases, encoder, PLATFORM)
     return Checked(config, pod, sizes, encoder, tables, phases, known)
 
 
@@ -190,13 +182,13 @@ def _network(config: PretrainConfig) -> tuple[EncoderConfig, MaskingTables]:
     tables = MaskingTables(
         mask_fraction=config.masking.mask_fraction,
         random_fraction=config.masking.random_fraction,
-        mask_id=TRAINED.mask,
-        special_ids=tuple(sorted(dataclasses.astuple(TRAINED))),
+        mask_id=TO_COME.mask,
+        special_ids=tuple(sorted(dataclasses.astuple(TO_COME))),
         vocab_size=size,
         word_starts=marks,
         word_breaks=marks,
     )
-    return encoder_config(config.model, size, TRAINED), tables
+    return encoder_config(config.model, size, TO_COME), tables
 
 
 def require_compiler() -> None:

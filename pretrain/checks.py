@@ -1,0 +1,65 @@
+"""The checks of a pretraining config that need no corpus and no workdir; runs and plans make the same, in one order."""
+
+from collections.abc import Mapping, Sequence
+
+from base.errors import UserError
+from data.special_tokens import SpecialTokens
+from pretrain.config import PretrainConfig
+from pretrain.models import EncoderConfig, Model, build
+from pretrain.optim.learning_rates import learning_rate_schedule
+from pretrain.phases import Phase, check_length, check_lengths, check_phase, check_values
+
+TO_COME = SpecialTokens(cls=0, sep=2, pad=1, mask=4, unk=3)
+"""Special tokens of a tokenizer that is still to be trained."""
+
+
+def check_fields(config: PretrainConfig) -> None:
+    """Refuse a config whose fields do not go together, or are out of their range.
+
+    Raises:
+      UserError: what is wrong, and what would be right.
+    """
+    check_lengths(config)
+    check_values(config)
+
+
+def check_steps(
+    config: PretrainConfig, phases: Sequence[Phase], mesh_sizes: Mapping[str, int], *, known: bool
+) -> None:
+    """Refuse phases, epochs or a learning rate that cannot be.
+
+    Args:
+      config: the run.
+      phases: its phases.
+      mesh_sizes: devices along each axis of the mesh.
+      known: whether the run's number of steps is known, and not made up.
+
+    Raises:
+      UserError: what is wrong, and what would be right.
+    """
+    for phase in phases:
+        check_phase(phase, mesh_sizes)
+    if config.epochs is not None and config.data.source == "mix":
+        raise UserError("a mix has no epochs of its own: set config.steps instead of config.epochs")
+    if known:
+        learning_rate_schedule(config.schedule, config.optimizer.learning_rate, phases[-1].stop)
+
+
+def checked_model(
+    config: PretrainConfig, phases: Sequence[Phase], encoder: EncoderConfig, platform: str | None = None
+) -> Model:
+    """The network, which has positions for the rows of all phases.
+
+    Args:
+      config: the run.
+      phases: its phases.
+      encoder: the network's fields.
+      platform: what it is to run on; None is what jax runs on here.
+
+    Raises:
+      UserError: it cannot be built, or rows are too long for it.
+    """
+    model = build(encoder, dtype=config.dtype, platform=platform)
+    for phase in phases:
+        check_length(phase, encoder, config.model.config_file)
+    return model
