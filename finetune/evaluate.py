@@ -25,11 +25,13 @@ from finetune.job import short_split
 from finetune.population.evaluation import EvaluationSet, scores_on
 from finetune.results.results_file import as_json, score
 from finetune.unused_fields import unused_in_evaluation
+from pretrain.devices.platforms import leave_out_absent_tpu
 from pretrain.runtime import train_command
 
 
 def main(argv: Sequence[str]) -> int:
     """Evaluate, and show the scores."""
+    leave_out_absent_tpu()
     config, values = parse(FinetuneConfig, argv, _flags, unused=unused_in_evaluation)
     if not values.model:
         raise UserError("no --model given: a fine-tuning run's workdir, a model's folder, or a hub id")

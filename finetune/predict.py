@@ -33,6 +33,7 @@ from finetune.classifier.finetuned_model import Trained, encoder_of, find_model,
 from finetune.classifier.inference import Logits
 from finetune.config import FinetuneConfig
 from finetune.results.predicted_labels import columns, line, said
+from pretrain.devices.platforms import leave_out_absent_tpu
 
 STDIN = "-"
 BATCHES_READ = 16
@@ -46,6 +47,7 @@ Texts = tuple[str, ...]
 def main(argv: Sequence[str]) -> int:
     """Run the command; a closed pipe or Ctrl-C ends it without a word."""
     arguments = _arguments(argv)
+    leave_out_absent_tpu()
     try:
         with sigterm_as_ctrl_c():
             _predict(arguments)

@@ -30,8 +30,6 @@ from pretrain.runtime.roll_call import call_the_roll
 
 T = TypeVar("T")
 
-leave_out_absent_tpu()  # here, as every command that has jax start its devices imports this module
-
 DISTRIBUTED = "UNMASK_DISTRIBUTED"
 """Set to 1 by launchers: join the other processes before anything else; 0 does not, whatever CLUSTER says."""
 CLUSTER = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -84,6 +82,7 @@ def run(main: Callable[[Sequence[str]], int | None], *, alone: bool = False) -> 
       alone: the command needs one process only, and no other device than a CPU: where launched on several, the first
         runs it, and the others have nothing to do.
     """
+    leave_out_absent_tpu()
     report = ""
     try:
         if _wanted():

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 GPU_LIKE = """
 import jax, jax.extend.backend as backend
 from jax._src.xla_bridge import make_cpu_client
-import pretrain.runtime.processes
+from pretrain.devices.platforms import leave_out_absent_tpu
+leave_out_absent_tpu()
 backend.register_backend_factory("gpu-like", make_cpu_client, priority=200)
 print(jax.devices()[0].client is backend.backends()["gpu-like"], "tpu" in backend.backends())
 import jax.experimental.pallas.tpu
@@ -32,10 +33,35 @@ def test_without_a_tpu_its_runtime_is_left_alone_and_another_device_is_chosen():
     assert "libtpu" not in done.stderr and "Source Location" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["finetune.evaluate", "finetune.predict"])
-def test_a_command_that_joins_no_run_looks_no_further(command):
-    program = f"import sys, {command}; assert 'pretrain.devices.platforms' in sys.modules"
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+COMMANDS = [
+    "pretrain",
+    "pretrain.export",
+    "pretrain.fill_mask",
+    "finetune",
+    "finetune.evaluate",
+    "finetune.predict",
+]
+"""Those that have jax start its devices; a plan says that it runs on a CPU."""
+PROGRAM = """
+import runpy, sys
+from pretrain.devices import platforms
+called = []
+platforms.leave_out_absent_tpu = lambda: called.append("looked")
+sys.argv = ["x", "--config=/not/here.py", "--model=/not/here", "--workdir=/not/here", "--out=/not/here"]
+try:
+    runpy.run_module(%r, run_name="__main__")
+except SystemExit as end:
+    assert end.code, "it should refuse"
+print(*called)
+"""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_looks_no_further_before_it_does_anything(command):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM % command], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "looked\n"
 
 
 @pytest.mark.parametrize(
