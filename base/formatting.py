@@ -1,4 +1,4 @@
-"""Numbers and texts as people read them: 1.2M, 3.4 GiB, 2h05m."""
+"""Numbers and texts in a form that people read: 1.2M, 3.4 GiB, 2h05m."""
 
 import math
 import unicodedata
@@ -32,7 +32,7 @@ def size(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration by its two largest units: 45s, 3m20s, 2h05m, 12d03h; '?' where it is not known."""
+    """A duration in its two largest units: 45s, 3m20s, 2h05m, 12d03h; '?' if it is not a finite number."""
     if not math.isfinite(seconds):
         return "?"
     total = round(seconds)
@@ -47,12 +47,12 @@ def duration(seconds: float) -> str:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """A share of 1 in percent: 12.3%."""
+    """A share of 1, in percent: 12.3%."""
     return f"{100 * share:.{digits}f}%"
 
 
 def one_line(text: str) -> str:
-    """A text on one line, with control characters and line breaks as Python writes them."""
+    """Put a text on one line: control characters and line breaks become Python's escapes."""
     return "".join(
         character.encode("unicode_escape").decode()
         if unicodedata.category(character) in UNSEEN

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a command at once, also in a long call into a library that does not look at signals."""
+"""Ctrl-C and SIGTERM end a command at once, even during a long call into a library that ignores signals."""
 
 import atexit
 import contextlib
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    """While entered, SIGTERM raises KeyboardInterrupt as Ctrl-C does (see `signal_of`)."""
+    """Within this context, SIGTERM raises KeyboardInterrupt, as Ctrl-C does (see `signal_of`)."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt(signal.Signals(number))
@@ -29,23 +29,27 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def signal_of(error: BaseException) -> signal.Signals:
-    """The signal that a KeyboardInterrupt came from; a command that it ends has the exit status 128 + this."""
+    """The signal behind a KeyboardInterrupt; a command that it ends exits with status 128 + its number."""
     return error.args[0] if error.args and isinstance(error.args[0], signal.Signals) else signal.SIGINT
 
 
 class _StoppedError(Exception):
-    """Ends the input of a call whose result nobody waits for any more."""
+    """Ends the input of a call when nobody waits for its result any more."""
 
 
 def consume(function: Callable[[Iterator[T]], None], items: Iterable[T]) -> None:
-    """Call `function(iter(items))` on a thread of its own, and wait for it where signals are seen.
+    """Call `function(iter(items))` on a thread of its own; the calling thread waits and still handles signals.
 
-    Python's signal handlers run between instructions of the main thread, and a library that computes for hours in
-    native code executes none. What a handler raises (KeyboardInterrupt) comes out of here at once; the call is left to
-    end in the background, or with the process.
+    Python runs signal handlers between instructions of the main thread. A library that computes for hours in native
+    code executes no such instruction. Here the main thread only waits, so a handler's KeyboardInterrupt leaves this
+    function at once. The call then ends in the background, or with the process.
+
+    Args:
+      function: the long call; it reads the iterator that it gets.
+      items: the input of the call.
 
     Raises:
-      Exception: what `function` raises, or what `items` does.
+      Exception: whatever `function` or `items` raises.
     """
     left, finished = threading.Event(), threading.Event()
     errors: list[BaseException] = []
@@ -59,7 +63,7 @@ def consume(function: Callable[[Iterator[T]], None], items: Iterable[T]) -> None
     def call() -> None:
         try:
             function(until_left())
-        except BaseException as error:  # whatever it is, it is raised where the result is waited for
+        except BaseException as error:  # raised again on the waiting thread, whatever it is
             errors.append(error)
         finally:
             finished.set()
@@ -76,7 +80,7 @@ def consume(function: Callable[[Iterator[T]], None], items: Iterable[T]) -> None
 
 
 def _leave(finished: threading.Event, status: int) -> None:
-    """End the process at once if the call still runs: Python's own way out ends threads so that Rust aborts."""
+    """End the process at once if the call still runs: at a normal exit Python ends threads, and Rust aborts then."""
     if not finished.is_set():
         logging.shutdown()
         sys.stdout.flush()

@@ -1,21 +1,21 @@
-"""Values of JSON files that name a place on somebody's machine, which are not passed on."""
+"""Values in JSON files that name a path or an address on somebody's machine; they are not published."""
 
 from collections.abc import Mapping
 from typing import Any
 
 NOTED = ("name_or_path", "_file", "cache_dir")
-"""Ends of the names of fields in which libraries note where something was read from, a relative folder too."""
+"""Endings of field names under which libraries note the origin of a file, even as a relative path."""
 TEXTS = ("_token", "chat_template")
-"""Ends of the names of fields that hold text, whatever it looks like."""
+"""Endings of field names that hold text; such a text may look like a path."""
 
 
 def is_place(value: str) -> bool:
-    """Whether one of comma-separated values is an absolute path or an address."""
+    """Whether one of the comma-separated values is an absolute path or an address."""
     return any(part.strip().startswith(("/", "~")) or "://" in part for part in value.split(","))
 
 
 def without_places(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a JSON object but for those that name places."""
+    """The fields of a JSON object, without the fields that name a path or an address."""
     return {name: value for name, value in values.items() if not _names_a_place(name, value)}
 
 

@@ -1,8 +1,8 @@
-"""Where files are kept: file systems, and buckets (gs://) with the one client that reaches them.
+"""Reading and writing of files on file systems and in buckets (gs://), with one client for all buckets.
 
-Buckets are reached through gcsfs, by etils.epath and fsspec; the arrays of checkpoints through TensorStore. Both try
-again, with a delay that doubles and some chance in it, what a bucket answers with 408, 429 or 5xx or not at all:
-gcsfs for half a minute, TensorStore for a quarter of an hour.
+etils.epath and fsspec reach buckets through gcsfs; checkpoints write their arrays through TensorStore. Both clients
+repeat a request if the bucket answers with 408, 429 or 5xx, or not at all. The delay doubles each time, with a random
+part. gcsfs gives up after half a minute, TensorStore after a quarter of an hour.
 """
 
 import contextlib
@@ -22,20 +22,21 @@ if TYPE_CHECKING:
 
 BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 ROLES = "roles/storage.objectUser and roles/storage.legacyBucketReader"
-"""What an account needs on the bucket of a workdir: to write objects, and to look the bucket itself up."""
+"""Roles that an account needs on a workdir's bucket: to write objects, and to look up the bucket itself."""
 
 
 def choose_client() -> None:
-    """Settle how buckets are reached, in this process and those it starts; called before any is.
+    """Choose the client for buckets, in this process and its child processes; call it before any use of a bucket.
 
-    Where TensorFlow is installed, epath would use its file system: seconds of import in every process, and rules of its
-    own about credentials, emulators and retries. gcsfs would otherwise remember listings, in which what another process
-    or TensorStore has written does not show, and ask each bucket over gRPC whether it is a zonal one.
+    If TensorFlow is installed, epath would use TensorFlow's file system. It takes seconds to import in every process,
+    and it has its own rules for credentials, emulators and retries. gcsfs would cache listings, and a cached listing
+    does not show what another process or TensorStore has written. gcsfs would also ask each bucket over gRPC whether
+    it is a zonal bucket.
     """
     os.environ["EPATH_USE_TF"] = "false"
     os.environ.setdefault("FSSPEC_GCS", json.dumps({"use_listings_cache": False}))
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs tracebacks of what it raises anyway
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs what it raises anyway
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -44,13 +45,16 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
 
 
 def write_text(path: "epath.Path", text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a text file; readers see the whole new file or the old one."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: "epath.Path", content: bytes) -> None:
-    """Write a file whole or not at all: beside its place and moved there; into a bucket at once, where a reader sees
-    the old object until the new one is complete."""
+    """Write a file; readers see the whole new file or the old one.
+
+    On a file system the content goes to a temporary file, which is then renamed. In a bucket an upload is atomic:
+    readers see the old object until the new one is complete.
+    """
     if is_remote(path):
         filesystem, inner = _open(path)
         filesystem.pipe_file(inner, content)
@@ -61,9 +65,9 @@ def write_bytes(path: "epath.Path", content: bytes) -> None:
 
 
 def move_folder(source: "epath.Path", target: "epath.Path") -> None:
-    """Move a folder to a place where nothing is.
+    """Move a folder to a path where nothing exists.
 
-    A bucket copies its objects one by one and then deletes them; where that was cut off it may be done again.
+    A bucket copies the objects one by one and then deletes the old ones. If that is interrupted, call it again.
     """
     if not is_remote(source):
         source.rename(target)
@@ -76,14 +80,14 @@ def move_folder(source: "epath.Path", target: "epath.Path") -> None:
 
 
 def check_readable(path: str | os.PathLike[str], setting: str) -> None:
-    """Refuse a bucket that may not be read or cannot be reached; whether the path is there is not looked at.
+    """Refuse a bucket that cannot be read or reached; whether the path itself exists does not matter.
 
     Args:
-      path: any path; a local one passes.
-      setting: the flag or field that it was set by, for messages.
+      path: any path; a local one is not checked.
+      setting: the flag or field that holds the path, for messages.
 
     Raises:
-      UserError: in one line, what is wrong and how to put it right.
+      UserError: the reason and the remedy, in one line.
     """
     if is_remote(path):
         with explained(path, setting):
@@ -92,16 +96,17 @@ def check_readable(path: str | os.PathLike[str], setting: str) -> None:
 
 
 def check_writable(folder: "epath.Path", setting: str, probe: str = ".writable") -> None:
-    """Refuse a folder in a bucket that is not there, may not be written, or cannot be reached, by writing, reading,
-    listing and deleting a probe.
+    """Refuse a folder in a bucket if the bucket does not exist, cannot be reached, or does not permit writing.
+
+    The check writes, reads, lists and deletes a small object in the folder.
 
     Args:
-      folder: in a bucket.
-      setting: the flag or field that it was set by, for messages.
-      probe: the name of the object; another for each process.
+      folder: a folder in a bucket.
+      setting: the flag or field that holds the folder, for messages.
+      probe: the name of the small object; each process needs a different one.
 
     Raises:
-      UserError: in one line, what is wrong and how to put it right.
+      UserError: the reason and the remedy, in one line.
     """
     with explained(folder, setting):
         filesystem, inner = _open(folder)
@@ -124,7 +129,7 @@ def check_writable(folder: "epath.Path", setting: str, probe: str = ".writable")
 
 
 def _look_up(bucket: str) -> None:
-    """Ask for the bucket itself, by the client and with the permission that Orbax needs for every checkpoint."""
+    """Ask for the bucket itself. Orbax does this for every checkpoint, with this client and permission."""
     from google.cloud import storage
 
     storage.Client().get_bucket(bucket)
@@ -132,17 +137,17 @@ def _look_up(bucket: str) -> None:
 
 @contextlib.contextmanager
 def explained(path: str | os.PathLike[str], setting: str = "") -> Iterator[None]:
-    """Turn what a bucket's clients raise into one line; what a file system raises passes.
+    """Turn errors of a bucket's clients into one line; errors of a file system pass unchanged.
 
     Args:
-      path: what was to be reached.
-      setting: the flag or field that it was set by; empty where that is not known.
+      path: the path that the body reads or writes.
+      setting: the flag or field that holds the path; empty if it is not known.
     """
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # gcsfs, aiohttp, google.auth, google.cloud and requests, each with its own
+    except Exception as error:  # each of the five clients has its own errors
         if not is_remote(path):
             raise
         where = f"{setting}={os.fspath(path)}".removeprefix("=")
@@ -150,14 +155,14 @@ def explained(path: str | os.PathLike[str], setting: str = "") -> Iterator[None]
 
 
 def outage(error: BaseException) -> str:
-    """What to say of an exception of a remote file's client that the run could not go on after; empty for any other."""
+    """The message for an error of a bucket's or server's client that ends a run; empty for any other error."""
     if type(error).__module__.split(".")[0] not in ("aiohttp", "gcsfs", "google", "requests"):
         return ""
-    return f"a bucket or server failed ({_said(error)}); run the same command again to go on from the last checkpoint"
+    return f"a bucket or server failed ({_detail(error)}); run the same command again to go on from the last checkpoint"
 
 
 DAMAGE = (
-    ValueError,  # JSON, Unicode, numpy and TensorStore among them
+    ValueError,  # includes the errors of JSON, Unicode, numpy and TensorStore
     LookupError,
     TypeError,
     AttributeError,
@@ -168,36 +173,40 @@ DAMAGE = (
     NotADirectoryError,
     IsADirectoryError,
 )
-"""What reading raises where a file, or one that belongs to it, does not hold what it should."""
+"""Exceptions that reading raises if a file, or a file that belongs to it, has wrong content."""
 PASSING = re.compile(
     r"(UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|RESOURCE_EXHAUSTED|ABORTED|CANCELLED): "
 )
-"""How TensorStore and XLA begin the message of what says nothing about the content of a file."""
+"""Start of messages of TensorStore and XLA about a failure that says nothing about a file's content."""
 
 
 def check_damage(error: Exception, what: str) -> None:
-    """Return where an exception in reading `what` shows that its content is damaged; raise where it does not.
+    """Return if an exception shows that a file's content is damaged; raise otherwise.
+
+    Args:
+      error: the exception that reading raised.
+      what: the name of the file, for the message.
 
     Raises:
-      UserError: a network, a permission or the memory has failed: the file is to be left as it is.
-      Exception: the error itself, where it is neither.
+      UserError: the network, a permission or the memory failed. The file may be good, so it is kept.
+      Exception: `error` itself, if it has another reason.
     """
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:
         chain.append(link)
         link = link.__cause__ or link.__context__
-    if any(_passes(each) for each in chain):
+    if any(_is_transient(each) for each in chain):
         raise UserError(
-            f"{what} cannot be read now ({type(error).__name__}: {_said(error)}); it is left as it is: run the same "
-            "command again when that has passed"
+            f"{what} cannot be read now ({type(error).__name__}: {_detail(error)}); it is left as it is: run the "
+            "same command again when the problem has passed"
         ) from error
     if not any(isinstance(each, DAMAGE) for each in chain):
         raise error
 
 
-def _passes(error: BaseException) -> bool:
-    """Whether an exception speaks of the way to a file, and not of its content."""
+def _is_transient(error: BaseException) -> bool:
+    """Whether an exception reports a failure on the way to a file, and not in its content."""
     return (
         (isinstance(error, OSError) and not isinstance(error, DAMAGE))
         or isinstance(error, MemoryError)
@@ -206,44 +215,44 @@ def _passes(error: BaseException) -> bool:
     )
 
 
-def _said(error: BaseException) -> str:
-    """The message of an exception, without the address that gcsfs puts on a line before what the bucket says."""
+def _detail(error: BaseException) -> str:
+    """The message of an exception; gcsfs puts an address on the first line, which is left out."""
     text = str(error)
     return " ".join((text.partition("\n")[2] or text).split())[:300] or type(error).__name__
 
 
 def _flaw(error: BaseException, path: str) -> str:
-    """What is wrong, and how to put it right."""
-    said, kind, status = _said(error), type(error).__name__, _status(error)
-    if "Project was not passed" in said:
+    """The reason of an error and its remedy, for the user's message."""
+    message, kind, status = _detail(error), type(error).__name__, _status(error)
+    if "Project was not passed" in message:
         return "Google's client knows no project; set GOOGLE_CLOUD_PROJECT in the environment"
     if status == 401 or kind in ("DefaultCredentialsError", "RefreshError"):
         return (
-            f"there are no valid Google credentials ({said}); run `gcloud auth application-default login`, set "
+            f"there are no valid Google credentials ({message}); run `gcloud auth application-default login`, set "
             "GOOGLE_APPLICATION_CREDENTIALS to a key file, or give the machine a service account"
         )
     if status == 403:
-        return f"permission denied ({said}); the account needs {ROLES} on the bucket"
+        return f"permission denied ({message}); the account needs {ROLES} on the bucket"
     if status == 404:
         bucket = path.split("://", 1)[-1].split("/")[0]
         return f"there is no bucket {bucket}; make it (`gcloud storage buckets create gs://{bucket}`), or name another"
-    return f"the bucket cannot be reached ({kind}: {said}); try again when it can"
+    return f"the bucket cannot be reached ({kind}: {message}); try again when it can"
 
 
 def _status(error: BaseException) -> int:
-    """The HTTP status that an exception stands for, 0 where there is none."""
+    """The HTTP status that an exception stands for; 0 if it stands for none."""
     if isinstance(error, FileNotFoundError):
         return 404
     if isinstance(error, OSError) and str(error).startswith("Forbidden"):
         return 403
     try:
-        return int(getattr(error, "code", 0) or 0)  # gcsfs has a number or its text, google.cloud an enum
+        return int(getattr(error, "code", 0) or 0)  # gcsfs: a number or its text; google.cloud: an enum
     except (TypeError, ValueError):
         return 0
 
 
 def _open(path: str | os.PathLike[str]) -> tuple[Any, str]:
-    """The file system of a URL, and what the path is called there."""
+    """The file system of a URL, and the path within it."""
     from fsspec.core import url_to_fs
 
     return url_to_fs(os.fspath(path))

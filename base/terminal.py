@@ -1,8 +1,8 @@
-"""The terminal: texts of users are printed as they are written."""
+"""The terminal: users' texts are printed exactly as they are."""
 
 from rich.console import Console
 
 
 def console() -> Console:
-    """Stdout by rich, which takes no text for its markup, nor for the name of an emoji."""
+    """A rich console on stdout that never reads a text as markup or as an emoji's name."""
     return Console(markup=False, emoji=False, highlight=False)

@@ -1,9 +1,9 @@
-"""The TPU types of Google Cloud: how many chips, hosts and JAX devices each name means, and what a device can do.
+"""The TPU types of Google Cloud: chips, hosts and JAX devices of each type, and the limits of a device.
 
-The one table of these figures: launchers take machines from it, `pretrain.plan` and `pretrain.devices.hardware` what
-they can do. Beware how names count: `v3-8`, `v4-8` and `v5p-8` have 8 TensorCores on 4 chips, `v5litepod-8` and
-`v6e-8` have 8 chips. JAX sees each TensorCore of v2, v3 and 7x as a device; the two of a v4 or v5p chip work as one
-(megacore).
+This is the only table of these figures. Launchers take the machines from it; `pretrain.plan` and
+`pretrain.devices.hardware` take memory, rates and links. The number in a type's name does not always count chips:
+`v3-8`, `v4-8` and `v5p-8` have 8 TensorCores on 4 chips, `v5litepod-8` and `v6e-8` have 8 chips. On v2, v3 and 7x,
+JAX sees each TensorCore as a device. On v4 and v5p the two TensorCores of a chip work as one device (megacore).
 """
 
 import difflib
@@ -16,83 +16,83 @@ from base.errors import UserError
 GIB = 1024**3
 TERA = 1e12
 MOST_SLICES = 256
-"""More are refused as a slip of the pen: the largest published Multislice run joined 199 slices."""
+"""A larger number of slices is refused as a typing error: the largest published Multislice run joined 199."""
 
 
 @dataclass(frozen=True)
 class TpuSlice:
-    """One slice: chips that reach each other over their own links, and what a JAX device of it has."""
+    """One slice: chips that are joined by their own links, and the properties of one of its JAX devices."""
 
     accelerator: str
-    """Its type as gcloud names it: 'v4-32'."""
+    """gcloud's name of the type: 'v4-32'."""
     generation: str
     """'v2', 'v3', 'v4', 'v5e', 'v5p', 'v6e' or 'tpu7x'."""
     chips: int
     hosts: int
-    """Machines (TPU VMs); one process of a run each."""
+    """Number of machines (TPU VMs); each runs one process of a run."""
     devices: int
-    """JAX devices, of all hosts."""
+    """Number of JAX devices on all hosts."""
     memory: int
-    """Bytes of HBM of one JAX device."""
+    """HBM of one JAX device, in bytes."""
     clock_hz: float
-    """Clock of a TensorCore."""
+    """Clock rate of a TensorCore, in Hz."""
     peak_bf16: float
-    """Peak rate of bfloat16 products of one JAX device, FLOP/s."""
+    """Peak rate of bfloat16 matrix products of one JAX device, in FLOP/s."""
     link_bytes: float
-    """Bytes a second over all links of a chip within the slice, both directions; 0 where Google gives no figure."""
+    """Rate of all links of a chip within the slice, both directions, in bytes/s; 0 if Google gives no figure."""
     runtime_version: str
-    """Image of the TPU VMs, for gcloud's --version; empty where there is none (GKE only)."""
+    """Image of the TPU VMs, for gcloud's --version; empty if there is none (GKE only)."""
     topology: str
-    """libtpu's name of the generation and the chips along each axis: 'v4:2x2x4'."""
+    """libtpu's name of the generation, and the number of chips along each axis: 'v4:2x2x4'."""
     gke_only: bool
-    """Whether it can be had from Kubernetes Engine only, not as TPU VMs."""
+    """Whether only Kubernetes Engine offers it, and not TPU VMs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """What the slices of one generation have in common."""
+    """Properties that all slices of a generation share."""
 
     name: str
     """libtpu's name: 'v5e'."""
     prefix: str
-    """What gcloud's types start with: 'v5litepod'."""
+    """First part of gcloud's type names: 'v5litepod'."""
     device_kinds: tuple[str, ...]
-    """Its names in `jax.Device.device_kind`."""
+    """The generation's names in `jax.Device.device_kind`."""
     counted: int
-    """What the number in a type counts, for each chip: 2 TensorCores, or 1 chip."""
+    """How much each chip adds to the number in a type's name: 2 (it counts TensorCores) or 1 (it counts chips)."""
     devices_per_chip: int
     chip_memory: float
-    """GiB of HBM of a chip."""
+    """HBM of a chip, in GiB."""
     chip_tera: float
-    """Peak rate of bfloat16 products of a chip, TFLOP/s."""
+    """Peak rate of bfloat16 matrix products of a chip, in TFLOP/s."""
     clock_mhz: float
     runtime_version: str
     shapes: tuple[str, ...]
-    """Chips along each axis, for all sizes that are offered, smallest first."""
+    """Number of chips along each axis, for every size on offer, smallest first."""
     link_gigabytes: float = 0
-    """GB/s over all links of a chip, both directions; 0 where Google gives no figure."""
+    """Rate of all links of a chip, both directions, in GB/s; 0 if Google gives no figure."""
     one_host: int = 4
-    """Most chips of a slice of one host; larger slices have 4 chips a host."""
+    """Largest number of chips on one host; a larger slice has 4 chips on each host."""
     gke_only: bool = False
 
     @property
     def peak_bf16(self) -> float:
-        """Peak rate of bfloat16 products of one JAX device, FLOP/s."""
+        """Peak rate of bfloat16 matrix products of one JAX device, in FLOP/s."""
         return self.chip_tera * TERA / self.devices_per_chip
 
     @property
     def types(self) -> Mapping[str, str]:
-        """Every type, as gcloud names it, and its shape."""
+        """The shape of every type, by gcloud's name."""
         return {f"{self.prefix}-{self.counted * _chips(shape)}": shape for shape in self.shapes}
 
 
-# Memory, peak, links and sizes are those of Google's pages "TPU v2" .. "TPU v6e" and "TPU7x (Ironwood)" at
-# cloud.google.com/tpu/docs and, for sizes, of GKE's "Plan TPUs". Runtime versions: "TPU software versions".
-# Clocks: v2 and v3 from Norrie et al. 2021, "The Design Process for Google's Training Chips: TPUv2 and TPUv3", v4 from
-# Jouppi et al. 2023, "TPU v4: An Optically Reconfigurable Supercomputer"; the others follow from the pages' peak and
-# matrix units, peak = 2 x units x side^2 x clock, as the first three do too: v5e 4 units of 128 x 128, v5p 2 x 4 of
-# 128 x 128, v6e 4 of 256 x 256, 7x 2 x 4 of 256 x 256 (libtpu's compiler also issues more products a cycle on these
-# two than the 2 units that some pages name could do).
+# Sources. Memory, peak rate, links and sizes: Google's pages "TPU v2" to "TPU v6e" and "TPU7x (Ironwood)" at
+# cloud.google.com/tpu/docs; sizes also from GKE's page "Plan TPUs". Runtime versions: "TPU software versions".
+# Clock of v2 and v3: Norrie et al. 2021, "The Design Process for Google's Training Chips: TPUv2 and TPUv3". Clock of
+# v4: Jouppi et al. 2023, "TPU v4: An Optically Reconfigurable Supercomputer". The other clocks follow from the pages'
+# peak rate and matrix units: peak = 2 x units x side^2 x clock, which also holds for the first three. Units of a chip:
+# v5e 4 of 128 x 128, v5p 2 x 4 of 128 x 128, v6e 4 of 256 x 256, 7x 2 x 4 of 256 x 256. Some pages name only 2 units
+# for v6e and 7x, but libtpu's compiler issues more products in a cycle than 2 units could compute.
 _PLANES = ("2x2", "4x4", "4x8", "8x8", "8x16", "16x16", "16x32", "32x32")
 _LITE_PLANES = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _SMALL_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4")
@@ -195,10 +195,10 @@ GENERATIONS = (
 
 
 def tpu_slice(accelerator: str) -> TpuSlice:
-    """The slice that Google Cloud calls `accelerator`, v4-32 say.
+    """The slice that Google Cloud calls `accelerator`, such as v4-32.
 
     Raises:
-      UserError: an unknown type, or a size that its generation does not come in.
+      UserError: an unknown type, or a size that its generation does not have.
     """
     prefix, _, size = accelerator.strip().partition("-")
     generation = next((one for one in GENERATIONS if one.prefix == prefix), None)
@@ -229,10 +229,10 @@ def tpu_slice(accelerator: str) -> TpuSlice:
 
 
 def parse_topology(text: str) -> tuple[int, TpuSlice]:
-    """How many slices, and which: 'v4-32' is one, '2x v5litepod-256' or '2xv5litepod-256' are two.
+    """The number of slices and their type: 1 for 'v4-32', 2 for '2x v5litepod-256' or '2xv5litepod-256'.
 
     Raises:
-      UserError: not of that form, or as for `tpu_slice`.
+      UserError: `text` has another form, or `tpu_slice` does not know the type.
     """
     match = re.fullmatch(r"\s*(?:(\d+)\s*x\s*)?([A-Za-z]\S*)\s*", text)
     if match is None:
@@ -246,7 +246,7 @@ def parse_topology(text: str) -> tuple[int, TpuSlice]:
 
 
 def _chips(shape: str) -> int:
-    """Chips of a shape: 2x2x4 has 16."""
+    """Number of chips of a shape: 16 for 2x2x4."""
     chips = 1
     for side in shape.split("x"):
         chips *= int(side)
@@ -254,7 +254,7 @@ def _chips(shape: str) -> int:
 
 
 def _suggestion(prefix: str, size: str) -> str:
-    """The end of the message on an unknown prefix: what it probably is, or else what there is."""
+    """The end of the message on an unknown prefix: the most similar type, or else all types."""
     names = {name: one for one in GENERATIONS for name in (one.name, one.prefix)}
     names |= {"v5lite": names["v5e"], "v7x": names["tpu7x"]}
     near = names.get(prefix.lower()) or next(

@@ -1,4 +1,4 @@
-"""Text in, batches out: sources of documents, logical streams with exact state, packing, prefetching.
+"""Text in, batches out: sources of documents, streams with an exact state, packing, prefetching.
 
 Entry points: `data.sources.open_source` and `data.batches.open_batches`.
 """

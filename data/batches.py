@@ -1,4 +1,4 @@
-"""Batches of packed rows, prepared in the background, each with the state of every stream at its own end."""
+"""Batches of packed rows, prepared in the background; each holds the state of every stream at its end."""
 
 import logging
 import queue
@@ -26,25 +26,25 @@ from data.token_streams import FRESH, Encode, TokenStream
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.2
-"""A wait for a batch is made of slices of this length, between which signal handlers run."""
+"""Seconds of one wait for a batch. A longer wait repeats it, so that signal handlers can run in between."""
 
 SMALL_WINDOW = 32
-"""Documents: from so many on the row that ends a window, and is not filled up, is one of many."""
+"""Documents. In a smaller window the row at the end of a window, which stays unfilled, is a large share of all rows."""
 
 ENCODING_THREADS = 2
-"""Calls to `encode` in flight: while one makes arrays of ids, holding the interpreter's lock, another tokenizes."""
+"""Calls to `encode` at a time: one holds the interpreter's lock to build arrays of ids while the other tokenizes."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """This process's rows of one global batch."""
+    """This process's rows of one global batch, b rows of S tokens."""
 
     arrays: dict[str, np.ndarray]
     """tokens, segments, positions: int32 [b, S]."""
     states: dict[str, Any]
-    """Each stream's state after this batch, by the stream's number: what `open_batches` goes on from."""
+    """Each stream's state after this batch, by the stream's number; `open_batches` can continue from it."""
     wait: float = 0.0
-    """Seconds that the consumer waited for it."""
+    """Seconds that the consumer waited for this batch."""
 
 
 def open_batches(
@@ -60,28 +60,28 @@ def open_batches(
     epochs: int | None = None,
     sources: Sequence[Source] | None = None,
 ) -> "BatchIterator":
-    """Open a process's share of the run's batches; close it, or use it in a `with` block.
+    """Open a process's share of the run's batches. Close it afterwards, or use it in a `with` block.
 
-    Row r of every batch of B rows comes from stream r // (B / G), so the batches do not depend on how many
-    processes share them. A state says nothing of seq_len, global_batch or packing: a run may go on with
-    others.
+    Row r of a batch of B rows comes from stream r // (B / G), where G is the number of streams. So the batches do not
+    depend on the number of processes. A state does not depend on seq_len, global_batch or packing: a run may continue
+    with other values of these.
 
     Args:
       config: the data.
-      encode: texts to ids; called from background threads.
-      special: the tokens that rows are built with.
-      seed: the run's.
-      seq_len: row length S.
-      global_batch: rows B of a batch over all processes.
-      rows: the rows of each batch that this process makes, ascending; None makes all.
-      states: `Batch.states` to go on from, of these rows' streams or more; None starts from the beginning.
-      epochs: end after so many passes. Streams that end sooner give rows of padding. With a part of the rows there is
-        padding without end, since other processes' streams may not have ended: `corpus.count_steps` says when
-        to stop.
-      sources: the opened source, or those of the mix; None opens what the config names.
+      encode: function from texts to ids; background threads call it.
+      special: ids of the special tokens in a row.
+      seed: the run's seed.
+      seq_len: row length S, in tokens.
+      global_batch: number B of rows in a batch, over all processes.
+      rows: numbers of the rows of each batch that this process makes, ascending; None for all.
+      states: `Batch.states` to continue from, for at least the streams of `rows`; None to start at the beginning.
+      epochs: number of passes over the corpus; None for no end. A stream that ends before the others gives rows of
+        padding. An iterator over a part of the rows never ends: it goes on with padding, because other processes'
+        streams may still have documents. `corpus.count_steps` gives the number of steps.
+      sources: the open source, or the open members of the mix; None to open the sources in the config.
 
     Raises:
-      UserError: a combination that cannot work, or states of another run.
+      UserError: settings that cannot work together, or states of another run.
     """
     rows = range(global_batch) if rows is None else rows
     streams = check(config, seq_len, global_batch, rows, epochs)
@@ -110,7 +110,7 @@ def open_batches(
 
 
 def dropped(states: Mapping[str, Any]) -> dict[str, int]:
-    """Documents that the sources have dropped since the run began, by reason, summed over a batch's states."""
+    """Number of documents that the sources have dropped since the run began, by reason, summed over all states."""
     counts = Counts()
     for state in states.values():
         counts.add(Counts.from_dict(state["counts"]))
@@ -118,10 +118,14 @@ def dropped(states: Mapping[str, Any]) -> dict[str, int]:
 
 
 def check_data(config: DataConfig, where: str = "config.data") -> None:
-    """Refuse values out of their range, before anything is read; `where` is the place that messages name.
+    """Refuse values outside their range before anything is read.
+
+    Args:
+      config: the data.
+      where: the path of `config` in messages.
 
     Raises:
-      UserError: streams, window or prefetch below 1, or eval_fraction not a share below 1.
+      UserError: streams, window or prefetch is below 1, or eval_fraction is not in [0, 1).
     """
     for name in ("streams", "window", "prefetch"):
         if getattr(config, name) < 1:
@@ -133,7 +137,7 @@ def check_data(config: DataConfig, where: str = "config.data") -> None:
 def check(
     config: DataConfig, seq_len: int, global_batch: int, rows: Sequence[int], epochs: int | None
 ) -> list[int]:
-    """Refuse settings that cannot work together; returns the streams of these rows."""
+    """Return the numbers of the streams of these rows; raise UserError if settings cannot work together."""
     check_data(config)
     if seq_len < 3:
         raise UserError(
@@ -184,7 +188,7 @@ def open_streams(
     sources: Sequence[Source],
     epochs: int | None,
 ) -> dict[int, TokenStream]:
-    """The streams in `states`, each from its state on, tokenizing in `executor`."""
+    """Open the streams in `states`, each at its state; they tokenize in `executor`."""
     documents = open_documents(
         config,
         sources,
@@ -210,7 +214,7 @@ def open_streams(
 
 
 class BatchMaker:
-    """Makes batches, one after another, on the thread that asks for them."""
+    """Makes one batch after another, on the caller's thread."""
 
     def __init__(
         self,
@@ -219,7 +223,7 @@ class BatchMaker:
         blank: Callable[[], Rows],
         complete: bool,
     ):
-        """Fill `blank()` rows, an equal share from each stream; `complete` streams are all of the run's."""
+        """Fill `blank()` rows, an equal share from each stream. `complete`: these are all streams of the run."""
         for stream in streams.values():
             stream.prepare()
         self._streams = streams
@@ -228,7 +232,7 @@ class BatchMaker:
         self._complete = complete
 
     def make(self) -> Batch | None:
-        """The next batch; None when all streams of the run have finished their epochs."""
+        """The next batch; None if all streams of the run have finished their epochs."""
         rows = self._blank()
         share = len(rows) // len(self._streams)
         filled = 0
@@ -242,10 +246,16 @@ class BatchMaker:
 
 
 class BatchIterator(Iterator[Batch]):
-    """Iterates over batches that a background thread keeps ready."""
+    """Iterates over batches that a background thread prepares."""
 
     def __init__(self, start: Callable[[Executor], BatchMaker], depth: int, epoch: int = 0):
-        """Keep `depth` batches ready; `start` opens the streams, on the background thread; all have ended `epoch`."""
+        """Keep `depth` batches ready.
+
+        Args:
+          start: function that opens the streams; the background thread calls it.
+          depth: number of batches to keep ready.
+          epoch: number of epochs that every stream has completed.
+        """
         self._epoch = epoch
         self._states: Mapping[str, Any] = {}
         self._told: dict[str, int] = {}
@@ -253,7 +263,8 @@ class BatchIterator(Iterator[Batch]):
         self._stop = threading.Event()
         self._end: BaseException | None = None
         executor = ThreadPoolExecutor(ENCODING_THREADS, thread_name_prefix="tokenize")
-        # The thread holds no reference to this object, so that one that is dropped unclosed is collected and stops it.
+        # The thread has no reference to this object. So the garbage collector can free an iterator that nobody closed,
+        # and the finalizer then stops the thread.
         self._thread = threading.Thread(
             target=_produce, args=(start, executor, self._ready, self._stop), name="batches", daemon=True
         )
@@ -264,7 +275,7 @@ class BatchIterator(Iterator[Batch]):
         """The next batch.
 
         Raises:
-          UserError: bad input, met while the batch was made.
+          UserError: bad input in the batch.
         """
         if self._end is not None:
             raise self._end
@@ -280,7 +291,7 @@ class BatchIterator(Iterator[Batch]):
         raise self._end
 
     def close(self) -> None:
-        """Stop the background work; there are no more batches."""
+        """Stop the background work; after this there are no more batches."""
         self._tell_dropped()
         self._end = self._end or StopIteration()
         self._finalizer()
@@ -294,7 +305,7 @@ class BatchIterator(Iterator[Batch]):
                 continue
 
     def _tell_dropped(self) -> None:
-        """Log what has been dropped of this process's streams, where that is more than was last logged."""
+        """Log the number of dropped documents of this process's streams, if it has changed since the last log."""
         total = dropped(self._states)
         if total != self._told:
             log.info(

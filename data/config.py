@@ -1,4 +1,4 @@
-"""The fields of `config.data`: where text comes from and how it becomes rows."""
+"""The fields of `config.data`: the sources of text, and how text becomes rows."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ PACKINGS = ("full", "documents", "lines")
 
 @dataclass(frozen=True)
 class FilterConfig:
-    """What to drop by a document's length and, for OSCAR, its metadata. Every drop is counted by reason."""
+    """Filters by a document's length and, for OSCAR, by its metadata. Every drop is counted by reason."""
 
     min_chars: int = field(0, "drop documents with fewer characters")
     quality_warnings: tuple[str, ...] = field(
@@ -28,7 +28,7 @@ class FilterConfig:
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """One place that documents come from."""
+    """One source of documents."""
 
     source: str = field("pydoc", "the kind of source", SOURCES)
     path: str = field(
@@ -76,7 +76,7 @@ class DataConfig(SourceConfig):
 
 
 def leaf_sources(config: DataConfig) -> tuple[SourceConfig, ...]:
-    """The sources that documents are read from: the members of a mix, or the one source itself."""
+    """The sources that hold documents: the members of a mix, or the one source itself."""
     if config.source == "mix":
         return config.mix
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(SourceConfig)}
@@ -97,40 +97,40 @@ READERS = {
     "filters.min_harmful_pp": ("oscar",),
     "mix": ("mix",),
 }
-"""Fields that only some kinds of source read."""
+"""The kinds of source that read a field, for fields that not all kinds read."""
 OF_ANY_SOURCE = ("filters.min_chars", "bad_documents")
 
 
 def unused_fields(config: SourceConfig, where: str = "data") -> list[Unused]:
-    """The fields of a source that nothing reads, those of the sources in it included.
+    """The fields that nothing reads, in a source and in the sources inside it.
 
     Args:
       config: the source, or the whole of `config.data`.
-      where: its path, without `config.`.
+      where: the path of `config`, without `config.`.
     """
-    found = []
+    unused = []
     for name, kinds in READERS.items():
         if config.source not in kinds:
             because = (
                 f"config.{where}.source={config.source!r} does not read it; unset it, or set config.{where}.source to "
                 f"{' or '.join(kinds)}"
             )
-            found.append(Unused((f"{where}.{name}",), because, (f"{where}.source",)))
+            unused.append(Unused((f"{where}.{name}",), because, (f"{where}.source",)))
     if config.source == "mix":
         names = tuple(f"{where}.{name}" for name in OF_ANY_SOURCE)
         because = f"config.{where}.source='mix' reads the sources that config.{where}.mix lists; set it there"
-        found.append(Unused(names, because, (f"{where}.source",)))
+        unused.append(Unused(names, because, (f"{where}.source",)))
     if not isinstance(config, DataConfig):
-        return found
+        return unused
     because = f"only a member of a mix has a share; set that of config.{where}.mix[0]"
-    found.append(Unused((f"{where}.weight",), because, (f"{where}.source",)))
+    unused.append(Unused((f"{where}.weight",), because, (f"{where}.source",)))
     for index, part in enumerate(config.mix):
-        found += unused_fields(part, f"{where}.mix[{index}]")
+        unused += unused_fields(part, f"{where}.mix[{index}]")
     if config.eval_source is not None:
         place = f"{where}.eval_source"
-        found += unused_fields(config.eval_source, place)
+        unused += unused_fields(config.eval_source, place)
         because = "there is one source to evaluate on, and no mix; unset it"
-        found.append(Unused((f"{place}.weight",), because, (f"{place}.source",)))
+        unused.append(Unused((f"{place}.weight",), because, (f"{place}.source",)))
         because = f"config.{place} is evaluated on, so nothing is held out; unset one of the two"
-        found.append(Unused((f"{where}.eval_fraction",), because, (place,)))
-    return found
+        unused.append(Unused((f"{where}.eval_fraction",), because, (place,)))
+    return unused

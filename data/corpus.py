@@ -1,4 +1,4 @@
-"""The corpus as a whole: its sources, its fingerprint, one plain pass over it, and how many steps an epoch takes."""
+"""The whole corpus: its sources, its fingerprint, one plain pass over it, and the number of steps in an epoch."""
 
 import hashlib
 import json
@@ -20,11 +20,11 @@ log = logging.getLogger(__name__)
 
 
 def open_sources(config: DataConfig) -> list[Source]:
-    """The source that the config names, or the members of its mix.
+    """Open the source in the config, or all members of its mix.
 
     Raises:
-      UserError: a source cannot be opened, a mix without members or with a weight that is not positive, or a field is
-        set that the source does not read.
+      UserError: a source cannot be opened, a mix has no members or a weight that is not positive, or a field is set
+        that the source does not read.
     """
     check_fields(config, "config.data")
     if config.source != "mix":
@@ -38,7 +38,7 @@ def open_sources(config: DataConfig) -> list[Source]:
 
 
 def corpus_fingerprint(config: DataConfig, sources: Sequence[Source] | None = None) -> str:
-    """Hex digest of which documents a run trains on: the sources, their weights, and the held-out share."""
+    """Hex digest of a run's training documents: the sources, their weights, and the held-out share."""
     sources = open_sources(config) if sources is None else sources
     weights = [member.weight for member in config.mix] if config.source == "mix" else []
     held_out = 0.0 if config.eval_source else config.eval_fraction
@@ -49,14 +49,18 @@ def corpus_fingerprint(config: DataConfig, sources: Sequence[Source] | None = No
 def training_documents(
     config: DataConfig, sources: Sequence[Source] | None = None, counts: Counts | None = None
 ) -> Iterator[str]:
-    """Every document that training may read, once, in the source's order.
+    """Yield every training document once, in the source's order.
 
-    The members of a mix take turns by their weights until each has ended, so that the first documents are a sample of
-    the mix. `counts`, where given, is brought up to date while the documents are read; what was dropped is logged at
-    the end.
+    The members of a mix take turns by their weights until each has ended. So the first documents are a sample of the
+    mix. The number of dropped documents is logged at the end.
+
+    Args:
+      config: the data.
+      sources: the open sources; None to open the sources in the config.
+      counts: counts to update while the documents are read.
 
     Raises:
-      UserError: there is not one.
+      UserError: there is no training document.
     """
     sources = open_sources(config) if sources is None else sources
     counts = Counts() if counts is None else counts
@@ -65,7 +69,7 @@ def training_documents(
         for record in _in_turns([_records(source) for source in sources], source_weights(config)):
             if counts.keeps(record, unwanted):
                 yield record.text
-    finally:  # also where the caller stops early
+    finally:  # also if the caller stops early
         if counts.dropped and counts.documents > before:
             log.info("read %d documents: %s", counts.documents - before, counts)
     if counts.documents == before:
@@ -73,7 +77,7 @@ def training_documents(
 
 
 def source_weights(config: DataConfig) -> list[float]:
-    """The share of each of `open_sources`, not normalised."""
+    """The weight of each source in `open_sources`, not normalised."""
     return [member.weight for member in config.mix] if config.source == "mix" else [1.0]
 
 
@@ -83,7 +87,7 @@ def _records(source: Source) -> Iterator[Record]:
 
 
 def _in_turns(members: list[Iterator[Record]], weights: list[float]) -> Iterator[Record]:
-    """Everything of the members, each in its own order, drawn by weight from those that have not ended."""
+    """All records of the members, each member in its own order; a draw by weight chooses the next member."""
     while members:
         draws, number, end = WeightedDraws(weights, "turns", len(members)), 0, None
         while end is None:
@@ -108,20 +112,20 @@ def count_steps(
     sources: Sequence[Source] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> int:
-    """The exact number of batches that `open_batches` gives for so many epochs, by one pass over the corpus.
+    """The exact number of batches that `open_batches` gives for these epochs; it takes one pass over the corpus.
 
     Args:
       config: the data; not a mix.
-      encode: texts to ids.
-      seed: the run's.
-      seq_len: row length S.
-      global_batch: rows B of a batch.
-      epochs: passes.
-      sources: the opened source in a list; None opens what the config names.
-      progress: called now and then with the number of documents counted so far.
+      encode: function from texts to ids.
+      seed: the run's seed.
+      seq_len: row length S, in tokens.
+      global_batch: number B of rows in a batch.
+      epochs: number of passes over the corpus.
+      sources: a list with the open source; None to open the source in the config.
+      progress: function that gets the number of documents counted so far; called at intervals.
 
     Raises:
-      UserError: a mix, or a stream without a document.
+      UserError: the source is a mix, or a stream has no document.
     """
     if config.source == "mix":
         raise UserError(
@@ -137,7 +141,7 @@ def count_steps(
 
 
 Lengths = dict[int, dict[int, "array[int]"]]
-"""Tokens of every document, by stream and shard, in the order of the shard."""
+"""Number of tokens of every document, by stream and shard, in the shard's order."""
 
 
 def _document_lengths(
@@ -179,7 +183,7 @@ def _count_rows(
     stream: int,
     shards: dict[int, "array[int]"],
 ) -> int:
-    """Rows that one stream gives in so many epochs."""
+    """Number of rows that one stream gives in these epochs."""
     if config.packing == "full":
         tokens = sum(length + 1 for lengths in shards.values() for length in lengths if length)
         return epochs * -(-tokens // (seq_len - 1))

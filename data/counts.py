@@ -1,4 +1,4 @@
-"""How many documents were read, and what became of them."""
+"""Counts of the documents that were kept, held out and dropped."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -7,22 +7,22 @@ from typing import Any
 from data.source import BLANK, Record
 
 Unwanted = Callable[[str], bool]
-"""Whether a text is on the other side of the split between training and evaluation."""
+"""Function that tells whether a text belongs to the other side of the split between training and evaluation."""
 
 
 @dataclass
 class Counts:
-    """A running count of records by what became of them."""
+    """Running counts of records: kept, held out, and dropped by reason."""
 
     documents: int = 0
-    """Kept."""
+    """Number of kept documents."""
     held_out: int = 0
-    """Left for evaluation (or, where evaluation reads, for training)."""
+    """Number of documents left for evaluation (or, when evaluation reads, for training)."""
     dropped: dict[str, int] = field(default_factory=dict)
-    """Dropped by the source, by reason."""
+    """Number of documents that the source dropped, by reason."""
 
     def keeps(self, record: Record, unwanted: Unwanted) -> bool:
-        """Count a record that is no blank line; whether it is kept: neither dropped by its source nor unwanted."""
+        """Count a record, unless it is a blank line; return whether it is kept (not dropped and not unwanted)."""
         if record.dropped == BLANK:
             return False
         if record.dropped:
@@ -35,7 +35,7 @@ class Counts:
         return False
 
     def add(self, other: "Counts") -> None:
-        """Count what `other` has counted too."""
+        """Add the counts of `other` to these."""
         self.documents += other.documents
         self.held_out += other.held_out
         for reason, number in other.dropped.items():
@@ -59,6 +59,6 @@ class Counts:
 
 
 def describe_dropped(dropped: Mapping[str, int]) -> str:
-    """How many were dropped and why: '3 dropped (empty: 1, min_chars: 2)'."""
+    """The number of dropped documents and the reasons: '3 dropped (empty: 1, min_chars: 2)'."""
     reasons = ", ".join(f"{reason}: {number}" for reason, number in sorted(dropped.items()))
     return f"{sum(dropped.values())} dropped" + (f" ({reasons})" if reasons else "")

@@ -1,10 +1,10 @@
-"""Which documents are held out for evaluation: by their text, so that a repeated text is never on both sides."""
+"""The choice of documents held out for evaluation. It depends on the text: equal texts are on the same side."""
 
 import hashlib
 
 
 class HeldOut:
-    """Chooses about `fraction` of all different texts, by hash."""
+    """Chooses about `fraction` of all distinct texts, by hash."""
 
     def __init__(self, fraction: float):
         """Hold out this share of the texts, 0 <= fraction < 1."""

@@ -1,4 +1,4 @@
-"""The rows that a run evaluates on: the same at every evaluation and on every process."""
+"""The rows on which a run evaluates: the same at every evaluation and on every process."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -22,11 +22,12 @@ from data.token_streams import Encode, TokenStream
 log = logging.getLogger(__name__)
 
 WINDOW = 64
-"""Documents read at a time: few, because one in hundreds is held out and the corpus may be large."""
+"""Held-out documents read at a time. It is small: if one document in hundreds is held out, even a small window takes
+thousands of documents to fill."""
 
 
 class _NothingLeftError(UserError):
-    """A source without a document for evaluation."""
+    """A source has no document for evaluation."""
 
 
 def evaluation_rows(
@@ -39,18 +40,18 @@ def evaluation_rows(
     sources: Sequence[Source] | None = None,
     where: str = "config.data",
 ) -> dict[str, np.ndarray]:
-    """Rows of the held-out documents (or of `data.eval_source`), in the order of the files, packed as in training.
+    """Rows of the held-out documents (or of `data.eval_source`), in the files' order, packed as in training.
 
-    Each member of a mix gives a share of the rows by its weight.
+    Each member of a mix gives a share of the rows in proportion to its weight.
 
     Args:
       config: the data.
-      encode: texts to ids.
-      special: the tokens that rows are built with.
-      seq_len: row length S.
-      max_rows: the most rows to return; reading stops there.
-      sources: the opened sources to read: that of `data.eval_source` where it is set, else those of training.
-      where: the place of the data that messages name.
+      encode: function from texts to ids.
+      special: ids of the special tokens in a row.
+      seq_len: row length S, in tokens.
+      max_rows: largest number of rows to return; reading stops there.
+      sources: the open sources to read: the source of `data.eval_source` if it is set, else the training sources.
+      where: the path of `config` in messages.
 
     Returns:
       tokens, segments, positions: int32 [R, S], 1 <= R <= max_rows.
@@ -81,14 +82,14 @@ def evaluation_rows(
 
 
 def held_out_documents(config: DataConfig, where: str = "config.data") -> Iterator[str]:
-    """The documents that a run evaluates on, in the order of the files, as they are found.
+    """Yield the documents on which a run evaluates, in the files' order, while the files are read.
 
     Args:
       config: the data.
-      where: the place of the data that messages name.
+      where: the path of `config` in messages.
 
     Raises:
-      UserError: there is not one.
+      UserError: there is no such document.
     """
     unwanted, counts = _unwanted(config, where), Counts()
     for source in _open_evaluated(config, where):
@@ -105,10 +106,10 @@ def _open_evaluated(config: DataConfig, where: str) -> Sequence[Source]:
 
 
 def _unwanted(config: DataConfig, where: str) -> Unwanted:
-    """Which texts of the evaluated sources are no part of the evaluation.
+    """The function that tells which texts of the evaluated sources do not belong to the evaluation.
 
     Raises:
-      UserError: all of them.
+      UserError: all texts belong to training.
     """
     if config.eval_source is not None:
         return _nothing
@@ -126,7 +127,7 @@ def _outside(held_out: HeldOut) -> Unwanted:
 
 
 def _stream(source: Source, unwanted: Unwanted, encode: Encode, executor: Executor) -> TokenStream:
-    """One pass over a source in its own order."""
+    """One pass over a source, in its own order."""
     documents = SourceDocuments(
         OwnReader(Layout(source, 1), 0, Position()),
         Position(),

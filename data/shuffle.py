@@ -1,8 +1,8 @@
-"""Random choices as pure functions of what they are for: no generator state to save, the same with every numpy.
+"""Random choices as pure functions of a key: there is no generator state to save.
 
-Each choice is keyed by integers and strings (seed, stream, window number, ...). The key is hashed to a Philox
-counter generator, whose raw bits are specified by its algorithm and so do not change with the library (a
-numpy Generator's methods may).
+A key is a sequence of integers and strings (seed, stream, window number, ...). Its hash is the key of a Philox counter
+generator. The algorithm specifies Philox's raw bits, so they are the same in every version of numpy. The methods of a
+numpy Generator may change between versions.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ DRAWS_PER_BLOCK = 1024
 
 
 def random_bits(size: int, *key: int | str) -> np.ndarray:
-    """`size` uniform 64-bit integers, a function of the key alone."""
+    """`size` uniform 64-bit integers, uint64 [size], a function of the key alone."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
     return np.random.Philox(key=int.from_bytes(digest, "little")).random_raw(size)
 
@@ -24,7 +24,7 @@ def permutation(size: int, *key: int | str) -> np.ndarray:
 
 
 class WeightedDraws:
-    """An endless sequence of draws from range(len(weights)); draw n is a function of the key and n."""
+    """An endless sequence of draws from range(len(weights)); draw n depends on the key and n alone."""
 
     def __init__(self, weights: list[float], *key: int | str):
         """Draw index i with probability weights[i] / sum(weights)."""
@@ -34,7 +34,7 @@ class WeightedDraws:
         self._draws = np.zeros(0, np.int64)
 
     def __getitem__(self, number: int) -> int:
-        """The draw of this number, from 0."""
+        """Draw number `number`, from 0."""
         block, offset = divmod(number, DRAWS_PER_BLOCK)
         if block != self._block:
             uniform = random_bits(DRAWS_PER_BLOCK, *self._key, block) * 2.0**-64

@@ -4,36 +4,36 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 BLANK = "blank line"
-"""In place of a reason: a line without text between documents, which is none and counts nowhere."""
+"""Stands in place of a reason for a line without text between documents; such a line is never counted."""
 
 
 class Record(NamedTuple):
-    """One record of a shard: a document, or the reason why there is none; a blank line has a number too."""
+    """One record of a shard: a document, or the reason why it is dropped. A blank line has a number too."""
 
     number: int
-    """Position in the shard, from 0, counting every record, dropped ones too: it names the same record at every run."""
+    """Position in the shard, from 0. Dropped records count too, so the number names the same record in every run."""
     text: str
-    """The document; empty where it is dropped."""
+    """The document; empty if it is dropped."""
     dropped: str
-    """Why not, a short reason to count by ('quality_warnings: noisy', 'unreadable: invalid UTF-8'); '' if kept."""
+    """A short reason, for counts ('quality_warnings: noisy', 'unreadable: invalid UTF-8'); '' if the record is kept."""
 
 
 class Source(Protocol):
-    """Documents in a fixed order, in shards that can be read apart from one another."""
+    """Documents in a fixed order, in shards that can be read independently."""
 
     @property
     def shards(self) -> Sequence[str]:
-        """Names of the shards, in an order that is the same on every machine. Never empty."""
+        """Names of the shards; never empty. Their order is the same on every machine."""
         ...
 
     def read(self, shard: int, start: int = 0) -> Iterator[Record]:
-        """Yield the records of one shard from record number `start` on, without keeping them.
+        """Yield the records of one shard from record number `start` on; none is kept in memory.
 
         Raises:
-          UserError: an unreadable document where `bad_documents` is strict; it names the file and the line.
+          UserError: a document cannot be read and `bad_documents` is strict; the message names the file and the line.
         """
         ...
 
     def fingerprint(self) -> str:
-        """Hex digest of what identifies the corpus: kind, shard names, sizes, filters. Not its contents."""
+        """Hex digest of the corpus's identity: kind, shard names, sizes, filters; not of its contents."""
         ...

@@ -1,19 +1,19 @@
-"""The special tokens that rows are built of and masks are made with."""
+"""The special tokens of rows and masks."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids of the special tokens of a masked language model's tokenizer, whatever its family calls them."""
+    """Ids of the special tokens of a masked language model's tokenizer; each family has other names for them."""
 
     cls: int
-    """Opens a row or document: `<s>` (RoBERTa), `[CLS]` (BERT)."""
+    """First token of a row or document: `<s>` (RoBERTa), `[CLS]` (BERT)."""
     sep: int
-    """Closes a document: `</s>`, `[SEP]`."""
+    """Last token of a document: `</s>`, `[SEP]`."""
     pad: int
-    """Fills a row: `<pad>`, `[PAD]`."""
+    """Fills the rest of a row: `<pad>`, `[PAD]`."""
     mask: int
-    """Stands for a predicted token: `<mask>`, `[MASK]`."""
+    """Replaces a token that the model predicts: `<mask>`, `[MASK]`."""
     unk: int
-    """Stands for text that the vocabulary cannot express: `<unk>`, `[UNK]`."""
+    """Replaces text that the vocabulary cannot express: `<unk>`, `[UNK]`."""
