@@ -1,12 +1,13 @@
-"""From documents to rows of S tokens, in three ways; no token is ever dropped or repeated.
+"""Packs documents into rows of S tokens, in three ways; no token is ever dropped or repeated.
 
-full: documents, each closed by a separator, joined end to end and cut every S - 1 tokens (RoBERTa, section 4.2,
-FULL-SENTENCES); every row opens with the class token. documents: whole documents side by side, each with its
-own class token and separator, kept apart by `segments`; the longest document that fits goes in next (best-fit
-packing, Ding et al. 2024, "Fewer Truncations Improve Language Modeling"); with a window of 1, which keeps the
-order of the files, the next document goes in as long as it fits. lines: one document in a row.
+full: documents are joined end to end, each with a separator at its end, and cut every S - 1 tokens (RoBERTa, section
+4.2, FULL-SENTENCES). Every row starts with the class token.
+documents: whole documents share a row. Each has its own class token and separator, and `segments` keep them apart.
+The longest document that fits is added next (best-fit packing, Ding et al. 2024, "Fewer Truncations Improve Language
+Modeling"). With a window of 1, which keeps the files' order, the next document is added as long as it fits.
+lines: one document in a row.
 
-A document that is too long for a row is cut into pieces; an epoch's last row is padded.
+A document that is too long for a row is cut into pieces. An epoch's last row is padded.
 """
 
 import bisect
@@ -22,22 +23,22 @@ from data.special_tokens import SpecialTokens
 from data.token_streams import Cursor, TokenizedWindow, TokenStream
 
 LOOK_AHEAD = 256
-"""Documents, from the first that is not consumed, that `documents` chooses from when it fills up a row."""
+"""Number of documents, from the first unconsumed one, among which `documents` chooses to fill up a row."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows under construction, born as padding."""
+    """Rows under construction; they start as padding. B rows of S tokens."""
 
     tokens: Int32[np.ndarray, "B S"]
     segments: Int32[np.ndarray, "B S"]
-    """0: padding; 1, 2, ...: the documents of a row that attend only to themselves."""
+    """0: padding; 1, 2, ...: documents of a row; each document attends only to itself."""
     positions: Int32[np.ndarray, "B S"]
-    """Position in the document, or in the row where documents are joined."""
+    """Position in the document, or in the row if documents are joined."""
 
     @classmethod
     def empty(cls, rows: int, seq_len: int, special: SpecialTokens) -> "Rows":
-        """`rows` rows of padding."""
+        """`rows` rows of padding, each of `seq_len` tokens."""
         shape = (rows, seq_len)
         return cls(
             np.full(shape, special.pad, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.int32)
@@ -56,10 +57,10 @@ class Rows:
 
 
 class Packer(Protocol):
-    """Makes rows of one stream."""
+    """Makes rows from one stream."""
 
     def __call__(self, stream: TokenStream, rows: Rows) -> int:
-        """Fill `rows` until they or the stream's epoch end; returns how many are filled."""
+        """Fill `rows` until the rows or the stream's epoch end; return the number of filled rows."""
         ...
 
 
@@ -108,7 +109,7 @@ class FullPacker:
 
 
 class Piece(NamedTuple):
-    """Tokens start..stop of a document of the window."""
+    """Tokens start to stop (exclusive) of a document in the window."""
 
     document: int
     start: int
@@ -116,29 +117,32 @@ class Piece(NamedTuple):
 
 
 class DocumentPlanner:
-    """Decides, from the lengths of a window's documents, which pieces share a row.
+    """Decides which pieces of documents share a row, from the lengths of a window's documents.
 
-    The first document that is not consumed gives its next piece; whole documents out of the look-ahead fill
-    what is left of the row, the longest that fits first. So at most one document, the first, is ever consumed
-    in part.
+    The first unconsumed document gives its next piece. Whole documents from the look-ahead then fill the rest of the
+    row, the longest that fits first. So at most one document, the first, is ever consumed in part.
     """
 
     def __init__(self, cursor: Cursor, size: int, length: Callable[[int], int], look_ahead: int = LOOK_AHEAD):
-        """Plan for a window of `size` documents of `length(document)` tokens, consuming them from `cursor`.
+        """Plan rows for one window, and consume its documents from `cursor` on.
 
-        A look-ahead of 1 gives every piece a row of its own.
+        Args:
+          cursor: position in the window.
+          size: number of documents in the window.
+          length: function from a document's number to its number of tokens.
+          look_ahead: number of documents to choose from; with 1 every piece has a row of its own.
         """
         self._cursor = cursor
         self._size = size
         self._length = length
         self._look_ahead = look_ahead
         self._entered = 0
-        self._by_length: list[tuple[int, int]] = []  # (length, -document) of the look-ahead, sorted
+        self._by_length: list[tuple[int, int]] = []  # (length, -document) in the look-ahead, sorted
 
     def whole_rows(self, seq_len: int, limit: int) -> Piece | None:
-        """Consume what the next document fills whole rows of `seq_len` tokens with, of at most `limit` rows.
+        """Consume the part of the next document that fills whole rows of `seq_len` tokens, at most `limit` rows.
 
-        The same as so many calls of `row`, which would each give one piece; None where the document fills no row.
+        It equals a series of calls of `row` that give one piece each. None if the document fills no whole row.
         """
         if not self._at_document():
             return None
@@ -150,11 +154,11 @@ class DocumentPlanner:
         if stop < length:
             cursor.offset = stop
         else:
-            cursor.take(first)  # still listed in the look-ahead, but too long to be chosen from there
+            cursor.take(first)  # it stays in the look-ahead, but is too long to be chosen from there
         return Piece(first, start, stop)
 
     def row(self, seq_len: int) -> list[Piece]:
-        """Plan and consume the next row of `seq_len` tokens; empty when nothing with a token in it is left."""
+        """Plan and consume the next row of `seq_len` tokens; empty if the window has no more tokens."""
         if not self._at_document():
             return []
         cursor = self._cursor
@@ -175,7 +179,7 @@ class DocumentPlanner:
         return pieces
 
     def _at_document(self) -> bool:
-        """Pass over documents that have nothing left; whether there is one that has."""
+        """Skip documents that have no tokens left; return whether a document with tokens remains."""
         cursor = self._cursor
         while cursor.first < self._size and cursor.offset == self._length(cursor.first):
             cursor.take(cursor.first)
@@ -194,10 +198,10 @@ class DocumentPlanner:
 
 
 class PiecePacker:
-    """Documents kept whole where they fit a row, several to a row (`documents`) or one (`lines`)."""
+    """Keeps documents whole if they fit a row; puts several into a row (`documents`) or one (`lines`)."""
 
     def __init__(self, special: SpecialTokens, look_ahead: int):
-        """Build rows with these special tokens; see DocumentPlanner for the look-ahead."""
+        """Build rows with these special tokens; `DocumentPlanner` explains the look-ahead."""
         self._special = special
         self._look_ahead = look_ahead
         self._window: TokenizedWindow | None = None
@@ -239,7 +243,7 @@ class PiecePacker:
 
 
 class InOrderPacker:
-    """Documents kept whole where they fit a row, one after another, each in the row of the one before if it fits."""
+    """Keeps documents whole if they fit a row, and in order; a document joins the current row if it fits there."""
 
     def __init__(self, special: SpecialTokens):
         """Build rows with these special tokens."""
@@ -253,7 +257,7 @@ class InOrderPacker:
             stream.require(cursor.first + 1)
             rest = window.tokens(cursor.first)[cursor.offset :]
             if len(rest) + 2 > block.room and block.begun:
-                block.end_row()  # the document is looked at again, where there is a row left for it
+                block.end_row()  # the loop takes the same document again, if a row is left for it
                 continue
             piece = rest[: block.seq_len - 2]
             if len(piece):
@@ -269,7 +273,7 @@ class InOrderPacker:
 
 
 def rows_in_order(lengths: Iterable[int], seq_len: int) -> int:
-    """Rows of `seq_len` tokens that `InOrderPacker` makes of an epoch's documents of these numbers of tokens."""
+    """Number of rows of `seq_len` tokens that `InOrderPacker` makes of an epoch's documents with these lengths."""
     rows = room = 0
     for length in lengths:
         if length and length + 2 > room:
@@ -282,7 +286,7 @@ def rows_in_order(lengths: Iterable[int], seq_len: int) -> int:
 
 
 class _Block:
-    """Rows of pieces, gathered as lists and written at once: numpy's cost is by the call more than by the token."""
+    """Rows of pieces. Pieces are collected in lists and written at once, because each numpy call is expensive."""
 
     def __init__(self, seq_len: int, special: SpecialTokens):
         self.seq_len = seq_len
@@ -299,16 +303,16 @@ class _Block:
 
     @property
     def begun(self) -> bool:
-        """Whether the current row holds something."""
+        """Whether the current row is not empty."""
         return self._column > 0
 
     @property
     def room(self) -> int:
-        """Tokens that the current row has place for."""
+        """Number of tokens that still fit the current row."""
         return self.seq_len - self._column
 
     def add(self, tokens: np.ndarray) -> None:
-        """Put a piece of a document, between its special tokens, next in the current row."""
+        """Append a piece of a document, between its special tokens, to the current row."""
         length = len(tokens) + 2
         self._segment += 1
         self._tokens += (self._cls, tokens, self._sep)
@@ -318,7 +322,7 @@ class _Block:
         self._column += length
 
     def add_rows(self, tokens: np.ndarray) -> None:
-        """Make whole rows, each between special tokens, of a piece of a document that fills them; no row is begun."""
+        """Append whole rows, each between special tokens; the tokens must fill them, and no row may be begun."""
         count = len(tokens) // (self.seq_len - 2)
         made = np.empty((count, self.seq_len), np.int32)
         made[:, 0], made[:, -1] = self._cls[0], self._sep[0]
@@ -330,7 +334,7 @@ class _Block:
         self.rows += count
 
     def end_row(self) -> None:
-        """Pad the current row and begin the next."""
+        """Pad the current row and start the next."""
         if self._column < self.seq_len:
             self._tokens.append(self._padding[self._column :])
             self._positions.append(self._zeros[self._column :])
@@ -340,7 +344,7 @@ class _Block:
         self.rows += 1
 
     def write(self, rows: Rows) -> None:
-        """Write what has been gathered into the first of `rows`."""
+        """Write the collected rows into the first of `rows`."""
         if not self.rows:
             return
         shape = (self.rows, self.seq_len)
@@ -352,7 +356,7 @@ class _Block:
 
 
 def make_packer(packing: str, special: SpecialTokens, *, in_order: bool = False) -> Packer:
-    """The packer that `data.packing` names; one for each stream. In order, no document goes before another."""
+    """Make the packer of `data.packing`; each stream needs its own. `in_order` keeps the documents' order."""
     if packing == "full":
         return FullPacker(special)
     if packing == "documents" and in_order:
@@ -361,10 +365,10 @@ def make_packer(packing: str, special: SpecialTokens, *, in_order: bool = False)
 
 
 def fill(stream: TokenStream, packer: Packer, rows: Rows) -> int:
-    """Fill rows from a stream, over ends of epochs, until they or the stream end; returns how many are filled.
+    """Fill rows from a stream, across epochs, until the rows or the stream end; return the number of filled rows.
 
     Raises:
-      UserError: no document has a single token.
+      UserError: no document has any token.
     """
     row, barren = 0, 0
     while row < len(rows) and not stream.ended:

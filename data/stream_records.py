@@ -1,9 +1,9 @@
-"""Which stream reads which records, and reading them from any position.
+"""Assigns records to streams, and reads them from any position.
 
-A corpus of many shards, SHARDS_PER_STREAM for each stream or more, is shared out by shard: stream g of G reads the
-shards f with f mod G == g. With fewer, whole shards would make unequal shares (of nine equal shards over eight streams,
-one stream would get two, and the others would pad until it has ended), so every stream needs records of all of them:
-record n of shard f belongs to stream (n + f) mod G, and one pass over a shard serves all streams of a process
+If a corpus has at least SHARDS_PER_STREAM shards for each stream, whole shards are assigned: stream g of G reads the
+shards f with f mod G == g. With fewer shards this would give unequal shares: of nine equal shards over eight streams,
+one stream would get two, and the others would give padding until it ends. So every stream then gets records of all
+shards: record n of shard f belongs to stream (n + f) mod G. One pass over a shard serves all streams of a process
 (`SharedReader`).
 """
 
@@ -16,42 +16,43 @@ from data.shuffle import permutation
 from data.source import Record, Source
 
 SHARDS_PER_STREAM = 8
-"""From so many shards a stream on, streams have shards of their own: their shares then differ by an eighth at most."""
+"""Shards for each stream from which on streams have shards of their own; shares then differ by an eighth at most."""
 
 QUEUED_CHARS = 1 << 28
-"""Characters that the queues of one SharedReader hold together at most."""
+"""Largest number of characters in all queues of one SharedReader."""
 
 
 class Position(NamedTuple):
-    """A place in an endless reading of a corpus: the next record to read. Positions compare in reading order."""
+    """The next record to read in an endless reading of a corpus. Positions compare in reading order."""
 
     epoch: int = 0
     shard: int = 0
-    """Index in this epoch's order of shards."""
+    """Index in this epoch's order of the shards."""
     record: int = 0
-    """Number of the record in the shard."""
+    """Number of the record in its shard."""
 
 
 class Item(NamedTuple):
-    """A record and the position after it; a record of None ends an epoch."""
+    """A record and the position after it; an Item without a record ends an epoch."""
 
     record: Record | None
     after: Position
     shard: int
-    """The source's number of the shard."""
+    """Number of the shard in the source."""
 
 
 @dataclass(frozen=True)
 class ShardOrder:
-    """Which epochs of a stream read the shards in random order; the others read them in the source's own order.
+    """Tells which epochs of a stream read the shards in random order; other epochs read them in the source's order.
 
-    An epoch ends in the order that it began in, whatever the config has become since: each shard is read once.
+    An epoch keeps its order to the end, even if the config changes meanwhile. So each shard is read once.
     """
 
     shuffled: bool = True
-    """Whether epochs that have not begun will be in random order."""
+    """Whether future epochs are in random order."""
     begun: tuple[tuple[int, bool], ...] = ()
-    """Epochs that have begun, where any of them has another order: (the last of a few, whether it is random)."""
+    """(last epoch of a group, whether the group is in random order), for epochs that have begun. Empty if all of them
+    have the order of future epochs."""
 
     def __call__(self, epoch: int) -> bool:
         """Whether this epoch is in random order."""
@@ -62,12 +63,12 @@ SHUFFLED = ShardOrder()
 
 
 class Layout:
-    """How a source's records are shared out among the streams, and in which order they are read."""
+    """Assigns a source's records to the streams, and orders the shards."""
 
     def __init__(self, source: Source, streams: int, *order_key: int | str):
-        """Share `source` among `streams`; the random order of shards is keyed by order_key and epoch.
+        """Share `source` among `streams`.
 
-        Without a key the order is the source's own.
+        The order of shards is random, with a key of order_key and epoch. Without order_key it is the source's order.
         """
         self.source = source
         self.streams = streams
@@ -75,7 +76,7 @@ class Layout:
         self._order_key = order_key
 
     def shards(self, epoch: int, stream: int, shuffled: bool = True) -> list[int]:
-        """The shards that a stream reads in an epoch, in random order or in the source's own."""
+        """The shards that a stream reads in an epoch, in random order or in the source's order."""
         count = len(self.source.shards)
         order: Sequence[int] = range(count)
         if shuffled and self._order_key:
@@ -83,12 +84,12 @@ class Layout:
         return [shard for shard in order if self.shares_shards or shard % self.streams == stream]
 
     def owner(self, shard: int, number: int) -> int:
-        """The stream that a record belongs to."""
+        """Number of the stream that reads a record."""
         return (number + shard if self.shares_shards else shard) % self.streams
 
 
 def scan(source: Source, shards: Callable[[int], Sequence[int]], start: Position) -> Iterator[Item]:
-    """Read on from a position, without end: each epoch's shards, then an Item without a record."""
+    """Read from a position on, without end. After each epoch's shards comes an Item without a record."""
     epoch, index, number = start
     while True:
         order = shards(epoch)
@@ -104,12 +105,12 @@ class Reader(Protocol):
     """The records of one stream."""
 
     def read(self) -> Item:
-        """The stream's next record, or an Item without one at the end of each epoch."""
+        """The stream's next record; at the end of each epoch, an Item without a record."""
         ...
 
 
 class OwnReader:
-    """Reads one stream's records and nobody else's."""
+    """Reads the records of one stream only."""
 
     def __init__(self, layout: Layout, stream: int, start: Position, order: ShardOrder = SHUFFLED):
         """Read `stream` from `start` on."""
@@ -118,7 +119,7 @@ class OwnReader:
         self._items = scan(layout.source, lambda epoch: layout.shards(epoch, stream, order(epoch)), start)
 
     def read(self) -> Item:
-        """The stream's next record, or an Item without one at the end of each epoch."""
+        """The stream's next record; at the end of each epoch, an Item without a record."""
         for item in self._items:
             if item.record is None or self._layout.owner(item.shard, item.record.number) == self._stream:
                 return item
@@ -126,10 +127,10 @@ class OwnReader:
 
 
 class SharedReader:
-    """Reads shards once for several streams that each own some of the records.
+    """Reads shards once for several streams; each stream has some of their records.
 
-    What is read for one stream is queued for the others. A stream that falls so far behind that its queue is
-    full finishes its queue and then reads by itself until it has caught up.
+    A record that is read on behalf of another stream waits in its own stream's queue. If a stream falls so far behind
+    that its queue is full, it empties the queue and then reads by itself until it has caught up.
     """
 
     def __init__(
@@ -139,13 +140,13 @@ class SharedReader:
         queued_chars: int = QUEUED_CHARS,
         order: ShardOrder = SHUFFLED,
     ):
-        """Serve the streams in `starts`, each from its own position; all read the shards in the same order."""
+        """Serve the streams in `starts`, each from its position on. All read the shards in the same order."""
         self._layout = layout
         self._order = order
         self._limit = queued_chars // max(len(starts), 1)
         self._queues: dict[int, deque[Item]] = {stream: deque() for stream in starts}
         self._queued = dict.fromkeys(starts, 0)
-        self._served = dict(starts)  # where each stream's queue ends
+        self._served = dict(starts)  # end of each stream's queue
         self._behind: dict[int, OwnReader | None] = {}
         self._cursor = min(starts.values())
         self._items = scan(layout.source, lambda epoch: layout.shards(epoch, 0, order(epoch)), self._cursor)
@@ -155,7 +156,7 @@ class SharedReader:
         return SharedStream(self, stream)
 
     def read(self, stream: int) -> Item:
-        """The next record of a stream, or an Item without one at the end of each epoch."""
+        """A stream's next record; at the end of each epoch, an Item without a record."""
         queue = self._queues[stream]
         if not queue and stream in self._behind:
             return self._read_alone(stream)
@@ -177,7 +178,7 @@ class SharedReader:
         return item
 
     def _advance(self, wanted: deque[Item]) -> None:
-        """Read records and queue each for its stream, until `wanted` has one; the end of an epoch is queued for all."""
+        """Read records into the streams' queues until `wanted` gets one; the end of an epoch goes into all queues."""
         for item in self._items:
             self._cursor = item.after
             if item.record is None:
@@ -211,14 +212,17 @@ class SharedStream:
         self._stream = stream
 
     def read(self) -> Item:
-        """The stream's next record, or an Item without one at the end of each epoch."""
+        """The stream's next record; at the end of each epoch, an Item without a record."""
         return self._shared.read(self._stream)
 
 
 def open_readers(
     layout: Layout, starts: Mapping[int, Position], orders: Mapping[int, ShardOrder]
 ) -> dict[int, Reader]:
-    """A Reader for each stream in `starts`, from its position on, with as little reading as layout and orders allow."""
+    """A Reader for each stream in `starts`, from its position on.
+
+    If every stream has records of all shards, the streams with an equal order share one reading.
+    """
     readers: dict[int, Reader] = {}
     for order in dict.fromkeys(orders.values()):
         together = {stream: start for stream, start in starts.items() if orders[stream] == order}

@@ -1,10 +1,11 @@
-"""The documents of one logical stream, in the run's order, with a position that is exact and tiny.
+"""The documents of one stream in the run's order, with an exact and small position.
 
-A run reads its corpus as G streams. Each has a fixed share of the documents and goes through it epoch after
-epoch; documents are shuffled within windows of W, so that the order is a function of (seed, stream, window
-number) and a position needs no text: reading on from the start of a window gives the same documents in the
-same order. W may change in mid-run: a window that has begun is finished as it is, and so is the order of an epoch's
-shards, which are shuffled where W is above 1.
+A run reads its corpus as G streams. Each stream has a fixed share of the documents and reads it epoch after epoch.
+Documents are shuffled within windows of W. The order is a function of (seed, stream, window number), so a position
+needs no text: reading again from the start of a window gives the same documents in the same order.
+
+W may change during a run. A window that has begun keeps its size. An epoch that has begun keeps its order of shards,
+which is random if W is above 1.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,15 +26,15 @@ class Documents(Protocol):
     """Kept documents of one stream, before shuffling."""
 
     def read(self, counts: Counts) -> str | None:
-        """The next document, counting every record on the way; None at the end of each epoch.
+        """The next document; None at the end of each epoch. Every record on the way is counted in `counts`.
 
         Raises:
-          UserError: an epoch without a single document.
+          UserError: an epoch has no document.
         """
         ...
 
     def position(self) -> Any:
-        """Where the next read begins, JSON-able."""
+        """Position of the next read, JSON-able."""
         ...
 
 
@@ -48,9 +49,14 @@ class SourceDocuments:
         empty: Callable[[], UserError],
         order: ShardOrder = SHUFFLED,
     ):
-        """Leave out what the source drops and what is `unwanted`; raise `empty()` at an epoch without a document.
+        """Read documents, without those that the source drops or that are `unwanted`.
 
-        The `order` is the reader's.
+        Args:
+          reader: the stream's reader.
+          start: position of the reader.
+          unwanted: function that tells whether to leave a text out.
+          empty: function that makes the error for an epoch without a document.
+          order: the reader's order of shards.
         """
         self._reader = reader
         self._order = order
@@ -78,10 +84,10 @@ class SourceDocuments:
 
 
 class MixedDocuments:
-    """Documents drawn from several sources by weight; each goes through its own epochs, the mix has none."""
+    """Draws documents from several sources by weight. Each source has its own epochs; the mix has none."""
 
     def __init__(self, members: Sequence[Documents], draws: WeightedDraws, start: int):
-        """Take draw number `start` next."""
+        """Start at draw number `start`."""
         self._members = members
         self._draws = draws
         self._next = start
@@ -95,44 +101,44 @@ class MixedDocuments:
         return text
 
     def position(self) -> dict[str, Any]:
-        """The number of the next draw and the members' positions."""
+        """Number of the next draw, and the members' positions."""
         return {"draw": self._next, "members": [member.position() for member in self._members]}
 
 
 def open_layout(config: DataConfig, source: Source, seed: int, member: int = 0) -> Layout:
-    """How a source (that member of a mix) is shared out among the run's streams."""
+    """Share a source among the run's streams; `member` is its number in a mix."""
     return Layout(source, config.streams, seed, member)
 
 
 def shuffles_shards(config: DataConfig) -> bool:
-    """Whether an epoch that begins reads the shards in random order."""
+    """Whether a new epoch reads the shards in random order."""
     return config.window > 1
 
 
 def _shard_order(shuffled: bool, start: Sequence[Any] | None, end: Sequence[Any] | None) -> ShardOrder:
-    """The order of shards of a stream that goes on from position `start`.
+    """The order of shards of a stream that continues from position `start`.
 
     Args:
-      shuffled: the order of epochs to come.
-      start: None begins. Without its fourth value, which older runs did not save, its order is `shuffled` too.
-      end: the last position that was read in the orders of that time; None: somewhere in the epoch of `start`.
+      shuffled: whether future epochs are in random order.
+      start: the position; None at the beginning. Older runs did not save the fourth value; it is then `shuffled`.
+      end: the last position that was read in the old orders; None if it lies in the epoch of `start`.
     """
     if start is None:
         return ShardOrder(shuffled)
     first = (start[0], start[3] if len(start) > 3 else shuffled)
-    # At an epoch's very start nothing of it has been read.
+    # A position at an epoch's start means that nothing of the epoch has been read.
     last = first if end is None or len(end) < 4 else (end[0] - (not any(end[1:3])), end[3])
     begun = tuple(sorted({first, last})) if last[0] > first[0] else (first,) * (last[0] == first[0])
     return ShardOrder(shuffled, begun if any(order != shuffled for _, order in begun) else ())
 
 
 def outside_training(config: DataConfig) -> Unwanted:
-    """Which texts training leaves out: the held-out share, or none where evaluation has a source of its own."""
+    """The function that tells which texts training leaves out: the held-out share, or none with an eval_source."""
     return HeldOut(0.0 if config.eval_source else config.eval_fraction)
 
 
 def with_shard_order(start: Any, shuffled: bool) -> Any:
-    """A saved position that says whether its shards are in random order; one of an older run does not say it."""
+    """A saved position with its order of shards. Positions of older runs lack the order; `shuffled` is added there."""
     if isinstance(start, Mapping):
         members = [with_shard_order(member, shuffled) for member in start["members"]]
         return {**start, "members": members}
@@ -146,15 +152,15 @@ def open_documents(
     starts: Mapping[int, Any],
     ends: Mapping[int, Any] | None = None,
 ) -> dict[int, Documents]:
-    """The training documents of each stream in `starts`, from its position (None: the beginning) on.
+    """Open the training documents of each stream in `starts`, from its position on (None: from the beginning).
 
     Args:
-      config: streams, window (1 also keeps the order of the shards), eval_fraction, mix.
+      config: the data; this reads streams, window (1 keeps the order of the shards too), eval_fraction and mix.
       sources: the one source, or the members of the mix.
-      seed: the run's.
+      seed: the run's seed.
       starts: positions by stream.
-      ends: positions after the windows that begin at `starts` and must come out as they did; where a stream has none,
-        they lie in the epoch of its start.
+      ends: positions by stream, each after a window that begins at `starts` and must be read again unchanged. A stream
+        without an end has it in the epoch of its start.
     """
     ends = ends or {}
     unwanted = outside_training(config)
@@ -199,28 +205,28 @@ def open_documents(
 
 @dataclass(frozen=True)
 class Window:
-    """Documents of a stream that are shuffled together; none crosses the end of an epoch."""
+    """Documents of a stream that are shuffled together; all belong to one epoch."""
 
     number: int
     epoch: int
     start: Any
-    """Position before its first document."""
+    """Position before the first document."""
     end: Any
-    """Position after it."""
+    """Position after the last document."""
     texts: list[str]
-    """In shuffled order."""
+    """The documents, in shuffled order."""
     last: bool
-    """The epoch ends with it; an epoch's last window may be empty."""
+    """Whether the epoch ends with this window. An epoch's last window may be empty."""
     counts: Counts
-    """Of the stream, up to its end."""
+    """Counts of the stream up to the end of this window."""
 
 
 WindowOrder = Callable[[int, int], Sequence[int]]
-"""The order of a window's documents, from its number and their number."""
+"""Function (number of the window, number of its documents) -> order of the documents."""
 
 
 def window_order(seed: int, stream: int) -> WindowOrder:
-    """The order of the windows of one stream."""
+    """The function that orders the windows of one stream."""
 
     def order(number: int, documents: int) -> Sequence[int]:
         if documents < 2:
@@ -231,12 +237,21 @@ def window_order(seed: int, stream: int) -> WindowOrder:
 
 
 class WindowReader:
-    """Reads a stream's windows, bit by bit if asked to, so that reading can be spread over the steps."""
+    """Reads a stream's windows. It can read a window in small parts, to spread the work over the steps."""
 
     def __init__(
         self, documents: Documents, size: int, order: WindowOrder, *, number: int, epoch: int, counts: Counts
     ):
-        """Read windows of `size` documents; the first has this number and epoch, `counts` is what went before."""
+        """Read windows of `size` documents.
+
+        Args:
+          documents: the stream's documents.
+          size: number of documents in a window.
+          order: function that orders a window's documents.
+          number: number of the first window.
+          epoch: epoch of the first window.
+          counts: counts of the stream before the first window.
+        """
         self._documents = documents
         self._size = size
         self._order = order
@@ -248,20 +263,20 @@ class WindowReader:
         self._last = False
 
     def read_ahead(self, documents: int) -> bool:
-        """Read up to this many documents of the next window; whether it is complete."""
+        """Read up to this many documents of the next window; return whether the window is complete."""
         self._read_to(min(self._size, len(self._texts) + documents))
         return self._last or len(self._texts) == self._size
 
     def take(self) -> Window:
-        """The next window, reading what is missing of it."""
+        """The next window; its missing documents are read now."""
         self.read_ahead(self._size)
         return self._finish(Counts.from_dict(self._counts.as_dict()))
 
     def reread(self, size: int, last: bool) -> Window:
-        """The window that a saved state stopped in: its documents again, which the state's counts include.
+        """Read again the window in which a saved state stopped. The state's counts already include its documents.
 
         Raises:
-          UserError: the corpus no longer has those documents.
+          UserError: the corpus no longer has the same number of documents there.
         """
         counts = Counts.from_dict(self._counts.as_dict())
         self._read_to(size)
@@ -287,7 +302,7 @@ class WindowReader:
         end = self._documents.position()
         texts = [self._texts[i] for i in self._order(self._number, len(self._texts))]
         window = Window(self._number, self._epoch, self._start, end, texts, self._last, counts)
-        # An empty last window takes no number: whether there is one depends on where reading happened to stop.
+        # An empty last window takes no number, because its existence depends on where reading stopped.
         self._number += bool(self._texts)
         self._epoch += self._last
         self._start, self._texts, self._last = end, [], False
@@ -295,7 +310,7 @@ class WindowReader:
 
 
 def nothing_to_read(sources: Sequence[Source], counts: Counts) -> UserError:
-    """Say that these sources have no document for training, and what became of those there are."""
+    """The error for sources without a document for training; it shows the counts of the other documents."""
     shards = [shard for source in sources for shard in source.shards]
     return UserError(
         f"no document to train on in {', '.join(shards[:3])}{', ...' if len(shards) > 3 else ''}: {counts}; "
@@ -304,7 +319,7 @@ def nothing_to_read(sources: Sequence[Source], counts: Counts) -> UserError:
 
 
 def _empty_stream(layout: Layout, stream: int, unwanted: Unwanted) -> UserError:
-    """Say why a stream has no document: the corpus has none, or too few for so many streams."""
+    """The error for a stream without a document: the corpus has none, or too few for this number of streams."""
     counts, source = Counts(), layout.source
     for shard in range(len(source.shards)):
         for record in source.read(shard):

@@ -1,8 +1,8 @@
-"""The documents of one stream as token ids, tokenized ahead of their use, with the state to go on from.
+"""The documents of one stream as token ids. They are tokenized in advance, and the state allows an exact resume.
 
-The state says which documents of the current window are consumed and how many tokens of the first that is
-not. It holds no text and no tokens, and depends on nothing that a phase of a run may change: not the row
-length, not the batch size, not the packing.
+The state says which documents of the current window are consumed, and how many tokens of the first unconsumed document.
+It holds no text and no tokens. It does not depend on settings that a phase of a run may change: row length, batch size
+and packing.
 """
 
 from collections import deque
@@ -15,14 +15,15 @@ import numpy as np
 from data.streams import Window, WindowReader
 
 Encode = Callable[[Sequence[str]], list[np.ndarray]]
-"""A batch of texts to their int32 token ids, without special tokens."""
+"""Function from a batch of texts to their token ids, int32 each, without special tokens."""
 
 Submit = Callable[[Sequence[str]], "Future[list[np.ndarray]]"]
-"""Starts an Encode in the background."""
+"""Function that starts an Encode in the background."""
 
 SMALLEST_CHUNK = 1 << 14
 LARGEST_CHUNK = 1 << 18
-"""Characters tokenized in one call: few at first, so that the first batch comes soon; then many, to use all cores."""
+"""Characters in one call of the tokenizer. Few at first, so that the first batch comes soon; later many, to use all
+cores."""
 
 FRESH: Mapping[str, Any] = {
     "epoch": 0,
@@ -37,21 +38,21 @@ FRESH: Mapping[str, Any] = {
     "taken": "0",
     "counts": {"documents": 0, "held_out": 0, "dropped": {}},
 }
-"""The state of a stream that has not begun. A size of None means that the window at `start` is not read yet."""
+"""The state of a stream that has not begun. A size of None means that the window at `start` has not been read yet."""
 
 
 class Cursor:
-    """Which documents of a window, numbered in its order, are consumed."""
+    """Tells which documents of a window are consumed; documents have numbers in the window's order."""
 
     def __init__(self, first: int = 0, offset: int = 0, taken: frozenset[int] = frozenset()):
-        """Stand in document `first` after `offset` of its tokens, with the documents in `taken` consumed too."""
+        """Start in document `first`, after `offset` of its tokens; the documents in `taken` are consumed too."""
         self.first = first
         self.offset = offset
         self.taken = set(taken)
-        """Documents after `first` that were consumed before their turn."""
+        """Documents after `first` that were consumed before it."""
 
     def take(self, document: int) -> None:
-        """Consume all that is left of a document."""
+        """Consume the rest of a document."""
         self.taken.add(document)
         while self.first in self.taken:
             self.taken.remove(self.first)
@@ -59,11 +60,11 @@ class Cursor:
             self.offset = 0
 
     def consumed(self, document: int) -> bool:
-        """Whether all of a document is consumed."""
+        """Whether the whole document is consumed."""
         return document < self.first or document in self.taken
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able: `taken` as the hex of a bit set, relative to `first`."""
+        """A JSON-able copy; `taken` becomes the hex of a bit set, relative to `first`."""
         bits = sum(1 << (document - self.first) for document in self.taken)
         return {"next": self.first, "offset": self.offset, "taken": f"{bits:x}"}
 
@@ -77,24 +78,24 @@ class Cursor:
 
 
 class TokenizedWindow:
-    """A window whose documents are tokenized in the background, in chunks, in order."""
+    """A window whose documents are tokenized in the background, in order and in chunks."""
 
     def __init__(self, window: Window, cursor: Cursor):
-        """Tokenize what the cursor has not consumed."""
+        """Tokenize the documents that the cursor has not consumed."""
         self.window = window
         self.size = len(window.texts)
         self.cursor = cursor
         self.lengths = [0] * self.size
-        """Tokens of each document that is ready and was not consumed before."""
+        """Number of tokens of each document that is ready and was not consumed before; 0 for the others."""
         self._tokens: list[np.ndarray | None] = [None] * self.size
         self._chunks: deque[tuple[list[int], int, Future[list[np.ndarray]]]] = deque()
         self._submitted = cursor.first
         self.ready = cursor.first
-        """Documents before this one are tokenized, or were consumed before."""
+        """Number of a document; every document before it is tokenized, or was consumed before."""
 
     @property
     def submitted(self) -> bool:
-        """Whether every document is tokenized or being tokenized."""
+        """Whether every document is tokenized, or in a chunk that is being tokenized."""
         return self._submitted == self.size
 
     @property
@@ -103,7 +104,7 @@ class TokenizedWindow:
         return self.cursor.first == self.size
 
     def submit(self, submit: Submit, chars: int) -> int:
-        """Start tokenizing about this many characters; returns how many it is."""
+        """Start tokenizing about this many characters; return the exact number."""
         documents, total = [], 0
         while self._submitted < self.size and total < chars:
             if not self.cursor.consumed(self._submitted):
@@ -118,7 +119,7 @@ class TokenizedWindow:
         return total
 
     def collect(self) -> tuple[int, int]:
-        """Wait for the oldest chunk; returns its documents and characters."""
+        """Wait for the oldest chunk; return its numbers of documents and of characters."""
         documents, total, future = self._chunks.popleft()
         for document, tokens in zip(documents, future.result(), strict=True):
             self._tokens[document] = tokens
@@ -128,13 +129,13 @@ class TokenizedWindow:
         return len(documents), total
 
     def tokens(self, document: int) -> np.ndarray:
-        """The ids of a document that is ready and not consumed, int32 [length]."""
+        """Ids of a document that is ready and not consumed, int32 [length]."""
         tokens = self._tokens[document]
         assert tokens is not None
         return tokens
 
     def release(self, document: int) -> None:
-        """Let go of the tokens of a consumed document."""
+        """Free the tokens of a consumed document."""
         self._tokens[document] = None
 
     def take(self, document: int) -> None:
@@ -144,7 +145,7 @@ class TokenizedWindow:
 
 
 class TokenStream:
-    """Tokenized windows of one stream, one after another."""
+    """The tokenized windows of one stream, one after another."""
 
     def __init__(
         self,
@@ -153,13 +154,13 @@ class TokenStream:
         state: Mapping[str, Any] | None = None,
         epochs: int | None = None,
     ):
-        """Go on from what `state` returned; `windows` stands at the start of its window.
+        """Continue from a state; `windows` must be at the start of the state's window.
 
         Args:
-          windows: reads the stream's windows.
-          submit: tokenizes in the background.
-          state: None begins.
-          epochs: end after so many; None goes on without end.
+          windows: reader of the stream's windows.
+          submit: function that tokenizes in the background.
+          state: an earlier result of `state()`; None to start at the beginning.
+          epochs: number of epochs to read; None for no end.
 
         Raises:
           UserError: the corpus has changed since the state was saved.
@@ -173,9 +174,9 @@ class TokenStream:
         self._next: TokenizedWindow | None = None
         self._between = dict(state or FRESH)
         self.rows: int = self._between["rows"]
-        """Rows made of this stream so far."""
+        """Number of rows made from this stream so far."""
         self.epoch: int = self._between["epoch"]
-        """Epochs finished."""
+        """Number of finished epochs."""
         if self._between["size"] is not None:
             window = windows.reread(self._between["size"], self._between["last"])
             self._current = TokenizedWindow(window, Cursor.from_dict(self._between))
@@ -186,7 +187,7 @@ class TokenStream:
         return self._epochs is not None and self.epoch >= self._epochs
 
     def window(self) -> TokenizedWindow | None:
-        """The current window, with something left in it; None (once) at the end of each epoch."""
+        """The current window, with unconsumed documents in it; None, once, at the end of each epoch."""
         while True:
             if self._current is None:
                 self._current = self._next or TokenizedWindow(self._windows.take(), Cursor())
@@ -200,13 +201,13 @@ class TokenStream:
                 return None
 
     def prepare(self) -> None:
-        """Start tokenizing what comes first, without waiting for it."""
+        """Start tokenizing the first documents, without waiting for them."""
         if not self.ended:
             self._current = self._current or TokenizedWindow(self._windows.take(), Cursor())
             self._prefetch(self._current, 0)
 
     def require(self, stop: int) -> TokenizedWindow:
-        """The current window, once its documents before `stop` are tokenized."""
+        """The current window, after its documents before `stop` are tokenized."""
         window = self._current
         assert window is not None, "require() follows window()"
         stop = min(stop, window.size)
@@ -218,7 +219,7 @@ class TokenStream:
         return window
 
     def state(self) -> dict[str, Any]:
-        """What to go on from: JSON-able, without text or tokens, the same however far ahead this stream has read."""
+        """The state to continue from, JSON-able. It holds no text or tokens, and does not depend on reading ahead."""
         if self._current is None:
             state = self._between
         elif self._current.finished:
@@ -238,7 +239,7 @@ class TokenStream:
         return {**state, "rows": self.rows}
 
     def _after(self, window: Window) -> dict[str, Any]:
-        """The state between a finished window and the next."""
+        """The state after a finished window and before the next."""
         return {
             **FRESH,
             "epoch": window.epoch + window.last,
@@ -248,10 +249,10 @@ class TokenStream:
         }
 
     def _prefetch(self, current: TokenizedWindow, documents: int) -> None:
-        """Keep two chunks in the making, and read the next window as fast as this one is used up (`documents` now).
+        """Keep two chunks in work, and read the next window as fast as the current one is used (`documents` now).
 
-        Reading a little at a time spreads the work: all streams come to the ends of their windows at about
-        the same time.
+        Reading a little at a time spreads the work, because all streams reach the ends of their windows at about the
+        same time.
         """
         final = self._epochs is not None and current.window.last and self.epoch + 1 >= self._epochs
         if self._next is None and not final and self._windows.read_ahead(documents + documents // 4 + 1):

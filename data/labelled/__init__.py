@@ -1,1 +1,1 @@
-"""Labelled examples for fine-tuning: GLUE from the hub, TFDS or its own files, and files of the user's."""
+"""Labelled examples for fine-tuning: GLUE (from the hub, TFDS or GLUE's own files), and the user's own files."""

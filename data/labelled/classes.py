@@ -1,7 +1,7 @@
-"""Which labels are the same class however they are spelled, and which stand for no label.
+"""Rules for labels: which spellings are one class, and which labels mean that an example has no label.
 
-Equal numbers are one class (2, 2.0, 2e0), and so are equal booleans (true, True, TRUE). A number with leading zeros is
-a code, such as a zip code: 007 is not 7.
+Equal numbers are one class (2, 2.0, 2e0). Equal booleans are one class (true, True, TRUE). A number with leading zeros
+is a code, such as a zip code: 007 is not 7.
 """
 
 import re
@@ -19,22 +19,23 @@ BOOLEANS = frozenset(
 )
 DASH, PLUS, MINUS_ONE = "-", "+", Decimal(-1)
 FORMAT = "Cf"
-"""Unicode's category of characters that are not seen, such as a byte order mark."""
+"""Unicode's category of invisible characters, such as a byte order mark."""
 MISSING = ("nan", "na", "n/a", "<na>", "null", "none", "inf", "infinity")
-"""What programs write for a number that is not there, in any case."""
+"""Spellings, in any case, that programs write for a missing or infinite number."""
 MARKED_CLASSES = 3
-"""Beside so many classes 0, 1, ... -1 marks an example without a label; beside fewer it may be a class (-1, 0, 1)."""
+"""Number of classes. Next to at least so many classes 0, 1, ... the label -1 marks an example without a label. Next to
+fewer it may be a class (-1, 0, 1)."""
 
 Key = Decimal | str
 
 
 def number(name: str) -> Decimal | None:
-    """The number that a label spells, with leading zeros or without; None where it spells none."""
+    """The number that a label spells, with or without leading zeros; None if it spells no number."""
     return Decimal(name) if NUMBER.fullmatch(name) else None
 
 
 def key(name: str) -> Key:
-    """What two labels of one class have in common."""
+    """A key that is equal for labels of one class."""
     value = number(name)
     if value is not None:
         return name if CODE.match(name) else value
@@ -42,7 +43,7 @@ def key(name: str) -> Key:
 
 
 def look(name: str) -> Key:
-    """What two labels have in common that differ by case, Unicode form, white space or leading zeros only."""
+    """A key that is equal for labels that differ only by case, Unicode form, white space or leading zeros."""
     value = number(name)
     if value is not None:
         return value
@@ -54,18 +55,18 @@ def look(name: str) -> Key:
 
 @dataclass(frozen=True)
 class Classes:
-    """Classes by id, to be found by the labels of files."""
+    """The classes in the order of their ids, with look-up by the labels in files."""
 
     names: tuple[str, ...]
     ids: bool = False
-    """Whether a label may also be a class's id, where no class is a number itself."""
+    """Whether a label may also be a class's id. It may not if any class's name is a number."""
 
     def find(self, name: str) -> int | None:
-        """The id of the class that a label names: by its spelling, else as an equal number or boolean, else by id."""
+        """The id of a label's class: by exact spelling, else as an equal number or boolean, else as an id."""
         return self._exact[name] if name in self._exact else self._equal.get(key(name))
 
     def find_alike(self, name: str) -> int | None:
-        """The id of the only class that looks as a label does."""
+        """The id of the only class with the same `look` as the label; None if there is no such class."""
         return self._alike.get(look(name))
 
     @cached_property
@@ -84,9 +85,9 @@ class Classes:
 
 
 def class_names(labels: Iterable[str]) -> tuple[str, ...]:
-    """The classes among labels: by value where all are numbers, else by spelling.
+    """The classes among labels, sorted by value if all are numbers, else by spelling.
 
-    Their names are as they are spelled; where equal numbers or booleans are spelled in several ways, in the plain one.
+    The names are the labels' spellings. If equal numbers or booleans have several spellings, the name is the plain one.
     """
     spellings: dict[Key, set[str]] = {}
     for name in set(labels):
@@ -100,39 +101,39 @@ def class_names(labels: Iterable[str]) -> tuple[str, ...]:
 
 
 def groups(names: Iterable[str], by: Callable[[str], Key]) -> list[list[str]]:
-    """The labels, sorted, of each `key` or `look` that several of them have."""
-    found: dict[Key, set[str]] = {}
+    """Groups of two or more labels with an equal `key` or `look`; each group is sorted."""
+    labels_by_key: dict[Key, set[str]] = {}
     for name in names:
-        found.setdefault(by(name), set()).add(name)
-    return [sorted(each) for each in found.values() if len(each) > 1]
+        labels_by_key.setdefault(by(name), set()).add(name)
+    return [sorted(each) for each in labels_by_key.values() if len(each) > 1]
 
 
 def matching(names: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
-    """For each of the `wanted` classes the id of that of `names` which is the same, or looks so; None for none."""
+    """For each class in `wanted`, the id of the same or similar class in `names`; None if there is none."""
     if list(names) == list(wanted):
         return list(range(len(names)))
-    known, found = Classes(tuple(names)), list[int | None]()
+    known, ids = Classes(tuple(names)), list[int | None]()
     for name in wanted:
         index = known.find(name)
         index = known.find_alike(name) if index is None else index
-        found.append(None if index in found else index)
-    return found
+        ids.append(None if index in ids else index)
+    return ids
 
 
 def unnamed(names: Sequence[str]) -> bool:
-    """Whether these are transformers' names of classes that nobody has named: LABEL_0, LABEL_1, ..."""
+    """Whether these are the names that transformers gives to unnamed classes: LABEL_0, LABEL_1, ..."""
     return all(name == f"LABEL_{index}" for index, name in enumerate(names))
 
 
 def marks_nothing(name: str) -> bool:
-    """Whether a label that is none of the known classes marks an example without one: -1, or SNLI's dash."""
+    """Whether a label, which is no known class, marks an example without a label: -1, or SNLI's dash."""
     return name == DASH or key(name) == MINUS_ONE
 
 
 def marks_among(names: Iterable[str]) -> set[str]:
-    """The labels that mark examples without one, where the classes are not known beforehand.
+    """The labels that mark examples without a label, for classes that are not known beforehand.
 
-    A dash does unless there is a plus; -1 does beside names, and beside three or more classes that are 0, 1, ...
+    A dash is a mark unless there is a plus. -1 is a mark next to names, and next to three or more classes 0, 1, ...
     """
     names = set(names)
     marks = {DASH} & names if PLUS not in names else set[str]()
@@ -144,13 +145,13 @@ def marks_among(names: Iterable[str]) -> set[str]:
 
 
 def may_be_marks(names: Sequence[str]) -> bool:
-    """Whether -1 is among classes that are all numbers, and no other of them is negative."""
+    """Whether all classes are numbers, and -1 is the only negative number among them."""
     values = [number(name) for name in names]
     return [value for value in values if value is None or value < 0] == [MINUS_ONE]
 
 
 def missing_among(names: Iterable[str]) -> str | None:
-    """A label that says that a number is not there, where all that do not say it are numbers."""
+    """A label such as 'nan', if all other labels are numbers or stand for a missing number too; else None."""
     names = list(names)
     odd = [name for name in names if number(name) is None]
     missing = len(odd) < len(names) and all(name.lower().lstrip("+-") in MISSING for name in odd)
@@ -158,7 +159,7 @@ def missing_among(names: Iterable[str]) -> str | None:
 
 
 def _only(names: Sequence[str], by: Callable[[str], Key]) -> dict[Key, int]:
-    """Ids by what `by` gives, without those that several names share."""
+    """Ids by the key that `by` gives; a key that several names share is left out."""
     keys = [by(name) for name in names]
     times = Counter(keys)
     return {each: index for index, each in enumerate(keys) if times[each] == 1}

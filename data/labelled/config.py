@@ -1,4 +1,4 @@
-"""The fields of a fine-tuning run's `config.data`: where labelled examples come from."""
+"""The fields of a fine-tuning run's `config.data`: the source of labelled examples."""
 
 from dataclasses import dataclass
 
@@ -24,12 +24,12 @@ READERS = {
     "regression": ("files",),
     "label_names": ("files",),
 }
-"""Fields that only some sources read; set beside another source they would be passed over."""
+"""The sources that read a field, for fields that not all sources read; other sources would ignore the field."""
 
 
 @dataclass(frozen=True)
 class LabelledConfig:
-    """One source of labelled examples: a GLUE task from one of three places, or files of one's own."""
+    """One source of labelled examples: a GLUE task from one of three places, or the user's own files."""
 
     source: str = field(
         "hub",

@@ -1,4 +1,4 @@
-"""Examples collected from the rows of files: texts, labels and ids by column."""
+"""Collects examples from rows of files: texts, labels and ids, each in a column."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,43 +13,43 @@ from data.sources.documents import FlawError, text_of, value_of
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column holds what, and the settings that name them ('' where the user does not)."""
+    """Names of the columns to read, and the settings that name them ('' if the user does not name a column)."""
 
     texts: tuple[str, ...]
     label: str = ""
-    """'' where labels are hidden."""
+    """'' if the labels are hidden."""
     id: str = ""
-    """The one with their names, where it is there; else examples are numbered from 0."""
+    """Column of the examples' ids, if the file has it; otherwise examples are numbered from 0."""
     settings: dict[str, str] = field(default_factory=dict)
     may_lack_label: bool = False
-    """Whether rows may have no label, which is None then."""
+    """Whether a row may have no label; its label is None then."""
 
     @property
     def needed(self) -> dict[str, str]:
-        """Every column that must be there, with its setting."""
+        """Every column that the file must have, with its setting."""
         names = filter(None, (*self.texts, "" if self.may_lack_label else self.label))
         return {name: self.settings.get(name, "") for name in names}
 
 
 @dataclass
 class Collected:
-    """Columns of the examples of one set."""
+    """The examples of one set, as columns."""
 
     texts: tuple[list[str], ...]
-    """One or two of [n]."""
+    """One or two columns [n]."""
     labels: list[Any] = field(default_factory=list)
-    """[n], or none where they are hidden."""
+    """[n]; empty if the labels are hidden."""
     ids: list[int | str] = field(default_factory=list)
 
     places: dict[str, str] = field(default_factory=dict)
-    """Where each different name of a class stands first."""
+    """Place (file and line) of the first example of each class name."""
 
     def first(self, limit: int | None) -> "Collected":
-        """The first `limit` examples; all of them with None."""
+        """The first `limit` examples; None for all."""
         return self.chosen(range(min(len(self.ids), len(self.ids) if limit is None else limit)))
 
     def chosen(self, rows: Iterable[int]) -> "Collected":
-        """The examples of these indices."""
+        """The examples with these indices."""
         chosen = list(rows)
         texts = tuple([column[row] for row in chosen] for column in self.texts)
         labels = [self.labels[row] for row in chosen] if self.labels else []
@@ -59,14 +59,21 @@ class Collected:
 def collect(
     rows: Iterator[Row], columns: Columns, read_label: ReadLabel | None, limit: int | None, origin: str
 ) -> Collected:
-    """The first `limit` examples of a set; `read_label` None leaves the labels out.
+    """Read the first `limit` examples of a set.
 
-    Rows that are marked as without a label are passed over, and counted in the log, unless they may lack it.
+    A row with a mark instead of a label is skipped and counted in the log, unless rows may lack a label.
+
+    Args:
+      rows: rows of the set's files.
+      columns: names of the columns to read.
+      read_label: function that reads a label; None to leave the labels out.
+      limit: largest number of examples; None for all.
+      origin: name of the set, for messages.
 
     Raises:
-      UserError: a field that is missing or no text, a label that cannot be read, or no examples at all.
+      UserError: a field is missing or holds no text, a label cannot be read, or there are no examples.
     """
-    found = Collected(tuple([] for _ in columns.texts))
+    collected = Collected(tuple([] for _ in columns.texts))
     number = -1
     for number, row in enumerate(rows):
         try:
@@ -76,21 +83,21 @@ def collect(
             raise UserError(f"{row.place}: {flaw}") from None
         if read_label and label is None and not columns.may_lack_label:
             continue
-        for column, text in zip(found.texts, texts):
+        for column, text in zip(collected.texts, texts):
             column.append(text)
         if read_label:
-            found.labels.append(label)
+            collected.labels.append(label)
             if isinstance(label, str):
-                found.places.setdefault(label, row.place)
-        found.ids.append(_id(row.fields.get(columns.id, number)))
-        if len(found.ids) == limit:
+                collected.places.setdefault(label, row.place)
+        collected.ids.append(_id(row.fields.get(columns.id, number)))
+        if len(collected.ids) == limit:
             break
     if number < 0:
         raise UserError(f"{origin}: there are no examples, only a header")
-    warn_of_unlabelled(number + 1 - len(found.ids), number + 1, origin)
-    if not found.ids:
+    warn_of_unlabelled(number + 1 - len(collected.ids), number + 1, origin)
+    if not collected.ids:
         raise UserError(f"{origin}: none of its {number + 1} examples has a label")
-    return found
+    return collected
 
 
 def _label(row: Row, columns: Columns, read_label: ReadLabel) -> Any:
@@ -104,7 +111,7 @@ def _label(row: Row, columns: Columns, read_label: ReadLabel) -> Any:
 
 
 def _id(raw: Any) -> int | str:
-    """A whole number as such, however it is spelled."""
+    """An example's id; a whole number becomes an int, however the file spells it."""
     if isinstance(raw, int):
         return raw
     value = number_of(str(raw))

@@ -1,4 +1,4 @@
-"""Labelled examples as every source gives them."""
+"""Labelled examples, in the form that every source returns."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,29 +13,29 @@ from data.labelled.tasks import Task
 
 @dataclass(frozen=True)
 class Examples:
-    """Texts or pairs of texts, in the order of their source; never empty."""
+    """Single texts or pairs of texts, n in number, in their source's order; never empty."""
 
     first: list[str]
     second: list[str] | None
-    """The other text of each pair; None where examples are single texts."""
+    """Second text of each pair; None if examples are single texts."""
     labels: np.ndarray | None
-    """int32 [n] ids of classes, or float32 [n] scores; None where they are hidden, as those of GLUE's test sets.
+    """int32 [n] ids of classes, or float32 [n] scores; None if they are hidden, as in GLUE's test sets.
 
-    In a test set some may be missing: UNLABELLED, or NaN.
+    In a test set some labels may be missing: they are UNLABELLED, or NaN.
     """
     ids: list[int | str]
-    """Names of the examples in their source: GLUE's index, else numbers from 0."""
+    """Ids of the examples in their source: GLUE's index, or else numbers from 0."""
     origin: str
-    """Where they are from, for messages and results: 'hub nyu-mll/glue mrpc train'."""
+    """Name of the source, for messages and results: 'hub nyu-mll/glue mrpc train'."""
     official: bool
-    """Whether this is a whole split of GLUE as published."""
+    """Whether these examples are a whole split of GLUE as published."""
 
     def __len__(self) -> int:
         return len(self.first)
 
     @property
     def labelled(self) -> np.ndarray:
-        """Which examples have a label, bool [n]."""
+        """Whether each example has a label, bool [n]."""
         if self.labels is None:
             return np.zeros(len(self), bool)
         return (self.labels != UNLABELLED) if self.labels.dtype == np.int32 else ~np.isnan(self.labels)
@@ -43,7 +43,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class LabelledData:
-    """All that belongs to a task; a split that the source does not have is left out."""
+    """All examples of a task; splits that the source lacks are left out."""
 
     task: Task
     train: Examples | None
@@ -53,17 +53,17 @@ class LabelledData:
 
 @dataclass(frozen=True)
 class Limits:
-    """The most examples to take, the first of each set; None for all."""
+    """Largest number of examples to read from the start of each set; None for all."""
 
     train: int | None = None
     evaluation: int | None = None
 
     @classmethod
     def from_config(cls, config: LabelledConfig) -> "Limits":
-        """The limits that a run's config.data sets.
+        """The limits in a run's config.data.
 
         Raises:
-          UserError: a negative one.
+          UserError: a limit is negative.
         """
         for name in ("max_train_examples", "max_eval_examples"):
             if getattr(config, name) < 0:
@@ -71,7 +71,7 @@ class Limits:
         return cls(config.max_train_examples or None, config.max_eval_examples or None)
 
     def of(self, task: Task, split: str) -> int | None:
-        """The limit of a task's split; test sets have none, for GLUE wants a prediction of every example."""
+        """The limit of a task's split. Test sets have none, because GLUE needs a prediction for every example."""
         if split in task.tests:
             return None
         return self.train if split == task.train else self.evaluation
@@ -88,17 +88,17 @@ def glue_examples(
     limit: int | None,
     same_file: bool = True,
 ) -> Examples:
-    """Examples of a GLUE split, with what sets them apart from the published one said in their origin.
+    """Examples of a GLUE split; their origin tells how they differ from the published split.
 
     Args:
-      task: whose they are.
-      split: which split they are, or stand for.
-      texts: the first texts [n], and the second where there are pairs.
+      task: the task of the examples.
+      split: the split that they are, or that they replace.
+      texts: first texts [n], and second texts [n] if the task has pairs.
       labels: as in `Examples`.
       ids: as in `Examples`.
-      origin: the place they were read from.
-      limit: the most examples that were asked for; None for all.
-      same_file: False where the source says that this is not the published split.
+      origin: name of the place that they were read from.
+      limit: largest number of examples that the user asked for; None for all.
+      same_file: False if the source states that this is not the published split.
     """
     count, published = len(texts[0]), task.rows[split]
     official = same_file and count == published
@@ -112,11 +112,11 @@ def glue_examples(
     return Examples(texts[0], second, labels, list(ids), origin, official)
 
 
-def by_split(task: Task, found: Mapping[str, Examples]) -> LabelledData:
-    """The splits of a task, each in its part."""
+def by_split(task: Task, examples: Mapping[str, Examples]) -> LabelledData:
+    """Sort a task's splits into training, evaluation and test sets."""
     return LabelledData(
         task,
-        train=found.get(task.train),
-        evaluations={split: found[split] for split in task.evaluations if split in found},
-        tests={split: found[split] for split in task.tests if split in found},
+        train=examples.get(task.train),
+        evaluations={split: examples[split] for split in task.evaluations if split in examples},
+        tests={split: examples[split] for split in task.tests if split in examples},
     )

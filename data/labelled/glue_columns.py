@@ -1,4 +1,4 @@
-"""GLUE splits that come as whole columns, as the hub and TFDS give them."""
+"""GLUE splits from whole columns, as the hub and TFDS give them."""
 
 import logging
 from collections.abc import Sequence
@@ -20,10 +20,15 @@ HIDDEN = -1
 
 
 def check_columns(task: Task, present: Sequence[str], setting: str) -> None:
-    """Refuse a data set without the task's columns; `setting` is where it is named.
+    """Refuse a data set that lacks a column of the task.
+
+    Args:
+      task: the GLUE task.
+      present: names of the data set's columns.
+      setting: the setting that names the data set, for messages.
 
     Raises:
-      UserError: a text or the labels are not there.
+      UserError: a column of texts or the column of labels is missing.
     """
     for name in (*task.texts, LABEL):
         if name not in present:
@@ -44,13 +49,23 @@ def split_of_columns(
     origin: str,
     limit: int | None,
 ) -> Examples:
-    """Examples of a split whose labels are ids in the order of `names`, names themselves, or scores.
+    """Examples of a split. Its labels are ids in the order of `names`, or names, or scores.
 
-    Ids are put in the task's own order where `names` has another. Labels of a test split are taken as far as they are
-    there and known; all that are -1 are hidden.
+    Ids are converted to the task's order if the order of `names` differs. In a test split, labels may be missing or
+    unknown. If all of its labels are -1, they are hidden.
+
+    Args:
+      task: the GLUE task.
+      split: the split's name.
+      texts: first texts [n], and second texts [n] if the task has pairs.
+      labels: labels [n].
+      names: the source's names of the classes, by id; None if the source has no names.
+      ids: ids of the examples [n].
+      origin: name of the split, for messages.
+      limit: largest number of examples that the user asked for; None for all.
 
     Raises:
-      UserError: no examples; of a split that is no test, an unknown class, or no finite score.
+      UserError: there are no examples; or, in a split that is no test split, a class is unknown or a score not finite.
     """
     if not texts[0]:
         raise UserError(f"{origin}: there are no examples")
@@ -63,13 +78,13 @@ def split_of_columns(
 
 
 def _values(labels: Sequence[Any], names: Sequence[str]) -> np.ndarray:
-    """Labels as float64 [n]: scores, or ids in the order of `names`; NaN for what is neither."""
+    """Labels as float64 [n]: scores, or ids in the order of `names`; NaN for a label that is neither."""
     try:
         return np.asarray(labels, np.float64)
     except (TypeError, ValueError):
         classes = Classes(tuple(names), ids=True)
-        found = [classes.find(str(label).strip()) for label in labels]
-        return np.array([np.nan if index is None else index for index in found], np.float64)
+        ids = [classes.find(str(label).strip()) for label in labels]
+        return np.array([np.nan if index is None else index for index in ids], np.float64)
 
 
 def _known(
@@ -96,7 +111,7 @@ def _known(
 def _known_of_test(
     task: Task, labels: Sequence[Any], values: np.ndarray, names: Sequence[str] | None, origin: str
 ) -> np.ndarray | None:
-    """The labels of a test split, on which a run does not depend; None where none is known."""
+    """The known labels of a test split; None if no label is known. A run does not depend on them."""
     order = _order(task, names)
     if np.all(values == HIDDEN) or order is None:
         return None
@@ -104,7 +119,7 @@ def _known_of_test(
     missing = np.array([label is None for label in labels]) | (values == HIDDEN)
     if unknown := np.count_nonzero(~valid & ~missing):
         logger.warning(
-            "%s: %d of %d examples are not scored, for their labels are not known",
+            "%s: %d of %d examples are not scored, because their labels are not known",
             *(origin, unknown, len(values)),
         )
     if not valid.any():
@@ -119,6 +134,6 @@ def _valid(task: Task, values: np.ndarray) -> np.ndarray:
 
 
 def _order(task: Task, names: Sequence[str] | None) -> np.ndarray | None:
-    """For each class of the source its id in the task, int32; None where they are not the task's."""
+    """The task's id of each class of the source, int32; None if the source has other classes than the task."""
     order = matching(task.labels, names or task.labels)
     return None if None in order or len(order) != len(task.labels) else np.array(order, np.int32)

@@ -1,4 +1,4 @@
-"""GLUE tasks from a folder of its tsv files, as the benchmark distributes them, plain or compressed."""
+"""GLUE tasks from a folder of GLUE's tsv files, plain or compressed."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -17,22 +17,22 @@ from data.sources.paths import File, walk_files
 DEPTH = 2
 COMPRESSIONS = ("", ".gz", ".zst")
 STAND_INS = ("_subset", "_unofficial")
-"""What the name of a file ends in that stands for an official one that cannot be had."""
+"""Endings in the name of a file that replaces an official file which is not available."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where GLUE's tsv files keep a task."""
+    """Folder names and columns of a task in GLUE's tsv files."""
 
     folders: tuple[str, ...]
     texts: tuple[str, ...] = ("sentence1", "sentence2")
     label: str = "label"
     id: str = "index"
-    """The column with GLUE's index, in the files that have one."""
+    """Column of GLUE's index, in files that have it."""
     headless: tuple[str, ...] = ()
-    """Columns of the training and development file, where they have no header."""
+    """Columns of the training and development files, if these files have no header."""
     skip_ragged: bool = False
-    """Whether the official files have broken rows, which everyone who reads them passes over."""
+    """Whether the official files have broken rows. Every reader of the task skips them."""
 
 
 LAYOUTS = {
@@ -52,13 +52,13 @@ LAYOUTS = {
 def read_folder(
     config: LabelledConfig, task: Task, splits: Collection[str], limits: Limits
 ) -> dict[str, Examples]:
-    """Splits of a task from the files below config.data.path; a test file that is not there is left out.
+    """Read splits of a task from the files in config.data.path; a missing test file is left out.
 
-    Where an official file is absent and one is there that says by its name that it stands in (`train_subset.tsv`,
-    `dev_unofficial.tsv`), that is read, and its examples say so.
+    If an official file is missing, a replacement (`train_subset.tsv`, `dev_unofficial.tsv`) is read. The origin of its
+    examples then tells so.
 
     Raises:
-      UserError: no such folder or file, or a file that is not as GLUE's.
+      UserError: a folder or file is missing, or a file does not have GLUE's layout.
     """
     if not config.path:
         raise UserError(
@@ -73,28 +73,28 @@ def read_folder(
             f"config.data.path={config.path!r} has no folder {' or '.join(layout.folders)} with files; "
             f"it should be the folder that holds CoLA, MRPC, ...; folders there: {', '.join(names[:20]) or 'none'}"
         )
-    found = {}
+    examples = {}
     for split in splits:
         stem = _stem(task, split)
         file = _find(there, stem)
         if file is not None:
-            found[split] = _read(file, stem, task, split, layout, limits.of(task, split))
+            examples[split] = _read(file, stem, task, split, layout, limits.of(task, split))
         elif split not in task.tests:
             names = [PurePosixPath(file.name).name for file in there]
             raise UserError(
                 f"config.data.path={config.path!r} has no {layout.folders[0]}/{stem}.tsv; files there: "
                 f"{', '.join(names)}"
             )
-    return found
+    return examples
 
 
 def _stem(task: Task, split: str) -> str:
-    """A split's file, without .tsv."""
+    """Name of a split's file, without .tsv."""
     return "diagnostic" if task.dataset == "ax" else split.replace("validation", "dev")
 
 
 def _find(files: Sequence[File], stem: str) -> File | None:
-    """The official file of a split, else one that stands in for it."""
+    """The official file of a split, or else a replacement; None if there is neither."""
     by_name = {PurePosixPath(file.name).name: file for file in files}
     names = [f"{stem}{ending}.tsv{packed}" for ending in ("", *STAND_INS) for packed in COMPRESSIONS]
     return next((by_name[name] for name in names if name in by_name), None)

@@ -16,12 +16,12 @@ WHERE = "config.data"
 def read_tfds(
     config: LabelledConfig, task: Task, splits: Collection[str], limits: Limits
 ) -> dict[str, Examples]:
-    """Splits of a task; a test split that is not there is left out.
+    """Read splits of a task; a missing test split is left out.
 
-    TFDS keeps examples in an order of its own: `Examples.ids` are their numbers in GLUE.
+    TFDS stores examples in an order of its own. `Examples.ids` hold their numbers in GLUE.
 
     Raises:
-      UserError: a data set that is not prepared, or without random access; no such split or column.
+      UserError: the data set is not prepared or has no random access; or a split or column is missing.
     """
     name = f"{config.name or TFDS_NAME}/{task.dataset}"
     builder = prepared_builder(name, config.data_dir, WHERE)

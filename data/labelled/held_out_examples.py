@@ -1,7 +1,7 @@
-"""Examples of a training file that are held out to evaluate on, where there is no validation file.
+"""Training examples that are held out for evaluation if there is no validation file.
 
-Which they are is a function of the examples and of config.data.validation_share alone, not of a run's seed: runs that
-are compared with each other, and finetune.evaluate, hold out the same.
+The choice depends on the examples and on config.data.validation_share alone, not on the run's seed. So runs that are
+compared with each other, and finetune.evaluate, hold out the same examples.
 """
 
 import logging
@@ -22,10 +22,10 @@ FILE = "config.data.validation"
 
 
 def check_share(config: LabelledConfig) -> None:
-    """Refuse a share that is none.
+    """Refuse a validation_share outside [0, 1).
 
     Raises:
-      UserError: it is none.
+      UserError: the share is outside that range.
     """
     share = config.validation_share
     if not 0 <= share < 1:
@@ -35,18 +35,21 @@ def check_share(config: LabelledConfig) -> None:
 def held_out(
     config: LabelledConfig, texts: Sequence[Sequence[str]], labels: Sequence[Any]
 ) -> Bool[np.ndarray, "n"]:
-    """Which training examples are held out: the share of each class, and of scores the share of all.
+    """Choose the training examples to hold out: a share of each class, or of all examples if labels are scores.
 
-    Examples of the same texts stay together, and count for the class of the first. Of a class that counts two different
-    examples or more at least one of these is held out and at least one is not.
+    Examples with the same texts stay together; they count for the class of the first. If a class has at least two
+    distinct examples, at least one of them is held out and at least one is kept.
 
     Args:
       config: the run's config.data.
-      texts: the first texts [n], and the second where there are pairs.
+      texts: first texts [n], and second texts [n] if examples are pairs.
       labels: ids of classes, or scores [n].
 
+    Returns:
+      Whether each example is held out.
+
     Raises:
-      UserError: none would be.
+      UserError: no example would be held out.
     """
     share = config.validation_share
     if not share:
@@ -82,7 +85,7 @@ def held_out(
 
 
 def _drawn(parts: list[list[int]], share: float, stratum: int) -> list[list[int]]:
-    """Parts of a class, in a random order, that make up a share of its examples; one at least, and not the last."""
+    """Random parts of a class that make up a share of its examples: at least one part, and not all parts."""
     due = max(1, round(share * sum(map(len, parts))))
     drawn: list[list[int]] = []
     for index in permutation(len(parts), "held out", stratum)[: len(parts) - 1]:

@@ -1,4 +1,4 @@
-"""Reads the labels of files as classes or scores, and refuses those that are neither, with their place."""
+"""Reads labels of files as classes or scores; the error for a wrong label names its place."""
 
 import json
 import logging
@@ -16,16 +16,17 @@ logger = logging.getLogger(__name__)
 MOST_SHOWN = 10
 DIFFERENCE = "case, Unicode form, white space or leading zeros only"
 UNLABELLED = -1
-"""Stands for a class where an example has none; for a score NaN does."""
+"""The class id of an example without a label; a missing score is NaN."""
 
 ReadLabel = Callable[[Any, str], Any]
-"""(what stands there, its place) -> label; None where what stands there says that there is none."""
+"""Function (value in the file, its place) -> label; None if the value marks an example without a label."""
 
 
 def read_score(setting: str) -> ReadLabel:
-    """Reads labels that are scores; `setting` is what the user might change ('' for nothing).
+    """Make a reader of scores. It raises UserError for a value that is no finite number.
 
-    The reader raises a UserError where there is no finite number.
+    Args:
+      setting: the setting that the user might change, for messages; '' for none.
     """
 
     def read(raw: Any, place: str) -> float:
@@ -43,9 +44,12 @@ def read_score(setting: str) -> ReadLabel:
 
 
 def read_name(setting: str) -> ReadLabel:
-    """Reads labels that are names of classes not known before; numbers and booleans are named as JSON writes them.
+    """Make a reader of class names that are not known beforehand. Numbers and booleans become their JSON text.
 
-    The reader raises a UserError where there is nothing, or a list or object.
+    It raises UserError for an empty value, a list or an object.
+
+    Args:
+      setting: the setting that the user might change, for messages; '' for none.
     """
 
     def read(raw: Any, place: str) -> str:
@@ -60,12 +64,14 @@ def read_name(setting: str) -> ReadLabel:
 
 
 def read_class(classes: Classes, setting: str) -> ReadLabel:
-    """Reads labels that name one of the classes, as their ids; None for a mark of no label that is none of them.
+    """Make a reader of labels that name a known class. It returns the class's id, or None for a mark of no label.
 
-    A label that only looks as one class does (another case, Unicode form, white space, leading zeros) is taken for it,
-    with a warning for the first.
+    A label may look like one class but differ by case, Unicode form, white space or leading zeros. It is then read as
+    that class, and the first such label causes a warning. Any other label raises UserError.
 
-    The reader raises a UserError for any other.
+    Args:
+      classes: the known classes.
+      setting: the setting that the user might change, for messages; '' for none.
     """
     name_of = read_name(setting)
     warned = False
@@ -83,7 +89,7 @@ def read_class(classes: Classes, setting: str) -> ReadLabel:
             )
         if not warned:
             logger.warning(
-                "%s: label %s is taken for the class %s, from which it differs by %s; so are others like it",
+                "%s: label %s is read as the class %s; they differ by %s. Similar labels are read in the same way",
                 *(place, ascii(name), ascii(classes.names[index]), DIFFERENCE),
             )
             warned = True
@@ -93,9 +99,11 @@ def read_class(classes: Classes, setting: str) -> ReadLabel:
 
 
 def read_if_known(read: ReadLabel, unknown: list[str]) -> ReadLabel:
-    """Reads labels that a run does not depend on: None where there is none, and where `read` refuses it.
+    """Make a reader of labels that a run does not depend on: None for an empty value, and if `read` raises.
 
-    What it says of those that it refuses is put into `unknown`.
+    Args:
+      read: the reader of labels.
+      unknown: list that collects the messages of the errors that `read` raises.
     """
 
     def read_or_none(raw: Any, place: str) -> Any:
@@ -111,22 +119,22 @@ def read_if_known(read: ReadLabel, unknown: list[str]) -> ReadLabel:
 
 
 def as_array(labels: Sequence[Any], names: Sequence[str]) -> np.ndarray:
-    """Labels that were read: int32 ids where there are names of classes, else float32 scores."""
+    """Labels as an array: int32 ids if there are names of classes, else float32 scores."""
     absent, dtype = (UNLABELLED, np.int32) if names else (math.nan, np.float32)
     return np.array([absent if label is None else label for label in labels], dtype)
 
 
 def warn_of_unlabelled(count: int, of: int, origin: str, hint: str = "") -> None:
-    """Say that so many of a set's examples are passed over; nothing where none is."""
+    """Warn that `count` of a set's `of` examples are skipped; silent if `count` is 0."""
     if count:
         logger.warning(
-            "%s: %d of %d examples are marked as without a label (-1 or '-') and passed over%s",
+            "%s: skipped %d of %d examples: the label (-1 or '-') marks an example without a label%s",
             *(origin, count, of, hint),
         )
 
 
 def tell_of_classes(labels: Collection[str], names: Sequence[str], origin: str) -> None:
-    """Say where labels of several spellings are one class, and warn of classes that may not be meant as such."""
+    """Log labels whose spellings are one class, and warn of classes that may be a mistake."""
     if equal := groups(labels, key):
         logger.info(
             "%s: labels that are equal numbers or booleans are one class: %s", origin, _shown_groups(equal)
@@ -135,17 +143,17 @@ def tell_of_classes(labels: Collection[str], names: Sequence[str], origin: str) 
         logger.warning("%s: classes that differ by %s: %s", origin, DIFFERENCE, _shown_groups(alike))
     if may_be_marks(names):
         logger.warning(
-            "%s: -1 is a class; where it marks examples without a label, set config.data.label_names to the others",
+            "%s: -1 is a class; if it marks examples without a label, set config.data.label_names to the others",
             origin,
         )
 
 
-def _shown_groups(found: Sequence[Sequence[str]]) -> str:
-    return "; ".join(" and ".join(map(ascii, each)) for each in found[:MOST_SHOWN])
+def _shown_groups(label_groups: Sequence[Sequence[str]]) -> str:
+    return "; ".join(" and ".join(map(ascii, each)) for each in label_groups[:MOST_SHOWN])
 
 
 def are_scores(names: Sequence[str]) -> bool:
-    """Whether what should be classes are numbers, and not all whole."""
+    """Whether all class names are numbers, and some of them are not whole."""
     values = [number(name) for name in names]
     return all(value is not None for value in values) and any(
         value != int(value) for value in values if value
@@ -153,15 +161,15 @@ def are_scores(names: Sequence[str]) -> bool:
 
 
 def require_two_classes(labels: np.ndarray, names: Sequence[str], origin: str, hint: str) -> None:
-    """Refuse a training set in which all labels are the same class.
+    """Refuse a training set if all of its labels are the same class.
 
     Raises:
-      UserError: they are.
+      UserError: all labels are the same class.
     """
     if names and len(np.unique(labels)) < 2:
         raise UserError(
             f"{origin}: all {len(labels)} labels are {names[int(labels[0])]!r}; a classifier needs examples of "
-            f"two classes at least{hint}"
+            f"at least two classes{hint}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The one door to labelled examples, whatever their source."""
+"""Opens labelled examples from any source."""
 
 from collections.abc import Collection
 
@@ -26,12 +26,12 @@ def open_labelled(
     Args:
       config: the run's config.data.
       task: the run's config.task; '' with config.data.source=files.
-      parts: which of train, evaluations and tests to read; the others are left empty.
-      ids: whether own files may give a class of config.data.label_names by its number there.
-      hold_out: whether a share of an own training file is held out to evaluate on where there is no validation file.
+      parts: the parts to read, among train, evaluations and tests; the others stay empty.
+      ids: whether the user's files may give a class of config.data.label_names by its number in that list.
+      hold_out: whether to hold out a share of the user's training file if there is no validation file.
 
     Raises:
-      UserError: what is wrong with the config, the source or an example in it.
+      UserError: a mistake in the config, in the source or in an example.
     """
     check_fields(config, "config.data", READERS)
     limits = Limits.from_config(config)
@@ -44,8 +44,8 @@ def open_labelled(
         data = read_files(config, parts, limits, ids=ids, hold_out=hold_out)
         hint = ONE_CLASS
     else:
-        found = find_task(task)
-        data = by_split(found, _read_glue(config, found, parts, limits))
+        glue_task = find_task(task)
+        data = by_split(glue_task, _read_glue(config, glue_task, parts, limits))
         hint = ""
     if data.train is not None and data.train.labels is not None:
         limited = "; or raise config.data.max_train_examples" if limits.train else ""

@@ -1,4 +1,4 @@
-"""Examples of files of one's own: csv, tsv, JSON or JSON lines, with one or two texts and a class or a score."""
+"""Examples from the user's own files (csv, tsv, JSON, JSON lines): one or two texts, and a class or a score."""
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ ONE_CLASS = f"; check config.data.train and {LABEL}"
 NAMES = "config.data.label_names"
 REGRESSION = "config.data.label, or config.data.regression=False for classes"
 HIDDEN_SCORE = -1.0
-"""What stands in a test file for every score that is not given away, as in GLUE's."""
+"""A test file may hold this value for every score, as GLUE's test files do; the scores are then hidden."""
 
 
 def read_files(
@@ -47,22 +47,21 @@ def read_files(
     ids: bool = True,
     hold_out: bool = False,
 ) -> LabelledData:
-    """The task that one's own files make, and their examples.
+    """Read the user's own files: the task that they define, and its examples.
 
     The classes are config.data.label_names, or those of the training file (see `data.labelled.classes`). A csv file has
-    quotes as RFC 4180 says; a tsv file has none, like GLUE's. Labels of a test file are taken as far as they are there
-    and known.
+    quotes as in RFC 4180. A tsv file has no quotes, like GLUE's. In a test file, labels may be missing or unknown.
 
     Args:
       config: the run's config.data.
-      parts: which of train, evaluations and tests to read; the training file is looked at in any case, for its classes.
-      limits: the most examples of each.
-      ids: whether files may give a class of config.data.label_names by its number there.
-      hold_out: whether a share of the training file is held out to evaluate on where there is no validation file (see
+      parts: the parts to return, among train, evaluations and tests; the training file is always read for its classes.
+      limits: largest number of examples in each set.
+      ids: whether files may give a class of config.data.label_names by its number in that list.
+      hold_out: whether to hold out a share of the training file if there is no validation file (see
         `data.labelled.held_out_examples`).
 
     Raises:
-      UserError: what is wrong with the files, each with its line.
+      UserError: a mistake in the files; the message names the line.
     """
     if not any((config.train, config.validation, config.test)):
         raise UserError("config.data.train is empty; set it to csv, tsv, json or jsonl files")
@@ -74,26 +73,26 @@ def read_files(
         train = _with_ids(config, train, names)
     classes = Classes(names, ids and bool(config.label_names))
     read_label = read_score(REGRESSION) if config.regression else read_class(classes, NAMES)
-    # All of the training file has been read, so that a class that comes late in it is known to the other files.
-    found: dict[str, Examples] = {}
+    # The whole training file has been read, so a class in its last rows is known when the other files are read.
+    examples: dict[str, Examples] = {}
     if train:
-        found = (_held_out if hold_out and not config.validation else _whole)(config, train, names, limits)
+        examples = (_held_out if hold_out and not config.validation else _whole)(config, train, names, limits)
     if config.validation and "evaluations" in parts:
         collected = _collect(config, "validation", read_label, limits.evaluation)
-        found["validation"] = _examples(config, "validation", collected, names, limits.evaluation)
+        examples["validation"] = _examples(config, "validation", collected, names, limits.evaluation)
     if config.test and "tests" in parts:
-        found["test"] = _test(config, read_label, names)
-    evaluations = _of("validation", found) if "evaluations" in parts else {}
+        examples["test"] = _test(config, read_label, names)
+    evaluations = _of("validation", examples) if "evaluations" in parts else {}
     return LabelledData(
         replace(_task(config, names), evaluations=tuple(evaluations)),
-        train=found.get("train") if "train" in parts else None,
+        train=examples.get("train") if "train" in parts else None,
         evaluations=evaluations,
-        tests=_of("test", found),
+        tests=_of("test", examples),
     )
 
 
-def _of(split: str, found: Mapping[str, Examples]) -> dict[str, Examples]:
-    return {split: found[split]} if split in found else {}
+def _of(split: str, examples: Mapping[str, Examples]) -> dict[str, Examples]:
+    return {split: examples[split]} if split in examples else {}
 
 
 def _train_reader(config: LabelledConfig, ids: bool) -> ReadLabel:
@@ -103,12 +102,12 @@ def _train_reader(config: LabelledConfig, ids: bool) -> ReadLabel:
 
 
 def _with_ids(config: LabelledConfig, train: Collected, names: tuple[str, ...]) -> Collected:
-    """The training examples with the ids of their classes, without those whose labels say that they have none."""
+    """The training examples with the ids of their classes; examples with a mark of no label are left out."""
     classes = Classes(names)
     labelled = replace(train, labels=[classes.find(name) for name in train.labels])
     kept = [row for row, label in enumerate(labelled.labels) if label is not None]
     passed = len(train.labels) - len(kept)
-    hint = f"; where that is a class, name it in {NAMES}"
+    hint = f"; if that label is a class, name it in {NAMES}"
     warn_of_unlabelled(passed, len(train.labels), _origin(config, "train"), hint)
     return labelled.chosen(kept) if passed else labelled
 
@@ -122,7 +121,7 @@ def _whole(
 def _held_out(
     config: LabelledConfig, train: Collected, names: Sequence[str], limits: Limits
 ) -> dict[str, Examples]:
-    """The training examples less those that are held out, and these for a validation file."""
+    """Split the training file: the kept examples are the training set, the held-out ones the validation set."""
     held = held_out(config, train.texts, train.labels)
     kept, taken = train.chosen(np.flatnonzero(~held)), train.chosen(np.flatnonzero(held))
     notes = f", less {held.sum()} held out", f", {held.sum()} of {held.size} held out"
@@ -135,12 +134,12 @@ def _held_out(
 
 
 def _test(config: LabelledConfig, read_label: ReadLabel, names: Sequence[str]) -> Examples:
-    """The test set, with the labels that are there and known: they are scored, and a run does not depend on them."""
+    """The test set with its known labels, which are scored. A run does not depend on them."""
     unknown: list[str] = []
     collected = _collect(config, "test", read_if_known(read_label, unknown), None)
     if unknown:
         logger.warning(
-            "config.data.test: %d of %d examples are not scored, for their labels are not known, as that of %s",
+            "config.data.test: %d of %d examples are not scored, because their labels are not known; the first: %s",
             *(len(unknown), len(collected.ids), unknown[0]),
         )
     if set(collected.labels) <= ({None, HIDDEN_SCORE} if config.regression else {None}):
@@ -160,7 +159,7 @@ def _check_names(config: LabelledConfig) -> None:
 
 
 def _names(config: LabelledConfig, train: Collected | None) -> tuple[str, ...]:
-    """The classes; none where labels are scores."""
+    """Names of the classes; empty if labels are scores."""
     if config.regression or config.label_names:
         return config.label_names
     if train is None:
@@ -169,7 +168,7 @@ def _names(config: LabelledConfig, train: Collected | None) -> tuple[str, ...]:
         )
     places, origin = train.places, _origin(config, "train")
     names = class_names(set(places) - marks_among(places))
-    if len(names) < 2:  # else a class of another file would be taken for that file's mistake
+    if len(names) < 2:  # otherwise a second class in another file would look like that file's mistake
         only = np.zeros(len(train.labels), np.int32)
         require_two_classes(only, names, origin, ONE_CLASS)
     if are_scores(names):
@@ -241,12 +240,12 @@ def _origin(config: LabelledConfig, split: str) -> str:
 def _examples(
     config: LabelledConfig,
     split: str,
-    found: Collected,
+    collected: Collected,
     names: Sequence[str],
     limit: int | None,
     note: str = "",
 ) -> Examples:
-    origin = _origin(config, split) + note + (f", first {limit}" if len(found.ids) == limit else "")
-    second = found.texts[1] if len(found.texts) > 1 else None
-    labels = as_array(found.labels, names) if found.labels else None
-    return Examples(found.texts[0], second, labels, found.ids, origin, official=False)
+    origin = _origin(config, split) + note + (f", first {limit}" if len(collected.ids) == limit else "")
+    second = collected.texts[1] if len(collected.texts) > 1 else None
+    labels = as_array(collected.labels, names) if collected.labels else None
+    return Examples(collected.texts[0], second, labels, collected.ids, origin, official=False)

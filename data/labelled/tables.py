@@ -1,4 +1,4 @@
-"""Rows of csv, tsv, JSON and JSON-lines files, each with the place that a message about it names."""
+"""Rows of csv, tsv, JSON and JSON-lines files; each row knows its place, for messages."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ class Row(NamedTuple):
     """One row of a file."""
 
     place: str
-    """Its file and line."""
+    """File and line, or file and item."""
     fields: Mapping[str, Any]
 
 
@@ -33,19 +33,22 @@ def delimited_rows(
     header: Sequence[str] | None = None,
     skip_ragged: bool = False,
 ) -> Iterator[Row]:
-    """Rows of a csv (`quoted`, as RFC 4180 has it) or tsv file (no quotes: GLUE's texts have unbalanced ones).
+    """Yield the rows of a csv or tsv file.
 
-    A blank line is passed over where there are several columns, and is an empty text where there is one.
+    A csv file has quotes as in RFC 4180. A tsv file has no quotes, because GLUE's texts have unbalanced ones. A blank
+    line is skipped if there are several columns. If there is one column, a blank line is an empty text.
 
     Args:
-      path: the file, plain, .gz or .zst, in UTF-8 with or without a byte order mark.
-      columns: those that must be there, each with the setting that names it ('' for none).
-      quoted: whether this is csv.
-      header: names of the columns of a file without a first line that says them.
-      skip_ragged: pass over rows with missing or spare fields, counted in the log, instead of refusing them.
+      path: a plain, .gz or .zst file in UTF-8, with or without a byte order mark.
+      columns: the columns that must be present, each with the setting that names it ('' for none).
+      quoted: whether the file is csv.
+      header: names of the columns, for a file without a header line.
+      skip_ragged: whether to skip rows with missing or spare fields, and count them in the log, instead of refusing
+        them.
 
     Raises:
-      UserError: a missing or doubled column, a ragged row, broken quotes or UTF-8, a damaged archive, an empty file.
+      UserError: a missing or repeated column, a row with missing or spare fields, broken quotes or UTF-8, a damaged
+        archive, or an empty file.
     """
     skipped = number = 0
     for number, fields in _split(path, quoted):
@@ -61,20 +64,20 @@ def delimited_rows(
                 continue
             raise UserError(
                 f"{path} line {number}: {len(fields)} fields where there should be {len(header)} "
-                f"({', '.join(header)}); mend the line"
+                f"({', '.join(header)}); correct the line"
             )
         yield Row(f"{path} line {number}", dict(zip(header, fields)))
     if not number:
         raise UserError(f"{path}: the file is empty")
     if skipped:
-        logger.warning("%s: passed over %d rows with missing or spare fields", path, skipped)
+        logger.warning("%s: skipped %d rows with missing or spare fields", path, skipped)
 
 
 def json_rows(path: str) -> Iterator[Row]:
-    """Rows of a file of JSON objects, one a line or all in one array.
+    """Yield the rows of a file of JSON objects: one object a line, or all in one array.
 
     Raises:
-      UserError: broken JSON or UTF-8, something that is not an object, a damaged archive, an empty file.
+      UserError: broken JSON or UTF-8, a value that is not an object, a damaged archive, or an empty file.
     """
     lines = _numbered(path)
     number, first = next(((number, line) for number, line in lines if line.strip()), (0, b""))
@@ -112,7 +115,7 @@ def _array(path: str, content: bytes) -> Iterator[Row]:
 
 
 def _numbered(path: str) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, line) of a file; damage to the archive is the user's to put right."""
+    """(number from 1, line) of a file; damage to the archive becomes a UserError."""
     try:
         yield from enumerate(read_lines(path), 1)
     except FlawError as flaw:
@@ -128,7 +131,7 @@ def _text_lines(path: str) -> Iterator[str]:
 
 
 def _split(path: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
-    """(number of the line where it begins, fields) of each row."""
+    """(number of its first line, fields) of each row."""
     if not quoted:
         for number, line in enumerate(_text_lines(path), 1):
             yield number, line.rstrip("\r\n").split("\t")
@@ -142,8 +145,8 @@ def _split(path: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
             number = reader.line_num + 1
     except csv.Error as error:
         raise UserError(
-            f"{path} line {number}: {error}; a field with commas, quotes or line breaks is put in double quotes, "
-            "and quotes within it are doubled"
+            f"{path} line {number}: {error}; put a field with commas, quotes or line breaks in double quotes, and "
+            "write each quote in it twice"
         ) from None
 
 

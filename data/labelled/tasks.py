@@ -1,7 +1,7 @@
 """The tasks of GLUE (Wang et al. 2019): one frozen table of columns, labels, metrics, splits and sizes.
 
-The metric that chooses a task's best model is the one that GLUE's own average is made of: where a task is scored by
-two metrics, their mean (`accuracy_f1`, `pearson_spearman`).
+The best model of a task is chosen by the metric that enters GLUE's own average. If a task has two metrics, that is
+their mean (`accuracy_f1`, `pearson_spearman`).
 """
 
 import difflib
@@ -14,32 +14,32 @@ from base.errors import UserError
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be learnt from which columns, how it is scored, and which splits there are."""
+    """A task: its columns, labels, metrics and splits."""
 
     name: str
-    """As config.task names it; '' for files of one's own."""
+    """Name in config.task; '' for the user's own files."""
     title: str
-    """As people write it, and GLUE's folders are called."""
+    """Usual name, which is also the name of its folder in GLUE."""
     texts: tuple[str, ...]
-    """Columns of the text, or of both texts of a pair, as the hub and TFDS name them."""
+    """Columns of the text, or of both texts of a pair, by the names that the hub and TFDS use."""
     labels: tuple[str, ...]
-    """Names of the classes by id; () where labels are scores."""
+    """Names of the classes by id; () if labels are scores."""
     metrics: tuple[str, ...]
-    """Names of `finetune.results.glue_metrics.METRICS`."""
+    """Names in `finetune.results.glue_metrics.METRICS`."""
     chooses: str
-    """The one of them that chooses the best model."""
+    """The metric among them that chooses the best model."""
     train: str = "train"
-    """The split to train on; '' for none."""
+    """The split to train on; '' if there is none."""
     evaluations: tuple[str, ...] = ("validation",)
     tests: tuple[str, ...] = ("test",)
     dataset: str = ""
     """The configuration of the hub's and TFDS's data set that holds the splits."""
     rows: Mapping[str, int] = field(default_factory=dict, hash=False)
-    """Examples of each split, as published."""
+    """Published number of examples in each split."""
     submissions: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """For each test split the file that GLUE wants its predictions in."""
+    """Name of the file that GLUE expects for the predictions of each test split."""
     submits_names: bool = False
-    """Whether GLUE wants the names of the classes there, not their ids."""
+    """Whether GLUE expects names of classes in that file, and not ids."""
 
 
 def _task(
@@ -52,7 +52,7 @@ def _task(
     rows: tuple[int, int, int],
     submits_names: bool = False,
 ) -> Task:
-    """A task with one split of each kind, whose last metric chooses; `rows` of train, validation, test."""
+    """A task with one split of each kind. The last metric chooses; `rows` are the sizes of train, validation, test."""
     return Task(
         name=name,
         title=title,
@@ -135,17 +135,17 @@ _ALL = (
 )
 
 TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _ALL})
-"""By the name that config.task gives; ax, the diagnostic set, is only ever predicted, by a model of mnli."""
+"""The tasks by their names in config.task. For ax, the diagnostic set, a model of mnli makes predictions only."""
 
 SCORE_RANGE = (0.0, 5.0)
-"""Least and greatest score of STS-B."""
+"""Lowest and highest score of STS-B."""
 
 
 def find_task(name: str) -> Task:
-    """The GLUE task of a name.
+    """The GLUE task with this name.
 
     Raises:
-      UserError: there is none; the message says which was probably meant.
+      UserError: there is no such task; the message names the most similar one.
     """
     if name in TASKS:
         return TASKS[name]

@@ -140,19 +140,19 @@ def test_a_class_beyond_the_limit_is_known_to_the_other_files(tmp_path):
         ({"train.csv": "sentence,label\na,0.5\nb,1.5\n"}, {},
          "the labels are numbers such as 0.5 and 1.5; set config.data.regression=True to learn scores"),
         ({"train.csv": "sentence,label\na,x\nb,x\n", "validation.csv": "sentence,label\na,y\n"}, {},
-         "files train.csv: all 2 labels are 'x'; a classifier needs examples of two classes at least"),
+         "files train.csv: all 2 labels are 'x'; a classifier needs examples of at least two classes"),
         ({"train.csv": ""}, {}, "train.csv: the file is empty"),
         ({"train.jsonl": "\n"}, {}, "train.jsonl: the file is empty"),
         ({"train.json": "[]"}, {}, "train.json: there are no examples"),
         ({"train.csv": "sentence,label\n"}, {}, "train.csv: there are no examples, only a header"),
         ({"train.csv": "sentence,label\na,x\nb,x\n"}, {},
-         "files train.csv: all 2 labels are 'x'; a classifier needs examples of two classes at least; check "
+         "files train.csv: all 2 labels are 'x'; a classifier needs examples of at least two classes; check "
          "config.data.train and config.data.label"),
         ({"train.csv": "sentence,label\na,x\nb,y\n"}, {"max_train_examples": 1},
-         "files train.csv, first 1: all 1 labels are 'x'; a classifier needs examples of two classes at least; check "
+         "files train.csv, first 1: all 1 labels are 'x'; a classifier needs examples of at least two classes; check "
          "config.data.train and config.data.label; or raise config.data.max_train_examples"),
         ({"train.csv": "sentence,label\na,x\nb\n"}, {},
-         "train.csv line 3: 1 fields where there should be 2 (sentence, label); mend the line"),
+         "train.csv line 3: 1 fields where there should be 2 (sentence, label); correct the line"),
         ({"train.csv": "sentence,label\na,x\nb, \n"}, {},
          "train.csv line 3: label ' ' should be the name of a class; mend it, or set config.data.label"),
         ({"train.csv": 'sentence,label\na,x\n"b,y\n'}, {}, "train.csv line 3: unexpected end of data; a field with "),
@@ -245,7 +245,7 @@ def test_a_label_that_looks_like_a_class_is_taken_for_it_and_that_is_said_once(t
     data = read(tmp_path, {"train.csv": CSV, "validation.csv": "sentence,label\na,Pos\nb,NEG\n"})
     assert data.evaluations["validation"].labels.tolist() == [1, 0]
     (message,) = caplog.messages
-    assert "line 2: label 'Pos' is taken for the class 'pos', from which it differs by case" in message
+    assert "line 2: label 'Pos' is read as the class 'pos'; they differ by case" in message
 
 
 @pytest.mark.parametrize(("mark", "classes"), [("-", "no yes"), (-1, [0, 1, 2]), ("-1.0", "no yes")])
@@ -264,8 +264,8 @@ def test_examples_that_are_marked_as_without_a_label_are_passed_over_and_counted
     held = data.evaluations["validation"]
     assert (held.first, held.labels.tolist()) == (["s1"], [0])
     assert caplog.messages[0] == (
-        f"files train.jsonl: 2 of {len(labels)} examples are marked as without a label (-1 or '-') and passed over; "
-        "where that is a class, name it in config.data.label_names"
+        f"files train.jsonl: skipped 2 of {len(labels)} examples: the label (-1 or '-') marks an example without a "
+        "label; if that label is a class, name it in config.data.label_names"
     )
 
 
@@ -290,7 +290,7 @@ def test_minus_one_beside_other_numbers_is_a_class_with_a_warning(tmp_path, capl
     data = read(tmp_path, {"train.csv": "sentence,label\n" + "".join(f"a,{name}\n" for name in names)})
     assert data.task.labels == tuple(map(str, names))
     warning = (
-        "files train.csv: -1 is a class; where it marks examples without a label, set config.data.label_names to the "
+        "files train.csv: -1 is a class; if it marks examples without a label, set config.data.label_names to the "
         "others"
     )
     assert caplog.messages == ([warning] if -2 not in names else [])
@@ -304,7 +304,7 @@ def test_labels_of_a_test_file_that_are_not_known_do_not_matter(tmp_path, caplog
     assert data.tests["test"].labelled.tolist() == [False, False, False, True]
     (message,) = caplog.messages
     assert message.startswith(
-        "config.data.test: 2 of 4 examples are not scored, for their labels are not known, as "
+        "config.data.test: 2 of 4 examples are not scored, because their labels are not known; the first: "
     )
     assert "test.jsonl line 1: label nan should be the name of a class" in message
     scores = "sentence,label\na,1.5\nb,inf\nc,\n"

@@ -100,7 +100,7 @@ def test_the_broken_rows_of_qqp_are_passed_over_and_counted(tmp_path, caplog):
     write(tmp_path, {"QQP/train.tsv": rows, "QQP/dev.tsv": rows})
     data = folder(tmp_path, "qqp")
     assert (data.train.first, data.train.second, data.train.ids) == (["a", "c"], ["b", ""], [5, 8])
-    assert "train.tsv: passed over 1 rows with missing or spare fields" in caplog.text
+    assert "train.tsv: skipped 1 rows with missing or spare fields" in caplog.text
 
 
 def test_the_diagnostic_set_lies_in_either_folder(tmp_path):
@@ -132,7 +132,7 @@ STSB = "index\tsentence1\tsentence2\tscore\n0\ta\tb\t3.5\n"
         ("rte", {"RTE/train.tsv": RTE, "RTE/dev.tsv": RTE.split("\n")[0] + "\n"},
          "RTE/dev.tsv: there are no examples, only a header"),
         ("rte", {"RTE/train.tsv": RTE + "2\tlast\n", "RTE/dev.tsv": RTE},
-         "RTE/train.tsv line 4: 2 fields where there should be 4 (index, sentence1, sentence2, label); mend the line"),
+         "RTE/train.tsv line 4: 2 fields where there should be 4 (index, sentence1, sentence2, label); correct the "),
         ("rte", {"RTE/train.tsv": RTE.replace("not_", ""), "RTE/dev.tsv": RTE},
          "folder RTE/train.tsv (2 examples, officially 2490): all 2 labels are 'entailment'; a classifier needs "),
         ("rte", {"RTE/train.tsv": RTE.encode() + b"2\t\xe6\tb\tentailment\n", "RTE/dev.tsv": RTE},

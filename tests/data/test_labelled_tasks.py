@@ -98,4 +98,4 @@ def test_labels_of_a_test_split_never_stop_a_run(caplog):
     assert columns("test", [0, 1], ["other", "same"]).labels is None
     assert caplog.messages == []
     assert columns("test", [1, -1, 7, None]).labels.tolist() == [1, -1, -1, -1]
-    assert caplog.messages == ["hub x: 1 of 4 examples are not scored, for their labels are not known"]
+    assert caplog.messages == ["hub x: 1 of 4 examples are not scored, because their labels are not known"]
