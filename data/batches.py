@@ -160,9 +160,9 @@ def check(
         row for stream in streams for row in range(stream * per_stream, (stream + 1) * per_stream)
     ]:
         raise UserError(
-            f"the {len(rows)} rows of this process cut through a stream ({per_stream} rows each): "
-            f"config.data.streams={config.streams} should be a multiple of the number of processes or, where the rows "
-            "of a process are not neighbours, of the devices that a batch is spread over"
+            f"the {len(rows)} rows of this process hold only a part of a stream ({per_stream} rows each): "
+            f"config.data.streams={config.streams} should be a multiple of the number of processes. If a process has "
+            "rows that are not adjacent, it should be a multiple of the number of devices that share a batch"
         )
     return streams
 
@@ -309,7 +309,7 @@ class BatchIterator(Iterator[Batch]):
         total = dropped(self._states)
         if total != self._told:
             log.info(
-                "documents of %d streams so far, each epoch's counted anew: %s",
+                "documents of %d streams so far, counted again in each epoch: %s",
                 len(self._states),
                 describe_dropped(total),
             )

@@ -184,4 +184,4 @@ def _shown(raw: Any) -> str:
 
 
 def _or(setting: str) -> str:
-    return f"; mend it, or set {setting}" if setting else ""
+    return f"; correct it, or set {setting}" if setting else ""

@@ -178,7 +178,7 @@ def _names(config: LabelledConfig, train: Collected | None) -> tuple[str, ...]:
         )
     if odd := missing_among(names):
         raise UserError(
-            f"{places[odd]}: label {odd!r} among numbers should be a number too; mend it, or name it in {NAMES}"
+            f"{places[odd]}: label {odd!r} among numbers should be a number too; correct it, or name it in {NAMES}"
         )
     tell_of_classes(places, names, origin)
     return names

@@ -1,4 +1,4 @@
-"""Lines of stdin and of plain, gzip and Zstandard files, streamed; damage is not taken for the end of the file."""
+"""Lines of stdin and of plain, gzip and Zstandard files, streamed. Damage raises an error."""
 
 import io
 import sys
@@ -15,16 +15,16 @@ GZIP_FORMAT = 16 + zlib.MAX_WBITS
 
 
 def read_lines(path: str) -> Iterator[bytes]:
-    """Lines of a file as `split_lines` makes them, unpacked as `read_blocks` does, without a leading byte order mark.
+    """Yield the lines of a file. An archive is unpacked, and a leading byte order mark is removed.
 
     Raises:
-      FlawError: the archive is truncated or damaged; every whole line before that has been yielded.
+      FlawError: the archive is truncated or damaged. All whole lines before the damage have been yielded.
     """
     yield from _without_mark(split_lines(read_blocks(path)))
 
 
 def stdin_lines() -> Iterator[bytes]:
-    """Lines of stdin as they come, like those of a file."""
+    """Yield the lines of stdin as they arrive, in the same form as those of a file."""
     stdin = cast(io.BufferedReader, sys.stdin.buffer)
     yield from _without_mark(split_lines(iter(stdin.read1, b"")))
 
@@ -35,9 +35,9 @@ def _without_mark(lines: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    r"""Lines of consecutive blocks, each with its end: \n, \r\n or \r, as in Python's text files."""
-    begun: list[bytes] = []  # parts of a line whose end is yet to come
-    held = b""  # a \r at the end of a block: the next may begin with its \n
+    r"""Yield the lines of consecutive blocks. Each keeps its end: \n, \r\n or \r, as in Python's text files."""
+    begun: list[bytes] = []  # parts of a line without an end yet
+    held = b""  # a \r at the end of a block: the next block may begin with its \n
     for block in blocks:
         block = held + block
         held = block[-1:] if block.endswith(b"\r") else b""
@@ -54,10 +54,10 @@ def split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def read_blocks(path: str) -> Iterator[bytes]:
-    """The content of a file in blocks, unpacked by the extension (.gz, .zst, else plain).
+    """Yield the content of a file in blocks; the extension tells whether to unpack it (.gz, .zst, else plain).
 
     Raises:
-      FlawError: the archive is truncated or damaged; all that comes before the damage has been yielded.
+      FlawError: the archive is truncated or damaged. All content before the damage has been yielded.
     """
     import zstandard
 
@@ -73,22 +73,22 @@ def read_blocks(path: str) -> Iterator[bytes]:
 
 
 def _decompressor(compression: str) -> Callable[[], Any] | None:
-    """Makes the decompressor of one gzip member or Zstandard frame; None for a plain file."""
+    """Function that makes a decompressor of one gzip member or Zstandard frame; None for a plain file."""
     if compression == ".gz":
         return lambda: zlib.decompressobj(wbits=GZIP_FORMAT)
     if compression == ".zst":
         import zstandard
 
-        # Archives written with --long need a larger window than the library grants unasked.
+        # Archives written with --long need a larger window than the library's default.
         return zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj
     return None
 
 
 def _unpacked(blocks: Iterable[bytes], new_frame: Callable[[], Any]) -> Iterator[bytes]:
-    """The content of an archive of one or more frames.
+    """Yield the content of an archive of one or more frames.
 
-    Unlike zstandard's reader it raises EOFError at a truncated frame; unlike gzip's it hands out all that comes before
-    the damage.
+    Unlike zstandard's reader, it raises EOFError at a truncated frame. Unlike gzip's reader, it yields all content
+    before the damage.
     """
     frame: Any = None
     for packed in blocks:

@@ -1,4 +1,4 @@
-"""What becomes of a document that a reader has found: kept, dropped for a stated reason, or refused as unreadable."""
+"""Decides about each document of a source: it is kept, dropped for a stated reason, or refused as unreadable."""
 
 import dataclasses
 import hashlib
@@ -18,11 +18,11 @@ METADATA_FILTERS = ("quality_warnings", "min_language_probability", "min_harmful
 
 
 EMPTY = "empty"
-"""The reason to drop a document of a jsonl line, a row or a record that has no text."""
+"""Reason to drop a document without text (a line of jsonl, a row or a record)."""
 
 
 class FlawError(Exception):
-    """Why a document cannot be read: a short `reason` to count by, and a `detail` for the one who must mend it."""
+    """A document cannot be read: a short `reason`, for counts, and a `detail` for the person who corrects it."""
 
     def __init__(self, reason: str, detail: str = ""):
         super().__init__(f"{reason} ({detail})" if detail else reason)
@@ -31,17 +31,17 @@ class FlawError(Exception):
 
 
 class Gate:
-    """Turns what a reader finds into records: the filters that every source has, and the policy for bad documents."""
+    """Turns texts of a reader into records. It has the filters of every source and the policy for bad documents."""
 
     def __init__(self, config: SourceConfig, where: str = "config.data"):
-        """Judge by the policy and filters of `config`, which the user sets at `where`."""
+        """Use the policy and the filters of `config`; `where` is the path of `config` in messages."""
         self.where = where
         self._min_chars = config.filters.min_chars
         self._strict = config.bad_documents == "strict"
         self._warnings = 0
 
     def document(self, number: int, text: str) -> Record:
-        """A record of `text` without its last line break; dropped where it is blank or too short."""
+        """A record of `text` without its last line break; it is dropped if it is blank or too short."""
         text = text.rstrip("\r\n")
         if not text or text.isspace():
             return Record(number, "", EMPTY)
@@ -50,7 +50,7 @@ class Gate:
         return Record(number, text, "")
 
     def line(self, number: int, line: bytes) -> Record:
-        """A record of a line of text; a blank one is no document.
+        """A record of a line of text; a blank line is not a document.
 
         Raises:
           FlawError: invalid UTF-8.
@@ -59,15 +59,15 @@ class Gate:
         return record._replace(dropped=BLANK) if record.dropped == EMPTY else record
 
     def unreadable(self, number: int, place: str, flaw: FlawError) -> Record:
-        """A dropped record for a document that cannot be read; `place` names its file and line.
+        """A dropped record for a document that cannot be read; `place` is its file and line.
 
         Raises:
           UserError: the policy is strict.
         """
         if self._strict:
             raise UserError(
-                f"{place}: {flaw}; mend the document, or set {self.where}.bad_documents=skip "
-                "to count and pass over such"
+                f"{place}: {flaw}; correct the document, or set {self.where}.bad_documents=skip "
+                "to count and skip such documents"
             )
         self._warnings += 1
         if self._warnings <= SHOWN_WARNINGS:
@@ -78,10 +78,10 @@ class Gate:
 
 
 def decode(line: bytes) -> str:
-    """UTF-8 to text.
+    """Decode UTF-8.
 
     Raises:
-      FlawError: invalid UTF-8, with the byte of the line (from 1) where it stops being valid.
+      FlawError: invalid UTF-8; the detail gives the first invalid byte, counted from 1.
     """
     try:
         return line.decode("utf-8")
@@ -90,7 +90,7 @@ def decode(line: bytes) -> str:
 
 
 def json_object(line: bytes) -> dict[str, Any]:
-    """One line of a JSON-lines file.
+    """The JSON object in one line of a JSON-lines file.
 
     Raises:
       FlawError: invalid UTF-8, broken JSON, or JSON that is not an object.
@@ -105,7 +105,7 @@ def json_object(line: bytes) -> dict[str, Any]:
             case RecursionError():
                 what = "nested too deeply"
             case _:
-                what = "a number of too many digits"
+                what = "a number with too many digits"
         raise FlawError("broken JSON", f"{what}; each line should be one whole JSON object") from None
     if not isinstance(value, dict):
         raise FlawError("broken JSON", f"a {type(value).__name__} where each line should be one JSON object")
@@ -113,17 +113,20 @@ def json_object(line: bytes) -> dict[str, Any]:
 
 
 def column_of(field: str, columns: Container[str]) -> str:
-    """The column that holds a field: the one of its name, else the one named before its first dot."""
+    """The column that holds a field: the column with its name, else the column named before its first dot."""
     return field if field in columns else field.split(".", 1)[0]
 
 
 def value_of(record: Mapping[str, Any], field: str, setting: str) -> Any:
-    """What `field` (a name, or names joined by dots for nested records) holds.
+    """The value of a field. If a record on the way to a nested field is null, the value is null.
 
-    `setting` is where the user names the field; '' where the user does not. What a null record would hold is null.
+    Args:
+      record: the record.
+      field: a name, or names joined by dots for nested records.
+      setting: the setting that names the field, for messages; '' if the user does not name it.
 
     Raises:
-      FlawError: there is no such field; the detail names those there are.
+      FlawError: there is no such field; the detail lists the fields that exist.
     """
     value: Any = record
     column = column_of(field, record)
@@ -137,7 +140,7 @@ def value_of(record: Mapping[str, Any], field: str, setting: str) -> Any:
 
 
 def text_of(record: Mapping[str, Any], field: str, setting: str) -> str:
-    """The text that `field` holds (see `value_of`), UTF-8 where it holds bytes; '' where it is null.
+    """The text of a field (see `value_of`). Bytes are decoded as UTF-8; null becomes ''.
 
     Raises:
       FlawError: there is no such field, or it does not hold text.
@@ -151,7 +154,7 @@ def text_of(record: Mapping[str, Any], field: str, setting: str) -> str:
         raise FlawError(
             "not text",
             f"field {field!r} holds {type(value).__name__}"
-            + (f"; set {setting} to another" if setting else ""),
+            + (f"; set {setting} to another field" if setting else ""),
         )
     if not value.isascii():
         try:
@@ -162,13 +165,13 @@ def text_of(record: Mapping[str, Any], field: str, setting: str) -> str:
 
 
 def missing_field(field: str, present: Iterable[str], setting: str) -> str:
-    """Says that there is no such field, which there are, and at which setting to name another ('' for none)."""
+    """The message for a missing field: the fields that exist, and the setting that names it ('' for none)."""
     names = ", ".join(sorted(present)[:20]) or "none"
     return f"no field {field!r}; fields present: {names}" + (f"; set {setting}" if setting else "")
 
 
 def refuse_metadata_filters(config: SourceConfig, where: str) -> None:
-    """Refuse filters on metadata that the source's documents do not carry, rather than silently filter nothing.
+    """Refuse filters on metadata if the source's documents have no metadata; otherwise they would filter nothing.
 
     Raises:
       UserError: one of the filters on metadata is set.
@@ -183,10 +186,10 @@ def refuse_metadata_filters(config: SourceConfig, where: str) -> None:
 
 
 def check_filters(filters: FilterConfig, where: str) -> None:
-    """Refuse filter values that can only be a mistake.
+    """Refuse filter values that must be a mistake.
 
     Raises:
-      UserError: a negative minimum, or a probability above 1.
+      UserError: a minimum is negative, or a probability is above 1.
     """
     for name in ("min_chars", "min_language_probability", "min_harmful_pp"):
         if getattr(filters, name) < 0:
@@ -198,10 +201,10 @@ def check_filters(filters: FilterConfig, where: str) -> None:
 
 
 def digest(config: SourceConfig, parts: Iterable[Any]) -> str:
-    """Fingerprint of a corpus: the kind of source, what it is made of (`parts`, JSON-able), and the filters.
+    """Fingerprint of a corpus: the kind of source, its content (`parts`, JSON-able), and the filters.
 
-    What does not change which document has which number is left out: where the corpus lies, and `bad_documents`, so
-    that a run which met a bad document can go on with `skip`.
+    It leaves out what does not change the documents' numbers: the location of the corpus, and `bad_documents`. So a run
+    that met a bad document can continue with `skip`.
     """
     identity = [config.source, list(parts), dataclasses.asdict(config.filters)]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -32,17 +32,17 @@ PEEKED = 100
 
 
 class FilesSource:
-    """Files that `path` names: .txt, .jsonl or .json lines (each plain, .gz or .zst), and .parquet; one shard a file.
+    """Documents of the files in `path`: .txt, .jsonl or .json (plain, .gz or .zst), and .parquet. A file is a shard.
 
-    Records are numbered by line (.txt by line, .jsonl), by document (.txt by blank lines) or by row (.parquet).
-    A field that no file's format reads is said in one warning, once in a process.
+    Records have the numbers of lines (.txt by line, .jsonl), documents (.txt by blank lines) or rows (.parquet). A
+    setting that no file's format reads causes one warning in a process.
 
     Raises:
-      UserError: no such file, an unknown format, every file empty, or a text field that the files do not have.
+      UserError: a file is missing or has an unknown format, all files are empty, or the files lack the text field.
     """
 
     def __init__(self, config: SourceConfig, where: str = "config.data"):
-        """Open the files of `config`, which the user sets at `where`."""
+        """Open the files of `config`; `where` is the path of `config` in messages."""
         refuse_metadata_filters(config, where)
         self._config = config
         self._where = where
@@ -57,7 +57,7 @@ class FilesSource:
 
     @property
     def shards(self) -> Sequence[str]:
-        """Names of the files below the folder they share, in natural order."""
+        """Names of the files below their common folder, in natural order."""
         return [file.name for file in self._files]
 
     def read(self, shard: int, start: int = 0) -> Iterator[Record]:
@@ -65,7 +65,7 @@ class FilesSource:
         return read_file(self._files[shard], self._config, self._gate, start)
 
     def fingerprint(self) -> str:
-        """Hex digest of the files' names and sizes, how they are read, and the filters."""
+        """Hex digest of the files' names and sizes, the settings for reading them, and the filters."""
         return digest(
             self._config,
             [
@@ -76,7 +76,7 @@ class FilesSource:
         )
 
     def _check_read(self) -> None:
-        """Say which setting is of a format that no file has; only the files' names tell, not the config."""
+        """Warn of a setting for a format that no file has. Only the files' names can tell, so the config cannot."""
         config = self._config
         formats = {suffixes(file.path)[0] for file in self._files}
         if ".txt" not in formats and config.txt_documents != SourceConfig.txt_documents:
@@ -118,7 +118,7 @@ def _say_unread(field: str, value: str, because: str) -> None:
 
 
 class _Peek(Gate):
-    """Takes the first documents whatever their state, keeping the flaws."""
+    """Accepts the first documents in any state, and collects their flaws."""
 
     def __init__(self, config: SourceConfig, where: str, flaws: list[FlawError]):
         super().__init__(config, where)
@@ -130,7 +130,7 @@ class _Peek(Gate):
 
 
 def read_file(file: File, config: SourceConfig, gate: Gate, start: int = 0) -> Iterator[Record]:
-    """Records of one file from number `start` on; a file without any yields one, dropped as an empty file."""
+    """Records of one file from number `start` on; a file without records yields one, dropped as an empty file."""
     match suffixes(file.path)[0]:
         case ".parquet":
             records = _parquet_rows(file.path, config.text_field, gate, start)
@@ -173,7 +173,7 @@ def _parquet_rows(path: str, field: str, gate: Gate, start: int) -> Iterator[Rec
     with open_file(path) as opened:
         try:
             table = pyarrow.parquet.ParquetFile(opened)
-        except (pyarrow.ArrowException, OSError) as error:  # of the file itself, open_file raises UserError
+        except (pyarrow.ArrowException, OSError) as error:  # open_file raises UserError for the file itself
             if start == 0:
                 yield gate.unreadable(0, path, FlawError("damaged file", " ".join(str(error).split())))
             return
@@ -196,7 +196,7 @@ def _parquet_rows(path: str, field: str, gate: Gate, start: int) -> Iterator[Rec
 def _row_group(
     table: Any, group: int, column: str | None, path: str, field: str, gate: Gate, first: int, start: int
 ) -> Iterator[Record]:
-    """Rows of a row group whose first row is number `first`; a dropped record for each row that damage takes away."""
+    """Rows of a row group whose first row has number `first`; rows lost to damage become dropped records."""
     import pyarrow
 
     number = first
@@ -212,7 +212,7 @@ def _row_group(
 
 
 def _column(schema: Any, field: str) -> str | None:
-    """The name under which Parquet knows the field: a column, or a path into nested ones; None if there is neither."""
+    """Parquet's name of the field: a column, or a path into nested columns; None if neither exists."""
     import pyarrow
 
     if field in schema.names:
@@ -236,5 +236,5 @@ def _check_format(path: str, where: str) -> None:
         )
     if format_ == ".parquet" and compression:
         raise UserError(
-            f"{where}: {path!r}: Parquet is compressed within; unpack the file and drop {compression!r}"
+            f"{where}: {path!r}: Parquet files are compressed inside; unpack the file and drop {compression!r}"
         )

@@ -1,6 +1,6 @@
 """Documents of a data set on the Hugging Face hub, streamed through `datasets`.
 
-The token is the one huggingface_hub finds (HF_TOKEN, or a login); it is never read or shown here.
+The token comes from huggingface_hub (HF_TOKEN, or a login); this module never reads or shows it.
 """
 
 import time
@@ -24,21 +24,23 @@ CLIENT_LIMITS = {
     "STREAMING_READ_MAX_RETRIES": 1,
     "STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL": 20,
 }
-"""The most tries of `datasets`, and seconds after one, in each of ours; huggingface_hub below it tries again too."""
+"""Largest number of tries, and seconds after a try, within `datasets` for each of our tries. huggingface_hub, which
+`datasets` uses, has further tries of its own."""
 
 
 class HubSource:
-    """A configuration and split of a data set, streamed; its shards are the data set's own, usually its files.
+    """A streamed configuration and split of a data set. Its shards are the data set's own, usually its files.
 
-    A connection that breaks is tried again from the record reached, a few times with growing pauses. A file that turns
-    out to be damaged midway yields one dropped record for the rest of its shard.
+    A broken connection is tried again from the last record, a few times with growing pauses. If a file is damaged, one
+    dropped record stands for the rest of its shard.
 
     Raises:
-      UserError: unknown or gated data set, unknown configuration, split or text field, or no connection.
+      UserError: the data set is unknown or gated; the configuration, split or text field is unknown; or there is no
+        connection.
     """
 
     def __init__(self, config: SourceConfig, where: str = "config.data"):
-        """Open the data set of `config`, which the user sets at `where`."""
+        """Open the data set of `config`; `where` is the path of `config` in messages."""
         refuse_metadata_filters(config, where)
         if not config.name:
             raise UserError(
@@ -52,19 +54,19 @@ class HubSource:
             self._open()
         except UserError:
             raise
-        except Exception as error:  # datasets, huggingface_hub and pyarrow raise what they like
+        except Exception as error:  # datasets, huggingface_hub and pyarrow raise many types
             raise explain(error, config, where) from error
 
     @property
     def shards(self) -> Sequence[str]:
-        """Names of the shards: paths of files in the repository where one file is one shard."""
+        """Names of the shards: paths of files in the repository if each file is one shard."""
         return self._shards
 
     def read(self, shard: int, start: int = 0) -> Iterator[Record]:
-        """Records of one shard from `start` on (see `data.source.Source.read`); what comes before is downloaded too.
+        """Records of one shard from `start` on (see `data.source.Source.read`). Earlier records are downloaded too.
 
         Raises:
-          UserError: also where the connection stays broken.
+          UserError: also if the connection stays broken.
         """
         reached = start
         failures = 0
@@ -84,7 +86,7 @@ class HubSource:
                 time.sleep(min(FIRST_WAIT_SECONDS * 2 ** (failures - 1), LONGEST_WAIT_SECONDS))
 
     def fingerprint(self) -> str:
-        """Hex digest of id, revision, configuration, split, shards, the filters, and the documents its card counts."""
+        """Hex digest of id, revision, configuration, split, text field, shards, filters, and the card's count."""
         config = self._config
         return digest(
             config,
@@ -123,7 +125,7 @@ class HubSource:
         place = f"{self._config.name}: {self._shards[shard]}"
         part = self._dataset.shard(self._dataset.num_shards, shard).select_columns([self._column])
         reached = start
-        # At damage `datasets` withholds the rows it has gathered for a batch: a second pass takes them one by one.
+        # At damage `datasets` discards the rows of the incomplete batch. A second pass reads rows one by one.
         for batch in (BATCH, 1):
             number = 0
             try:
@@ -148,7 +150,7 @@ def _tables(dataset: Any, batch: int) -> Iterator[Any]:
 
 
 def _bound_retries() -> None:
-    """Lower how long `datasets` itself keeps trying: by its defaults each of our attempts can take ten minutes."""
+    """Limit the retries of `datasets` itself: with its defaults one of our tries can take ten minutes."""
     import datasets.config
 
     for name, most in CLIENT_LIMITS.items():

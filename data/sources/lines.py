@@ -1,4 +1,4 @@
-"""Documents made of a file's lines, numbered, with what is broken in them kept as a flaw in its place."""
+"""Documents from a file's numbered lines; a broken line is replaced by a flaw."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from data.sources.documents import FlawError, Gate, decode
 
 
 def or_empty(records: Iterator[Record], path: str, gate: Gate, start: int) -> Iterator[Record]:
-    """The records; where a reader that began at 0 finds none, one dropped record that says that the file is empty."""
+    """Yield the records; if a reader that began at 0 has none, yield one dropped record for an empty file."""
     first = next(records, None)
     if first is not None:
         yield first
@@ -18,7 +18,7 @@ def or_empty(records: Iterator[Record], path: str, gate: Gate, start: int) -> It
 
 
 def numbered_lines(path: str) -> Iterator[tuple[int, bytes | FlawError]]:
-    """(number from 0, line) of a file; where the archive breaks off, the flaw stands for the rest."""
+    """Yield (number from 0, line) of a file. If the archive is damaged, a flaw stands for the rest."""
     number = -1
     try:
         for number, line in enumerate(read_lines(path)):
@@ -28,16 +28,16 @@ def numbered_lines(path: str) -> Iterator[tuple[int, bytes | FlawError]]:
 
 
 def sound(line: bytes | FlawError) -> bytes:
-    """The line, or its flaw raised."""
+    """Return the line; raise it if it is a flaw."""
     if isinstance(line, FlawError):
         raise line
     return line
 
 
 def blank_line_documents(path: str, gate: Gate, start: int = 0) -> Iterator[Record]:
-    """Documents that are runs of non-blank lines, numbered from 0.
+    """Yield documents that are runs of non-blank lines, numbered from 0.
 
-    A flaw in a line is a flaw of its document.
+    A flaw in a line is a flaw of the whole document.
     """
     for number, (first, run) in enumerate(_runs(path)):
         if number >= start:
@@ -57,7 +57,7 @@ def _joined(number: int, first: int, run: list[bytes] | FlawError, path: str, ga
 
 
 def _runs(path: str) -> Iterator[tuple[int, list[bytes] | FlawError]]:
-    """(first line from 0, lines) of each run of non-blank lines; one that a broken archive cuts short is left out."""
+    """Yield (first line from 0, lines) of each run of non-blank lines; a run cut short by damage is left out."""
     run: list[bytes] = []
     index = -1
     for index, line in numbered_lines(path):

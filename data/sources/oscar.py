@@ -13,14 +13,14 @@ from data.sources.paths import File
 
 
 class OscarSource:
-    """A language of OSCAR in a local or gs:// folder, whose layout is recognised from what is there; a shard a file.
+    """A language of OSCAR in a local or gs:// folder; the files tell the layout. Each shard is a file (21.09: a pair).
 
     Raises:
-      UserError: what `find_layout` refuses, an unknown quality warning, or a filter on metadata that the layout lacks.
+      UserError: an error of `find_layout`, an unknown quality warning, or a metadata filter that the layout lacks.
     """
 
     def __init__(self, config: SourceConfig, where: str = "config.data"):
-        """Recognise the folder of `config`, which the user sets at `where`."""
+        """Read the folder's layout; `where` is the path of `config` in messages."""
         for name in config.filters.quality_warnings:
             if name not in ANNOTATIONS:
                 raise UserError(
@@ -37,20 +37,20 @@ class OscarSource:
 
     @property
     def layout(self) -> Layout:
-        """What was recognised in the folder."""
+        """The layout of the folder."""
         return self._layout
 
     @property
     def shards(self) -> Sequence[str]:
-        """Names of the shards below the folder, by their part number."""
+        """Names of the shards below the folder, in the order of their part numbers."""
         return [shard.name for shard in self._layout.shards]
 
     def read(self, shard: int, start: int = 0) -> Iterator[Record]:
         """Records of one shard from `start` on (see `data.source.Source.read`)."""
-        found = self._layout.shards[shard]
-        match found:
+        files = self._layout.shards[shard]
+        match files:
             case Shard(text=None, meta=None):
-                records = self._lost(found.name, start)
+                records = self._lost(files.name, start)
             case Shard(text=File() as text, meta=None):
                 records = or_empty(
                     blank_line_documents(text.path, self._gate, start), text.path, self._gate, start
@@ -75,7 +75,7 @@ class OscarSource:
             )
 
     def _documents(self, path: str, start: int) -> Iterator[Record]:
-        """22.01 and later: one JSON object with text and metadata a line."""
+        """22.01 and later: each line is a JSON object with text and metadata."""
         for number, line in numbered_lines(path):
             if number < start:
                 continue
@@ -83,15 +83,15 @@ class OscarSource:
                 if not sound(line).strip():
                     yield Record(number, "", BLANK)
                     continue
-                found = json_object(sound(line))
-                record = self._gate.document(number, text_of(found, "content", ""))
-                reason = record.dropped or metadata_drop(found.get("metadata"), self._config.filters)
+                fields = json_object(sound(line))
+                record = self._gate.document(number, text_of(fields, "content", ""))
+                reason = record.dropped or metadata_drop(fields.get("metadata"), self._config.filters)
                 yield Record(number, "", reason) if reason else record
             except FlawError as flaw:
                 yield self._gate.unreadable(number, f"{path} line {number + 1}", flaw)
 
     def _slices(self, text_path: str, meta_path: str, start: int) -> Iterator[Record]:
-        """21.09: each line of metadata says which lines of the text file are its document."""
+        """21.09: each line of metadata gives the lines of the text file that are its document."""
         text = _LineSlices(text_path)
         number = -1
         for number, line in numbered_lines(meta_path):
@@ -108,36 +108,38 @@ class OscarSource:
                 if number >= start:
                     yield self._gate.unreadable(number, place, flaw)
         if (left := text.left_over()) and number + 1 >= start:
-            alone = FlawError("text without metadata", f"{left} lines that no line of {meta_path} speaks of")
+            alone = FlawError(
+                "text without metadata", f"{left} lines have no line of metadata in {meta_path}"
+            )
             yield self._gate.unreadable(number + 1, text_path, alone)
 
 
 def metadata_drop(metadata: object, filters: FilterConfig) -> str:
-    """Why a document's metadata drops it: a reason to count by, or '' to keep it.
+    """The reason to drop a document because of its metadata, for counts; '' to keep it.
 
-    A document whose language was not identified is dropped where a probability is asked for; one without harmful_pp
-    (not every document gets one) is kept.
+    With a minimum language probability, a document without an identified language is dropped. A document without
+    harmful_pp is kept, because not every document has one.
     """
-    found: Mapping[str, Any] = metadata if isinstance(metadata, Mapping) else {}
+    fields: Mapping[str, Any] = metadata if isinstance(metadata, Mapping) else {}
     if filters.quality_warnings:
-        warnings = found.get("quality_warnings") or found.get("annotation") or ()
+        warnings = fields.get("quality_warnings") or fields.get("annotation") or ()
         for name in filters.quality_warnings:
             if name in warnings:
                 return f"quality_warnings: {name}"
     if filters.min_language_probability:
-        identification = found.get("identification")
+        identification = fields.get("identification")
         probability = identification.get("prob") if isinstance(identification, Mapping) else None
         if not isinstance(probability, int | float) or probability < filters.min_language_probability:
             return "min_language_probability"
     if filters.min_harmful_pp:
-        perplexity = found.get("harmful_pp")
+        perplexity = fields.get("harmful_pp")
         if isinstance(perplexity, int | float) and perplexity < filters.min_harmful_pp:
             return "min_harmful_pp"
     return ""
 
 
 class _LineSlices:
-    """Runs of lines of a file, taken from front to back."""
+    """Runs of lines of a file, read from front to back."""
 
     def __init__(self, path: str):
         self._lines = _counted_lines(path)
@@ -149,7 +151,7 @@ class _LineSlices:
         """Lines offset to offset + count.
 
         Raises:
-          FlawError: they are not there, or have been passed.
+          FlawError: the file does not have them, or they have been read already.
         """
         if offset < self._next:
             raise FlawError(
@@ -165,7 +167,7 @@ class _LineSlices:
         return lines
 
     def left_over(self) -> int:
-        """Lines with text, up to the end of the file, that were never taken."""
+        """Number of lines with text, up to the end of the file, that were never taken."""
         while block := list(self._read(1000)):
             self._unclaimed += sum(not line.isspace() for line in block)
         return self._unclaimed
@@ -181,7 +183,7 @@ class _LineSlices:
 
 
 def _counted_lines(path: str) -> Iterator[bytes | FlawError]:
-    r"""Lines as the offsets of 21.09 count them: \n ends one, \r alone does not."""
+    r"""Yield lines as 21.09's offsets count them: \n ends a line, \r alone does not."""
     begun: list[bytes] = []
     for _, line in numbered_lines(path):
         if isinstance(line, FlawError):

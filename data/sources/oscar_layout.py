@@ -1,4 +1,4 @@
-"""Recognising a folder of OSCAR by what is in it: its release, its shards, and what the metadata can be filtered by."""
+"""Recognises a folder of OSCAR by its files: its release, its shards, and the filters that its metadata permits."""
 
 import itertools
 import re
@@ -26,31 +26,31 @@ class Shard(NamedTuple):
 
     name: str
     text: File | None
-    """Lines of text: the 2019 and 21.09 layouts."""
+    """Lines of text, in the layouts of 2019 and 21.09."""
     meta: File | None
-    """JSON lines: the metadata alone in 21.09, whole documents from 22.01 on."""
+    """JSON lines: metadata alone in 21.09, whole documents from 22.01 on."""
 
 
 class Layout(NamedTuple):
-    """What a folder of OSCAR holds."""
+    """Content of a folder of OSCAR."""
 
     release: str
     """'2019', '21.09', '22.01' or '23.01' (community OSCAR too)."""
     shards: tuple[Shard, ...]
     filters: frozenset[str]
-    """Those of the config's metadata filters that these documents can be judged by."""
+    """The metadata filters of the config that these documents have the values for."""
 
 
 def find_layout(config: SourceConfig, where: str = "config.data") -> Layout:
     """Recognise the folder `config.path`, or the language `config.subset` in it.
 
-    Where files are named by language, others (a licence, a readme) are passed over. `no` and `no_dedup`, the
-    deduplicated variant of 2019, are told apart.
+    If files are named by language, other files (a licence, a readme) are ignored. `no` and `no_dedup`, the deduplicated
+    variant of 2019, are different variants.
 
     Raises:
-      UserError: no such folder or language, several languages or variants and none chosen, files that are no OSCAR, or
-        a shard that a checksum list names but that is not there (`bad_documents=skip` makes it one that is dropped and
-        counted).
+      UserError: the folder or language does not exist; there are several languages or variants and none is chosen; the
+        files are not OSCAR; or a checksum list names a shard that is missing (with `bad_documents=skip` such a shard is
+        dropped and counted).
     """
     files = walk_files(config.path, f"{where}.path")
     named = [(file, match) for file in files if (match := SHARD.fullmatch(PurePosixPath(file.name).name))]
@@ -63,7 +63,7 @@ def find_layout(config: SourceConfig, where: str = "config.data") -> Layout:
     chosen = _chosen_variants(config, {_variant(match) for _, match in named}, where)
     texts = [file for file, match in named if match["format"] == "txt" and _variant(match) in chosen]
     metas = [file for file, match in named if match["format"] != "txt" and _variant(match) in chosen]
-    # Files of plain text may have any name; JSON lines of several are several languages.
+    # Text files may have any name, but JSON-lines files with several names are several languages.
     if metas and len(chosen) > 1:
         raise _several(config, chosen, where)
     missing = _missing(files, chosen)
@@ -76,23 +76,23 @@ def find_layout(config: SourceConfig, where: str = "config.data") -> Layout:
 
 
 def _variant(match: re.Match[str]) -> str:
-    """The language in a shard's name, with `_dedup` where the shard is of the deduplicated variant."""
+    """The language in a shard's name, with `_dedup` if the shard belongs to the deduplicated variant."""
     return match["language"] + (match["dedup"] or "")
 
 
-def _chosen_variants(config: SourceConfig, found: set[str], where: str) -> set[str]:
-    """The one that `config.subset` names; without a subset the only language there is, or files of any name."""
+def _chosen_variants(config: SourceConfig, variants: set[str], where: str) -> set[str]:
+    """The variant in `config.subset`. Without a subset: the only language, or else the files of any name."""
     if wanted := config.subset.removesuffix("_meta"):
         for variant in (wanted, f"{wanted}_dedup"):
-            if variant in found:
+            if variant in variants:
                 return {variant}
         raise UserError(
-            f"{where}.subset={config.subset!r} is not in {config.path!r}; found: {_listed(sorted(found))}"
+            f"{where}.subset={config.subset!r} is not in {config.path!r}; found: {_listed(sorted(variants))}"
         )
-    by_language = {variant for variant in found if LANGUAGE.fullmatch(variant.removesuffix("_dedup"))}
+    by_language = {variant for variant in variants if LANGUAGE.fullmatch(variant.removesuffix("_dedup"))}
     if len(by_language) > 1:
         raise _several(config, by_language, where)
-    return by_language or found
+    return by_language or variants
 
 
 def _several(config: SourceConfig, variants: set[str], where: str) -> UserError:
@@ -111,22 +111,22 @@ def _layout(
             "2019", _ordered([*(Shard(file.name, file, None) for file in texts), *lost]), frozenset()
         )
     first = list(_first_objects(metas))
-    if any("offset" in found and "content" not in found for found in first):
+    if any("offset" in fields and "content" not in fields for fields in first):
         return Layout("21.09", _ordered([*_pairs(folder, texts, metas), *lost]), frozenset())
-    if first and not any("content" in found for found in first):
+    if first and not any("content" in fields for fields in first):
         raise UserError(
             f"{metas[0].path}: no OSCAR document: neither 'content' (22.01 and later) nor 'offset' (21.09) among its "
             f"fields {_listed(sorted(first[0]))}; for other JSON lines use {where}.source=files with {where}.text_field"
         )
-    metadata = [found["metadata"] for found in first if isinstance(found.get("metadata"), dict)]
+    metadata = [fields["metadata"] for fields in first if isinstance(fields.get("metadata"), dict)]
     filters = set()
-    if any("annotation" in found or "quality_warnings" in found for found in metadata):
+    if any("annotation" in fields or "quality_warnings" in fields for fields in metadata):
         filters.add("quality_warnings")
-    if any(found.get("identification") for found in metadata):
+    if any(fields.get("identification") for fields in metadata):
         filters.add("min_language_probability")
-    if any(found.get("harmful_pp") is not None for found in metadata):
+    if any(fields.get("harmful_pp") is not None for fields in metadata):
         filters.add("min_harmful_pp")
-    release = "22.01" if any("annotation" in found for found in metadata) else "23.01"
+    release = "22.01" if any("annotation" in fields for fields in metadata) else "23.01"
     return Layout(
         release, _ordered([*(Shard(file.name, None, file) for file in metas), *lost]), frozenset(filters)
     )
@@ -137,7 +137,7 @@ def _ordered(shards: Iterable[Shard]) -> tuple[Shard, ...]:
 
 
 def _pairs(folder: str, texts: Sequence[File], metas: Sequence[File]) -> Iterator[Shard]:
-    """Each text file of 21.09 with the metadata file of the same folder and part."""
+    """Yield each text file of 21.09 with the metadata file of the same folder and part."""
     by_key = {_pair_key(file): file for file in metas}
     for text in texts:
         meta = by_key.pop(_pair_key(text), None)
@@ -166,24 +166,24 @@ def _part(file: File) -> str:
 
 
 def _first_objects(files: Sequence[File]) -> Iterator[dict[str, Any]]:
-    """The first JSON objects of the first file that has any."""
+    """Yield the first JSON objects of the first file that has any."""
     for file in files:
-        found = 0
+        count = 0
         try:
             for line in itertools.islice(read_lines(file.path), PEEKED):
                 try:
                     yield json_object(line)
-                    found += 1
+                    count += 1
                 except FlawError:
-                    continue  # reported when it is read
+                    continue  # it is reported when it is read
         except FlawError:
-            pass  # the same
-        if found:
+            pass  # it is reported when it is read
+        if count:
             return
 
 
 def _missing(files: Sequence[File], variants: Container[str]) -> list[str]:
-    """Shards of these variants that a checksum list names but that are not beside it."""
+    """Shards of these variants that a checksum list names but that are missing next to it."""
     present = {_unpacked(file.name) for file in files}
     missing = []
     for listing in files:

@@ -1,6 +1,6 @@
-"""Finding and opening the files of a corpus, local or remote (gs:// and whatever else fsspec reaches).
+"""Lists and opens the files of a corpus, local or remote (gs:// and all other stores of fsspec).
 
-fsspec directly, not etils.epath, whose listings have no sizes.
+It uses fsspec and not etils.epath, because listings of etils.epath have no sizes.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ BUFFER = 2**18
 MAGIC = re.compile(r"[*?[]")
 UNESCAPED_COMMA = re.compile(r"(?<!\\),")
 NEXT_ADDRESS = re.compile(r",\s*\w+://")
-"""In a list of addresses: no store need be asked whether it is the name of one file."""
+"""Matches a list of addresses. Such a list is surely not the name of one file, so no store is asked."""
 
 
 class File(NamedTuple):
@@ -32,40 +32,41 @@ class File(NamedTuple):
     path: str
     """Local path or URL."""
     name: str
-    """Path below the folder that all the files share: the same wherever the corpus lies."""
+    """Path below the folder that all files share; it does not depend on the location of the corpus."""
     size: int
-    """Bytes."""
+    """Size in bytes."""
 
 
 def find_files(patterns: str, where: str = "config.data.path") -> list[File]:
-    """Files that comma-separated paths and globs name, each once, part_2 before part_10.
+    """Files that comma-separated paths and globs match, each once, part_2 before part_10.
 
-    A glob passes over files and folders whose names begin with a dot, unless its own part for them does. What exists is
-    taken by its exact name, whatever glob characters that has.
+    A glob ignores files and folders whose names begin with a dot, unless the matching part of the glob begins with a
+    dot too. A name that exists is taken exactly, even if it contains glob characters.
 
     Raises:
-      UserError: nothing given, a missing file, a folder, a glob that matches no file, or a store that cannot be read.
+      UserError: the text is empty, a file is missing, a path is a folder, a glob matches no file, or a store cannot be
+        read.
     """
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     named = split_paths(patterns)
     for pattern in named:
         try:
-            found.update(_match(pattern, where))
+            sizes.update(_match(pattern, where))
         except UserError as error:
             if len(named) == 1 or "no such file" not in str(error):
                 raise
             raise UserError(f"{error}; a comma that is part of a name is written \\,") from None
-    if not found:
+    if not sizes:
         raise UserError(
             f"{where}={patterns!r} names no file; give paths or globs, comma-separated, local or gs://"
         )
-    return _named(found)
+    return _named(sizes)
 
 
 def split_paths(paths: str) -> list[str]:
-    r"""The paths or globs of a comma-separated list; `\,` is a comma in a name.
+    r"""The paths or globs in a comma-separated list; `\,` is a comma in a name.
 
-    A file that has the whole text for its name is that one path.
+    If a file's name is the whole text, the text is that one path.
     """
     if "," in paths and not NEXT_ADDRESS.search(paths) and _is_file(paths.strip()):
         return [paths.strip()]
@@ -74,19 +75,24 @@ def split_paths(paths: str) -> list[str]:
 
 
 def _is_file(path: str) -> bool:
-    with contextlib.suppress(Exception):  # of whatever library: each of the parts will be looked at
+    with contextlib.suppress(Exception):  # any library may raise; each part is checked later
         fs, inner = _filesystem(path)
         return bool(fs.isfile(inner))
     return False
 
 
 def walk_files(folder: str, where: str = "config.data.path", depth: int | None = None) -> list[File]:
-    """Every file below a folder, `depth` folders deep at most, links followed, in natural order of their names.
+    """Every file below a folder, in natural order of names; links are followed.
 
-    Files and folders below it whose names begin with a dot are passed over.
+    Files and folders below it whose names begin with a dot are ignored.
+
+    Args:
+      folder: the folder, local or remote.
+      where: the setting that names the folder, for messages.
+      depth: largest number of levels below the folder; None for all.
 
     Raises:
-      UserError: no folder given, no such folder, or a store that cannot be read.
+      UserError: the folder is not given, does not exist, or is in a store that cannot be read.
     """
     if not folder.strip():
         raise UserError(f"{where}={folder!r} names no folder; set it to one, local or gs://")
@@ -94,22 +100,22 @@ def walk_files(folder: str, where: str = "config.data.path", depth: int | None =
         fs, path = _filesystem(folder)
         if not fs.isdir(path):
             raise UserError(
-                f"{where}={folder!r} is not a folder; set it to the one that holds the data, local or gs://"
+                f"{where}={folder!r} is not a folder; set it to the folder that holds the data, local or gs://"
             )
         root = path.rstrip("/")
         wanted = partial(_matches_glob, root=root, glob=["**"])
         if not is_remote(folder):
             return _named(_local_sizes(filter(wanted, _local_paths(path, depth)), where), root)
         listing = fs.find(path, maxdepth=depth, detail=True)
-        found = _sizes(fs, {name: listing[name] for name in filter(wanted, listing)}, folder)
-    return _named(found, fs.unstrip_protocol(path).rstrip("/"))
+        sizes = _sizes(fs, {name: listing[name] for name in filter(wanted, listing)}, folder)
+    return _named(sizes, fs.unstrip_protocol(path).rstrip("/"))
 
 
 def open_file(path: str) -> io.BufferedReader:
-    """Open a local or remote file for reading, streamed in blocks; seekable.
+    """Open a local or remote file for reading; it is streamed in blocks, and seekable.
 
     Raises:
-      UserError: it cannot be opened; later, from any read, that it cannot be read.
+      UserError: the file cannot be opened. Each later read may raise it too.
     """
     with _readable(path):
         if is_remote(path):
@@ -121,7 +127,7 @@ def open_file(path: str) -> io.BufferedReader:
 
 
 class _Readable(io.RawIOBase):
-    """A file whose errors are told apart from damage in its content: they name it, and are the user's to put right."""
+    """A file whose reading errors become UserErrors with its name, so that they differ from damage in its content."""
 
     def __init__(self, path: str, raw: Any):
         self._path = path
@@ -152,19 +158,19 @@ class _Readable(io.RawIOBase):
 
 @contextlib.contextmanager
 def _readable(path: str) -> Iterator[None]:
-    """Turn what goes wrong while a file is opened or read into one line."""
+    """Turn an error of opening or reading a file into one line."""
     try:
         yield
     except Exception as error:
         if not is_remote(path) and not isinstance(error, OSError):
             raise
         raise UserError(
-            f"{path}: cannot be read: {_reason(error)}; put that right and run the same command again"
+            f"{path}: cannot be read: {_reason(error)}; correct that and run the same command again"
         ) from error
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sorts runs of digits by their value: part_2 before part_10."""
+    """Sort key that compares runs of digits by value: part_2 before part_10."""
     return [(0, int(run), run) if run.isdecimal() else (1, 0, run) for run in re.split(r"(\d+)", name) if run]
 
 
@@ -176,16 +182,16 @@ def _match(pattern: str, where: str) -> dict[str, int]:
             wanted = partial(_matches_glob, root=root, glob=glob)
             if is_remote(pattern):
                 listing = fs.glob("/".join((escape(root), *glob)), detail=True)
-                found = _sizes(fs, {name: listing[name] for name in filter(wanted, listing)}, pattern)
+                sizes = _sizes(fs, {name: listing[name] for name in filter(wanted, listing)}, pattern)
             else:
-                # fsspec's own search passes over links: all of a Hugging Face cache, for one.
+                # fsspec's own search ignores links, and so for example a whole Hugging Face cache.
                 depth = None if "**" in glob else len(glob)
-                found = _local_sizes(filter(wanted, _local_paths(root or "/", depth)), where)
-            if not found:
+                sizes = _local_sizes(filter(wanted, _local_paths(root or "/", depth)), where)
+            if not sizes:
                 raise UserError(
                     f"{where}: the glob {pattern!r} matches no file; ** matches folders at any depth"
                 )
-            return found
+            return sizes
         info = fs.info(path)
         if info["type"] == "directory":
             raise UserError(
@@ -203,13 +209,13 @@ def _sizes(fs: Any, listing: dict[str, dict[str, Any]], asked: str) -> dict[str,
 
 
 def _split_glob(fs: Any, path: str) -> tuple[str, list[str]]:
-    """The folder that a glob starts from, and its parts below; no parts for what exists by that exact name.
+    """The folder where a glob starts, and the glob's parts below it; no parts if the exact path exists.
 
     Raises:
       OSError: a part such as a**.
     """
     parts = path.split("/")
-    known = 0  # so many parts are names
+    known = 0  # number of leading parts that are names, not globs
     for number, part in enumerate(parts, 1):
         if MAGIC.search(part) and not fs.exists("/".join(parts[:number])):
             break
@@ -222,7 +228,7 @@ def _split_glob(fs: Any, path: str) -> tuple[str, list[str]]:
 
 
 def _matches_glob(path: str, root: str, glob: Sequence[str]) -> bool:
-    """Whether a path below `root` is one that the parts of a glob name."""
+    """Whether a path below `root` matches the parts of a glob."""
     return _match_parts(path[len(root) :].lstrip("/").split("/"), glob)
 
 
@@ -231,7 +237,7 @@ def _match_parts(names: Sequence[str], glob: Sequence[str]) -> bool:
         return not glob and not names
     hidden = names[0].startswith(".")
     if glob[0] == "**":
-        # It stands for any number of folders and, where it is last, for any file in them.
+        # It matches any number of folders and, as the last part, any file in them.
         return _match_parts(names, glob[1:]) or (
             not hidden and (_match_parts(names[1:], glob) or (len(glob) == 1 and len(names) == 1))
         )
@@ -241,13 +247,13 @@ def _match_parts(names: Sequence[str], glob: Sequence[str]) -> bool:
 
 
 def _local_paths(folder: str, depth: int | None = None, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Paths of what is no folder below a folder, down to `depth`; a link back to a folder `above` is not followed."""
+    """Paths of all non-folders below a folder, down to `depth`. A link back to a folder in `above` is not followed."""
     real = os.path.realpath(folder)
     if real in above or not Path(folder).is_dir():
         return
     with os.scandir(folder) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
+        by_name = sorted(entries, key=lambda entry: entry.name)
+    for entry in by_name:
         if not entry.is_dir():
             yield entry.path
         elif depth is None or depth > 1:
@@ -255,7 +261,7 @@ def _local_paths(folder: str, depth: int | None = None, above: tuple[str, ...] =
 
 
 def _local_sizes(paths: Iterator[str], where: str) -> dict[str, int]:
-    """Sizes of the regular files among local paths; one that linked folders show twice is taken once."""
+    """Sizes of the regular files among local paths. A file that several linked folders show is taken once."""
     sizes: dict[str, int] = {}
     seen: set[tuple[str, str]] = set()
     for path in paths:
@@ -268,7 +274,7 @@ def _local_sizes(paths: Iterator[str], where: str) -> dict[str, int]:
             info = Path(path).stat()
         except FileNotFoundError:
             raise UserError(
-                f"{where}: {path!r} is a link to {os.path.realpath(path)!r}, which does not exist; mend or remove it"
+                f"{where}: {path!r} is a link to {os.path.realpath(path)!r}, which does not exist; correct or remove it"
             ) from None
         if stat.S_ISREG(info.st_mode):
             sizes[path] = info.st_size
@@ -283,7 +289,7 @@ def _filesystem(path: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def _explained(path: str, where: str) -> Iterator[None]:
-    """Turn what the store answers into one line; stores raise exceptions of many libraries, so all are taken."""
+    """Turn an error of a store into one line. Stores raise exceptions of many libraries, so all are caught."""
     try:
         yield
     except UserError:
@@ -303,15 +309,15 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _named(found: dict[str, int], root: str | None = None) -> list[File]:
+def _named(sizes: dict[str, int], root: str | None = None) -> list[File]:
     if root is None:
-        root = _common_folder(list(found))
-    files = [File(path, path[len(root) :].lstrip("/"), size) for path, size in found.items()]
+        root = _common_folder(list(sizes))
+    files = [File(path, path[len(root) :].lstrip("/"), size) for path, size in sizes.items()]
     return sorted(files, key=lambda file: natural_key(file.name))
 
 
 def _common_folder(paths: Sequence[str]) -> str:
-    """The deepest folder that holds all the paths, without a trailing slash."""
+    """The deepest folder that contains all paths, without a trailing slash."""
     parents = [path.rsplit("/", 1)[0].split("/") for path in paths]
     shared = []
     for parts in zip(*parents):
@@ -322,7 +328,7 @@ def _common_folder(paths: Sequence[str]) -> str:
 
 
 def suffixes(path: str) -> tuple[str, str]:
-    """(format, compression) by the file's name, lower case: ('.jsonl', '.gz'); ('', '') where it has no extension."""
+    """(format, compression) from a file's name, in lower case: ('.jsonl', '.gz'); ('', '') without an extension."""
     parts = [suffix.lower() for suffix in PurePosixPath(path).suffixes]
     if parts and parts[-1] in (".gz", ".zst"):
         return (parts[-2] if len(parts) > 1 else ""), parts[-1]

@@ -1,4 +1,4 @@
-"""The plain sentences of documentation: docstrings and readmes without code, tables, parameter lists and markup."""
+"""Extracts sentences from documentation: docstrings and readmes without code, tables, parameter lists and markup."""
 
 import inspect
 import re
@@ -34,7 +34,7 @@ _MARKUP = (
 
 
 def paragraphs(text: str) -> Iterator[str]:
-    """The paragraphs of a docstring or readme that are English prose, each on one line and free of markup."""
+    """Yield the paragraphs of a docstring or readme that are English prose, each on one line and without markup."""
     literal: int | None = None  # indentation of the line that opened a literal block
     fenced = False
     for block in re.split(r"\n[ \t]*\n", inspect.cleandoc(text)):
@@ -55,7 +55,7 @@ def paragraphs(text: str) -> Iterator[str]:
 
 
 def strip_markup(text: str) -> str:
-    """Text without reStructuredText and Markdown markup, its white space single spaces."""
+    """A text without reStructuredText and Markdown markup; each white space becomes one space."""
     text = " ".join(text.split())
     if _MARKED.search(text):
         for pattern, replacement in _MARKUP:
@@ -64,7 +64,7 @@ def strip_markup(text: str) -> str:
 
 
 def is_prose(text: str) -> bool:
-    """Whether one line of text reads as an English sentence or more."""
+    """Whether one line of text consists of one or more English sentences."""
     if len(text) < MIN_CHARS or not (text[0].isupper() or text[0] in "\"'(") or text[-1] not in ".!?:)\"'":
         return False
     if "\\" in text or "{" in text or "://" in text:
@@ -83,9 +83,9 @@ def _indent(line: str) -> int:
 
 
 def _units(lines: list[str]) -> Iterator[list[str]]:
-    """Runs of lines that are one paragraph: split at list items, changes of indentation, headings and code."""
+    """Yield runs of lines that are one paragraph; they end at list items, new indentation, headings and code."""
     unit: list[str] = []
-    indent: int | None = None  # of the unit's lines; None after an item's first line, which sets it anew
+    indent: int | None = None  # of the unit; None after an item's first line: the next line sets it
     for line in lines:
         if _RULE.match(line):
             unit = []  # an underlined heading

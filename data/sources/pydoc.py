@@ -1,7 +1,7 @@
 """The embedded default corpus: the documentation of Python's standard library and of this project's dependencies.
 
-Docstrings are taken from the source files by `ast`: nothing is imported, executed or downloaded. What it yields depends
-on the versions installed, and is the same at every run on one machine.
+`ast` reads the docstrings from source files: nothing is imported, executed or downloaded. The corpus depends on the
+installed versions. It is the same in every run on one machine.
 """
 
 import ast
@@ -20,7 +20,7 @@ from data.source import Record
 from data.sources.documents import FlawError, Gate, digest, refuse_metadata_filters
 from data.sources.prose import paragraphs
 
-# Those with much prose for the time that parsing takes; transformers' models and tensorflow repeat themselves.
+# Packages with much prose for their parsing time. The models of transformers, and tensorflow, repeat their texts.
 PACKAGES = (
     "absl", "clu", "datasets", "etils", "flax", "fsspec", "grain", "huggingface_hub", "jax", "jaxtyping", "keras",
     "matplotlib", "ml_collections", "numpy", "optax", "orbax", "pandas", "pyarrow", "rich", "scipy",
@@ -43,14 +43,14 @@ class _Module(NamedTuple):
 
 
 class PydocSource:
-    """One document a module (and a package's readme): its docstrings' prose, a paragraph a line, in source order.
+    """One document for each module or readme: its docstrings' prose, one paragraph a line, in the source's order.
 
     Raises:
-      UserError: filters on metadata are set, or no source file is found (an installation without sources).
+      UserError: filters on metadata are set, or this Python is installed without source files.
     """
 
     def __init__(self, config: SourceConfig, where: str = "config.data"):
-        """Find the modules; the user sets `config` at `where`."""
+        """List the modules; `where` is the path of `config` in messages."""
         refuse_metadata_filters(config, where)
         self._config = config
         self._gate = Gate(config, where)
@@ -62,11 +62,11 @@ class PydocSource:
 
     @property
     def shards(self) -> Sequence[str]:
-        """Names of the shards: equal shares of the modules."""
+        """Names of the shards; each has an equal share of the modules."""
         return [f"modules-{index:02d}-of-{SHARDS}" for index in range(SHARDS)]
 
     def read(self, shard: int, start: int = 0) -> Iterator[Record]:
-        """Records of one shard from `start` on; a module with hardly any prose is dropped as 'no prose'."""
+        """Records of one shard from `start` on; a module with little prose is dropped as 'no prose'."""
         for number, module in enumerate(self._modules[shard::SHARDS]):
             if number < start:
                 continue
@@ -88,17 +88,17 @@ class PydocSource:
 
 
 def _modules() -> list[_Module]:
-    """Every source file and readme of the corpus, by name."""
-    found: list[_Module] = []
+    """Every source file and readme of the corpus, sorted by name."""
+    modules: list[_Module] = []
     standard = Path(sysconfig.get_path("stdlib"))
-    found += _walk(standard, standard)
+    modules += _walk(standard, standard)
     for package in PACKAGES:
         spec = importlib.util.find_spec(package)
         for folder in map(Path, spec.submodule_search_locations or [] if spec else []):
-            found += _walk(folder, folder.parent)
+            modules += _walk(folder, folder.parent)
             for readme in folder.parent.glob(f"{package}[-_]*.dist-info/METADATA"):
-                found.append(_Module(f"{package}/METADATA", readme, readme.stat().st_size))
-    return sorted(found)
+                modules.append(_Module(f"{package}/METADATA", readme, readme.stat().st_size))
+    return sorted(modules)
 
 
 def _walk(folder: Path, root: Path) -> Iterator[_Module]:
@@ -117,12 +117,12 @@ def _prose(path: Path) -> Iterator[str]:
     if path.name == "METADATA":
         texts = iter(b"\n".join(content.splitlines()).decode("utf-8").split("\n\n", 1)[1:])
     else:
-        # Parsing is what takes the time: not for a file that can hold hardly any docstring.
+        # Parsing takes most of the time, so files with hardly any docstring are skipped.
         quotes = content.count(b'"""') + content.count(b"'''")
         if quotes < MIN_QUOTES and path.parent.name != TOPICS_FOLDER:
             return
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in other people's sources
+            warnings.simplefilter("ignore")  # other people's sources have invalid escapes
             texts = _texts(ast.parse(content).body)
     for text in texts:
         if len(text) >= MIN_TEXT_CHARS:
@@ -130,7 +130,7 @@ def _prose(path: Path) -> Iterator[str]:
 
 
 def _texts(body: Sequence[ast.stmt]) -> Iterator[str]:
-    """Docstrings, and what modules keep in their place: arguments of calls such as add_newdoc, tables of topics."""
+    """Yield docstrings and texts in similar places: arguments of calls such as add_newdoc, tables of topics."""
     for node in body:
         match node:
             case ast.Expr(value=ast.Constant(value=str(text))):

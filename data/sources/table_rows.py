@@ -1,4 +1,4 @@
-"""Documents made of the rows of Arrow tables."""
+"""Documents from the rows of Arrow tables."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,10 +8,10 @@ from data.sources.documents import FlawError, Gate, text_of
 
 
 def row_records(rows: Any, first: int, start: int, place: str, field: str, gate: Gate) -> Iterator[Record]:
-    """Records of a table or batch whose first row is record `first`, from record `start` on; `place` is its file."""
+    """Records of a table or batch, from record `start` on; its first row is record `first`, `place` is its file."""
     for number in range(max(first, start), first + len(rows)):
         try:
-            # One by one: a single text that is not UTF-8 would spoil the conversion of the whole batch.
+            # One row at a time: a single text with invalid UTF-8 would break the conversion of the whole batch.
             row = rows.slice(number - first, 1).to_pylist()[0]
             yield gate.document(number, text_of(row, field, f"{gate.where}.text_field"))
         except UnicodeDecodeError as error:

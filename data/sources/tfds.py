@@ -1,4 +1,4 @@
-"""Documents of a data set prepared by TensorFlow Datasets, read by record number and without TensorFlow."""
+"""Documents of a data set prepared by TensorFlow Datasets; they are read by number, without TensorFlow."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,11 +23,11 @@ class TfdsSource:
     """A split of a data set in ArrayRecord format; its shards are the split's files.
 
     Raises:
-      UserError: a data set, split or text field that is not there, or one prepared in a format without random access.
+      UserError: the data set, split or text field does not exist, or the data set's format has no random access.
     """
 
     def __init__(self, config: SourceConfig, where: str = "config.data"):
-        """Open the data set of `config`, which the user sets at `where`."""
+        """Open the data set of `config`; `where` is the path of `config` in messages."""
         refuse_metadata_filters(config, where)
         self._config = config
         self._gate = Gate(config, where)
@@ -64,9 +64,9 @@ class TfdsSource:
 
     def _record(self, number: int, example: Any, place: str) -> Record:
         try:
-            found = {self._column: decoded(example[self._column])}
+            fields = {self._column: decoded(example[self._column])}
             return self._gate.document(
-                number, text_of(found, self._config.text_field, f"{self._gate.where}.text_field")
+                number, text_of(fields, self._config.text_field, f"{self._gate.where}.text_field")
             )
         except UnicodeDecodeError as error:
             flaw = FlawError("invalid UTF-8", f"byte {error.start + 1} of the text")
@@ -76,10 +76,10 @@ class TfdsSource:
 
 
 def prepared_builder(name: str, data_dir: str, where: str) -> Any:
-    """The builder of a data set that lies prepared on disk; to build one would take TensorFlow and hours, unasked.
+    """The builder of a data set that is prepared on disk. It never prepares one: that takes TensorFlow and hours.
 
     Raises:
-      UserError: it is not there.
+      UserError: the data set is not prepared.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.read_only_builder import builder_from_files
@@ -90,12 +90,12 @@ def prepared_builder(name: str, data_dir: str, where: str) -> Any:
     except (tfds.core.DatasetNotFoundError, ValueError, OSError) as error:
         raise UserError(
             f"{where}.name={name!r} is not prepared in {folder!r}; run `tfds build {name} --file_format=array_record`, "
-            f"or set {where}.data_dir to the folder where it lies"
+            f"or set {where}.data_dir to the folder that holds it"
         ) from error
 
 
 def random_access(builder: Any, split: str, name: str, where: str) -> Any:
-    """The examples of a split by number.
+    """The examples of a split, with access by number.
 
     Raises:
       UserError: the data set is prepared in a format without random access.
@@ -110,7 +110,7 @@ def random_access(builder: Any, split: str, name: str, where: str) -> Any:
 
 
 def decoded(value: Any) -> Any:
-    """What TFDS gives for a feature, with text in place of bytes, in nested features too."""
+    """The value of a TFDS feature, with text in place of bytes, also in nested features."""
     if isinstance(value, bytes):
         return value.decode("utf-8")
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What the documents of a .txt file seem to be, lines or paragraphs, said where the config says otherwise."""
+"""Guesses whether the documents of a .txt file are lines or paragraphs, and warns if the config says otherwise."""
 
 import functools
 import itertools
@@ -10,18 +10,18 @@ from data.sources.lines import numbered_lines
 log = logging.getLogger(__name__)
 
 LOOKED_AT = 1000
-"""Lines of a file that are looked at."""
+"""Number of lines of a file that the guess uses."""
 FEWEST_RUNS = 3
 LINES_OF_A_RUN = 2.0
-"""Runs of so many lines, at the mean, are no lines that stand by themselves."""
+"""Mean number of lines in a run; with at least so many, the lines of a run belong together."""
 FEWEST_LINES = 20
 
 
 @functools.cache
 def look(path: str, chosen: str, where: str) -> None:
-    """Log one warning where a file's first lines do not look like what is `chosen` at `where`; once in a process.
+    """Log one warning, once in a process, if a file's first lines contradict the value `chosen` of the setting `where`.
 
-    Nothing else depends on it: what is configured is done.
+    It has no other effect: the setting is followed.
     """
     lines = [line for _, line in itertools.islice(numbered_lines(path), LOOKED_AT) if isinstance(line, bytes)]
     if doubt := doubtful(lines, chosen):
@@ -29,7 +29,7 @@ def look(path: str, chosen: str, where: str) -> None:
 
 
 def doubtful(lines: Sequence[bytes], chosen: str) -> str:
-    """What speaks against the choice, and the other choice at `{where}`; '' where nothing does."""
+    """The evidence against the choice, and the other choice at `{where}`; '' if there is no evidence."""
     blank = [not line.strip() for line in lines]
     runs = [len(list(run)) for is_blank, run in itertools.groupby(blank) if not is_blank]
     if chosen == "lines" and len(runs) >= FEWEST_RUNS and sum(runs) >= LINES_OF_A_RUN * len(runs):

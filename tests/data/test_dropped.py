@@ -37,8 +37,8 @@ def test_what_is_dropped_is_logged_when_an_epoch_has_ended_and_at_the_end(
         batches = run(config, corpus, 2)
     assert dropped(batches[-1].states) == {"noisy": 2, "short": 4}
     assert caplog.messages == [
-        "documents of 2 streams so far, each epoch's counted anew: 3 dropped (noisy: 1, short: 2)",
-        "documents of 2 streams so far, each epoch's counted anew: 6 dropped (noisy: 2, short: 4)",
+        "documents of 2 streams so far, counted again in each epoch: 3 dropped (noisy: 1, short: 2)",
+        "documents of 2 streams so far, counted again in each epoch: 6 dropped (noisy: 2, short: 4)",
     ]
 
 

@@ -67,7 +67,7 @@ def test_named_classes_keep_their_order_and_may_be_given_as_ids(tmp_path):
     data = read(tmp_path, {"train.csv": "sentence,label\na,1\nb,pos\nc,0\n"}, label_names=("pos", "neg"))
     assert data.task.labels == ("pos", "neg") and data.train.labels.tolist() == [1, 0, 0]
     with pytest.raises(
-        UserError, match=r"line 4: label '0' is not one of the classes '1', '2'; mend it, or set "
+        UserError, match=r"line 4: label '0' is not one of the classes '1', '2'; correct it, or set "
     ):
         read(tmp_path, {"train.csv": "sentence,label\na,1\nb,2\nc,0\n"}, label_names=("1", "2"))
 
@@ -132,10 +132,10 @@ def test_a_class_beyond_the_limit_is_known_to_the_other_files(tmp_path):
         ({"train.jsonl": '{"sentence": "a", "label": 0}\n{"label": 1}\n'}, {},
          "train.jsonl line 2: missing field (no field 'sentence'; fields present: label; set config.data.text)"),
         ({"train.csv": CSV, "validation.csv": "sentence,label\na,pos\nb,maybe\n"}, {},
-         "validation.csv line 3: label 'maybe' is not one of the classes 'neg', 'pos'; mend it, or set "
+         "validation.csv line 3: label 'maybe' is not one of the classes 'neg', 'pos'; correct it, or set "
          "config.data.label_names"),
         ({"train.csv": CSV}, {"regression": True},
-         "train.csv line 2: label 'pos' should be a number, for a score; mend it, or set config.data.label, "
+         "train.csv line 2: label 'pos' should be a number, for a score; correct it, or set config.data.label, "
          "or config.data.regression=False for classes"),
         ({"train.csv": "sentence,label\na,0.5\nb,1.5\n"}, {},
          "the labels are numbers such as 0.5 and 1.5; set config.data.regression=True to learn scores"),
@@ -154,7 +154,7 @@ def test_a_class_beyond_the_limit_is_known_to_the_other_files(tmp_path):
         ({"train.csv": "sentence,label\na,x\nb\n"}, {},
          "train.csv line 3: 1 fields where there should be 2 (sentence, label); correct the line"),
         ({"train.csv": "sentence,label\na,x\nb, \n"}, {},
-         "train.csv line 3: label ' ' should be the name of a class; mend it, or set config.data.label"),
+         "train.csv line 3: label ' ' should be the name of a class; correct it, or set config.data.label"),
         ({"train.csv": 'sentence,label\na,x\n"b,y\n'}, {}, "train.csv line 3: unexpected end of data; a field with "),
         ({"train.csv": "sentence,label,label\na,x,y\n"}, {},
          "train.csv line 1: 2 columns are called 'label'; rename all but one"),
@@ -173,7 +173,7 @@ def test_a_class_beyond_the_limit_is_known_to_the_other_files(tmp_path):
         ({"train.jsonl": '{"sentence": "a", "label": "x"}\n{"sentence": "b", "label": null}\n'}, {},
          "train.jsonl line 2: label None should be the name of a class"),
         ({"train.csv": "sentence,label\na,0\nb,1\nc,nan\n"}, {},
-         "train.csv line 4: label 'nan' among numbers should be a number too; mend it, or name it in "
+         "train.csv line 4: label 'nan' among numbers should be a number too; correct it, or name it in "
          "config.data.label_names"),
         ({"train.jsonl": '{"sentence": "a", "label": 1}\n{"sentence": "b", "label": NaN}\n'}, {"regression": True},
          "train.jsonl line 2: label nan should be a number, for a score"),
@@ -218,7 +218,7 @@ def test_members_of_a_glob_may_spell_numbers_and_booleans_differently(tmp_path, 
 
 def test_a_label_of_another_file_is_never_an_index(tmp_path):
     with pytest.raises(
-        UserError, match=r"line 2: label '1' is not one of the classes 'neg', 'pos'; mend it, or set "
+        UserError, match=r"line 2: label '1' is not one of the classes 'neg', 'pos'; correct it, or set "
     ):
         read(tmp_path, {"train.csv": CSV, "validation.csv": "sentence,label\na,1\n"})
     with pytest.raises(UserError, match=r"line 2: label '1' is not one of the classes '0.0', '2.0'"):

@@ -117,7 +117,7 @@ def test_a_number_is_no_class_of_a_model_with_names_unless_it_is_said_which(
     flags = [f"--config={run.file}", f"--model={run.workdir}", f"--config.data.validation={numbered}"]
     flags += ["--config.data.train=", "--config.data.test="]
     with pytest.raises(
-        UserError, match=r"label '1.0' is not one of the classes 'animal', 'none'; mend it, or set "
+        UserError, match=r"label '1.0' is not one of the classes 'animal', 'none'; correct it, or set "
     ):
         evaluate.main(["evaluate", *flags])
     best = run.found["runs"][run.found["best_run"]]["metrics"]["accuracy"]
