@@ -36,7 +36,7 @@ class SourceConfig:
     )
     name: str = field("", "hub: the data set's id; tfds: its name")
     subset: str = field(
-        "", "hub: the configuration (often the language); oscar: the language, where a folder holds several"
+        "", "hub: the configuration (often the language); oscar: the language, if the folder holds several"
     )
     split: str = field("train", "hub, tfds: the split")
     revision: str = field("", "hub: a commit, branch or tag; empty takes the newest")
@@ -58,19 +58,21 @@ class DataConfig(SourceConfig):
 
     mix: tuple[SourceConfig, ...] = field((), "source=mix: the sources to draw from, each with its weight")
     streams: int = field(
-        8, "logical streams the corpus is read as; divides every phase's global batch; fixed for a run"
+        8,
+        "number of streams that the corpus is split into; must divide every phase's global batch; fixed for a run",
     )
     window: int = field(
         1024, "documents of a stream that are shuffled together; 1 keeps the order of the files"
     )
     packing: str = field(
         "full",
-        "full: documents end to end; documents: whole ones packed, attention kept apart; lines: one a row",
+        "full: documents joined end to end; documents: whole documents share a row, each attends only to itself; "
+        "lines: one document a row",
         PACKINGS,
     )
     eval_fraction: float = field(0.005, "share of the documents, chosen by hash, held out for evaluation")
     eval_source: SourceConfig | None = field(
-        None, "a source of its own for evaluation, instead of a held-out share"
+        None, "a separate source for evaluation, instead of a held-out share"
     )
     prefetch: int = field(4, "batches prepared ahead of the step")
 
@@ -122,7 +124,7 @@ def unused_fields(config: SourceConfig, where: str = "data") -> list[Unused]:
         unused.append(Unused(names, because, (f"{where}.source",)))
     if not isinstance(config, DataConfig):
         return unused
-    because = f"only a member of a mix has a share; set that of config.{where}.mix[0]"
+    because = f"only a member of a mix has a weight; set config.{where}.mix[0].weight"
     unused.append(Unused((f"{where}.weight",), because, (f"{where}.source",)))
     for index, part in enumerate(config.mix):
         unused += unused_fields(part, f"{where}.mix[{index}]")

@@ -33,10 +33,12 @@ class LabelledConfig:
 
     source: str = field(
         "hub",
-        "hub, tfds, folder: a GLUE task, config.task says which; files: train, validation, test",
+        "hub, tfds, folder: the GLUE task in config.task; files: the files in train, validation and test",
         SOURCES,
     )
-    path: str = field("", "folder: the one that holds CoLA, MRPC, ... in GLUE's tsv layout, local or gs://")
+    path: str = field(
+        "", "folder: the folder that holds CoLA, MRPC, ... in GLUE's tsv layout, local or gs://"
+    )
     name: str = field("", f"hub: a data set in the layout of {HUB_NAME}, the default; tfds: of {TFDS_NAME}")
     revision: str = field("", "hub: a commit, branch or tag; empty takes the newest")
     data_dir: str = field("", "tfds: the folder that holds prepared data sets, local or gs://")
@@ -44,18 +46,20 @@ class LabelledConfig:
         "",
         "files: csv, tsv, json or jsonl, plain, .gz or .zst; paths or globs, comma-separated, local or gs://",
     )
-    validation: str = field("", "files: the same, to evaluate on")
+    validation: str = field("", "files: files to evaluate on, in the formats of train")
     validation_share: float = field(
         0.1,
         "files: without validation files, the share of each class in train that is held out to evaluate on",
     )
-    test: str = field("", "files: the same, to predict, and to score where it has labels")
+    test: str = field(
+        "", "files: files to predict, in the formats of train; they are scored if they have labels"
+    )
     text: str = field("sentence", "files: the column or field that holds the text")
-    text_pair: str = field("", "files: that of the second text, where examples are pairs")
-    label: str = field("label", "files: that of the label")
+    text_pair: str = field("", "files: the column or field of the second text, if examples are pairs")
+    label: str = field("label", "files: the column or field that holds the label")
     regression: bool = field(False, "files: labels are scores, not classes")
     label_names: tuple[str, ...] = field(
-        (), "files: the classes in the order of their ids; empty takes those in train, sorted"
+        (), "files: the classes in the order of their ids; empty takes the classes in train, sorted"
     )
-    max_train_examples: int = field(0, "train on the first so many examples; 0 is all")
-    max_eval_examples: int = field(0, "evaluate on the first so many of each evaluation set; 0 is all")
+    max_train_examples: int = field(0, "number of training examples, from the first; 0 is all")
+    max_eval_examples: int = field(0, "number of examples of each evaluation set, from the first; 0 is all")

@@ -15,7 +15,7 @@ GZIP_FORMAT = 16 + zlib.MAX_WBITS
 
 
 def read_lines(path: str) -> Iterator[bytes]:
-    """Yield the lines of a file. An archive is unpacked, and a leading byte order mark is removed.
+    """Yield the lines of a file, as `split_lines` does. An archive is unpacked, and a leading byte order mark removed.
 
     Raises:
       FlawError: the archive is truncated or damaged. All whole lines before the damage have been yielded.

@@ -213,5 +213,5 @@ def _check_filters(config: SourceConfig, layout: Layout, where: str) -> None:
             can = ", ".join(sorted(layout.filters)) or "none"
             raise UserError(
                 f"{where}.filters.{name}={value!r}, but the documents of {config.path!r} (layout {layout.release}) "
-                f"lack what it looks at; filters on metadata possible here: {can}"
+                f"lack the metadata that it needs; possible filters on metadata: {can}"
             )

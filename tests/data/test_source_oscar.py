@@ -202,7 +202,7 @@ def test_2301_layout_filters_by_everything_and_counts_each_reason(tmp_path):
 
 def test_harmful_pp_that_the_language_lacks_is_refused(tmp_path):
     write(tmp_path / "no_meta.jsonl.zst", record_2301("en", harmful_pp=None))
-    assert "filters on metadata possible here: min_language_probability, quality_warnings" in refused(
+    assert "possible filters on metadata: min_language_probability, quality_warnings" in refused(
         tmp_path, filters=FilterConfig(min_harmful_pp=5.0)
     )
 
@@ -240,7 +240,7 @@ def test_layouts_without_metadata_refuse_filters_on_it(tmp_path, layout, filters
     if layout == "21.09":
         write(tmp_path / "no_meta_part_1.jsonl.gz", spans((0, 1)))
     message = refused(tmp_path, filters=FilterConfig(**filters))
-    assert f"(layout {layout}) lack what it looks at; filters on metadata possible here: none" in message
+    assert f"(layout {layout}) lack the metadata that it needs; possible filters on metadata: none" in message
 
 
 def test_shard_in_the_checksum_list_but_not_on_disk_is_reported(tmp_path):
