@@ -29,7 +29,7 @@ WAIT_SECONDS = 0.2
 """Seconds of one wait for a batch. A longer wait repeats it, so that signal handlers can run in between."""
 
 SMALL_WINDOW = 32
-"""Documents. In a smaller window the row at the end of a window, which stays unfilled, is a large share of all rows."""
+"""Number of documents. Each window ends with a row that is not filled up; smaller windows have many such rows."""
 
 ENCODING_THREADS = 2
 """Calls to `encode` at a time: one holds the interpreter's lock to build arrays of ids while the other tokenizes."""

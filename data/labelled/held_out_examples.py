@@ -85,7 +85,7 @@ def held_out(
 
 
 def _drawn(parts: list[list[int]], share: float, stratum: int) -> list[list[int]]:
-    """Random parts of a class that make up a share of its examples: at least one part, and not all parts."""
+    """Random parts of a class that make up a share of its examples: at least one of several parts, never all."""
     due = max(1, round(share * sum(map(len, parts))))
     drawn: list[list[int]] = []
     for index in permutation(len(parts), "held out", stratum)[: len(parts) - 1]:
