@@ -1,4 +1,4 @@
 """Launchers: start the same command on many machines.
 
-They import `base` alone, so that they run where there is no JAX.
+They import only `base`, so that they run on a machine without JAX.
 """

@@ -1,6 +1,6 @@
-"""The project as one file for the machines: a git commit, or the working tree as it is.
+"""The archive of the project's code for the machines: a git commit, or the working tree with its changes.
 
-Files that look like secrets by their names stay behind, and one that holds the value of a secret is refused.
+Files whose names look like secrets are left out. A file with the value of a secret in it stops the launch.
 `python -m launch.archive FILE` writes the newest commit to a file, for launch/tpu_pod.sh.
 """
 
@@ -22,14 +22,14 @@ from launch.config import LaunchConfig
 from launch.subprocesses import ROOT, say
 
 LARGEST = 200 * 2**20
-"""Bytes of an archive of source code; more is data that was left in the working tree."""
+"""Most bytes of source code; a larger working tree has data in it."""
 BACKUP = r"(~|\.(bak|backup|old|orig|save|swp|\d+))*"
 KEY = re.compile(
     r"((.+[._-])?id_(rsa|dsa|ecdsa|ed25519)(_sk)?([._-].+)?(?<!\.pub)"
     rf"|.+\.(pem|key|p8|p12|pfx|ppk|jks|keystore|kdbx|tfstate|tfvars)){BACKUP}",
     re.IGNORECASE | re.DOTALL,
 )
-"""Names of private keys by custom."""
+"""Usual file names of private keys."""
 SECRET = re.compile(
     r"(\.env([._-].+)?|.+\.env|\.envrc|[._]netrc|\.npmrc|\.yarnrc(\.yml)?|\.pypirc|\.pgpass|\.my\.cnf|\.htpasswd|\.boto"
     r"|\.s3cfg|\.git-credentials|\.vault-token|\.dockercfg|\.(aws|azure|docker|gcloud|gnupg|huggingface|kaggle|kube|ssh)"
@@ -39,22 +39,24 @@ SECRET = re.compile(
     rf"|\.?(credentials?|secrets?|passwords?|api[_-]?keys?|((hf|access|auth|github)[_-]?)?token|stored_tokens)){BACKUP}",
     re.IGNORECASE | re.DOTALL,
 )
-"""Names of other files, and of folders, that hold secrets by custom; what lies in such a folder stays behind too."""
+"""Usual names of other files and folders with secrets. All files in such a folder are left out too."""
 TEMPLATE = re.compile(
     r"(.*[._-])?(example|sample|template|dist)(\.(env|json|ya?ml|toml|ini|cfg|csv|txt|md))?",
     re.IGNORECASE | re.DOTALL,
 )
-"""Names that only show the form of a secret: .env.example, credentials.sample.json, but not www.example.com.env."""
+"""Names of templates, which only show the form of a secret: .env.example, credentials.sample.json, but not
+www.example.com.env."""
 CODE = re.compile(r"\.(pyi?|pyx|c|cc|cpp|cu|cuh|h|hpp|rs|go|java|js|ts)$", re.IGNORECASE)
-"""Ends of names of code: token/reader.py holds no secret. Scripts of a shell may set one, and are not among them."""
+"""Suffixes of code files: token/reader.py holds no secret. Shell scripts are not in the list: they may set a secret."""
 PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
-"""What a private key begins with, also within the JSON of a service account, whatever the file is called."""
+"""First line of a private key, also inside the JSON of a service account. The file may have any name."""
 MOST_NAMED = 8
+"""Most files that a message names."""
 MOST_LINKS = 8
-"""Links that one is followed through."""
+"""Most symbolic links that are followed from one name."""
 SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.IGNORECASE)
 SHORTEST_SECRET = 8
-"""Characters; shorter values would be found everywhere by chance."""
+"""Fewest characters of a value that is searched for; shorter values occur in files by chance."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,15 @@ class Archive:
 
     content: bytes
     digest: str
-    """SHA-256, by which a machine says what it has."""
+    """SHA-256 of the content. A machine reports the digest of the archive that it has."""
     label: str
-    """What it is, for people: 'commit 81c28ee'."""
+    """Description of the source for people: 'commit 81c28ee'."""
     names: frozenset[str]
-    """Paths of the files in it."""
+    """Paths of the files in the archive."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write the archive of the newest commit to the file that is named."""
+    """Write the archive of the newest commit to the file named on the command line."""
     if len(argv) != 2 or argv[1].startswith("-"):
         raise UserError("python -m launch.archive takes one argument: the file to write the archive to")
     content = make_archive(LaunchConfig(commit="HEAD"), ROOT).content
@@ -86,12 +88,13 @@ def make_archive(config: LaunchConfig, root: Path, environment: Mapping[str, str
     """Archive the code that `config` names.
 
     Args:
-      config: says whether a commit or the working tree, and which commit.
+      config: the launch config; `source` chooses a commit or the working tree, `commit` the commit.
       root: the checkout.
-      environment: values of its secret-looking variables must not be in the code.
+      environment: environment variables; the values of variables named like secrets must not be in the code.
 
     Raises:
-      UserError: no checkout, an unknown commit, a dirty tree under source='commit', data in the tree, or a secret.
+      UserError: `root` is not a checkout, the commit is unknown, the working tree has uncommitted changes with
+        source='commit', the working tree is too large, or a file holds a secret.
     """
     _git(root, "rev-parse", "--git-dir")
     if config.source == "archive":
@@ -106,24 +109,24 @@ def make_archive(config: LaunchConfig, root: Path, environment: Mapping[str, str
 
 
 def _commit(config: LaunchConfig, root: Path) -> str:
-    """The commit that is meant, in full."""
+    """The full hash of the commit that the config names."""
     name = config.commit or "HEAD"
-    found = _run(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
-    if found.returncode or name.startswith("-"):
+    resolved = _run(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    if resolved.returncode or name.startswith("-"):
         raise UserError(f"config.commit={name!r} is no commit, branch or tag of {root}")
     if not config.commit:
         dirty = os.fsdecode(_git(root, "status", "--porcelain")).splitlines()
         if dirty:
             more = f" and {len(dirty) - 1} more" if len(dirty) > 1 else ""
             raise UserError(
-                f"the working tree has changes that are not committed ({dirty[0][3:]}{more}): commit them, take the "
-                "tree as it is by --config.source=archive, or name what to run by --config.commit=HEAD"
+                f"the working tree has changes that are not committed ({dirty[0][3:]}{more}): commit them, send the "
+                "tree with its changes by --config.source=archive, or name a commit by --config.commit=HEAD"
             )
-    return found.stdout.decode().strip()
+    return resolved.stdout.decode().strip()
 
 
 def _committed(root: Path, commit: str) -> Iterator[tuple[str, tuple[bytes, int]]]:
-    """Files of a commit; a link to one of them is a file like it, and others are left out."""
+    """The files of a commit. A link to one of them becomes a copy of that file; other links are left out."""
     with tarfile.open(fileobj=io.BytesIO(_git(root, "archive", "--format=tar", commit))) as tar:
         members = {member.name: member for member in tar.getmembers() if member.isfile() or member.issym()}
         sources = {name: _followed(name, members) for name in members}
@@ -134,7 +137,7 @@ def _committed(root: Path, commit: str) -> Iterator[tuple[str, tuple[bytes, int]
 
 
 def _followed(name: str, members: Mapping[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
-    """The file that a name of a commit stands for; None for a link that leads to no file of it."""
+    """The file of a commit that a name refers to, through links; None if a link leads to no file of the commit."""
     member = members.get(name)
     for _ in range(MOST_LINKS):
         if member is None or not member.issym():
@@ -146,9 +149,9 @@ def _followed(name: str, members: Mapping[str, tarfile.TarInfo]) -> tarfile.TarI
 
 
 def _tree(root: Path) -> Iterator[tuple[str, tuple[bytes, int]]]:
-    """Files that git tracks, and new ones that it does not ignore."""
+    """The files that git tracks, and the new files that git does not ignore."""
     listed = os.fsdecode(_git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard"))
-    # Others are deleted, a submodule, or a link that may lead out of the tree.
+    # A name that is not a plain file is deleted, a submodule, or a link that may lead out of the tree.
     names = [name for name in set(listed.split("\0")) - {""} if _is_plain(root / name)]
     size = 0
     for name in _without_secrets(names):
@@ -167,7 +170,7 @@ def _is_plain(path: Path) -> bool:
 
 
 def is_secret(name: str) -> bool:
-    """Whether a path has a part that is the name of a secret by custom. Of code only hidden parts count."""
+    """Whether a part of a path has a usual name of a secret. In the path of a code file, only hidden names count."""
     code = CODE.search(name)
     return any(
         KEY.fullmatch(part) or (SECRET.fullmatch(part) and not TEMPLATE.fullmatch(part))
@@ -177,14 +180,14 @@ def is_secret(name: str) -> bool:
 
 
 def _without_secrets(names: Iterable[str]) -> list[str]:
-    """Paths in order, without those that look like secrets, which are named to the user."""
+    """The paths without names that look like secrets, sorted. A message to the user lists the omitted paths."""
     left_out = sorted(name for name in names if is_secret(name))
     _tell(left_out, "such files often hold secrets")
     return sorted(set(names) - set(left_out))
 
 
 def _without_keys(files: Mapping[str, tuple[bytes, int]]) -> dict[str, tuple[bytes, int]]:
-    """The files without those that hold a private key, which are named to the user. Code may only speak of keys."""
+    """The files without private keys. A message lists the omitted files. Code stays: it may only mention keys."""
     left_out = sorted(
         name for name, (content, _) in files.items() if not CODE.search(name) and PRIVATE_KEY.search(content)
     )
@@ -209,13 +212,13 @@ def _refuse_secrets(files: Mapping[str, tuple[bytes, int]], environment: Mapping
         for variable, value in secrets.items():
             if value in content:
                 raise UserError(
-                    f"{name} holds the value of {variable}, and would go to the machines: take it out, and let them "
-                    "read it from Secret Manager (config.secrets)"
+                    f"{name} holds the value of {variable}, and would go to the machines: remove it there, and let the "
+                    "machines read it from Secret Manager (config.secrets)"
                 )
 
 
 def _pack(files: Mapping[str, tuple[bytes, int]]) -> bytes:
-    """The same files give the same bytes, whenever and wherever they are packed."""
+    """Pack files into a tar.gz. The same files give the same bytes at any time and on any machine."""
     packed = io.BytesIO()
     with (
         gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as zipped,
@@ -230,15 +233,15 @@ def _pack(files: Mapping[str, tuple[bytes, int]]) -> bytes:
 
 
 def _git(root: Path, *arguments: str) -> bytes:
-    """What git prints.
+    """Run git, and return its output.
 
     Raises:
-      UserError: it fails.
+      UserError: git fails.
     """
     done = _run(root, *arguments)
     if done.returncode:
         raise UserError(
-            f"git cannot read {root}, whose files the machines are given: {os.fsdecode(b' '.join(done.stderr.split()))}"
+            f"git cannot read {root}, the code for the machines: {os.fsdecode(b' '.join(done.stderr.split()))}"
         )
     return done.stdout
 
@@ -248,7 +251,9 @@ def _run(root: Path, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
     try:
         return subprocess.run(argv, capture_output=True, stdin=subprocess.DEVNULL)
     except FileNotFoundError as error:
-        raise UserError("git is not installed; the code for the machines is what git knows of it") from error
+        raise UserError(
+            "git is not installed; the launcher needs it to list the code for the machines"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`--dry-run`: prints what a real run executes, executes nothing, and answers as a cloud in which all goes well."""
+"""`--dry-run`: print the commands of a real run, execute none, and give the answers of a cloud without errors."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from launch.subprocesses import SECONDS, Result, Runner, Stream, folded
 from launch.tpu.gcloud import LABEL
 
 OWN = {"project": "PROJECT", "compute/zone": "ZONE"}
-"""What stands for gcloud's own settings, which are not read."""
+"""Placeholders for gcloud's own settings, which a dry run does not read."""
 
 
 class DryRunner(Runner):
@@ -18,21 +18,27 @@ class DryRunner(Runner):
     dry = True
 
     def __init__(self, name: str, accelerator: str, *, there: bool):
-        """The cloud that is played has a pod `name` already (`there`), or gets it when it is asked for."""
+        """Set up the simulated cloud.
+
+        Args:
+          name: the pod's name.
+          accelerator: the pod's TPU type.
+          there: whether the pod exists at the start; else it exists after the command that creates it.
+        """
         self._name = name
         self._hosts = tpu_slice(accelerator).hosts
         self._there = there
         self._started = False
 
     def run(self, argv: Sequence[str], *, stdin: str = "", seconds: float = SECONDS) -> Result:
-        """Print a command; it succeeds. What looks at the run's config alone is executed all the same."""
+        """Print a command, and return success. Checks of the config (this Python) are executed nevertheless."""
         print(folded(argv), flush=True)
         if argv[0] == sys.executable:
             return super().run(argv, stdin=stdin, seconds=seconds)
         return Result(0, self._answer(argv), "") if self._exists(argv) else Result(1, "", "NOT_FOUND")
 
     def run_all(self, calls: Sequence[Sequence[str]], *, seconds: float = SECONDS) -> list[Result]:
-        """Print several commands, which a real run starts at the same time."""
+        """Print several commands; a real run starts them at the same time."""
         return [self.run(argv) for argv in calls]
 
     def show(self, argv: Sequence[str], *, seconds: float = SECONDS) -> int:
@@ -44,12 +50,12 @@ class DryRunner(Runner):
         return self.run(argv).status
 
     def stream(self, argv: Sequence[str], sink: Callable[[bytes], None]) -> Stream:
-        """Print a command that has no output."""
+        """Print a command, and return a stream without output."""
         self.run(argv)
         return _Nothing()
 
     def sleep(self, seconds: float) -> None:
-        """Take no time."""
+        """Return at once."""
 
     def _exists(self, argv: Sequence[str]) -> bool:
         if "create" in argv:

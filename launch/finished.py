@@ -1,8 +1,9 @@
 """`python -m launch.finished MARKER ... [-- COMMAND ...]`: tells a finished run from one that was stopped and saved.
 
-A run that a signal stops has saved a step and exits 0, as a finished one does; only a finished one has written its
-marker (see `launch.launch_command`). Schedulers know exit statuses alone: here "stopped, to be continued" becomes 75.
-With a command, it is run first and signals are passed on to it: the first process of a container.
+A run that a signal stops saves a step and exits with status 0. A finished run exits with 0 too, but only a finished run
+has written its marker file (see `launch.launch_command`). A scheduler sees exit statuses alone, so this program exits
+with 75 for a stopped run that can continue. With a command, it runs the command first and passes signals on to it. A
+container uses it so, as its first process.
 """
 
 import signal
@@ -16,11 +17,15 @@ from base.errors import UserError
 from launch.launch_command import split, with_own_python
 
 UNFINISHED = 75
-"""The exit status of a run that can go on: EX_TEMPFAIL of sysexits.h."""
+"""Exit status of a stopped run that can continue: EX_TEMPFAIL of sysexits.h."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """The exit status of the command where it failed; else 0 if any marker is there, 75 if none is."""
+    """Run the command if there is one, and look for the markers.
+
+    Returns:
+      The command's exit status if it failed; else 0 if any marker exists, 75 if none exists.
+    """
     own, command = split(argv)
     if {"--help", "-h"} & {*own[1:]}:
         print(__doc__)
@@ -35,10 +40,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run_command(command: Sequence[str]) -> int:
-    """Run a command to its end, passing SIGTERM and SIGINT on to it; 128 + signal where one ended it.
+    """Run a command to its end, and pass SIGTERM and SIGINT on to it.
+
+    Returns:
+      The command's exit status; 128 + the signal's number if a signal ended it.
 
     Raises:
-      UserError: there is no such program.
+      UserError: the program does not exist.
     """
     children: list[subprocess.Popen[bytes]] = []
     early: list[int] = []
@@ -51,7 +59,7 @@ def run_command(command: Sequence[str]) -> int:
 
     previous = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        # A session of its own: Ctrl-C in a terminal would reach it twice.
+        # In its own session. Otherwise it would get a Ctrl-C of the terminal twice.
         children.append(subprocess.Popen(with_own_python(command), start_new_session=True))
         for number in early:
             children[0].send_signal(number)
@@ -66,7 +74,7 @@ def run_command(command: Sequence[str]) -> int:
 
 def _exists(marker: str) -> bool:
     if "://" in marker:
-        from etils import epath  # only for a bucket: it takes seconds to import what reaches one
+        from etils import epath  # imported only for a bucket, because the import takes seconds
 
         return epath.Path(marker).exists()
     return Path(marker).expanduser().exists()

@@ -1,4 +1,4 @@
-"""What runs on the pod: the command, its run id and workdir, and the variables and secrets that it is given."""
+"""The job of a pod: the command, its run id and workdir, and its variables and secrets."""
 
 import hashlib
 import json
@@ -20,25 +20,26 @@ SECRET = re.compile(r"[A-Za-z0-9_-]+(:(\d+|latest))?")
 
 @dataclass(frozen=True)
 class Job:
-    """A command, and all that goes with it to each machine."""
+    """A command, and everything that each machine needs to run it."""
 
     command: tuple[str, ...]
     workdir: str
     run: str
     secrets: Mapping[str, str]
-    """Names of variables and of the secrets they are read from; never a value."""
+    """Name of the secret for each variable; never a value."""
     environment: Mapping[str, str] = field(repr=False)
-    """Values of config.env: they go into a file of their own."""
+    """Values of config.env. They are written to a separate file."""
     distributed: bool
+    """Whether the processes of several machines are one run."""
 
     @property
     def markers(self) -> list[str]:
-        """The files of which one is there when nothing is left to do; none where that cannot be told."""
+        """The marker files: a finished run has written one of them. [] for a command that writes none."""
         return markers(self.command, self.workdir)
 
     @property
     def digest(self) -> str:
-        """The same for the same command, wherever it is launched from."""
+        """A hash of the job: equal for the same command, whichever machine launches it."""
         content = [
             self.run,
             list(self.command),
@@ -49,7 +50,7 @@ class Job:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def description(self, project: str) -> dict[str, Any]:
-        """What job.json says; its "launch" is another one each time."""
+        """The content of job.json. Its "launch" is a new random id in each call."""
         return {
             "launch": uuid.uuid4().hex,
             "run": self.run,
@@ -62,10 +63,10 @@ class Job:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that Google Cloud would refuse.
+    """Refuse a pod name that Google Cloud would refuse.
 
     Raises:
-      UserError: it has other characters, or is too long.
+      UserError: the name has other characters, or is too long.
     """
     if not NAME.fullmatch(name):
         raise UserError(
@@ -75,7 +76,7 @@ def check_name(name: str) -> None:
 
 
 def run_id(name: str, workdir: str) -> str:
-    """The run's id, the same on every machine that launches it: its pod's name, and a digest of its workdir."""
+    """The run's id: the pod's name and a digest of the workdir. It is equal on every machine that launches the run."""
     return f"{name}-{hashlib.sha256(workdir.encode()).hexdigest()[:8]}"
 
 
@@ -86,25 +87,26 @@ def make_job(
     hosts: int,
     environment: Mapping[str, str] = os.environ,
 ) -> Job:
-    """The job of a command line.
+    """Make the job of a command line.
 
     Args:
-      config: says which variables and secrets it is given, and its workdir if the command does not.
+      config: the launch config, with the variables, the secrets, and the workdir for a command without one.
       name: the pod's name.
-      command: what stands after `--`.
-      hosts: machines of the pod, over all slices.
-      environment: where the values of config.env come from.
+      command: the command after `--`.
+      hosts: number of machines of the pod, over all slices.
+      environment: values of the variables in config.env.
 
     Raises:
-      UserError: no command or a search, a workdir that the machines cannot share, or a variable that is not set.
+      UserError: there is no command, the command is a search, the machines cannot share the workdir, or a variable is
+        not set.
     """
     check_names(config, command)
     words, workdir = with_workdir(command, config.workdir, name)
     markers(words, workdir)
     if re.match(r"\w+:/", workdir) and not re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]+/[^\s*?\[\]#]+", workdir):
         raise UserError(
-            f"--workdir={workdir}: a folder in a bucket is written gs://BUCKET/FOLDER, with a bucket's name, of small "
-            "letters, for BUCKET, and nothing that gcloud reads as a pattern (* ? [ ] #) in FOLDER"
+            f"--workdir={workdir}: a folder in a bucket is written gs://BUCKET/FOLDER; BUCKET is a bucket's name, in "
+            "small letters; FOLDER has no characters that gcloud reads as a pattern (* ? [ ] #)"
         )
     if hosts > 1 and not workdir.startswith("gs://") and not config.shared_workdir:
         raise UserError(
@@ -128,9 +130,9 @@ def parse_secrets(config: LaunchConfig) -> dict[str, str]:
     """config.secrets as {variable: secret}.
 
     Raises:
-      UserError: an entry that is not NAME=SECRET, which may be a value; it is not repeated.
+      UserError: an entry is not NAME=SECRET. It may be a secret value, so the message does not repeat it.
     """
-    found = {}
+    secrets = {}
     for index, entry in enumerate(config.secrets):
         variable, equals, secret = entry.partition("=")
         if not equals or not VARIABLE.fullmatch(variable) or not SECRET.fullmatch(secret):
@@ -138,5 +140,5 @@ def parse_secrets(config: LaunchConfig) -> dict[str, str]:
                 f"config.secrets[{index}] should be NAME=SECRET: a variable, and the name of a secret in Secret "
                 "Manager (with :VERSION if not the latest), as in HF_TOKEN=hf-token"
             )
-        found[variable] = secret
-    return found
+        secrets[variable] = secret
+    return secrets

@@ -1,4 +1,4 @@
-"""What a job has come to, judged by what every machine says and by what lies in the workdir."""
+"""The outcome of a job, decided from the answers of all machines and the files in the workdir."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from launch.tpu.machines import UnreachableError, Worker
 
 USER_ERROR = 2
 STOPPED = 3
-"""Exit status of the launcher when the job has stopped before its end, with its last step saved."""
+"""Exit status of the launcher when a person stopped the job before its end and its last step is saved."""
 INTERRUPTED = (0, 143)
-"""Exit statuses of a job that a signal stopped: with a step saved, or before the first."""
+"""Exit statuses of a job that a signal stopped: after it saved a step, or before its first step."""
 
 
 class Stage(Enum):
-    """Where a job stands, over all machines."""
+    """The stage of a job, over all its machines."""
 
     ABSENT = "not started"
     RUNNING = "running"
@@ -34,7 +34,7 @@ class Stage(Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """Where a job stands, and the machine and exit status that say so if it failed."""
+    """The stage of a job; for a failed job also the machine that failed and its exit status."""
 
     stage: Stage
     worker: Worker | None = None
@@ -42,14 +42,14 @@ class Verdict:
 
 
 def judge(answers: Mapping[Worker, dict[str, Any] | None], finished: bool | None = None) -> Verdict:
-    """Where a job stands.
+    """Decide the stage of a job.
 
-    An exit status counts only if the machine itself wrote it down. The first one that is not zero is reported, never
-    the largest: a machine that was killed must not pass for one that finished.
+    An exit status counts only if the machine itself wrote it down. The verdict has the first failure's status, not the
+    largest status: a machine that was killed must not count as a machine that finished.
 
     Args:
-      answers: what each machine says; None where it could not be asked.
-      finished: whether the workdir says that nothing is left to do; None where the command leaves no such word.
+      answers: the answer of each machine; None for a machine that did not answer.
+      finished: whether the workdir has a marker file of a finished run; None for a command that writes no marker.
     """
     known = {worker: fields for worker, fields in answers.items() if fields is not None}
     states = {worker: fields.get("state") for worker, fields in known.items()}
@@ -73,11 +73,11 @@ def judge(answers: Mapping[Worker, dict[str, Any] | None], finished: bool | None
 
 
 def is_finished(job: Job, runner: Runner) -> bool | None:
-    """Whether the workdir of a job says that nothing is left to do; None where its command leaves no such word.
+    """Whether the workdir of a job has a marker file of a finished run; None for a command that writes no marker.
 
     Raises:
       UnreachableError: the bucket does not answer.
-      UserError: it may not be read.
+      UserError: this user may not read the bucket.
     """
     if not job.markers:
         return None
@@ -85,11 +85,11 @@ def is_finished(job: Job, runner: Runner) -> bool | None:
 
 
 def _exists(file: str, runner: Runner) -> bool:
-    """Whether a file of the workdir is there.
+    """Whether a file exists.
 
     Raises:
       UnreachableError: the bucket does not answer.
-      UserError: it may not be read.
+      UserError: this user may not read the file.
     """
     if not file.startswith("gs://"):
         return Path(file).expanduser().exists()

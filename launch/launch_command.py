@@ -1,6 +1,7 @@
 """The command line of a launcher: `python -m launch.X NAME --config=FILE.py [flags] -- COMMAND ...`.
 
-What stands after `--` runs on the machines as it is written; this module looks only at what a launcher must know of it.
+The command after `--` runs on the machines exactly as written. A launcher reads only a few things from it: its module,
+its config and its workdir.
 """
 
 import itertools
@@ -17,13 +18,20 @@ OLDER_MARKERS = {"pretrain": (), "finetune": ("results.json", "glue.json")}
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The launcher's own arguments, program name first, and the command that stands after `--`; [] without one."""
+    """Split a command line into the launcher's own arguments and the command after `--`.
+
+    Returns:
+      The launcher's arguments, with the program name first, and the command; the command is [] without `--`.
+
+    Raises:
+      UserError: a command starts without `--` before it.
+    """
     arguments = list(argv)
     if "--" not in arguments:
-        for word in arguments[1:]:
-            if re.fullmatch(r"-m|(.*/)?python[\d.]*", word):
+        for argument in arguments[1:]:
+            if re.fullmatch(r"-m|(.*/)?python[\d.]*", argument):
                 raise UserError(
-                    f"{word!r} is not for the launcher; write -- before the command that is to run"
+                    f"{argument!r} is not an argument of the launcher; write -- before the command to run"
                 )
         return arguments, []
     place = arguments.index("--")
@@ -31,29 +39,35 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def take_words(arguments: Sequence[str], names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words that stand first on a launcher's command line, and its arguments without them.
+    """Take the positional arguments from the start of a launcher's command line.
 
     Args:
       arguments: the launcher's own arguments, program name first.
-      names: what the words are (NAME), for the message.
+      names: names of the positional arguments (NAME), for the message.
+
+    Returns:
+      The positional arguments, and the launcher's arguments without them.
 
     Raises:
-      UserError: a flag stands where a word should.
+      UserError: a flag stands in the place of a positional argument.
     """
     program, *rest = arguments
     words = rest[: len(names)]
     for place, name in enumerate(names):
         if place >= len(words) or words[place].startswith("-"):
-            found = f", found {words[place]!r}" if place < len(words) else ""
-            raise UserError(f"no {name} given{found}; write {' '.join(names)} first, then the flags")
+            instead = f", found {words[place]!r}" if place < len(words) else ""
+            raise UserError(f"no {name} given{instead}; write {' '.join(names)} first, then the flags")
     return words, [program, *rest[len(names) :]]
 
 
 def take_name(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """A run's name, which stands first, and the arguments without it; no name is needed to ask for --help.
+    """Take the run's name, which is the first argument. --help needs no name.
+
+    Returns:
+      The name ("" with --help), and the arguments without it.
 
     Raises:
-      UserError: there is none.
+      UserError: there is no name.
     """
     if {"--help", "-h"} & set(arguments):
         return "", list(arguments)
@@ -62,7 +76,7 @@ def take_name(arguments: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def flag_of(command: Sequence[str], flag: str) -> str | None:
-    """The value that a command gives a flag, as `--flag=X` or `--flag X`; the last counts, None where there is none."""
+    """The last value of a flag in a command, written `--flag=X` or `--flag X`; None without the flag."""
     value = None
     for place, argument in enumerate(command):
         name, equals, text = argument.partition("=")
@@ -72,20 +86,23 @@ def flag_of(command: Sequence[str], flag: str) -> str | None:
 
 
 def workdir_of(command: Sequence[str]) -> str | None:
-    """The run's folder that a command names; None where it names none."""
+    """The run's folder (--workdir) in a command; None if the command has none."""
     return flag_of(command, "workdir")
 
 
 def module_of(command: Sequence[str]) -> str | None:
-    """The module that a command runs, as in `python -m MODULE`; None where it runs none."""
+    """The module that a command runs (`python -m MODULE`); None if it runs no module."""
     return next((module for flag, module in itertools.pairwise(command) if flag == "-m"), None)
 
 
 def markers(command: Sequence[str], workdir: str) -> list[str]:
-    """The files of which one is there when the run of a command has finished; none where that cannot be told.
+    """The files that show that the run of a command has finished: a finished run has written one of them.
+
+    Returns:
+      Paths in the workdir; [] for a command that writes no such file.
 
     Raises:
-      UserError: a search, which leaves none and keeps its trials in a local folder.
+      UserError: the command is a search, which writes no such file and keeps its trials in a local folder.
     """
     module = module_of(command)
     if module not in OLDER_MARKERS:
@@ -99,29 +116,32 @@ def markers(command: Sequence[str], workdir: str) -> list[str]:
 
 
 def python_of(command: Sequence[str]) -> str:
-    """The Python that a command starts, as it names it; `python` where it starts something else."""
+    """The Python that a command starts, as the command writes it; `python` for other programs."""
     return command[0] if re.fullmatch(r"python[\d.]*", command[0].rsplit("/", 1)[-1]) else "python"
 
 
 def with_own_python(command: Sequence[str]) -> list[str]:
-    """The command for this machine, where `python` is the interpreter that runs the launcher, activated or not.
+    """The command with the launcher's own interpreter in place of `python`, so that no environment must be activated.
 
-    A Python of another version, or one named with its folder, stays as it is written.
+    A Python of another version stays as written. A Python with a folder in its name does too.
     """
     own = ("python", "python3", f"python3.{sys.version_info.minor}")
     return [sys.executable if command[0] in own and sys.executable else command[0], *command[1:]]
 
 
 def with_workdir(command: Sequence[str], workdir: str, name: str) -> tuple[list[str], str]:
-    """The command with a workdir, and that workdir.
+    """Add a workdir to a command that has none.
 
     Args:
-      command: what stands after `--`.
-      workdir: config.workdir of the launch config, for a command that names none; {name} in it is the run's name.
+      command: the command after `--`.
+      workdir: config.workdir of the launch config, for a command without --workdir. {name} becomes the run's name.
       name: the run's name.
 
+    Returns:
+      The command with --workdir, and the workdir.
+
     Raises:
-      UserError: there is no command, neither names a workdir, or it is no path.
+      UserError: there is no command, there is no workdir, or the workdir is not a path.
     """
     if not command:
         raise UserError(

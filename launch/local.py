@@ -1,8 +1,9 @@
 """`python -m launch.local -n N [--devices-per-process M] -- COMMAND ...`: N processes of one run on this machine.
 
-Each process is one of a jax.distributed cluster: with devices of the CPU, or with GPUs of its own where there are some.
-`python` in the command is the interpreter that runs the launcher, whether its environment is activated or not.
-A line of output starts with the number of its process, signals go to all, and when one fails the others are ended.
+The processes form a jax.distributed cluster. Each has its own GPUs, or CPU devices on a machine without GPUs.
+`python` in the command is the launcher's own interpreter, so that no environment must be activated.
+Each line of output starts with the number of its process. All processes get the launcher's signals. When one process
+fails, the launcher ends the others.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from launch.launch_command import with_own_python
 POLL_SECONDS = 0.1
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 IMPATIENT = 3
-"""So many signals end the processes at once, saved or not."""
+"""Number of signals after which the processes are killed at once, whether they have saved or not."""
 DIE_WITH_PARENT = 1
 """prctl's PR_SET_PDEATHSIG."""
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -42,7 +43,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command; the exit status is that of the first process that failed, 0 where none did."""
+    """Run the command; return the exit status of the first process that failed, or 0."""
     options, command = _parse(argv[1:])
     path = {"PATH": _activated(os.environ.get("PATH", os.defpath))}
     environments = environments_of(options.processes, options.devices_per_process, os.environ)
@@ -56,12 +57,18 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if "--" in own:
         own, command = own[: own.index("--")], own[own.index("--") + 1 :]
     parser = _Parser(prog="python -m launch.local", description=(__doc__ or "").partition("\n\n")[2])
-    parser.add_argument("-n", "--processes", type=int, required=True, help="processes")
+    parser.add_argument("-n", "--processes", type=int, required=True, help="number of processes")
     parser.add_argument(
-        "--devices-per-process", type=int, default=1, help="GPUs, or devices of the CPU, of each process"
+        "--devices-per-process",
+        type=int,
+        default=1,
+        help="number of GPUs, or of CPU devices, of each process",
     )
     parser.add_argument(
-        "--grace", type=float, default=30.0, help="seconds from SIGTERM to SIGKILL when one has failed"
+        "--grace",
+        type=float,
+        default=30.0,
+        help="seconds from SIGTERM to SIGKILL after one process has failed",
     )
     parser.add_argument("--log-dir", type=Path, help="folder for the output of each process, NUMBER.log")
     options = parser.parse_args(own)
@@ -76,10 +83,15 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def environments_of(count: int, devices: int, given: Mapping[str, str]) -> list[dict[str, str]]:
-    """What the environment of each process has that is not in the `given` one.
+    """The environment variables to add for each process.
+
+    Args:
+      count: number of processes.
+      devices: number of devices of each process.
+      given: the launcher's own environment.
 
     Raises:
-      UserError: there are GPUs, but too few.
+      UserError: the machine has GPUs, but too few.
     """
     shared = {
         "UNMASK_DISTRIBUTED": "1",
@@ -100,22 +112,22 @@ def environments_of(count: int, devices: int, given: Mapping[str, str]) -> list[
         shared |= {
             "JAX_PLATFORMS": "cpu",
             "JAX_NUM_CPU_DEVICES": str(devices),
-            # XLA makes as many threads, and with few of them collectives that wait for each other have none to run on.
+            # XLA makes this number of threads. With too few, collectives that wait for each other block all of them.
             "NPROC": given.get("NPROC", "16"),
         }
     return [shared | environment for environment in own]
 
 
 def gpus_of(given: Mapping[str, str]) -> list[str]:
-    """The GPUs of this machine that may be used, as CUDA_VISIBLE_DEVICES names them."""
+    """The GPUs of this machine that the processes may use, named as in CUDA_VISIBLE_DEVICES."""
     if "CUDA_VISIBLE_DEVICES" in given:
         return [name for name in given["CUDA_VISIBLE_DEVICES"].split(",") if name and name != "-1"]
-    there = [path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")]
-    return [str(index) for index in range(len(there))]
+    gpus = [path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")]
+    return [str(index) for index in range(len(gpus))]
 
 
 def _activated(path: str) -> str:
-    """PATH with this interpreter's environment first, for a command that starts `python` itself: `env`, `sh -c`."""
+    """PATH with this interpreter's folder first, for a command that itself starts `python`: `env`, `sh -c`."""
     if sys.prefix == sys.base_prefix:
         return path
     return os.pathsep.join([str(Path(sys.executable).parent), path])
@@ -135,7 +147,7 @@ class _Running:
 
 
 class _Processes:
-    """The processes of one call, from their start until the last has ended."""
+    """The processes of one call, from their start until all have ended."""
 
     def __init__(self, grace: float, log_dir: Path | None):
         self._grace, self._log_dir = grace, log_dir
@@ -144,19 +156,19 @@ class _Processes:
         self._printing = threading.Lock()
 
     def run(self, command: Sequence[str], environments: Sequence[Mapping[str, str]]) -> int:
-        """Start one process for each environment, and wait for all; the first failure's exit status."""
+        """Start one process for each environment, and wait for all. Returns the first failure's exit status, or 0."""
         with self._signals_passed_on(), contextlib.ExitStack() as logs:
             try:
                 for number, environment in enumerate(environments):
                     self._start(number, command, environment, logs)
                 status = self._wait()
             finally:
-                self._send(signal.SIGKILL)  # to those that are left: this process itself has failed
+                self._send(signal.SIGKILL)  # processes are left only if the launcher itself has failed
                 for each in self._running:
                     each.process.wait()
             for each in self._running:
                 for thread in each.threads:
-                    thread.join(self._grace)  # a process of the command's own may hold the pipe
+                    thread.join(self._grace)  # a process that the command started may keep the pipe open
         return status
 
     def _start(
@@ -176,7 +188,7 @@ class _Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C in the terminal comes to this process, which passes it on
+                start_new_session=True,  # Ctrl-C in the terminal reaches only the launcher, which passes it on
                 preexec_fn=_die_with_parent if _LIBC else None,
             )
         except OSError as error:
@@ -191,7 +203,7 @@ class _Processes:
             thread.start()
 
     def _pass_on(self, number: int, source: IO[bytes], sink: IO[bytes], log: IO[bytes] | None) -> None:
-        """Copy a process's lines with its number before them."""
+        """Copy a process's lines, with the process's number before each line."""
         prefix = f"[{number}] ".encode()
         with source:
             for line in source:
@@ -204,7 +216,7 @@ class _Processes:
                         log.flush()
 
     def _wait(self) -> int:
-        """Wait until all have ended; end the others when one has failed."""
+        """Wait until all processes have ended. If one fails, end the others."""
         status, kill_at = 0, float("inf")
         while alive := [each for each in self._running if each.process.poll() is None]:
             status = status or self._first_failure()
@@ -231,7 +243,7 @@ class _Processes:
         for each in self._running:
             if each.process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
-                    # What a process has started itself is in its session, and must not outlive a kill.
+                    # The whole session: a process that the command started must not outlive a kill.
                     if number == signal.SIGKILL:
                         os.killpg(each.process.pid, number)
                     else:
@@ -256,7 +268,7 @@ class _Processes:
 
 
 def _die_with_parent() -> None:
-    """In the new process: be killed when the launcher is, which could not end it then."""
+    """In the new process: ask the kernel to kill it when the launcher dies, since a dead launcher cannot end it."""
     if _LIBC:
         _LIBC.prctl(DIE_WITH_PARENT, signal.SIGKILL)
 

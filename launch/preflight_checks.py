@@ -1,4 +1,4 @@
-"""What is checked before money is spent: the machines, the workdir, the config, and that the run fits the chips."""
+"""Checks before the pod costs money: the machines, the workdir, the config, and the memory of the chips."""
 
 import os
 import re
@@ -24,24 +24,24 @@ FIELDS = {
     "service_account": (r"[A-Za-z0-9][\w.@:-]*", "a service account: NAME@PROJECT.iam.gserviceaccount.com"),
     "valid_until": (r"(\d+[smhdw])+", "a duration: 6h, 1d12h"),
 }
-"""Fields of config.tpu that go to gcloud as they are: what each looks like, and what to say of others."""
+"""Fields of config.tpu that go to gcloud unchanged: pattern of a right value, and its description for the message."""
 ZONE = re.compile(r"[a-z]+-[a-z]+\d+-[a-z]")
 DOES_NOT_FIT = 3
-"""Exit status of pretrain.plan for a run that needs more memory than the chips have."""
+"""Exit status of pretrain.plan when the run needs more memory than the chips have."""
 
 
 def check_machines(config: LaunchConfig) -> TpuSlice:
-    """The slice that a launch config asks for.
+    """The TPU slice that a launch config requests.
 
     Raises:
-      UserError: a type that does not exist or is not for TPU VMs, or fields that do not go together.
+      UserError: the type does not exist or has no TPU VMs, a value is malformed, or two fields contradict each other.
     """
     tpu = config.tpu
     try:
-        found = tpu_slice(tpu.accelerator)
+        slice_ = tpu_slice(tpu.accelerator)
     except UserError as error:
         raise UserError(f"config.tpu.accelerator: {error}") from error
-    if found.gke_only:
+    if slice_.gke_only:
         raise UserError(
             f"config.tpu.accelerator={tpu.accelerator!r} comes on Google Kubernetes Engine only: "
             "python -m launch.kubernetes"
@@ -51,11 +51,11 @@ def check_machines(config: LaunchConfig) -> TpuSlice:
     if tpu.slices < 1:
         raise UserError(f"config.tpu.slices={tpu.slices} should be 1 or more")
     if tpu.slices > 1 and not tpu.queued:
-        raise UserError(
-            f"config.tpu.slices={tpu.slices} can only be asked for together: config.tpu.queued=True"
-        )
+        raise UserError(f"config.tpu.slices={tpu.slices} needs a queued resource: set config.tpu.queued=True")
     if tpu.capacity == "guaranteed" and not tpu.queued:
-        raise UserError("config.tpu.capacity='guaranteed' is of queued resources: config.tpu.queued=True")
+        raise UserError(
+            "config.tpu.capacity='guaranteed' needs a queued resource: set config.tpu.queued=True"
+        )
     for field, (pattern, right) in FIELDS.items():
         value = getattr(tpu, field)
         if value and not re.fullmatch(pattern, value, re.ASCII):
@@ -72,14 +72,14 @@ def check_machines(config: LaunchConfig) -> TpuSlice:
             raise UserError(
                 f"config.tpu.labels[{index}]={label!r} should be KEY=VALUE in small letters and digits"
             )
-    return found
+    return slice_
 
 
 def find_place(config: LaunchConfig, runner: Runner) -> tuple[str, str]:
-    """The project and the zone: the config's, else gcloud's own.
+    """The project and the zone of the pod, from the config or else from gcloud's settings.
 
     Raises:
-      UserError: neither says.
+      UserError: neither of them has a value, or the value is not a name.
     """
     places = []
     for field, setting in (("project", "project"), ("zone", "compute/zone")):
@@ -93,10 +93,10 @@ def find_place(config: LaunchConfig, runner: Runner) -> tuple[str, str]:
 
 
 def check_workdir(job: Job, runner: Runner) -> None:
-    """Write a file into a bucket's workdir, and take it away again.
+    """Write a test file into a workdir in a bucket, and remove the file.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: the workdir is not writable.
     """
     if not job.workdir.startswith("gs://"):
         return
@@ -109,23 +109,29 @@ def check_workdir(job: Job, runner: Runner) -> None:
 
 
 def check_config_file(job: Job, archive: Archive) -> None:
-    """See that the recipe that the command names is among the files that go to the machines.
+    """Check that the machines get the config file that the command names.
 
     Raises:
-      UserError: it is not, or lies elsewhere.
+      UserError: the file is not among the files for the machines.
     """
     if module_of(job.command) not in ("pretrain", "finetune", "tokenizer"):
         return
     path = (flag_of(job.command, "config") or "").partition(":")[0]
     if path and os.path.normpath(path) not in archive.names:
         raise UserError(
-            f"--config={path} is not in {archive.label}, which is what the machines get; name a file of the project, "
+            f"--config={path} is not in {archive.label}, which the machines get; name a file of the project, "
             "as in --config=configs/roberta_base.py"
         )
 
 
 def plan_call(job: Job, config: LaunchConfig, *, full: bool) -> list[str]:
-    """The call of pretrain.plan for a pretraining command; [] for others."""
+    """The command line of pretrain.plan for a pretraining command; [] for other commands.
+
+    Args:
+      job: the job with the command.
+      config: the launch config, with the type, the slices and the price.
+      full: whether to compile the train step; False only checks the config (--check).
+    """
     if module_of(job.command) != "pretrain":
         return []
     return [
@@ -141,7 +147,7 @@ def plan_call(job: Job, config: LaunchConfig, *, full: bool) -> list[str]:
 
 
 def config_arguments(command: Sequence[str]) -> list[str]:
-    """The arguments of a command that make its config: --config=... and --config.FIELD=..."""
+    """The arguments of a command that set its config: --config=... and --config.FIELD=..."""
     taken: list[str] = []
     arguments = iter(command)
     for argument in arguments:
@@ -154,10 +160,17 @@ def config_arguments(command: Sequence[str]) -> list[str]:
 
 
 def check_plan(job: Job, config: LaunchConfig, runner: Runner, *, full: bool) -> None:
-    """Have pretrain.plan check the run against the pod: whether it loads and divides; `full`: whether it fits.
+    """Let pretrain.plan check the run for this pod.
+
+    Args:
+      job: the job with the command; nothing is checked for other commands than pretraining.
+      config: the launch config.
+      runner: runs pretrain.plan on this machine.
+      full: False checks that the config loads and that its sizes divide by the mesh. True also compiles the train
+        step, and checks that it fits the memory of the chips.
 
     Raises:
-      UserError: it does not.
+      UserError: the run cannot be planned, or it does not fit.
     """
     call = plan_call(job, config, full=full)
     if not call:
@@ -167,21 +180,21 @@ def check_plan(job: Job, config: LaunchConfig, runner: Runner, *, full: bool) ->
         if not result.ok:
             raise UserError(_last_error(result.stderr) or f"pretrain.plan --check failed: {message(result)}")
         return
-    say("compiling the train step for this pod here, before it is paid for (--no-plan leaves this out)")
+    say("compiling the train step here, before the pod costs money (--no-plan skips this)")
     status = runner.show(call, seconds=7200.0)
     if status == DOES_NOT_FIT:
         raise UserError(
             f"the run does not fit the memory of {config.tpu.accelerator}: see the plan above; more slices or chips, "
-            "config.mesh.fsdp, config.model.remat or config.grad_accum make it smaller"
+            "config.mesh.fsdp, config.model.remat or config.grad_accum reduce the memory of each chip"
         )
     if status:
         raise UserError(
-            f"the run could not be planned (exit status {status}, see above); --no-plan goes on without it, as where "
-            "libtpu is not installed (pip install -c constraints.txt -e .[plan])"
+            f"the run could not be planned (exit status {status}, see above). A plan needs libtpu "
+            "(pip install -c constraints.txt -e .[plan]); --no-plan goes on without a plan"
         )
 
 
 def _last_error(stderr: str) -> str:
-    """What a command's one-line error says."""
+    """The message of a command's last error line; "" if there is none."""
     errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
     return errors[-1].removeprefix("error: ") if errors else ""

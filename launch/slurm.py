@@ -1,7 +1,7 @@
 """`python -m launch.slurm NAME --config=configs/launch_slurm.py [--submit] -- python -m pretrain ...`: a batch job.
 
-Writes the script for sbatch, one process a GPU (or a node, of nodes without GPUs), which goes back to the queue until
-the run has finished. Without --submit or --out it is printed, and nothing else happens.
+It renders the script for sbatch. Each GPU has one process; a node without GPUs has one process too. The job goes back
+to the queue until the run has finished. Without --submit or --out, the script is only printed.
 """
 
 import os
@@ -22,7 +22,7 @@ from launch.variables import check_names
 
 TEMPLATE = Path(__file__).with_name("slurm_job.sh")
 ENVIRONMENT = ("HOME", "USER", "LOGNAME", "PATH", "LANG")
-"""What a job is given of the environment that sbatch is called in, beside config.env."""
+"""Environment variables of the sbatch call that every job gets, beside config.env."""
 FOR_US = (
     *("requeue", "no-requeue", "open-mode", "signal", "export", "export-file", "array", "wrap"),
     *(
@@ -36,12 +36,12 @@ FOR_US = (
         "cpus-per-task",
     ),
 )
-"""Options of sbatch that the script relies on, or that jax's way of finding the processes does not bear."""
+"""Options of sbatch that a user may not set: the script sets them, or jax's cluster detection fails with them."""
 WORD = r"[\w.,@+-]+"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Render the script of a job; print, write or submit it."""
+    """Render the script of a job, and print, write or submit it."""
     own, command = commands.split(argv)
     name, own = commands.take_name(own)
     config, values = parse(LaunchConfig, own, _flags, unused=unused_by("slurm"))
@@ -63,15 +63,15 @@ def _flags(values: flags.FlagValues) -> None:
 
 
 def render(name: str, command: Sequence[str], config: LaunchConfig) -> str:
-    """The script for sbatch.
+    """Render the script for sbatch.
 
     Args:
       name: the job's name.
-      command: what stands after `--`.
+      command: the command after `--`.
       config: the launch config; its group `slurm` and the shared fields are used.
 
     Raises:
-      UserError: no command, no workdir, or a field with a value that Slurm would not take.
+      UserError: there is no command, there is no workdir, or Slurm would refuse the value of a field.
     """
     _check_name(name)
     job = config.slurm
@@ -102,12 +102,12 @@ def render(name: str, command: Sequence[str], config: LaunchConfig) -> str:
         "SETUP": list(job.setup) or [":"],
     }
     template = TEMPLATE.read_text(encoding="utf-8")
-    # In one pass: an argument of the command may look like a place.
+    # One pass over the template: an argument of the command may look like a placeholder.
     return re.sub(r"^#@(\w+)$", lambda place: "\n".join(parts[place[1]]), template, flags=re.MULTILINE)
 
 
 def directives(name: str, job: SlurmConfig, env: Sequence[str]) -> list[str]:
-    """The options of sbatch that the script opens with."""
+    """The options of sbatch at the top of the script."""
     options = {
         "job-name": name,
         "chdir": job.directory,
@@ -133,22 +133,22 @@ def directives(name: str, job: SlurmConfig, env: Sequence[str]) -> list[str]:
 
 
 def srun_options(job: SlurmConfig) -> list[str]:
-    """The options of srun: one process a task, each seeing all GPUs of its node, of which jax gives it one."""
+    """The options of srun. Each task is one process, which sees all GPUs of its node; jax assigns one GPU to it."""
     return [
-        "--export=ALL",  # sbatch's own --export would hold for srun too, and leave out what the script has set
+        "--export=ALL",  # else sbatch's --export holds for srun too, without the variables that the script sets
         f"--nodes={job.nodes}",
         f"--ntasks={job.nodes * _tasks(job)}",
-        f"--cpus-per-task={job.cpus_per_task}",  # since Slurm 22.05 not taken over from sbatch
-        *(["--gpu-bind=none"] if job.gpus_per_node else []),  # jax picks one of the node's by SLURM_LOCALID
+        f"--cpus-per-task={job.cpus_per_task}",  # since Slurm 22.05, srun does not inherit it from sbatch
+        *(["--gpu-bind=none"] if job.gpus_per_node else []),  # jax picks the node's GPU number SLURM_LOCALID
         "--kill-on-bad-exit=1",
     ]
 
 
 def seconds(time: str) -> int:
-    """Seconds of a time limit, [D-]HH:MM:SS.
+    """Convert a time limit, [D-]HH:MM:SS, to seconds.
 
     Raises:
-      UserError: another form; Slurm reads 90:00 as minutes and seconds, which few mean.
+      UserError: the limit has another form. Slurm would read 90:00 as minutes and seconds; few users mean that.
     """
     match = re.fullmatch(r"(?:(\d{1,3})-)?(\d{1,3}):([0-5]\d):([0-5]\d)", time, re.ASCII)
     days, hours, minutes, rest = (int(part or 0) for part in match.groups()) if match else (0, 0, 0, 0)
@@ -168,7 +168,7 @@ def _check_name(name: str) -> None:
 
 
 def _check(job: SlurmConfig) -> None:
-    """Refuse what Slurm would not take, or would read as something else."""
+    """Refuse values that Slurm would refuse or misread."""
     patterns = {
         "partition": (WORD, "a partition's name, or several with commas"),
         "account": (WORD, "an account's name"),
@@ -189,7 +189,7 @@ def _check(job: SlurmConfig) -> None:
     if job.signal_before >= min(seconds(job.time), 65536):
         raise UserError(
             f"config.slurm.signal_before={job.signal_before} should be less than config.slurm.time={job.time} "
-            "(in seconds), and than 65536"
+            "(in seconds), and less than 65536"
         )
     for option in job.options:
         match = re.fullmatch(r"--([a-z][a-z-]*)(=[^\s'\"\\#]+)?", option)
@@ -198,7 +198,7 @@ def _check(job: SlurmConfig) -> None:
                 f"config.slurm.options: {option!r} should be an option of sbatch, --constraint=h100"
             )
         if match[1] in FOR_US:
-            raise UserError(f"config.slurm.options: {option!r} is set by the launcher, from the other fields")
+            raise UserError(f"config.slurm.options: {option!r} is set by the launcher; leave it out")
     if any("\n" in line for line in job.setup):
         raise UserError("config.slurm.setup should be a list of lines, one command each")
 
@@ -216,12 +216,12 @@ def _check_command(command: Sequence[str], workdir: str, job: SlurmConfig) -> No
 
 
 def _path(path: str) -> str:
-    """A path for the shell, with ~/ as the home folder on the cluster."""
+    """A path, quoted for the shell; ~/ becomes the home folder on the cluster."""
     return f'"$HOME"/{shlex.quote(path[2:])}' if path.startswith("~/") else shlex.quote(path)
 
 
 def _array(name: str, items: Sequence[str]) -> str:
-    """An array of the shell, a flag a line."""
+    """An array of the shell, with one flag a line."""
     text = ""
     for item in items:
         text += ("\n  " if item.startswith("-") else " ") + shlex.quote(item)
@@ -229,7 +229,7 @@ def _array(name: str, items: Sequence[str]) -> str:
 
 
 def _submit(script: str, config: LaunchConfig) -> None:
-    """Hand the script to sbatch, and say what became of it."""
+    """Submit the script to sbatch, and print the job's number."""
     missing = [name for name in config.env if name not in os.environ]
     if missing:
         raise UserError(f"config.env names {', '.join(missing)}, not set here; export it, or take it out")

@@ -1,20 +1,21 @@
 #!/bin/bash -l
 #@DIRECTIVES
 
-# Rendered by python -m launch.slurm. The job goes back to the queue until its run has finished: Slurm puts it there
-# when it takes the job's nodes or loses one; this script does when the run was told to save and stop.
+# Rendered by python -m launch.slurm. The job goes back to the queue until its run has finished. Slurm itself requeues
+# the job when it takes the job's nodes or loses one of them. This script requeues the job when a signal stopped the run.
 
 #@SETTINGS
 
 say() { printf '%s: %s\n' "${SLURM_JOB_NAME-job}" "$*" >&2; }
 
-# What Slurm sends before the time limit goes to the processes of the run. This shell outlives them, and decides below.
+# Before the time limit, Slurm sends SIGTERM to the processes of the run. This shell ignores the signal and waits for
+# the processes. Then it decides below.
 trap : TERM
 
 # config.slurm.setup
 #@SETUP
 
-# Secrets come from a file of the user's alone: not from this script, which Slurm keeps, nor from a command line.
+# Secrets come from a file that only the user can read. Slurm keeps a copy of this script, so they do not stand here.
 if [[ -n $secrets_file ]]; then
   if ! mode=$(stat -L -c %a -- "$secrets_file") || [[ $mode != ?00 ]]; then
     say "$secrets_file should be a file that you alone can read (chmod 600)"
@@ -27,7 +28,7 @@ if [[ -n $secrets_file ]]; then
 fi
 for name in $names; do
   if [[ -z ${!name-} ]]; then
-    say "$name is not set; config.env is taken from where sbatch is called, config.secrets from config.slurm.secrets_file"
+    say "$name is not set; variables of config.env come from the environment of sbatch, those of config.secrets from config.slurm.secrets_file"
     exit 2
   fi
 done
@@ -42,23 +43,23 @@ if ((status == 0 && ${#markers[@]})); then
 fi
 case $status in
   0) say "the run has finished" && exit 0 ;;
-  "$unfinished") said="the run was stopped and is saved" ;;
-  143) said="the run was stopped before a step was saved" ;;
+  "$unfinished") outcome="the run was stopped and is saved" ;;
+  143) outcome="the run was stopped before a step was saved" ;;
   *) say "the run has failed with exit status $status" && exit "$status" ;;
 esac
 
-# A job that is not RUNNING any more was cancelled by its owner, or is on its way to the queue by Slurm's own hand.
+# If the job is not RUNNING any more, its owner has cancelled it, or Slurm itself is putting it back in the queue.
 state=$(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID")
 if [[ $state != RUNNING ]]; then
-  say "$said; the job is ${state:-gone}"
+  say "$outcome; the job is ${state:-gone}"
 elif ((status == 143 && SECONDS > limit_seconds / 2)); then
-  say "$said in half of config.slurm.time: not put in the queue again"
+  say "$outcome in half of config.slurm.time: not put in the queue again"
 elif ((${SLURM_RESTART_COUNT:-0} >= max_restarts)); then
-  say "$said; not put in the queue again, after $max_restarts times (config.slurm.max_restarts)"
+  say "$outcome; not put in the queue again, after $max_restarts times (config.slurm.max_restarts)"
 elif scontrol requeue "$SLURM_JOB_ID"; then
-  say "$said; put in the queue again"
+  say "$outcome; put in the queue again"
   exit 0
 else
-  say "$said; to go on, sbatch this script again"
+  say "$outcome; to go on, sbatch this script again"
 fi
 exit "$status"

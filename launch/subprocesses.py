@@ -1,7 +1,7 @@
-"""The one place that runs programs: an argument list each, never a shell, never a value on a command line.
+"""The only module that runs programs. A program gets a list of arguments: no shell, and no secret value among them.
 
-`Runner` runs them; `launch.dry_run.DryRunner` prints what it would run and answers as a cloud in which all goes well,
-so that a dry run goes through the same code as a real one.
+`Runner` runs programs. `launch.dry_run.DryRunner` prints them instead, and gives the answers of a cloud without errors.
+So a dry run goes through the same code as a real run.
 """
 
 import os
@@ -21,24 +21,24 @@ ROOT = Path(__file__).absolute().parents[1]
 """The checkout; programs run in it, so that paths below it are short."""
 
 SECONDS = 600.0
-"""How long one call may take, unless it says otherwise."""
+"""Default time limit of one call, in seconds."""
 ABORTED = 124
-"""The status of a call that took longer, as `timeout` gives it."""
+"""Exit status of a call that exceeded its time limit; the program `timeout` uses the same number."""
 COLUMNS = 80
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a program came to."""
+    """The exit status and the output of a program that has ended."""
 
     status: int
-    """Its exit status; negative when a signal ended it."""
+    """Exit status; negative when a signal ended the program."""
     stdout: str
     stderr: str
 
     @property
     def ok(self) -> bool:
-        """Whether it ended by itself, and well."""
+        """Whether the program succeeded (exit status 0)."""
         return self.status == 0
 
 
@@ -50,8 +50,8 @@ class Runner:
     def run(self, argv: Sequence[str], *, stdin: str = "", seconds: float = SECONDS) -> Result:
         """Run a program to its end.
 
-        It runs in a session of its own: Ctrl-C in the terminal reaches only this process, which lets the program end,
-        so that a request that the cloud may have taken is never left without an answer.
+        The program runs in its own session, so Ctrl-C in the terminal reaches only this process. This process then
+        waits for the program: otherwise nobody would know whether the cloud accepted the request.
 
         Raises:
           UserError: the program is not installed.
@@ -72,14 +72,14 @@ class Runner:
             raise _missing(argv[0]) from error
 
     def run_all(self, calls: Sequence[Sequence[str]], *, seconds: float = SECONDS) -> list[Result]:
-        """Run several programs at the same time; results in their order."""
+        """Run several programs at the same time; the results are in the order of the calls."""
         if len(calls) == 1:
             return [self.run(calls[0], seconds=seconds)]
         with ThreadPoolExecutor(max_workers=len(calls) or 1) as pool:
             return list(pool.map(lambda argv: self.run(argv, seconds=seconds), calls))
 
     def show(self, argv: Sequence[str], *, seconds: float = SECONDS) -> int:
-        """Run a program whose output the user sees as it comes; returns its exit status."""
+        """Run a program and let the user see its output at once; returns its exit status."""
         try:
             return subprocess.run(list(argv), cwd=ROOT, timeout=seconds).returncode
         except FileNotFoundError as error:
@@ -90,7 +90,7 @@ class Runner:
             ) from error
 
     def stream(self, argv: Sequence[str], sink: Callable[[bytes], None]) -> "Stream":
-        """Start a program whose output goes to `sink` as it comes, in another thread's time: see `Stream.pump`."""
+        """Start a program whose output goes to `sink`. The caller's thread copies the output: see `Stream.pump`."""
         return Stream(argv, sink)
 
     def interactive(self, argv: Sequence[str]) -> int:
@@ -101,12 +101,12 @@ class Runner:
             raise _missing(argv[0]) from error
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass."""
+        """Wait for some seconds; a dry run does not wait."""
         time.sleep(seconds)
 
 
 class Stream:
-    """A running program whose output is read as it comes."""
+    """A running program whose output is read while it runs."""
 
     def __init__(self, argv: Sequence[str], sink: Callable[[bytes], None]):
         self._sink = sink
@@ -134,7 +134,7 @@ class Stream:
 
 
 def _finish(process: "subprocess.Popen[str]", stdin: str, seconds: float) -> Result:
-    """Wait for a program; a Ctrl-C meanwhile is raised when it has ended, or after a minute."""
+    """Wait for a program. A Ctrl-C during the wait is raised after the program has ended, or after a minute."""
     try:
         stdout, stderr = process.communicate(stdin, timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -151,13 +151,13 @@ def _finish(process: "subprocess.Popen[str]", stdin: str, seconds: float) -> Res
 
 
 def _missing(program: str) -> UserError:
-    """What to say of a program that is not there."""
+    """The error for a program that is not installed."""
     where = "; install it from cloud.google.com/sdk" if program == "gcloud" else ""
     return UserError(f"{program} is not installed{where}")
 
 
 def folded(argv: Sequence[str]) -> str:
-    """A command as it can be pasted into a shell, in lines of about 80 columns."""
+    """A command in lines of about 80 columns, which a user can paste into a shell."""
     lines, line = [], ""
     for word in (shlex.quote(argument) for argument in argv):
         if line and len(line) + len(word) + 3 > COLUMNS:
@@ -168,5 +168,5 @@ def folded(argv: Sequence[str]) -> str:
 
 
 def say(text: str) -> None:
-    """Tell the user what the launcher does; standard output is left to the job's own lines."""
+    """Print a message of the launcher to standard error; standard output is for the job's own lines."""
     print(f"launch: {text}", file=sys.stderr, flush=True)

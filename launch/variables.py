@@ -1,4 +1,4 @@
-"""The variables and secrets that a launch config names: names, never values."""
+"""Checks of the variables and secrets in a launch config: the config has their names, never their values."""
 
 import re
 from collections.abc import Sequence
@@ -8,22 +8,22 @@ from launch.config import LaunchConfig
 
 VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 TOKEN = re.compile(r"\b(hf_|sk-|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|AKIA|ya29\.)[A-Za-z0-9_-]{8}")
-"""How the tokens of Hugging Face, OpenAI, GitHub, GitLab, Slack, AWS and Google begin."""
+"""First characters of the tokens of Hugging Face, OpenAI, GitHub, GitLab, Slack, AWS and Google."""
 DIGEST = re.compile(r"[0-9a-fA-F]{32}")
 
 
 def is_text(value: str) -> bool:
-    """Whether a value that was given here can stand in a file of UTF-8: other bytes came in as lone surrogates."""
+    """Whether a value can be written as UTF-8. Python reads other bytes of a command line as lone surrogates."""
     return not re.search(r"[\ud800-\udfff]", value)
 
 
 def check_names(config: LaunchConfig, command: Sequence[str]) -> None:
-    """Refuse values where names belong, and tokens among the words of a command; none is repeated in the message.
+    """Refuse a value where a name belongs, and a token in the command. The message never repeats the value.
 
-    Words that are not UTF-8 are refused too, as a job is written to a file.
+    Arguments that are not UTF-8 text are refused too, because a job is written to a file.
 
     Raises:
-      UserError: there is one.
+      UserError: config.env, config.secrets or the command has such an entry.
     """
     for index, entry in enumerate(config.env):
         if not VARIABLE.fullmatch(entry):

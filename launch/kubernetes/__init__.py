@@ -1,1 +1,1 @@
-"""Kubernetes: `python -m launch.kubernetes`."""
+"""Jobs of Kubernetes: `python -m launch.kubernetes`."""

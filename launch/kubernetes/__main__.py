@@ -1,7 +1,8 @@
 """`python -m launch.kubernetes NAME --config=configs/launch_gke_tpu.py -- python -m pretrain ...`: a manifest.
 
-An indexed Job, one Pod on each machine, with a headless Service through which they find each other; several TPU slices
-are a JobSet, one such Job for each. The manifest is printed, or written to --out; `kubectl apply -f` starts the run.
+The manifest has an indexed Job with one Pod on each machine, and a headless Service through which the Pods find each
+other. For several TPU slices it has a JobSet with one Job for each slice. The manifest is printed, or written to --out.
+`kubectl apply -f` starts the run.
 """
 
 import os
@@ -22,22 +23,22 @@ from launch.kubernetes.yaml_text import dump
 from launch.variables import check_names
 
 EXCLUSIVE = "alpha.jobset.sigs.k8s.io/exclusive-topology"
-"""JobSet's annotation: each Job on machines of one node pool, which is a slice, and none shared with another Job."""
+"""JobSet's annotation that gives each Job a node pool of its own. A node pool is a slice."""
 USER_ERROR = 2
-"""The exit status of a mistake of the user's: starting again would not help."""
+"""Exit status of a user's mistake; another start would not help."""
 FAIL: dict[str, Any] = {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [USER_ERROR]}}
-"""What ends a Job at once."""
+"""Rule that ends a Job at once."""
 IGNORE: tuple[dict[str, Any], ...] = (
     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
     {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [UNFINISHED]}},
 )
-"""What is no failure: a node was taken away, or the run was stopped and is saved."""
+"""Rules for ends that are not failures: the cloud took the node away, or the run was stopped and is saved."""
 LONGEST_NAME = 40
-"""Of a run: Pods are called NAME-slice-0-15-abcde, at most 63."""
+"""Most characters of a run's name. The names of Pods, NAME-slice-0-15-abcde, have at most 63."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Render the manifest of a run; print or write it."""
+    """Render the manifest of a run, and print it or write it to a file."""
     own, command = commands.split(argv)
     name, own = commands.take_name(own)
     config, values = parse(LaunchConfig, own, _flags, unused=unused_by("kubernetes"))
@@ -67,16 +68,16 @@ def render(name: str, command: Sequence[str], config: LaunchConfig, environment:
 def objects(
     name: str, command: Sequence[str], config: LaunchConfig, environment: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """The objects of a run: a Service and a Job, or a JobSet, which makes its own.
+    """The Kubernetes objects of a run: a Service and a Job, or a JobSet, which makes its own Service.
 
     Args:
       name: the run's name.
-      command: what stands after `--`.
+      command: the command after `--`.
       config: the launch config; its group `kubernetes` and the shared fields are used.
-      environment: where the values of config.env are taken from.
+      environment: values of the variables in config.env.
 
     Raises:
-      UserError: no command, a workdir that does not outlive a Pod, or a field that Kubernetes would not take.
+      UserError: there is no command, the workdir would vanish with its Pod, or Kubernetes would refuse a field's value.
     """
     _check_name("NAME", name, LONGEST_NAME)
     check_names(config, command)
@@ -84,33 +85,33 @@ def objects(
     command, workdir = commands.with_workdir(command, config.workdir, name)
     if "://" not in workdir:
         raise UserError(
-            f"--workdir={workdir} is on a Pod's own disk, which goes with it; name a bucket, gs://..."
+            f"--workdir={workdir} is on a Pod's own disk, which is deleted with the Pod; name a bucket, gs://..."
         )
     _check(job)
-    found = machines(job)
+    hardware = machines(job)
     metadata = {"name": name, "namespace": job.namespace, "labels": {"app.kubernetes.io/name": "unmask"}}
-    template = pod(name, _until_finished(command, workdir), config, found, environment)
-    if found.slices > 1:
-        return [_job_set(metadata, template, job, found)]
+    template = pod(name, _until_finished(command, workdir), config, hardware, environment)
+    if hardware.slices > 1:
+        return [_job_set(metadata, template, job, hardware)]
     indexed = {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": metadata,
-        "spec": _job(template, found.nodes, job.max_restarts * found.nodes, [FAIL, *IGNORE]),
+        "spec": _job(template, hardware.nodes, job.max_restarts * hardware.nodes, [FAIL, *IGNORE]),
     }
-    return [_service(metadata), indexed] if found.nodes > 1 else [indexed]
+    return [_service(metadata), indexed] if hardware.nodes > 1 else [indexed]
 
 
 def _until_finished(command: Sequence[str], workdir: str) -> list[str]:
-    """The command so that it succeeds only when its run has finished: a Pod that exits 0 is never started again."""
-    left = commands.markers(command, workdir)
-    if not left:
+    """Wrap the command so that its exit status is 0 only for a finished run. Kubernetes never restarts a Pod with 0."""
+    markers = commands.markers(command, workdir)
+    if not markers:
         return list(command)
-    return [commands.python_of(command), "-m", "launch.finished", *left, "--", *command]
+    return [commands.python_of(command), "-m", "launch.finished", *markers, "--", *command]
 
 
 def _service(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The Service that gives each Pod a name, NAME-INDEX.NAME, also before it is ready."""
+    """The Service that gives each Pod a host name, NAME-INDEX.NAME, even before the Pod is ready."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -126,7 +127,7 @@ def _service(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def _job(
     template: dict[str, Any], nodes: int, failures: int, rules: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """A Job's spec: all Pods at once, each with an index; those that fail are replaced, up to so many `failures`."""
+    """The spec of a Job. All Pods start at once, and each has an index. Up to `failures` failed Pods are replaced."""
     return {
         "completionMode": "Indexed",
         "completions": nodes,
@@ -138,11 +139,12 @@ def _job(
 
 
 def _job_set(
-    metadata: dict[str, Any], template: dict[str, Any], job: KubernetesConfig, found: Machines
+    metadata: dict[str, Any], template: dict[str, Any], job: KubernetesConfig, hardware: Machines
 ) -> dict[str, Any]:
-    """A Job for each slice; GKE tells the slices of each other (MEGASCALE_*).
+    """A JobSet with one Job for each slice. GKE sets the variables MEGASCALE_*, through which the slices connect.
 
-    Slices that have lost one cannot go on: whatever ends a Pod but a mistake fails its Job, and all are made anew.
+    The run cannot continue without one of its slices. So every failure of a Pod fails its Job, and JobSet restarts all
+    Jobs; only a user's mistake ends the JobSet.
     """
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
@@ -162,8 +164,8 @@ def _job_set(
             "replicatedJobs": [
                 {
                     "name": "slice",
-                    "replicas": found.slices,
-                    "template": {"spec": _job(template, found.nodes, 0, [FAIL])},
+                    "replicas": hardware.slices,
+                    "template": {"spec": _job(template, hardware.nodes, 0, [FAIL])},
                 }
             ],
         },
@@ -174,12 +176,12 @@ def _check_name(what: str, name: str, longest: int) -> None:
     if len(name) > longest or not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name):
         raise UserError(
             f"{what}={name!r} should be small letters, digits and '-', a letter first, at most {longest} of them "
-            "(Kubernetes makes host names of it)"
+            "(Kubernetes uses it in host names)"
         )
 
 
 def _check(job: KubernetesConfig) -> None:
-    """Refuse what Kubernetes would not take, or would read as something else."""
+    """Refuse values that Kubernetes would refuse or misread."""
     _check_name("config.kubernetes.namespace", job.namespace, 63)
     if job.service_account:
         _check_name("config.kubernetes.service_account", job.service_account, 63)

@@ -1,4 +1,4 @@
-"""What runs on each machine of a Kubernetes run: which machines, and the Pod that has one of them."""
+"""The machines of a Kubernetes run, and the template of its Pods; each machine runs one Pod."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,10 @@ GKE_NAMES = {
 }
 """GKE's label cloud.google.com/gke-tpu-accelerator, by generation."""
 PORTS = (8471, 8080)
-"""Where TPU hosts reach each other, within a slice and between slices."""
+"""Ports on which TPU hosts connect, within a slice and between slices."""
 COORDINATOR_PORT = 8476
 LOCKED_KIB = 68719476736
-"""What GKE's page on TPUs says that a Pod without privileges should be allowed to lock, in KiB."""
+"""Limit on locked memory for a Pod without privileges, in KiB. Source: GKE's page on TPUs."""
 KIND, RUN = "app.kubernetes.io/name", "app.kubernetes.io/instance"
 INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 SECRET_LIKE = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|PRIVATE|API_?KEY|ACCESS_?KEY")
@@ -35,26 +35,27 @@ class Machines:
 
     tpu: bool
     accelerator: str
-    """GKE's name."""
+    """GKE's name of the TPU or GPU."""
     topology: str
-    """Of TPUs: chips along each axis."""
+    """Number of TPU chips along each axis, as in 2x2x4; "" for GPUs."""
     slices: int
     nodes: int
-    """Machines of each slice."""
+    """Number of machines of each slice."""
     chips: int
-    """Chips, or GPUs, of each machine."""
+    """Number of chips, or GPUs, of each machine."""
 
     @property
     def processes(self) -> int:
-        """One on each machine."""
+        """Number of processes; each machine runs one."""
         return self.slices * self.nodes
 
 
 def machines(job: KubernetesConfig) -> Machines:
-    """The machines that a config asks for.
+    """The machines that a config requests.
 
     Raises:
-      UserError: no accelerator, an unknown one, or slices of one machine, which GKE does not join.
+      UserError: the accelerator is missing or unknown, or a run of several slices has slices of one machine; GKE does
+        not join such slices.
     """
     if not job.accelerator:
         raise UserError(
@@ -79,8 +80,8 @@ def machines(job: KubernetesConfig) -> Machines:
         )
     if slice_.generation not in GKE_NAMES:
         raise UserError(
-            f"config.kubernetes.accelerator={job.accelerator!r}: of {slice_.generation} use TPU VMs (python -m "
-            f"launch.tpu); GKE node pools are made of {', '.join(GKE_NAMES)}"
+            f"config.kubernetes.accelerator={job.accelerator!r}: for {slice_.generation} use TPU VMs (python -m "
+            f"launch.tpu); GKE has node pools of {', '.join(GKE_NAMES)}"
         )
     if job.slices > 1 and slice_.hosts == 1:
         raise UserError(
@@ -98,60 +99,67 @@ def machines(job: KubernetesConfig) -> Machines:
 
 
 def pod(
-    name: str, command: Sequence[str], config: LaunchConfig, found: Machines, environment: Mapping[str, str]
+    name: str,
+    command: Sequence[str],
+    config: LaunchConfig,
+    hardware: Machines,
+    environment: Mapping[str, str],
 ) -> dict[str, Any]:
     """The template of a run's Pods.
 
     Args:
-      name: the run's name, which is the Service's too.
-      command: what the container runs.
+      name: the name of the run and of its Service.
+      command: the command of the container.
       config: the launch config.
-      found: the machines.
-      environment: where the values of config.env are taken from.
+      hardware: the machines of the run.
+      environment: values of the variables in config.env.
 
     Raises:
-      UserError: a variable that is not set, or that should be a secret.
+      UserError: a variable of config.env is not set, or it should be a secret.
     """
     job = config.kubernetes
-    resource = "google.com/tpu" if found.tpu else "nvidia.com/gpu"
-    amount = {resource: found.chips}
+    resource = "google.com/tpu" if hardware.tpu else "nvidia.com/gpu"
+    amount = {resource: hardware.chips}
     asked = {name: value for name, value in (("cpu", job.cpu), ("memory", job.memory)) if value}
-    if found.tpu and not job.privileged:
+    if hardware.tpu and not job.privileged:
         command = _with_locked_memory(command)
     container: dict[str, Any] = {
         "name": "run",
         "image": job.image,
         "command": [literal(argument) for argument in command],
-        "env": _environment(name, config, found, environment),
+        "env": _environment(name, config, hardware, environment),
         "resources": {"requests": {**asked, **amount}, "limits": amount},
-        "securityContext": _security(found, job),
+        "securityContext": _security(hardware, job),
     }
-    if found.tpu:
-        container["ports"] = [{"containerPort": port} for port in PORTS[: 2 if found.slices > 1 else 1]]
-    elif found.nodes > 1:
+    if hardware.tpu:
+        container["ports"] = [{"containerPort": port} for port in PORTS[: 2 if hardware.slices > 1 else 1]]
+    elif hardware.nodes > 1:
         container["ports"] = [{"containerPort": COORDINATOR_PORT}]
-    if not found.tpu:
+    if not hardware.tpu:
         container["volumeMounts"] = [{"name": "shm", "mountPath": "/dev/shm"}]
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": job.grace_seconds,
-        "nodeSelector": _labels(found, job),
+        "nodeSelector": _labels(hardware, job),
         "tolerations": _tolerations(resource, spot=job.spot),
         "containers": [container],
     }
-    if not found.tpu:  # NCCL's buffers; a container has 64 MB of its own
+    if not hardware.tpu:  # NCCL puts its buffers in /dev/shm, of which a container has only 64 MB
         spec["volumes"] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
     if job.service_account:
         spec["serviceAccountName"] = job.service_account
-    if found.nodes > 1 and found.slices == 1:  # JobSet sets its own
+    if hardware.nodes > 1 and hardware.slices == 1:  # for several slices, JobSet sets the subdomain
         spec["subdomain"] = name
-        if found.tpu:
+        if hardware.tpu:
             spec["affinity"] = _one_slice(name)
     return {"metadata": {"labels": {KIND: "unmask", RUN: name}}, "spec": spec}
 
 
 def _one_slice(name: str) -> dict[str, Any]:
-    """All Pods of the run in one node pool, which is a slice, and other runs in others, as JobSet would have it."""
+    """The affinity that puts all Pods of the run into one node pool without other runs. A node pool is a slice.
+
+    JobSet does the same for several slices.
+    """
     pool = {"topologyKey": "cloud.google.com/gke-nodepool"}
     ours = {"matchLabels": {RUN: name}}
     others = {
@@ -164,15 +172,15 @@ def _one_slice(name: str) -> dict[str, Any]:
     }
 
 
-def _labels(found: Machines, job: KubernetesConfig) -> dict[str, str]:
-    """The labels of the nodes that will do."""
+def _labels(hardware: Machines, job: KubernetesConfig) -> dict[str, str]:
+    """The labels that a node must have."""
     labels = (
         {
-            "cloud.google.com/gke-tpu-accelerator": found.accelerator,
-            "cloud.google.com/gke-tpu-topology": found.topology,
+            "cloud.google.com/gke-tpu-accelerator": hardware.accelerator,
+            "cloud.google.com/gke-tpu-topology": hardware.topology,
         }
-        if found.tpu
-        else {"cloud.google.com/gke-accelerator": found.accelerator}
+        if hardware.tpu
+        else {"cloud.google.com/gke-accelerator": hardware.accelerator}
     )
     if job.spot:
         labels["cloud.google.com/gke-spot"] = "true"
@@ -180,7 +188,7 @@ def _labels(found: Machines, job: KubernetesConfig) -> dict[str, str]:
 
 
 def _tolerations(resource: str, *, spot: bool) -> list[dict[str, str]]:
-    """Nodes with accelerators, and nodes that may be taken away, turn away Pods that do not say they bear it."""
+    """The tolerations of the Pods. Nodes with accelerators have a taint, and spot nodes have another one."""
     tolerated = [{"key": resource, "operator": "Exists", "effect": "NoSchedule"}]
     if spot:
         tolerated.append(
@@ -189,9 +197,9 @@ def _tolerations(resource: str, *, spot: bool) -> list[dict[str, str]]:
     return tolerated
 
 
-def _security(found: Machines, job: KubernetesConfig) -> dict[str, Any]:
-    """As little as will do: TPU devices belong to root, and libtpu locks memory that the chips write to."""
-    if not found.tpu:
+def _security(hardware: Machines, job: KubernetesConfig) -> dict[str, Any]:
+    """The fewest rights that work. TPU devices belong to root, and libtpu locks the memory that the chips write to."""
+    if not hardware.tpu:
         return {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
@@ -203,31 +211,30 @@ def _security(found: Machines, job: KubernetesConfig) -> dict[str, Any]:
 
 
 def _with_locked_memory(command: Sequence[str]) -> list[str]:
-    """The command in a shell that raises the limit on locked memory first, as SYS_RESOURCE lets it."""
+    """Wrap the command in a shell that first raises the limit on locked memory. The shell needs SYS_RESOURCE for it."""
     return ["sh", "-c", f'ulimit -l {LOCKED_KIB} && exec "$@"', "sh", *command]
 
 
 def _environment(
-    name: str, config: LaunchConfig, found: Machines, environment: Mapping[str, str]
+    name: str, config: LaunchConfig, hardware: Machines, environment: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """The variables of the container: how the processes join, config.env, config.secrets."""
+    """The environment variables of the container: addresses of the processes, config.env and config.secrets."""
     plain: dict[str, Any] = {}
-    if found.processes > 1:
+    if hardware.processes > 1:
         plain["UNMASK_DISTRIBUTED"] = "1"
         plain["UNMASK_INITIALIZATION_SECONDS"] = str(config.kubernetes.wait_seconds)
     variables: list[dict[str, Any]] = [{"name": key, "value": value} for key, value in plain.items()]
-    if (
-        not found.tpu and found.processes > 1
-    ):  # TPU hosts are found by what GKE sets: TPU_WORKER_HOSTNAMES, MEGASCALE_*
+    # TPU processes need no addresses here: GKE sets TPU_WORKER_HOSTNAMES and MEGASCALE_*.
+    if not hardware.tpu and hardware.processes > 1:
         variables += [
             {"name": "JAX_COORDINATOR_ADDRESS", "value": f"{name}-0.{name}:{COORDINATOR_PORT}"},
-            {"name": "JAX_NUM_PROCESSES", "value": str(found.processes)},
+            {"name": "JAX_NUM_PROCESSES", "value": str(hardware.processes)},
             {"name": "JAX_PROCESS_ID", "valueFrom": {"fieldRef": {"fieldPath": INDEX}}},
         ]
     for key in config.env:
         if SECRET_LIKE.search(key.upper()):
             raise UserError(
-                f"config.env names {key}, whose value would stand in the manifest; make it a Kubernetes Secret and set "
+                f"config.env names {key}, whose value would be in the manifest; make it a Kubernetes Secret and set "
                 f"config.secrets={key}=SECRET"
             )
         if key not in environment:
@@ -241,7 +248,7 @@ def _environment(
 
 
 def _secret(text: str) -> dict[str, Any]:
-    """A variable from a Kubernetes Secret: NAME=SECRET, its key called as the variable, or NAME=SECRET/KEY."""
+    """A variable from a Kubernetes Secret: NAME=SECRET/KEY, or NAME=SECRET if the key has the variable's name."""
     match = re.fullmatch(r"(\w+)=([a-z0-9][a-z0-9.-]*)(?:/([\w.-]+))?", text, re.ASCII)
     if match is None:
         raise UserError(

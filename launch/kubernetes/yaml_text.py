@@ -1,4 +1,4 @@
-"""Kubernetes objects as YAML that every parser reads alike: what could be taken for a number or a flag is quoted."""
+"""Kubernetes objects as YAML. A text that a parser could read as a number or a boolean is quoted."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,13 +7,13 @@ from typing import Any
 import yaml
 
 PLAIN = r"-{0,2}[A-Za-z][\w./:=,@+-]+"
-"""Texts that no version of YAML takes for anything else, unless they are words such as `no`, which PyYAML knows."""
+"""Texts that every version of YAML reads as text. Words such as `no` are the exception; PyYAML detects them itself."""
 
 TEXT = "tag:yaml.org,2002:str"
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes no anchors, and quotes with care."""
+    """A dumper that writes no anchors, and quotes ambiguous texts."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -30,7 +30,7 @@ _Dumper.add_representer(str, _text)
 
 
 def dump(objects: Sequence[Mapping[str, Any]]) -> str:
-    """The documents of a manifest, in the order of their fields."""
+    """Write the objects as the YAML documents of a manifest. Fields keep their order."""
     return yaml.dump_all(
         [dict(one) for one in objects],
         Dumper=_Dumper,
@@ -42,5 +42,5 @@ def dump(objects: Sequence[Mapping[str, Any]]) -> str:
 
 
 def literal(text: str) -> str:
-    """A text as it stands in `command`, `args` or `env`, where Kubernetes puts values in for $(NAME)."""
+    """Escape a text for `command`, `args` or `env`, because Kubernetes replaces $(NAME) there."""
     return text.replace("$", "$$")

@@ -1,10 +1,10 @@
 """`python -m launch.tpu COMMAND NAME [--config=FILE.py] [--config.FIELD=VALUE ...] [flags] [-- COMMAND TO RUN ...]`.
 
-up       all of it: check, plan, create, set up, run; after a preemption again, until the job has finished
-create   ask for the pod and wait until it is there         setup    copy the code to it and install it
+up       check, plan, create, set up and run; repeat this after a preemption, until the job has finished
+create   request the pod and wait until it is ready         setup    copy the code to the pod and install it
 run      start the job, follow it, and keep it running      status   the pod and the job on every machine
-logs     what the machines have written                     ssh      a shell on a machine, or a command on all
-stop     have the job save and stop                         delete   delete the pod, whatever state it is in
+logs     the output of the job on the machines              ssh      a shell on a machine, or a command on all
+stop     tell the job to save and stop                      delete   delete the pod, whatever state it is in
 """
 
 import shlex
@@ -52,7 +52,7 @@ def _flags(values: flags.FlagValues) -> None:
 
 @dataclass(frozen=True)
 class Call:
-    """A command line, checked as far as can be without asking anybody."""
+    """A parsed command line. It is checked as far as possible without a call to the cloud."""
 
     name: str
     config: LaunchConfig
@@ -61,10 +61,10 @@ class Call:
     hosts: int
     runner: Runner
     fields: list[str]
-    """The arguments that gave the config."""
+    """The arguments of the command line that set the config."""
 
     def again(self, verb: str) -> str:
-        """Another command for the same pod, in the same place."""
+        """The text of another launch.tpu command for the same pod, with the same config."""
         return shlex.join([python(), "-m", "launch.tpu", verb, self.name, *self.fields])
 
     @cached_property
@@ -85,14 +85,14 @@ class Call:
 
     @cached_property
     def job(self) -> Job:
-        """The job that stands after `--`."""
+        """The job, made from the command after `--`."""
         return make_job(self.config, self.name, self.command, self.hosts)
 
     def need(self) -> None:
-        """Refuse to go on without a pod that can be used.
+        """Check that the pod is ready.
 
         Raises:
-          UserError: there is none, or it is not ready.
+          UserError: the pod does not exist, or it is not ready.
         """
         seen = observe(self.pod)
         if decide(seen, queued=self.pod.queued) is not Do.USE:
@@ -143,7 +143,7 @@ def _up(call: Call) -> int:
 
 
 def _checked(call: Call, *, plan: bool) -> Launch:
-    """Everything that can be found out before a machine is asked for."""
+    """Do all checks that need no machine, and return the launch."""
     job, archive = call.job, call.archive
     preflight_checks.check_config_file(job, archive)
     pod = call.pod
@@ -179,21 +179,21 @@ def _logs(call: Call) -> int:
         follower.run() if call.runner.dry else follower.start()
     for follower in followers:
         while follower.is_alive():
-            follower.join(0.5)  # with a limit, so that Ctrl-C is heard
+            follower.join(0.5)  # with a time limit, so that Ctrl-C works
     return 0
 
 
 def _ssh(call: Call) -> int:
     gcloud = call.pod.gcloud
-    # One word is text for the remote shell, as in 'ls | wc -l'; several are a program and its arguments.
-    words = call.command[0] if len(call.command) == 1 else shlex.join(call.command)
+    # A single argument is text for the remote shell, as in 'ls | wc -l'. Several are a program and its arguments.
+    command = call.command[0] if len(call.command) == 1 else shlex.join(call.command)
     if call.values.worker == "all":
-        if not words:
+        if not command:
             raise UserError("--worker=all needs a command: -- COMMAND")
-        statuses = [call.runner.interactive(gcloud.ssh(node, "all", words)) for node in call.pod.nodes]
+        statuses = [call.runner.interactive(gcloud.ssh(node, "all", command)) for node in call.pod.nodes]
         return next((status for status in statuses if status), 0)
     worker = call.chosen("0")[0]
-    return call.runner.interactive(gcloud.ssh(worker.node, str(worker.index), words))
+    return call.runner.interactive(gcloud.ssh(worker.node, str(worker.index), command))
 
 
 def _stop(call: Call) -> int:
@@ -217,10 +217,10 @@ def _stop(call: Call) -> int:
 
 
 def _delete(call: Call) -> int:
-    found = delete(call.pod)
+    existed = delete(call.pod)
     gcloud = call.pod.gcloud
     nothing = f"there is nothing called {call.name} in {gcloud.zone} of {gcloud.project}"
-    say(f"{call.name} is deleted: nothing is left of it" if found else nothing)
+    say(f"{call.name} is deleted: nothing is left of it" if existed else nothing)
     return 0
 
 
@@ -245,13 +245,17 @@ OF_VERBS = {
 }
 """Flags that only some commands read."""
 MAKES = ("up", "create")
-"""Commands that begin with no pod."""
+"""Commands that need no pod at their start."""
 STARTS = ("up", "run", "create", "setup")
-"""Commands that a Ctrl-C may leave with something that costs money."""
+"""Commands after which something that costs money may exist when a Ctrl-C interrupts them."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command; exit status 0: done, finished; 1: the job failed; 2: a mistake; 3: the job was stopped."""
+    """Run a command of the launcher.
+
+    Returns:
+      The exit status: 0 done or finished, 1 the job failed, 2 a user's mistake, 3 the job was stopped, 130 interrupted.
+    """
     own, command = split(argv)
     if {"--help", "-h"} & set(own):
         print(__doc__)
@@ -273,7 +277,7 @@ def main(argv: Sequence[str]) -> int:
     call = Call(name, config, values, command, hosts, runner, fields)
     if verb in ("up", "run"):
         _ = call.job
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # the end of a terminal is like Ctrl-C
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM acts like Ctrl-C
     try:
         status = COMMANDS[verb](call)
         if values.dry_run:
@@ -288,16 +292,18 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _check_flags(verb: str, values: flags.FlagValues) -> None:
-    """Refuse a flag that the command would not read."""
+    """Refuse a flag that the command does not read."""
     for flag, verbs in OF_VERBS.items():
         if values[flag].present and verb not in verbs:
-            raise UserError(f"--{flag} has no effect on {verb}: it is of {' and '.join(verbs)}; leave it out")
+            raise UserError(
+                f"--{flag} has no effect on {verb}: it is a flag of {' and '.join(verbs)}; leave it out"
+            )
     if values.worker == "all" and values["slice"].present:
-        raise UserError(f"--worker=all is all machines of all slices; leave out --slice={values.slice}")
+        raise UserError(f"--worker=all means all machines of all slices; leave out --slice={values.slice}")
 
 
 def _underscored(argument: str) -> str:
-    """--dry-run as absl has it: --dry_run; config fields and values stay."""
+    """Write a flag's name with underscores, as absl expects it (--dry_run). Config fields and values do not change."""
     name, equals, value = argument.partition("=")
     if not name.startswith("--") or name.startswith("--config"):
         return argument
@@ -305,7 +311,7 @@ def _underscored(argument: str) -> str:
 
 
 def _interrupted(call: Call, verb: str) -> int:
-    """Say what a Ctrl-C has left behind, and what to do about it."""
+    """After a Ctrl-C, tell the user which resources exist, and how to continue or delete them."""
     if verb not in STARTS:
         return INTERRUPTED
     try:
@@ -317,7 +323,7 @@ def _interrupted(call: Call, verb: str) -> int:
     if seen is None or not seen.absent:
         say(f"it goes on without this launcher, and costs money; to delete it: {call.again('delete')}")
     if verb in ("up", "run"):
-        say(f"the same command takes it up again; to have the job save and stop: {call.again('stop')}")
+        say(f"the same command follows it again; to tell the job to save and stop: {call.again('stop')}")
     return INTERRUPTED
 
 

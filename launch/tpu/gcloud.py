@@ -1,4 +1,4 @@
-"""gcloud's argument lists for TPU VMs: pure functions of the project, the zone and the launch config."""
+"""Argument lists of gcloud for TPU VMs: pure functions of the project, the zone and the launch config."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from base.tpu_types import tpu_slice
 from launch.config import TpuConfig
 
 LABEL = "unmask-pod"
-"""The label that says that this tool made a machine, and for which pod."""
+"""Label of the machines that this tool creates; its value is the pod's name."""
 SCOPES = "https://www.googleapis.com/auth/cloud-platform"
-"""What the VMs' service account may be used for: all that its roles allow (the default leaves Secret Manager out)."""
+"""Scope of the VMs' service account: everything that its roles allow. The default scopes exclude Secret Manager."""
 CONNECTION = "-oConnectTimeout=30 -oServerAliveInterval=15"
-"""A connection to a machine that is gone ends within a minute."""
+"""Options of ssh. With them, a connection to a lost machine ends within a minute."""
 
 Argv = list[str]
 
@@ -38,14 +38,14 @@ def remove(path: str) -> Argv:
 
 @dataclass(frozen=True)
 class Gcloud:
-    """The calls that concern the machines of one project and zone."""
+    """The gcloud calls for the machines of one project and zone."""
 
     project: str
     zone: str
     tpu: TpuConfig
 
     def create(self, name: str) -> Argv:
-        """Ask for a pod; returns before it is there."""
+        """Request a pod; the call returns before the pod exists."""
         tpu = self.tpu
         slice_ = tpu_slice(tpu.accelerator)
         runtime = tpu.runtime_version or slice_.runtime_version
@@ -70,22 +70,22 @@ class Gcloud:
         return self._tpus("create", name, [*options, "--async", "--quiet"], queued=tpu.queued)
 
     def describe(self, name: str, *, queued: bool) -> Argv:
-        """What the cloud knows of a queued resource, or of a TPU VM, as JSON."""
+        """Describe a queued resource or a TPU VM as JSON."""
         return self._tpus("describe", name, ["--format=json"], queued=queued)
 
     def delete(self, name: str, *, queued: bool) -> Argv:
-        """Delete a queued resource and its TPU VMs, or a TPU VM; returns when it is done."""
+        """Delete a queued resource and its TPU VMs, or one TPU VM; the call returns after the deletion."""
         return self._tpus("delete", name, [*(["--force"] if queued else []), "--quiet"], queued=queued)
 
     def ssh(self, node: str, worker: str, command: str = "") -> Argv:
-        """Run a command on a worker of a TPU VM, or on all; without one, a shell of the user's own."""
+        """Run a command on a worker of a TPU VM, or on all; without a command, open a shell for the user."""
         options = [f"--worker={worker}", f"--ssh-flag={CONNECTION}", *self._route()]
         if command:
             options += [f"--command={command}", "--quiet"]
         return self._tpus("ssh", node, options, track=self._track())
 
     def scp(self, files: Sequence[str], node: str, folder: str) -> Argv:
-        """Copy files into a folder of all workers' home folders."""
+        """Copy files into a folder in the home folder of every worker."""
         options = ["--worker=all", *(f"--scp-flag={flag}" for flag in CONNECTION.split()), *self._route()]
         place = [*files, f"{node}:{folder}/"]
         return self._tpus("scp", place, [*options, "--quiet"], track=self._track())
@@ -105,7 +105,7 @@ class Gcloud:
         return ["gcloud", *track, "compute", "tpus", kind, verb, *names, *place, *options]
 
     def _track(self) -> list[str]:
-        return ["alpha"] if self.tpu.internal_ips and self.tpu.iap else []  # only alpha can tunnel
+        return ["alpha"] if self.tpu.internal_ips and self.tpu.iap else []  # only alpha has IAP tunnels
 
     def _route(self) -> list[str]:
         if not self.tpu.internal_ips:
@@ -114,10 +114,10 @@ class Gcloud:
 
 
 def nodes_options(name: str, slices: int) -> list[str]:
-    """How a queued resource names its TPU VMs: as itself, or with a number for each of several slices."""
+    """Options that name the TPU VMs of a queued resource: its own name, or a name with a number for each slice."""
     return [f"--node-id={name}"] if slices == 1 else [f"--node-count={slices}", f"--node-prefix={name}"]
 
 
 def nodes(name: str, slices: int) -> list[str]:
-    """The names that the TPU VMs of a pod have."""
+    """The names of a pod's TPU VMs."""
     return [name] if slices == 1 else [f"{name}-{index}" for index in range(slices)]

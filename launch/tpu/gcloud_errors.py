@@ -1,4 +1,4 @@
-"""What an error of gcloud means: try again, stop at once, or nothing at all."""
+"""The meaning of gcloud's errors: try again, stop, or no error for this purpose."""
 
 import random
 import re
@@ -10,15 +10,15 @@ LONGEST_PAUSE = 600.0
 
 
 class Failure(Enum):
-    """What to do about a failed call."""
+    """The kind of a failed call."""
 
     TRANSIENT = "try again later"
-    ABSENT = "what was asked for does not exist"
-    PRESENT = "what was to be made exists already"
+    ABSENT = "the resource does not exist"
+    PRESENT = "the resource exists already"
     PERMANENT = "trying again does not help"
 
 
-# In this order: a quota that is used up is reported as RESOURCE_EXHAUSTED too, and a rate limit as a quota.
+# The order matters: gcloud reports an exhausted quota as RESOURCE_EXHAUSTED too, and a rate limit as a quota.
 _RULES = (
     (Failure.TRANSIENT, r"per minute|rate.?limit"),
     (
@@ -37,19 +37,19 @@ _RULES = (
 
 
 def classify(result: Result) -> Failure:
-    """What the failure of a call of gcloud means, by its message; permanent where the message is not known."""
+    """The kind of a failed gcloud call, from its error message; permanent for an unknown message."""
     if result.status < 0 or result.status == ABORTED:
-        return Failure.TRANSIENT  # gcloud itself was ended: nothing is known about the request
+        return Failure.TRANSIENT  # gcloud itself was killed, so the fate of the request is unknown
     return meaning(result.stderr) or Failure.PERMANENT
 
 
 def meaning(text: str) -> Failure | None:
-    """What an error message of Google Cloud means; None for one that is not known."""
+    """The kind of failure in an error message of Google Cloud; None for an unknown message."""
     return next((kind for kind, rule in _RULES if re.search(rule, text, re.IGNORECASE)), None)
 
 
 def message(result: Result) -> str:
-    """The line of gcloud's error output that says what is wrong."""
+    """The error message in gcloud's error output, as one line of at most 300 characters."""
     lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
     error = next((line for line in lines if line.startswith("ERROR:")), "")
     if error and not error.rstrip().endswith(":"):
@@ -60,9 +60,10 @@ def message(result: Result) -> str:
 
 
 def pause(attempt: int, first: float) -> float:
-    """Seconds before attempt number `attempt` + 1: doubling from `first`, with jitter, at most ten minutes.
+    """The pause before attempt number `attempt` + 1, in seconds. It doubles from `first`, up to ten minutes.
 
-    Between half and all of the doubled time, so that launchers that were refused together do not return together.
+    The pause is a random value between half and all of that time. So several launchers that were refused at the same
+    time do not try again at the same time.
     """
     longest = min(first * 2.0**attempt, LONGEST_PAUSE)
     return longest * random.uniform(0.5, 1.0)

@@ -1,6 +1,6 @@
-"""Bringing a pod up and keeping a job on it: create, wait, set up, start, follow; after a preemption all of it again.
+"""Create a pod and keep a job running on it: create, wait, set up, start, follow; after a preemption repeat all steps.
 
-Where things stand is asked of the cloud and of the machines each time, never remembered: any machine can take over.
+The launcher keeps no state. It asks the cloud and the machines each time, so another machine can take over at any time.
 """
 
 from collections.abc import Mapping
@@ -20,19 +20,20 @@ from launch.tpu.pod_state import Do, Pod, decide, observe
 
 DELETE_TRIES = 6
 SETTLE = 3
-"""Looks at a pod whose job has ended badly before the job is blamed, not the pod: the cloud is slow to say so."""
+"""Number of checks, after a job has failed, until the launcher counts it as the job's own failure. The cloud reports a
+lost pod late."""
 PATIENCE = 60
-"""Looks at machines that do not answer, although the cloud says that they are there, before they are made anew; and
-looks at a cloud that gives no answer itself."""
+"""Number of checks without an answer from the machines until the launcher creates them again, although the cloud still
+reports them. Also the number of checks without an answer from the cloud itself."""
 FAILING_GRACE = 60
-"""Seconds that the other machines have when the job has failed on one."""
+"""Seconds that the other machines have to stop when the job has failed on one machine."""
 
 
 def create(pod: Pod, config: LaunchConfig) -> None:
-    """Have the pod, whatever there is of it now: wait for it, ask for it, or delete what is left of it and ask again.
+    """Make the pod ready from any state: wait for it, request it, or delete its remains and request it again.
 
     Raises:
-      UserError: the cloud will not give it, or a pod of this name is somebody else's.
+      UserError: the cloud refuses the pod, or another tool made a pod with this name.
     """
     tpu, before, refused = config.tpu, "", 0
     while True:
@@ -43,7 +44,7 @@ def create(pod: Pod, config: LaunchConfig) -> None:
             say(f"{pod.name}: {before}")
         if do in (Do.USE, Do.RECREATE) and seen.label != pod.name:
             raise UserError(
-                f"{pod.name} exists ({seen}), but was not made by this tool: take another NAME, or delete it by "
+                f"{pod.name} exists ({seen}), but was not made by this tool: choose another NAME, or delete it by "
                 f"python -m launch.tpu delete {pod.name}"
             )
         match do:
@@ -61,7 +62,7 @@ def create(pod: Pod, config: LaunchConfig) -> None:
 
 
 def _ask_for(pod: Pod, config: LaunchConfig, refused: int) -> int:
-    """Send a request for the pod; returns how often it has been refused for lack of capacity."""
+    """Send a request for the pod. Returns how often the cloud has refused it for lack of capacity."""
     tpu = config.tpu
     say(f"asking for {tpu.slices} x {tpu.accelerator} ({tpu.capacity}) in {pod.gcloud.zone}")
     result = pod.runner.run(pod.gcloud.create(pod.name))
@@ -81,10 +82,10 @@ def _ask_for(pod: Pod, config: LaunchConfig, refused: int) -> int:
 
 
 def delete(pod: Pod) -> bool:
-    """Delete the pod's queued resource and TPU VMs, whatever there is of them; returns whether there was anything.
+    """Delete the pod's queued resource and TPU VMs, if they exist. Returns whether any of them existed.
 
     Raises:
-      UserError: something is left.
+      UserError: a resource still exists afterwards.
     """
     seen, complaint = observe(pod, all_of_it=True), ""
     anything = not seen.absent
@@ -109,7 +110,7 @@ def delete(pod: Pod) -> bool:
 
 @dataclass(frozen=True)
 class Launch:
-    """All that is needed to run a job on a pod, as often as it takes."""
+    """A job and its pod, with everything needed to start the job repeatedly."""
 
     pod: Pod
     config: LaunchConfig
@@ -122,10 +123,10 @@ class Launch:
         return Workers(self.pod)
 
     def run(self, *, create_first: bool) -> int:
-        """Run the job to its end, through preemptions; returns the launcher's exit status.
+        """Run the job to its end, and restart it after preemptions. Returns the launcher's exit status.
 
         Args:
-          create_first: whether to make the pod if it is not there.
+          create_first: whether to create the pod if it does not exist.
 
         Raises:
           UserError: the cloud or a machine refuses something, or the pod was lost too often.
@@ -148,7 +149,7 @@ class Launch:
             )
 
     def _run_once(self, *, fresh: bool) -> Verdict:
-        """Start the job, or find it running, and wait for it; `fresh` machines are set up first."""
+        """Start the job if it is not running, and wait for its end. With `fresh`, set up the machines first."""
         lines = None
         try:
             answers = self.workers.status()
@@ -178,14 +179,14 @@ class Launch:
 
     def _check_same(self, answers: Mapping[Worker, dict[str, Any] | None]) -> None:
         digests = {fields.get("digest") for fields in answers.values() if fields}
-        if digests - {""} and digests != {self.job.digest}:  # tpu_pod.sh gives its jobs none
+        if digests - {""} and digests != {self.job.digest}:  # a job of tpu_pod.sh has the digest ""
             raise UserError(
                 f"another command, or one for another workdir, is running on {self.pod.name}; stop it first: "
                 f"python -m launch.tpu stop {self.pod.name}"
             )
 
     def _watch(self) -> Verdict:
-        """Look at the pod and the job until one of them has come to an end."""
+        """Check the pod and the job until one of them has ended."""
         looks, before, silent, unanswered, culprit = 0, Stage.RUNNING, 0, 0, None
         while True:
             seen = observe(self.pod)
@@ -218,7 +219,7 @@ class Launch:
             self.pod.runner.sleep(self.config.tpu.poll_seconds)
 
     def _confirm(self, answers: Answers) -> Verdict:
-        """Where a job stands that ended well on every machine: it has finished, or was only stopped."""
+        """Decide the stage of a job with exit status 0 on every machine: it has finished, or it was only stopped."""
         try:
             return judge(answers.of, is_finished(self.job, self.pod.runner))
         except UnreachableError as error:
@@ -226,7 +227,7 @@ class Launch:
             return Verdict(Stage.RUNNING)
 
     def _close(self, verdict: Verdict) -> int:
-        """Say how the job ended; returns the exit status that says so."""
+        """Tell the user how the job ended. Returns the launcher's exit status."""
         match verdict.stage:
             case Stage.FINISHED:
                 say(f"finished: {self.job.workdir}")

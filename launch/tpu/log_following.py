@@ -1,4 +1,4 @@
-"""Following a job's log: the lines of one machine as they come, through broken connections, each once."""
+"""Follow a job's log: show each new line of one machine exactly once, also after a broken connection."""
 
 import sys
 import threading
@@ -10,19 +10,20 @@ from launch.tpu.pod_state import Pod
 
 
 def show(line: str) -> None:
-    """Print a line of the job's."""
+    """Print a line of the job's log."""
     print(line, flush=True)
 
 
 def prefix(pod: Pod, worker: Worker) -> str:
-    """What stands before the lines of a machine: its number, and that of its slice where there are several."""
+    """The prefix of a machine's lines: [WORKER], or [SLICE.WORKER] with several slices."""
     slices = pod.nodes
     index = f"{slices.index(worker.node)}.{worker.index}" if len(slices) > 1 else str(worker.index)
     return f"[{index}] "
 
 
 class Follower(threading.Thread):
-    """Shows the log of one machine until the job there has ended; begins again where a connection broke."""
+    """A thread that shows the log of one machine until the job has ended. After a broken connection it continues at the
+    same line."""
 
     def __init__(
         self,
@@ -37,10 +38,10 @@ class Follower(threading.Thread):
 
         Args:
           workers: the pod's machines.
-          worker: the one to follow.
-          lines: how many of the lines that it has written before are shown; all by default.
-          on: go on until the job there has ended; False shows what there is.
-          out: what is done with each line.
+          worker: the machine to follow.
+          lines: number of earlier lines to show; all by default.
+          on: whether to continue until the job has ended; False shows only the lines that exist now.
+          out: function that gets each line.
         """
         super().__init__(name=f"log of {worker}", daemon=True)
         self._workers, self._worker, self._out = workers, worker, out
@@ -53,7 +54,7 @@ class Follower(threading.Thread):
         self._stream: Stream | None = None
 
     def run(self) -> None:
-        """Show lines until the job has ended or the follower is told to."""
+        """Show lines until the job has ended, or until `end` is called."""
         gcloud, runner = self._workers.pod.gcloud, self._workers.pod.runner
         while not self._ended.is_set():
             command = self._workers.remote(f"logs --{self._at} --follow={int(self._on)}")
@@ -67,12 +68,12 @@ class Follower(threading.Thread):
             else:
                 self._hurry.wait(gcloud.tpu.poll_seconds)
         if self._rest:
-            self._take(b"\n")  # a last line without an end
+            self._take(b"\n")  # the last line has no newline
 
     def end(self, seconds: float) -> None:
-        """Let it come to the end of the log, for so long at most; a broken connection is made anew at once."""
+        """Wait until the whole log is shown, for at most `seconds`. A broken connection is made again at once."""
         if self.ident is None:
-            return  # it ran in the caller's own time
+            return  # not started as a thread: the caller called `run` itself
         self._hurry.set()
         self.join(seconds)
         self._ended.set()
@@ -93,12 +94,12 @@ class Follower(threading.Thread):
 
 
 def last_state(line: bytes) -> str:
-    """A line as a terminal would leave it: what follows the last carriage return."""
+    """The part of a line after its last carriage return, as a terminal would show it."""
     return line.decode("utf-8", "replace").rstrip("\r").rpartition("\r")[2]
 
 
 def tail(workers: Workers, worker: Worker, lines: int) -> None:
-    """Print the last lines of a machine's log on standard error."""
+    """Print the last lines of a machine's log to standard error."""
     pod = workers.pod
     result = pod.runner.run(
         pod.gcloud.ssh(worker.node, str(worker.index), workers.remote(f"logs --lines={lines}"))

@@ -1,4 +1,4 @@
-"""The machines of a pod: what is copied to them, what they are told, and what they answer."""
+"""The machines of a pod: copy files to them, send them commands, and read their answers."""
 
 import fcntl
 import json
@@ -20,7 +20,7 @@ from launch.tpu.pod_state import Pod
 
 ANSWER = "UNMASK "
 BARE = "can't open file"
-"""What Python says on a machine that has no remote.py yet."""
+"""Python's error message on a machine that has no remote.py yet."""
 TRIES = 3
 SETUP_SECONDS = 3600.0
 STATUS_SECONDS = 180.0
@@ -47,19 +47,23 @@ class Workers:
 
     @property
     def all(self) -> list[Worker]:
-        """Every machine, by slice and number."""
+        """Every machine, in order of slice and number."""
         hosts = tpu_slice(self.pod.gcloud.tpu.accelerator).hosts
         return [Worker(node, index) for node in self.pod.nodes for index in range(hosts)]
 
     def remote(self, command: str) -> str:
-        """The shell's command for one of remote.py's; it is of plain words only."""
+        """The shell command that runs a command of remote.py. It needs no quotes."""
         return f"python3 {self.folder}/remote.py {command}"
 
     def ask(self, command: str, *, seconds: float = STATUS_SECONDS) -> "Answers":
-        """Have every machine run one of remote.py's commands.
+        """Run a command of remote.py on every machine.
 
-        A machine counts by the line that it answers: gcloud's exit status tells neither how many were reached nor,
-        when a signal or a broken connection ended one of them, that anything went wrong.
+        Only the line that a machine prints counts as its answer. gcloud's exit status does not tell how many machines
+        were reached. It does not show either that a signal or a broken connection ended the command on one of them.
+
+        Args:
+          command: a command of remote.py with its options.
+          seconds: time limit.
         """
         calls = [self.pod.gcloud.ssh(node, "all", self.remote(command)) for node in self.pod.nodes]
         answers: dict[Worker, dict[str, Any]] = {}
@@ -78,7 +82,7 @@ class Workers:
         """Copy files of the checkout into the pod's folder on every machine.
 
         Raises:
-          UnreachableError: not to all of them.
+          UnreachableError: the copy to one of the machines failed.
         """
         calls = [
             self.pod.gcloud.ssh(node, "all", f"mkdir -p -m 700 {self.folder}") for node in self.pod.nodes
@@ -94,11 +98,11 @@ class Workers:
                 self.pod.runner.sleep(self.pod.gcloud.tpu.poll_seconds)
 
     def setup(self, config: LaunchConfig, archive: Archive) -> None:
-        """Give every machine the code and its environment; quick where they have it.
+        """Install the code and its environment on every machine. A machine that has them already answers at once.
 
         Raises:
-          UnreachableError: a machine does not answer.
-          UserError: a machine could not install it.
+          UnreachableError: a machine does not answer, or has another archive.
+          UserError: the installation failed on a machine.
         """
         say(f"setting up {len(self.all)} machine{'s' * (len(self.all) > 1)}: {archive.label}")
         settings = {"python": config.python, "extras": list(config.extras or ("tpu",))}
@@ -112,7 +116,7 @@ class Workers:
             )
 
     def start(self, job: Job) -> None:
-        """Start the job on every machine, once on each.
+        """Start the job once on every machine.
 
         Raises:
           UnreachableError: a machine does not answer.
@@ -127,20 +131,20 @@ class Workers:
         self._ask_all("start")
 
     def status(self) -> "Answers":
-        """How the job stands on every machine."""
+        """Ask every machine for the state of the job."""
         return self.ask("status")
 
     def stop(self, grace: int, *, asked: bool = True) -> "Answers":
-        """Tell the job on every machine to save and stop, and wait for it.
+        """Tell the job on every machine to save and stop, and wait for its end.
 
         Args:
-          grace: seconds after which it is killed.
-          asked: a person wants it; else it is ended because it failed on another machine.
+          grace: seconds until the job is killed.
+          asked: whether a person stops the job; False if it stops because it failed on another machine.
         """
         return self.ask(f"stop --grace={grace} --asked={int(asked)}", seconds=grace + STATUS_SECONDS)
 
     def _ask_all(self, command: str, *, seconds: float = STATUS_SECONDS) -> dict[Worker, dict[str, Any]]:
-        """Ask until every machine has answered; a command may arrive more than once."""
+        """Send a command until every machine has answered, at most TRIES times. A machine may get it more than once."""
         for attempt in range(TRIES):
             answers = self.ask(command, seconds=seconds)
             for worker, fields in answers.of.items():
@@ -156,12 +160,12 @@ class Workers:
 
 @dataclass(frozen=True)
 class Answers:
-    """What the machines of a pod answered."""
+    """The answers of the machines of a pod."""
 
     of: Mapping[Worker, dict[str, Any] | None]
-    """By machine; None from those that could not be asked."""
+    """The answer of each machine; None for a machine that did not answer."""
     complaint: str
-    """What gcloud said where that went wrong."""
+    """gcloud's error message if a call failed; else ""."""
 
     @property
     def missing(self) -> list[Worker]:
@@ -170,34 +174,34 @@ class Answers:
 
 
 class UnreachableError(Exception):
-    """Machines that should be there do not answer; the cloud knows whether they still are."""
+    """A machine or a bucket does not answer. Ask the cloud whether the machine still exists."""
 
 
 def answered(output: str) -> Iterator[dict[str, Any]]:
-    """The answers among all that was printed, by a shell's greeting say."""
+    """Find the answers in the output of machines, which also has other lines, such as a shell's greeting."""
     for line in output.splitlines():
-        _, found, text = line.partition(ANSWER)
-        if found:
+        _, marker, text = line.partition(ANSWER)
+        if marker:
             try:
                 fields = json.loads(text)
             except ValueError:
-                continue  # two machines wrote at once: both count as not heard
+                continue  # two machines wrote at once; both count as without an answer
             if isinstance(fields, dict) and "worker" in fields:
                 yield fields
 
 
 @contextmanager
 def staged(name: str, content: Mapping[str, Any]) -> Iterator[list[str]]:
-    """Files that only this user may read, below the checkout's .cache, for as long as they are copied.
+    """Write temporary files below the checkout's .cache, which only this user may read, while they are copied.
 
-    Two launchers of one checkout take turns.
+    A lock keeps two launchers of one checkout apart.
 
     Args:
-      name: the pod's.
-      content: by file name: bytes, or what is written as JSON.
+      name: the pod's name.
+      content: content of each file: bytes, or an object to write as JSON.
 
     Yields:
-      Their paths, relative to the checkout.
+      The paths of the files, relative to the checkout.
     """
     folder = Path(".cache") / "launch" / name
     (ROOT / folder.parent).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A pod as the cloud sees it, and what that calls for: wait, make it, make it anew, or use it."""
+"""The state of a pod in the cloud, and the next action: wait, create it, create it again, or use it."""
 
 import json
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from launch.tpu.gcloud import LABEL, Gcloud, nodes
 from launch.tpu.gcloud_errors import Failure, classify, meaning, message
 
 UNKNOWN = "UNKNOWN"
-"""The state of what the cloud gave no answer about."""
+"""The state of a resource about which the cloud gave no answer."""
 
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod's name, the calls that concern it, and the runner that makes them."""
+    """A pod's name, the gcloud calls for its project and zone, and the runner of these calls."""
 
     name: str
     gcloud: Gcloud
@@ -25,47 +25,47 @@ class Pod:
 
     @property
     def queued(self) -> bool:
-        """Whether it is asked for by a queued resource."""
+        """Whether a queued resource creates the pod."""
         return self.gcloud.tpu.queued
 
     @property
     def nodes(self) -> list[str]:
-        """The names of its TPU VMs, one a slice."""
+        """The names of the TPU VMs, one for each slice."""
         return nodes(self.name, self.gcloud.tpu.slices)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the cloud has of a pod."""
+    """The resources of a pod that exist in the cloud, with their states."""
 
     queued: str | None
-    """State of the queued resource; None where there is none."""
+    """State of the queued resource; None if there is none."""
     nodes: Mapping[str, str | None] = field(default_factory=dict)
-    """State of each TPU VM that was asked about; None where there is none."""
+    """State of each TPU VM; None for a TPU VM that does not exist."""
     label: str = ""
-    """The pod that this tool made it for; empty for what others made."""
+    """Name of the pod in this tool's label; empty if this tool did not create the resources."""
     reason: str = ""
-    """What the cloud says about a failure."""
+    """The cloud's message about a failure."""
 
     @property
     def absent(self) -> bool:
-        """Whether nothing is there."""
+        """Whether no resource of the pod exists."""
         return self.queued is None and not any(self.nodes.values())
 
     @property
     def unanswered(self) -> bool:
-        """Whether the cloud gave no answer about some of it."""
+        """Whether the cloud gave no answer about one of the resources."""
         return UNKNOWN in (self.queued, *self.nodes.values())
 
     def __str__(self) -> str:
-        """All that exists, in one line."""
+        """All existing resources with their states, in one line."""
         parts = [f"queued resource {self.queued}"] if self.queued else []
         parts += [f"TPU VM {node} {state}" for node, state in self.nodes.items() if state]
         return ", ".join(parts) or "nothing"
 
 
 class Do(Enum):
-    """What the state of a pod calls for."""
+    """The next action for a pod."""
 
     CREATE = "create"
     WAIT = "wait"
@@ -74,19 +74,19 @@ class Do(Enum):
     GIVE_UP = "give up"
 
 
-# Queued resources. A state that is not here is new to us: wait, never delete.
+# States of queued resources. For a state that is not listed here, wait; never delete.
 _LOST = ("SUSPENDED", "FAILED")
-# TPU VMs. What is STOPPED was stopped by a person.
+# States of TPU VMs. A person has stopped a VM that is STOPPED.
 _GONE = ("PREEMPTED", "TERMINATED")
 _STOPPED = ("STOPPED", "HIDDEN")
 
 
 def decide(seen: Seen, *, queued: bool) -> Do:
-    """What to do next about a pod that is wanted.
+    """Decide the next action for a pod that the user wants.
 
     Args:
-      seen: what the cloud has of it.
-      queued: whether it is asked for by a queued resource, or as a TPU VM.
+      seen: the resources of the pod in the cloud.
+      queued: True if a queued resource creates the pod; False if the TPU VM is created directly.
     """
     states = list(seen.nodes.values())
     if queued and seen.queued is None:
@@ -105,35 +105,35 @@ def decide(seen: Seen, *, queued: bool) -> Do:
 
 
 def observe(pod: Pod, *, all_of_it: bool = False) -> Seen:
-    """Ask the cloud what there is of a pod.
+    """Ask the cloud for the resources of a pod.
 
     Args:
       pod: the pod.
-      all_of_it: ask about what the config does not lead one to expect, too.
+      all_of_it: whether to ask also for resources that the config does not lead to.
 
     Raises:
-      UserError: the cloud refuses to say: no permission, no such project or zone, nobody logged in.
+      UserError: the cloud refuses the question: no permission, no such project or zone, or no login.
     """
     queued, label, reason = None, "", ""
     if pod.queued or all_of_it:
-        found = _answer(
+        described = _answer(
             pod.runner.run(pod.gcloud.describe(pod.name, queued=True)), f"queued resource {pod.name}"
         )
-        queued = _state(found)
-        label, reason = _label(found), _reason(found)
+        queued = _state(described)
+        label, reason = _label(described), _reason(described)
         if queued not in (None, "ACTIVE") and not all_of_it:
             return Seen(queued, {}, label, reason)
     states: dict[str, str | None] = {}
     calls = [pod.gcloud.describe(node, queued=False) for node in pod.nodes]
     for node, result in zip(pod.nodes, pod.runner.run_all(calls)):
-        found = _answer(result, f"TPU VM {node}")
-        states[node] = _state(found)
-        label = label or _label(found)
+        described = _answer(result, f"TPU VM {node}")
+        states[node] = _state(described)
+        label = label or _label(described)
     return Seen(queued, states, label, reason)
 
 
 def _answer(result: Result, what: str) -> dict[str, Any] | None:
-    """A description; None where the thing does not exist, {} where there was no answer."""
+    """The cloud's description of a resource; None if it does not exist, {} if there was no answer."""
     if result.ok:
         try:
             return dict(json.loads(result.stdout))
@@ -144,25 +144,25 @@ def _answer(result: Result, what: str) -> dict[str, Any] | None:
             return None
         case Failure.TRANSIENT:
             return {}
-    raise UserError(f"gcloud does not say how {what} stands: {message(result)}")
+    raise UserError(f"gcloud does not tell the state of {what}: {message(result)}")
 
 
-def _state(found: dict[str, Any] | None) -> str | None:
-    if found is None:
+def _state(described: dict[str, Any] | None) -> str | None:
+    if described is None:
         return None
-    state = found.get("state", UNKNOWN)
+    state = described.get("state", UNKNOWN)
     return str(state.get("state", UNKNOWN) if isinstance(state, dict) else state)
 
 
-def _label(found: dict[str, Any] | None) -> str:
-    """Our label, which a queued resource has on what it makes."""
-    found = found or {}
-    specs = found.get("tpu", {}).get("nodeSpec", [])
-    holder = specs[0].get("node", {}) if specs else found
+def _label(described: dict[str, Any] | None) -> str:
+    """The value of this tool's label. A queued resource has it on the nodes that it creates."""
+    described = described or {}
+    specs = described.get("tpu", {}).get("nodeSpec", [])
+    holder = specs[0].get("node", {}) if specs else described
     return str(holder.get("labels", {}).get(LABEL, ""))
 
 
-def _reason(found: dict[str, Any] | None) -> str:
-    state = (found or {}).get("state", {})
+def _reason(described: dict[str, Any] | None) -> str:
+    state = (described or {}).get("state", {})
     error = state.get("failedData", {}).get("error", {}) if isinstance(state, dict) else {}
     return str(error.get("message", ""))

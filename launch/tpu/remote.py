@@ -1,14 +1,14 @@
-"""What runs on each machine of a pod: installs the code, starts the job, says how it stands. Copied there, run there.
+"""The program that runs on each machine of a pod: it installs the code, starts the job and reports the job's state.
 
     python3 remote.py setup|start|status|logs|stop
 
-It needs nothing but a Python 3.8, and works in the folder it lies in, into which the launcher copies
+It needs only Python 3.8, and works in its own folder. The launcher copies these files into that folder:
 
     code.tar.gz   the project                          setup.json   {"python", "extras"}
     job.json      {"launch", "run", "command", ...}    env.json     values of environment variables; read once, removed
 
-Each command prints one line, `UNMASK {...}`, which the launcher waits for: exit statuses get lost on the way. A job is
-started once for each "launch": gcloud sends a command again when a connection breaks.
+Each command prints one line, `UNMASK {...}`. The launcher reads this line, because exit statuses get lost on the way.
+A job starts once for each "launch", because gcloud sends a command again when a connection breaks.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from typing import IO, Any
 HERE = Path(__file__).resolve().parent
 CODE, VENV, LOG = HERE / "code", HERE / "venv", HERE / "log.txt"
 STATE = HERE / "state.json"
-"""How the job stands: written whole by whoever changes it."""
+"""State of the job. Each writer replaces the whole file."""
 STOP = HERE / "stop"
-"""There when the job was told to stop."""
+"""This file exists after a person has told the job to stop."""
 MADE = "made.json"
-"""Written into the environment when it is whole: what it was made of."""
+"""File in a complete environment: the settings and digests that it was made from."""
 LIBTPU_LOCK = Path("/tmp/libtpu_lockfile")
 SECONDS_TO_START = 60.0
 
@@ -60,13 +60,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def say(answer: dict[str, Any]) -> None:
-    """Print an answer as one short line, in one piece."""
+    """Print an answer as one short line, with one write."""
     sys.stdout.write("UNMASK " + json.dumps(answer) + "\n")
     sys.stdout.flush()
 
 
 def worker() -> int:
-    """Which worker of its slice this machine is: TPU VMs are called t1v-n-...-w-3."""
+    """The number of this machine in its slice. The host name of a TPU VM ends in it: t1v-n-...-w-3."""
     named = os.environ.get("TPU_WORKER_ID") or (re.findall(r"-w-(\d+)", socket.gethostname()) or ["0"])[-1]
     return int(named)
 
@@ -75,7 +75,7 @@ def worker() -> int:
 
 
 def setup(options: dict[str, str]) -> dict[str, Any]:
-    """Unpack the code and install it with its pinned dependencies; does nothing where that is done."""
+    """Unpack the code and install it with its pinned dependencies, unless this is done already."""
     with locked():
         return _setup()
 
@@ -101,13 +101,13 @@ def _setup() -> dict[str, Any]:
 
 
 def install(settings: dict[str, Any]) -> None:
-    """Make the environment and install the code into it; does nothing where one was made whole of the same things.
+    """Make the environment and install the code into it, unless a complete environment with equal settings exists.
 
-    An environment that was made of anything else, or whose installation broke off, is removed first. Otherwise packages
-    of another Python or of another extra would stay in it.
+    An environment with other settings is removed first, and an incomplete one too. Otherwise packages of another Python
+    or of another extra would stay in it.
 
     Args:
-      settings: "python", which uv fetches where the machine does not have it, and "extras" of the project.
+      settings: "python", which uv downloads if the machine does not have it, and "extras" of the project.
     """
     wanted = {**settings, **{name: digest(CODE / name) for name in ("pyproject.toml", "constraints.txt")}}
     if made() == wanted:
@@ -127,17 +127,17 @@ def install(settings: dict[str, Any]) -> None:
 
 
 def made() -> dict[str, Any]:
-    """What the environment was made of; {} where it is not whole."""
+    """The settings and digests that the environment was made from; {} if it is not complete."""
     return read(VENV / MADE) if (VENV / "bin" / "python").exists() else {}
 
 
 def digest(file: Path) -> str:
-    """SHA-256 of a file; empty where there is none."""
+    """SHA-256 of a file; "" if the file does not exist."""
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""
 
 
 def call(argv: list[str], folder: Path = HERE) -> None:
-    """Run a program; its last lines are the error when it fails."""
+    """Run a program. If it fails, its last lines are the error's message."""
     done = subprocess.run(argv, cwd=str(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         tail = " ".join(done.stdout.split())[-300:]
@@ -148,7 +148,7 @@ def call(argv: list[str], folder: Path = HERE) -> None:
 
 
 def start(options: dict[str, str]) -> dict[str, Any]:
-    """Start the job of job.json in a session of its own, unless it was started already."""
+    """Start the job of job.json in its own session, unless it was started already."""
     job = json.loads((HERE / "job.json").read_text())
     with locked():
         now = state()
@@ -162,7 +162,7 @@ def start(options: dict[str, str]) -> dict[str, Any]:
         remove(STOP)
         names = {name: job[name] for name in ("launch", "run", "digest")}
         write(STATE, {**names, "starter": identity(os.getpid())})
-        # Handed over while the lock is held: a start that is sent again finds nothing to take away from the first.
+        # Read and removed under the lock: if gcloud sends the command twice, the second start cannot remove the values.
         given = json.dumps({"job": job, "values": read(HERE / "env.json")})
         remove(HERE / "env.json")
         with LOG.open("ab") as log:
@@ -184,9 +184,9 @@ def start(options: dict[str, str]) -> dict[str, Any]:
 
 
 def clean(before: dict[str, Any]) -> None:
-    """End what an earlier job has left running, and remove libtpu's lock if no living process holds it."""
+    """Kill processes that an earlier job has left, and remove libtpu's lock file if no living process holds it."""
     child = before.get("child")
-    if child and identity(child[0]) in (None, child):  # not another process of the same number
+    if child and identity(child[0]) in (None, child):  # not another process with the same number
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child[0], signal.SIGKILL)
     with contextlib.suppress(OSError), LIBTPU_LOCK.open("r+") as lock:
@@ -195,8 +195,8 @@ def clean(before: dict[str, Any]) -> None:
 
 
 def supervise() -> int:
-    """Run the job that stands on standard input, with the values of its variables, to its end, and write down what it
-    came to. This process is detached: it has no terminal."""
+    """Read the job and the values of its variables from standard input, run the job to its end, and write its state.
+    This process is detached: it has no terminal."""
     now = {**state(), "supervisor": identity(os.getpid()), "began": time.time()}
     write(STATE, now)
     try:
@@ -230,7 +230,7 @@ def supervise() -> int:
 
 
 def wait(child: subprocess.Popen[bytes], signals: list[int]) -> int:
-    """The job's exit status; signals that arrive meanwhile are passed on, so that it saves and ends."""
+    """Wait for the job's exit status. Signals are passed on to the job, so that it saves and ends."""
     while True:
         while signals:
             child.send_signal(signals.pop())
@@ -239,15 +239,15 @@ def wait(child: subprocess.Popen[bytes], signals: list[int]) -> int:
 
 
 def own_environment(job: dict[str, Any]) -> dict[str, str]:
-    """The environment that makes `python` the installed one, and the processes of the pod one run."""
+    """Environment variables that select the installed `python`, and join the processes of the pod to one run."""
     path = str(VENV / "bin") + os.pathsep + os.environ.get("PATH", "")
     together = {"UNMASK_DISTRIBUTED": "1"} if job["distributed"] else {}
     return {"PATH": path, "VIRTUAL_ENV": str(VENV), "PYTHONUNBUFFERED": "1", **together}
 
 
 def secrets(job: dict[str, Any]) -> dict[str, str]:
-    """The secrets of the job, read with the rights of this machine; they live in the job's environment only."""
-    found = {}
+    """Read the job's secrets with the rights of this machine. The values are only in the job's environment."""
+    values = {}
     for name, secret in job["secrets"].items():
         secret, _, version = secret.partition(":")
         argv = ["gcloud", "secrets", "versions", "access", version or "latest"]
@@ -256,12 +256,12 @@ def secrets(job: dict[str, Any]) -> dict[str, str]:
         if read.returncode:
             reason = " ".join(read.stderr.split())[:300]
             raise ValueError(f"secret {secret!r}, for {name}, cannot be read on this machine: {reason}")
-        found[name] = read.stdout.rstrip("\r\n")  # of a secret that was made with echo
-    return found
+        values[name] = read.stdout.rstrip("\r\n")  # a secret made with echo ends in a newline
+    return values
 
 
 def stop(options: dict[str, str]) -> dict[str, Any]:
-    """Tell the job to save and stop, and wait for it; kill it when its time is over."""
+    """Tell the job to save and stop, and wait for its end. After the grace time, kill it."""
     now, seconds = state(), float(options.get("grace", "300"))
     if not running(now):
         return {"stopped": False, **brief(now)}
@@ -283,39 +283,39 @@ def stop(options: dict[str, str]) -> dict[str, Any]:
 
 
 def status(options: dict[str, str]) -> dict[str, Any]:
-    """How the job stands, and which code is installed."""
+    """The state of the job, and the digest of the installed code."""
     archive = read(HERE / "installed.json").get("archive", "")
     return {"archive": archive, "line": last_line(), **brief(state())}
 
 
 def brief(now: dict[str, Any]) -> dict[str, Any]:
-    """A state as the launcher reads it: none, running, exited (with its status), or lost without one."""
+    """The state in the form for the launcher: none, running, exited (with a status), or lost (without a status)."""
     kind = "none"
     if "launch" in now:
         kind = "exited" if "exit" in now else "running" if running(now) else "lost"
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         name: now[name] for name in ("launch", "run", "digest", "exit", "began", "ended") if name in now
     }
-    return {"state": kind, "asked": STOP.exists(), **told}
+    return {"state": kind, "asked": STOP.exists(), **fields}
 
 
 def state() -> dict[str, Any]:
-    """What is written down about the job; {} before the first."""
+    """The written state of the job; {} before the first job."""
     return read(STATE)
 
 
 def running(now: dict[str, Any]) -> bool:
-    """Whether a job, or what was to start it, is alive."""
+    """Whether the job is alive, or its supervisor, or the process that starts the supervisor."""
     return "exit" not in now and any(alive(now.get(name)) for name in ("child", "supervisor", "starter"))
 
 
 def alive(process: Sequence[Any] | None) -> bool:
-    """Whether this very process lives: numbers are used again, so its start counts too."""
+    """Whether this process is alive. Its start time is compared too, because the system reuses process numbers."""
     return process is not None and identity(process[0]) == list(process)
 
 
 def identity(pid: int) -> list[Any] | None:
-    """A process as [its number, when it started]; None when there is none, or only its remains."""
+    """A process as [number, start time]; None if it does not exist or is a zombie."""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -324,7 +324,7 @@ def identity(pid: int) -> list[Any] | None:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """What is written in a file as JSON; {} where there is none."""
+    """The JSON content of a file; {} if the file does not exist."""
     try:
         return dict(json.loads(file.read_text()))
     except FileNotFoundError:
@@ -332,28 +332,28 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def write(file: Path, content: dict[str, Any]) -> None:
-    """Write JSON whole or not at all."""
+    """Write JSON to a file. The file is replaced at once, so that no reader sees half of it."""
     temporary = file.with_name(f"{file.name}.{os.getpid()}")
     temporary.write_text(json.dumps(content))
     temporary.replace(file)
 
 
 def remove(file: Path) -> None:
-    """Remove a file that need not be there."""
+    """Remove a file if it exists."""
     with contextlib.suppress(FileNotFoundError):
         file.unlink()
 
 
 @contextlib.contextmanager
 def locked() -> Iterator[None]:
-    """One at a time: a command that gcloud sends again waits for the first."""
+    """Hold a lock. If gcloud sends a command twice, the second one waits for the first."""
     with (HERE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def last_line() -> str:
-    """The end of the log, as one line."""
+    """The last line of the log, at most 200 characters."""
     if not LOG.exists():
         return ""
     with LOG.open("rb") as log:
@@ -363,14 +363,14 @@ def last_line() -> str:
 
 
 def show_log(options: dict[str, str]) -> int:
-    """Say where in the log it begins, and write it from there: byte `offset`, or its last `lines`; with follow=1 on and
-    on until the job has ended."""
+    """Print the start position, and then the log from there: from byte `offset`, or its last `lines`. With follow=1,
+    continue until the job has ended."""
     out, offset = sys.stdout.buffer, int(options.get("offset", "0"))
     if "lines" in options:
         offset = start_of_last(int(options["lines"]))
     say({"worker": worker(), "offset": offset})
     while True:
-        ended = not running(state())  # before reading: what was written before the end is read then
+        ended = not running(state())  # checked before the read: the read then includes the last lines
         with log_at(offset) as log:
             for chunk in iter(lambda: log.read(65536), b""):
                 out.write(chunk)
@@ -383,7 +383,7 @@ def show_log(options: dict[str, str]) -> int:
 
 @contextlib.contextmanager
 def log_at(offset: int) -> Iterator[IO[bytes]]:
-    """The log, open at a byte."""
+    """Open the log at a byte position."""
     LOG.touch()
     with LOG.open("rb") as log:
         log.seek(offset)
@@ -391,7 +391,7 @@ def log_at(offset: int) -> Iterator[IO[bytes]]:
 
 
 def start_of_last(count: int) -> int:
-    """Where the last `count` lines of the log begin."""
+    """The byte position of the last `count` lines of the log."""
     content = LOG.read_bytes() if LOG.exists() else b""
     return len(content) - len(b"".join(content.splitlines(keepends=True)[-count:])) if count else len(content)
 

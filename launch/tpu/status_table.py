@@ -1,4 +1,4 @@
-"""`python -m launch.tpu status`: the pod and the job on each of its machines, in 80 columns."""
+"""The output of `python -m launch.tpu status`: the pod, and the job on each of its machines, in 80 columns."""
 
 import time
 from collections import Counter
@@ -10,17 +10,17 @@ from launch.tpu.machines import Answers, Worker
 from launch.tpu.pod_state import Pod, Seen
 
 MOST_ROWS = 16
-"""Machines that are listed one by one; of more, those that stand out."""
+"""Most rows of the table. Of a larger pod, it lists only machines whose state differs from the most common state."""
 
 
 def status_table(pod: Pod, seen: Seen, answers: Answers | None, now: float | None = None) -> str:
-    """What the cloud has of a pod, and how the job stands.
+    """The table of a pod's resources in the cloud, and of the job's state on each machine.
 
     Args:
       pod: the pod.
-      seen: what the cloud has of it.
-      answers: what its machines say; None where they were not asked.
-      now: seconds since the epoch; the present by default.
+      seen: the resources of the pod in the cloud.
+      answers: the answers of its machines; None if they were not asked.
+      now: seconds since the epoch; the current time by default.
     """
     tpu = pod.gcloud.tpu
     slices = f"{tpu.slices} x " if tpu.slices > 1 else ""

@@ -158,7 +158,7 @@ def test_a_name_that_is_not_utf8_goes_along(checkout):
 
 def test_what_git_complains_of_is_told(tmp_path):
     with pytest.raises(
-        UserError, match=r"git cannot read .*, whose files the machines are given: fatal: not a git repo"
+        UserError, match=r"git cannot read .*, the code for the machines: fatal: not a git repo"
     ):
         make_archive(COMMIT, tmp_path)
 

@@ -118,8 +118,8 @@ def test_a_pods_name_is_plain(name, cloud):
             [*PRETRAIN[:-1], "--workdir=gs://nowhere/x"],
             "cannot be written: (gcloud) NOT_FOUND: The specified bucket",
         ),
-        ([*PRETRAIN[:-1], "--workdir=gs://bucket/runs*/x"], "nothing that gcloud reads as a pattern"),
-        ([*PRETRAIN[:-1], "--workdir=gs://bucket/x#1"], "nothing that gcloud reads as a pattern"),
+        ([*PRETRAIN[:-1], "--workdir=gs://bucket/runs*/x"], "no characters that gcloud reads as a pattern"),
+        ([*PRETRAIN[:-1], "--workdir=gs://bucket/x#1"], "no characters that gcloud reads as a pattern"),
         (PRETRAIN[:-1], "names no folder for the run"),
         (
             ["python", "-m", "pretrain", "--config=/x.py", "--workdir=gs://bucket/x"],
@@ -152,6 +152,6 @@ def test_a_flag_of_another_command_is_refused(words, cloud):
 
 
 def test_all_machines_are_of_no_slice(cloud):
-    with pytest.raises(UserError, match=r"^--worker=all is all machines of all slices; leave out --slice=4$"):
+    with pytest.raises(UserError, match=r"^--worker=all means all machines of all slices; leave out --slice=4$"):
         launch("logs", "--worker=all", "--slice=4")
     assert cloud.calls == []

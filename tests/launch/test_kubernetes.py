@@ -256,7 +256,7 @@ GROUP = "--config.kubernetes."
             launch(TPU, "big", f"{GROUP}accelerator=", "--", *COMMAND),
             "config.kubernetes.accelerator is not set",
         ),
-        (launch(TPU, "big", f"{GROUP}accelerator=v3-8", "--", *COMMAND), "of v3 use TPU VMs"),
+        (launch(TPU, "big", f"{GROUP}accelerator=v3-8", "--", *COMMAND), "for v3 use TPU VMs"),
         (launch(TPU, "big", f"{GROUP}accelerator=tpu7x-9", "--", *COMMAND), "'tpu7x-9' does not exist"),
         (
             launch(TPU, "big", f"{GROUP}accelerator=2xv6e-16", "--", *COMMAND),
@@ -277,7 +277,7 @@ GROUP = "--config.kubernetes."
             "config.kubernetes.namespace='A' should be",
         ),
         (launch(GPU, "big", f"{GROUP}node_selector=('a',)", "--", *COMMAND), "'a' should be KEY=VALUE"),
-        (launch(GPU, "big", "--config.env=('HF_TOKEN',)", "--", *COMMAND), "would stand in the manifest"),
+        (launch(GPU, "big", "--config.env=('HF_TOKEN',)", "--", *COMMAND), "would be in the manifest"),
         (launch(GPU, "big", "--config.env=('NOT_HERE',)", "--", *COMMAND), "names NOT_HERE, not set here"),
         (launch(GPU, "big", "--config.secrets=('A=B C',)", "--", *COMMAND), "should be NAME=SECRET"),
     ],
