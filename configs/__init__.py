@@ -1,5 +1,5 @@
-"""Recipes: one ml_collections file each, opening with its launch line, hardware and expected cost.
+"""Recipes: each is one ml_collections file, which starts with its command, its hardware and its expected cost.
 
-A file sets only what differs from the defaults, which are declared and explained in `pretrain/config.py`;
-nothing imports this package.
+A file sets only the fields that differ from their defaults. `pretrain/config.py`, `finetune/config.py` and
+`launch/config.py` declare and explain all fields. No module imports this package.
 """

@@ -1,12 +1,12 @@
-"""Files of your own: fine-tunes a pretrained model to tell your classes apart, or to give your scores.
+"""Your own files: fine-tune a pretrained model to predict your classes or your scores.
 
 python -m finetune --config=configs/classify.py --config.init_from=runs/base --workdir=runs/mine \
     --config.data.train=train.csv --config.data.validation=dev.csv --config.data.test=test.csv \
     --config.data.text=review --config.data.label=stars
 
 Files: csv, tsv, json or jsonl, plain, .gz or .zst. Pairs of texts: --config.data.text_pair=COLUMN
-Scores and not classes: --config.data.regression=true
-Hardware: one GPU or a few CPU cores. 10,000 texts take a model of 125M parameters minutes on a GPU.
+Scores instead of classes: --config.data.regression=true
+Hardware: one GPU or a few CPU cores. With 125M parameters, 10,000 texts take some minutes on a GPU.
 """
 
 import ml_collections

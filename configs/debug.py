@@ -1,8 +1,8 @@
-"""A tiny model for twenty steps: does everything start, log, evaluate, save and resume?
+"""A tiny model for twenty steps, to check that a run starts, logs, evaluates, saves and resumes.
 
 python -m pretrain --config=configs/debug.py --workdir=runs/debug
 
-Hardware: any CPU. Time: under a minute, most of it compilation.
+Hardware: any CPU. Time: less than a minute, mostly compilation.
 """
 
 import ml_collections

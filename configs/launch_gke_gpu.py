@@ -1,4 +1,4 @@
-"""GKE, GPU: two machines of eight H100, spot, one process on each.
+"""GKE with GPUs: two spot machines with eight H100 each; each machine runs one process.
 
 python -m launch.kubernetes NAME --config=configs/launch_gke_gpu.py \
     --config.kubernetes.image=REGION-docker.pkg.dev/PROJECT/REPOSITORY/unmask:cuda --out=run.yaml \
@@ -6,7 +6,7 @@ python -m launch.kubernetes NAME --config=configs/launch_gke_gpu.py \
     --config.data.source=files --config.data.path='gs://BUCKET/corpus/*.jsonl.zst'
 kubectl apply -f run.yaml
 
-The accelerator is the label cloud.google.com/gke-accelerator of the node pool: nvidia-l4, nvidia-tesla-a100, ...
+The field `accelerator` is the node pool's label cloud.google.com/gke-accelerator: nvidia-l4, nvidia-tesla-a100, ...
 """
 
 import ml_collections

@@ -1,10 +1,10 @@
-"""Slurm: two nodes of eight GPUs, one process a GPU, queued again until the run has finished.
+"""Slurm: two nodes of eight GPUs, one process for each GPU. The job goes back to the queue until the run has finished.
 
 python -m launch.slurm NAME --config=configs/launch_slurm.py --submit \
     -- python -m pretrain --config=configs/roberta_base.py --workdir=runs/NAME \
     --config.data.source=files --config.data.path='corpus/*.jsonl.zst'
 
-Without --submit the script is printed. Set to what your cluster has: partition, account, the GPUs of a node, the limit.
+Without --submit the script is printed. Set partition, account, GPUs of a node and time limit to values of your cluster.
 """
 
 import ml_collections

@@ -1,8 +1,8 @@
-"""A small RoBERTa on the embedded corpus: the whole path in about three minutes.
+"""A small RoBERTa on the embedded corpus: tokenizer, training and export in about three minutes.
 
 python -m pretrain --config=configs/quickstart.py --workdir=runs/quickstart
 
-Hardware: 2 CPU cores. Data: the documentation of Python and of the installed packages (English, nothing is downloaded).
+Hardware: 2 CPU cores. Data: the English documentation of Python and of the installed packages; nothing is downloaded.
 """
 
 import ml_collections

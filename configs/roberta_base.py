@@ -3,9 +3,9 @@
 python -m pretrain --config=configs/roberta_base.py --workdir=gs://BUCKET/roberta-base \
     --config.data.source=hub --config.data.name=allenai/c4 --config.data.subset=en
 
-Hardware: a TPU v4-32 or 8 GPUs of 80 GB; on fewer devices raise --config.grad_accum. The paper's batch of
-8192 x 512 for 500,000 steps is 2.1T tokens, 1.3e21 FLOP; this default is a tenth: 1.3e20 FLOP, 11 hours of 8 H100 at
-40% MFU (arithmetic, not a measurement).
+Hardware: a TPU v4-32 or 8 GPUs of 80 GB. On fewer devices raise --config.grad_accum. The paper trains on batches of
+8192 x 512 for 500,000 steps: 2.1T tokens, 1.3e21 FLOP. This default is a tenth of it: 1.3e20 FLOP, 11 hours of 8 H100
+at 40% MFU (arithmetic, not a measurement).
 """
 
 import ml_collections

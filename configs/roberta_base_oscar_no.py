@@ -3,9 +3,9 @@
 python -m pretrain --config=configs/roberta_base_oscar_no.py --workdir=gs://BUCKET/roberta-no \
     --config.data.path=gs://BUCKET/oscar/no_meta
 
-Data: a folder of OSCAR (any release) with Norwegian. From a hub instead, without a download beforehand:
+Data: a folder with the Norwegian part of any OSCAR release. To read from a hub instead, without a download:
     --config.data.source=hub --config.data.name=HPLT/HPLT2.0_cleaned --config.data.subset=nob_Latn
-Hardware: TPU v3-8. The Flax example took 15 h 32 m for it, on OSCAR 2019, and reached loss 1.78, accuracy 0.64.
+Hardware: TPU v3-8. The Flax example took 15 h 32 m on OSCAR 2019. It reached a loss of 1.78 and an accuracy of 0.64.
 """
 
 import ml_collections

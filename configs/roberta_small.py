@@ -1,10 +1,10 @@
-"""A RoBERTa of 9M parameters, for a language or a domain with little text, or a machine with little power.
+"""A RoBERTa of 9M parameters, for a language or a domain with little text, or for a slow machine.
 
 python -m pretrain --config=configs/roberta_small.py --workdir=runs/small \
     --config.data.path='corpus/*.txt.gz' --config.data.txt_documents=blank_line
 
-Hardware: a laptop, or any GPU. On 2 CPU cores 5000 steps (10M tokens) take about an hour; benchmarks/RESULTS.md has a
-run on Norwegian newspaper reviews, and what Muon and the sinusoidal start are for.
+Hardware: a laptop, or any GPU. On 2 CPU cores, 5000 steps (10M tokens) take about an hour. benchmarks/RESULTS.md has a
+run on Norwegian newspaper reviews, and the gains from Muon and from sinusoidal position embeddings at the start.
 """
 
 import ml_collections

@@ -1,6 +1,7 @@
-"""Every field of a fine-tuning config, declared, explained and checked.
+"""The fields of a fine-tuning config: their declarations, explanations and checks.
 
-A recipe in configs/ sets what differs from these defaults; `--config.a.b=value` sets any of them on the command line.
+A recipe in configs/ sets only fields that differ from these defaults. `--config.a.b=value` on the command line sets any
+field.
 """
 
 from dataclasses import dataclass
@@ -12,14 +13,14 @@ from pretrain.config import CardConfig, LogConfig, MeshConfig
 from pretrain.publish.public_names import check_card
 
 MAX_LENGTH = 128
-"""Tokens of an example at most where the config does not say."""
+"""Default of the most tokens of an example."""
 FROM_MNLI = ("mrpc", "rte", "stsb")
-"""Small tasks that gain from a model of MNLI (Liu et al. 2019, section 5)."""
+"""Small tasks that score higher from a model fine-tuned on MNLI (Liu et al. 2019, section 5)."""
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimiser (optax) and what it is applied to."""
+    """The optimiser (optax), and its settings."""
 
     name: str = field("adamw", "the optimiser, as in pretraining", ("adamw", "lamb", "adafactor", "muon"))
     learning_rate: float = field(2e-5, "peak learning rate")
@@ -29,7 +30,7 @@ class OptimizerConfig:
     eps: float = field(1e-8, "added to the root of the second moment")
     clip_norm: float = field(1.0, "clip gradients to this global norm; 0 does not clip")
     layer_decay: float = field(
-        1.0, "each layer's learning rate as a share of that of the layer above; 1 is the same for all"
+        1.0, "learning rate of each layer divided by the rate of the layer above it; 1 is the same for all"
     )
 
 
@@ -41,18 +42,18 @@ class ScheduleConfig:
         "linear", "shape after warm-up", ("linear", "cosine", "wsd", "inverse_sqrt", "constant")
     )
     warmup_ratio: float = field(0.06, "share of the steps in linear warm-up from 0")
-    warmup_steps: int = field(0, "steps of warm-up in place of the share; 0 takes warmup_ratio")
+    warmup_steps: int = field(0, "steps of warm-up instead of the share; 0 takes warmup_ratio")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """How the network runs, where that differs from its config.json."""
+    """Settings of the network that override its config.json."""
 
     dropout: float | None = field(
-        None, "dropout of embeddings, blocks and head; None is the checkpoint's own"
+        None, "dropout of embeddings, blocks and head; None takes the checkpoint's value"
     )
     attention_dropout: float | None = field(
-        None, "dropout of attention weights; None is the checkpoint's own"
+        None, "dropout of attention weights; None takes the checkpoint's value"
     )
     attention: str = field("auto", "attention kernel, as in pretraining", ("auto", "xla", "cudnn"))
     remat: bool = field(False, "recompute each layer in the backward pass, to save memory")
@@ -63,13 +64,15 @@ class ModelConfig:
 class EvalConfig:
     """Evaluation, the best model, early stopping."""
 
-    every: int = field(0, "steps between evaluations, and one at the end; 0 is once an epoch")
+    every: int = field(
+        0, "steps between evaluations; 0 evaluates once an epoch. The end of the run is always evaluated"
+    )
     batch: int = field(64, "rows in an evaluation batch")
     metric: str = field(
-        "", "the metric that chooses the best model; empty is the task's own, 'loss' the lowest loss"
+        "", "metric that chooses the best model; empty takes the task's metric, 'loss' the lowest loss"
     )
     patience: int = field(
-        0, "stop when so many evaluations in a row bring no better model; 0 never stops early"
+        0, "stop after this number of evaluations in a row without a better model; 0 never stops early"
     )
     restore_best: bool = field(True, "end with the best model, not the last")
     tests: bool = field(True, "label the test sets with the best model at the end, in WORKDIR/predictions")
@@ -79,32 +82,34 @@ class EvalConfig:
 class CheckpointConfig:
     """Checkpoints, written asynchronously to WORKDIR/checkpoints."""
 
-    every: int = field(0, "steps between checkpoints; 0 is once an epoch")
-    keep: int = field(1, "newest checkpoints kept")
+    every: int = field(0, "steps between checkpoints; 0 saves once an epoch")
+    keep: int = field(1, "number of newest checkpoints to keep")
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """A search with optuna over what is given a range here; every trial is a run, or several of its seeds."""
+    """A search with optuna over the values with a range here. Every trial trains one run, or one for each seed."""
 
-    trials: int = field(0, "trials of the search; 0 is no search but a run")
+    trials: int = field(0, "number of trials of the search; 0 makes a plain run without a search")
     objective: str = field(
         "",
-        "the metric that is searched for, its mean over seeds; empty is the one that chooses the best model",
+        "metric to optimise, as its mean over seeds; empty takes the metric that chooses the best model",
     )
-    learning_rate: tuple[float, ...] = field((), "low and high, drawn on a log scale; empty is not searched")
-    global_batch: tuple[int, ...] = field((), "batch sizes to choose from; empty is not searched")
-    epochs: tuple[int, ...] = field((), "low and high; empty is not searched")
-    warmup_ratio: tuple[float, ...] = field((), "low and high; empty is not searched")
-    weight_decay: tuple[float, ...] = field((), "low and high; empty is not searched")
+    learning_rate: tuple[float, ...] = field(
+        (), "low and high, drawn on a log scale; empty does not search it"
+    )
+    global_batch: tuple[int, ...] = field((), "batch sizes to choose from; empty does not search it")
+    epochs: tuple[int, ...] = field((), "low and high; empty does not search it")
+    warmup_ratio: tuple[float, ...] = field((), "low and high; empty does not search it")
+    weight_decay: tuple[float, ...] = field((), "low and high; empty does not search it")
 
 
 @dataclass(frozen=True)
 class BenchmarkTask:
-    """A task of a benchmark. Fields left out (None) are the config's own."""
+    """A task of a benchmark. A field with None takes its value from the rest of the config."""
 
     task: str = field("", "a GLUE task")
-    epochs: int | None = field(None, "passes over its training examples")
+    epochs: int | None = field(None, "passes over the training examples")
     global_batch: int | None = field(None, "examples in a batch")
     learning_rate: float | None = field(None, "peak learning rate")
 
@@ -113,36 +118,34 @@ class BenchmarkTask:
 class BenchmarkConfig:
     """Several tasks one after another, each in WORKDIR/TASK, and a table of them all."""
 
-    tasks: tuple[BenchmarkTask, ...] = field((), "the tasks in their order; empty is a run of config.task")
-    from_mnli: bool = field(
-        False, "start MRPC, RTE and STS-B from the best model of MNLI, which is then trained before them"
-    )
+    tasks: tuple[BenchmarkTask, ...] = field((), "the tasks in their order; empty runs config.task alone")
+    from_mnli: bool = field(False, "train MNLI first, and start MRPC, RTE and STS-B from its best model")
 
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """One task, fine-tuned from one model by one run or by several trained together."""
+    """One task, fine-tuned from one model. Several runs may be trained together."""
 
     task: str = field("", "a GLUE task (cola, mnli, ...), or empty with config.data.source=files")
     init_from: str = field("", "the model to start from: a workdir, a Hugging Face folder or a hub id")
-    seed: int = field(0, "of the first run: head, data order, dropout")
-    seeds: int = field(1, "runs trained together, with seeds seed, seed + 1, ...")
+    seed: int = field(0, "seed of the first run: head, data order, dropout")
+    seeds: int = field(1, "number of runs trained together, with seeds seed, seed + 1, ...")
     learning_rates: tuple[float, ...] = field(
-        (), "peak learning rates trained together, each with every seed; empty is optimizer.learning_rate"
+        (), "peak learning rates trained together, each with every seed; empty takes optimizer.learning_rate"
     )
     epochs: int = field(3, "passes over the training examples")
-    steps: int = field(0, "steps of the run in place of epochs; 0 takes epochs")
+    steps: int = field(0, "steps of the run instead of epochs; 0 takes epochs")
     global_batch: int = field(32, "examples in a batch of each run, over all devices and micro-batches")
-    grad_accum: int = field(1, "micro-batches a step; the step equals that of the whole batch")
+    grad_accum: int = field(1, "micro-batches in a step; the result equals a step with the whole batch")
     max_length: int = field(
         0,
-        f"tokens of an example at most, special ones included; longer ones are truncated; 0: {MAX_LENGTH}, or as many "
-        "as the model takes",
+        "most tokens of an example, with special tokens; longer examples are truncated; "
+        f"0: {MAX_LENGTH}, or the model's limit if it is lower",
     )
     lengths: tuple[int, ...] = field(
         (), "row lengths that batches are padded to; empty chooses a few from the data"
     )
-    label_smoothing: float = field(0.0, "share of the target spread over all classes")
+    label_smoothing: float = field(0.0, "share of the target that is spread over all classes")
     dtype: str = field(
         "float32", "compute type; params and optimiser state are float32", ("float32", "bfloat16")
     )
@@ -156,9 +159,11 @@ class FinetuneConfig:
         "onnx: also write model.onnx, evaluate it beside the model, and label the test sets with it",
         ("jax", "onnx"),
     )
-    distributed: bool = field(False, "be one of the processes of a run, see docs/processes.md")
+    distributed: bool = field(
+        False, "this process is one of several processes of a run, see docs/processes.md"
+    )
     compilation_cache: str = field(
-        "~/.cache/unmask/xla", "folder of compiled programs, shared by runs; empty for none"
+        "~/.cache/unmask/xla", "folder of compiled programs, which runs share; empty for none"
     )
     data: LabelledConfig = field(LabelledConfig, "the examples")
     model: ModelConfig = field(ModelConfig, "how the network runs")
@@ -174,33 +179,38 @@ class FinetuneConfig:
 
     @property
     def members(self) -> tuple["Member", ...]:
-        """The runs that are trained together, learning rate by learning rate."""
+        """The runs that are trained together, in order of learning rate and seed."""
         rates = self.learning_rates or (self.optimizer.learning_rate,)
         return tuple(Member(self.seed + i, rate) for rate in rates for i in range(self.seeds))
 
 
 @dataclass(frozen=True)
 class Member:
-    """What sets one run of a population apart."""
+    """The seed and the learning rate of one run of a population."""
 
     seed: int
     learning_rate: float
 
 
 def length_of(max_length: int, room: int) -> int:
-    """Tokens that examples are cut to, by config.max_length and what the model takes at most."""
+    """Most tokens of an example: `max_length`, or for 0 the default, limited by the model.
+
+    Args:
+      max_length: config.max_length.
+      room: most tokens that the model takes.
+    """
     return max_length or min(MAX_LENGTH, room)
 
 
 SEEDS = 2**31
-"""Seeds are below: 32-bit integers on the device."""
+"""Seeds are less than this: they are 32-bit integers on the device."""
 
 
 def check_values(config: FinetuneConfig) -> None:
-    """Refuse values out of their range, before anything is read.
+    """Refuse values outside their range before any file is read.
 
     Raises:
-      UserError: one of them; the message says what would be right.
+      UserError: a value is wrong; the message names a right value.
     """
     for name in ("seeds", "epochs", "global_batch", "grad_accum"):
         if getattr(config, name) < 1:
@@ -210,21 +220,20 @@ def check_values(config: FinetuneConfig) -> None:
             f"config.seed={config.seed} should be 0 or more, and with config.seeds={config.seeds} at most "
             f"{SEEDS - config.seeds}"
         )
-    if len({f"{rate:g}" for rate in config.learning_rates}) < len(
-        config.learning_rates
-    ):  # as results name them
+    names = {f"{rate:g}" for rate in config.learning_rates}  # as the results name them
+    if len(names) < len(config.learning_rates):
         raise UserError(f"config.learning_rates={list(config.learning_rates)} has one of them twice")
     several = config.seeds > 1 or len(config.learning_rates) > 1
     if config.eval.patience and not config.eval.restore_best and several:
         raise UserError(
-            "config.eval.patience ends each run at a step of its own, which config.eval.restore_best=False cannot "
-            "keep of several; set config.eval.restore_best=True, or train one run"
+            "config.eval.patience ends each run at a step of its own, and config.eval.restore_best=False cannot keep "
+            "these steps for several runs; set config.eval.restore_best=True, or train one run"
         )
     if config.steps < 0:
         raise UserError(f"config.steps={config.steps} should be 1 or more, or 0 for config.epochs")
     if config.steps and config.search.trials:
         raise UserError(
-            f"config.steps={config.steps}: a search's trials are of whole epochs; set config.epochs"
+            f"config.steps={config.steps}: the trials of a search train whole epochs; set config.epochs"
         )
     for name in (
         "eval.every",

@@ -1,7 +1,7 @@
-"""Scores a model that is fine-tuned already: `python -m finetune.evaluate --model=MODEL --config=configs/glue.py:TASK`.
+"""Evaluate a fine-tuned model: `python -m finetune.evaluate --model=MODEL --config=configs/glue.py:TASK`.
 
-The model is a fine-tuning workdir, a folder or a hub id, also of a classifier that others trained. Of the config,
-task, data, eval.batch, inference and compilation_cache count: which examples the model is asked about, and how.
+The model is a fine-tuning workdir, a model's folder or a hub id. It may be a classifier that others trained. Of the
+config, the command reads only the fields task, data, eval.batch, inference and compilation_cache.
 """
 
 import os
@@ -30,7 +30,7 @@ from pretrain.runtime import train_command
 
 
 def main(argv: Sequence[str]) -> int:
-    """Evaluate, and show the scores."""
+    """Evaluate the model, and print its scores."""
     leave_out_absent_tpu()
     config, values = parse(FinetuneConfig, argv, _flags, unused=unused_in_evaluation)
     if not values.model:
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     order = class_order(model.names, data.task.labels, values.model)
     encoder = encoder_of(model)
     ask = logits_of(model, inference=config.inference, batch=config.eval.batch)
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for split, examples in data.evaluations.items():
         encoded = encoder(examples)
         logits = ask(encoded)[:, order]
@@ -63,27 +63,27 @@ def main(argv: Sequence[str]) -> int:
                 f"--model={values.model} gives logits that are no numbers; its training has diverged"
             )
         part = EvaluationSet(short_split(split, len(data.evaluations)), encoded)
-        found |= scores_on(part, logits, data.task)
+        metrics |= scores_on(part, logits, data.task)
     origins = {split: examples.origin for split, examples in data.evaluations.items()}
     if values.out:
-        out = {"model": values.model, "task": data.task.name, "examples": origins, "metrics": found}
+        out = {"model": values.model, "task": data.task.name, "examples": origins, "metrics": metrics}
         write_out(values.out, as_json(out), "--out")
-    terminal.console().print(_table(data.task.title, values.model, found, list(origins.values())))
+    terminal.console().print(_table(data.task.title, values.model, metrics, list(origins.values())))
     return 0
 
 
 def _asked_of(data: LabelledConfig, model: Trained) -> LabelledConfig:
-    """Of files of one's own, the classes are the model's, unless the config names them.
+    """The data config for this model. For a user's own files, the classes are the model's unless the config has them.
 
     Raises:
-      UserError: labels that are scores, of a model of classes.
+      UserError: the labels are scores, but the model predicts classes.
     """
     if data.source != "files":
         return data
     if data.regression and model.names:
         answers = ", ".join(model.names)
         raise UserError(
-            f"config.data.regression=True is of scores, but --model={model.given} answers {answers}; unset it"
+            f"config.data.regression=True means scores, but --model={model.given} answers {answers}; unset it"
         )
     if data.label_names or data.train:
         return data
@@ -91,15 +91,22 @@ def _asked_of(data: LabelledConfig, model: Trained) -> LabelledConfig:
 
 
 def class_order(names: Sequence[str], labels: Sequence[str], model: str) -> list[int]:
-    """For each of a task's labels the model's class of that name, in any case; by id where the model has no names.
+    """The index of the model's class for each label of a task.
+
+    Names are compared without regard to case. If the model's classes have no names, the ids are compared.
+
+    Args:
+      names: names of the model's classes, by id.
+      labels: the task's labels, by id.
+      model: the model, for messages.
 
     Raises:
-      UserError: the model's classes are not the task's.
+      UserError: the model's classes are not the task's labels.
     """
     if len(names) != len(labels):
         theirs = ", ".join(names) or "a score"
         raise UserError(
-            f"--model={model} is of another task: it answers {theirs}, the task has {', '.join(labels) or 'a score'}"
+            f"--model={model} is for another task: it answers {theirs}, the task has {', '.join(labels) or 'a score'}"
         )
     if not labels:
         return [0]
@@ -109,19 +116,19 @@ def class_order(names: Sequence[str], labels: Sequence[str], model: str) -> list
     missing = [label for label, index in zip(labels, order, strict=True) if index is None]
     if missing:
         raise UserError(
-            f"--model={model} is of another task: it has the classes {', '.join(names)}, not {', '.join(missing)}"
+            f"--model={model} is for another task: it has the classes {', '.join(names)}, not {', '.join(missing)}"
         )
     return [index for index in order if index is not None]
 
 
-def _table(title: str, model: str, found: dict[str, float], origins: list[str]) -> Table:
+def _table(title: str, model: str, metrics: dict[str, float], origins: list[str]) -> Table:
     shown = Table(
         title=Text(f"{title}: {model}", style="table.title"),
         caption=Text("; ".join(origins), style="table.caption"),
     )
     shown.add_column("metric")
     shown.add_column("score", justify="right")
-    for metric, value in found.items():
+    for metric, value in metrics.items():
         shown.add_row(metric, score(metric, value))
     return shown
 

@@ -1,7 +1,7 @@
-"""A sequence classifier as model.onnx, and that file run by onnxruntime.
+"""Write a sequence classifier as model.onnx, and run this file with onnxruntime.
 
-torch.onnx makes it, of the exported folder: of the two kept libraries tried it was right for every family at any batch
-size and length, whereas jax2onnx takes no `jnp` code over symbolic lengths and pins an older Orbax than ours.
+torch.onnx converts the exported folder. Two maintained libraries were tried. torch.onnx was right for every family at
+any batch size and length. jax2onnx cannot convert `jnp` code with symbolic lengths, and it pins an older Orbax.
 """
 
 import contextlib
@@ -25,31 +25,31 @@ from pretrain.models.huggingface import CONFIG, parse_config
 FILE_NAME = "model.onnx"
 SUFFIX = "ForSequenceClassification"
 MOST_BYTES_IN_ONE_FILE = 1 << 30
-"""Weights beyond this go to model.onnx.data: a protobuf file ends at 2 GiB."""
+"""Larger weights go to model.onnx.data, because a protobuf file can have at most 2 GiB."""
 EXAMPLE_LENGTH = 8
 LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime")
 INSTALL = "install it: pip install -c constraints.txt -e .[onnx]"
-# What torch's exporter says of itself on the way, and cannot be helped by a caller.
+# Warnings of torch's exporter about its own code. A caller cannot avoid them.
 _EXPECTED_WARNINGS = (r".*isinstance\(treespec, LeafSpec\)", r"# The axis name: .* will not be used")
 
 
 def export_onnx(model_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
-    """Write model.onnx of an exported classifier: whole, or not at all.
+    """Write model.onnx for an exported classifier. The file appears only when it is complete.
 
-    Its inputs are `input_ids`, `attention_mask` and, where the model has more than one token type, `token_type_ids`,
-    each int64 [batch, sequence]; its output is `logits`, float32 [batch, C]. Both axes are free, the second up to the
-    longest row that the model has positions for (512 of RoBERTa's 514). Weights of more than a GiB are in
-    model.onnx.data beside it.
+    The inputs are `input_ids`, `attention_mask` and, if the model has several token types, `token_type_ids`, each int64
+    [batch, sequence]. The output is `logits`, float32 [batch, C]. The size of both axes is free; a sequence may have as
+    many tokens as the model has positions for (RoBERTa: 512 of its 514). Weights of more than a GiB are in
+    model.onnx.data in the same folder.
 
     Args:
       model_dir: a local folder that AutoModelForSequenceClassification loads.
       out: the folder to write to; None is `model_dir`.
 
     Returns:
-      The file.
+      The path of the file.
 
     Raises:
-      UserError: the extra `onnx` is not installed, no classifier there, a damaged one, or no room for the file.
+      UserError: the extra `onnx` is not installed, the folder has no classifier or a damaged one, or the disk is full.
     """
     for library in ("torch", "onnx", "onnxscript"):
         _need(library)
@@ -60,7 +60,7 @@ def export_onnx(model_dir: str | os.PathLike[str], out: str | os.PathLike[str] |
     try:
         unfinished.mkdir(parents=True)
         _export(model, unfinished / FILE_NAME)
-        # The weights first: a model.onnx that names a file is never without it.
+        # The weights first: when model.onnx refers to model.onnx.data, that file must exist.
         for file in sorted(unfinished.iterdir(), reverse=True):
             file.replace(place / file.name)
     except OSError as error:
@@ -71,7 +71,7 @@ def export_onnx(model_dir: str | os.PathLike[str], out: str | os.PathLike[str] |
 
 
 class OnnxClassifier:
-    """model.onnx of a folder, run by onnxruntime on the CPU."""
+    """The classifier of a folder's model.onnx, which onnxruntime runs on the CPU."""
 
     def __init__(self, folder: str | os.PathLike[str]):
         """Open the file.
@@ -91,7 +91,7 @@ class OnnxClassifier:
             self._session = onnxruntime.InferenceSession(
                 str(file), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # each of onnxruntime's errors is a type of its own, under no common one
+        except Exception as error:  # onnxruntime's errors have no common base class
             raise UserError(
                 f"{file} is damaged or not an ONNX model ({_one_line(error)}); export it again"
             ) from error
@@ -108,12 +108,12 @@ class OnnxClassifier:
         attention_mask: Int[np.ndarray, "B S"],
         token_types: Int[np.ndarray, "B S"] | None = None,
     ) -> Float[np.ndarray, "B C"]:
-        """Logits of the classes, or the score where C is 1, in float32.
+        """The logits of the classes, or the score (C = 1), in float32.
 
         Args:
           tokens: token ids, padded with the padding token.
           attention_mask: 1 for a token, 0 for padding.
-          token_types: token-type ids; None is type 0 throughout. A model with one type takes no notice of them.
+          token_types: token-type ids; None means type 0 for all tokens. A model with one type ignores them.
         """
         if token_types is None:
             token_types = np.zeros_like(tokens)
@@ -123,7 +123,7 @@ class OnnxClassifier:
 
 
 def check_installed(setting: str) -> None:
-    """Refuse a setting that will need ONNX, before the work is done whose result it is needed for.
+    """Refuse a setting that needs ONNX before the run starts, so that no work is lost.
 
     Raises:
       UserError: a library of the extra `onnx` is not installed.
@@ -154,7 +154,7 @@ def _load(folder: Path) -> Any:
             )
         except UserError:
             raise
-        except Exception as error:  # JSON, safetensors, torch and transformers each have errors of their own
+        except Exception as error:  # JSON, safetensors, torch and transformers have no common error class
             raise UserError(
                 f"{folder} is not a classifier that transformers loads: {_one_line(error)}"
             ) from error
@@ -166,7 +166,7 @@ def _load(folder: Path) -> Any:
 
 
 def _export(model: Any, file: Path) -> None:
-    """Write a torch module; what it is traced with has padding, so that nothing is taken for granted."""
+    """Write a torch module as ONNX. The example input has padding, so that the trace keeps the attention mask."""
     import torch
 
     config = model.config
@@ -197,7 +197,7 @@ def _export(model: Any, file: Path) -> None:
 
 
 def _remove_traces(file: Path) -> None:
-    """Take out where in the exporter's sources, in folders of this machine, each operation comes from."""
+    """Remove the source location of each operation. The exporter writes paths of this machine into the file."""
     import onnx
 
     model = onnx.load(file, load_external_data=False)
@@ -208,7 +208,7 @@ def _remove_traces(file: Path) -> None:
 
 
 def _longest(config: Any) -> int:
-    """How many tokens a row may have: of the families that are known here, some set positions aside."""
+    """Most tokens of a row. Some families reserve positions, so it can be lower than max_position_embeddings."""
     if config.model_type in families.names():
         return parse_config(config.to_dict(), CONFIG).max_length
     return int(config.max_position_embeddings)
@@ -216,7 +216,7 @@ def _longest(config: Any) -> int:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Neither transformers' progress bars nor what torch's exporter says of itself."""
+    """Suppress transformers' progress bars, and the messages of torch's exporter about its own code."""
     from transformers.utils import logging as transformers_logging
 
     exporter = logging.getLogger("torch.onnx")

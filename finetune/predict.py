@@ -1,10 +1,10 @@
-"""Labels texts with a fine-tuned model: `python -m finetune.predict --model=MODEL ["TEXT" ...] [--file=FILE]`.
+"""Label texts with a fine-tuned model: `python -m finetune.predict --model=MODEL ["TEXT" ...] [--file=FILE]`.
 
-The texts stand on the command line, or are read from a file (plain, .gz or .zst) or from stdin: a text a line, or two
-texts with a tab between them for a model of pairs. With --text_column the file is a table: csv, tsv, json or jsonl.
-What is written (to stdout, or to --out) is tab-separated, under a header: a label and its probability, or a score, then
-the text; white space in a text that would break its line is written as a space. Every line is answered, in order; an
-empty one is an empty text, or two of them.
+The texts come from the command line, from a file (plain, .gz or .zst), or from stdin. Each line is one text; for a
+model of pairs it is two texts with a tab between them. With --text_column the file is a table: csv, tsv, json or jsonl.
+The output (stdout, or the file --out) is tab-separated and has a header. Each line has a label and its probability, or
+a score, and then the text. A tab or a line break in a text is written as a space. The output has one line for each
+input line, in the same order. An empty line is an empty text, or an empty pair.
 """
 
 import argparse
@@ -37,22 +37,22 @@ from pretrain.devices.platforms import leave_out_absent_tpu
 
 STDIN = "-"
 BATCHES_READ = 16
-"""So many batches of lines are read at a time: those of like length go together, and any number of lines can come."""
+"""Number of batches that are read at a time. Lines of similar length share a batch, and the input may be endless."""
 PAIR = 2
 
 Texts = tuple[str, ...]
-"""One text, or both of a pair."""
+"""One text, or the two texts of a pair."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command; a closed pipe or Ctrl-C ends it without a word."""
+    """Run the command. A closed pipe or Ctrl-C ends it without a message."""
     arguments = _arguments(argv)
     leave_out_absent_tpu()
     try:
         with sigterm_as_ctrl_c():
             _predict(arguments)
     except BrokenPipeError:
-        # What is still in stdout's buffer would be written, and fail, at the interpreter's end.
+        # At its end, the interpreter would write the rest of stdout's buffer to the closed pipe, and fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt as error:
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = Arguments(prog="python -m finetune.predict", description=__doc__)
     parser.add_argument("--model", help="a fine-tuning run's workdir, a model's folder, or a hub id")
-    parser.add_argument("texts", nargs="*", help="texts to label, in place of a file's")
+    parser.add_argument("texts", nargs="*", help="texts to label, instead of a file")
     parser.add_argument(
         "--file",
         "--text",
@@ -76,26 +76,27 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--text_column",
         default="",
-        help="the column that holds the text: --file is a csv, tsv, json or jsonl file",
+        help="the column with the text, if --file is a csv, tsv, json or jsonl file",
     )
-    parser.add_argument("--text_pair_column", default="", help="that of the second text, for pairs")
+    parser.add_argument("--text_pair_column", default="", help="the column with the second text, for pairs")
     parser.add_argument(
         "--inference",
         default="jax",
         choices=("jax", "onnx"),
-        help="onnx runs the model's model.onnx, which is made where there is none",
+        help="onnx runs the model's model.onnx; if there is none, it is made",
     )
     parser.add_argument("--batch", type=int, default=64, help="rows of a batch")
     parser.add_argument(
         "--max_length",
         type=int,
         default=0,
-        help="cut texts to so many tokens; 0 (the default) is the model's own: that of its fine-tuning, if known",
+        help="most tokens of a text; longer texts are cut. 0 (the default) takes the limit of the model's "
+        "fine-tuning if it is known, else the model's limit",
     )
     parser.add_argument(
         "--compilation_cache",
         default=FinetuneConfig.compilation_cache,
-        help="folder of compiled programs, shared with runs; empty for none",
+        help="folder of compiled programs, which runs share; empty for none",
     )
     arguments = parser.read(argv)
     if not arguments.model:
@@ -117,7 +118,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 class _File(argparse.Action):
-    """Keeps a file, and by which of its flags it was given."""
+    """An action that stores the file and the name of its flag, --file or --text."""
 
     def __call__(
         self,
@@ -151,16 +152,15 @@ def _predict(arguments: argparse.Namespace) -> None:
             if logits is None:
                 header = (*columns(model.names), "text", "text_pair")
                 write(line(header[: len(header) - PAIR + len(part[0])]))
-                rows = min(
-                    arguments.batch, 1 << (len(part) - 1).bit_length()
-                )  # few lines need no large batch
+                # A short input does not need the full batch.
+                rows = min(arguments.batch, 1 << (len(part) - 1).bit_length())
                 logits = logits_of(model, inference=arguments.inference, batch=rows)
-            found = logits(encoder(_examples(part)))
-            if not np.isfinite(found).all():
+            outputs = logits(encoder(_examples(part)))
+            if not np.isfinite(outputs).all():
                 raise UserError(
                     f"--model={model.given} gives logits that are no numbers; its training has diverged"
                 )
-            write("".join(line((*answer, *each)) for answer, each in zip(said(model.names, found), part)))
+            write("".join(line((*answer, *each)) for answer, each in zip(said(model.names, outputs), part)))
 
 
 def _examples(part: Sequence[Texts]) -> Examples:
@@ -176,28 +176,29 @@ def read_texts(
     text_pair_column: str = "",
     flag: str = "--file",
 ) -> Iterator[Texts]:
-    """The texts of a file or of stdin ('-'): all of them single, or all of them pairs.
+    """Read the texts of a file or of stdin ('-'): all are single texts, or all are pairs.
 
-    Which of the two is known of a model that this project fine-tuned; for others it is the first line that has any text
-    that says it.
+    A model that this project fine-tuned determines which of the two. For other models, the first line with text does.
 
     Args:
       path: the file.
-      model: that will be asked.
-      text_column: of a table, the column to read; '' reads lines.
-      text_pair_column: of a table, that of the second text.
-      flag: what gives the path, for messages.
+      model: the model that will label the texts.
+      text_column: the column to read from a table; '' reads lines.
+      text_pair_column: the column with the second text of a pair, in a table.
+      flag: the flag that names the path, for messages.
 
     Raises:
-      UserError: from the first or a later step: what is wrong with the file, and in which line.
+      UserError: the file or one of its lines is wrong. The error may come at the first text or at a later one.
     """
     table = path != STDIN and suffixes(path)[0] in FORMATS
     if text_column and not table:
         raise UserError(
-            f"--text_column={text_column} is of a table, but {flag}={path} is none of {', '.join(FORMATS)}"
+            f"--text_column={text_column} needs a table, but {flag}={path} is none of {', '.join(FORMATS)}"
         )
     if text_pair_column and not text_column:
-        raise UserError("--text_pair_column is the second text's; set --text_column to the first's")
+        raise UserError(
+            "--text_pair_column names the column of the second text; set --text_column for the first"
+        )
     if not text_column:
         if table and suffixes(path)[0] != ".tsv":
             raise UserError(f"{flag}={path} is a table; set --text_column to the column that holds the text")
@@ -212,26 +213,32 @@ def read_texts(
 
 
 def _lines(place: str, lines: Iterable[bytes], texts: int) -> Iterator[Texts]:
-    """Lines, of so many texts each; 0 is as many as the first has that is not empty."""
+    """Split lines into texts.
+
+    Args:
+      place: name of the input, for messages.
+      lines: the lines.
+      texts: number of texts in a line; 0 takes the number of the first line that is not empty.
+    """
     empty = 0
     for number, raw in enumerate(lines, 1):
         try:
-            found = tuple(decode(raw).rstrip("\r\n").split("\t"))
+            parts = tuple(decode(raw).rstrip("\r\n").split("\t"))
         except FlawError as flaw:
             raise UserError(f"{place} line {number}: {flaw}; save the text as UTF-8") from None
-        if found == ("",):
+        if parts == ("",):
             empty += 1
             continue
-        wanted = texts or min(len(found), PAIR)
-        if len(found) != wanted:
+        wanted = texts or min(len(parts), PAIR)
+        if len(parts) != wanted:
             due = "two texts with a tab between them" if wanted == PAIR else "one text without tabs"
             raise UserError(
-                f"{place} line {number}: {len(found)} columns where there should be {due}; mend the line"
+                f"{place} line {number}: {len(parts)} columns where there should be {due}; mend the line"
             )
         texts = wanted
         yield from itertools.repeat(("",) * texts, empty)
         empty = 0
-        yield found
+        yield parts
     yield from itertools.repeat(("",) * max(texts, 1), empty)
 
 
@@ -261,7 +268,7 @@ def _table_rows(path: str, wanted: dict[str, str]) -> Iterator[Texts]:
 
 @contextlib.contextmanager
 def _writer(out: str) -> Iterator[Callable[[str], None]]:
-    """What writes lines: to stdout as they come, to a file so that it is there whole or not at all."""
+    """Make the function that writes lines. stdout gets them at once; a file appears only when it is complete."""
     if out == STDIN:
 
         def to_stdout(text: str) -> None:

@@ -1,8 +1,9 @@
-"""Test-set predictions in the format of GLUE's submissions, and a check of one before it is sent.
+"""Test-set predictions in the format of a GLUE submission, and a check of a submission.
 
-The rules are those of gluebenchmark.com: one zip with one tab-separated file for each test set (MNLI has two) and for
-the diagnostic set, none in a folder; a header `index<TAB>prediction`; every example of the test set, numbered from 0
-in order; names of classes for MNLI, QNLI, RTE and AX, ids for the other classes, a number for STS-B.
+The rules are from gluebenchmark.com. A submission is one zip without folders. It has one tab-separated file for each
+test set (MNLI has two) and one for the diagnostic set. A file has the header `index<TAB>prediction` and one line for
+each example of the test set, numbered from 0. A prediction is the name of a class for MNLI, QNLI, RTE and AX, a number
+for STS-B, and the id of a class for the other tasks.
 
 `python -m finetune.submission FILE.zip` checks a submission.
 """
@@ -29,16 +30,16 @@ from pretrain.runtime.workdir import write_text
 HEADER = "index\tprediction"
 SCORE_DECIMALS = 3
 EARLIEST = (1980, 1, 1, 0, 0, 0)
-"""The date of every file in a zip: the same predictions make the same bytes."""
+"""The date of every file in a zip. It is fixed, so that the same predictions give the same bytes."""
 
 
 class WantedFile(NamedTuple):
     """A file of a submission: the predictions of one test set."""
 
     rows: int
-    """How many examples the test set has."""
+    """Number of examples in the test set."""
     predictions: tuple[str, ...]
-    """What a prediction may be, by the class's id; () for a number."""
+    """The allowed predictions, by the class's id; () if a prediction is a number."""
 
 
 def _wanted(task: Task, split: str) -> WantedFile:
@@ -58,17 +59,17 @@ def write_predictions(
     """Write a test set's predictions to its file in `folder`, in the order of GLUE's index.
 
     Args:
-      folder: where the files of a submission gather; made if need be.
+      folder: the folder for the files of a submission; it is made if it does not exist.
       task: a GLUE task.
       split: the test set, such as 'test_matched'.
-      ids: GLUE's index of each example, in any order, as `Examples.ids` has it.
-      predictions: an id of a class for each, or a score; scores are clipped to 0..5.
+      ids: GLUE's index of each example, in any order, as in `Examples.ids`.
+      predictions: class ids or scores [n], one for each example; scores are clipped to 0..5.
 
     Returns:
-      the file's path.
+      The file's path.
 
     Raises:
-      UserError: ids that are not the numbers from 0 on, or a prediction that is no number.
+      UserError: the ids are not the numbers from 0 to n - 1, or a prediction is not finite.
     """
     name = task.submissions[split]
     if set(ids) != set(range(len(ids))):
@@ -89,10 +90,10 @@ def write_predictions(
 
 
 def write_zip(folder: epath.Path, path: epath.Path) -> list[str]:
-    """Zip the files of a submission that `folder` holds.
+    """Zip the files of a submission that are in `folder`.
 
     Returns:
-      the names of those that are missing; GLUE wants all of them.
+      The names of the missing files; GLUE refuses a submission without them.
     """
     content = io.BytesIO()
     missing = []
@@ -108,13 +109,16 @@ def write_zip(folder: epath.Path, path: epath.Path) -> list[str]:
 
 
 def check_submission(path: str) -> list[str]:
-    """What GLUE would refuse in a submission, one line each; nothing where it is sound.
+    """Check a submission by GLUE's rules.
 
     Args:
       path: the zip, local or gs://.
 
+    Returns:
+      One line for each fault that GLUE would refuse; [] for a correct submission.
+
     Raises:
-      UserError: the file is not there, or is no zip.
+      UserError: the file does not exist, or it is not a zip.
     """
     with open_file(path) as opened:
         content = io.BytesIO(opened.read())
@@ -131,7 +135,7 @@ def check_submission(path: str) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Check the submission that the command line names; 1 where there is a fault."""
+    """Check the submission named on the command line. The exit status is 1 if it has a fault."""
     if {"--help", "-h"} & {*argv[1:]}:
         print(__doc__)
         return 0
@@ -167,7 +171,7 @@ def _check_names(names: Sequence[str]) -> Iterator[str]:
 
 
 def _check_file(archive: zipfile.ZipFile, name: str) -> Iterator[str]:
-    """Faults of one file; of many like ones the first."""
+    """The faults of one file. Of several faults of the same kind, only the first is described."""
     try:
         lines = [line.decode("utf-8") for line in archive.read(name).splitlines()]
     except (

@@ -1,1 +1,1 @@
-"""The tasks of GLUE one after another, and the table they come to."""
+"""The GLUE benchmark: fine-tune its tasks one after another, and make a table of the scores."""

@@ -1,6 +1,6 @@
-"""Several GLUE tasks one after another, each a run in WORKDIR/TASK, and what they come to together.
+"""Fine-tune several GLUE tasks one after another, each in WORKDIR/TASK, and report all of them together.
 
-A task whose run is complete is not trained again and one that was stopped goes on, so the same command makes the rest.
+A complete task is not trained again, and a stopped task continues. So the same command trains the remaining tasks.
 """
 
 import logging
@@ -33,38 +33,38 @@ REPORT = "glue.json"
 
 
 def run_benchmark(config: FinetuneConfig, workdir: epath.Path, console: Console) -> str:
-    """Make the runs that are still to be made, then show and write the table of all tasks, and the submission.
+    """Train the remaining tasks, then print and write the table of all tasks, and write the submission.
 
     Returns:
-      the signal that stopped it; empty where all tasks are done.
+      The signal that stopped the benchmark; '' if all tasks are done.
 
     Raises:
-      UserError: a bad task, bad input of any task, or a folder that holds another run.
+      UserError: a task or its input is wrong, or a folder holds another run.
     """
     configs = task_configs(config, workdir)
     workdirs.prepare(workdir)
-    found = processes.from_first(
+    results_of = processes.from_first(
         lambda: {task: finished(each, workdir / task) for task, each in configs.items()}
     )
-    _check(configs, found, workdir)
-    if processes.is_first() and None in found.values():
-        # That of fewer tasks: who looks for it would take the run for finished.
+    _check(configs, results_of, workdir)
+    if processes.is_first() and None in results_of.values():
+        # Files of an earlier run cover fewer tasks. A launcher that looks for them would count this run as finished.
         for name in (REPORT, workdirs.FINISHED_FILE):
             (workdir / name).unlink(missing_ok=True)
     for number, (task, each) in enumerate(configs.items(), 1):
         title = TASKS[task].title
-        if found[task] is not None:
+        if results_of[task] is not None:
             logger.info("%s (%d of %d) is complete", title, number, len(configs))
             continue
         logger.info("%s (%d of %d)", title, number, len(configs))
         outcome = train(each, workdir / task)
         if outcome.interrupted:
             return outcome.interrupted
-        found[task] = finish(outcome, workdir / task)
-        if outcome.requested and None in found.values():
+        results_of[task] = finish(outcome, workdir / task)
+        if outcome.requested and None in results_of.values():
             return outcome.requested
     if processes.is_first():
-        _close([row_of(results) for results in found.values() if results is not None], workdir, console)
+        _close([row_of(results) for results in results_of.values() if results is not None], workdir, console)
     return ""
 
 
@@ -72,7 +72,7 @@ def task_configs(config: FinetuneConfig, workdir: epath.Path) -> dict[str, Finet
     """The config of each task's run, in the order of the runs.
 
     Raises:
-      UserError: config.benchmark is wrong, or does not go with the rest.
+      UserError: config.benchmark is wrong, or another field contradicts it.
     """
     benchmark = config.benchmark
     names = [each.task for each in benchmark.tasks]
@@ -107,7 +107,9 @@ def _check_names(config: FinetuneConfig, names: list[str]) -> None:
             f"config.task={config.task!r} and config.benchmark.tasks exclude each other; leave one of them empty"
         )
     if config.search.trials:
-        raise UserError("config.search is of one task; leave config.benchmark.tasks empty, set config.task")
+        raise UserError(
+            "config.search works on one task; leave config.benchmark.tasks empty, set config.task"
+        )
     if config.benchmark.from_mnli and "mnli" not in names:
         raise UserError("config.benchmark.from_mnli=True needs mnli among config.benchmark.tasks")
     rates = [each.task for each in config.benchmark.tasks if each.learning_rate is not None]
@@ -119,7 +121,7 @@ def _check_names(config: FinetuneConfig, names: list[str]) -> None:
 
 
 def _config_of(config: FinetuneConfig, own: BenchmarkTask) -> FinetuneConfig:
-    """The config of a task's run, as if it were given for this task alone."""
+    """The config of a task's run, equal to a config for this task alone."""
     rate = config.optimizer.learning_rate if own.learning_rate is None else own.learning_rate
     return replace(
         config,
@@ -131,10 +133,10 @@ def _config_of(config: FinetuneConfig, own: BenchmarkTask) -> FinetuneConfig:
     )
 
 
-def _check(configs: Mapping[str, FinetuneConfig], found: Mapping[str, Any], workdir: epath.Path) -> None:
-    """Find what is wrong with any task before the first is trained, which may take hours."""
+def _check(configs: Mapping[str, FinetuneConfig], results_of: Mapping[str, Any], workdir: epath.Path) -> None:
+    """Check all tasks before the first one is trained, because training may take hours."""
     for task, config in configs.items():
-        if found[task] is not None:
+        if results_of[task] is not None:
             continue
         before = read_results(workdir / task)
         if before is not None:
@@ -143,7 +145,7 @@ def _check(configs: Mapping[str, FinetuneConfig], found: Mapping[str, Any], work
 
 
 def _close(rows: list[Row], workdir: epath.Path, console: Console) -> None:
-    """Show and write the table, and zip the predictions of the test sets."""
+    """Print and write the table, and zip the predictions of the test sets."""
     written = write_reports(rows, workdir)
     workdirs.write_finished(workdir, len(rows), len(rows))
     console.print(table(rows))
@@ -153,7 +155,7 @@ def _close(rows: list[Row], workdir: epath.Path, console: Console) -> None:
 
 
 def write_submission(workdir: epath.Path, tasks: list[str]) -> str:
-    """Zip the tasks' predictions of GLUE's test sets if all are there; returns one line that says how it went."""
+    """Zip the predictions of GLUE's test sets if all of them exist. Returns one line about the result for the user."""
     gathered = workdir / predicted_labels.FOLDER
     gathered.mkdir(parents=True, exist_ok=True)
     for task in tasks:

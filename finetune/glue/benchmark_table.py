@@ -1,7 +1,8 @@
-"""What the tasks of a benchmark come to: a table in the terminal and as Markdown, JSON, a picture, and GLUE's average.
+"""The results of a benchmark: a table for the terminal and as Markdown, JSON, a picture, and GLUE's average.
 
-The score of a task is that of GLUE's leaderboard: the mean of its metrics, of MNLI the mean over both halves. The
-average is the mean of the tasks' scores. All are of evaluation sets, for the labels of the test sets are hidden.
+The score of a task is defined as on GLUE's leaderboard: the mean of its metrics; for MNLI, the mean over both halves.
+The average is the mean of the tasks' scores. All scores are on the evaluation sets, because GLUE hides the labels of
+the test sets.
 """
 
 import math
@@ -26,10 +27,10 @@ from pretrain.runtime.attempt import attempt
 from pretrain.runtime.workdir import write_bytes, write_text
 
 NINE = tuple(name for name, task in TASKS.items() if task.dataset == name and task.train)
-"""The tasks that GLUE is made of."""
+"""The nine tasks of GLUE."""
 HEADER = ("task", "metric", "best", "mean", "std", "time", "train", "eval")
 TEXT = ("task", "metric")
-"""Columns of words, not numbers."""
+"""Columns with text instead of numbers."""
 NAMES = {
     "accuracy": "accuracy",
     "f1": "F1",
@@ -38,36 +39,36 @@ NAMES = {
     "spearman": "Spearman",
 }
 DEBATED = "wnli"
-"""Left out of many published averages: its evaluation set contradicts its training set."""
+"""Many published averages exclude this task, because its evaluation set contradicts its training set."""
 BAR, WHISKER, MEAN = "#2f6fae", "#222222", "#c44e52"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A task."""
+    """The results of one task."""
 
     task: str
     title: str
     score: Summary
-    """Of the task's score over its runs, 0 to 1."""
+    """Summary of the task's score (0 to 1) over its runs."""
     metrics: Mapping[str, Summary]
-    """Each metric by its name in the results, such as 'matched/accuracy'."""
+    """Summary of each metric, by its name in the results, such as 'matched/accuracy'."""
     runs: int
     learning_rate: float
-    """The one with the best mean score, where there were several."""
+    """The learning rate with the best mean score."""
     init_from: str
     seconds: float
     examples: Mapping[str, Mapping[str, Any]]
-    """Of each set its count, its origin, and whether it is the official one."""
+    """For each set: number of examples, origin, and whether it is GLUE's official set."""
 
     @property
     def unofficial(self) -> list[str]:
-        """The sets that are not GLUE's as published."""
+        """The names of the sets that differ from GLUE's published sets."""
         return [name for name, examples in self.examples.items() if not examples["official"]]
 
 
 def row_of(results: Mapping[str, Any]) -> Row:
-    """A task's results.json, of several learning rates the runs of the one with the best mean score."""
+    """The row of a task, from its results.json. With several learning rates, it has the runs of the best one."""
     task = find_task(results["task"])
     names = [name for name in results["runs"][0]["metrics"] if name.rpartition("/")[2] == task.chooses]
     by_rate: dict[float, list[float]] = {}
@@ -94,7 +95,7 @@ def row_of(results: Mapping[str, Any]) -> Row:
 
 
 def averages(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """GLUE's average of these tasks, with WNLI and without: of the best runs and of the means."""
+    """GLUE's average over these tasks, with and without WNLI: of the best scores and of the mean scores."""
     sets = {"all": list(rows), "without_wnli": [row for row in rows if row.task != DEBATED]}
     return {
         name: {
@@ -129,9 +130,12 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def write_reports(rows: Sequence[Row], workdir: epath.Path) -> list[str]:
-    """Write WORKDIR/glue.json, WORKDIR/glue.md and WORKDIR/glue.png; the names of the files.
+    """Write WORKDIR/glue.json, WORKDIR/glue.md and WORKDIR/glue.png.
 
-    The last two are made again by the next call where they cannot be made now.
+    If the page or the picture cannot be written, the user gets a warning; the next call tries again.
+
+    Returns:
+      The names of the written files.
     """
     known = {
         "tasks": [asdict(row) for row in rows],
@@ -194,7 +198,7 @@ def picture(rows: Sequence[Row]) -> bytes:
 
 
 def _drawn(score: float) -> float:
-    """A height in the picture; none for a task whose runs have diverged."""
+    """The height of a bar in the picture; 0 for a task whose runs have diverged."""
     return 0.0 if math.isnan(score) else score
 
 
@@ -205,7 +209,7 @@ def _title(rows: Sequence[Row]) -> str:
 
 
 def _cells(row: Row) -> list[list[str]]:
-    """A line for each metric; what is of the whole task is in the first."""
+    """The lines of a task, one for each metric. The first line also has the values of the whole task."""
     evaluations = {name: examples for name, examples in row.examples.items() if name != "train"}
     lines: list[list[str]] = []
     for name, summary in row.metrics.items():
@@ -242,7 +246,7 @@ def _average_cells(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def _notes(rows: Sequence[Row], shown: Callable[[str], str] = str) -> list[str]:
-    """What a reader must know to compare these figures with others; `shown` makes names ready for the page."""
+    """Notes that a reader needs to compare these scores with others. `shown` escapes names for the page."""
     two = [row.title for row in rows if len(row.metrics) > 1]
     missing = [find_task(name).title for name in NINE if name not in {row.task for row in rows}]
     starts, rates = (
@@ -264,7 +268,7 @@ def _notes(rows: Sequence[Row], shown: Callable[[str], str] = str) -> list[str]:
 
 
 def _by(rows: Sequence[Row], of: Callable[[Row], str]) -> dict[str, str]:
-    """For each value ': ' and the tasks that have it; nothing after it where all have the same."""
+    """For each value, ': ' and the titles of its tasks; '' if all tasks have the same value."""
     titles: dict[str, list[str]] = {}
     for row in rows:
         titles.setdefault(of(row), []).append(row.title)

@@ -1,4 +1,4 @@
-"""What a population remembers of its evaluations: each member's history, its best, and whether it has stopped early."""
+"""The evaluations of a population: each member's history and best evaluation, and early stopping."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from data.labelled.tasks import Task
 
 @dataclass
 class Tracking:
-    """Every member's evaluations so far; JSON-able, part of each checkpoint."""
+    """All evaluations of every member so far. Each checkpoint holds them as JSON."""
 
     history: list[dict[str, Any]] = field(default_factory=list)
     """[{"step": ..., "epoch": ..., "members": [{metric: value}]}], oldest first."""
@@ -21,9 +21,19 @@ class Tracking:
     def add(
         self, step: int, epoch: float, members: Sequence[Mapping[str, float]], metric: str, patience: int
     ) -> list[bool]:
-        """Take an evaluation; returns which members are better than ever, by `metric`.
+        """Add an evaluation.
 
-        A member that has stopped early is never better again: its run alone would have ended.
+        A member that has stopped early cannot improve any more: if it were trained alone, its run would have ended.
+
+        Args:
+          step: number of the step.
+          epoch: number of passes over the examples so far.
+          members: the metrics of each member.
+          metric: name of the metric that chooses the best model.
+          patience: number of evaluations without an improvement after which a member stops; 0 never stops.
+
+        Returns:
+          For each member, whether this evaluation is its best so far.
         """
         stopped = self.stopped(patience)
         self.history.append({"step": step, "epoch": round(epoch, 4), "members": [dict(m) for m in members]})
@@ -39,16 +49,16 @@ class Tracking:
         return better
 
     def stopped(self, patience: int) -> list[bool]:
-        """Which members had `patience` evaluations in a row without a better one; none with a patience of 0."""
+        """For each member, whether its last `patience` evaluations brought no improvement. All False if it is 0."""
         return [bool(patience) and len(self.history) - 1 - best >= patience for best in self.best]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """The evaluations as an object that JSON can hold."""
         return {"history": self.history, "best": self.best}
 
 
 def is_better(metric: str, value: float, than: float) -> bool:
-    """Whether a value of a metric is better: lower for losses, higher for scores; any number is better than NaN."""
+    """Whether a metric's value is better than another. A lower loss and a higher score are better; NaN is the worst."""
     if math.isnan(value):
         return False
     if math.isnan(than):
@@ -57,10 +67,10 @@ def is_better(metric: str, value: float, than: float) -> bool:
 
 
 def choosing_metric(given: str, task: Task) -> str:
-    """The metric that chooses the best model.
+    """The metric that chooses the best model: `given`, or else the task's own.
 
     Raises:
-      UserError: the config names one that the task does not have.
+      UserError: the task does not have the metric `given`.
     """
     known = (*task.metrics, "loss")
     if given and given not in known:

@@ -1,4 +1,4 @@
-"""Evaluation of every member of a population on every evaluation set, each example exactly once."""
+"""Evaluate every member of a population on every evaluation set. Each example counts exactly once."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,10 +22,17 @@ Scores = dict[str, float]
 
 
 class Predictor:
-    """Logits of every member for a set of examples."""
+    """A function that computes the logits of every member for a set of examples."""
 
     def __init__(self, classifier: Classifier, mesh: Mesh, lengths: Sequence[int], batch: int):
-        """Run batches of `batch` rows, filled up to a multiple of the mesh's rows, padded to these lengths."""
+        """Make the function.
+
+        Args:
+          classifier: the network.
+          mesh: the devices.
+          lengths: row lengths that batches are padded to, in tokens.
+          batch: rows of a batch; it is rounded up to a multiple of the devices that share a batch.
+        """
         across = mesh.shape["replica"] * mesh.shape["data"] * mesh.shape["fsdp"]
         self._batch = -(-batch // across) * across
         self._lengths = tuple(lengths)
@@ -39,25 +46,25 @@ class Predictor:
             logits = self._logits(params, to_devices(rows.as_dict(), self._shardings))
             parts.append(logits)
             order.append(chosen)
-        found = np.concatenate(
+        by_length = np.concatenate(
             [np.asarray(part)[:, : len(chosen)] for part, chosen in zip(parts, order, strict=True)], axis=1
         )
-        result = np.empty_like(found)
-        result[:, np.concatenate(order)] = found
+        result = np.empty_like(by_length)
+        result[:, np.concatenate(order)] = by_length
         return result
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Examples to evaluate on."""
+    """A set of examples for evaluation."""
 
     name: str
-    """The split, as results name it: '' where a task has only one."""
+    """Name of the split in the results; '' if the task has only one evaluation set."""
     encoded: Encoded
 
 
 def evaluate(predictor: Predictor, params: Any, sets: Sequence[EvaluationSet], task: Task) -> list[Scores]:
-    """For each member {'accuracy': ..., 'loss': ..., 'mismatched/accuracy': ...}."""
+    """The metrics of each member: {'accuracy': ..., 'loss': ..., 'mismatched/accuracy': ...}."""
     results: list[Scores] = []
     for evaluated in sets:
         for member, logits in enumerate(predictor(params, evaluated.encoded)):
@@ -68,7 +75,7 @@ def evaluate(predictor: Predictor, params: Any, sets: Sequence[EvaluationSet], t
 
 
 def scores_on(evaluated: EvaluationSet, logits: np.ndarray, task: Task) -> Scores:
-    """Metrics and loss of one model's logits [n, C] on a set, named after it where a task has several."""
+    """Metrics and loss of one model's logits [n, C] on a set. A set with a name puts NAME/ before each metric."""
     labels = evaluated.encoded.labels
     assert labels is not None
     prefix = f"{evaluated.name}/" if evaluated.name else ""
@@ -76,19 +83,19 @@ def scores_on(evaluated: EvaluationSet, logits: np.ndarray, task: Task) -> Score
 
 
 def scores_of(task: Task, logits: np.ndarray, labels: np.ndarray) -> Scores:
-    """Metrics and loss of logits [n, C], n > 0; all NaN where one is no number: the model has diverged."""
+    """Metrics and loss of logits [n, C], n > 0. All are NaN if a logit is not finite: the model has diverged."""
     if not np.isfinite(logits).all():
         return dict.fromkeys((*task.metrics, "loss"), math.nan)
     return scores(task.metrics, predictions(task, logits), labels) | {"loss": mean_loss(logits, labels)}
 
 
 def predictions(task: Task, logits: np.ndarray) -> np.ndarray:
-    """Class ids [n], or scores [n] of a task with scores, of logits [n, C]."""
+    """The predictions of logits [n, C]: class ids [n], or scores [n] for a task with scores."""
     return logits.argmax(axis=1) if task.labels else logits[:, 0]
 
 
 def mean_loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean cross-entropy in nats (classes) or mean squared error (scores), in float64."""
+    """Mean cross-entropy in nats (classes), or mean squared error (scores), computed in float64."""
     logits = logits.astype(np.float64)
     if np.issubdtype(labels.dtype, np.floating):
         return float(np.mean(np.square(logits[:, 0] - labels)))
@@ -98,5 +105,5 @@ def mean_loss(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def mean_over_members(values: Sequence[Mapping[str, float]]) -> Scores:
-    """Each metric's mean over the members."""
+    """The mean of each metric over the members."""
     return {name: float(np.mean([member[name] for member in values])) for name in values[0]}

@@ -1,7 +1,7 @@
 """The two compiled functions of fine-tuning: one step of every run, and the logits of one evaluation batch.
 
-A population of M runs is trained by one program: params, moments, batches and keys have a leading axis M, and
-`jax.vmap` runs the step of a single run over it. Member i makes the steps that a run of its seed alone would make.
+One program trains a population of M runs. Params, moments, batches and keys have a leading axis M, and `jax.vmap`
+applies the step of a single run along this axis. Member i makes the same steps as a single run with its seed.
 """
 
 from collections.abc import Callable
@@ -28,11 +28,11 @@ Batch = dict[str, Array]
 Metrics = dict[str, Array]
 
 MEMBER = "member"
-"""The mesh axis that runs are spread over."""
+"""The mesh axis over which the runs are distributed."""
 
 
 def schedule_of(config: FinetuneConfig, steps: int) -> optax.Schedule:
-    """The learning rate by step, as a share of the peak."""
+    """The learning rate of each step, as a share of the peak."""
     share = -int(-config.schedule.warmup_ratio * steps // 1)  # rounded up, as transformers does
     warmup = config.schedule.warmup_steps or share
     schedule = PretrainSchedule(name=config.schedule.name, warmup_steps=warmup, final_fraction=0.0)
@@ -40,7 +40,7 @@ def schedule_of(config: FinetuneConfig, steps: int) -> optax.Schedule:
 
 
 def optimizer_of(config: FinetuneConfig, classifier: Classifier, steps: int) -> optax.GradientTransformation:
-    """The optimiser for a peak learning rate of 1: updates are scaled by each run's own, and by depth, in the step."""
+    """The optimiser with a peak learning rate of 1. The step scales the updates by each run's rate and by depth."""
     chosen = config.optimizer
     settings = PretrainOptimizer(
         name=chosen.name,
@@ -57,7 +57,7 @@ def optimizer_of(config: FinetuneConfig, classifier: Classifier, steps: int) -> 
 
 
 def depth_scales(classifier: Classifier, decay: float) -> Any:
-    """A tree like params of each leaf's share of the learning rate, decay ** (layers above it) (Clark et al. 2020)."""
+    """A tree like params with each leaf's share of the learning rate: decay ** (layers above) (Clark et al. 2020)."""
     top = classifier.encoder.config.num_hidden_layers + 1
     return jax.tree.map(
         lambda depth: jnp.float32(decay) ** (top - jnp.asarray(depth)), classifier.layer_depths()
@@ -65,11 +65,11 @@ def depth_scales(classifier: Classifier, decay: float) -> Any:
 
 
 def example_losses(logits: Float[Array, "B C"], labels: Array, smoothing: float = 0.0) -> Float[Array, "B"]:
-    """Cross-entropy (nats) of classes, or the squared error of scores, of each example.
+    """The loss of each example: cross-entropy in nats for classes, squared error for scores.
 
     Args:
-      logits: C classes, or C = 1 for a score.
-      labels: int32 classes or float32 scores.
+      logits: logits of C classes, or a score (C = 1).
+      labels: int32 classes [B] or float32 scores [B].
       smoothing: share of the target that is spread over all classes (Szegedy et al. 2016).
     """
     if jnp.issubdtype(labels.dtype, jnp.floating):
@@ -85,11 +85,16 @@ def make_train_step(
     schedule: optax.Schedule,
     config: FinetuneConfig,
 ) -> Callable[[PopulationState, Batch], tuple[PopulationState, Metrics]]:
-    """The step: (state, batch) -> (state, metrics).
+    """Make the train step: (state, batch) -> (state, metrics).
 
-    A batch holds tokens, segments, token_types [M, B, S], labels and weights [M, B]. Metrics are [M]: loss_sum and
-    correct_sum over the examples, weight_sum, grad_norm before clipping, learning_rate (the peak times `schedule`, the
-    optimizer's own).
+    A batch has tokens, segments and token_types [M, B, S], and labels and weights [M, B]. Each metric has shape [M]:
+    loss_sum and correct_sum over the examples, weight_sum, grad_norm before clipping, and learning_rate.
+
+    Args:
+      classifier: the network.
+      optimizer: the optimiser for a peak learning rate of 1.
+      schedule: the optimiser's schedule; the metric learning_rate is the peak times its value.
+      config: the fine-tuning config.
     """
     scales = depth_scales(classifier, config.optimizer.layer_decay)
     seeds = jnp.array([member.seed for member in config.members])
@@ -132,7 +137,7 @@ def make_train_step(
 
 
 def make_logits(classifier: Classifier) -> Callable[[Any, Batch], Float[Array, "M B C"]]:
-    """Logits of every member for one batch of evaluation rows [B, S], without dropout."""
+    """Make the function that computes every member's logits for evaluation rows [B, S], without dropout."""
 
     def logits(params: Any, batch: Batch) -> Array:
         return logits_of(classifier, params, batch, None)
@@ -143,7 +148,7 @@ def make_logits(classifier: Classifier) -> Callable[[Any, Batch], Float[Array, "
 def logits_of(
     classifier: Classifier, params: Any, batch: Batch, dropout_key: Array | None
 ) -> Float[Array, "B C"]:
-    """Logits of the rows of a batch."""
+    """Logits of the rows of a batch; dropout_key None computes them without dropout."""
     tokens, segments = batch["tokens"], batch["segments"]
     positions = positions_of_texts(tokens, classifier.encoder.config)
     token_types = batch["token_types"] if classifier.token_types > 1 else None
@@ -151,7 +156,13 @@ def logits_of(
 
 
 def keep_better(best: Any, params: Any, better: Array) -> Any:
-    """For every member its params where it is better [M] now, else those that were best."""
+    """The best params of every member: the new params for members that improved, else the old best params.
+
+    Args:
+      best: the best params so far; each leaf has a leading axis M.
+      params: the new params, like `best`.
+      better: whether each member improved, bool [M].
+    """
 
     def choose(old: Array, new: Array) -> Array:
         return jnp.where(better.reshape(-1, *(1,) * (new.ndim - 1)), new, old)

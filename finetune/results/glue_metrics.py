@@ -1,8 +1,9 @@
 """Scores of predictions, as GLUE defines them (Wang et al. 2019), computed by scikit-learn and scipy.
 
-Where a score is not defined it is 0.0, as scikit-learn has it: the predictions tell nothing about the labels. That is
-F1 where the positive class is neither there nor predicted, Matthews where predictions or labels are all the same, and
-the correlations there or with fewer than two examples. Predictions that are no numbers have the score NaN.
+An undefined score is 0.0, as in scikit-learn, because the predictions tell nothing about the labels. F1 is undefined if
+the positive class occurs neither in the labels nor in the predictions. Matthews' and the other correlations are
+undefined if all predictions or all labels are equal; a single example is such a case. The correlations of predictions
+that are not finite are NaN.
 """
 
 import warnings
@@ -13,14 +14,14 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 
 POSITIVE = 1
-"""The class whose F1 GLUE reports."""
+"""Id of the class whose F1 GLUE reports."""
 
 Classes = Int[np.ndarray, "n"]
 Values = Float[np.ndarray, "n"]
 
 
 def accuracy(predictions: Classes, labels: Classes) -> float:
-    """The share of the examples whose class is predicted."""
+    """The share of the examples with the right prediction."""
     from sklearn.metrics import accuracy_score
 
     return float(accuracy_score(labels, predictions))
@@ -32,12 +33,12 @@ def f1(predictions: Classes, labels: Classes) -> float:
 
 
 def f1_macro(predictions: Classes, labels: Classes) -> float:
-    """The mean of every class's F1, over the classes that are there or predicted."""
+    """The mean F1 over the classes that occur in the labels or the predictions."""
     return _f1(predictions, labels, None)
 
 
 def matthews(predictions: Classes, labels: Classes) -> float:
-    """Matthews' correlation coefficient, of any number of classes."""
+    """Matthews' correlation coefficient, for any number of classes."""
     from sklearn.metrics import matthews_corrcoef
 
     if _constant(predictions) or _constant(labels):
@@ -46,14 +47,14 @@ def matthews(predictions: Classes, labels: Classes) -> float:
 
 
 def pearson(predictions: Values, labels: Values) -> float:
-    """Pearson's correlation coefficient, of values as they are."""
+    """Pearson's correlation coefficient: the correlation of the values."""
     from scipy.stats import pearsonr
 
     return _correlation(pearsonr, predictions, labels)
 
 
 def spearman(predictions: Values, labels: Values) -> float:
-    """Spearman's correlation coefficient, of their ranks."""
+    """Spearman's correlation coefficient: the correlation of the ranks."""
     from scipy.stats import spearmanr
 
     return _correlation(spearmanr, predictions, labels)
@@ -65,21 +66,21 @@ METRICS: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = MappingProxyT
 COMBINED: Mapping[str, tuple[str, str]] = MappingProxyType(
     {"accuracy_f1": ("accuracy", "f1"), "pearson_spearman": ("pearson", "spearman")}
 )
-"""Means of two, by which GLUE ranks MRPC, QQP and STS-B."""
+"""Means of two metrics. GLUE ranks MRPC, QQP and STS-B by them."""
 
 
 def scores(
     names: Sequence[str], predictions: Num[np.ndarray, "n"], labels: Num[np.ndarray, "n"]
 ) -> dict[str, float]:
-    """Each named metric, single or combined, in the order of the names.
+    """Compute metrics, single or combined, in the order of the names.
 
     Args:
-      names: of METRICS or COMBINED.
-      predictions: ids of classes, or scores.
-      labels: the same of the truth.
+      names: names from METRICS or COMBINED.
+      predictions: predicted class ids or scores [n].
+      labels: true class ids or scores [n].
 
     Raises:
-      ValueError: no examples, or not as many predictions as labels.
+      ValueError: there are no examples, or the numbers of predictions and labels differ.
     """
     if predictions.shape != labels.shape or predictions.ndim != 1 or not len(labels):
         raise ValueError(
@@ -108,7 +109,7 @@ def _correlation(of: Callable, predictions: Values, labels: Values) -> float:
     from scipy.stats import NearConstantInputWarning
 
     with warnings.catch_warnings():
-        # Of predictions that differ in their last digits only; the coefficient is then that of these digits.
+        # scipy warns of predictions that differ only in their last digits. The coefficient measures these digits then.
         warnings.simplefilter("ignore", NearConstantInputWarning)
         return float(of(predictions, labels).statistic)
 

@@ -1,4 +1,4 @@
-"""What a model says of texts as tab-separated lines, and the test sets of a run answered by its best model."""
+"""Predictions as tab-separated lines, and the files with the best model's predictions on a run's test sets."""
 
 import logging
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ from pretrain.runtime.workdir import write_text
 logger = logging.getLogger(__name__)
 
 FOLDER = "predictions"
-"""Folder in a workdir that holds a file for each test set."""
+"""Folder in a workdir with a file for each test set."""
 DIAGNOSTIC = {"mnli": "ax"}
-"""A task -> the one without training examples of its own that its model answers too."""
+"""Task -> diagnostic task without training examples, which the task's model predicts too."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A test set."""
+    """A test set to predict."""
 
     task: Task
     split: str
@@ -36,31 +36,38 @@ class Asked:
 
 
 def asked_of(job: Job) -> list[Asked]:
-    """The test sets that the source of a run has: its task's own, and with MNLI the diagnostic set.
+    """The test sets of a run: the test sets of its task and, for MNLI, the diagnostic set.
 
-    A diagnostic set that cannot be read is passed over with a warning: the run does not depend on it.
+    A diagnostic set that cannot be read is skipped with a warning, because the run does not depend on it.
     """
-    found = [Asked(job.data.task, split, examples) for split, examples in job.data.tests.items()]
+    test_sets = [Asked(job.data.task, split, examples) for split, examples in job.data.tests.items()]
     if more := DIAGNOSTIC.get(job.data.task.name):
         data = None
         try:
             data = open_labelled(job.config.data, more, parts=("tests",))
         except UserError as error:
             logger.warning("%s is not predicted: %s", more, error)
-        have = processes.gather(data is not None)  # all compute the answers together, or none does
+        have = processes.gather(
+            data is not None
+        )  # all processes compute the predictions together, or none does
         if processes.from_first(lambda: all(have)) and data is not None:
-            found += [Asked(data.task, split, examples) for split, examples in data.tests.items()]
-    return found
+            test_sets += [Asked(data.task, split, examples) for split, examples in data.tests.items()]
+    return test_sets
 
 
 def write_answers(folder: epath.Path, asked: Asked, logits: Float[np.ndarray, "n C"]) -> str:
-    """Write the answers to a test set: as GLUE takes them, or to SPLIT.tsv for files of one's own.
+    """Write the predictions on a test set: in GLUE's format, or to SPLIT.tsv for a user's own files.
 
-    What GLUE would refuse (examples that are not numbered as its own, a model that has diverged) is not written but
-    warned of.
+    If GLUE would refuse the file, a warning is logged and no file is written. This is so if the examples do not have
+    GLUE's numbers, or if the model has diverged.
+
+    Args:
+      folder: the folder to write to.
+      asked: the test set.
+      logits: logits [n, C] in the order of the examples.
 
     Returns:
-      The file's name; '' where none is written.
+      The file's name; '' if no file is written.
     """
     if not asked.task.name:
         if not np.isfinite(logits).all():
@@ -82,12 +89,12 @@ def write_answers(folder: epath.Path, asked: Asked, logits: Float[np.ndarray, "n
 
 
 def columns(names: Sequence[str]) -> tuple[str, ...]:
-    """The header over what `said` gives."""
+    """The header for the columns that `said` returns."""
     return ("label", "probability") if names else ("score",)
 
 
 def said(names: Sequence[str], logits: Float[np.ndarray, "n C"]) -> list[tuple[str, ...]]:
-    """For each row of logits the most probable class of `names` and its probability; the score where there are none."""
+    """For each row of logits, the most probable class and its probability; without `names`, the score."""
     if not names:
         return [(f"{score:.4f}",) for score in logits[:, 0]]
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
@@ -99,5 +106,5 @@ def said(names: Sequence[str], logits: Float[np.ndarray, "n C"]) -> list[tuple[s
 
 
 def line(fields: Sequence[str]) -> str:
-    """One tab-separated line; white space within a field that would break it or its line is a space."""
+    """One tab-separated line. A tab or a line break within a field is replaced by a space."""
     return "\t".join(" ".join(field.splitlines()).replace("\t", " ") for field in fields) + "\n"

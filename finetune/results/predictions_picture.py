@@ -1,4 +1,4 @@
-"""A picture of what the best model gets right and wrong: a confusion matrix of classes, a scatter of scores."""
+"""A picture of the best model's predictions: a confusion matrix for classes, a scatter plot for scores."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,22 +8,22 @@ import numpy as np
 from pretrain.reports.pictures import MISSING, literal, png
 
 CELLS = 20
-"""Matrices of more classes than this show no numbers."""
+"""With more classes than this, the matrix shows no numbers."""
 MOST_NAMES = 60
-"""Of more classes than this, the names of some are left out."""
+"""With more classes than this, the names of some classes are left out."""
 MOST_CLASSES = 500
-"""Of more classes than this, the matrix shows the most frequent."""
+"""With more classes than this, the matrix shows only the most frequent classes."""
 NAME_LENGTH, TITLE_LENGTH = 24, 60
 
 
 def picture(predictions: np.ndarray, labels: np.ndarray, names: Sequence[str], title: str) -> bytes:
-    """Draw predictions against labels; the contents of a PNG file.
+    """Draw predictions against labels, and return the contents of a PNG file.
 
     Args:
-      predictions: class ids or scores [n].
-      labels: the true ones [n].
-      names: of the classes by id; empty for scores.
-      title: over the picture.
+      predictions: predicted class ids or scores [n].
+      labels: true class ids or scores [n].
+      names: names of the classes, by id; empty for scores.
+      title: title of the picture.
     """
     from matplotlib.figure import Figure
 
@@ -44,7 +44,7 @@ def picture(predictions: np.ndarray, labels: np.ndarray, names: Sequence[str], t
 def _most_frequent(
     predictions: np.ndarray, labels: np.ndarray, names: Sequence[str], title: str
 ) -> tuple[np.ndarray, np.ndarray, Sequence[str], str]:
-    """The examples whose label and prediction are among the most frequent classes, with ids of their own."""
+    """The examples whose label and prediction are among the most frequent classes. These classes get new ids."""
     counts = np.bincount(labels, minlength=len(names))
     kept = np.sort(np.argsort(-counts, kind="stable")[:MOST_CLASSES])
     inside = np.isin(labels, kept) & np.isin(predictions, kept)
@@ -75,9 +75,9 @@ def _confusion_matrix(
 
 
 def _name_classes(axes: Any, names: Sequence[str]) -> None:
-    """Put the names at the rows and columns, aslant where they would run into each other.
+    """Write the names at the rows and columns, and rotate them if they would overlap.
 
-    A name that the fonts cannot show whole has its id before it.
+    If the fonts lack a character of a name, the class's id stands before the name.
     """
     ticks = range(0, len(names), -(-len(names) // MOST_NAMES))
     shown = literal([names[tick] for tick in ticks], longest=NAME_LENGTH)
@@ -92,7 +92,7 @@ def _name_classes(axes: Any, names: Sequence[str]) -> None:
 
 
 def _scatter(axes: Any, predictions: np.ndarray, labels: np.ndarray) -> None:
-    known = np.isfinite(predictions)  # none of a model that has diverged
+    known = np.isfinite(predictions)  # a model that has diverged has no finite predictions
     predictions, labels = predictions[known], labels[known]
     if known.any():
         low = float(min(predictions.min(), labels.min()))

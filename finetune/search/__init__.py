@@ -1,1 +1,1 @@
-"""The search for hyperparameters: what may be drawn, the trials, and what they came to."""
+"""The search for hyperparameters: the search space, the trials, and the table of results."""

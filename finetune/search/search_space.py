@@ -1,4 +1,4 @@
-"""What a search may draw, checked before anything is trained, and the config of a run with what was drawn."""
+"""The search space: check the ranges before any training, and make the config of a trial from the drawn values."""
 
 import math
 from collections.abc import Mapping
@@ -22,28 +22,30 @@ FIELDS: Mapping[str, str] = MappingProxyType(
         "weight_decay": "optimizer.weight_decay",
     }
 )
-"""What config.search gives ranges, and the fields that take the values."""
+"""Fields of config.search that set a range, and the config field that takes the drawn value."""
 CHOICES = ("global_batch",)
-"""Those of them that are chosen from a list; the others lie between two values."""
+"""Names of FIELDS whose value is drawn from a list. The other values are drawn between a low and a high value."""
 
 
 def ranges(config: FinetuneConfig) -> dict[str, tuple[Any, ...]]:
-    """What is searched: by names of FIELDS, the low and high, or the choices."""
+    """The range of each searched value, by names of FIELDS: (low, high), or the choices."""
     given = {name: getattr(config.search, name) for name in FIELDS}
     return {name: values for name, values in given.items() if values}
 
 
 def check_ranges(config: FinetuneConfig) -> None:
-    """Refuse a search that cannot be made, before anything is read.
+    """Refuse an impossible search before any file is read.
 
     Raises:
-      UserError: what is wrong with config.search or does not go with it.
+      UserError: a range is wrong, or another field contradicts config.search.
     """
     wanted = config.search
     if wanted.trials < 0:
         raise UserError(f"config.search.trials={wanted.trials} should be 0 (no search) or more")
     if config.benchmark.tasks:
-        raise UserError("config.search is of one task; leave config.benchmark.tasks empty, set config.task")
+        raise UserError(
+            "config.search works on one task; leave config.benchmark.tasks empty, set config.task"
+        )
     if config.learning_rates:
         raise UserError(
             f"config.learning_rates={list(config.learning_rates)} and a search exclude each other; "
@@ -52,8 +54,7 @@ def check_ranges(config: FinetuneConfig) -> None:
     given = ranges(config)
     if not given:
         raise UserError(
-            "the search has nothing to search; give a range to one of "
-            + ", ".join(f"config.search.{name}" for name in FIELDS)
+            "the search has no range; set one of " + ", ".join(f"config.search.{name}" for name in FIELDS)
         )
     check_values(with_values(config, {}))
     for name, values in given.items():
@@ -72,7 +73,12 @@ def check_ranges(config: FinetuneConfig) -> None:
 
 
 def with_values(config: FinetuneConfig, values: Mapping[str, Any]) -> FinetuneConfig:
-    """The config of a trial: that of a plain run, with what was drawn, by names of FIELDS."""
+    """The config of a trial: the config without its search, and with the drawn values.
+
+    Args:
+      config: the config of the search.
+      values: the drawn values, by names of FIELDS.
+    """
     tree = schema.as_dict(replace(config, search=SearchConfig()))
     for name, value in values.items():
         group, _, leaf = FIELDS[name].rpartition(".")
@@ -81,7 +87,7 @@ def with_values(config: FinetuneConfig, values: Mapping[str, Any]) -> FinetuneCo
 
 
 def objective_of(job: "Job", given: str) -> str:
-    """The metric that a search is for: `given`, or the one that chooses the job's best model.
+    """The metric that a search optimises: `given`, or else the metric that chooses the job's best model.
 
     Raises:
       UserError: the task has no such metric.

@@ -1,8 +1,8 @@
-"""A search for hyperparameters: optuna draws them, each trial is a run, and hopeless ones end early.
+"""A search for hyperparameters: optuna draws the values, each trial is a run, and hopeless trials end early.
 
-What happens is kept in WORKDIR/search/study.log, line by line as JSON, so that a search goes on where it was stopped,
-and the trial at hand at its last checkpoint. What a trial draws depends on the seed and on the trials before it only:
-a search that was stopped makes the trials that it would have made without.
+optuna writes each event to WORKDIR/search/study.log, as one line of JSON. So a stopped search continues where it
+stopped, and its last trial continues at the last checkpoint. The drawn values of a trial depend only on the seed and on
+the earlier trials. So a search that was stopped makes the same trials as a search that was not.
 """
 
 import logging
@@ -35,47 +35,50 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FOLDER = "search"
-"""Folder in the workdir that holds the study, its trials and the best one's config."""
+"""Folder in the workdir with the study, its trials and the config of the best trial."""
 LOG = "study.log"
 BEST = "best.py"
 TRIALS = "trials.md"
 SAFE_TO_CHANGE_IN_SEARCH = (*(name for name in SAFE_IN_FINETUNING if name != "search."), "search.trials")
 UNPRUNED_TRIALS = 5
-"""So many trials come to their end before one may be ended early."""
+"""Number of trials that must end regularly before a trial may be ended early."""
 GOES_ON = "goes_on"
-"""optuna's attribute of a trial with the number of the stopped one that it goes on with."""
+"""Name of a trial's attribute in optuna: the number of the stopped trial that this trial continues."""
 
 
 def run_search(config: FinetuneConfig, workdir: epath.Path, console: Console) -> str:
-    """Search, and show what was found; returns the signal that stopped it, empty where it came to its end.
+    """Run the search, and print its result.
+
+    Returns:
+      The signal that stopped the search; '' if it finished.
 
     Raises:
-      UserError: as `search`, or no trial has a score.
+      UserError: as in `search`, or no trial has a score.
     """
-    found = search(config, workdir)
-    if found.trials:
-        console.print(table(found))
-    if found.best is not None:
+    result = search(config, workdir)
+    if result.trials:
+        console.print(table(result))
+    if result.best is not None:
         command = rerun_command(workdir / FOLDER / BEST, workdir)
         console.print(f"to train the best: {command}", soft_wrap=True)
-    elif not found.interrupted:
+    elif not result.interrupted:
         raise UserError(
-            f"none of {len(found.trials)} trials has a score: all have diverged; "
+            f"none of {len(result.trials)} trials has a score: all have diverged; "
             "lower config.search.learning_rate"
         )
-    return found.interrupted
+    return result.interrupted
 
 
 def search(config: FinetuneConfig, workdir: epath.Path) -> Found:
-    """Make the trials of config.search that are still to be made, and write them and the best one's config.
+    """Make the missing trials of config.search, and write the table of trials and the config of the best trial.
 
     Raises:
-      UserError: bad ranges, bad input, a workdir that holds another search, or optuna is not installed.
+      UserError: a range or the input is wrong, the workdir holds another search, or optuna is not installed.
     """
     if processes.count() > 1:
         raise UserError(
             f"config.search.trials={config.search.trials} under {processes.count()} processes: a search is made by "
-            "one process, on all devices that it has; start it without a launcher"
+            "one process, which uses all devices; start it without a launcher"
         )
     check_ranges(config)
     _optuna()
@@ -93,20 +96,20 @@ def search(config: FinetuneConfig, workdir: epath.Path) -> Found:
     return running.found(interrupted)
 
 
-def _write(config: FinetuneConfig, found: Found, folder: epath.Path) -> None:
-    """Write the table of the trials so far, and the config of the best of them."""
-    workdirs.write_text(folder / TRIALS, markdown(found))
-    if found.best is not None and found.best.score is not None:
+def _write(config: FinetuneConfig, result: Found, folder: epath.Path) -> None:
+    """Write the table of the trials so far, and the config of the best trial."""
+    workdirs.write_text(folder / TRIALS, markdown(result))
+    if result.best is not None and result.best.score is not None:
         mean = f", the mean of {config.seeds} runs" if config.seeds > 1 else ""
         heading = (
-            f"Trial {found.best.number} of {len(found.trials)}: {found.objective} {found.best.score:.6g}{mean}\n"
+            f"Trial {result.best.number} of {len(result.trials)}: {result.objective} {result.best.score:.6g}{mean}\n"
             f"{rerun_command(folder / BEST, folder.parent)}"
         )
-        workdirs.write_text(folder / BEST, best_recipe(config, found.best.values, heading))
+        workdirs.write_text(folder / BEST, best_recipe(config, result.best.values, heading))
 
 
 class _Search:
-    """The study of one call of `search`, and what its trials have in common."""
+    """The study of one call of `search`, and the objective that its trials share."""
 
     def __init__(self, config: FinetuneConfig, folder: epath.Path, job: Job):
         self._optuna, self._config, self._folder = _optuna(), config, folder
@@ -115,7 +118,7 @@ class _Search:
         self._put_back()
 
     def _open(self, job: Job) -> "optuna.Study":
-        """The study in the folder, or a new one; refuses that of another config or other examples."""
+        """Open the study in the folder, or make a new one. A study of another config or other examples is refused."""
         optuna = self._optuna
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         log = self._folder / LOG
@@ -139,7 +142,7 @@ class _Search:
         return study
 
     def _put_back(self) -> None:
-        """Have a trial that was stopped made again, with what it had drawn."""
+        """Put a stopped trial back into the queue, with its drawn values."""
         states = self._optuna.trial.TrialState
         for trial in self.study.get_trials(states=(states.RUNNING,)):
             self.study.tell(trial.number, state=states.FAIL)
@@ -147,12 +150,12 @@ class _Search:
 
     @property
     def over(self) -> "list[optuna.trial.FrozenTrial]":
-        """The trials that came to an end, in their order: trial N of the search is the Nth of them."""
+        """The trials that have ended, in order. Trial N of the search is the Nth of them."""
         states = self._optuna.trial.TrialState
         return self.study.get_trials(states=(states.COMPLETE, states.PRUNED))
 
     def run_trial(self) -> str:
-        """Make one trial; returns the signal that stopped it, empty where it came to its end."""
+        """Make one trial. Returns the signal that stopped it; '' if it ended."""
         config, number = self._config, len(self.over) + 1
         seed = np.random.SeedSequence((config.seed, number)).generate_state(1)[0]
         self.study.sampler = self._optuna.samplers.TPESampler(seed=int(seed))
@@ -167,9 +170,9 @@ class _Search:
             return outcome.interrupted
         value = math.nan
         if not watch.pruned:
-            found = results(outcome)
-            write_results(found, folder)
-            (by_metric,) = found["summary"].values()
+            content = results(outcome)
+            write_results(content, folder)
+            (by_metric,) = content["summary"].values()
             value = by_metric[self.objective]["mean"]
         trial.set_user_attr("seconds", outcome.seconds)
         trial.set_user_attr("epochs", outcome.tracking.history[-1]["epoch"])
@@ -177,11 +180,11 @@ class _Search:
             self.study.tell(trial, state=self._optuna.trial.TrialState.PRUNED)
         else:
             self.study.tell(trial, value)
-        (folder / "checkpoints").rmtree()  # several times the model's size, and of no use any more
+        (folder / "checkpoints").rmtree()  # several times the model's size, and not needed any more
         return outcome.requested if len(self.over) < config.search.trials else ""
 
     def found(self, interrupted: str) -> Found:
-        """What the search has come to."""
+        """The result of the search so far."""
         trials = tuple(
             Trial(
                 number,
@@ -201,7 +204,7 @@ class _Search:
         return Found(self.objective, trials, best, interrupted)
 
     def _distributions(self) -> "dict[str, optuna.distributions.BaseDistribution]":
-        """What optuna draws from, by names of FIELDS."""
+        """optuna's distribution of each searched value, by names of FIELDS."""
         kinds = self._optuna.distributions
         possible = {
             "learning_rate": lambda low, high: kinds.FloatDistribution(low, high, log=True),
@@ -213,13 +216,13 @@ class _Search:
         return {name: possible[name](*values) for name, values in ranges(self._config).items()}
 
     def _reported(self, trial: "optuna.Trial") -> dict[int, float]:
-        """What the trial that this one goes on with had reported, by epoch."""
+        """The objective that the stopped trial had reported, by epoch, if this trial continues one."""
         before = trial.user_attrs.get(GOES_ON)
         return {} if before is None else self.study.trials[before].intermediate_values
 
 
 class _Watch:
-    """Reports a trial's objective after each epoch, and ends the trial where the median of those before is better."""
+    """A callback that reports a trial's objective after each epoch. It ends a trial that is worse than the median."""
 
     def __init__(self, trial: "optuna.Trial", objective: str, epochs: int, reported: Mapping[int, float]):
         self._trial, self._objective, self._epochs = trial, objective, epochs
@@ -229,9 +232,8 @@ class _Watch:
             trial.report(value, epoch)
 
     def __call__(self, epoch: float, metrics: Mapping[str, float]) -> bool:
-        if epoch.is_integer() and int(epoch) >= max(
-            self._reported, default=0
-        ):  # a later one has been decided on
+        # Epochs before the last reported one need no decision: the trial has already passed them.
+        if epoch.is_integer() and int(epoch) >= max(self._reported, default=0):
             if int(epoch) not in self._reported:
                 self._trial.report(metrics[self._objective], int(epoch))
             self.pruned = epoch < self._epochs and self._trial.should_prune()
@@ -239,7 +241,7 @@ class _Watch:
 
 
 def _drop_cut_off_line(log: epath.Path) -> None:
-    """Take away what a crash left of a line, which optuna could not read."""
+    """Remove an incomplete last line, which a crash may leave. optuna could not read it."""
     content = log.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     if whole != content:
@@ -247,10 +249,10 @@ def _drop_cut_off_line(log: epath.Path) -> None:
 
 
 def _optuna() -> ModuleType:
-    """The library.
+    """Import optuna.
 
     Raises:
-      UserError: it is not installed.
+      UserError: optuna is not installed.
     """
     try:
         import optuna

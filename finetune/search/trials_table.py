@@ -1,4 +1,4 @@
-"""What a search came to: its trials as a table, and the best one as a config that makes its run again."""
+"""The results of a search: a table of its trials, and a config file that repeats the best trial."""
 
 import shlex
 from collections.abc import Mapping
@@ -15,48 +15,50 @@ from finetune.config import FinetuneConfig
 from finetune.results.results_file import score
 from finetune.search.search_space import FIELDS, with_values
 
-CAPTION = "* the best; - no score: ended early, as worse than the median of those before, or diverged"
+CAPTION = (
+    "* best trial; - no score: the trial diverged, or ended early (worse than the median of earlier trials)"
+)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial that is over."""
+    """A trial that has ended."""
 
     number: int
-    """From 1; it was trained in WORKDIR/search/trial-NUMBER."""
+    """Number of the trial, from 1. Its folder is WORKDIR/search/trial-NUMBER."""
     values: Mapping[str, Any]
-    """What was drawn, by names of FIELDS."""
+    """The drawn values, by names of FIELDS."""
     score: float | None
-    """The objective; None where the trial was ended early or its score is not a number."""
+    """The objective; None if the trial was ended early or its score is NaN."""
     epochs: float
-    """Passes over the examples that it made."""
+    """Number of passes over the training examples."""
     seconds: float
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search has come to."""
+    """The result of a search."""
 
     objective: str
     trials: tuple[Trial, ...]
     best: Trial | None
-    """None where no trial has a score."""
+    """The best trial; None if no trial has a score."""
     interrupted: str
     """The signal that stopped the search before its end; empty if it finished."""
 
 
 def rerun_command(recipe: epath.Path, workdir: epath.Path) -> str:
-    """What makes the best trial's run again, in a folder beside the search."""
+    """The command that repeats the best trial's run, in the folder WORKDIR/best."""
     return shlex.join([python(), "-m", "finetune", f"--config={recipe}", f"--workdir={workdir / 'best'}"])
 
 
 def best_recipe(config: FinetuneConfig, values: Mapping[str, Any], heading: str) -> str:
-    """A config file that makes a run with these values again; it sets what differs from the defaults.
+    """The text of a config file that repeats a run with these values. It sets only fields without their defaults.
 
     Args:
-      config: the search's.
-      values: what its best trial drew, by names of FIELDS.
-      heading: the file's first line.
+      config: the config of the search.
+      values: the values of the best trial, by names of FIELDS.
+      heading: text of the comment at the top of the file.
     """
     changed = _changed(schema.as_dict(with_values(config, values)), schema.as_dict(FinetuneConfig()))
     lines = [f"    config.{name} = {value!r}" for name, value in changed.items()]
@@ -68,7 +70,7 @@ def best_recipe(config: FinetuneConfig, values: Mapping[str, Any], heading: str)
             "",
             "",
             "def get_config() -> ml_collections.ConfigDict:",
-            '    """What differs from the defaults."""',
+            '    """The fields that differ from the defaults."""',
             "    config = ml_collections.ConfigDict()",
             *lines,
             "    return config",
@@ -78,7 +80,7 @@ def best_recipe(config: FinetuneConfig, values: Mapping[str, Any], heading: str)
 
 
 def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of nested dicts that differ; lists as tuples, as a config has them."""
+    """The values of nested dicts that differ from the defaults. Lists become tuples, as a config has them."""
     changed: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -91,7 +93,7 @@ def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str
 
 
 def table(found: Found) -> Table:
-    """Every trial: what it drew, its score, and how far it went."""
+    """A table of the trials for the terminal: drawn values, score, epochs and time."""
     header, rows = _cells(found)
     title = f"{len(rows)} trials: {found.objective}"
     shown = Table(title=title, caption=CAPTION, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
@@ -103,7 +105,7 @@ def table(found: Found) -> Table:
 
 
 def markdown(found: Found) -> str:
-    """The same as a page of Markdown."""
+    """The same table as a page of Markdown."""
     header, rows = _cells(found)
     lines = [header, ["---:"] * len(header), *rows]
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -111,7 +113,7 @@ def markdown(found: Found) -> str:
 
 
 def _cells(found: Found) -> tuple[list[str], list[list[str]]]:
-    """The names of the columns, and the trials."""
+    """The names of the columns, and a row of texts for each trial."""
     names = [name for name in FIELDS if any(name in trial.values for trial in found.trials)]
     header = ["trial", *(name.replace("_", " ") for name in names), "score", "epochs made", "time"]
     rows = []

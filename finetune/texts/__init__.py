@@ -1,1 +1,1 @@
-"""From labelled texts to batches of token ids."""
+"""Encoding and batching: turn labelled texts into batches of token ids."""

@@ -1,10 +1,9 @@
-"""Which examples make up which batch: static lengths, a few of them, and every example once an epoch.
+"""The batches of each epoch: a few static row lengths, and each example exactly once an epoch.
 
-A batch is padded to one of a few lengths, so that a run compiles as many programs and no more. The examples of
-each length are shuffled and cut into batches; those left over go up to the next length, and only the last batch of
-the longest may be short. How many batches of each length an epoch has, and in which order the lengths come,
-therefore depends on the data and the epoch alone and not on the seed: runs of different seeds take their steps in
-one program.
+Each batch is padded to one of a few lengths, so a run compiles one program for each length. The examples of a length
+are shuffled and cut into full batches. The remaining examples move up to the next length. Only the last batch of the
+longest length may be short. So the number of batches of each length and their order depend only on the data and the
+epoch. They do not depend on the seed: one program can do the same step for runs of different seeds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,16 +16,16 @@ from data.shuffle import permutation
 from finetune.texts.encoding import Encoded
 
 ROUND_TO = 8
-"""Lengths are multiples of this: the tiles that matrix units and vector units like."""
+"""Lengths are multiples of this number, which fits the tiles of matrix units and vector units."""
 
 
 def choose_lengths(lengths: np.ndarray, max_length: int, count: int = 6) -> tuple[int, ...]:
-    """A few row lengths for examples of these lengths: at equal shares of the tokens, rounded up.
+    """Choose a few row lengths, so that each holds about an equal share of the tokens; each is rounded up.
 
     Args:
-      lengths: tokens of each example, int [n].
-      max_length: none is longer.
-      count: lengths at most.
+      lengths: number of tokens of each example, int [n].
+      max_length: upper limit of the row lengths, in tokens.
+      count: largest number of row lengths.
     """
     ordered: np.ndarray = np.sort(lengths)
     shares = np.cumsum(ordered) / np.sum(ordered)
@@ -41,29 +40,35 @@ class Plan:
     """The batches of each epoch of a training set."""
 
     lengths: tuple[int, ...]
-    """Row lengths S, ascending; no example is longer than the last."""
+    """Row lengths S, ascending. The last one holds the longest example."""
     bucket: Int[np.ndarray, "n"]
-    """For each example, the index of the shortest length that holds it."""
+    """For each example, the index of the shortest row length that holds it."""
     batch: int
-    """Examples in a batch B."""
+    """Batch size B, in examples."""
 
     @classmethod
     def of(cls, examples: Sequence[int] | np.ndarray, lengths: Sequence[int], batch: int) -> "Plan":
-        """Plan for examples of so many tokens each."""
+        """Plan the batches of a training set.
+
+        Args:
+          examples: number of tokens of each example.
+          lengths: row lengths, in any order.
+          batch: batch size, in examples.
+        """
         ascending = tuple(sorted(lengths))
         return cls(ascending, np.searchsorted(np.array(ascending), np.asarray(examples)), batch)
 
     @property
     def steps(self) -> int:
-        """Batches of an epoch."""
+        """Number of batches of an epoch."""
         return -(-len(self.bucket) // self.batch)
 
     def batch_lengths(self, epoch: int) -> list[int]:
-        """The row length of each batch of an epoch: the same whatever the seed."""
+        """The row length of each batch of an epoch. It does not depend on the seed."""
         return [self.lengths[bucket] for bucket in self._order(epoch)]
 
     def epoch(self, seed: int, epoch: int) -> list[np.ndarray]:
-        """The examples of each batch of an epoch, by index; all but one batch has B of them."""
+        """The indices of the examples in each batch of an epoch. Every batch but one has B examples."""
         batches: dict[int, list[np.ndarray]] = {}
         left = np.zeros(0, np.int64)
         for index in range(len(self.lengths)):
@@ -90,26 +95,32 @@ class Plan:
 
 @dataclass(frozen=True)
 class Rows:
-    """Padded rows of one batch, with the weight of each: 1 for an example, 0 for a row that only fills up."""
+    """The padded rows of one batch. An example has weight 1; a row that only fills up the batch has weight 0."""
 
     tokens: Int[np.ndarray, "B S"]
     segments: Int[np.ndarray, "B S"]
     """1 for a token, 0 for padding."""
     token_types: Int[np.ndarray, "B S"]
     labels: np.ndarray
-    """int32 [B] classes or float32 [B] scores; 0 where they are hidden."""
+    """int32 [B] classes or float32 [B] scores; all 0 for a set with hidden labels."""
     weights: np.ndarray
     """float32 [B]."""
 
     def as_dict(self) -> dict[str, np.ndarray]:
-        """The arrays by name."""
+        """The arrays by their names."""
         return dict(vars(self))
 
 
 def rows(encoded: Encoded, chosen: np.ndarray, batch: int, length: int) -> Rows:
-    """The rows [B, S] of the chosen examples (at most B, none longer than `length`), padded to `length`.
+    """The rows [B, S] of the chosen examples, padded to `length` tokens.
 
-    Rows that only fill up repeat the last example, with weight 0.
+    If there are fewer than B examples, the last one is repeated with weight 0.
+
+    Args:
+      encoded: the set of examples.
+      chosen: indices of at most B examples; none is longer than `length`.
+      batch: number of rows B.
+      length: row length S, in tokens.
     """
     filled = np.concatenate([chosen, np.repeat(chosen[-1:], batch - len(chosen))])
     have = min(length, encoded.tokens.shape[1])
@@ -125,7 +136,7 @@ def rows(encoded: Encoded, chosen: np.ndarray, batch: int, length: int) -> Rows:
 def evaluation_batches(
     encoded: Encoded, lengths: Sequence[int], batch: int
 ) -> Iterator[tuple[np.ndarray, Rows]]:
-    """Every example once, short ones first: (indices of the examples, rows); the last batch is filled up."""
+    """Yield every example once, in order of length, as (indices of the examples, rows). The last batch is filled up."""
     order = np.argsort(encoded.lengths, kind="stable")
     ascending = np.array(sorted(lengths))
     for start in range(0, len(order), batch):

@@ -1,8 +1,9 @@
-"""Examples as token ids: pairs with the separators and token types of the family, cut to a length.
+"""Encode examples as token ids. Pairs get the separators and token types of the model family; long texts are cut.
 
-Rows are those that transformers makes: the tokenizer's own post-processor puts the special tokens in, a special token
-that is written in a text is that token, and a long text is cut where the tokenizer's configuration says. Padding stands
-on the right whatever `padding_side` says: a row is what transformers makes of its text alone, without padding.
+The rows equal the rows of transformers. The tokenizer's own post-processor adds the special tokens. A special token
+that is written in a text becomes that token. A long text is cut on the side that the tokenizer's configuration names.
+Padding is always on the right, whatever `padding_side` is. So a row without its padding equals the row that
+transformers makes from its text alone.
 """
 
 from collections.abc import Sequence
@@ -19,47 +20,48 @@ from tokenizer.load import Loaded, valid_unicode
 
 @dataclass(frozen=True)
 class Encoded:
-    """A set of examples as ids, padded to the longest."""
+    """A set of examples as token ids, padded to the longest example."""
 
     tokens: Int[np.ndarray, "n S"]
-    """int32, special tokens included."""
+    """int32 token ids, with special tokens."""
     token_types: Int[np.ndarray, "n S"]
-    """int8: 0 for the first text, 1 for the second in families that tell them apart."""
+    """int8: 0 for the first text, 1 for the second text; all 0 in families without token types."""
     lengths: Int[np.ndarray, "n"]
-    """Tokens of each example."""
+    """Number of tokens of each example."""
     labels: np.ndarray | None
-    """int32 [n] classes, float32 [n] scores; None where they are hidden."""
+    """int32 [n] classes or float32 [n] scores; None for hidden labels."""
     pad: int
     """Id of the padding token."""
     truncated: int
-    """Examples that were cut."""
+    """Number of examples that were cut."""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
 
 class PairEncoder:
-    """Encodes texts and pairs of texts for one tokenizer, model and length."""
+    """An encoder of texts and pairs of texts, for one tokenizer, model and length."""
 
     def __init__(self, tokenizer: Loaded, *, max_length: int, token_types: int):
-        """Encode for one model.
+        """Make the encoder for one model.
 
         Args:
-          tokenizer: the model's.
-          max_length: tokens that examples are cut to, the longer text of a pair first.
-          token_types: how many the model tells apart.
+          tokenizer: the model's tokenizer.
+          max_length: most tokens of an example; the longer text of a pair is cut first.
+          token_types: number of token types of the model.
 
         Raises:
-          UserError: the tokenizer puts no special tokens around a text, or max_length has no room for text.
+          UserError: the tokenizer adds no special tokens to a text, or max_length has no room for text.
         """
         self._tokenizer = Tokenizer.from_str(tokenizer.tokenizer.to_str())
         self._tokenizer.encode_special_tokens = tokenizer.tokenizer.encode_special_tokens
         self._types = token_types if tokenizer.token_types else 0
         self._pad = tokenizer.special.pad
-        of_one, self._of_a_pair = map(self._tokenizer.num_special_tokens_to_add, (False, True))
-        if not of_one:
+        # Numbers of special tokens that the tokenizer adds to a single text, and to a pair.
+        single, self._pair = map(self._tokenizer.num_special_tokens_to_add, (False, True))
+        if not single:
             raise _without_special_tokens("a text")
-        special = max(of_one, self._of_a_pair)
+        special = max(single, self._pair)
         if max_length < special + 2:
             raise UserError(
                 f"config.max_length={max_length} leaves no room for text: a pair has {special} special tokens"
@@ -84,10 +86,14 @@ class PairEncoder:
     def encode(self, first: Sequence[str], second: Sequence[str] | None) -> list[Encoding]:
         """The tokenizer's encodings of texts, or of pairs of texts.
 
+        Args:
+          first: the texts, or the first text of each pair.
+          second: the second text of each pair; None for single texts.
+
         Raises:
-          UserError: there are pairs, and the tokenizer puts no special tokens around one.
+          UserError: there are pairs, and the tokenizer adds no special tokens to a pair.
         """
-        if second is not None and not self._of_a_pair:
+        if second is not None and not self._pair:
             raise _without_special_tokens("a pair of texts")
         texts = list(first) if second is None else list(zip(first, second, strict=True))
         try:
@@ -103,5 +109,5 @@ class PairEncoder:
 def _without_special_tokens(what: str) -> UserError:
     return UserError(
         f"the tokenizer of config.init_from has no post-processor that puts special tokens around {what}; "
-        "save it with one (transformers' save_pretrained of the right fast tokenizer)"
+        "save the model with a tokenizer that has one (transformers' save_pretrained of the right fast tokenizer)"
     )

@@ -205,7 +205,7 @@ def test_tasks_that_start_from_mnli_come_after_it_and_the_others_stay():
         ([{"task": "rte"}], {"from_mnli": True}, "config.benchmark.from_mnli=True needs mnli among"),
         ([{"task": "rte", "epochs": 0}], {}, "config.epochs=0 should be 1 or more"),
         ([{"task": "rte", "learning_rate": 1e-5}], {"learning_rates": [1e-5, 2e-5]}, "config.learning_rates=[1e-05,"),
-        ([{"task": "rte"}], {"search": {"trials": 3}}, "config.search is of one task"),
+        ([{"task": "rte"}], {"search": {"trials": 3}}, "config.search works on one task"),
         ([{"task": "rte"}], {"eval": {"metric": "f1"}}, "config.eval.metric='f1' is not a metric of RTE"),
     ],
 )  # fmt: skip

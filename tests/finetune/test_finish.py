@@ -88,7 +88,7 @@ def test_a_finished_model_is_evaluated_without_training_it(run: SimpleNamespace,
     own = f"--config.data.validation={run.config.data.validation}"
     evaluate.main(["evaluate", f"--config={run.file}", f"--model={model}", own, "--config.data.train="])
     assert f"{100 * best['accuracy']:.2f}" in capsys.readouterr().out
-    with pytest.raises(UserError, match="is of another task: it has the classes animal, none, not good"):
+    with pytest.raises(UserError, match="is for another task: it has the classes animal, none, not good"):
         flags = ["--config.data.label_names=good", "--config.data.label_names=bad"]
         flags += [
             f"--config.data.validation={write_reviews(tmp_path / 'reviews.csv')}",
@@ -101,7 +101,7 @@ def test_scores_are_not_asked_of_a_model_of_classes(run: SimpleNamespace):
     flags = ["--config.data.regression=true", f"--config.data.validation={run.config.data.validation}"]
     flags += ["--config.data.train=", "--config.data.test="]
     with pytest.raises(
-        UserError, match=r"regression=True is of scores, but --model=.* animal, none; unset it"
+        UserError, match=r"regression=True means scores, but --model=.* animal, none; unset it"
     ):
         evaluate.main(["evaluate", f"--config={run.file}", f"--model={run.workdir}", *flags])
 

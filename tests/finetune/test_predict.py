@@ -226,10 +226,10 @@ def test_a_line_of_other_columns_is_named_and_nothing_is_written(
         (["--max_length=65"], "--max_length=65 is no length that the model takes; set it to 64 or less"),
         (["--max_length=3"], "--max_length=3 leaves no room for text"),
         (["--batch=0"], "--batch=0 should be 1 or more"),
-        (["--text_column=a"], "--text_column=a is of a table, but --text={text} is none of .csv, .tsv"),
+        (["--text_column=a"], "--text_column=a needs a table, but --text={text} is none of .csv, .tsv"),
         (
             ["--text_pair_column=a"],
-            "--text_pair_column is the second text's; set --text_column to the first's",
+            "--text_pair_column names the column of the second text; set --text_column for the first",
         ),
         (["--file=none.csv"], "--file=none.csv is a table; set --text_column"),
         (["--text=none.csv"], "--text=none.csv is a table; set --text_column"),

@@ -202,7 +202,7 @@ def test_another_search_in_the_same_workdir_is_refused(task, tmp_path, monkeypat
         ({"weight_decay": [-1.0, 0.1]}, "config.search.weight_decay=[-1.0, 0.1] should be 0 or more"),
         ({"global_batch": [8, 8]}, "config.search.global_batch=[8, 8] lists a value twice"),
         ({"global_batch": [0]}, "config.search.global_batch=[0]: config.global_batch=0 should be 1 or more"),
-        ({"learning_rate": [], "global_batch": [], "weight_decay": []}, "the search has nothing to search"),
+        ({"learning_rate": [], "global_batch": [], "weight_decay": []}, "the search has no range"),
         ({"objective": "bleu"}, "config.search.objective='bleu' is not a metric of "),
     ],
 )  # fmt: skip

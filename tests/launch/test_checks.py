@@ -152,6 +152,8 @@ def test_a_flag_of_another_command_is_refused(words, cloud):
 
 
 def test_all_machines_are_of_no_slice(cloud):
-    with pytest.raises(UserError, match=r"^--worker=all means all machines of all slices; leave out --slice=4$"):
+    with pytest.raises(
+        UserError, match=r"^--worker=all means all machines of all slices; leave out --slice=4$"
+    ):
         launch("logs", "--worker=all", "--slice=4")
     assert cloud.calls == []
