@@ -1,6 +1,6 @@
-"""What a model puts in a blank: `python -m pretrain.fill_mask --workdir=DIR "Paris is the <mask> of France."`
+"""Predict masked words with a model: `python -m pretrain.fill_mask --workdir=DIR "Paris is the <mask> of France."`
 
-Without a text it shows sentences from the run's held-out documents, each with one word blanked out.
+Without a text, it uses sentences from the run's held-out documents and masks one word in each.
 """
 
 import random
@@ -36,34 +36,36 @@ from tokenizer.ensure import tokenizer_folder
 from tokenizer.load import Loaded, load
 
 MASK = "<mask>"
-"""How a blank is written in a text, whatever the tokenizer calls it."""
-LENGTH_STEP = 32  # rows are padded to a multiple of it, so that similar texts share a compiled program
+"""The mark of a masked word in a text; the tokenizer's mask token may have another name."""
+LENGTH_STEP = (
+    32  # rows are padded to a multiple of this length, so that similar texts share a compiled program
+)
 
 SENTENCE_END = re.compile(r"(?<=[.!?…。])\s+|\n+")
 WORD = re.compile(r"[^\W\d_]{3,}")
 SENTENCE_CHARS = range(40, 121)
 SENTENCE_WORDS = 6
 LETTER_SHARE = 0.75
-"""Of a sentence's characters that are not white space; tables and code have fewer."""
+"""Least share of letters among a sentence's characters other than white space. Tables and code have a lower share."""
 FEW_ROWS = 64
-"""Rows of held-out text to take examples from where the run evaluates on none."""
+"""Rows of held-out text for the examples if the run makes no evaluations."""
 COMMON = 3
-"""Times a word occurs in the texts before it is asked for."""
+"""Fewest occurrences in the texts of a word that is masked."""
 
 
 @dataclass(frozen=True)
 class Cloze:
-    """A text with one or more blanks."""
+    """A text with one or more masked words."""
 
     text: str
-    """With MASK, or the tokenizer's own mask token, for each blank."""
+    """The text, with MASK or the tokenizer's own mask token in place of each masked word."""
     answer: str = ""
-    """The word that stood in the (only) blank; empty where it is not known."""
+    """The true word of the only mask; '' if it is not known."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A token that may fill a blank."""
+    """A token that the model predicts for a mask, and its probability."""
 
     word: str
     probability: float
@@ -72,12 +74,23 @@ class Candidate:
 def fill_mask(
     model: Model, params: Params, tokenizer: Loaded, texts: Sequence[str], *, top: int = 5
 ) -> list[list[list[Candidate]]]:
-    """For each text, for each of its blanks, the `top` most probable tokens, best first.
+    """Predict the most probable tokens for each mask of each text.
 
-    Texts are tokenized as transformers' fill-mask pipeline does it, special tokens written in them included.
+    Texts are tokenized as in transformers' fill-mask pipeline. A special token that is written in a text counts as that
+    token.
+
+    Args:
+      model: the model.
+      params: its params.
+      tokenizer: its tokenizer.
+      texts: the texts; each has one or more masks.
+      top: number of candidates for each mask.
+
+    Returns:
+      For each text, for each mask, the `top` candidates; the most probable is first.
 
     Raises:
-      UserError: a text without a blank, or one that is longer than the model takes.
+      UserError: a text has no mask, or it has more tokens than the model takes.
     """
     rows = _encode(tokenizer, texts, model.config.max_length)
     mask = tokenizer.special.mask
@@ -100,7 +113,7 @@ def fill_mask(
         positions = positions_of_texts(tokens, model.config)
         hidden = model.encode(params, tokens, segments, positions)
         logits = model.predict(params, jnp.take_along_axis(hidden, chosen[:, :, None], axis=1))
-        # A vocabulary padded beyond the tokenizer's has rows that no token stands for.
+        # If the model's vocabulary is padded beyond the tokenizer's, its last rows have no token.
         return jax.lax.top_k(jax.nn.softmax(logits, axis=-1)[:, :, : tokenizer.vocab_size], top)
 
     probabilities, ids = jax.device_get(predict(params, tokens, segments, chosen))
@@ -117,7 +130,7 @@ def fill_mask(
 
 
 def _encode(tokenizer: Loaded, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
-    """Rows with cls and sep, int32 [length]; MASK is the mask token."""
+    """The token ids of each text, int32 [length], with cls and sep. MASK becomes the mask token."""
     special, parser = tokenizer.special, tokenizer.tokenizer
     mask_token = parser.id_to_token(special.mask) or MASK
     around = parser.num_special_tokens_to_add(False)
@@ -137,10 +150,16 @@ def _encode(tokenizer: Loaded, texts: Sequence[str], max_length: int) -> list[np
 
 
 def held_out_texts(workdir: epath.Path, config: PretrainConfig, phase: Phase, tokenizer: Loaded) -> list[str]:
-    """Stretches of the documents that are held out for evaluation: those that the phase was evaluated on.
+    """Pieces of the held-out documents on which a phase was evaluated.
+
+    Args:
+      workdir: the run's folder.
+      config: the run's config.
+      phase: the phase.
+      tokenizer: the run's tokenizer.
 
     Raises:
-      UserError: nothing is held out.
+      UserError: the run holds out no documents.
     """
     if config.eval.every:
         rows = held_out_rows(workdir, phase, tokenizer, config.eval.steps * phase.global_batch)
@@ -156,10 +175,16 @@ def held_out_texts(workdir: epath.Path, config: PretrainConfig, phase: Phase, to
 
 
 def choose_examples(texts: Sequence[str], tokenizer: Loaded, *, count: int = 5, seed: int = 0) -> list[Cloze]:
-    """Up to `count` sentences of the texts, each with one word blanked out; the same ones for the same seed.
+    """Choose sentences from the texts, and mask one word in each. The same seed gives the same sentences.
 
-    The words are single tokens, and occur at least COMMON times, so that a young model has a chance. A text's
-    first and last sentence are left out where it has others: they may be cut.
+    A masked word is a single token and occurs at least COMMON times, so that a young model has a chance. The first and
+    the last sentence of a text may be cut. So they are left out if the text has more than two sentences.
+
+    Args:
+      texts: the texts.
+      tokenizer: the model's tokenizer.
+      count: largest number of sentences.
+      seed: seed of the choice.
     """
     frequency = Counter(word for text in texts for word in WORD.findall(text))
     common = sorted(word for word, times in frequency.items() if times >= COMMON)
@@ -199,13 +224,13 @@ def _is_prose(sentence: str) -> bool:
 
 
 def _stands_alone(sentence: str, word: re.Match[str]) -> bool:
-    """Whether a word is written after a space and is not part of a longer expression (a-b, a.b)."""
+    """Whether a word follows a space and is not part of a longer expression (a-b, a.b)."""
     before, after = sentence[: word.start()], sentence[word.end() :]
     return before.endswith(" ") and (not after or after[0] in " ,;:!?" or after == ".")
 
 
 def prediction_table(examples: Sequence[Cloze], filled: Sequence[Sequence[Sequence[Candidate]]]) -> Table:
-    """Texts with their blanks, the true words where known, and the candidates, as a table for rich."""
+    """A table for rich with the masked texts, the true words if they are known, and the candidates."""
     known = any(example.answer for example in examples)
     table = Table(box=None, padding=(0, 1, 1, 1), header_style="bold")
     table.add_column("text", overflow="fold", ratio=1)
@@ -229,10 +254,10 @@ def _line(candidate: Candidate, answer: str) -> Text:
 
 
 def _texts_of(path: str) -> list[str]:
-    """The lines of a file or of stdin ('-') that hold a text.
+    """The lines of a file or of stdin ('-') that are not empty.
 
     Raises:
-      UserError: it cannot be read, is not UTF-8, or holds none.
+      UserError: the file cannot be read, is not UTF-8, or has no text.
     """
     try:
         lines = [decode(line).strip() for line in (stdin_lines() if path == "-" else read_lines(path))]
@@ -244,12 +269,12 @@ def _texts_of(path: str) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command line."""
+    """Run the command."""
     parser = Arguments(prog="python -m pretrain.fill_mask", description=__doc__)
     parser.add_argument("--workdir", help="the folder of a pretraining run")
     parser.add_argument("--model", help="instead: a folder in transformers' format, or a hub id")
     parser.add_argument("--step", default="last", help="which checkpoint of the run: a number, last or best")
-    parser.add_argument("--top", type=int, default=5, help="candidates for each blank")
+    parser.add_argument("--top", type=int, default=5, help="number of candidates for each mask")
     parser.add_argument(
         "texts", nargs="*", help=f"texts with {MASK}; none shows held-out sentences of the run"
     )

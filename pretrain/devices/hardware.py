@@ -1,7 +1,7 @@
-"""What a device can do: its peak rate of matrix products and its memory.
+"""A device's peak rate of matrix products, and its memory.
 
-The peak is what model FLOPs utilisation (MFU) is a share of. For accelerators it is the vendor's figure for
-dense products; for a CPU it is measured here; for anything else it is unknown, and no MFU is shown.
+Model FLOPs utilisation (MFU) is a share of the peak rate. For an accelerator, the peak is the vendor's figure for dense
+products. For a CPU it is measured here. For other devices it is unknown, and no MFU is shown.
 """
 
 import functools
@@ -20,30 +20,31 @@ from pretrain.models.matrix_products import einsum
 logger = logging.getLogger(__name__)
 
 SIZES = (512, 1024)
-"""Sides of the products that a CPU is measured by: small ones find gaps beside other work, large ones use all cores."""
+"""Sizes of the square matrices for the measurement of a CPU. Small products fit into short pauses of other programs;
+large products use all cores."""
 NOISE = 1.1
-"""Two measurements of one machine may differ by such a factor."""
+"""Two measurements of the same machine may differ by this factor."""
 
 
 class Peak(NamedTuple):
     """A device's peak rate of matrix products."""
 
     flops_per_second: float
-    """Floating-point operations per second; a multiply and an add are two."""
+    """Floating-point operations per second; a multiplication and an addition count as two."""
     source: str
     """'spec sheet' or 'measured'."""
     hardware: str = ""
-    """What was measured, and for which type."""
+    """Description of the measured hardware and the compute type; '' for a spec sheet."""
 
 
-# Products of float32 arrays run on a TPU as bfloat16 passes on the same units: one by default, three at 'high', six
-# at 'highest'. Peaks of TPUs are in base.tpu_types, with everything else about them.
+# A TPU computes float32 products as several passes in bfloat16 on the same units: one by default, three at 'high', six
+# at 'highest'. base.tpu_types has the peaks of TPUs, with all other facts about them.
 PASSES = {"default": 1, "high": 3, "highest": 6}
 
-# TFLOP/s in (bfloat16, float32 by default, float32 at 'high' or 'highest'), dense, from NVIDIA's data sheets
-# and, for GeForce, its architecture white papers (float32 accumulation). By default XLA runs float32 products
-# as TensorFloat-32 where the device has it (Ampere and later). 0: the device has no such units, and the peak
-# is unknown. The first entry whose words all occur in `device_kind` counts.
+# Dense TFLOP/s in (bfloat16, float32 by default, float32 at 'high' or 'highest'). Sources: NVIDIA's data sheets and,
+# for GeForce, its architecture white papers (float32 accumulation). By default XLA computes float32 products in
+# TensorFloat-32 if the device has it (Ampere and later). 0: the device has no such units, so the peak is unknown. The
+# first entry whose words all occur in `device_kind` counts.
 GPU_PEAKS: Mapping[str, tuple[float, float, float]] = {
     "B200": (2250, 1125, 75),  # HGX B200, an eighth of the board
     "H200 NVL": (835.5, 417.5, 60),
@@ -65,12 +66,12 @@ GPU_PEAKS: Mapping[str, tuple[float, float, float]] = {
 
 
 def peak_flops(device: jax.Device, dtype: str, precision: str = "default") -> Peak | None:
-    """The peak rate of matrix products of `device` for inputs of `dtype`, or None where it is not known.
+    """The peak rate of matrix products of a device; None if it is not known.
 
-    A CPU is measured, which takes about 0.6 s: call this once, before the first step.
+    The measurement of a CPU takes about 0.6 s. So call this function once, before the first step.
 
     Args:
-      device: one of `jax.devices()`; of another process's CPU, one of this process is measured in its place.
+      device: one of `jax.devices()`. For a CPU of another process, a CPU of this process is measured instead.
       dtype: compute type, "float32" or "bfloat16".
       precision: `jax.default_matmul_precision` of float32 products: "default", "high" or "highest".
     """
@@ -85,10 +86,14 @@ def peak_flops(device: jax.Device, dtype: str, precision: str = "default") -> Pe
 
 
 def kept_peak(kept: Peak, now: Peak) -> Peak:
-    """The peak that a resumed run goes by: the one it was begun with, so that its MFU is a share of one figure.
+    """The peak that a resumed run uses: normally its first one, so that the MFU of the whole run has the same base.
 
-    The new one counts where it is a vendor's figure, where the hardware is another, and where the machine can do
-    clearly more than was measured beside other work.
+    The new peak counts in three cases: it is a vendor's figure, the hardware has changed, or the new measurement is
+    clearly higher. In the last case, other programs disturbed the first measurement.
+
+    Args:
+      kept: the peak from the start of the run.
+      now: the peak of the present devices.
     """
     if now.source != "measured" or kept.hardware != now.hardware:
         return now
@@ -103,7 +108,13 @@ def kept_peak(kept: Peak, now: Peak) -> Peak:
 
 
 def published_peak(device_kind: str, dtype: str, precision: str = "default") -> float | None:
-    """The vendor's peak in FLOP/s of the accelerator that JAX calls `device_kind`; see `peak_flops`."""
+    """The vendor's peak rate of an accelerator in FLOP/s; None if it is not known.
+
+    Args:
+      device_kind: JAX's name of the accelerator.
+      dtype: compute type, as in `peak_flops`.
+      precision: precision of float32 products, as in `peak_flops`.
+    """
     for generation in GENERATIONS:
         if device_kind.lower() in {kind.lower() for kind in generation.device_kinds}:
             return generation.peak_bf16 / (PASSES[precision] if dtype == "float32" else 1)
@@ -116,14 +127,20 @@ def published_peak(device_kind: str, dtype: str, precision: str = "default") -> 
 
 
 def device_memory(device: jax.Device) -> int | None:
-    """Bytes of memory of `device`, one of this process, by its runtime; None where that does not say (a CPU)."""
+    """Memory of one of this process's devices in bytes, from its runtime; None if that does not report it (a CPU)."""
     limit = (device.memory_stats() or {}).get("bytes_limit")
     return None if limit is None else int(limit)
 
 
 def _measure(device: jax.Device, dtype: str, seconds: float = 0.3, size: int = 1024) -> float:
-    """FLOP/s of the fastest of the square products that fit into `seconds`, with all threads of the
-    process."""
+    """FLOP/s of the fastest square product within a time limit, with all threads of the process.
+
+    Args:
+      device: the CPU device.
+      dtype: compute type.
+      seconds: time limit of the measurement.
+      size: size of the square matrices.
+    """
     ones = jax.device_put(jnp.ones((size, size), dtype), device)
     product = jax.jit(functools.partial(einsum, "MK,KN->MN"))
     product(ones, ones).block_until_ready()

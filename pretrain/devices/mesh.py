@@ -1,8 +1,8 @@
-"""The mesh, and the one table that says how each logical axis is laid out on it.
+"""The mesh of devices, and the table that maps each logical axis of an array to mesh axes.
 
-Arrays are described by logical axes ("batch", "embed", "mlp", ...); only `RULES` names mesh axes. The mode is automatic
-(GSPMD) throughout: every mesh axis is `AxisType.Auto`, arrays born by `jax.jit(..., out_shardings=...)`, activations
-pinned by `constrain`. docs/architecture.md says why not explicit axes.
+The code describes arrays by logical axes ("batch", "embed", "mlp", ...). Only `RULES` names mesh axes. The sharding
+mode is automatic (GSPMD) everywhere: every mesh axis is `AxisType.Auto`, `jax.jit(..., out_shardings=...)` creates the
+arrays, and `constrain` fixes the layout of activations. docs/architecture.md explains why the axes are not explicit.
 """
 
 import math
@@ -20,11 +20,11 @@ from pretrain.config import MeshConfig
 MESH_AXES = ("replica", "data", "fsdp", "tensor")
 BATCH_AXES = ("replica", "data", "fsdp")
 
-# Logical axis -> the mesh axes it is split over, in order of preference.
+# Logical axis -> the mesh axes over which it is split, in order of preference.
 RULES: dict[str, tuple[str, ...]] = {
     "member": ("member",),  # runs of a population trained together
-    "device": ("member", *MESH_AXES),  # something that every device has one of
-    "batch": BATCH_AXES,  # rows of a batch (and whatever is per row)
+    "device": ("member", *MESH_AXES),  # an array with one entry for each device
+    "batch": BATCH_AXES,  # rows of a batch, and values for each row
     "seq": (),  # positions in a row
     "act_embed": (),  # model width of an activation
     "act_heads": ("tensor",),  # heads of an activation
@@ -39,15 +39,19 @@ RULES: dict[str, tuple[str, ...]] = {
     "norm": (),  # scale and bias of a layer norm
 }
 STORED = {"embed"}
-"""Logical axes of parameters that are whole again where they are used."""
+"""Logical axes of parameters that are split only in storage. A layer uses the parameter whole along these axes."""
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Lay `devices` (default: all) out as the mesh (replica, data, fsdp, tensor) that the config asks for.
+    """Make the mesh (replica, data, fsdp, tensor) of the config from the devices.
+
+    Args:
+      config: the size of each mesh axis.
+      devices: the devices; all by default.
 
     Raises:
-      UserError: a size below 1, more than one -1, or a product that is not the number of devices; slices of a TPU
-        that the replica axis does not go between.
+      UserError: a size is below 1, more than one size is -1, the product of the sizes is not the number of devices, or
+        the replica axis is not the number of TPU slices.
     """
     devices = list(jax.devices() if devices is None else devices)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
@@ -60,12 +64,12 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 
 def mesh_sizes(config: MeshConfig, devices: int, slices: int | None = None) -> dict[str, int]:
-    """How many devices each axis of the mesh has, of so many in all; -1 is filled in.
+    """The number of devices along each mesh axis. A size of -1 is replaced by the remaining number.
 
     Args:
-      config: the sizes that are asked for.
-      devices: their number.
-      slices: of a TPU, its slices, which the replica axis has to go between and nothing else; None asks nothing of it.
+      config: the size of each mesh axis.
+      devices: number of devices.
+      slices: number of TPU slices, which the replica axis must equal if it is above 1; None does not check it.
 
     Raises:
       UserError: as for `make_mesh`.
@@ -76,14 +80,14 @@ def mesh_sizes(config: MeshConfig, devices: int, slices: int | None = None) -> d
         sizes[sizes.index(-1)] = devices // math.prod(size for size in sizes if size != -1)
     if slices is not None and slices > 1 and sizes[0] != slices:
         raise UserError(
-            f"config.mesh.replica={sizes[0]} should be {slices}, the number of slices: of the mesh only that axis goes "
-            "between slices"
+            f"config.mesh.replica={sizes[0]} should be {slices}, the number of slices: only this axis of the mesh may "
+            "cross slices"
         )
     return dict(zip(MESH_AXES, sizes))
 
 
 def _check_sizes(sizes: Sequence[int], devices: int) -> None:
-    """Refuse sizes of MESH_AXES, -1 for what is left, that cannot be laid out on so many devices."""
+    """Refuse sizes of MESH_AXES that do not fit the number of devices. -1 means the remaining number."""
     named = {f"config.mesh.{axis}": size for axis, size in zip(MESH_AXES, sizes)}
     for name, size in named.items():
         if size < 1 and size != -1:
@@ -96,12 +100,12 @@ def _check_sizes(sizes: Sequence[int], devices: int) -> None:
             f"set {' and '.join(f'{name}=1' for name in rest[:-1])}, say"
         )
     known = math.prod(size for size in sizes if size != -1)
-    # Without a -1, data has been set: its default is one.
+    # If no size is -1, the user has set data, because its default is -1.
     given = " x ".join(f"{name}={size}" for name, size in named.items() if size > 1) or "config.mesh.data=1"
     if rest and devices % known:
         divisors = ", ".join(str(n) for n in range(1, devices + 1) if devices % n == 0)
         raise UserError(
-            f"{given} does not divide the number of devices, {devices}, of which {rest[0]}=-1 takes what is left; "
+            f"{given} does not divide the number of devices, {devices}, so that {rest[0]}=-1 cannot take the rest; "
             f"make the product one of {divisors}"
         )
     if not rest and known != devices:
@@ -114,7 +118,16 @@ def _check_sizes(sizes: Sequence[int], devices: int) -> None:
 def spec(
     mesh: Mesh | jax.sharding.AbstractMesh, axes: Sequence[str | None], shape: Sequence[int] | None = None
 ) -> PartitionSpec:
-    """The PartitionSpec of an array with these logical axes; with `shape`, an axis that does not divide stays whole."""
+    """The PartitionSpec of an array with these logical axes.
+
+    Args:
+      mesh: the mesh.
+      axes: a logical axis, or None, for each axis of the array.
+      shape: the array's shape. With it, an axis whose size the mesh does not divide stays whole.
+
+    Raises:
+      ValueError: two axes of the array use the same mesh axis.
+    """
     entries: list[Any] = []
     for index, name in enumerate(axes):
         mesh_axes = tuple(axis for axis in (RULES[name] if name else ()) if mesh.shape.get(axis, 1) > 1)
@@ -137,7 +150,7 @@ def sharding(mesh: Mesh, axes: Sequence[str | None], shape: Sequence[int] | None
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Pin an activation's layout inside jit to its logical axes; without a mesh set (`jax.set_mesh`), does nothing."""
+    """Fix an activation's layout inside jit by its logical axes. Without a mesh (`jax.set_mesh`) it does nothing."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
@@ -146,10 +159,11 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def gathered(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-    """A parameter as its layer takes it, whole along the axes that only storage is split over; its gradient is split.
+    """A parameter in the layout for its layer: whole along the axes in `STORED`. Its gradient is split as in storage.
 
-    Left to itself, XLA's TPU compiler splits a product by the parts that its kernel is stored in, and sends these
-    around while it computes with what has come: many small products, several times slower than one with all of it.
+    Without this, XLA's TPU compiler splits a matrix product by the stored parts of its kernel. It sends the parts
+    between devices and multiplies each part when it arrives. These many small products are several times slower than
+    one product with the whole kernel.
     """
     return constrain(x, *(None if name in STORED else name for name in axes))
 
@@ -159,7 +173,7 @@ def _gathered_forward(x: jax.Array, axes: tuple[str | None, ...]) -> tuple[jax.A
 
 
 def _gathered_backward(axes: tuple[str | None, ...], _: None, gradient: jax.Array) -> tuple[jax.Array]:
-    # Whole first: asked for its parts at once, XLA splits the product that makes it in the same way.
+    # First whole, then split. If only the split were requested, XLA would split the product for the gradient too.
     whole = constrain(gradient, *(None if name in STORED else name for name in axes))
     return (constrain(whole, *axes),)
 

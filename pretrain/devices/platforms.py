@@ -1,7 +1,7 @@
-"""Where jax looks for devices: not on a TPU that this machine does not have.
+"""Keep jax from starting the TPU runtime on a machine without a TPU.
 
-libtpu, which `pretrain.plan` compiles with, is a runtime of TPUs too. jax starts it wherever it is installed, and where
-there is no TPU it complains on standard error before jax goes on to the GPU or the CPU.
+`pretrain.plan` compiles with libtpu, which is also the runtime of TPUs. jax starts libtpu on every machine that has it
+installed. Without a TPU, libtpu prints errors to standard error before jax tries the GPU or the CPU.
 """
 
 import os
@@ -11,24 +11,24 @@ import jax
 from jax.extend import backend
 
 DEVICES = ("accel[0-9]*", "vfio/[0-9]*", "vfio/devices/*")
-"""Files of /dev by which libtpu reaches a chip: up to v5p, and since v5e, by its group or by itself."""
+"""Device files in /dev of a TPU chip: `accel*` up to v5p; since v5e, `vfio/*` for its group or `vfio/devices/*`."""
 VARIABLES = ("TPU_ACCELERATOR_TYPE", "TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID", "CLOUD_TPU_TASK_ID")
-"""One of these is set in containers that have a TPU: those of Kubernetes Engine, Colab and Kaggle."""
+"""Environment variables of containers with a TPU (Kubernetes Engine, Colab, Kaggle). At least one of them is set."""
 
 
 def leave_out_absent_tpu(dev: Path = Path("/dev")) -> None:
-    """Have jax pass over the TPU where this machine has none; to be called before jax starts its devices.
+    """Make jax skip the TPU platform if this machine has no TPU. Call this before jax starts its devices.
 
-    JAX_PLATFORMS counts as it is, and so does JAX_FORCE_TPU_INIT. jax itself sets its platforms where it sees a TPU's
-    chips on the PCI bus. GPUs are looked for as ever.
+    If jax's platforms are set, nothing changes: by JAX_PLATFORMS, by JAX_FORCE_TPU_INIT, or by jax itself, which sets
+    them when it sees TPU chips on the PCI bus. The search for GPUs does not change.
 
     Args:
-      dev: the folder of the machine's devices.
+      dev: the folder of device files.
     """
-    said = jax.config.jax_platforms  # type: ignore[attr-defined]
-    if said or any(os.environ.get(name) for name in VARIABLES):
+    platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
+    if platforms or any(os.environ.get(name) for name in VARIABLES):
         return
     if any(next(dev.glob(pattern), None) for pattern in DEVICES):
         return
-    # Under its own name, so that jax still knows what a TPU is: Pallas and plans are written for one.
+    # The platform keeps its name "tpu", so that jax still knows it: Pallas and the plan compile for TPUs.
     backend.register_backend_factory("tpu", lambda: None, priority=0, fail_quietly=True)

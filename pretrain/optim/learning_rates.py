@@ -1,7 +1,7 @@
 """The learning rate over a run: linear warm-up from 0, then one of five shapes.
 
-Step counts are optax's: the update made at step `t` (from 0) uses the value at `t`, so warm-up gives exactly
-0 at 0 and the peak at `warmup_steps`; shapes that decay reach their last value at `total_steps`, one step
+Steps are counted as in optax: the update at step `t` (from 0) uses the value at `t`. So with warm-up, the rate is
+exactly 0 at step 0 and the peak at `warmup_steps`. A decaying shape reaches its last value at `total_steps`, one step
 after the last update.
 """
 
@@ -14,19 +14,27 @@ from pretrain.config import ScheduleConfig
 
 
 def learning_rate_schedule(config: ScheduleConfig, learning_rate: float, total_steps: int) -> optax.Schedule:
-    """The schedule that `config` asks for, with peak `learning_rate`, over a run of `total_steps` updates.
+    """Make the learning-rate schedule of a config.
 
-    With p the share of the way from the end of warm-up to the end of the run, and f the final fraction:
-    linear 1-(1-f)p; cosine f+(1-f)(1+cos(pi p))/2 (Loshchilov and Hutter 2017, section 3, without restarts);
-    inverse_sqrt sqrt(warmup/t) (Vaswani et al. 2017, section 5.3); wsd constant until the last
-    `decay_fraction` of the run, over which it falls as 1-(1-f)sqrt(q) (Hägele et al. 2024, section 3.2;
-    ModernBERT too); constant.
+    The shapes after warm-up, as shares of the peak. p runs from 0 at the end of warm-up to 1 at the end of the run, and
+    f is the final fraction:
+      linear: 1-(1-f)p.
+      cosine: f+(1-f)(1+cos(pi p))/2 (Loshchilov and Hutter 2017, section 3, without restarts).
+      inverse_sqrt: sqrt(warmup/t) (Vaswani et al. 2017, section 5.3).
+      wsd: 1, and in the last `decay_fraction` of the run 1-(1-f)sqrt(q), where q runs from 0 to 1 (Hägele et al. 2024,
+        section 3.2; ModernBERT uses it too).
+      constant: 1.
+
+    Args:
+      config: the shape and its settings.
+      learning_rate: the peak learning rate.
+      total_steps: number of updates of the run.
 
     Returns:
-      A function of the step (an int or an int32 scalar) to the learning rate (a float32 scalar).
+      A function from the step (an int or an int32 scalar) to the learning rate (a float32 scalar).
 
     Raises:
-      UserError: warm-up (with wsd: and decay) longer than the run, or a fraction outside 0..1.
+      UserError: warm-up is longer than the run (for wsd: warm-up and decay together), or a fraction is outside 0..1.
     """
     _check(config, total_steps)
     warmup, final = config.warmup_steps, config.final_fraction

@@ -1,4 +1,4 @@
-"""What is left of a run when it ends: a picture of its loss and a table of its figures."""
+"""The summary at the end of a run: a picture of its loss, and a table of its results."""
 
 import statistics
 from collections.abc import Sequence
@@ -16,23 +16,25 @@ LOSS_CURVE = "loss_curve.png"
 TRAIN, HELD_OUT = "#9bb8d8", "#c44e52"
 SMOOTHED = "#2f6fae"
 SMOOTHING_POINTS = 100
-"""From this many points on, training metrics are drawn faintly with a running mean over a fiftieth of
-them."""
+"""From this number of points on, training metrics are drawn faintly, with a running mean over a fiftieth of them."""
 
 
 def series(lines: Sequence[Line], name: str) -> tuple[list[int], list[float]]:
-    """The steps at which a metric is known, and its values there."""
+    """The steps at which a metric is known, and its values at these steps."""
     known = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
     return [step for step, _ in known], [value for _, value in known]
 
 
 def draw_loss_curve(workdir: epath.Path, folder: epath.Path, *, remedy: str) -> bool:
-    """Draw a run's loss curve into a folder if that can be done; return whether it was drawn.
+    """Draw a run's loss curve. A failure is only a warning.
 
     Args:
       workdir: the run's folder.
-      folder: where loss_curve.png goes.
-      remedy: how to have it after all, for the warning.
+      folder: the folder for loss_curve.png.
+      remedy: how the user gets the picture after a failure, for the warning.
+
+    Returns:
+      Whether the picture was drawn.
     """
     drawn: list[bool] = []
     attempt(
@@ -44,14 +46,14 @@ def draw_loss_curve(workdir: epath.Path, folder: epath.Path, *, remedy: str) -> 
 
 
 def write_loss_curve(metrics: epath.PathLike, out: epath.PathLike) -> bool:
-    """Draw loss and accuracy over steps, training and held-out, as a PNG.
+    """Draw training and held-out loss and accuracy over the steps, as a PNG.
 
     Args:
       metrics: the run's metrics.jsonl.
-      out: the picture to write, local or gs://.
+      out: the path of the picture, local or gs://.
 
     Returns:
-      False, with nothing written, where there is no training loss yet.
+      Whether the picture was written; it is not if there is no training loss yet.
     """
     lines = read_metrics(metrics)
     if not series(lines, "train/loss")[0]:
@@ -70,7 +72,7 @@ def write_loss_curve(metrics: epath.PathLike, out: epath.PathLike) -> bool:
 
 
 def _draw(axes: Any, lines: Sequence[Line], name: str, label: str, *, scale: float, digits: int) -> None:
-    """Draw one metric, training and held-out, with its last value in the legend."""
+    """Draw the training and held-out values of one metric. The legend has the last values."""
     steps, values = series(lines, f"train/{name}")
     values = [scale * value for value in values]
     if len(values) >= SMOOTHING_POINTS:
@@ -94,18 +96,19 @@ def _draw(axes: Any, lines: Sequence[Line], name: str, label: str, *, scale: flo
 
 
 def _running_mean(values: Sequence[float], reach: int) -> list[float]:
-    """The mean around each point, of `reach` points to each side; fewer, evenly, near the ends, so that it
-    never lags."""
+    """The mean over each point and `reach` points on each side. Near the ends, both sides have equally fewer points, so
+    that the mean does not lag."""
     last = len(values) - 1
     reaches = [min(reach, index, last - index) for index in range(len(values))]
     return [statistics.fmean(values[index - r : index + r + 1]) for index, r in enumerate(reaches)]
 
 
 def summary(lines: Sequence[Line]) -> Table:
-    """The figures of a run as a table for rich, from the lines of its metrics.jsonl.
+    """The results of a run as a table for rich, from the lines of its metrics.jsonl.
 
-    Losses first, last and best with their steps; medians of tokens per second and MFU (robust to the first
-    interval and to pauses); the mean share of time for which the step waited for data.
+    The table has the first, last and best losses, with the step of the best one. It has the medians of tokens per
+    second and MFU, because a median is robust to the first interval and to pauses. And it has the mean share of time
+    that steps waited for data.
     """
     table = Table(box=None, padding=(0, 1), header_style="bold")
     table.add_column("metric")

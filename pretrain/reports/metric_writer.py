@@ -1,8 +1,8 @@
-"""Where a run's metrics go: WORKDIR/metrics.jsonl, one JSON object a line, and TensorBoard events.
+"""Write a run's metrics to WORKDIR/metrics.jsonl, one JSON object a line, and to TensorBoard events.
 
-metrics.jsonl is the run's true history: when a run resumes at step k, what an earlier attempt wrote after k
-is taken out, since those steps are made again. Only one process of a run writes. In a bucket, whose objects cannot be
-appended to, both are written anew once a minute and when they are flushed: before every checkpoint.
+metrics.jsonl has each step of the run once. When a run resumes at step k, lines of later steps are removed, because the
+run makes these steps again. Only one process of a run writes. Objects in a bucket cannot be extended. So in a bucket,
+the files are rewritten once a minute, and when they are flushed before every checkpoint.
 """
 
 import json
@@ -27,7 +27,7 @@ Line = dict[str, Any]
 
 
 def read_metrics(path: epath.PathLike) -> list[Line]:
-    """The lines of a metrics.jsonl, in order. A line that a crash left unfinished is left out."""
+    """The lines of a metrics.jsonl, in order. An incomplete line, which a crash may leave, is skipped."""
     path = epath.Path(path)
     lines = []
     for text in path.read_text().splitlines() if path.exists() else ():
@@ -41,10 +41,10 @@ def read_metrics(path: epath.PathLike) -> list[Line]:
 
 
 class MetricWriter:
-    """Writes scalars to metrics.jsonl and TensorBoard without holding up the loop.
+    """A writer of scalars to metrics.jsonl and TensorBoard that does not delay the training loop.
 
-    Slow writes happen on a thread of their own. A write that fails (a full disk, a lost connection) is
-    reported as a warning and does not stop the run.
+    Slow writes happen on a separate thread. A failed write (a full disk, a lost connection) logs a warning and does not
+    stop the run.
     """
 
     def __init__(self, workdir: epath.PathLike, *, resume_step: int | None = None, tensorboard: bool = True):
@@ -52,9 +52,8 @@ class MetricWriter:
 
         Args:
           workdir: the run's folder, local or gs://.
-          resume_step: the step that the run goes on from: lines of later steps are taken out. None starts
-          anew.
-          tensorboard: write TensorBoard events into WORKDIR/tensorboard too.
+          resume_step: the step at which the run resumes; lines of later steps are removed. None removes all lines.
+          tensorboard: whether to write TensorBoard events into WORKDIR/tensorboard too.
         """
         self._path = epath.Path(workdir) / FILE_NAME
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +66,7 @@ class MetricWriter:
         self._events = EventWriter(self._path.parent / "tensorboard") if tensorboard else None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Write scalars that belong to `step`; NaN and infinities become null in metrics.jsonl."""
+        """Write the scalars of a step. NaN and infinities become null in metrics.jsonl."""
         values = {name: float(value) for name, value in values.items()}
         line = _as_json({"step": int(step), **values})
         if self._file is not None:
@@ -111,7 +110,7 @@ class MetricWriter:
         self._thread.submit(attempt, what, action, *arguments)
 
     def _put(self) -> None:
-        """Have everything written so far put into the files, on the thread."""
+        """Let the thread write everything so far into the files."""
         self._rewritten = time.monotonic()
         if self._file is None:
             self._submit("metrics.jsonl", self._rewrite, list(self._lines))

@@ -1,4 +1,4 @@
-"""Figures of matplotlib as PNG files, with the names that users give (classes, files) drawn as they are written."""
+"""Figures of matplotlib as PNG files. Names from users (classes, files) are drawn exactly as written."""
 
 import io
 from collections.abc import Sequence
@@ -9,26 +9,26 @@ from typing import Any
 from base import formatting
 
 MISSING = "□"
-"""Drawn for a character that no installed font has."""
+"""Replacement for a character that no installed font has."""
 LAST_RESORT = "Last Resort"
-"""A font of matplotlib's own that has a box for every character."""
+"""A font in matplotlib that has a box for every character."""
 
 
 @dataclass(frozen=True)
 class Literal:
-    """Texts ready to be drawn, neither as mathematics nor with characters that the fonts do not have."""
+    """Texts that matplotlib can draw literally: not as mathematics, and only with characters that the fonts have."""
 
     texts: tuple[str, ...]
     style: dict[str, Any]
-    """Arguments of matplotlib's Text that belong to them."""
+    """Arguments of matplotlib's Text for these texts."""
 
 
 def literal(texts: Sequence[str], *, longest: int) -> Literal:
-    """Texts of users as labels or titles.
+    """Prepare texts from users for labels or titles.
 
     Args:
       texts: the texts.
-      longest: characters of a text at most; the middle of a longer one is left out.
+      longest: most characters of a text; the middle of a longer text is left out.
     """
     lines = [_shortened(formatting.one_line(text), longest) for text in texts]
     families, missing = _families(frozenset("".join(lines)))
@@ -39,7 +39,7 @@ def literal(texts: Sequence[str], *, longest: int) -> Literal:
 
 
 def png(figure: Any) -> bytes:
-    """A figure as the contents of a PNG file; no window and no global state take part."""
+    """A figure as the contents of a PNG file. It needs no window and changes no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = io.BytesIO()
@@ -56,7 +56,7 @@ def _shortened(text: str, longest: int) -> str:
 
 @lru_cache(maxsize=64)
 def _families(characters: frozenset[str]) -> tuple[tuple[str, ...], frozenset[str]]:
-    """The fewest installed fonts that have these characters, matplotlib's own first, and the characters none has."""
+    """Few installed fonts that have these characters, matplotlib's default first, and the characters without a font."""
     from matplotlib import font_manager
 
     default = font_manager.FontProperties()
@@ -64,21 +64,21 @@ def _families(characters: frozenset[str]) -> tuple[tuple[str, ...], frozenset[st
     missing = set(characters) - _characters(font_manager.findfont(default))
     if missing:
         others = {
-            entry.name: found
+            entry.name: covered
             for entry in font_manager.fontManager.ttflist
-            if not entry.name.startswith(LAST_RESORT) and (found := missing & _characters(entry.fname))
+            if not entry.name.startswith(LAST_RESORT) and (covered := missing & _characters(entry.fname))
         }
         while missing and others:
             best = max(sorted(others), key=lambda name: len(others[name] & missing))
             families.append(best)
             missing -= others[best]
-            others = {name: found for name, found in others.items() if found & missing}
+            others = {name: covered for name, covered in others.items() if covered & missing}
     return tuple(families), frozenset(missing)
 
 
 @lru_cache(maxsize=4096)
 def _characters(file: str) -> frozenset[str]:
-    """The characters of a font; none of one that has no outlines (coloured emoji), or cannot be read."""
+    """The characters of a font; none for an unreadable font or a font without outlines (coloured emoji)."""
     from matplotlib.ft2font import FT2Font
 
     try:

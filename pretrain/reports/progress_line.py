@@ -1,4 +1,4 @@
-"""How far a run is: one live line in a terminal, one plain line per log interval elsewhere; never both."""
+"""The progress of a run: one live line in a terminal, or else a plain line for each log interval; never both."""
 
 import logging
 import math
@@ -14,18 +14,18 @@ from rich.console import Console
 
 from base import formatting
 
-WINDOW = 256  # updates over which the speed is averaged for the time that is left
+WINDOW = 256  # number of updates over which the speed is averaged, for the remaining time
 
 
 class Progress:
-    """Shows the step, the loss, the speed and the time that is left.
+    """A display of the step, the loss, the speed and the remaining time.
 
-    In a terminal one line is redrawn in place, and evaluations and messages scroll by above it. Anywhere
-    else (a pipe, a log file) each logged interval is a line of at most 80 columns.
+    In a terminal, one line is redrawn in place, and evaluations and messages appear above it. In a pipe or a log file,
+    each logged interval is a line of at most 80 columns.
     """
 
     def __init__(self, total_steps: int, *, start_step: int = 0, console: Console | None = None):
-        """Show a run of `total_steps` that goes on from `start_step`; `console` is stdout by default."""
+        """Show a run of `total_steps` that starts or resumes at `start_step`; `console` is stdout by default."""
         self._total, self._step = total_steps, start_step
         self._console = console or Console()
         self._times: deque[tuple[float, int]] = deque(maxlen=WINDOW)
@@ -39,12 +39,11 @@ class Progress:
             )
             self._task = self._live.add_task("starting", total=total_steps, completed=start_step)
         self._speed = ""
-        # Log records would break the live line: while it is shown, handlers write to rich's stderr, above the
-        # line.
+        # Log records would break the live line. So while it is shown, handlers write to rich's stderr, above the line.
         self._redirected: list[tuple[logging.StreamHandler[Any], Any]] = []
 
     def update(self, step: int, *, loss: float) -> None:
-        """Show that step number `step` (counted from 1) is done, with its loss (nats per predicted token)."""
+        """Show the number of finished steps, and the loss of the last one in nats per predicted token."""
         self._times.append((time.monotonic(), step))
         self._step = step
         if self._live is not None:
@@ -52,15 +51,15 @@ class Progress:
             self._live.update(self._task, completed=step, description="  ".join(filter(None, parts)))
 
     def leave_out(self, seconds: float) -> None:
-        """Take so many seconds, which have just passed, for ones that will not come again: a compilation."""
+        """Exclude the last `seconds` from the speed, because they do not repeat: a compilation."""
         self._times = deque(((at + seconds, step) for at, step in self._times), maxlen=WINDOW)
 
     def restart(self) -> None:
-        """Forget the speed so far: steps of another kind follow."""
+        """Forget the speed so far, because steps of another kind follow."""
         self._times.clear()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Show metrics logged at `step`: train/* as the state of the run, anything else on its own line."""
+        """Show the metrics of a step: train/* as the state of the run, other metrics on a line of their own."""
         if "train/loss" not in values:
             self.message(_evaluation_line(step, values))
             return
@@ -69,7 +68,7 @@ class Progress:
             self.message(self._training_line(step, values))
 
     def message(self, text: str) -> None:
-        """Print a line; above the live line where there is one."""
+        """Print a line; it appears above the live line if there is one."""
         self._console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def __enter__(self) -> Self:

@@ -228,8 +228,8 @@ def test_no_mesh_axis_is_used_twice():
         ),
         (
             MeshConfig(fsdp=2, tensor=3),
-            "config.mesh.fsdp=2 x config.mesh.tensor=3 does not divide the number of devices, 8, of which "
-            "config.mesh.data=-1 takes what is left; make the product one of 1, 2, 4, 8",
+            "config.mesh.fsdp=2 x config.mesh.tensor=3 does not divide the number of devices, 8, "
+            "so that config.mesh.data=-1 cannot take the rest; make the product one of 1, 2, 4, 8",
         ),
         (
             MeshConfig(data=0),
