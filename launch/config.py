@@ -1,6 +1,6 @@
 """The fields of a launch config: which machines a run gets, and which code and variables the machines get.
 
-A launch config (configs/launch_*.py) describes machines only. The command that runs on them stands after `--`.
+A launch config (configs/launch_*.py) describes machines only. The command that runs on them comes after `--`.
 `launch.tpu`, `launch.slurm` and `launch.kubernetes` read it. Each reads the shared fields and its own group.
 """
 
@@ -67,7 +67,7 @@ class SlurmConfig:
     )
     gpu_type: str = field("", "type of GPU, as `sinfo -o %G` shows it: a100, h100; empty takes any")
     cpus_per_task: int = field(8, "CPU cores for each process")
-    memory: str = field("", "memory of each node, 200G say; empty is the partition's default")
+    memory: str = field("", "memory of each node, as in 200G; empty is the partition's default")
     time: str = field(
         "24:00:00", "time limit, [D-]HH:MM:SS; the job goes back to the queue until its run has finished"
     )

@@ -27,7 +27,7 @@ class Stage(Enum):
     RUNNING = "running"
     FAILING = "failed on some machines, not ended on all"
     FINISHED = "finished"
-    STOPPED = "stopped, as it was told to"
+    STOPPED = "stopped, as a person requested"
     INTERRUPTED = "stopped by a signal, or lost with its machine"
     FAILED = "failed"
 

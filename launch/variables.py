@@ -40,7 +40,7 @@ def check_names(config: LaunchConfig, command: Sequence[str]) -> None:
             )
     for place, word in enumerate(command, 1):
         if not is_text(word):
-            raise UserError(f"word {place} of the command is not UTF-8 text; rename what it names")
+            raise UserError(f"word {place} of the command is not UTF-8 text; rename the file that it names")
         if TOKEN.search(word):
             raise UserError(
                 f"word {place} of the command looks like a token, which process lists and logs would show; take it "

@@ -92,10 +92,10 @@ def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str
     return changed
 
 
-def table(found: Found) -> Table:
+def table(result: Found) -> Table:
     """A table of the trials for the terminal: drawn values, score, epochs and time."""
-    header, rows = _cells(found)
-    title = f"{len(rows)} trials: {found.objective}"
+    header, rows = _cells(result)
+    title = f"{len(rows)} trials: {result.objective}"
     shown = Table(title=title, caption=CAPTION, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in header:
         shown.add_column(name, justify="right")
@@ -104,26 +104,26 @@ def table(found: Found) -> Table:
     return shown
 
 
-def markdown(found: Found) -> str:
+def markdown(result: Found) -> str:
     """The same table as a page of Markdown."""
-    header, rows = _cells(found)
+    header, rows = _cells(result)
     lines = [header, ["---:"] * len(header), *rows]
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"# {len(rows)} trials: {found.objective}\n\n{body}\n\n{CAPTION}\n"
+    return f"# {len(rows)} trials: {result.objective}\n\n{body}\n\n{CAPTION}\n"
 
 
-def _cells(found: Found) -> tuple[list[str], list[list[str]]]:
+def _cells(result: Found) -> tuple[list[str], list[list[str]]]:
     """The names of the columns, and a row of texts for each trial."""
-    names = [name for name in FIELDS if any(name in trial.values for trial in found.trials)]
+    names = [name for name in FIELDS if any(name in trial.values for trial in result.trials)]
     header = ["trial", *(name.replace("_", " ") for name in names), "score", "epochs made", "time"]
     rows = []
-    for trial in found.trials:
-        value = "-" if trial.score is None else score(found.objective, trial.score)
+    for trial in result.trials:
+        value = "-" if trial.score is None else score(result.objective, trial.score)
         rows.append(
             [
                 str(trial.number),
                 *(f"{trial.values[name]:.3g}" for name in names),
-                f"{value} *" if trial == found.best else value,
+                f"{value} *" if trial == result.best else value,
                 f"{trial.epochs:g}",
                 formatting.duration(trial.seconds),
             ]

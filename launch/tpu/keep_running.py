@@ -142,7 +142,7 @@ class Launch:
             if losses > self.config.tpu.max_restarts:
                 raise UserError(
                     f"{self.pod.name} was lost {losses} times, more than config.tpu.max_restarts="
-                    f"{self.config.tpu.max_restarts}; what is saved is in {self.job.workdir}"
+                    f"{self.config.tpu.max_restarts}; its checkpoints are in {self.job.workdir}"
                 )
             say(
                 f"the pod or the job on it was lost ({losses} of at most {self.config.tpu.max_restarts} times)"

@@ -279,7 +279,7 @@ def stop(options: dict[str, str]) -> dict[str, Any]:
     return {"stopped": True, "killed": killed, **brief(state())}
 
 
-# ---- how it stands --------------------------------------------------------------------------------------------------
+# ---- the state of the job -------------------------------------------------------------------------------------------
 
 
 def status(options: dict[str, str]) -> dict[str, Any]:

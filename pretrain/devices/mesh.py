@@ -97,7 +97,7 @@ def _check_sizes(sizes: Sequence[int], devices: int) -> None:
         default = " (config.mesh.data is by default)" if "config.mesh.data" in rest else ""
         raise UserError(
             f"{' and '.join(f'{name}=-1' for name in rest)}: only one of them may be -1{default}; "
-            f"set {' and '.join(f'{name}=1' for name in rest[:-1])}, say"
+            f"set {' and '.join(f'{name}=1' for name in rest[:-1])}, for example"
         )
     known = math.prod(size for size in sizes if size != -1)
     # If no size is -1, the user has set data, because its default is -1.
@@ -111,7 +111,7 @@ def _check_sizes(sizes: Sequence[int], devices: int) -> None:
     if not rest and known != devices:
         raise UserError(
             f"{given} does not make the number of devices, {devices}; make the product {devices}, "
-            "or set one axis of config.mesh to -1 to take what is left"
+            "or set one axis of config.mesh to -1 to take the rest"
         )
 
 

@@ -15,7 +15,7 @@ HF, HEX = "hf_AbCdEfGhIjKlMnOp", "0123456789abcdef" * 2
         ({"env": ("FINE", f"WANDB_API_KEY={HEX}")}, [], "config.env[1] should be the name"),
         ({"secrets": (f"HF_TOKEN={HF}",)}, [], "config.secrets[0] should be NAME=SECRET"),
         ({"secrets": ("A=a", f"WANDB_API_KEY={HEX}")}, [], "config.secrets[1] should be NAME=SECRET"),
-        ({}, ["cat", "caf\udce9"], "word 2 of the command is not UTF-8 text; rename what it names"),
+        ({}, ["cat", "caf\udce9"], "word 2 of the command is not UTF-8 text; rename the file that it names"),
         ({}, ["env", f"HF_TOKEN={HF}", "python"], "word 2 of the command looks like a token"),
     ],
 )

@@ -219,12 +219,12 @@ def test_no_mesh_axis_is_used_twice():
         (
             MeshConfig(data=3),
             "config.mesh.data=3 does not make the number of devices, 8; make the product 8, or set one axis of "
-            "config.mesh to -1 to take what is left",
+            "config.mesh to -1 to take the rest",
         ),
         (
             MeshConfig(fsdp=-1),
             "config.mesh.data=-1 and config.mesh.fsdp=-1: only one of them may be -1 (config.mesh.data is by default); "
-            "set config.mesh.data=1, say",
+            "set config.mesh.data=1, for example",
         ),
         (
             MeshConfig(fsdp=2, tensor=3),

@@ -60,7 +60,7 @@ if [[ -n $secrets_file ]]; then
 fi
 for name in $names; do
   if [[ -z ${!name-} ]]; then
-    say "$name is not set; variables of config.env come from the environment of sbatch, those of config.secrets from config.slurm.secrets_file"
+    say "$name is not set; variables of config.env come from the environment of sbatch, variables of config.secrets from config.slurm.secrets_file"
     exit 2
   fi
 done
