@@ -113,7 +113,7 @@ def test_a_pods_name_is_plain(name, cloud):
         ([*PRETRAIN[:-1], "--workdir=runs/x"], "2 machines need a folder in a bucket"),
         ([*PRETRAIN[:-1], "--workdir=s3://bucket/x"], "is written gs://BUCKET/FOLDER"),
         ([*PRETRAIN[:-1], "--workdir=gs:/bucket/x"], "is written gs://BUCKET/FOLDER"),
-        ([*PRETRAIN[:-1], "--workdir=gs://BUCKET/x"], "a bucket's name, of small letters"),
+        ([*PRETRAIN[:-1], "--workdir=gs://BUCKET/x"], "a bucket's name, in small letters"),
         (
             [*PRETRAIN[:-1], "--workdir=gs://nowhere/x"],
             "cannot be written: (gcloud) NOT_FOUND: The specified bucket",

@@ -29,7 +29,7 @@ def test_the_command_stands_after_the_first_double_dash():
     "words", [["python", "-m", "pretrain"], [".venv/bin/python3.11", "x.py"], ["uv", "-m"]]
 )
 def test_a_command_without_the_double_dash_is_named(words):
-    with pytest.raises(UserError, match="write -- before the command that is to run"):
+    with pytest.raises(UserError, match="write -- before the command to run"):
         split(["prog", "NAME", "--dry-run", *words])
 
 
