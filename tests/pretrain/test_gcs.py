@@ -32,10 +32,10 @@ CHANGES = {"checkpoint": {"every": 2, "keep": 2}, "eval": {"every": 2, "steps": 
 TRAIN = f"""
 import tests.conftest
 from etils import epath
-from pretrain import metrics
+from pretrain.reports import metric_writer
 from pretrain.train import train
 from tests.tiny import tiny_config
-metrics.EventWriter = lambda folder: None  # seconds of importing
+metric_writer.EventWriter = lambda folder: None  # seconds of importing
 train(tiny_config(epath.Path({str(CORPUS)!r}), **{CHANGES!r}), epath.Path({str(RUN)!r}))
 """
 

@@ -21,7 +21,7 @@ ALL = {
 
 JOINED = """
 import os, urllib.request
-from pretrain import processes
+from pretrain.runtime import processes
 def main(argv):
     numbers = processes.gather(processes.number())
     print(numbers, urllib.request.getproxies()["https"], os.environ["no_proxy"])
