@@ -1,5 +1,7 @@
 """Every test sees 8 CPU devices, a shared compilation cache, and no network."""
 
+import functools
+import gc
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -14,13 +16,30 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 # And the older emitters of fused loops take three quarters of the newer ones' time; tests/compiled.py has the newer.
 if version("jaxlib").startswith("0.10."):
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+# Small programs too, which are many; for commands that tests start as well.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "xla"))
 
 import jax
 import pytest
 
+from pretrain.devices import hardware
+from tests import traced_once
+
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".cache" / "xla"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+traced_once.install()
+hardware._measure = functools.cache(hardware._measure)  # every run of pretraining asks, and it takes 0.6 s
+
+
+gc.set_threshold(
+    10_000, 10, 10
+)  # tracing makes many objects, few of them garbage: a tenth of the time went into this
+
+
+def pytest_collection_finish() -> None:
+    """Have Python's garbage collector pass over what the libraries have made when they were imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")
@@ -28,5 +47,6 @@ def optimized():
     """With all optimisations, for comparisons that leave little room; as users compile with `tests.compiled.jit`."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
-    yield
+    with traced_once.Pause():
+        yield
     jax.config.update("jax_disable_most_optimizations", before)
