@@ -1,10 +1,12 @@
 """The cloud that tests of the launcher meet: a stand-in for gcloud on PATH, its state, and what was asked of it."""
 
+import contextlib
 import hashlib
 import json
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 from launch import subprocesses
@@ -52,7 +54,9 @@ class Cloud:
         ):  # a checkout of its own: other tests stage files at the same time
             monkeypatch.setattr(module, "ROOT", folder)
         (folder / "launch").symlink_to(Path(subprocesses.__file__).parent)
-        monkeypatch.setattr(Runner, "sleep", lambda runner, seconds: self.pauses.append(seconds))
+        pauses = self.pauses
+        monkeypatch.setattr(Runner, "sleep", lambda runner, seconds: pauses.append(seconds))
+        weakref.finalize(self, end_jobs, folder)
 
     def _program(self, name: str, text: str) -> None:
         path = self.folder / "bin" / name
@@ -137,6 +141,12 @@ def launch(*arguments: str, command: list[str] | None = None) -> int:
         *flags,
     ]
     return tpu.main([*argv, "--", *command] if command else argv)
+
+
+def end_jobs(folder: Path) -> None:
+    """Let the jobs that still hold come to their end, when the test of a cloud is over."""
+    with contextlib.suppress(FileNotFoundError):
+        (folder / "go").touch()
 
 
 SHOW = """

@@ -1,6 +1,7 @@
 """A real pretraining on a pod that a stand-in for gcloud plays: two machines are two processes of jax.distributed."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ import pytest
 
 from launch.subprocesses import ROOT
 from tests.launch.cloud import NAME, Cloud
+from tests.quick_start import CACHE, without_tensorboard
+from tests.tiny import write_corpus
 
 SECONDS = 600
 """The longest that the test waits for anything; on a quiet machine it takes a tenth of it."""
@@ -26,6 +29,8 @@ def up(cloud: Cloud, workdir: Path, output: Path) -> "subprocess.Popen[bytes]":
     argv += ["python", "-m", "pretrain", "--config=configs/debug.py", f"--workdir={workdir}"]
     argv += [f"--config.steps={STEPS}", "--config.checkpoint.every=5", "--config.eval.every=0"]
     argv += ["--config.seq_len=32", "--config.model.hidden_size=32", "--config.model.intermediate_size=64"]
+    argv += ["--config.data.source=files", f"--config.data.path={write_corpus(workdir.with_suffix('.txt'))}"]
+    argv += ["--config.tokenizer.vocab_size=300", f"--config.compilation_cache={CACHE}"]
     with output.open("wb") as file:
         return subprocess.Popen(argv, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
 
@@ -47,10 +52,10 @@ def test_a_run_survives_the_preemption_of_its_pod(tmp_path, monkeypatch):
             "JAX_NUM_PROCESSES": "2",
             "JAX_PROCESS_ID": "{worker}",
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=1",
             "NPROC": "16",
             "UNMASK_HEARTBEAT_SECONDS": "60",
-            "PYTHONPATH": "",
+            "PYTHONPATH": str(without_tensorboard(tmp_path / "stand-ins")),
         }
     )
     (cloud.folder / "secrets").mkdir()

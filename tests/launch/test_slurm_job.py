@@ -1,6 +1,7 @@
 """A batch job from its first start to its last: when it goes back to the queue, and when it does not."""
 
 import json
+import os
 import signal
 import socket
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 from launch.config import LaunchConfig, SlurmConfig
 from launch.slurm import render
 from tests.launch.slurm_stand_in import Slurm
+from tests.quick_start import CACHE, without_tensorboard
 from tests.tiny import write_corpus
 
 # A run of three steps, each of which waits to be told to go on, as pretraining behaves.
@@ -33,6 +35,12 @@ if not stop:
     (workdir / "finished.json").write_text("{}")
 """
 COMMAND = ["python", "-m", "pretrain", "--workdir=run"]
+FAST_COMPILATION = (
+    "JAX_DISABLE_MOST_OPTIMIZATIONS",
+    "XLA_FLAGS",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
+)
+"""Variables of tests/conftest.py."""
 CPU = SlurmConfig(gpus_per_node=0, cpus_per_task=1)
 
 
@@ -145,17 +153,19 @@ def test_pretraining_on_two_nodes_finds_itself_and_goes_on_after_the_time_limit(
             "--config.steps=60",
             "--config.model.hidden_size=32",
             "--config.data.window=8",
+            f"--config.compilation_cache={CACHE}",
         ),
     ]
-    slurm = Slurm(tmp_path, job=free_job_number())
+    slurm = Slurm(without_tensorboard(tmp_path), job=free_job_number())
+    fast = {name: os.environ[name] for name in FAST_COMPILATION if name in os.environ}
     script = render("big", command, LaunchConfig(slurm=replace(CPU, nodes=2)))
-    running = slurm.start(script)
+    running = slurm.start(script, **fast)
     slurm.signal_step(signal.SIGTERM, tmp_path / "run/metrics.jsonl", running)
     assert slurm.end(running) == (0, "big: the run was stopped and is saved; put in the queue again")
     assert slurm.requeued()
     assert not (tmp_path / "run/finished.json").exists()
 
-    assert slurm.end(slurm.start(script)) == (0, "big: the run has finished")
+    assert slurm.end(slurm.start(script, **fast)) == (0, "big: the run has finished")
     assert not slurm.requeued()
     assert json.loads((tmp_path / "run/finished.json").read_text())["step"] == 60
     lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
