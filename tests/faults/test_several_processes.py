@@ -139,13 +139,10 @@ CHAIN = {
     ),
     "e": (
         (2, 2),
-        [run("kill-3", {"mesh": FSDP, **CHECKPOINTS}, workdir="kill")],
-    ),
-    "f": (
-        (2, 1),
         [
-            run("elsewhere", {"mesh": {"data": 2}}, workdir="stop", process=1, fault="elsewhere"),
-            run("mistake", {"mesh": {"data": 2}, **EXACT}, process=1, step=2, fault="mistake"),
+            run("kill-3", {"mesh": FSDP, **CHECKPOINTS}, workdir="kill"),
+            run("elsewhere", {"mesh": DATA}, workdir="stop", process=1, fault="elsewhere"),
+            run("mistake", {"mesh": DATA, **EXACT}, process=1, step=2, fault="mistake"),
         ],
     ),
 }
@@ -188,7 +185,7 @@ def test_every_process_ends_as_it_should(launches):
     logs = {name: [output(root, name, number) for number in range(len(statuses[name]))] for name in CHAIN}
     assert statuses["a"] == [0, 0], logs["a"]
     assert statuses["b"] == [1, 1, 1, 1], logs["b"]
-    assert statuses["e"] == [0, 0], logs["e"]
+    assert statuses["e"] == [2, 2], logs["e"]
 
 
 @pytest.mark.parametrize("name", ["data", "fsdp", "both"])
@@ -274,9 +271,8 @@ def test_an_exception_in_one_ends_all_and_its_traceback_is_shown_once(launches):
 
 
 def test_a_mistake_met_by_one_is_one_line_shown_once(launches):
-    root, statuses = launches
-    assert statuses["f"] == [2, 2]
-    shown = [output(root, "f", number) for number in range(2)]
+    root, _ = launches
+    shown = [output(root, "e", number) for number in range(2)]
     assert "error: line 3 of text.txt is not text\n" in shown[1]
     assert not any("Traceback" in each for each in shown)
     assert "error:" not in shown[0]
