@@ -167,8 +167,8 @@ def _theirs(folder: Path, batch: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _ours(start: Start, batch: dict[str, np.ndarray]) -> np.ndarray:
-    with jax.disable_jit(), jax.default_matmul_precision("highest"):
-        return np.asarray(start.classifier.logits(start.params, **batch))
+    with jax.default_matmul_precision("highest"):
+        return np.asarray(jax.jit(start.classifier.logits)(start.params, **batch))
 
 
 @pytest.mark.parametrize("case", FAMILIES)
