@@ -6,36 +6,54 @@ import jax
 import numpy as np
 import pytest
 
+from base.tpu_types import GENERATIONS
 from pretrain.devices.hardware import Peak, device_memory, kept_peak, peak_flops, published_peak
 
+# Multiprocessors, their boost clock in MHz at which the vendor states the peak, and the floating-point operations that
+# one does in a cycle, of bfloat16 products (0: none) and of plain float32: from NVIDIA's architecture white papers.
+UNITS = {
+    "NVIDIA A100-SXM4-40GB": (108, 1410, 2048, 128),
+    "NVIDIA A100 80GB PCIe": (108, 1410, 2048, 128),
+    "NVIDIA A10": (72, 1695, 1024, 256),
+    "NVIDIA H100 80GB HBM3": (132, 1830, 4096, 256),
+    "NVIDIA H100 PCIe": (114, 1620, 4096, 256),
+    "NVIDIA H200": (132, 1830, 4096, 256),
+    "NVIDIA GH200 480GB": (132, 1830, 4096, 256),
+    "NVIDIA B200": (148, 1850, 8192, 256),
+    "NVIDIA L4": (58, 2040, 1024, 256),
+    "NVIDIA L40S": (142, 2490, 1024, 256),
+    "NVIDIA GeForce RTX 4090": (128, 2520, 512, 256),
+    "NVIDIA GeForce RTX 3090": (82, 1695, 512, 256),
+    "Tesla T4": (40, 1590, 0, 128),
+    "Tesla V100-SXM2-16GB": (80, 1530, 0, 128),
+    "Tesla V100-PCIE-32GB": (80, 1380, 0, 128),
+}
 
-@pytest.mark.parametrize(
-    ("kind", "dtype", "precision", "tera"),
-    [
-        ("TPU v2", "bfloat16", "default", 22.5),
-        ("TPU v3", "bfloat16", "default", 61.5),
-        ("TPU v4", "bfloat16", "default", 275),
-        ("TPU v4", "float32", "default", 275),
-        ("TPU v4", "float32", "highest", 275 / 6),
-        ("TPU v5 lite", "bfloat16", "default", 197),
-        ("TPU v5", "bfloat16", "default", 459),
-        ("TPU v6 lite", "bfloat16", "default", 918),
-        ("TPU7x", "bfloat16", "default", 1153.5),
-        ("NVIDIA A100-SXM4-40GB", "bfloat16", "default", 312),
-        ("NVIDIA A100-SXM4-40GB", "float32", "default", 156),
-        ("NVIDIA A100 80GB PCIe", "float32", "highest", 19.5),
-        ("NVIDIA H100 80GB HBM3", "bfloat16", "default", 989),
-        ("NVIDIA H100 PCIe", "bfloat16", "default", 756),
-        ("NVIDIA H200", "bfloat16", "default", 989),
-        ("NVIDIA B200", "bfloat16", "default", 2250),
-        ("NVIDIA L4", "bfloat16", "default", 121),
-        ("NVIDIA L40S", "bfloat16", "default", 362),
-        ("Tesla T4", "float32", "default", 8.1),
-        ("Tesla V100-SXM2-16GB", "float32", "default", 15.7),
-    ],
-)
-def test_published_peaks(kind, dtype, precision, tera):
-    assert published_peak(kind, dtype, precision) == pytest.approx(tera * 1e12)
+
+@pytest.mark.parametrize("kind", UNITS)
+def test_the_peak_of_a_gpu_is_what_its_units_do_at_its_clock(kind):
+    count, megahertz, short, plain = (float(each) for each in UNITS[kind])
+    bfloat16, tensor_float, full = (
+        published_peak(kind, dtype, precision)
+        for dtype, precision in (("bfloat16", "default"), ("float32", "default"), ("float32", "highest"))
+    )
+    cycles = count * megahertz * 1e6
+    assert full == pytest.approx(cycles * plain, rel=0.15)
+    if short:
+        assert bfloat16 == pytest.approx(cycles * short, rel=0.02)
+        assert tensor_float == pytest.approx(bfloat16 / 2, rel=0.02)
+    else:
+        assert (bfloat16, tensor_float) == (None, full)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS, ids=lambda one: one.name)
+def test_the_peak_of_a_tpu_is_a_devices_share_of_its_chip_and_float32_takes_several_passes(generation):
+    """tests/launch/test_accelerators.py has the chips' own figures."""
+    peak = generation.chip_tera * 1e12 / generation.devices_per_chip
+    for kind in generation.device_kinds:
+        assert published_peak(kind, "bfloat16") == published_peak(kind, "float32") == peak
+        assert published_peak(kind.lower(), "float32", "high") == pytest.approx(peak / 3)
+        assert published_peak(kind, "float32", "highest") == pytest.approx(peak / 6)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import math
 import pytest
 from rich.console import Console
 
-from pretrain.reports.end_summary import _running_mean, series, summary, write_loss_curve
+from pretrain.reports.end_summary import series, summary, write_loss_curve
 
 LINES = [
     {
@@ -63,10 +63,31 @@ def test_summary_of_a_run_without_metrics_is_empty():
     assert summary([]).row_count == 0
 
 
-def test_running_mean_looks_to_both_sides_evenly():
-    assert _running_mean([1.0, 3.0, 5.0, 7.0, 0.0], 2) == [1.0, 3.0, 3.2, 4.0, 0.0]
-    straight = [float(value) for value in range(10)]
-    assert _running_mean(straight, 3) == straight
+def training_curves(losses, folder, monkeypatch):
+    """What is drawn of the training loss: the curves of the upper axes, as lists of values."""
+    figures = []
+    monkeypatch.setattr("pretrain.reports.end_summary.png", lambda figure: figures.append(figure) or b"")
+    lines = [json.dumps({"step": step, "train/loss": loss}) for step, loss in enumerate(losses, 1)]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    write_loss_curve(folder / "metrics.jsonl", folder / "loss.png")
+    return [list(line.get_ydata()) for line in figures[0].axes[0].lines]
+
+
+def test_a_long_curve_has_a_running_mean_that_looks_to_both_sides_evenly(tmp_path, monkeypatch):
+    """Of 200 points, two to each side count; fewer near the ends, so that it begins and ends where the curve does."""
+    losses = [float(step) for step in range(200)]
+    assert training_curves(losses, tmp_path, monkeypatch) == [losses, losses]
+    losses[100], losses[1], losses[-1] = 105.0, 4.0, 197.0
+    faint, mean = training_curves(losses, tmp_path, monkeypatch)
+    assert faint == losses
+    assert mean[97:104] == [97.0, 99.0, 100.0, 101.0, 102.0, 103.0, 103.0]
+    assert mean[:4] == [0.0, 2.0, 2.6, 3.6]
+    assert mean[-3:] == [196.6, 592 / 3, 197.0]
+
+
+def test_a_short_curve_is_drawn_as_it_is(tmp_path, monkeypatch):
+    losses = [9.0, 3.0] * 49
+    assert training_curves(losses, tmp_path, monkeypatch) == [losses]
 
 
 @pytest.mark.parametrize("points", [3, 400])
