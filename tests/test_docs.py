@@ -141,18 +141,3 @@ def test_every_recipe_opens_with_its_launch_line_and_hardware(recipe):
     argument = FINETUNING.get(recipe.stem, "")
     assert f"python -m {stage} --config=configs/{recipe.name}{argument} --workdir=" in opening
     assert "Hardware:" in opening
-
-
-def test_the_norwegian_recipe_is_that_of_the_flax_example():
-    config, _ = parse(
-        PretrainConfig, ["pretrain", f"--config={ROOT}/configs/roberta_base_oscar_no.py"], lambda values: None
-    )
-    assert (config.seq_len, config.global_batch, config.epochs, config.tokenizer.vocab_size) == (
-        128,
-        1024,
-        18,
-        50265,
-    )
-    assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (3e-4, 0.01)
-    assert (config.optimizer.beta1, config.optimizer.beta2, config.schedule.warmup_steps) == (0.9, 0.98, 1000)
-    assert (config.model.hidden_size, config.model.num_hidden_layers) == (768, 12)

@@ -7,8 +7,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+import transformers
 
 from base.command_line import describe, parse
+from base.tpu_types import tpu_slice
 from data.config import SourceConfig
 from finetune.config import FinetuneConfig
 from pretrain.config import PretrainConfig
@@ -193,6 +195,26 @@ def test_commands_and_flags_are_there(capsys):
     known = {command[2]: flags_of(command[2], capsys) for command in commands + alone}
     for command in commands + alone:
         check_command(command, known[command[2]])
+
+
+def test_the_recipe_holds_the_values_of_the_example_that_it_takes_the_place_of():
+    """Every number of the example's command, as a field by the page's table, changes nothing in the recipe."""
+    command = re.search(r"python run_mlm_flax\.py (.*?)\n\n", PAGE, re.DOTALL)[1].replace("\\\n", " ")
+    flags = [word.removeprefix("--").partition("=")[::2] for word in shlex.split(command)]
+    fields = {name: quoted(row[1]) for row in rows("run_mlm_flax") for name in theirs(row)}
+    numbers = {
+        name: float(value) for name, value in flags if re.fullmatch(r"[\d.e-]+", value) and fields[name]
+    }
+    numbers["per_device_train_batch_size"] *= tpu_slice("v3-8").devices
+    assert len(numbers) == 8
+    recipe = ["pretrain", f"--config={ROOT / 'configs/roberta_base_oscar_no.py'}"]
+    overrides = [f"--{fields[name][0]}={value:g}" for name, value in numbers.items()]
+    config, _ = parse(PretrainConfig, recipe, lambda values: None)
+    assert parse(PretrainConfig, [*recipe, *overrides], lambda values: None)[0] == config
+    example = transformers.RobertaConfig()  # what `create_config.py` starts from
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+        assert getattr(config.model, name) == getattr(example, name)
+    assert config.tokenizer.vocab_size == example.vocab_size
 
 
 def test_what_is_not_offered_is_gathered_at_the_end():
