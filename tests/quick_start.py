@@ -6,6 +6,7 @@ CACHE = Path(__file__).parents[1] / ".cache" / "xla"
 """Compiled programs of the tests; a command has a cache of its own unless `config.compilation_cache` names this one."""
 STAND_INS = {
     "tensorflow.py": "from unittest.mock import MagicMock\nconfig = MagicMock()\n",
+    "clu/__init__.py": "",
     "clu/metric_writers.py": "from unittest.mock import MagicMock\nSummaryWriter = MagicMock()\n",
 }
 

@@ -90,5 +90,6 @@ def test_a_run_survives_the_preemption_of_its_pod(tmp_path, monkeypatch):
     assert "lost (1 of at most 20 times)" in told
     assert f"launch: {NAME} is deleted: nothing is left of it" in told
     saved = [file for file in workdir.rglob("*") if file.is_file()]
+    assert not any("tensorboard" in file.parts for file in saved)
     assert not any(CANARY.encode() in file.read_bytes() for file in saved)
     assert CANARY not in told
