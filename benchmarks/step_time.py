@@ -23,6 +23,7 @@ from absl import app, flags
 
 from pretrain.config import MaskingConfig, OptimizerConfig
 from pretrain.models import EncoderConfig, build
+from pretrain.objective.masked import MaskedLM
 from pretrain.objective.masking import MaskingTables
 from pretrain.objective.train_step import make_train_step
 from pretrain.optim.optimizers import make_optimizer
@@ -76,7 +77,13 @@ def ours() -> Callable[[], float]:
     tables = MaskingTables(masking.mask_fraction, masking.random_fraction, 4, (0, 1, 2, 3, 4), VOCAB)
     phase = Phase(0, 0, 100, SEQ_LEN.value, BATCH.value, 1, masking.rate, None)  # type: ignore[arg-type]
     step = make_train_step(
-        model, optimizer, schedule, tables, phase, seed=0, dropout_implementation=DROPOUT_RNG.value
+        model,
+        optimizer,
+        schedule,
+        MaskedLM(tables, masking.rate),
+        phase,
+        seed=0,
+        dropout_implementation=DROPOUT_RNG.value,
     )
     params = jax.jit(model.init)(random_key(0, 0))
     state = TrainState(jax.numpy.int32(0), params, jax.jit(optimizer.init)(params))

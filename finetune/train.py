@@ -123,6 +123,7 @@ class _Finetuning:
     """What a fine-tuning run says to the loop: see `pretrain.runtime.loop.Stage`."""
 
     def __init__(self, job: Job, workdir: epath.Path, after_evaluation: AfterEvaluation | None):
+        self.log_at: tuple[int, ...] = ()
         self.job, self.config, self.log = job, job.config, job.config.log
         self.mesh, self.steps, self.fingerprints = job.mesh, job.steps, job.fingerprints
         self.abstract = abstract_state(job.classifier, job.optimizer, len(job.config.members), job.mesh)
@@ -309,7 +310,7 @@ class _RunSteps:
     ) -> tuple[PopulationState, Mapping[str, Any]]:
         """Have the devices make a step of every member."""
         arrays = to_devices(batch.arrays, self._shardings)
-        state, metrics = self._programs[batch.length](state, arrays | flags)
+        state, metrics = self._programs[batch.length](state, {**arrays, **flags})
         counts = {
             "examples": float(batch.arrays["weights"].sum()),
             "tokens": int(batch.arrays["segments"].sum()),

@@ -16,6 +16,7 @@ from base.errors import UserError
 from base.interruptible import signal_of, sigterm_as_ctrl_c
 from pretrain import fill_mask
 from pretrain.config import PretrainConfig
+from pretrain.phases import objective_at, objective_since
 from pretrain.reports import end_summary
 from pretrain.reports.metric_writer import FILE_NAME as METRICS_FILE
 from pretrain.reports.metric_writer import read_metrics
@@ -70,7 +71,8 @@ def main(argv: Sequence[str]) -> int:
 def _close(outcome: Outcome, workdir: epath.Path) -> None:
     """Show what the run came to, and what to do next."""
     console = terminal.console()
-    lines = read_metrics(workdir / METRICS_FILE)
+    since = objective_since(outcome.job.phases, outcome.step)
+    lines = [line for line in read_metrics(workdir / METRICS_FILE) if line["step"] > since]
     attempt("the run's table", lambda: console.print(end_summary.summary(lines)), remedy=REMEDY)
     if end_summary.draw_loss_curve(workdir, workdir, remedy=REMEDY):
         console.print(f"loss curve: {workdir / end_summary.LOSS_CURVE}", soft_wrap=True)
@@ -82,6 +84,8 @@ def _close(outcome: Outcome, workdir: epath.Path) -> None:
 def _show_predictions(outcome: Outcome, workdir: epath.Path, console: Console) -> None:
     """Let the model fill blanks in sentences that it was not trained on."""
     job = outcome.job
+    if objective_at(job.phases, outcome.step) == "clm":
+        return  # it predicts the next token, and no blanks
     if processes.count() > 1:
         return  # params may be spread over hosts; python -m pretrain.fill_mask reads them from the checkpoint
     try:

@@ -11,6 +11,7 @@ from data.config import DataConfig
 from tokenizer.config import TokenizerConfig
 
 FAMILIES = ("roberta", "bert")
+OBJECTIVES = ("mlm", "clm")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,17 @@ class ModelConfig:
     scan_unroll: int = field(
         1,
         "layers unrolled in each iteration of the scan over them; 0: all (slower to compile; not with remat)",
+    )
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What the network learns."""
+
+    name: str = field(
+        "mlm",
+        "mlm: hidden tokens are predicted from both sides; clm: each token is predicted from those before it",
+        OBJECTIVES,
     )
 
 
@@ -128,10 +140,15 @@ class LogConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Evaluation on held-out documents, with fixed masks."""
+    """Evaluation on held-out documents, of fixed predictions."""
 
     every: int = field(1000, "steps between evaluations, and one at the end; 0 never evaluates")
     steps: int = field(32, "batches of an evaluation at most, of the phase's global batch size")
+    masking_rate: float = field(
+        0.15,
+        "share of maskable tokens that an evaluation predicts, whatever a phase trains with; 0: the phase's own rate",
+        older=0.0,
+    )
 
 
 @dataclass(frozen=True)
@@ -164,6 +181,20 @@ class PhaseConfig:
     data: DataConfig | None = field(
         None, "other data in this phase; unset goes on where the phase before stopped"
     )
+    objective: str | None = field(
+        None, "what this phase learns, mlm or clm; unset is objective.name", (None, *OBJECTIVES)
+    )
+
+
+PHASE_FIELDS = {
+    "seq_len": "seq_len",
+    "global_batch": "global_batch",
+    "grad_accum": "grad_accum",
+    "masking_rate": "masking.rate",
+    "data": "data",
+    "objective": "objective.name",
+}
+"""Fields of a phase that stand for those of the run, and the paths of these."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +231,8 @@ class PretrainConfig:
     tokenizer: TokenizerConfig = field(TokenizerConfig, "the tokenizer")
     data: DataConfig = field(DataConfig, "the text")
     model: ModelConfig = field(ModelConfig, "the network")
-    masking: MaskingConfig = field(MaskingConfig, "the task")
+    objective: ObjectiveConfig = field(ObjectiveConfig, "what is learned")
+    masking: MaskingConfig = field(MaskingConfig, "masked language modelling")
     optimizer: OptimizerConfig = field(OptimizerConfig, "the optimiser")
     schedule: ScheduleConfig = field(ScheduleConfig, "the learning rate")
     mesh: MeshConfig = field(MeshConfig, "the devices")
@@ -209,5 +241,5 @@ class PretrainConfig:
     checkpoint: CheckpointConfig = field(CheckpointConfig, "checkpoints")
     card: CardConfig = field(CardConfig, "the model card")
     phases: tuple[PhaseConfig, ...] = field(
-        (), "stretches of the run that differ in length, batch, mask rate or data"
+        (), "stretches of the run that differ in length, batch, mask rate, data or objective"
     )

@@ -1,6 +1,7 @@
 """`python -m pretrain.export --workdir=DIR --out=HF_DIR`: a checkpoint as a folder that transformers loads."""
 
 import json
+import logging
 import os
 import re
 import shlex
@@ -17,6 +18,7 @@ from base.storage import check_writable, is_remote
 from pretrain.config import CardConfig
 from pretrain.models import build
 from pretrain.models.huggingface import parse_config, save_pretrained
+from pretrain.phases import objective_at, objective_since, saved_phases
 from pretrain.publish import hub_upload
 from pretrain.publish.model_card import CardFacts, model_card
 from pretrain.publish.public_names import check_card
@@ -28,11 +30,18 @@ from pretrain.runtime.checkpoint import restore_params
 from pretrain.runtime.workdir import MODEL_FILE, check_workdir, read_card
 from tokenizer.load import load as load_tokenizer
 
+logger = logging.getLogger(__name__)
+
 EXPORTED = re.compile(
     r"config\.json|model.*\.safetensors(\.index\.json)?|tokenizer.*\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|"
     r"merges\.txt|README\.md|" + re.escape(LOSS_CURVE)
 )
 """Names of the files that an export consists of."""
+NEXT_TOKEN = (
+    "its head was trained to predict the next token (config.objective.name=clm) and does not fill blanks: load it with "
+    "AutoModelForCausalLM and is_decoder=True, or go on with mlm"
+)
+"""What is said of a model that learned causal language modelling last."""
 REMEDY = "export again to have it"
 
 
@@ -70,6 +79,8 @@ def export(
     check_workdir(workdir)
     params, saved = restore_params(workdir, step)
     config = {**saved["config"], "card": read_card(workdir, saved["config"])}
+    phases = saved_phases(config, saved["step"])
+    since = objective_since(phases, saved["step"])
     encoder = parse_config(json.loads((workdir / MODEL_FILE).read_text()), str(workdir / MODEL_FILE))
     folder = out if is_remote(out) else out.parent / f".{out.name}.unfinished-{os.getpid()}"
     try:
@@ -83,7 +94,9 @@ def export(
             parameters=build(encoder).count(),
             config=config,
             step=saved["step"],
-            metrics=[line for line in read_metrics(workdir / FILE_NAME) if line["step"] <= saved["step"]],
+            metrics=[
+                line for line in read_metrics(workdir / FILE_NAME) if since < line["step"] <= saved["step"]
+            ],
             mask_token=tokenizer.decode([tokenizer.special.mask]),
             has_loss_curve=draw_loss_curve(workdir, folder, remedy=REMEDY),
             past=saved.get("past", ()),
@@ -101,6 +114,8 @@ def export(
     finally:
         if folder != out:
             shutil.rmtree(folder, ignore_errors=True)
+    if objective_at(phases, facts.step) == "clm":
+        logger.warning("%s: %s", out, NEXT_TOKEN)
     return facts.step
 
 

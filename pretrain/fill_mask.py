@@ -6,8 +6,9 @@ Without a text, it uses sentences from the run's held-out documents and masks on
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ from pretrain.config import PretrainConfig
 from pretrain.models import Model, Params, build, huggingface
 from pretrain.models.positions import positions_of_texts
 from pretrain.objective.held_out_cache import held_out_rows
-from pretrain.phases import Phase, resolve_phases
+from pretrain.phases import Phase, objective_at, resolve_phases, saved_phases
 from pretrain.runtime import processes
 from pretrain.runtime.checkpoint import restore_params
 from pretrain.runtime.workdir import MODEL_FILE, check_workdir, read_config
@@ -268,6 +269,19 @@ def _texts_of(path: str) -> list[str]:
     raise UserError(f"--file={path} holds no text")
 
 
+def _check_fills_blanks(saved: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint, by its `run` item, whose head has learned something else.
+
+    Raises:
+      UserError: it learned causal language modelling last.
+    """
+    if objective_at(saved_phases(saved["config"], saved["step"]), saved["step"]) == "clm":
+        raise UserError(
+            f"step {saved['step']} of this run has learned to predict the next token (config.objective.name=clm), not "
+            "to fill blanks; take a --step of a phase that learns mlm, or train one"
+        )
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
     parser = Arguments(prog="python -m pretrain.fill_mask", description=__doc__)
@@ -299,7 +313,8 @@ def main(argv: Sequence[str]) -> int:
     else:
         workdir = epath.Path(arguments.workdir).expanduser()
         check_workdir(workdir)
-        params, _ = restore_params(workdir, arguments.step)
+        params, saved = restore_params(workdir, arguments.step)
+        _check_fills_blanks(saved)
         tokenizer = load(str(tokenizer_folder(workdir)))
         encoder = huggingface.parse_config(
             huggingface.read_config(str(workdir / MODEL_FILE)), str(workdir / MODEL_FILE)

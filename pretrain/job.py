@@ -28,6 +28,8 @@ from pretrain.models import EncoderConfig, Model
 from pretrain.models.huggingface import encoder_config, load_pretrained, parse_config, read_config
 from pretrain.objective.held_out_cache import check_held_out
 from pretrain.objective.masking import MaskingTables
+from pretrain.objective.objective import Objective
+from pretrain.objective.registry import evaluation_objective, training_objective
 from pretrain.optim.learning_rates import learning_rate_schedule
 from pretrain.optim.optimizers import make_optimizer
 from pretrain.optim.train_state import dropout_generator
@@ -59,8 +61,11 @@ class Job:
     model: Model
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
-    tables: MaskingTables
     phases: tuple[Phase, ...]
+    objectives: tuple[Objective, ...]
+    """What each phase learns."""
+    evaluations: tuple[Objective, ...]
+    """What each phase is evaluated with."""
     epoch_steps: int | None
     fingerprints: Mapping[str, str]
     data_keys: tuple[str, ...]
@@ -193,6 +198,7 @@ def assemble(
     notes += _note_on_profile(config, epoch_steps)
     fingerprints = [corpus_fingerprint(phase.data) for phase in phases]
     schedule = learning_rate_schedule(config.schedule, config.optimizer.learning_rate, phases[-1].stop)
+    tables, separator = MaskingTables.build(config.masking, tokenizer), tokenizer.special.sep
     return Job(
         config=config,
         given=asked,
@@ -203,8 +209,9 @@ def assemble(
         model=model,
         schedule=schedule,
         optimizer=make_optimizer(config.optimizer, schedule, model.decay_mask(), model.logical_axes()),
-        tables=MaskingTables.build(config.masking, tokenizer),
         phases=phases,
+        objectives=tuple(training_objective(phase, tables, separator) for phase in phases),
+        evaluations=tuple(evaluation_objective(phase, config.eval, tables, separator) for phase in phases),
         epoch_steps=epoch_steps,
         fingerprints={
             "tokenizer": tokenizer.fingerprint(),

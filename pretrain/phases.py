@@ -1,18 +1,18 @@
 """The stretches of a run, and the checks of a config that need no file to be read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
+from base import schema
 from base.errors import UserError
 from data.batches import check_data
 from data.config import DataConfig
-from pretrain.config import PhaseConfig, PretrainConfig
+from pretrain.config import PHASE_FIELDS, PhaseConfig, PretrainConfig
 from pretrain.devices.mesh import BATCH_AXES
 from pretrain.models import EncoderConfig
 from pretrain.publish.public_names import check_card
-
-REPLACED = ("seq_len", "global_batch", "grad_accum", "masking_rate", "data")
-"""Fields of a phase that stand for those of the run."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Phase:
     grad_accum: int
     masking_rate: float
     data: DataConfig
+    objective: str = "mlm"
+    """What is learned, by its name in `config.objective`."""
     own: frozenset[str] = frozenset()
     """The fields that the phase sets itself; the others are the run's."""
 
@@ -34,7 +36,7 @@ class Phase:
         """Where a field of this name is set."""
         if name in self.own:
             return f"config.phases[{self.index}].{name}"
-        return "config.masking.rate" if name == "masking_rate" else f"config.{name}"
+        return f"config.{PHASE_FIELDS.get(name, name)}"
 
 
 def resolve_phases(config: PretrainConfig, epoch_steps: int | None = None) -> tuple[Phase, ...]:
@@ -65,11 +67,32 @@ def resolve_phases(config: PretrainConfig, epoch_steps: int | None = None) -> tu
                 grad_accum=config.grad_accum if phase.grad_accum is None else phase.grad_accum,
                 masking_rate=config.masking.rate if phase.masking_rate is None else phase.masking_rate,
                 data=phase.data or config.data,
-                own=frozenset(name for name in REPLACED if getattr(phase, name) is not None),
+                objective=phase.objective or config.objective.name,
+                own=frozenset(name for name in PHASE_FIELDS if getattr(phase, name) is not None),
             )
         )
         start += steps
     return tuple(phases)
+
+
+def saved_phases(config: Mapping[str, Any], step: int) -> tuple[Phase, ...]:
+    """The phases of a run that was saved after so many steps, of its config as nested dicts."""
+    return resolve_phases(schema.restored(PretrainConfig, config), epoch_steps=max(step, 1))
+
+
+def ends_of_objectives(phases: Sequence[Phase]) -> list[int]:
+    """The last step of each phase after which another objective begins, steps counted from 1."""
+    return [phase.stop for phase, following in pairwise(phases) if phase.objective != following.objective]
+
+
+def objective_at(phases: Sequence[Phase], step: int) -> str:
+    """The objective that was learned last after so many steps of a run."""
+    return next((phase.objective for phase in phases if step <= phase.stop), phases[-1].objective)
+
+
+def objective_since(phases: Sequence[Phase], step: int) -> int:
+    """The number of steps after which that objective began; metrics of earlier steps do not compare with later ones."""
+    return max((end for end in ends_of_objectives(phases) if end < step), default=0)
 
 
 def check_lengths(config: PretrainConfig) -> None:
@@ -120,6 +143,11 @@ def check_values(config: PretrainConfig) -> None:
         )
     if config.eval.every < 0:
         raise UserError(f"config.eval.every={config.eval.every} should be 0 (never) or more")
+    if not 0 <= config.eval.masking_rate <= 1:
+        raise UserError(
+            f"config.eval.masking_rate={config.eval.masking_rate} should be above 0 and at most 1, "
+            "or 0 (that of the phase)"
+        )
     if masking.mask_fraction + masking.random_fraction > 1:
         raise UserError(
             f"config.masking.mask_fraction={masking.mask_fraction} and "

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,8 +37,6 @@ class RunState:
     """Positions of the streams of each corpus that the phases read, by `Job.data_keys`."""
     best: dict[str, float] | None = None
     """The best evaluation so far: {"step": ..., "eval/loss": ...}."""
-    sums: Mapping[str, Any] = field(default_factory=dict)
-    """Of the steps since the last log, by name."""
 
 
 def check_network(job: Job, workdir: epath.Path) -> None:
@@ -84,6 +83,20 @@ def stream_states(run: Mapping[str, Any], data_keys: Sequence[str]) -> dict[str,
         }
         for key, states in run["data"].items()
     }
+
+
+def objective_sums(saved: Mapping[str, float]) -> dict[str, float]:
+    """The objective's sums of the steps since the last log, of a checkpoint's `run` item.
+
+    Older runs have not counted the maskable tokens: the share that was predicted is not known of such steps.
+    """
+    return {"maskable_sum": math.nan, **saved} if saved.get("weight_sum") else {}
+
+
+def best_evaluation(run: Mapping[str, Any], config: PretrainConfig) -> dict[str, float] | None:
+    """The best evaluation of a checkpoint's `run` item; None where evaluations have another mask rate from here on."""
+    was = schema.completed(run["config"], PretrainConfig)["eval"]["masking_rate"]
+    return run["best"] if was == config.eval.masking_rate else None
 
 
 def provenance(saved: Mapping[str, Any] | None, job: Job, *, changed: bool) -> dict[str, Any]:

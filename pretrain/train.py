@@ -23,18 +23,19 @@ from pretrain.job import NOTHING_SET, Job, assemble, origin_params, process_rows
 from pretrain.models import huggingface
 from pretrain.objective.evaluation import Evaluator
 from pretrain.objective.held_out_cache import held_out_rows
-from pretrain.objective.masking import predictions_per_row
-from pretrain.objective.metrics import masked_language_model_metrics
+from pretrain.objective.objective import Objective, full_rows
 from pretrain.objective.train_step import make_train_step
 from pretrain.optim.train_state import TrainState, abstract_state, fresh_state, state_from_params
-from pretrain.phases import Phase
+from pretrain.phases import Phase, ends_of_objectives
 from pretrain.reports import start_summary
 from pretrain.reports.recorder import Interval, Recorder
 from pretrain.resume import (
     RULES,
     RunState,
+    best_evaluation,
     check_fingerprints,
     check_network,
+    objective_sums,
     of_all_processes,
     provenance,
     stream_states,
@@ -110,11 +111,14 @@ class _Pretraining:
     def __init__(self, job: Job, workdir: epath.Path, history: Mapping[str, Any]):
         self.job, self.config, self.mesh, self.steps = job, job.given, job.mesh, job.steps
         self.log: LogConfig = job.given.log
+        self.log_at = ends_of_objectives(job.phases)
         self.fingerprints = job.fingerprints
         self.abstract = abstract_state(job.model, job.optimizer, job.mesh)
         self.run = RunState()
         self._workdir, self._history = workdir, history
         self._work = StepWork(job.encoder)
+        self._objective: Objective = job.objectives[0]
+        """What the stretch at hand learns."""
         self._evaluators: list[Evaluator | None] = []
         """Of each phase that is still to be trained; None otherwise."""
 
@@ -128,9 +132,8 @@ class _Pretraining:
 
     def recall(self, run: Run) -> Mapping[str, Any]:
         """Take the streams' positions and the best evaluation from a checkpoint; returns its sums."""
-        sums = run["sums"] and {"maskable_sum": math.nan, **run["sums"]}  # older runs have not counted it
-        self.run = RunState(stream_states(run, self.job.data_keys), run["best"])
-        return sums
+        self.run = RunState(stream_states(run, self.job.data_keys), best_evaluation(run, self.config))
+        return objective_sums(run["sums"])
 
     def remembered(self) -> dict[str, Any]:
         """What a checkpoint says of the run."""
@@ -153,6 +156,7 @@ class _Pretraining:
         if not self._evaluators:
             self._evaluators = [self._evaluator(phase, step) for phase in self.job.phases]
         phase = next(phase for phase in self.job.phases if step < phase.stop)
+        self._objective = self.job.objectives[phase.index]
         if step == phase.start:
             self.run.best = None  # rows of another length: evaluations that do not compare
         with open_batches(
@@ -184,8 +188,8 @@ class _Pretraining:
         return [(self._workdir, schema.flatten(schema.as_dict(self.config)))]
 
     def summarise(self, sums: Mapping[str, Any]) -> Mapping[str, float]:
-        """Make losses and scores of sums."""
-        return masked_language_model_metrics(sums)
+        """Make losses and scores of sums, which are of steps with one objective."""
+        return self._objective.summarise(sums)
 
     def rates(self, interval: Interval) -> dict[str, float]:
         """Make speeds of an interval."""
@@ -249,7 +253,7 @@ class _Pretraining:
         if config.every == 0 or step >= phase.stop:
             return None
         rows = held_out_rows(self._workdir, phase, job.tokenizer, config.steps * phase.global_batch)
-        return Evaluator(job.model, job.tables, phase, job.mesh, rows)
+        return Evaluator(job.model, job.evaluations[phase.index], phase, job.mesh, rows)
 
 
 class _PhaseSteps:
@@ -277,7 +281,7 @@ class _PhaseSteps:
             job.model,
             job.optimizer,
             job.schedule,
-            job.tables,
+            job.objectives[phase.index],
             phase,
             seed=job.config.seed,
             dropout_implementation=job.dropout_implementation,
@@ -291,18 +295,16 @@ class _PhaseSteps:
         if not processes.is_first():
             return
         stage, job, phase = self._stage, self._stage.job, self._phase
-        predictions, rows = predictions_per_row(phase.masking_rate, phase.seq_len), phase.global_batch
+        objective, rows = job.objectives[phase.index], phase.global_batch
         plan = start_summary.Plan(
             steps=job.steps,
             start_step=step,
             global_batch=rows,
             seq_len=phase.seq_len,
-            predictions=predictions,
+            predictions=objective.predictions(phase.seq_len),
             grad_accum=phase.grad_accum,
             dtype=job.config.dtype,
-            step_flops=StepWork(job.encoder).flops(
-                tokens=rows * phase.seq_len, attended=rows * phase.seq_len**2, predictions=rows * predictions
-            ),
+            step_flops=StepWork(job.encoder).flops(**full_rows(objective, rows, phase.seq_len)),
             peak_flops=job.peak_flops,
             steps_per_epoch=job.epoch_steps // job.config.epochs
             if job.epoch_steps and job.config.epochs
@@ -321,6 +323,6 @@ class _PhaseSteps:
         assert self._step is not None
         stage, phase = self._stage, self._phase
         arrays = to_devices(batch.arrays, stage.mesh, phase.global_batch)
-        state, metrics = self._step(state, arrays | flags)
+        state, metrics = self._step(state, {**arrays, **flags})
         stage.run.data[stage.job.data_keys[phase.index]] = batch.states
         return state, metrics

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from base.schema import Unused
 from data import config as data_config
-from pretrain.config import LogConfig, PretrainConfig
+from pretrain.config import PHASE_FIELDS, LogConfig, PretrainConfig
 from tokenizer import config as tokenizer_config
 
 OF_ADAM = ("optimizer.beta1", "optimizer.beta2", "optimizer.eps")
@@ -19,6 +19,7 @@ def unused_fields(config: PretrainConfig) -> list[Unused]:
         *_of_start(config),
         *_of_data(config),
         *_of_phases(config),
+        *_of_objectives(config),
         *_of_learning(config),
         *_of_reports(config),
     ]
@@ -44,17 +45,36 @@ def _of_data(config: PretrainConfig) -> Iterator[Unused]:
 
 
 def _of_phases(config: PretrainConfig) -> Iterator[Unused]:
-    replaced = {
-        "seq_len": "seq_len",
-        "global_batch": "global_batch",
-        "grad_accum": "grad_accum",
-        "masking_rate": "masking.rate",
-        "data": "data",
-    }
-    for name, path in replaced.items():
-        if config.phases and all(getattr(phase, name) is not None for phase in config.phases):
-            set_in = tuple(f"phases[{index}].{name}" for index in range(len(config.phases)))
-            yield Unused((path,), f"every phase has its own; set config.phases[0].{name}", set_in)
+    learned = _learned(config)
+    for name, path in PHASE_FIELDS.items():
+        reads = [index for index, what in enumerate(learned) if name != "masking_rate" or what == "mlm"]
+        if (
+            config.phases
+            and reads
+            and all(getattr(config.phases[index], name) is not None for index in reads)
+        ):
+            set_in = tuple(f"phases[{index}].{name}" for index in reads)
+            yield Unused((path,), f"every phase has its own; set config.{set_in[0]}", set_in)
+
+
+def _of_objectives(config: PretrainConfig) -> Iterator[Unused]:
+    """Fields of masks where a phase, or the whole run, hides no tokens."""
+    learned = _learned(config)
+    places = [f"phases[{index}].objective" for index in range(len(config.phases))]
+    for index, (place, name) in enumerate(zip(places, learned)):
+        if name != "mlm":
+            because = f"the phase learns {name}, which hides no tokens; unset it, or set config.{place}=mlm"
+            yield Unused((f"phases[{index}].masking_rate",), because, ("objective.name", place))
+    if "mlm" not in learned:
+        because = (
+            f"the run learns {learned[0]}, which hides no tokens; unset it, or set config.objective.name=mlm"
+        )
+        yield Unused(("masking", "eval.masking_rate"), because, ("objective.name", *places))
+
+
+def _learned(config: PretrainConfig) -> list[str]:
+    """The objective of each phase; of a run without phases its only one."""
+    return [phase.objective or config.objective.name for phase in config.phases] or [config.objective.name]
 
 
 def _of_learning(config: PretrainConfig) -> Iterator[Unused]:
@@ -90,7 +110,7 @@ def _of_learning(config: PretrainConfig) -> Iterator[Unused]:
 def _of_reports(config: PretrainConfig) -> Iterator[Unused]:
     if not config.eval.every:
         because = "config.eval.every=0 never evaluates; unset it, or set config.eval.every"
-        yield Unused(("eval.steps",), because, ("eval.every",))
+        yield Unused(("eval.steps", "eval.masking_rate"), because, ("eval.every",))
     steps = sum(phase.steps for phase in config.phases) or config.steps or 0
     yield from of_profile(config.log, steps, by=("steps", "phases"))
 

@@ -1,4 +1,4 @@
-"""Evaluation on held-out rows that never change, under masks that never change."""
+"""Evaluation on held-out rows that never change, of predictions that never change."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from pretrain.devices.global_batch import global_array, local_rows, to_devices
 from pretrain.models import Model
-from pretrain.objective.masking import MaskingTables
+from pretrain.objective.objective import Objective
 from pretrain.objective.train_step import make_eval_step
 from pretrain.phases import Phase
 
@@ -19,10 +19,11 @@ class Evaluator:
     """Evaluates params of one phase's shape on the same rows each time."""
 
     def __init__(
-        self, model: Model, tables: MaskingTables, phase: Phase, mesh: Mesh, rows: Mapping[str, np.ndarray]
+        self, model: Model, objective: Objective, phase: Phase, mesh: Mesh, rows: Mapping[str, np.ndarray]
     ):
         """Keep the held-out rows ({tokens, segments, positions}: [R, S], the same on every process) ready to feed."""
-        self._step = jax.jit(make_eval_step(model, tables, phase))
+        self._objective = objective
+        self._step = jax.jit(make_eval_step(model, objective))
         self.compiled = False
         """Whether an evaluation has been made: the first compiles."""
         self._mesh = mesh
@@ -38,7 +39,7 @@ class Evaluator:
         return math.ceil(self._count / self._batch)
 
     def __call__(self, params: Any) -> dict[str, float]:
-        """Return eval/loss (nats per predicted token), eval/accuracy and eval/perplexity over all rows."""
+        """Return the objective's metrics over all rows: eval/loss (nats a prediction), eval/accuracy, ..."""
         mine = local_rows(self._mesh, self._batch)
         sums = []
         for first in range(0, self.batches * self._batch, self._batch):
@@ -49,10 +50,4 @@ class Evaluator:
         fetched = jax.device_get(sums)
         self.compiled = True
         total = {name: float(sum(np.float64(part[name]) for part in fetched)) for name in fetched[0]}
-        weight = max(total["weight_sum"], 1.0)
-        loss = total["loss_sum"] / weight
-        return {
-            "eval/loss": loss,
-            "eval/accuracy": total["correct_sum"] / weight,
-            "eval/perplexity": math.exp(min(loss, 700.0)),
-        }
+        return {f"eval/{name}": value for name, value in self._objective.summarise(total).items()}

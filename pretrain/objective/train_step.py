@@ -1,4 +1,4 @@
-"""The two compiled functions of a run: one optimiser step, one evaluation batch.
+"""The two compiled functions of a run, of any objective: one optimiser step, one evaluation batch.
 
 Both are pure. Every random number of step n comes from fold_in(key(seed), n), so a step replays on any mesh and after
 any resume. Losses are sums with weights; the mean is taken once, over the whole global batch.
@@ -12,17 +12,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from pretrain.devices.mesh import constrain
 from pretrain.models import Model
-from pretrain.objective.masking import (
-    Masked,
-    MaskingTables,
-    mask_tokens,
-    maskable_tokens,
-    predictions_per_row,
-)
+from pretrain.objective.objective import Objective, Prepared, Sums, attended_pairs
 from pretrain.optim.train_state import DROPOUT, EVALUATION, MASKS, TrainState, random_key
 from pretrain.phases import Phase
 
@@ -30,37 +24,11 @@ Batch = dict[str, Array]
 Metrics = dict[str, Array]
 
 
-def masked_loss(
-    model: Model,
-    params: Any,
-    masked: Masked,
-    segments: Int[Array, "B S"],
-    positions: Int[Array, "B S"],
-    dropout_key: jax.Array | None,
-) -> Metrics:
-    """Sums over predicted tokens: cross-entropy (loss_sum, nats), right guesses (correct_sum), count (weight_sum)."""
-    hidden = model.encode(params, masked.inputs, segments, positions, dropout_key=dropout_key)
-    chosen = jnp.take_along_axis(hidden, masked.positions[:, :, None], axis=1)
-    logits = model.predict(params, constrain(chosen, "batch", None, "act_embed"))
-    # A comparison fuses into the reductions around it; a gather's gradient would be a scatter into [B, K, V] zeros.
-    is_target = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == masked.targets[:, :, None]
-    target_logits = jnp.sum(jnp.where(is_target, logits, 0.0), axis=2)
-    highest = jnp.max(jax.lax.stop_gradient(logits), axis=2)
-    # log(sum(exp)) with the maximum at hand, which also tells whether the target is the best guess.
-    normaliser = jnp.log(jnp.sum(jnp.exp(logits - highest[:, :, None]), axis=2)) + highest
-    weights = masked.weights
-    return {
-        "loss_sum": jnp.sum((normaliser - target_logits) * weights),
-        "correct_sum": jnp.sum((target_logits >= highest) * weights),
-        "weight_sum": jnp.sum(weights),
-    }
-
-
 def make_train_step(
     model: Model,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
-    tables: MaskingTables,
+    objective: Objective,
     phase: Phase,
     *,
     seed: int,
@@ -69,39 +37,39 @@ def make_train_step(
     """The step of a phase: (state, batch) -> (state, metrics).
 
     A batch holds tokens, segments, positions [B, S] int32 and attended [B] float32, the sum of squared segment lengths
-    of each row. Metrics are scalars: those of `masked_loss` before the update, grad_norm, learning_rate, tokens (not
-    padding), maskable (of them those that may be predicted), attended.
+    of each row. Metrics are scalars: the objective's sums before the update, grad_norm, learning_rate, tokens (not
+    padding), attended (pairs of tokens of which the first sees the second).
     """
-    predictions = predictions_per_row(phase.masking_rate, phase.seq_len)
     rows = jnp.arange(phase.global_batch, dtype=jnp.int32)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         mask_key = jax.random.fold_in(random_key(seed, MASKS), state.step)
         dropout_key = jax.random.fold_in(random_key(seed, DROPOUT, dropout_implementation), state.step)
-        masked = mask_tokens(
-            mask_key, rows, batch["tokens"], batch["segments"], tables, phase.masking_rate, predictions
-        )
-        total_weight = jnp.maximum(jnp.sum(masked.weights), 1.0)
+        prepared = objective.prepare(mask_key, rows, batch)
+        total_weight = jnp.maximum(jnp.sum(prepared.weights), 1.0)
 
-        def loss_fn(params: Any, part: tuple[Masked, Array, Array], key: jax.Array) -> tuple[Array, Metrics]:
-            sums = masked_loss(model, params, *part, key)
+        def loss_fn(params: Any, part: Prepared, key: jax.Array) -> tuple[Array, Sums]:
+            sums = objective.loss(model, params, part, key)
             return sums["loss_sum"] / total_weight, sums
 
-        whole = (masked, batch["segments"], batch["positions"])
         grad_fn = jax.grad(loss_fn, has_aux=True)
         if phase.grad_accum == 1:
-            grads, sums = grad_fn(state.params, whole, dropout_key)
+            grads, sums = grad_fn(state.params, prepared, dropout_key)
         else:
-            grads, sums = accumulate(grad_fn, state.params, whole, dropout_key, phase.grad_accum)
+            grads, sums = accumulate(grad_fn, state.params, prepared, dropout_key, phase.grad_accum)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = sums | {
-            "grad_norm": optax.tree.norm(grads),
-            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
-            "tokens": jnp.sum(batch["segments"] > 0),
-            "maskable": jnp.sum(maskable_tokens(batch["tokens"], batch["segments"], tables)),
-            "attended": jnp.sum(batch["attended"]),
-        }
+        tokens = jnp.sum(batch["segments"] > 0)
+        metrics = (
+            sums
+            | dict(objective.counts(batch))
+            | {
+                "grad_norm": optax.tree.norm(grads),
+                "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+                "tokens": tokens,
+                "attended": attended_pairs(objective, jnp.sum(batch["attended"]), tokens),
+            }
+        )
         return replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return train_step
@@ -150,25 +118,14 @@ def accumulate(
     return total
 
 
-def make_eval_step(
-    model: Model, tables: MaskingTables, phase: Phase
-) -> Callable[[Any, Batch, Int[Array, "B"]], Metrics]:
-    """Evaluation of one batch: (params, batch, row_ids) -> sums of `masked_loss`, without dropout.
+def make_eval_step(model: Model, objective: Objective) -> Callable[[Any, Batch, Int[Array, "B"]], Sums]:
+    """Evaluation of one batch: (params, batch, row_ids) -> sums of the objective's loss, without dropout.
 
-    A row's mask depends on its row id alone: the same at every evaluation, on every mesh and in every run.
+    What is predicted of a row depends on its row id alone: the same at every evaluation, on every mesh, in every run.
     """
-    predictions = predictions_per_row(phase.masking_rate, phase.seq_len)
 
-    def eval_step(params: Any, batch: Batch, row_ids: Int[Array, "B"]) -> dict[str, Float[Array, ""]]:
-        masked = mask_tokens(
-            random_key(0, EVALUATION),
-            row_ids,
-            batch["tokens"],
-            batch["segments"],
-            tables,
-            phase.masking_rate,
-            predictions,
-        )
-        return masked_loss(model, params, masked, batch["segments"], batch["positions"], None)
+    def eval_step(params: Any, batch: Batch, row_ids: Int[Array, "B"]) -> Sums:
+        prepared = objective.prepare(random_key(0, EVALUATION), row_ids, batch)
+        return objective.loss(model, params, prepared, None)
 
     return eval_step

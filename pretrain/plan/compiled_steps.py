@@ -31,7 +31,9 @@ from pretrain.devices.mesh import BATCH_AXES, make_mesh, mesh_sizes
 from pretrain.job import NOTHING_SET, settled_with_origin
 from pretrain.models import EncoderConfig, build
 from pretrain.models.huggingface import encoder_config
-from pretrain.objective.masking import MaskingTables, predictions_per_row
+from pretrain.objective.masking import MaskingTables
+from pretrain.objective.objective import Objective, full_rows
+from pretrain.objective.registry import training_objective
 from pretrain.objective.train_step import lower, make_train_step
 from pretrain.optim.learning_rates import learning_rate_schedule
 from pretrain.optim.optimizers import make_optimizer
@@ -90,9 +92,10 @@ class Checked:
     pod: Pod
     mesh_sizes: dict[str, int]
     encoder: EncoderConfig
-    tables: MaskingTables
     phases: tuple[Phase, ...]
     """The run's phases; their number of steps is made up where `steps_known` is False."""
+    objectives: tuple[Objective, ...]
+    """What each phase learns."""
     steps_known: bool
 
 
@@ -150,9 +153,10 @@ def check(config: PretrainConfig, pod: Pod, corpus_tokens: float = 0, given: Giv
     check_steps(config, phases, sizes, known=known)
     for phase in phases:
         check_streams(phase, pod, sizes)
-    encoder, tables = _network(config)
+    encoder, tables, separator = _network(config)
     checked_model(config, phases, encoder, PLATFORM)
-    return Checked(config, pod, sizes, encoder, tables, phases, known)
+    objectives = tuple(training_objective(phase, tables, separator) for phase in phases)
+    return Checked(config, pod, sizes, encoder, phases, objectives, known)
 
 
 def check_streams(phase: Phase, pod: Pod, sizes: dict[str, int]) -> None:
@@ -171,12 +175,12 @@ def check_streams(phase: Phase, pod: Pod, sizes: dict[str, int]) -> None:
         )
 
 
-def _network(config: PretrainConfig) -> tuple[EncoderConfig, MaskingTables]:
-    """The network and the masking's tables, of the config's tokenizer or of one that is still to be trained."""
+def _network(config: PretrainConfig) -> tuple[EncoderConfig, MaskingTables, int]:
+    """The network, the masking's tables and the separator, of a tokenizer that is there or one still to be trained."""
     if config.tokenizer.path:
         tokenizer = load_tokenizer(config.tokenizer.path)
         encoder = encoder_config(config.model, tokenizer.vocab_size, tokenizer.special)
-        return encoder, MaskingTables.build(config.masking, tokenizer)
+        return encoder, MaskingTables.build(config.masking, tokenizer), tokenizer.special.sep
     size = config.tokenizer.vocab_size
     marks = np.zeros(size, bool) if config.masking.whole_word else None
     tables = MaskingTables(
@@ -188,7 +192,7 @@ def _network(config: PretrainConfig) -> tuple[EncoderConfig, MaskingTables]:
         word_starts=marks,
         word_breaks=marks,
     )
-    return encoder_config(config.model, size, TO_COME), tables
+    return encoder_config(config.model, size, TO_COME), tables, TO_COME.sep
 
 
 def require_compiler() -> None:
@@ -221,10 +225,10 @@ def pod_mesh(checked: Checked) -> Mesh:
 def plan_steps(checked: Checked) -> tuple[StepPlan, ...]:
     """The plan of each phase; phases whose steps are the same are compiled once."""
     mesh = pod_mesh(checked)
-    compiled: dict[tuple[int, int, int, float], StepPlan] = {}
+    compiled: dict[tuple[int, int, int, float, str], StepPlan] = {}
     plans = []
     for phase in checked.phases:
-        key = (phase.seq_len, phase.global_batch, phase.grad_accum, phase.masking_rate)
+        key = (phase.seq_len, phase.global_batch, phase.grad_accum, phase.masking_rate, phase.objective)
         if key not in compiled:
             compiled[key] = plan_step(checked, phase, mesh)
         plans.append(dataclasses.replace(compiled[key], phase=phase))
@@ -239,8 +243,8 @@ def plan_step(checked: Checked, phase: Phase, mesh: Mesh) -> StepPlan:
       phase: one of its phases.
       mesh: `pod_mesh(checked)`.
     """
-    state, lowered = _lowered(checked, phase, mesh, checked.encoder)
-    rows = phase.global_batch
+    objective = checked.objectives[phase.index]
+    state, lowered = _lowered(checked, phase, mesh, checked.encoder, objective)
     plan = StepPlan(
         phase=phase,
         params=bytes_per_device(state.params),
@@ -248,9 +252,7 @@ def plan_step(checked: Checked, phase: Phase, mesh: Mesh) -> StepPlan:
         temporary=None,
         obstacle="",
         model_flops=StepWork(checked.encoder).flops(
-            tokens=rows * phase.seq_len,
-            attended=rows * phase.seq_len**2,
-            predictions=rows * predictions_per_row(phase.masking_rate, phase.seq_len),
+            **full_rows(objective, phase.global_batch, phase.seq_len)
         ),
         xla_flops=_xla_flops(checked, phase),
         program=None,
@@ -277,9 +279,9 @@ def plan_step(checked: Checked, phase: Phase, mesh: Mesh) -> StepPlan:
 
 
 def _lowered(
-    checked: Checked, phase: Phase, mesh: Mesh, encoder: EncoderConfig
+    checked: Checked, phase: Phase, mesh: Mesh, encoder: EncoderConfig, objective: Objective
 ) -> tuple[TrainState, jax.stages.Lowered]:
-    """The train step of a phase, with some network, and the shapes of its state."""
+    """The train step of a phase, with some network and objective, and the shapes of its state."""
     config = checked.config
     model = build(encoder, dtype=config.dtype, platform=PLATFORM)
     schedule = learning_rate_schedule(
@@ -292,7 +294,7 @@ def _lowered(
         model,
         optimizer,
         schedule,
-        checked.tables,
+        objective,
         phase,
         seed=config.seed,
         dropout_implementation=dropout_generator(config.dropout_rng, PLATFORM),
@@ -307,14 +309,17 @@ def _xla_flops(checked: Checked, phase: Phase) -> float:
     Counted before compiling, for one CPU. XLA counts a loop's body once, whatever its rounds; so networks of one and
     two layers out of any loop tell what a layer takes.
     """
-    whole = dataclasses.replace(phase, grad_accum=1)
+    whole, objective = (
+        dataclasses.replace(phase, grad_accum=1),
+        checked.objectives[phase.index].in_one_piece(),
+    )
     one_device = make_mesh(MeshConfig(), jax.devices("cpu")[:1])
 
     def counted(layers: int) -> float:
         encoder = dataclasses.replace(
             checked.encoder, num_hidden_layers=layers, scan_unroll=0, remat=False, attention="xla"
         )
-        costs = _lowered(checked, whole, one_device, encoder)[1].cost_analysis()
+        costs = _lowered(checked, whole, one_device, encoder, objective)[1].cost_analysis()
         return float(costs["flops"]) if costs else math.nan
 
     one, two = counted(1), counted(2)

@@ -1,7 +1,6 @@
 """The model card (README.md) of an exported model: what it is, what it was made of, and how to make it again."""
 
 import itertools
-import json
 import math
 import pprint
 from collections.abc import Collection, Mapping, Sequence
@@ -17,8 +16,9 @@ from data.config import DataConfig, SourceConfig, leaf_sources
 from pretrain import given_network
 from pretrain.config import CardConfig, PretrainConfig
 from pretrain.models import EncoderConfig, ParameterCount
-from pretrain.phases import resolve_phases
+from pretrain.phases import objective_at, resolve_phases
 from pretrain.publish import public_names
+from pretrain.publish.card_objective import TEXTS, ObjectiveText
 from pretrain.publish.markdown import code, escape, front_matter, table
 from pretrain.reports.end_summary import LOSS_CURVE
 from pretrain.reports.metric_writer import Line
@@ -33,12 +33,6 @@ NAMING_FIELDS = {
     "tfds": ("name",),
 }
 """Kind of source -> the fields of SourceConfig that say which documents it reads."""
-TASK = "fill-mask"
-LIMITS = (
-    "It fills blanks in text, and is a start for fine-tuning: classifying texts, for example. It does not write text or"
-    " answer questions. It repeats what is frequent in its data, biases included, and nothing but the results below has"
-    " been measured."
-)
 
 
 @dataclass(frozen=True)
@@ -100,6 +94,12 @@ class CardFacts:
         return public_names.published(schema.as_dict(read), self.paths)
 
     @property
+    def objective(self) -> ObjectiveText:
+        """What is said of the objective that was learned last."""
+        phases = resolve_phases(schema.build(PretrainConfig, self.public), epoch_steps=self.step)
+        return TEXTS[objective_at(phases, self.step)]
+
+    @property
     def base_model(self) -> str:
         """The model on the hub that the run started from; '' where there is none."""
         return "" if "init_from" in self.paths else self.public["init_from"]
@@ -114,7 +114,7 @@ def model_card(facts: CardFacts) -> str:
         _header(facts),
         f"# {escape(_title(facts))}\n\n{_summary(facts)}",
         f"## Use\n\n{_usage(facts)}",
-        f"## Intended use and limits\n\n{LIMITS}",
+        f"## Intended use and limits\n\n{facts.objective.limits}",
         f"## Data\n\n{_data(facts)}",
         f"## Training\n\n{_hyperparameters(facts)}",
         f"## Results\n\n{_results(facts)}",
@@ -134,8 +134,8 @@ def _header(facts: CardFacts) -> str:
     return front_matter(
         {
             "library_name": "transformers",
-            "pipeline_tag": TASK,
-            "tags": [facts.encoder.model_type, "masked-lm", "unmask"],
+            "pipeline_tag": facts.objective.pipeline,
+            "tags": [facts.encoder.model_type, facts.objective.tag, "unmask"],
             "language": public_names.languages(facts.card),
             "license": facts.card.license,
             "base_model": facts.base_model,
@@ -150,7 +150,7 @@ def _model_index(facts: CardFacts, scores: Mapping[str, float], datasets: Sequen
     """The results of the exported step, as the hub shows them."""
     kind = datasets[0] if datasets else facts.config["data"]["source"]
     result = {
-        "task": {"type": TASK, "name": "Masked language modelling"},
+        "task": {"type": facts.objective.pipeline, "name": facts.objective.task},
         "dataset": {"type": kind, "name": "held-out documents"},
         "metrics": [{"type": name, "value": round(value, 4)} for name, value in scores.items()],
     }
@@ -182,7 +182,7 @@ def _summary(facts: CardFacts) -> str:
     linked = f"[{origin}](https://huggingface.co/{origin})" if facts.base_model else code(origin)
     start = f" starting from {linked}" if origin else ""
     return (
-        f"A {encoder.model_type} masked language model of {formatting.count(facts.parameters.total)} parameters,"
+        f"A {encoder.model_type} {facts.objective.kind} of {formatting.count(facts.parameters.total)} parameters,"
         f" pretrained from text with Unmask{start}: {encoder.num_hidden_layers} layers, width {encoder.hidden_size},"
         f" {encoder.num_attention_heads} heads, a vocabulary of {encoder.vocab_size:,} tokens, rows of up to"
         f" {encoder.max_length} tokens."
@@ -190,15 +190,7 @@ def _summary(facts: CardFacts) -> str:
 
 
 def _usage(facts: CardFacts) -> str:
-    text = f"Some text with a {facts.mask_token} in it."
-    name, text = (json.dumps(each, ensure_ascii=False) for each in (facts.name, text))
-    return (
-        "```python\n"
-        "from transformers import pipeline\n\n"
-        f'fill_mask = pipeline("fill-mask", model={name})\n'
-        f"fill_mask({text})\n"
-        "```"
-    )
+    return f"```python\n{facts.objective.code(facts.name, facts.mask_token)}```"
 
 
 def _data(facts: CardFacts) -> str:
@@ -242,9 +234,11 @@ def _hyperparameters(facts: CardFacts) -> str:
     optimizer, schedule, masking = config["optimizer"], config["schedule"], config["masking"]
     phases = resolve_phases(schema.build(PretrainConfig, config), epoch_steps=facts.step)
     batches = [f"{phase.global_batch:,} rows of {phase.seq_len} tokens" for phase in phases]
-    rates = [formatting.percent(phase.masking_rate, 0) for phase in phases]
+    rates = [formatting.percent(phase.masking_rate, 0) for phase in phases if phase.objective == "mlm"]
+    learned = _in_turn([TEXTS[phase.objective].task.lower() for phase in phases])
     rows = {
         "steps": f"{facts.step:,}",
+        **({} if len(rates) == len(phases) else {"objective": learned}),
         "batch": _in_turn(batches),
         "optimizer": optimizer["name"],
         **_moments(optimizer),
@@ -252,7 +246,7 @@ def _hyperparameters(facts: CardFacts) -> str:
         "schedule": f"{schedule['name']}, {schedule['warmup_steps']:,} steps of warm-up",
         "weight decay": f"{optimizer['weight_decay']} (not on biases and layer norms)",
         "gradient clipping": f"{optimizer['clip_norm'] or 'none'}",
-        "masking": f"{_in_turn(rates)}{' of whole words' if masking['whole_word'] else ''}",
+        **({"masking": f"{_in_turn(rates)}{' of whole words' * masking['whole_word']}"} if rates else {}),
         "dropout": f"{facts.encoder.hidden_dropout_prob}, attention {facts.encoder.attention_probs_dropout_prob}",
         "compute type": config["dtype"],
         "seed": f"{config['seed']}",

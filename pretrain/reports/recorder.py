@@ -2,7 +2,7 @@
 
 The recorder serves every objective and both stages. A step's metrics are of three kinds, by name:
 
-- `*_sum` (and `maskable`, kept as `maskable_sum`): sums over examples or predictions. They add up over the steps since
+- `*_sum`: sums over examples or predictions. They add up over the steps since
   the last log, and the stage's `summarise` makes losses and scores of them. Of a population they have an axis [M].
 - `learning_rate` and `grad_norm`: logged as they are at the step of the log.
 - all others: counts. The stage's `rates` makes speeds of their totals over an interval.
@@ -11,7 +11,7 @@ The recorder serves every objective and both stages. A step's metrics are of thr
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 LAST = ("learning_rate", "grad_norm")
 """Metrics of which the last value is logged."""
-RENAMED = {"maskable": "maskable_sum"}
-"""Sums by the names that steps and checkpoints give them."""
 
 Values = dict[str, Any]
 """Numbers by name, or arrays [M] of a population."""
@@ -68,6 +66,7 @@ class Recorder:
         rates: Rates,
         every: int,
         last_step: int,
+        log_at: Collection[int] = (),
         sums: Mapping[str, Any] | None = None,
     ):
         """Report every `every` steps, and at the last.
@@ -80,11 +79,12 @@ class Recorder:
           rates: makes speeds of an interval.
           every: steps between logs.
           last_step: the run's.
+          log_at: further steps to log at: the last step of each objective, since the sums of two do not add up.
           sums: those that the run was stopped with.
         """
         self._writers, self._progress = tuple(writers), progress
         self._summarise, self._rates = summarise, rates
-        self._every, self._last_step = every, last_step
+        self._every, self._log_at = every, {*log_at, last_step}
         self._sums = {name: np.asarray(value, np.float64) for name, value in (sums or {}).items()}
         self._pending: tuple[int, Mapping[str, Any]] | None = None
         self._interval = Interval(time.perf_counter())
@@ -168,12 +168,12 @@ class Recorder:
             if name in LAST:
                 continue
             interval.totals[name] = interval.totals.get(name, 0.0) + value
-            if (kept := RENAMED.get(name, name)).endswith("_sum"):
-                own[kept] = value
-                self._sums[kept] = np.asarray(self._sums.get(kept, 0.0) + value)
+            if name.endswith("_sum"):
+                own[name] = value
+                self._sums[name] = np.asarray(self._sums.get(name, 0.0) + value)
         if self._progress is not None:
             self._progress.update(step, loss=float(np.mean(self._summarise(own)["loss"])))
-        if step % self._every == 0 or step == self._last_step:
+        if step % self._every == 0 or step in self._log_at:
             self._log(step, {name: values[name] for name in LAST if name in values})
 
     def _log(self, step: int, last: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ signal in the last step changes nothing: the run has finished.
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -114,6 +114,10 @@ class Stage(Protocol):
     @property
     def steps(self) -> int:
         """Steps of the whole run."""
+
+    @property
+    def log_at(self) -> Collection[int]:
+        """Steps to log at beside every `config.log.every`."""
 
     @property
     def abstract(self) -> Any:
@@ -334,6 +338,7 @@ class Loop:
             rates=stage.rates,
             every=stage.log.every,
             last_step=stage.steps,
+            log_at=stage.log_at,
             sums=self._sums,
         )
 

@@ -8,7 +8,7 @@ from etils import epath
 from pretrain.train import train
 from tests.tiny import tiny_config, write_corpus
 
-CASES = (("mlm", "roberta"), ("mlm", "bert"))
+CASES = (("mlm", "roberta"), ("mlm", "bert"), ("clm", "roberta"), ("clm", "bert"))
 """Pairs of objective and family: a new one is added here, and `python -m tests.goldens.write` adds its losses."""
 LOSSES = Path(__file__).parent / "losses.json"
 STEPS = 20
@@ -25,7 +25,7 @@ def losses(objective: str, family: str, folder: Path) -> dict[str, list[float]]:
     """Losses of a run of 20 steps: train/loss of every step, eval/loss of every tenth.
 
     Args:
-      objective: what the run learns.
+      objective: config.objective.name.
       family: config.model.family.
       folder: an empty folder, for the corpus and the run.
     """
@@ -33,6 +33,7 @@ def losses(objective: str, family: str, folder: Path) -> dict[str, list[float]]:
     config = tiny_config(
         corpus,
         steps=STEPS,
+        objective={"name": objective},
         model={"family": family},
         optimizer={"learning_rate": 3e-3},
         eval={"every": 10},

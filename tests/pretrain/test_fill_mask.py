@@ -11,6 +11,7 @@ from etils import epath
 from rich.console import Console
 
 from base.errors import UserError
+from base.schema import as_dict
 from pretrain import fill_mask as module
 from pretrain.config import PhaseConfig
 from pretrain.fill_mask import MASK, Candidate, Cloze, choose_examples, fill_mask, prediction_table
@@ -158,7 +159,7 @@ def test_command_line_on_a_run_shows_held_out_sentences_of_its_last_phase(
     (workdir / MODEL_FILE).write_text(json.dumps(config_dict(model.config)))
     tokenizer.save(workdir / "tokenizer")
     checkpointer = Checkpointer(workdir)
-    checkpointer.save(3, {"params": params}, {"best": None})
+    checkpointer.save(3, {"params": params}, {"best": None, "config": as_dict(config)})
     checkpointer.close()
     assert module.main(["fill_mask", "--workdir=~/run"]) == 0
     shown = capsys.readouterr().out

@@ -7,12 +7,14 @@ import optax
 import pytest
 
 from base.errors import UserError
-from pretrain.config import MaskingConfig, MeshConfig, ModelConfig, OptimizerConfig
+from pretrain.config import MeshConfig, ModelConfig, OptimizerConfig
 from pretrain.devices.global_batch import local_rows, to_devices
 from pretrain.devices.mesh import RULES, gathered, make_mesh, sharding, spec
 from pretrain.models import EncoderConfig, build
-from pretrain.objective.masking import MaskingTables, mask_tokens, predictions_per_row
-from pretrain.objective.train_step import make_train_step, masked_loss
+from pretrain.objective.causal import CausalLM
+from pretrain.objective.masked import MaskedLM
+from pretrain.objective.masking import MaskingTables
+from pretrain.objective.train_step import make_train_step
 from pretrain.optim.optimizers import make_optimizer
 from pretrain.optim.train_state import MASKS, PARAMS, abstract_state, fresh_state, random_key
 from pretrain.phases import Phase
@@ -24,6 +26,8 @@ MESHES = {
     "fsdp=8": (MeshConfig(data=1, fsdp=8), 8),
     "tensor=2 x fsdp=4": (MeshConfig(data=1, fsdp=4, tensor=2), 8),
 }
+
+MASKED = MaskedLM(MaskingTables(0.8, 0.1, 4, (0, 1, 2, 3, 4), V), 0.15)
 
 
 def encoder(**changes):
@@ -57,7 +61,7 @@ def rows(seed):
     return {"tokens": tokens, "segments": segments, "positions": np.ascontiguousarray(positions)}
 
 
-def run(mesh_config, devices, *, accum=1, steps=4, dtype="float32", **changes):
+def run(mesh_config, devices, *, accum=1, steps=4, dtype="float32", objective=MASKED, **changes):
     """Losses of some steps, and the final params."""
     mesh = make_mesh(mesh_config, jax.devices()[:devices])
     model = build(encoder(**changes), dtype=dtype)
@@ -65,11 +69,15 @@ def run(mesh_config, devices, *, accum=1, steps=4, dtype="float32", **changes):
     optimizer = make_optimizer(
         OptimizerConfig(clip_norm=1.0), schedule, model.decay_mask(), model.logical_axes()
     )
-    masking = MaskingConfig()
-    tables = MaskingTables(masking.mask_fraction, masking.random_fraction, 4, (0, 1, 2, 3, 4), V)
-    phase = Phase(0, 0, steps, S, B, accum, masking.rate, None)
+    phase = Phase(0, 0, steps, S, B, accum, 0.15, None)
     step = make_train_step(
-        model, optimizer, schedule, tables, phase, seed=0, dropout_implementation="threefry2x32"
+        model,
+        optimizer,
+        schedule,
+        objective,
+        phase,
+        seed=0,
+        dropout_implementation="threefry2x32",
     )
     with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):
         abstract = abstract_state(model, optimizer, mesh)
@@ -97,6 +105,16 @@ def test_losses_are_the_same_on_every_mesh(mesh, on_one_device):
         jax.tree.leaves(state.params), jax.tree.leaves(on_one_device[1].params), strict=True
     ):
         np.testing.assert_allclose(np.asarray(leaf), np.asarray(other), rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize(("mesh", "accum"), [("data=8", 1), ("tensor=2 x fsdp=4", 2)])
+def test_causal_losses_are_the_same_on_every_mesh_and_in_micro_batches(mesh, accum):
+    in_parts = {"objective": CausalLM(separator=2, at_once=10), "hidden_dropout_prob": 0.0}
+    in_parts["attention_probs_dropout_prob"] = 0.0
+    alone, shared = run(*MESHES["one device"], **in_parts), run(*MESHES[mesh], accum=accum, **in_parts)
+    np.testing.assert_allclose(shared[0], alone[0], rtol=1e-5)
+    assert float(shared[2]["weight_sum"]) == sum(S - row % 5 * 4 - 1 for row in range(B))
+    assert float(shared[2]["attended"]) == sum(n * (n + 1) / 2 for n in (S - row % 5 * 4 for row in range(B)))
 
 
 @pytest.mark.parametrize("mesh", ["data=8", "tensor=2 x fsdp=4"])
@@ -168,29 +186,24 @@ def test_the_gradient_is_that_of_the_mean_over_all_predictions_not_of_a_mean_of_
     off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     step = run(MeshConfig(data=4), 4, steps=1, **off)[2]
     model, batch = build(encoder(**off)), rows(0)
-    tables = MaskingTables(0.8, 0.1, 4, (0, 1, 2, 3, 4), V)
     key = jax.random.fold_in(random_key(0, MASKS), 0)
     ids = np.arange(B, dtype=np.int32)
-    masked = mask_tokens(
-        key, ids, batch["tokens"], batch["segments"], tables, 0.15, predictions_per_row(0.15, S)
-    )
+    prepared = MASKED.prepare(key, ids, batch)
 
     @jax.jit
     def row_gradient(params, row):
         def loss(params):
-            part = jax.tree.map(lambda array: jax.lax.dynamic_slice_in_dim(array, row, 1), (masked, batch))
-            return masked_loss(model, params, part[0], part[1]["segments"], part[1]["positions"], None)[
-                "loss_sum"
-            ]
+            part = jax.tree.map(lambda array: jax.lax.dynamic_slice_in_dim(array, row, 1), prepared)
+            return MASKED.loss(model, params, part, None)["loss_sum"]
 
         return jax.grad(loss)(params)
 
     with jax.default_matmul_precision("highest"):
         params = model.init(random_key(0, PARAMS))
         gradients = [row_gradient(params, row) for row in range(B)]
-    total = jax.tree.map(lambda *leaves: sum(leaves) / float(masked.weights.sum()), *gradients)
+    total = jax.tree.map(lambda *leaves: sum(leaves) / float(prepared.weights.sum()), *gradients)
     means = [
-        jax.tree.map(lambda leaf, w=w: leaf / w / B, g) for g, w in zip(gradients, masked.weights.sum(1))
+        jax.tree.map(lambda leaf, w=w: leaf / w / B, g) for g, w in zip(gradients, prepared.weights.sum(1))
     ]
     mean_of_means = jax.tree.map(lambda *leaves: sum(leaves), *means)
     assert float(step["grad_norm"]) == pytest.approx(float(optax.tree.norm(total)), rel=1e-5)

@@ -15,6 +15,7 @@ from base.errors import UserError
 from base.tpu_types import GIB, parse_topology
 from pretrain.config import MeshConfig, PretrainConfig
 from pretrain.devices.mesh import make_mesh
+from pretrain.objective.objective import full_rows
 from pretrain.plan import __main__ as plan
 from pretrain.plan import compiled_steps, plan_table
 from pretrain.plan.__main__ import ENVIRONMENT, main, variants
@@ -181,18 +182,19 @@ def test_variants_are_the_recipe_with_fields_changed():
 @pytest.mark.parametrize(("generator", "is_hardware"), [("auto", True), ("threefry", False)])
 def test_dropout_is_that_of_a_tpu(generator, is_hardware):
     one = checked(DEBUG, f"--config.dropout_rng={generator}")
-    lowered = compiled_steps._lowered(one, one.phases[0], make_mesh(MeshConfig()), one.encoder)[1]
+    lowered = compiled_steps._lowered(
+        one, one.phases[0], make_mesh(MeshConfig()), one.encoder, one.objectives[0]
+    )[1]
     assert ("rng_bit_generator" in lowered.as_text()) == is_hardware
 
 
-def test_xlas_count_of_flops_leaves_no_layer_or_micro_batch_out():
-    one = checked(NORWEGIAN, "--config.model.num_hidden_layers=3", "--config.grad_accum=4", topology="v3-8")
+@pytest.mark.parametrize("objective", ["mlm", "clm"])
+def test_xlas_count_of_flops_leaves_no_layer_micro_batch_or_part_of_a_row_out(objective):
+    changes = ["--config.model.num_hidden_layers=3", "--config.grad_accum=4", "--config.seq_len=256"]
+    one = checked(NORWEGIAN, *changes, f"--config.objective.name={objective}", topology="v3-8")
     rows, length = one.phases[0].global_batch, one.phases[0].seq_len
-    ours = compiled_steps.StepWork(one.encoder).flops(
-        tokens=rows * length,
-        attended=rows * length**2,
-        predictions=rows * compiled_steps.predictions_per_row(one.phases[0].masking_rate, length),
-    )
+    work = full_rows(one.objectives[0], rows, length)
+    ours = compiled_steps.StepWork(one.encoder).flops(**{**work, "attended": rows * length**2})
     assert ours < compiled_steps._xla_flops(one, one.phases[0]) < 1.02 * ours
 
 

@@ -6,8 +6,11 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import pytest
 
-from pretrain.objective.metrics import masked_language_model_metrics
+from pretrain.objective.causal import CausalLM
+from pretrain.objective.masked import MaskedLM
 from pretrain.reports.recorder import Interval, Recorder
+
+MASKED = MaskedLM(None, 0.15)
 
 
 class Written:
@@ -30,7 +33,7 @@ def clock(monkeypatch):
 
 def metrics(loss_sum, weight_sum, tokens=10.0):
     values = {"loss_sum": loss_sum, "weight_sum": weight_sum, "correct_sum": 1.0, "grad_norm": 0.5}
-    values |= {"learning_rate": 1e-3, "tokens": tokens, "maskable": 0.8 * tokens, "attended": 100.0}
+    values |= {"learning_rate": 1e-3, "tokens": tokens, "maskable_sum": 0.8 * tokens, "attended": 100.0}
     return {name: jnp.float32(value) for name, value in values.items()}
 
 
@@ -42,7 +45,7 @@ def speed(interval: Interval):
     }
 
 
-def recorder(*writers, every=2, last_step=5, summarise=masked_language_model_metrics, **changes):
+def recorder(*writers, every=2, last_step=5, summarise=MASKED.summarise, **changes):
     return Recorder(
         writers, None, summarise=summarise, rates=speed, every=every, last_step=last_step, **changes
     )
@@ -86,6 +89,28 @@ def test_a_run_that_stopped_between_logs_logs_the_same_mean(clock):
     resumed.flush()
     assert second.lines[2]["train/loss"] == pytest.approx(32.0 / 12.0)
     assert second.lines[2]["train/predicted_share"] == pytest.approx(12.0 / 16.0)
+
+
+def test_an_objective_is_logged_at_its_last_step_and_has_metrics_of_its_own(clock):
+    writer = Written()
+    objective = MASKED
+    log = recorder(
+        writer, every=10, last_step=20, log_at=[2], summarise=lambda sums: objective.summarise(sums)
+    )
+    log.step(1, metrics(30.0, 10.0), waited=0.0)
+    log.step(2, metrics(2.0, 2.0), waited=0.0)
+    log.flush()
+    objective = CausalLM(separator=2)
+    log.start()
+    log.step(3, {k: v for k, v in metrics(40.0, 10.0).items() if k != "maskable_sum"}, waited=0.0)
+    log.flush()
+    assert sorted(writer.lines) == [2]
+    assert writer.lines[2]["train/loss"] == pytest.approx(32.0 / 12.0)
+    assert log.sums == {"loss_sum": 40.0, "correct_sum": 1.0, "weight_sum": 10.0}
+    log.step(10, {k: v for k, v in metrics(40.0, 10.0).items() if k != "maskable_sum"}, waited=0.0)
+    log.flush()
+    assert writer.lines[10]["train/loss"] == pytest.approx(4.0)
+    assert "train/predicted_share" in writer.lines[2] and "train/predicted_share" not in writer.lines[10]
 
 
 def test_rates_leave_pauses_out_and_count_waiting_in_its_own_interval(clock):
@@ -158,6 +183,6 @@ def test_sums_that_a_run_was_stopped_with_are_kept_as_they_were_saved(clock):
 
 def test_a_loss_that_is_no_number_has_a_perplexity_that_is_none():
     sums = {"loss_sum": float("nan"), "correct_sum": 1.0, "weight_sum": 2.0, "maskable_sum": 8.0}
-    found = masked_language_model_metrics(sums)
+    found = MASKED.summarise(sums)
     assert math.isnan(found["perplexity"]) and (found["accuracy"], found["predicted_share"]) == (0.5, 0.25)
-    assert masked_language_model_metrics({**sums, "loss_sum": 4.0})["perplexity"] == math.exp(2.0)
+    assert MASKED.summarise({**sums, "loss_sum": 4.0})["perplexity"] == math.exp(2.0)

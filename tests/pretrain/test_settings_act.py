@@ -111,6 +111,7 @@ def phases(config, place):
     return [
         (
             *(each.stop, each.seq_len, each.global_batch, each.grad_accum, each.data.path),
+            each.objective,
             predictions_per_row(each.masking_rate, 40),
         )
         for each in resolve_phases(config, epoch_steps=8 * (config.epochs or 0))
@@ -243,6 +244,7 @@ ACTS: dict[str, tuple[typing.Any, typing.Any]] = {
     "model.attention": ("cudnn", program),
     "model.remat": (True, program),
     "model.scan_unroll": (2, program),
+    "objective.name": ("clm", phases),
     "masking.rate": (0.5, phases),
     "masking.mask_fraction": (0.5, tables),
     "masking.random_fraction": (0.2, tables),
@@ -267,6 +269,7 @@ ACTS: dict[str, tuple[typing.Any, typing.Any]] = {
     "log.profile_steps": (1, files),
     "eval.every": (2, files),
     "eval.steps": (1, files),
+    "eval.masking_rate": (0.5, files),
     "checkpoint.every": (2, files),
     "checkpoint.keep": (1, files),
     "phases": ([{"steps": 3}, {"steps": 4}], phases),
@@ -275,6 +278,7 @@ ACTS: dict[str, tuple[typing.Any, typing.Any]] = {
     "phases[0].global_batch": (16, phases),
     "phases[0].grad_accum": (2, phases),
     "phases[0].masking_rate": (0.5, phases),
+    "phases[0].objective": ("clm", phases),
     "phases[0].data": ({"source": "files", "path": "{place}/other.txt", "streams": 4}, phases),
 }
 """Every field with another value, and what that changes."""
@@ -301,6 +305,7 @@ BESIDE = {
     "mesh.data": {"mesh": {"data": 8, "fsdp": -1}},
     "model.remat": {"model": {"num_hidden_layers": 3}},
     "eval.steps": {"eval": {"every": 4}},
+    "eval.masking_rate": {"eval": {"every": 4}},
     "checkpoint.keep": {"checkpoint": {"every": 1}},
     "log.every": {"log": {"every": 1}},
     "phases": {"steps": 0, "phases": [{"steps": 2}, {"steps": 4}]},

@@ -56,6 +56,10 @@ REFUSED = {
     "schedule.decay_fraction=0.2": "schedule.name=linear",
     "dropout_rng=rbg": "model.hidden_dropout_prob=0 model.attention_probs_dropout_prob=0",
     "eval.steps=3": "eval.every=0",
+    "eval.masking_rate=0.3": "eval.every=0",
+    "eval.masking_rate=0.2": "objective.name=clm",
+    "masking.rate=0.3": "objective.name=clm",
+    "masking.whole_word=true": "objective.name=clm",
     "log.profile_start=3": "log.profile_steps=0",
     "log.profile_start=8": "log.profile_steps=3",
 }
@@ -83,6 +87,7 @@ def test_a_field_that_could_not_act_is_refused(tmp_path, field):
         ("grad_accum=2", "grad_accum", 4),
         ("masking.rate=0.3", "masking_rate", 0.2),
         ("data.window=3", "data", {"source": "pydoc"}),
+        ("objective.name=clm", "objective", "mlm"),
     ],
 )
 def test_a_field_that_every_phase_replaces_is_refused_and_one_that_some_replace_acts(
@@ -98,6 +103,45 @@ def test_a_field_that_every_phase_replaces_is_refused_and_one_that_some_replace_
                 read(PretrainConfig, arguments, lambda values: None, unused=unused_fields)
         else:
             read(PretrainConfig, arguments, lambda values: None, unused=unused_fields)
+
+
+@pytest.mark.parametrize(
+    ("field", "phases", "message"),
+    [
+        ("masking.rate=0.3", ["clm", "mlm"], ""),
+        ("masking.rate=0.3", ["clm", "clm"], "the run learns clm, which hides no tokens"),
+        ("eval.masking_rate=0.3", ["clm", None], ""),
+        ("eval.masking_rate=0.3", ["clm", "clm"], "the run learns clm, which hides no tokens"),
+    ],
+)
+def test_fields_of_masks_act_where_a_phase_hides_tokens(tmp_path, field, phases, message):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(RECIPE % {"phases": [{"steps": 3, "objective": name} for name in phases]})
+    arguments = ["x", f"--config={recipe}", "--config.steps=0", f"--config.{field}"]
+    if message:
+        with pytest.raises(UserError, match=message):
+            read(PretrainConfig, arguments, lambda values: None, unused=unused_fields)
+    else:
+        read(PretrainConfig, arguments, lambda values: None, unused=unused_fields)
+
+
+def test_a_mask_rate_of_a_phase_that_hides_no_tokens_is_refused(tmp_path):
+    recipe = tmp_path / "recipe.py"
+    phases = [{"steps": 3, "objective": "clm", "masking_rate": 0.3}, {"steps": 3, "masking_rate": 0.4}]
+    recipe.write_text(RECIPE % {"phases": phases, "steps": None})
+    with pytest.raises(
+        UserError, match=r"config\.phases\[0\]\.masking_rate=0\.3 has no effect: the phase learns clm"
+    ):
+        read(PretrainConfig, ["x", f"--config={recipe}"], lambda values: None, unused=unused_fields)
+
+
+def test_a_mask_rate_that_every_phase_of_masks_replaces_is_refused(tmp_path):
+    recipe = tmp_path / "recipe.py"
+    phases = [{"steps": 3, "objective": "clm"}, {"steps": 3, "masking_rate": 0.4}]
+    recipe.write_text(RECIPE % {"phases": phases})
+    arguments = ["x", f"--config={recipe}", "--config.steps=0", "--config.masking.rate=0.3"]
+    with pytest.raises(UserError, match=r"every phase has its own; set config\.phases\[1\]\.masking_rate"):
+        read(PretrainConfig, arguments, lambda values: None, unused=unused_fields)
 
 
 def test_a_recipes_field_gives_way_to_the_command_line(tmp_path):

@@ -1,0 +1,69 @@
+"""Masked language modelling as an objective: tokens are hidden (`masking.py`), and predicted from both sides.
+
+The head runs on the K predicted positions of a row alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from pretrain.models import Model
+from pretrain.objective.masking import MaskingTables, mask_tokens, maskable_tokens, predictions_per_row
+from pretrain.objective.objective import Batch, Prepared, Sums, cross_entropy_sums, prediction_metrics
+
+
+@dataclass(frozen=True)
+class MaskedLM:
+    """Masked language modelling at some rate; an `Objective`."""
+
+    tables: MaskingTables
+    rate: float
+    """Share of a row's maskable tokens that is predicted."""
+    name = "mlm"
+    causal = False
+
+    def predictions(self, seq_len: int) -> int:
+        """K, the predictions in a row that is full of maskable tokens."""
+        return predictions_per_row(self.rate, seq_len)
+
+    def prepare(self, key: jax.Array, row_ids: Int[Array, "B"], batch: Batch) -> Prepared:
+        """Choose the predicted tokens of each row by its id and the key, and hide them."""
+        tokens, segments = batch["tokens"], batch["segments"]
+        predictions = self.predictions(tokens.shape[1])
+        masked = mask_tokens(key, row_ids, tokens, segments, self.tables, self.rate, predictions)
+        return Prepared(
+            inputs=masked.inputs,
+            segments=segments,
+            positions=batch["positions"],
+            predicted=masked.positions,
+            targets=masked.targets,
+            weights=masked.weights,
+        )
+
+    def loss(self, model: Model, params: Any, prepared: Prepared, dropout_key: jax.Array | None) -> Sums:
+        """loss_sum, correct_sum and weight_sum over the predicted tokens."""
+        hidden = model.encode(
+            params, prepared.inputs, prepared.segments, prepared.positions, dropout_key=dropout_key
+        )
+        assert prepared.predicted is not None
+        chosen = jnp.take_along_axis(hidden, prepared.predicted[:, :, None], axis=1)
+        return cross_entropy_sums(model, params, chosen, prepared.targets, prepared.weights)
+
+    def counts(self, batch: Batch) -> Sums:
+        """maskable_sum: tokens that may be predicted."""
+        return {"maskable_sum": jnp.sum(maskable_tokens(batch["tokens"], batch["segments"], self.tables))}
+
+    def summarise(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """loss, accuracy, perplexity; in training also predicted_share, the share of maskable tokens."""
+        metrics = prediction_metrics(sums)
+        if "maskable_sum" in sums:
+            metrics["predicted_share"] = float(sums["weight_sum"]) / max(float(sums["maskable_sum"]), 1.0)
+        return metrics
+
+    def in_one_piece(self) -> Self:
+        """Itself: it has no loops."""
+        return self

@@ -1,0 +1,136 @@
+"""What an objective is: the contract that the train step, the evaluation, the reports and the plan rely on.
+
+An objective makes predictions of a batch (`prepare`), and a loss of a network's answers to them (`loss`). All of its
+numbers are sums: those of micro-batches, devices, steps and batches of an evaluation add up, and metrics are made of
+the total (`summarise`). Masked language modelling is in `masked.py`, causal language modelling in `causal.py`.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol, Self
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from pretrain.devices.mesh import constrain
+from pretrain.models import Model
+
+Batch = Mapping[str, Array]
+"""tokens, segments and positions, int32 [B, S]; see `data.packing`."""
+Sums = dict[str, Array]
+"""Scalars that add up, each under a name that ends in `_sum`."""
+
+
+class Prepared(NamedTuple):
+    """What the network reads of a batch, and what it is to predict. Every array has the rows as its first axis."""
+
+    inputs: Int[Array, "B S"]
+    """The tokens that the network sees."""
+    segments: Int[Array, "B S"]
+    """The document within the row, 0 for padding."""
+    positions: Int[Array, "B S"]
+    """The position within the document."""
+    predicted: Int[Array, "B K"] | None
+    """Where in the row the network predicts; None where it predicts at every position, K = S."""
+    targets: Int[Array, "B K"]
+    """The right answers."""
+    weights: Float[Array, "B K"]
+    """1 for a prediction, 0 for an unused place, which may have any position and target."""
+
+
+class Objective(Protocol):
+    """What a phase of a run learns."""
+
+    @property
+    def name(self) -> str:
+        """Its value of `config.objective.name`."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees the tokens before it alone."""
+
+    def predictions(self, seq_len: int) -> int:
+        """The most predictions of a row of S tokens."""
+
+    def prepare(self, key: jax.Array, row_ids: Int[Array, "B"], batch: Batch) -> Prepared:
+        """The predictions of a batch.
+
+        Args:
+          key: a threefry key, of the step or of all evaluations.
+          row_ids: what tells a row from the others under this key.
+          batch: the rows.
+        """
+
+    def loss(self, model: Model, params: Any, prepared: Prepared, dropout_key: jax.Array | None) -> Sums:
+        """loss_sum (cross-entropy, nats), correct_sum (right first guesses) and weight_sum (predictions).
+
+        Args:
+          model: the network.
+          params: its params.
+          prepared: the predictions, as `prepare` gives them.
+          dropout_key: the key of the dropout masks; None drops nothing (evaluation).
+        """
+
+    def counts(self, batch: Batch) -> Sums:
+        """Further sums of a batch in training, that no params bear on."""
+
+    def summarise(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Metrics, by their names in logs, of the total of the sums of `loss` and, where they are there, `counts`."""
+
+    def in_one_piece(self) -> Self:
+        """The same without loops or recomputation of its own, for counting arithmetic."""
+
+
+def prediction_metrics(sums: Mapping[str, float]) -> dict[str, float]:
+    """loss (nats a prediction), accuracy and perplexity of the sums of `Objective.loss`."""
+    weight = max(float(sums["weight_sum"]), 1.0)
+    loss = float(sums["loss_sum"]) / weight
+    return {
+        "loss": loss,
+        "accuracy": float(sums["correct_sum"]) / weight,
+        "perplexity": math.exp(min(loss, 700.0)) if math.isfinite(loss) else math.nan,
+    }
+
+
+def attended_pairs(objective: Objective, squared_lengths: Any, tokens: Any) -> Any:
+    """Pairs of tokens of which the first sees the second.
+
+    Args:
+      objective: what is learned; under a causal one a token sees itself and the tokens before it.
+      squared_lengths: the sum over documents of their lengths squared, a number or an array.
+      tokens: the sum over documents of their lengths.
+    """
+    return (squared_lengths + tokens) / 2 if objective.causal else squared_lengths
+
+
+def full_rows(objective: Objective, rows: int, seq_len: int) -> dict[str, float]:
+    """The work of rows that each hold one document of S tokens, as `StepWork.flops` takes it."""
+    tokens = rows * seq_len
+    return {
+        "tokens": tokens,
+        "attended": attended_pairs(objective, tokens * seq_len, tokens),
+        "predictions": rows * objective.predictions(seq_len),
+    }
+
+
+def cross_entropy_sums(
+    model: Model,
+    params: Any,
+    hidden: Float[Array, "B K D"],
+    targets: Int[Array, "B K"],
+    weights: Float[Array, "B K"],
+) -> Sums:
+    """loss_sum, correct_sum and weight_sum of predictions of tokens from hidden states."""
+    logits = model.predict(params, constrain(hidden, "batch", None, "act_embed"))
+    # A comparison fuses into the reductions around it; a gather's gradient would be a scatter into [B, K, V] zeros.
+    is_target = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == targets[:, :, None]
+    target_logits = jnp.sum(jnp.where(is_target, logits, 0.0), axis=2)
+    highest = jnp.max(jax.lax.stop_gradient(logits), axis=2)
+    # log(sum(exp)) with the maximum at hand, which also tells whether the target is the best guess.
+    normaliser = jnp.log(jnp.sum(jnp.exp(logits - highest[:, :, None]), axis=2)) + highest
+    return {
+        "loss_sum": jnp.sum((normaliser - target_logits) * weights),
+        "correct_sum": jnp.sum((target_logits >= highest) * weights),
+        "weight_sum": jnp.sum(weights),
+    }
