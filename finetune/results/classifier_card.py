@@ -5,11 +5,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from data.labelled.config import HUB_NAME
-from finetune.results.results_file import score
+from finetune.results.results_file import names_on_the_hub, score
 from pretrain.config import CardConfig
-from pretrain.publish.markdown import code, escape, front_matter, table
-from pretrain.publish.public_names import hub_id, languages, path_names
+from pretrain.publish.card_writer import Card, Scores, pipeline_snippet, start_shown, written
+from pretrain.publish.markdown import code, escape, table
+from pretrain.publish.public_names import path_names
 
 MOST_CLASSES = 100
 """Of more classes than this, the card lists the first."""
@@ -35,22 +35,30 @@ def card(found: Mapping[str, Any], name: str, *, picture: str = "") -> str:
       name: what the model is to be loaded by: its id on the hub, or its folder.
       picture: the file beside the card that shows the predictions; '' for none.
     """
-    sections = [
-        _header(found, name),
-        f"# {escape(_title(name))}\n\n{_summary(found)}",
-        f"## Use\n\n{_usage(found, name)}",
-        f"## Intended use and limits\n\n{_limits(found)}",
-        f"## Scores\n\n{_scores(found)}",
-        *([f"![Predictions and labels of the evaluation set]({picture})"] if picture else []),
-        f"## Data\n\n{_data(found)}",
-        f"## Hyperparameters\n\n```json\n{json.dumps(hyperparameters(found), indent=2)}\n```",
-    ]
-    return "\n\n".join(sections) + "\n"
-
-
-def base_model(found: Mapping[str, Any]) -> str:
-    """The id on the hub of the model that the run started from; '' of a folder."""
-    return found.get("base_model", hub_id(found["init_from"]))
+    # Results of an earlier version do not say what of them is on the hub.
+    found = {**names_on_the_hub(found["init_from"], found["config"]["data"]), **found}
+    scores = [_on_the_hub(found, split, values) for split, values in scores_by_split(found).items()]
+    shown = f"![Predictions and labels of the evaluation set]({picture})"
+    return written(
+        Card(
+            title=name.removesuffix("/model").rpartition("/")[2],
+            pipeline=TASK,
+            tags=["glue", found["task"]] if found["task"] else [],
+            settings=CardConfig(**found["config"].get("card", {})),
+            base_model=found["base_model"],
+            datasets=[found["dataset"]] if found["dataset"] else [],
+            metrics=sorted({metric for each in scores for metric, _, _ in each.metrics}),
+            scores=scores,
+            summary=_summary(found),
+            sections={
+                "Use": _usage(found, name),
+                "Intended use and limits": _limits(found),
+                "Scores": "\n\n".join([_scores(found), *([shown] if picture else [])]),
+                "Data": _data(found),
+                "Hyperparameters": f"```json\n{json.dumps(hyperparameters(found), indent=2)}\n```",
+            },
+        )
+    )
 
 
 def hyperparameters(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,56 +87,21 @@ def scores_by_split(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     return scored | {split: dict(values) for split, values in found.get("tests", {}).items()}
 
 
-def _title(name: str) -> str:
-    return name.removesuffix("/model").rpartition("/")[2]
-
-
-def _header(found: Mapping[str, Any], name: str) -> str:
-    own = CardConfig(**found["config"].get("card", {}))
-    reported = {
-        split: {
-            metric: value for metric, value in values.items() if metric in ON_THE_HUB and math.isfinite(value)
-        }
-        for split, values in scores_by_split(found).items()
-    }
-    metrics = {ON_THE_HUB[metric] for values in reported.values() for metric in values}
-    results = [_result(found, split, values) for split, values in reported.items() if values]
-    return front_matter(
-        {
-            "library_name": "transformers",
-            "pipeline_tag": TASK,
-            "tags": ["unmask", *(["glue", found["task"]] if found["task"] else [])],
-            "language": languages(own),
-            "license": own.license,
-            "base_model": base_model(found),
-            "datasets": [_dataset(found)] if _dataset(found) else [],
-            "metrics": sorted(metrics),
-            "model-index": [{"name": _title(name), "results": results}] if results else [],
-        }
-    )
-
-
-def _dataset(found: Mapping[str, Any]) -> str:
-    """The id on the hub of the data set; '' of files."""
-    data = found["config"]["data"]
-    known = found["task"] and data["source"] == "hub"
-    return found.get("dataset", hub_id(data["name"] or HUB_NAME) if known else "")
-
-
-def _result(found: Mapping[str, Any], split: str, values: Mapping[str, float]) -> dict[str, Any]:
-    """The scores on one set, as the hub shows them."""
-    dataset = _dataset(found)
-    named = {"name": found["title"], "type": dataset or found["config"]["data"]["source"], "split": split}
-    if dataset:
-        named["config"] = found["task"]
-    return {
-        "task": {"type": TASK, "name": "Text classification" if _classes(found) else "Text scoring"},
-        "dataset": named,
-        "metrics": [
-            {"type": ON_THE_HUB[metric], "value": round(value, 6), "name": metric}
+def _on_the_hub(found: Mapping[str, Any], split: str, values: Mapping[str, float]) -> Scores:
+    """The scores on one set that the hub has names for."""
+    dataset = found["dataset"]
+    return Scores(
+        task="Text classification" if _classes(found) else "Text scoring",
+        dataset=dataset or found["config"]["data"]["source"],
+        title=found["title"],
+        metrics=[
+            (ON_THE_HUB[metric], round(value, 6), metric)
             for metric, value in values.items()
+            if metric in ON_THE_HUB and math.isfinite(value)
         ],
-    }
+        config=found["task"] if dataset else None,
+        split=split,
+    )
 
 
 def _classes(found: Mapping[str, Any]) -> list[str]:
@@ -137,10 +110,7 @@ def _classes(found: Mapping[str, Any]) -> list[str]:
 
 
 def _summary(found: Mapping[str, Any]) -> str:
-    origin = base_model(found)
-    source = (
-        f"[{origin}](https://huggingface.co/{origin})" if origin else code(path_names(found["init_from"]))
-    )
+    source = start_shown(found["base_model"], path_names(found["init_from"]))
     classes = _classes(found)
     does = f"one of {len(classes)} classes" if classes else "a score"
     pairs = "Pairs of texts are" if found.get("texts") == 2 else "A text is"
@@ -159,13 +129,7 @@ def _usage(found: Mapping[str, Any], name: str) -> str:
         if found.get("texts") == 2
         else '"A text."'
     )
-    lines = [
-        "from transformers import pipeline",
-        "",
-        f'classify = pipeline("{TASK}", model={json.dumps(name, ensure_ascii=False)})',
-        f"classify({text}, truncation=True, max_length={length})",
-    ]
-    snippet = "\n".join(["```python", *lines, "```"])
+    snippet = pipeline_snippet("classify", TASK, name, f"{text}, truncation=True, max_length={length}")
     classes = _classes(found)
     if not classes:
         note = "\n\nThe answer's `score` is the score; its label means nothing."

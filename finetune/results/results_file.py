@@ -14,7 +14,6 @@ from rich.text import Text
 
 from base import formatting, schema
 from data.labelled.config import HUB_NAME
-from finetune.job import Job
 from finetune.population.early_stopping import is_better
 from finetune.train import RESULTS_FILE, Outcome
 from pretrain.publish.public_names import hub_id
@@ -69,8 +68,7 @@ def results(outcome: Outcome) -> dict[str, Any]:
         "task": data.task.name,
         "title": data.task.title,
         "init_from": job.config.init_from,
-        "base_model": hub_id(job.config.init_from),
-        "dataset": _dataset(job),
+        **names_on_the_hub(job.config.init_from, schema.as_dict(job.config.data)),
         "model": {
             "model_type": job.classifier.encoder.config.model_type,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(job.params)),
@@ -101,10 +99,15 @@ def results(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _dataset(job: Job) -> str:
-    """The id of the run's data set on the hub; '' where its examples are from elsewhere."""
-    config = job.config.data
-    return hub_id(config.name or HUB_NAME) if config.source == "hub" else ""
+def names_on_the_hub(init_from: str, data: Mapping[str, Any]) -> dict[str, str]:
+    """Ids on the hub of the model that a run starts from and of its data set; '' of one that is elsewhere.
+
+    Args:
+      init_from: config.init_from.
+      data: config.data, as a dict.
+    """
+    dataset = hub_id(data["name"] or HUB_NAME) if data["source"] == "hub" else ""
+    return {"base_model": hub_id(init_from), "dataset": dataset}
 
 
 def best_member(outcome: Outcome) -> int:

@@ -1,8 +1,9 @@
 """What a model card says of the objective that a model learned last: how the hub lists it, its use and its limits."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from pretrain.publish.card_writer import pipeline_snippet, quoted
 
 
 @dataclass(frozen=True)
@@ -17,23 +18,18 @@ class ObjectiveText:
     kind: str
     """What the model is, after its type."""
     limits: str
-    code: Callable[[str, str], str]
-    """How the model is used, in Python, by its name and its mask token."""
+    usage: Callable[[str, str], str]
+    """Python that uses the model, as Markdown, by its name and its mask token."""
 
 
 def _fill_mask(name: str, mask_token: str) -> str:
-    text = json.dumps(f"Some text with a {mask_token} in it.", ensure_ascii=False)
-    return (
-        "from transformers import pipeline\n\n"
-        f'fill_mask = pipeline("fill-mask", model={json.dumps(name, ensure_ascii=False)})\n'
-        f"fill_mask({text})\n"
-    )
+    return pipeline_snippet("fill_mask", "fill-mask", name, quoted(f"Some text with a {mask_token} in it."))
 
 
 def _next_token(name: str, mask_token: str) -> str:
     return (
-        "from transformers import AutoModelForCausalLM\n\n"
-        f"model = AutoModelForCausalLM.from_pretrained({json.dumps(name, ensure_ascii=False)}, is_decoder=True)\n"
+        "```python\nfrom transformers import AutoModelForCausalLM\n\n"
+        f"model = AutoModelForCausalLM.from_pretrained({quoted(name)}, is_decoder=True)\n```"
     )
 
 
@@ -51,7 +47,7 @@ TEXTS: Mapping[str, ObjectiveText] = {
             "It fills blanks in text, and is a start for fine-tuning: classifying texts, for example. It does not write"
             f" text or answer questions. {_UNMEASURED}"
         ),
-        code=_fill_mask,
+        usage=_fill_mask,
     ),
     "clm": ObjectiveText(
         pipeline="feature-extraction",
@@ -63,7 +59,7 @@ TEXTS: Mapping[str, ObjectiveText] = {
             " blanks. It is a start for further training, by masked language modelling or on labelled texts."
             f" {_UNMEASURED}"
         ),
-        code=_next_token,
+        usage=_next_token,
     ),
 }
 """By `config.objective.name`."""

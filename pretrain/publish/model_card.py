@@ -19,7 +19,8 @@ from pretrain.models import EncoderConfig, ParameterCount
 from pretrain.phases import objective_at, resolve_phases
 from pretrain.publish import public_names
 from pretrain.publish.card_objective import TEXTS, ObjectiveText
-from pretrain.publish.markdown import code, escape, front_matter, table
+from pretrain.publish.card_writer import Card, Scores, start_shown, written
+from pretrain.publish.markdown import code, table
 from pretrain.reports.end_summary import LOSS_CURVE
 from pretrain.reports.metric_writer import Line
 from pretrain.runtime.changes import SAFE_IN_PRETRAINING
@@ -106,55 +107,36 @@ class CardFacts:
 
 
 def model_card(facts: CardFacts) -> str:
-    """The text of README.md: a YAML header that the hub reads, then Markdown.
+    """The text of README.md.
 
     Only file names stand in for local and bucket paths, since cards are published.
     """
-    sections = [
-        _header(facts),
-        f"# {escape(_title(facts))}\n\n{_summary(facts)}",
-        f"## Use\n\n{_usage(facts)}",
-        f"## Intended use and limits\n\n{facts.objective.limits}",
-        f"## Data\n\n{_data(facts)}",
-        f"## Training\n\n{_hyperparameters(facts)}",
-        f"## Results\n\n{_results(facts)}",
-        f"## Reproduction\n\n{_reproduction(facts)}",
-    ]
-    return "\n\n".join(sections) + "\n"
-
-
-def _title(facts: CardFacts) -> str:
-    return facts.name.rpartition("/")[2]
-
-
-def _header(facts: CardFacts) -> str:
     used = {source.name for source in _sources(facts) if source.source == "hub"}
     datasets = sorted(used & public_names.hub_datasets(facts.config, facts.paths))
     scores = _scores(facts)
-    return front_matter(
-        {
-            "library_name": "transformers",
-            "pipeline_tag": facts.objective.pipeline,
-            "tags": [facts.encoder.model_type, facts.objective.tag, "unmask"],
-            "language": public_names.languages(facts.card),
-            "license": facts.card.license,
-            "base_model": facts.base_model,
-            "datasets": datasets,
-            "metrics": list(scores),
-            "model-index": _model_index(facts, scores, datasets) if scores else [],
-        }
-    )
-
-
-def _model_index(facts: CardFacts, scores: Mapping[str, float], datasets: Sequence[str]) -> list[Any]:
-    """The results of the exported step, as the hub shows them."""
     kind = datasets[0] if datasets else facts.config["data"]["source"]
-    result = {
-        "task": {"type": facts.objective.pipeline, "name": facts.objective.task},
-        "dataset": {"type": kind, "name": "held-out documents"},
-        "metrics": [{"type": name, "value": round(value, 4)} for name, value in scores.items()],
-    }
-    return [{"name": _title(facts), "results": [result]}]
+    measured = [(name, round(value, 4), None) for name, value in scores.items()]
+    return written(
+        Card(
+            title=facts.name.rpartition("/")[2],
+            pipeline=facts.objective.pipeline,
+            tags=[facts.objective.tag, facts.encoder.model_type],
+            settings=facts.card,
+            base_model=facts.base_model,
+            datasets=datasets,
+            metrics=list(scores),
+            scores=[Scores(facts.objective.task, kind, "held-out documents", measured)] if scores else [],
+            summary=_summary(facts),
+            sections={
+                "Use": _usage(facts),
+                "Intended use and limits": facts.objective.limits,
+                "Data": _data(facts),
+                "Training": _hyperparameters(facts),
+                "Results": _results(facts),
+                "Reproduction": _reproduction(facts),
+            },
+        )
+    )
 
 
 def _scores(facts: CardFacts) -> dict[str, float]:
@@ -179,8 +161,7 @@ def _perplexity(line: Line, group: str) -> float:
 
 def _summary(facts: CardFacts) -> str:
     encoder, origin = facts.encoder, facts.public["init_from"]
-    linked = f"[{origin}](https://huggingface.co/{origin})" if facts.base_model else code(origin)
-    start = f" starting from {linked}" if origin else ""
+    start = f" starting from {start_shown(facts.base_model, origin)}" if origin else ""
     return (
         f"A {encoder.model_type} {facts.objective.kind} of {formatting.count(facts.parameters.total)} parameters,"
         f" pretrained from text with Unmask{start}: {encoder.num_hidden_layers} layers, width {encoder.hidden_size},"
@@ -190,7 +171,7 @@ def _summary(facts: CardFacts) -> str:
 
 
 def _usage(facts: CardFacts) -> str:
-    return f"```python\n{facts.objective.code(facts.name, facts.mask_token)}```"
+    return facts.objective.usage(facts.name, facts.mask_token)
 
 
 def _data(facts: CardFacts) -> str:
