@@ -1,8 +1,9 @@
-"""Matrix products of the compute type that a device adds up in float32, forwards and backwards.
+"""Matrix products of the compute type, which a device adds up in float32.
 
-Types shorter than float32 (bfloat16) have units of their own on most hardware. XLA's CPU compiler uses them (AMX) for
-products that give float32, and converts the inputs of those that give bfloat16 to float32, which is several times
-slower; so there the product is asked for in float32 and rounded after it. Elsewhere the compiler rounds within it.
+On accelerators they are plain einsums: the hardware takes bfloat16 and rounds within the product. XLA's CPU compiler
+uses such hardware (AMX) for products that give float32 only. It converts the inputs of the others to float32, which is
+several times slower. So on a CPU a product of a short type, and both products of its gradient, are asked for in float32
+and rounded after it.
 """
 
 import functools
@@ -17,7 +18,9 @@ def einsum(
 ) -> Float[Array, "..."]:
     """`jnp.einsum` of two arrays of one type, each letter in two of the three terms; gradients have the arrays' type.
 
-    Types shorter than float32 have reverse-mode gradients only, and policies of `jax.checkpoint` see no product.
+    The mesh (`jax.set_mesh`) says which platform the program is compiled for, which need not be this machine's. Without
+    a mesh the choice is made when the program is lowered. On a CPU and without a mesh, types shorter than float32 have
+    reverse-mode gradients only, and policies of `jax.checkpoint` see no product.
 
     Args:
       spec: subscripts, "BSD,DF->BSF".
@@ -27,9 +30,38 @@ def einsum(
     """
     assert x.dtype == y.dtype, f"a product of {x.dtype} and {y.dtype}"
     dtype = jnp.dtype(dtype or x.dtype)
-    if x.dtype.itemsize >= 4:
-        return jnp.einsum(spec, x, y, preferred_element_type=dtype)
-    return _short_product(spec, dtype, x, y)
+    platform = "" if x.dtype.itemsize >= 4 else _platform()
+    if platform in ("cpu", None):
+        return _short_product(spec, dtype, x, y)
+    if platform == "gpu" and dtype != x.dtype:
+        return _wide_product(spec, dtype, x, y)
+    return jnp.einsum(spec, x, y, preferred_element_type=dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _wide_product(spec: str, dtype: jnp.dtype, x: Array, y: Array) -> Array:
+    """A product with a result of a longer type, whose gradient is made of products of the short one.
+
+    JAX's own gradient is a product of float32 and bfloat16. A TPU takes both as they are; on a GPU, XLA makes it a
+    product of float32.
+    """
+    return jnp.einsum(spec, x, y, preferred_element_type=dtype)
+
+
+@_wide_product.defjvp
+def _tangent(
+    spec: str, dtype: jnp.dtype, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    (x, y), (dx, dy) = primals, tangents
+    tangent = jnp.einsum(spec, dx, y) + jnp.einsum(spec, x, dy)
+    # Written out, for policies of `jax.checkpoint` to see it.
+    return jnp.einsum(spec, x, y, preferred_element_type=dtype), tangent.astype(dtype)
+
+
+def _platform() -> str | None:
+    """The platform that the program being traced is for; None where no mesh says it."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device else None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -44,6 +76,8 @@ def _short_product(spec: str, dtype: jnp.dtype, x: Array, y: Array) -> Array:
     def rounded_within(x: Array, y: Array) -> Array:
         return jnp.einsum(spec, x, y, preferred_element_type=dtype)
 
+    if _platform() == "cpu":
+        return rounded_after(x, y)
     return jax.lax.platform_dependent(x, y, cpu=rounded_after, default=rounded_within)
 
 

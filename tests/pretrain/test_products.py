@@ -12,6 +12,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice, AxisType
 
 from pretrain.devices.mesh import make_mesh, sharding
 from pretrain.models.matrix_products import einsum
@@ -89,6 +90,68 @@ def test_the_units_of_each_platform_can_take_it():
     assert _products("cpu") == ["bf16 bf16 -> f32"] * 3
     for platform in ("tpu", "cuda"):
         assert _products(platform) == ["bf16 bf16 -> bf16"] * 3
+
+
+def _on(platform: str) -> jax.sharding.AbstractMesh:
+    """A mesh of one device of a platform that this machine need not have."""
+    device = AbstractDevice(device_kind=platform, num_cores=None, platform=platform)
+    return jax.sharding.AbstractMesh((1,), ("data",), axis_types=(AxisType.Auto,), abstract_device=device)
+
+
+def _gradient(dtype: str | None, *, policy=None) -> str:
+    """The gradient of a chain of two products, as JAX traces it; with `policy`, under jax.checkpoint."""
+
+    def loss(x, y):
+        hidden = jnp.sin(einsum("XD,DF->XF", x, y))
+        return jnp.sum(jnp.sin(einsum("XF,FD->XD", hidden, jnp.swapaxes(y, 0, 1), dtype)))
+
+    x, y, _ = _arrays("XD,DF->XF", {"X": 4, "D": 8, "F": 16})
+    loss = jax.checkpoint(loss, policy=policy) if policy else loss
+    return str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, y))
+
+
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+def test_what_is_compiled_for_an_accelerator_has_plain_products(platform: str):
+    """As on this machine, which has none: a plan compiles for a TPU on any machine."""
+    with jax.sharding.use_abstract_mesh(_on(platform)):
+        text = _gradient(None)
+    assert text.count("dot_general[") == 6
+    assert "custom_vjp" not in text and "cond[" not in text and "platform_index" not in text
+    assert "preferred_element_type=float32" not in text
+
+
+@pytest.mark.parametrize(("platform", "mixed"), [("tpu", 2), ("gpu", 0), ("cpu", 0)])
+def test_a_gpu_has_short_gradients_of_a_wider_result(platform: str, mixed: int):
+    """XLA's GPU compiler makes a product of float32 and bfloat16 one of float32; a TPU takes it as it is."""
+    with jax.sharding.use_abstract_mesh(_on(platform)):
+        text = _gradient("float32")
+    found = re.findall(r"(\w+):(\w+)\[[\d,]*\] = dot_general\[.*?\] (\w+) (\w+)", text, re.DOTALL)
+    types = dict(re.findall(r"(\w+):(\w+)\[", text))
+    assert len(found) == 6 and (platform == "cpu" or "custom_vjp" not in text)
+    assert sum(types[first] != types[second] for _, _, first, second in found) == mixed
+
+
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+def test_a_policy_of_checkpoint_sees_the_products(platform: str):
+    """Two products forwards and four backwards; without the policy both are made again."""
+    with jax.sharding.use_abstract_mesh(_on(platform)):
+        kept = _gradient("float32", policy=jax.checkpoint_policies.dots_saveable)
+        again = _gradient("float32", policy=jax.checkpoint_policies.nothing_saveable)
+    assert (kept.count("dot_general["), again.count("dot_general[")) == (6, 8)
+
+
+def test_the_gradient_of_a_wider_result_on_a_gpu_is_that_of_the_cpu():
+    """Compiled here: the products are the same, whoever makes them."""
+    spec, sizes = "BKD,VD->BKV", {"B": 2, "K": 3, "D": 8, "V": 16}
+    x, y, gradient = _arrays(spec, sizes)
+    found = []
+    for platform in ("gpu", "cpu"):
+        with jax.sharding.use_abstract_mesh(_on(platform)):
+            result, pull = jax.vjp(lambda x, y: einsum(spec, x, y, jnp.float32), x, y)
+            found.append([result, *pull(gradient.astype(jnp.float32))])
+    for mine, theirs in zip(*found, strict=True):
+        assert mine.dtype == theirs.dtype
+        np.testing.assert_allclose(mine.astype(np.float32), theirs.astype(np.float32), rtol=2**-7, atol=1e-5)
 
 
 def test_float32_is_left_to_xla():
