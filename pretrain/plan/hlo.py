@@ -5,15 +5,13 @@ that it expects them to take ("estimated_cycles"): its model, not a measurement.
 all the same (collectives, random bits, sorts); they are listed, and no time is made up for them.
 """
 
+import enum
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass
 
 import numpy as np
-
-K = TypeVar("K")
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 # Instructions that take no time worth a word: they name, group or reinterpret values, or end what has been counted.
@@ -21,6 +19,14 @@ FREE = {
     "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id", "replica-id",
     "iota", "broadcast", "reshape", "opt-barrier", "add-dependency", "while", "conditional", "call",
 }  # fmt: skip
+FREE_CALLS = (
+    "AllocateBuffer",
+    "X64Combine",
+    "AssumeGatherIndicesInBound",
+    "GatherScatterIndicesBitpacked",
+    "Sharding",
+)
+"""Targets of custom calls that are the same."""
 SLOW = ("scatter", "gather", "sort", "rng-bit-generator")
 """What a fusion without an estimate is named after."""
 NOTABLE_BYTES = 2**20
@@ -67,46 +73,45 @@ class Program:
     """Loops whose number of rounds depends on the data; they are counted as one round."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Instruction:
-    name: str
     type: str
     opcode: str
     rest: str
     """Operands and attributes."""
 
     @property
+    def kind(self) -> str:
+        """The opcode, without what says that it only starts here."""
+        return self.opcode.removesuffix("-start")
+
+    @property
     def cycles(self) -> int | None:
+        """The compiler's estimate."""
         match = re.search(r'"estimated_cycles":"(\d+)"', self.rest)
         return int(match[1]) if match else None
 
-    def attribute(self, name: str) -> str | None:
-        """The computation that an attribute names."""
+    @property
+    def bytes(self) -> int:
+        """Bytes of what it makes."""
+        return sum(
+            BYTES[kind] * math.prod(int(side) for side in sides.split(",") if side)
+            for kind, sides in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", self.type)
+            if kind in BYTES
+        )
+
+    def attribute(self, name: str) -> str:
+        """The computation that an attribute names; '' where there is none."""
         match = re.search(rf"\b{name}=(%[\w.\-]+)", self.rest)
-        return match[1] if match else None
+        return match[1] if match else ""
+
+    @property
+    def called(self) -> str:
+        """The computation that it runs once, where it is no loop and no choice."""
+        return self.attribute("to_apply" if self.opcode == "call" else "calls")
 
 
-@dataclass
-class _Total:
-    """What some instructions come to, with loops multiplied out."""
-
-    cycles: float = 0.0
-    open_loops: int = 0
-    collectives: dict[tuple[str, bool], np.ndarray] = field(default_factory=dict)
-    """By kind and whether between slices: count, bytes, sent."""
-    unestimated: dict[str, np.ndarray] = field(default_factory=dict)
-    """By opcode: count, bytes."""
-
-    def add(self, other: "_Total", times: int = 1) -> None:
-        self.cycles += times * other.cycles
-        self.open_loops += other.open_loops
-        _add_counts(self.collectives, other.collectives, times)
-        _add_counts(self.unestimated, other.unestimated, times)
-
-
-def _add_counts(mine: dict[K, np.ndarray], theirs: Mapping[K, np.ndarray], times: int = 1) -> None:
-    for key, counts in theirs.items():
-        mine[key] = mine.get(key, np.zeros(len(counts))) + times * counts
+_Computations = Mapping[str, Sequence[_Instruction]]
 
 
 def read_program(text: str, *, slices: int = 1) -> Program:
@@ -117,22 +122,81 @@ def read_program(text: str, *, slices: int = 1) -> Program:
       slices: slices that its devices are spread over, equal blocks of the order of the mesh.
     """
     computations, entry = _parse(text)
-    total = _Counter(computations, slices).total(entry)
+    cycles, open_loops = 0.0, 0
+    collectives: dict[tuple[str, bool], np.ndarray] = {}
+    unestimated: dict[str, np.ndarray] = {}
+    for one, times, place in _runs(computations, entry):
+        if one.opcode == "while":
+            open_loops += _rounds(one.attribute("condition"), computations) is None
+        elif one.kind in COLLECTIVES:
+            if found := _exchanged(one, slices):
+                between, counts = found
+                key = (one.kind, between)
+                collectives[key] = collectives.get(key, np.zeros(3)) + times * counts
+        elif place is not _Place.ESTIMATED:
+            cycles += times * (one.cycles or 0)
+            if place is _Place.PROGRAM and (name := _listed_as(one, computations)):
+                unestimated[name] = unestimated.get(name, np.zeros(2)) + times * np.array([1, one.bytes])
     return Program(
-        cycles=total.cycles,
+        cycles=cycles,
         collectives=tuple(
             Collective(kind, between, int(count), float(size), float(sent))
-            for (kind, between), (count, size, sent) in sorted(total.collectives.items())
+            for (kind, between), (count, size, sent) in sorted(collectives.items())
         ),
         unestimated={
-            opcode: Unestimated(int(count), float(size))
-            for opcode, (count, size) in sorted(total.unestimated.items(), key=lambda item: -item[1][1])
+            name: Unestimated(int(count), float(size))
+            for name, (count, size) in sorted(unestimated.items(), key=lambda item: -item[1][1])
         },
-        open_loops=total.open_loops,
+        open_loops=open_loops,
     )
 
 
-def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:
+class _Place(enum.IntEnum):
+    """Where an instruction stands, which decides what of it counts."""
+
+    PROGRAM = 0
+    FUSION = 1
+    """In a fusion without an estimate: its cycles count, and without any the fusion is listed."""
+    ESTIMATED = 2
+    """In something whose estimate stands for all of it, but for what it exchanges."""
+
+
+def _runs(
+    computations: _Computations, name: str, times: int = 1, place: _Place = _Place.PROGRAM
+) -> Iterator[tuple[_Instruction, int, _Place]]:
+    """Each instruction that a computation runs, how often, and where it stands; of a choice, the longest branch."""
+    for one in computations.get(name, ()):
+        if one.opcode.endswith(("-done", "-update")):
+            continue  # counted where it started
+        yield one, times, place
+        if one.opcode == "while":
+            rounds = _rounds(one.attribute("condition"), computations) or 1
+            yield from _runs(computations, one.attribute("body"), times * rounds, place)
+        elif one.opcode == "conditional":
+            yield from _runs(computations, _longest_branch(one, computations), times, place)
+        elif one.kind not in COLLECTIVES and one.called:
+            inside = _Place.PROGRAM if one.opcode in ("call", "async-start") else _Place.FUSION
+            inside = inside if one.cycles is None else _Place.ESTIMATED
+            yield from _runs(computations, one.called, times, max(place, inside))
+
+
+def _longest_branch(choice: _Instruction, computations: _Computations) -> str:
+    """The computation with the most cycles of those that a conditional chooses from."""
+    listed = re.search(r"branch_computations=\{([^}]*)\}", choice.rest)
+    branches = (
+        listed[1].split(", ")
+        if listed
+        else [choice.attribute(f"{side}_computation") for side in ("true", "false")]
+    )
+
+    def cycles(branch: str) -> int:
+        runs = _runs(computations, branch)
+        return sum(times * (one.cycles or 0) for one, times, place in runs if place is not _Place.ESTIMATED)
+
+    return max(branches, key=cycles)
+
+
+def _parse(text: str) -> tuple[_Computations, str]:
     """The instructions of every computation, and the name of the one that the program starts with."""
     computations: dict[str, list[_Instruction]] = {}
     entry, current = "", None
@@ -144,11 +208,11 @@ def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:
         elif line.startswith("}"):
             current = None
         elif current is not None:
-            instruction = re.match(r"\s+(?:ROOT )?(%[\w.\-]+) = (.*)", line)
+            instruction = re.match(r"\s+(?:ROOT )?%[\w.\-]+ = (.*)", line)
             if instruction:
-                shape, rest = _split_type(instruction[2])
+                shape, rest = _split_type(instruction[1])
                 opcode, _, rest = rest.partition("(")
-                current.append(_Instruction(instruction[1], shape, opcode, rest))
+                current.append(_Instruction(shape, opcode, rest))
     if not entry:
         raise ValueError("no ENTRY computation in the text of the program")
     return computations, entry
@@ -167,94 +231,26 @@ def _split_type(text: str) -> tuple[str, str]:
     raise ValueError(f"a type without an end: {text[:80]}")
 
 
-class _Counter:
-    """Adds up computations, each of them once."""
-
-    def __init__(self, computations: Mapping[str, Sequence[_Instruction]], slices: int):
-        self._computations = computations
-        self._slices = slices
-        self._totals: dict[str, _Total] = {}
-
-    def total(self, name: str) -> _Total:
-        """What a run of a computation comes to."""
-        if name not in self._totals:
-            total = self._totals[name] = _Total()
-            for instruction in self._computations.get(name, ()):
-                self._count(instruction, total)
-        return self._totals[name]
-
-    def _count(self, instruction: _Instruction, total: _Total) -> None:
-        """Add an instruction, and what it runs, to `total`."""
-        opcode = instruction.opcode
-        kind = opcode.removesuffix("-start")
-        if opcode.endswith(("-done", "-update")):
-            return  # counted where it started
-        if opcode == "while":
-            body, condition = instruction.attribute("body"), instruction.attribute("condition")
-            rounds = _known_rounds(instruction) or _rounds(condition or "", self._computations)
-            total.open_loops += rounds is None
-            total.add(self.total(body or ""), rounds or 1)
-        elif opcode == "conditional":
-            branches = [self.total(name) for name in _branches(instruction)]
-            total.add(max(branches, key=lambda branch: branch.cycles))
-        elif kind in COLLECTIVES:
-            _add_counts(total.collectives, _collective(kind, instruction, self._slices))
-        else:
-            self._count_computing(instruction, total)
-
-    def _count_computing(self, instruction: _Instruction, total: _Total) -> None:
-        opcode, cycles = instruction.opcode, instruction.cycles
-        inner = instruction.attribute("to_apply" if opcode == "call" else "calls") or ""
-        called = self.total(inner)
-        # The estimate of a fusion stands for all of it, but for what it exchanges.
-        if opcode in ("call", "async-start") and cycles is None:
-            total.add(called)
-        else:
-            total.add(_Total(called.cycles if cycles is None else cycles, collectives=called.collectives))
-        size = sum(_sizes(instruction.type))
-        if cycles is None and opcode not in FREE and size >= NOTABLE_BYTES and not called.collectives:
-            name = _name(instruction, self._computations.get(inner, ()))
-            if name:
-                _add_counts(total.unestimated, {name: np.array([1, size])})
-
-
-def _branches(conditional: _Instruction) -> list[str]:
-    """The computations that a conditional chooses from."""
-    listed = re.search(r"branch_computations=\{([^}]*)\}", conditional.rest)
-    if listed:
-        return listed[1].split(", ")
-    return [conditional.attribute(f"{side}_computation") or "" for side in ("true", "false")]
-
-
-def _name(instruction: _Instruction, inside: Sequence[_Instruction]) -> str:
-    """What an instruction without an estimate is listed as; empty where it only reinterprets or allocates a value."""
+def _listed_as(one: _Instruction, computations: _Computations) -> str:
+    """What an instruction without an estimate is listed as; '' where it has one, is small, or only moves values."""
+    if one.cycles is not None or one.opcode in FREE or one.bytes < NOTABLE_BYTES:
+        return ""
+    inside = [each for each, _, _ in _runs(computations, one.called)]
+    if any(each.kind in COLLECTIVES for each in inside):
+        return ""
     if inside:
-        return next((name for name in SLOW if any(one.opcode == name for one in inside)), instruction.opcode)
-    if instruction.opcode != "custom-call":
-        return instruction.opcode.removesuffix("-start")
-    match = re.search(r'custom_call_target="([^"]*)"', instruction.rest)
-    target = match[1] if match else "custom-call"
-    free = (
-        "AllocateBuffer",
-        "X64Combine",
-        "AssumeGatherIndicesInBound",
-        "GatherScatterIndicesBitpacked",
-        "Sharding",
-    )
-    return "" if target in free else target
+        return next((name for name in SLOW if any(each.opcode == name for each in inside)), one.opcode)
+    target = re.search(r'custom_call_target="([^"]*)"', one.rest)
+    name = target[1] if target else one.kind
+    return "" if name in FREE_CALLS else name
 
 
-def _known_rounds(loop: _Instruction) -> int | None:
-    match = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest)
-    return int(match[1]) if match else None
-
-
-def _rounds(condition: str, computations: Mapping[str, Sequence[_Instruction]]) -> int | None:
+def _rounds(condition: str, computations: _Computations) -> int | None:
     """Rounds of a loop that counts from 0 by 1, as those of `jax.lax.scan` do; None for any other.
 
     Its condition compares the counter with a constant, in itself or in a fusion.
     """
-    inside = list(_with_called(condition, computations))
+    inside = [one for one, _, _ in _runs(computations, condition)]
     constants = [
         int(match[1])
         for one in inside
@@ -268,45 +264,27 @@ def _rounds(condition: str, computations: Mapping[str, Sequence[_Instruction]]) 
     return None
 
 
-def _with_called(name: str, computations: Mapping[str, Sequence[_Instruction]]) -> Iterator[_Instruction]:
-    for instruction in computations.get(name, ()):
-        yield instruction
-        inner = instruction.attribute("calls")
-        if inner:
-            yield from _with_called(inner, computations)
-
-
-def _collective(kind: str, instruction: _Instruction, slices: int) -> dict[tuple[str, bool], np.ndarray]:
-    """A collective as it is added up: by kind and whether it goes between slices, count, bytes and bytes sent."""
-    groups = _groups(instruction.rest)
-    size: float = sum(_sizes(instruction.type))
+def _exchanged(one: _Instruction, slices: int) -> tuple[bool, np.ndarray] | None:
+    """Whether a collective goes between slices, and its count, bytes and bytes sent; None where nothing is sent."""
+    groups = _groups(one.rest)
+    size: float = one.bytes
     members = groups.shape[1] if groups is not None else 2
-    started = instruction.opcode.endswith("-start")
-    if kind == "all-gather" and started:
+    started = one.opcode.endswith("-start")
+    if one.kind == "all-gather" and started:
         size *= members / (members + 1)  # operand and result
-    elif kind == "collective-permute" and started:
+    elif one.kind == "collective-permute" and started:
         size /= 2  # the same
-    elif kind == "reduce-scatter":
+    elif one.kind == "reduce-scatter":
         size *= members  # the result is a part
     if members == 1 or size == 0:
-        return {}
+        return None
     share = (members - 1) / members
-    sent = size * {"all-reduce": 2 * share, "collective-permute": 1.0}.get(kind, share)
+    sent = size * {"all-reduce": 2 * share, "collective-permute": 1.0}.get(one.kind, share)
     between = False
     if slices > 1 and groups is not None:
         slice_of = groups // max(1, groups.size // slices)
         between = bool((slice_of != slice_of[:, :1]).any())
-    return {(kind, between): np.array([1, size, sent])}
-
-
-def _sizes(shape: str) -> list[int]:
-    """Bytes of each array in a type."""
-    arrays = re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shape)
-    return [
-        BYTES[kind] * math.prod(int(side) for side in sides.split(",") if side)
-        for kind, sides in arrays
-        if kind in BYTES
-    ]
+    return between, np.array([1, size, sent])
 
 
 def _groups(attributes: str) -> np.ndarray | None:

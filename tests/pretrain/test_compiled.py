@@ -23,7 +23,7 @@ def fusion(name: str, cycles: int | None, shape: str = "f32[8]{0:T(256)}", calls
 INSIDE = "%inside (q: f32[8]) -> f32[8] {\n  ROOT %n = f32[8]{0} negate(%q), " + ESTIMATE % 7 + "\n}\n"
 
 
-def loop(condition: str, attributes: str = "") -> str:
+def loop(condition: str) -> str:
     """A body of 100 cycles with an all-reduce of 32 bytes over 4 devices, and the loop that runs it."""
     body = (
         "%body (t: (s32[], f32[8])) -> (s32[], f32[8]) {\n  "
@@ -31,7 +31,7 @@ def loop(condition: str, attributes: str = "") -> str:
         + "\n  %r = f32[8]{0} all-reduce(%f), replica_groups={{0,1,2,3}}, to_apply=%sum\n}\n"
     )
     test = f"%test (t: (s32[], f32[8])) -> pred[] {{\n{condition}}}\n"
-    line = "%w = (s32[], f32[8]{0}) while(%t), condition=%test, body=%body" + attributes
+    line = "%w = (s32[], f32[8]{0}) while(%t), condition=%test, body=%body"
     return program(line, fusion("after", 5), others=INSIDE + body + test)
 
 
@@ -50,18 +50,10 @@ def test_a_call_is_what_it_calls():
     assert read_program(program("%c = f32[8]{0} call(%p), to_apply=%inside", others=INSIDE)).cycles == 7
 
 
-@pytest.mark.parametrize(
-    ("condition", "attributes", "rounds"),
-    [
-        (COUNTED, "", 24),
-        ("", ', backend_config={"known_trip_count":{"n":"12"}}', 12),
-        (COUNTED, ', backend_config={"known_trip_count":{"n":"12"}}', 12),
-    ],
-)
-def test_a_loop_counts_as_often_as_it_runs(condition, attributes, rounds):
-    found = read_program(loop(condition, attributes))
-    assert (found.cycles, found.open_loops) == (rounds * 100 + 5, 0)
-    assert found.collectives == (Collective("all-reduce", False, rounds, rounds * 32, rounds * 48),)
+def test_a_loop_counts_as_often_as_it_runs():
+    found = read_program(loop(COUNTED))
+    assert (found.cycles, found.open_loops) == (24 * 100 + 5, 0)
+    assert found.collectives == (Collective("all-reduce", False, 24, 24 * 32, 24 * 48),)
 
 
 def test_a_loop_whose_condition_is_a_fusion_is_counted_too():
