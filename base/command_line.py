@@ -13,7 +13,6 @@ import select
 import shutil
 import signal
 import sys
-import textwrap
 import traceback
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,6 +27,7 @@ from ml_collections import config_dict, config_flags
 from base import schema as schema_module
 from base import storage, suggestions
 from base.errors import UserError
+from base.plain_arguments import help_page
 from base.schema import Unused
 from base.set_fields import Given, say_all, settled
 
@@ -124,7 +124,7 @@ def read(
     values = flags.FlagValues()
     define(values)
     if "--help" in argv or "-h" in argv:
-        print(_help(argv[0], schema, values), flush=True)
+        print(_help(argv[0], schema, values), end="", flush=True)
         sys.exit(0)
     if path is None:
         raise UserError("no --config given; for example --config=configs/quickstart.py")
@@ -343,16 +343,11 @@ def _default(field: dataclasses.Field[Any], hint: Any) -> Any:
 
 
 def _help(program: str, schema: type, values: flags.FlagValues) -> str:
-    lines = [
-        f"usage: python -m {_module(program)} --config=FILE.py [--config.FIELD=VALUE ...] [flags]",
-        "",
-        "flags:",
-        "  --config: a recipe, FILE.py or FILE.py:ARGUMENT",
-    ]
-    lines += [f"  --{name}: {values[name].help} (default {values[name].value!r})" for name in values]
-    lines += ["", "config fields, with their defaults:", *(f"  --{line}" for line in describe(schema))]
-    width = shutil.get_terminal_size().columns
-    return "\n".join(textwrap.fill(line, width, subsequent_indent=" " * 6) for line in lines)
+    lines = ["--config: a recipe, FILE.py or FILE.py:ARGUMENT"]
+    lines += [f"--{name}: {values[name].help} (default {values[name].value!r})" for name in values]
+    fields = [f"--{line}" for line in describe(schema)]
+    usage = f"python -m {_module(program)} --config=FILE.py [--config.FIELD=VALUE ...] [flags]"
+    return help_page(usage, {"flags": lines, "config fields, with their defaults": fields})
 
 
 def _module(program: str) -> str:

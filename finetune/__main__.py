@@ -51,8 +51,7 @@ def main(argv: Sequence[str]) -> int:
     config, values, given = line.config, line.values, line.given
     if not values.workdir:
         raise UserError("no --workdir given: the folder that holds everything of the run")
-    if values.public and not values.push_to_hub:
-        raise UserError("--public says how --push_to_hub=USER/NAME uploads, which is not given")
+    hub_upload.check_flags(values.push_to_hub, public=values.public)
     if config.distributed:
         processes.join()
     if processes.is_first():

@@ -20,10 +20,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, NoReturn
+from typing import IO
 
 from base.command_line import run
 from base.errors import UserError
+from base.plain_arguments import Arguments
 from launch.launch_command import with_own_python
 
 POLL_SECONDS = 0.1
@@ -33,13 +34,6 @@ IMPATIENT = 3
 DIE_WITH_PARENT = 1
 """prctl's PR_SET_PDEATHSIG."""
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(
-            f"{message}; usage: python -m launch.local -n N [--devices-per-process M] -- COMMAND ..."
-        )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -56,7 +50,11 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     own, command = list(arguments), []
     if "--" in own:
         own, command = own[: own.index("--")], own[own.index("--") + 1 :]
-    parser = _Parser(prog="python -m launch.local", description=(__doc__ or "").partition("\n\n")[2])
+    parser = Arguments(
+        prog="python -m launch.local",
+        usage="python -m launch.local -n N [--devices-per-process M] [flags] -- COMMAND ...",
+        description=(__doc__ or "").partition("\n\n")[2],
+    )
     parser.add_argument("-n", "--processes", type=int, required=True, help="number of processes")
     parser.add_argument(
         "--devices-per-process",
@@ -71,7 +69,7 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         help="seconds from SIGTERM to SIGKILL after one process has failed",
     )
     parser.add_argument("--log-dir", type=Path, help="folder for the output of each process, NUMBER.log")
-    options = parser.parse_args(own)
+    options = parser.read(["launch.local", *own])
     for name in ("processes", "devices_per_process"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')}={getattr(options, name)} should be 1 or more")

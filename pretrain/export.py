@@ -1,5 +1,6 @@
 """`python -m pretrain.export --workdir=DIR --out=HF_DIR`: a checkpoint as a folder that transformers loads."""
 
+import argparse
 import json
 import logging
 import os
@@ -9,11 +10,11 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from absl import flags
 from etils import epath
 
-from base import formatting, suggestions
+from base import formatting
 from base.errors import UserError
+from base.plain_arguments import Arguments
 from base.storage import check_writable, is_remote
 from pretrain.config import CardConfig
 from pretrain.models import build
@@ -159,54 +160,45 @@ def _put_in_place(folder: epath.Path, out: epath.Path) -> None:
         replaced.rmtree()
 
 
-def _define_flags(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("workdir", "", "the run's folder, local or gs://", flag_values=values)
-    flags.DEFINE_string("out", "", "the folder to write, local or gs://", flag_values=values)
-    flags.DEFINE_string("step", "last", "which checkpoint: a step, 'last' or 'best'", flag_values=values)
-    flags.DEFINE_bool("overwrite", False, "replace an earlier export in --out", flag_values=values)
-    flags.DEFINE_string(
-        "language", "", "language of the text, by its code, for the model card", flag_values=values
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line.
+
+    Raises:
+      UserError: no workdir or folder, an unknown flag, or --public without --push_to_hub.
+    """
+    parser = Arguments(
+        prog="python -m pretrain.export", usage="python -m pretrain.export --workdir=DIR --out=HF_DIR [flags]"
     )
-    flags.DEFINE_string(
-        "license", "", "licence of the model, as the hub names it, for the model card", flag_values=values
+    parser.add_argument("--workdir", default="", help="the run's folder, local or gs://")
+    parser.add_argument("--out", default="", help="the folder to write, local or gs://")
+    parser.add_argument("--step", default="last", help="which checkpoint: a step, 'last' or 'best'")
+    parser.add_switch("--overwrite", "replace an earlier export in --out")
+    parser.add_argument(
+        "--language", default="", help="language of the text, by its code, for the model card"
     )
-    flags.DEFINE_string(
-        "push_to_hub", "", "upload the folder to this model repository, USER/NAME", flag_values=values
+    parser.add_argument(
+        "--license", default="", help="licence of the model, as the hub names it, for the model card"
     )
-    flags.DEFINE_bool(
-        "public", False, "make the repository public if it is new, not private", flag_values=values
+    parser.add_argument(
+        "--push_to_hub", default="", help="upload the folder to this model repository, USER/NAME"
     )
+    parser.add_switch("--public", "make the repository public if it is new, not private")
+    values = parser.read(argv)
+    for name in ("workdir", "out"):
+        if not getattr(values, name):
+            raise UserError(f"no --{name} given; --workdir is the run's folder, --out the folder to write")
+    hub_upload.check_flags(values.push_to_hub, public=values.public)
+    return values
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command."""
-    values = flags.FlagValues()
-    _define_flags(values)
-    if "--help" in argv or "-h" in argv:
-        print("usage: python -m pretrain.export --workdir=DIR --out=HF_DIR [flags]\n\nflags:")
-        for name in values:
-            print(f"  --{name}: {values[name].help} (default {values[name].value!r})")
-        return 0
-    try:
-        left = values(list(argv))
-    except flags.UnrecognizedFlagError as error:
-        raise UserError(
-            suggestions.unknown_flag(error.flagname, suggestions.Names.of(None, values))
-        ) from error
-    except flags.Error as error:
-        raise UserError(" ".join(str(error).split())) from error
-    if len(left) > 1:
-        raise UserError(f"unexpected argument {left[1]!r}")
-    for name in ("workdir", "out"):
-        if not values[name].value:
-            raise UserError(f"no --{name} given; --workdir is the run's folder, --out the folder to write")
+    values = _arguments(argv)
     if values.push_to_hub:
         hub_upload.check(values.push_to_hub)
-    elif values.public:
-        raise UserError("--public says how --push_to_hub=USER/NAME uploads, which is not given")
     card = CardConfig(values.language, values.license)
     check_card(card, "--")
-    workdir, out = (epath.Path(values[name].value).expanduser() for name in ("workdir", "out"))
+    workdir, out = (epath.Path(getattr(values, name)).expanduser() for name in ("workdir", "out"))
     step = export(
         workdir, out, step=values.step, overwrite=values.overwrite, name=values.push_to_hub, card=card
     )

@@ -33,6 +33,16 @@ WEIGHTS = (
 _TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 
 
+def check_flags(repo_id: str, *, public: bool) -> None:
+    """Refuse --public without the flag that it belongs to.
+
+    Raises:
+      UserError: `public` is set, and `repo_id` is empty.
+    """
+    if public and not repo_id:
+        raise UserError(f"--public says how {FLAG}=USER/NAME uploads, which is not given")
+
+
 def check(repo_id: str) -> None:
     """Refuse what no push could do, before the work whose result is to be pushed; nothing is sent.
 

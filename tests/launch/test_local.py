@@ -162,7 +162,7 @@ def test_no_process_outlives_a_killed_launcher():
         (["--", "true"], "the following arguments are required: -n/--processes"),
         (["-n", "1", "--devices-per-process=0", "--", "true"], "--devices-per-process=0 should be 1 or more"),
         (["-n", "1", "--grace=-1", "--", "true"], "--grace=-1 should be 0 or more"),
-        (["-n", "1", "true"], "unrecognized arguments: true"),
+        (["-n", "1", "true"], "unexpected argument 'true'"),
         (["-n", "1", "--log-dir=/dev/null/x", "--", "true"], "--log-dir=/dev/null/x cannot be written"),
     ],
 )
