@@ -7,7 +7,6 @@ A field that is newer than the runs of some users may declare `older=VALUE`, the
 """
 
 import dataclasses
-import difflib
 import json
 import types
 import typing
@@ -75,20 +74,15 @@ def build(schema: type[T], values: Mapping[str, Any], where: str = "config", *, 
         if name not in fields:
             if partial:
                 continue
-            raise UserError(unknown_field(f"{where}.{name}", name, list(fields)))
+            from base.suggestions import unknown_field  # which reads schemas itself
+
+            raise UserError(unknown_field(f"{where}.{name}", list(fields)))
         checked = _coerce(hints[name], value, f"{where}.{name}")
         choices = fields[name].metadata.get("choices", ())
         if choices and checked not in choices:
             raise UserError(f"{where}.{name}={checked!r} is not one of {', '.join(map(repr, choices))}")
         arguments[name] = checked
     return schema(**arguments)
-
-
-def unknown_field(path: str, name: str, known: list[str]) -> str:
-    """The message for a field that does not exist, with the nearest name that does."""
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(known)}"
-    return f"{path} is not a field; {hint}"
 
 
 def _coerce(hint: Any, value: Any, path: str) -> Any:

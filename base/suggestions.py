@@ -208,16 +208,20 @@ class Names:
         return ""
 
 
-def unknown_field(path: str, siblings: Sequence[str], names: Names) -> str:
+def unknown_field(path: str, siblings: Sequence[str], names: Names | None = None) -> str:
     """The message for a field that does not exist.
 
     Args:
       path: the field as it was given, with `config.`.
       siblings: the fields of the group that it was looked for in.
-      names: all that there are.
+      names: all that there are; None where only the siblings are known.
     """
     name = path.rpartition(".")[2].partition("[")[0]
     near = difflib.get_close_matches(name, siblings, n=1)
+    if names is None:
+        return f"{path} is not a field; " + (
+            f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(siblings)}"
+        )
     same = [f"config.{field}" for field in names.fields if field.rpartition(".")[2] == name][:MOST]
     meant = _plain(names.meaning(path.removeprefix("config.")))
     if meant:

@@ -1,6 +1,7 @@
 """The fields of `config.data`: the sources of text, and how text becomes rows."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from base.schema import Unused, field
@@ -103,6 +104,26 @@ READERS = {
 OF_ANY_SOURCE = ("filters.min_chars", "bad_documents")
 
 
+def unread(source: str, readers: Mapping[str, Sequence[str]], where: str) -> list[Unused]:
+    """The fields that a kind of source does not read.
+
+    Args:
+      source: the kind.
+      readers: field -> the kinds that read it.
+      where: the path of the group that they are in, without `config.`.
+    """
+    return [
+        Unused(
+            (f"{where}.{name}",),
+            f"config.{where}.source={source!r} does not read it; unset it, or set config.{where}.source to "
+            f"{' or '.join(kinds)}",
+            (f"{where}.source",),
+        )
+        for name, kinds in readers.items()
+        if source not in kinds
+    ]
+
+
 def unused_fields(config: SourceConfig, where: str = "data") -> list[Unused]:
     """The fields that nothing reads, in a source and in the sources inside it.
 
@@ -110,14 +131,7 @@ def unused_fields(config: SourceConfig, where: str = "data") -> list[Unused]:
       config: the source, or the whole of `config.data`.
       where: the path of `config`, without `config.`.
     """
-    unused = []
-    for name, kinds in READERS.items():
-        if config.source not in kinds:
-            because = (
-                f"config.{where}.source={config.source!r} does not read it; unset it, or set config.{where}.source to "
-                f"{' or '.join(kinds)}"
-            )
-            unused.append(Unused((f"{where}.{name}",), because, (f"{where}.source",)))
+    unused = unread(config.source, READERS, where)
     if config.source == "mix":
         names = tuple(f"{where}.{name}" for name in OF_ANY_SOURCE)
         because = f"config.{where}.source='mix' reads the sources that config.{where}.mix lists; set it there"

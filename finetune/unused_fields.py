@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 from base.schema import Unused
+from data.config import unread
 from data.labelled.config import READERS
 from finetune.config import FROM_MNLI, FinetuneConfig
 from finetune.search.search_space import FIELDS
-from pretrain.unused_fields import of_profile
+from pretrain.unused_fields import of_profile, unused_moments
 
-OF_ADAM = ("optimizer.beta1", "optimizer.beta2", "optimizer.eps")
 READ_IN_EVALUATION = ("task", "data", "eval.batch", "inference", "compilation_cache")
 """Fields that an evaluation of a trained model reads."""
 
@@ -37,13 +37,7 @@ def unused_in_evaluation(config: FinetuneConfig) -> list[Unused]:
 
 def _of_data(config: FinetuneConfig) -> Iterator[Unused]:
     source = config.data.source
-    for name, kinds in READERS.items():
-        if source not in kinds:
-            because = (
-                f"config.data.source={source!r} does not read it; unset it, or set config.data.source to "
-                f"{' or '.join(kinds)}"
-            )
-            yield Unused((f"data.{name}",), because, ("data.source",))
+    yield from unread(source, READERS, "data")
     if config.data.validation:
         because = "config.data.validation is evaluated on, so nothing is held out; unset one of the two"
         yield Unused(("data.validation_share",), because, ("data.validation",))
@@ -68,11 +62,7 @@ def _of_learning(config: FinetuneConfig) -> Iterator[Unused]:
         warmup = f"config.schedule.warmup_steps={config.schedule.warmup_steps}"
         because = f"{warmup} is taken in its place; unset one of the two"
         yield Unused(("schedule.warmup_ratio", "search.warmup_ratio"), because, ("schedule.warmup_steps",))
-    if config.optimizer.name == "adafactor":
-        because = (
-            "config.optimizer.name='adafactor' has no such moments; unset it, or choose another optimiser"
-        )
-        yield Unused(OF_ADAM, because, ("optimizer.name",))
+    yield from unused_moments(config.optimizer.name)
 
 
 def _of_search(config: FinetuneConfig) -> Iterator[Unused]:

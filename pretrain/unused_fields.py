@@ -84,11 +84,7 @@ def _of_learning(config: PretrainConfig) -> Iterator[Unused]:
             f"config.optimizer.name={name!r} does not read it; unset it, or set config.optimizer.name=muon"
         )
         yield Unused(("optimizer.muon_momentum",), because, ("optimizer.name",))
-    if name == "adafactor":
-        because = (
-            "config.optimizer.name='adafactor' has no such moments; unset it, or choose another optimiser"
-        )
-        yield Unused(OF_ADAM, because, ("optimizer.name",))
+    yield from unused_moments(name)
     if schedule not in ("linear", "cosine", "wsd"):
         because = (
             f"config.schedule.name={schedule!r} does not read it; unset it, or choose linear, cosine or wsd"
@@ -105,6 +101,19 @@ def _of_learning(config: PretrainConfig) -> Iterator[Unused]:
             "nothing is dropped: config.model.hidden_dropout_prob and attention_probs_dropout_prob are 0"
         )
         yield Unused(("dropout_rng",), because, ("model.hidden_dropout_prob",))
+
+
+def unused_moments(optimizer: str) -> Iterator[Unused]:
+    """The fields of Adam's moments, beside an optimiser that has none; the same in both stages.
+
+    Args:
+      optimizer: config.optimizer.name.
+    """
+    if optimizer == "adafactor":
+        because = (
+            "config.optimizer.name='adafactor' has no such moments; unset it, or choose another optimiser"
+        )
+        yield Unused(OF_ADAM, because, ("optimizer.name",))
 
 
 def _of_reports(config: PretrainConfig) -> Iterator[Unused]:

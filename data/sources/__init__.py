@@ -21,14 +21,13 @@ def check_fields(config: Any, where: str, readers: Mapping[str, tuple[str, ...]]
     Raises:
       UserError: there is one, such as a path beside the default source, pydoc.
     """
-    for name, sources in readers.items():
+    for unread in data_config.unread(config.source, readers, where.removeprefix("config.")):
+        (path,) = unread.fields
+        name = path.rpartition(".")[2]
         value = getattr(config, name, None)
-        if value and value != getattr(type(config), name, None) and config.source not in sources:
+        if value and value != getattr(type(config), name, None):
             shown = f"={value!r}" if isinstance(value, str) else ""
-            raise UserError(
-                f"{where}.{name}{shown} is set, but {where}.source={config.source!r} does not read it; "
-                f"set {where}.source to {' or '.join(sources)}, or unset {where}.{name}"
-            )
+            raise UserError(f"config.{path}{shown} has no effect: {unread.because}")
 
 
 def open_source(config: SourceConfig, where: str = "config.data") -> Source:

@@ -40,15 +40,15 @@ def test_a_mix_has_no_steps_to_count() -> None:
 
 
 def test_a_path_or_a_mix_that_the_source_would_not_read_is_refused() -> None:
-    message = r"config\.data\.path='a\.txt' is set, but config\.data\.source='pydoc' does not read it; set config\.da"
+    message = r"config\.data\.path='a\.txt' has no effect: config\.data\.source='pydoc' does not read it; unset it, or"
     with pytest.raises(UserError, match=message):
         open_sources(DataConfig(path="a.txt"))
     with pytest.raises(
-        UserError, match=r"config\.data\.mix is set, but config\.data\.source='pydoc' does not"
+        UserError, match=r"config\.data\.mix has no effect: config\.data\.source='pydoc' does not"
     ):
         open_sources(DataConfig(mix=(SourceConfig(),)))
     with pytest.raises(
-        UserError, match=r"config\.data\.path='a\.txt' is set, but config\.data\.source='mix'"
+        UserError, match=r"config\.data\.path='a\.txt' has no effect: config\.data\.source='mix'"
     ):
         open_sources(DataConfig(source="mix", path="a.txt", mix=(SourceConfig(),)))
 

@@ -51,14 +51,14 @@ def test_an_unknown_task_is_answered_with_the_known_ones(name, message):
         (
             {"path": "glue"},
             "mrpc",
-            "config.data.path='glue' is set, but config.data.source='hub' does not read it; ",
+            "config.data.path='glue' has no effect: config.data.source='hub' does not read it; ",
         ),
         (
             {"train": "a.csv"},
             "",
-            "config.data.train='a.csv' is set, but config.data.source='hub' does not read it; ",
+            "config.data.train='a.csv' has no effect: config.data.source='hub' does not read it; ",
         ),
-        ({"source": "folder", "label_names": ("a", "b")}, "mrpc", "config.data.label_names is set, but "),
+        ({"source": "folder", "label_names": ("a", "b")}, "mrpc", "config.data.label_names has no effect: "),
         ({"source": "files", "train": "a.csv"}, "mrpc", "config.task='mrpc' is a GLUE task, but "),
         ({"source": "files"}, "", "config.data.train is empty; set it to csv, tsv, json or jsonl files"),
         (
