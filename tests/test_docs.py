@@ -81,6 +81,7 @@ def test_commands_that_the_documentation_shows_are_not_refused(page):
 def configs_of_commands(text: str) -> list[tuple[str, list[str]]]:
     """Each command of a page that names a recipe: its module and its arguments of the config."""
     joined = re.sub(r"\\\n\s*", "", text)
+    joined = re.sub(r"^ +python -m .*\n +error: ", "", joined, flags=re.MULTILINE)  # shown as mistakes
     shown = re.findall(r"^    .*python -m .*$", joined, re.MULTILINE) + re.findall(
         r"`(python -m [^`]*)`", joined
     )
