@@ -36,6 +36,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "mlp": ("tensor",),  # feed-forward width of a parameter
     "positions": (),  # rows of a position table
     "layers": (),  # stacked layers
+    "matrices": (),  # matrices that one parameter holds, such as query, key and value
     "norm": (),  # scale and bias of a layer norm
 }
 STORED = {"embed"}

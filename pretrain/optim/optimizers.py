@@ -21,6 +21,8 @@ LeafFunction = Callable[[jax.Array, jax.Array], jax.Array]
 """(update, param) -> update, for one parameter."""
 
 ADAFACTOR_CLIP = 1.0  # Shazeer and Stern 2018, section 6: threshold d on the root mean square of an update
+APART = ("layers", "matrices")
+"""Logical axes along which an array holds several matrices, each of which Muon makes orthogonal."""
 MUON_RMS = 0.2  # Liu et al. 2025, section 2.2: root mean square of an update, as AdamW's typically is
 ADAFACTOR_MIN_SCALE = 1e-3  # section 8: epsilon 2, the least scale of a parameter
 
@@ -167,7 +169,11 @@ def _by_parameter(
 def _muon_or(
     other: optax.GradientTransformation, momentum: float, params_axes: PyTree
 ) -> optax.GradientTransformation:
-    """Muon for the stacked matrices of the layers, one orthogonal update a layer; `other` for the rest."""
+    """Muon for the matrices of the layers, each made orthogonal by itself; `other` for the rest.
+
+    A map that holds several matrices (ModernBERT's query, key and value, or its feed-forward layer and the gate) has
+    one orthogonal update for each, as if they were maps of their own.
+    """
 
     def is_axes(node: Any) -> bool:
         return isinstance(node, tuple)
@@ -178,7 +184,7 @@ def _muon_or(
     def sides(axes: tuple[str | None, ...]) -> contrib.MuonDimensionNumbers | None:
         """The axes of model width against the others (which is input and which output does not matter here)."""
         width = tuple(index for index, name in enumerate(axes) if name == "embed")
-        others = tuple(index for index, name in enumerate(axes) if name not in ("embed", "layers"))
+        others = tuple(index for index, name in enumerate(axes) if name not in ("embed", *APART))
         is_matrix = "layers" in axes and width and others
         return contrib.MuonDimensionNumbers(width, others) if is_matrix else None
 

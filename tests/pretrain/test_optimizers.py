@@ -268,6 +268,36 @@ def test_muon_takes_heads_as_one_side_of_a_matrix():
             np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
+def test_muon_takes_each_matrix_of_a_fused_map_as_one_of_its_own():
+    rng = np.random.default_rng(0)
+    fused = rng.normal(size=(2, 8, 3, 2, 3)).astype(
+        np.float32
+    )  # layers, width, query key value, heads, head width
+    apart = {name: fused[:, :, index] for index, name in enumerate(("query", "key", "value"))}
+    own_axes = ("layers", "embed", "heads", None)
+    found = []
+    for grads, axes in (
+        ({"fused": fused}, {"fused": ("layers", "embed", "matrices", "heads", None)}),
+        (apart, dict.fromkeys(apart, own_axes)),
+    ):
+        config = OptimizerConfig(name="muon", weight_decay=0.0)
+        optimizer = make_optimizer(config, constant(1.0), dict.fromkeys(grads, True), axes)
+        state = optimizer.init(grads)
+        for scale in (1.0, -0.3):  # the moments of both steps count
+            updates, state = optimizer.update({k: scale * g for k, g in grads.items()}, state, grads)
+        found.append(updates)
+    together = np.asarray(found[0]["fused"])
+    np.testing.assert_allclose(
+        together, np.stack([found[1][name] for name in apart], axis=2), rtol=0, atol=1e-5
+    )
+    one = make_optimizer(
+        OptimizerConfig(name="muon", weight_decay=0.0),
+        constant(1.0), {"w": True}, {"w": ("layers", "embed", None, "heads", None)},
+    )  # fmt: skip
+    as_one, _ = one.update({"w": fused}, one.init({"w": fused}), {"w": fused})
+    assert np.abs(together - as_one["w"]).max() > 0.1, "three matrices are not one"
+
+
 def test_muon_leaves_embeddings_biases_and_norms_to_adamw():
     params, grads = draw(0), draw(1)
     found = {}
