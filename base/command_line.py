@@ -364,7 +364,7 @@ def describe(schema: type, where: str = "config") -> list[str]:
         if dataclasses.is_dataclass(hints[field.name]):
             lines += describe(typing.cast(type, hints[field.name]), path)
             continue
-        choices = field.metadata.get("choices", ())
+        choices = schema_module.choices_of(field)
         among = f" [{', '.join(map(str, choices))}]" if choices else ""
         lines.append(f"{path}={field.default!r}{among}: {doc}")
     return lines

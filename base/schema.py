@@ -10,7 +10,7 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from base.errors import UserError
@@ -39,17 +39,26 @@ class Unused:
         return is_in(path, self.fields)
 
 
-def field(default: Any, doc: str, choices: Sequence[Any] = (), *, older: Any = AS_DEFAULT) -> Any:
+def field(
+    default: Any,
+    doc: str,
+    choices: Sequence[Any] | Callable[[], Sequence[Any]] = (),
+    *,
+    older: Any = AS_DEFAULT,
+) -> Any:
     """Declare a configuration field.
 
     Args:
-      default: its value where nothing sets it; a callable makes the value.
+      default: the value of a field that nothing sets; a callable, such as a dataclass type, makes the value.
       doc: one line of documentation.
-      choices: its allowed values if few.
-      older: the value that reproduces runs which were saved before the field existed; they take the default where none
-        is declared.
+      choices: the allowed values if they are few, or a function that gives them when they are needed.
+      older: the value that reproduces runs that were saved before the field existed; without it they take the default.
     """
-    metadata = {"doc": doc, "choices": tuple(choices), **({} if older is AS_DEFAULT else {"older": older})}
+    metadata = {
+        "doc": doc,
+        "choices": choices if callable(choices) else tuple(choices),
+        **({} if older is AS_DEFAULT else {"older": older}),
+    }
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -78,11 +87,17 @@ def build(schema: type[T], values: Mapping[str, Any], where: str = "config", *, 
 
             raise UserError(unknown_field(f"{where}.{name}", list(fields)))
         checked = _coerce(hints[name], value, f"{where}.{name}")
-        choices = fields[name].metadata.get("choices", ())
+        choices = choices_of(fields[name])
         if choices and checked not in choices:
             raise UserError(f"{where}.{name}={checked!r} is not one of {', '.join(map(repr, choices))}")
         arguments[name] = checked
     return schema(**arguments)
+
+
+def choices_of(declared: dataclasses.Field[Any]) -> tuple[Any, ...]:
+    """The allowed values of a field that was declared with `field`; () where there are many."""
+    choices = declared.metadata.get("choices", ())
+    return tuple(choices() if callable(choices) else choices)
 
 
 def _coerce(hint: Any, value: Any, path: str) -> Any:

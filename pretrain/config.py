@@ -10,8 +10,14 @@ from base.schema import field
 from data.config import DataConfig
 from tokenizer.config import TokenizerConfig
 
-FAMILIES = ("roberta", "bert")
 OBJECTIVES = ("mlm", "clm")
+
+
+def _families() -> tuple[str, ...]:
+    """The families that can be pretrained."""
+    from pretrain.models import families  # its modules import this one
+
+    return families.pretrained()
 
 
 @dataclass(frozen=True)
@@ -20,8 +26,8 @@ class ModelConfig:
 
     family: str = field(
         "roberta",
-        "the network that transformers runs under this model_type (roberta also covers XLM-R, CamemBERT)",
-        FAMILIES,
+        "the network that transformers runs under this model_type; electra is its generator",
+        _families,
     )
     config_file: str = field(
         "",
@@ -38,8 +44,8 @@ class ModelConfig:
     max_position_embeddings: int = field(
         514, "rows of the position embedding; roberta uses two of them for its padding offset"
     )
-    type_vocab_size: int = field(1, "token types; bert has 2")
-    layer_norm_eps: float = field(1e-5, "added to the variance; bert has 1e-12")
+    type_vocab_size: int = field(1, "token types; bert and electra have 2")
+    layer_norm_eps: float = field(1e-5, "added to the variance; bert and electra have 1e-12")
     initializer_range: float = field(0.02, "standard deviation of the initial weights")
     position_init: str = field(
         "normal",
@@ -48,11 +54,25 @@ class ModelConfig:
     )
     hidden_dropout_prob: float | None = field(
         None,
-        "dropout of embeddings and of each block's output; None is the checkpoint's own, 0.1 in a new network",
+        "dropout of embeddings and of each block's output (modernbert: of its embeddings and within its feed-forward "
+        "layers); None is the checkpoint's own, in a new network 0.1 (modernbert: 0)",
     )
     attention_probs_dropout_prob: float | None = field(
         None, "dropout of attention weights (the xla attention only); None as above"
     )
+    embedding_size: int | None = field(
+        None, "electra: width of the embeddings, which a map brings to hidden_size; None is hidden_size"
+    )
+    local_attention: int | None = field(
+        None, "modernbert: tokens that a local layer sees, half of them to each side; None is 128"
+    )
+    global_attn_every_n_layers: int | None = field(
+        None, "modernbert: from the first on, one of so many layers sees the whole document; None is 3"
+    )
+    global_rope_theta: float | None = field(
+        None, "modernbert: base of the wavelengths that layers which see all rotate by; None is 160000"
+    )
+    local_rope_theta: float | None = field(None, "modernbert: the same of local layers; None is 10000")
     tie_word_embeddings: bool = field(True, "the head's output matrix is the input embedding")
     attention: str = field(
         "auto",

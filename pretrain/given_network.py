@@ -8,7 +8,7 @@ from base.errors import UserError
 from base.schema import Unused
 from base.set_fields import Given, settled
 from pretrain.config import ModelConfig, PretrainConfig
-from pretrain.models import EncoderConfig
+from pretrain.models import EncoderConfig, family_fields
 
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 """Fields of config.model that may differ from what gives the network: None is its own."""
@@ -48,9 +48,9 @@ def with_network(
     file, start = config.model.config_file, config.init_from
     source = f"config.model.config_file={file!r}" if file else f"config.init_from={start!r}"
     by = "model.config_file" if file else "init_from"
-    theirs: dict[str, Any] = {
-        name: getattr(network, name, None) if name != "family" else _family(network) for name in NETWORK
-    }
+    theirs: dict[str, Any] = {name: family_fields.value(network, name) for name in NETWORK}
+    if config.model.family == network.family.runs_as:
+        theirs["family"] = config.model.family
     ours = {
         name: getattr(config.model, name)
         for name in theirs
@@ -76,13 +76,10 @@ def with_network(
     return dataclasses.replace(read, model=dataclasses.replace(read.model, **theirs))
 
 
-def _family(network: EncoderConfig) -> str:
-    return network.family.runs_as or network.model_type
-
-
 def dropout(network: EncoderConfig) -> dict[str, float]:
-    """The rates of a network's dropout, by the names of their fields."""
-    return {name: getattr(network, name) for name in DROPOUTS}
+    """The rates of a network's dropout, by the names of their fields; hidden states may have no single rate."""
+    rates = {DROPOUTS[0]: network.hidden_dropout, DROPOUTS[1]: network.attention_probs_dropout_prob}
+    return {name: rate for name, rate in rates.items() if rate is not None}
 
 
 def resumed(config: PretrainConfig, saved: Mapping[str, Any]) -> PretrainConfig:
@@ -125,12 +122,13 @@ OLD_DEFAULT = 0.1
 """What a dropout that was not set is in the configs of earlier runs."""
 
 
-def same_dropout(was: Any, now: Any, *, given: bool) -> bool:
+def same_dropout(was: Any, now: Any, *, given: bool, default: float) -> bool:
     """Whether two values of a dropout's field, of a checkpoint and of a config, mean the same.
 
     Args:
       was: the checkpoint's.
       now: the config's; None is the network's own.
       given: whether the network comes from elsewhere, so that its own may be any.
+      default: the rate of a new network.
     """
-    return (was, now) == (OLD_DEFAULT, None) or (not given and (was, now) == (None, OLD_DEFAULT))
+    return (was, now) == (OLD_DEFAULT, None) or (not given and (was, now) == (None, default))

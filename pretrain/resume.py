@@ -16,7 +16,7 @@ from data.streams import with_shard_order
 from pretrain import given_network
 from pretrain.config import PretrainConfig
 from pretrain.job import Job
-from pretrain.models import huggingface
+from pretrain.models import families, family_fields, huggingface
 from pretrain.publish import public_names
 from pretrain.runtime import changes, processes
 from pretrain.runtime.changes import Changes
@@ -44,7 +44,7 @@ def check_network(job: Job, workdir: epath.Path) -> None:
     was = json.loads((workdir / MODEL_FILE).read_text())
     now = huggingface.config_dict(job.encoder)
     for name in sorted({*was, *now}):
-        if was.get(name) != now.get(name) and not name.endswith("dropout_prob"):
+        if was.get(name) != now.get(name) and "dropout" not in name:
             raise UserError(
                 f"the network of a run cannot change: config.model.{name} was {was.get(name)!r}, is {now.get(name)!r}; "
                 "put it back, or start in another --workdir with --config.init_from"
@@ -167,7 +167,8 @@ def _means_the_same(name: str, old: Any, new: Any, saved: Mapping[str, Any], con
     group, _, leaf = name.rpartition(".")
     given = given_network.is_given(config) and given_network.is_given(saved)
     if group == "model" and leaf in given_network.DROPOUTS:
-        return given_network.same_dropout(old, new, given=given)
+        default = family_fields.default_dropout(families.get(config.model.family), leaf)
+        return given_network.same_dropout(old, new, given=given, default=default)
     if group == "model" and leaf in given_network.NETWORK and given:
         return True  # the workdir's model.json decides, and fields that are set are compared with it
     if name in ORIGINS and old and new:

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 
 from base.schema import Unused
 from data import config as data_config
+from pretrain import given_network
 from pretrain.config import PHASE_FIELDS, LogConfig, PretrainConfig
+from pretrain.models import family_fields
 from tokenizer import config as tokenizer_config
 
 OF_ADAM = ("optimizer.beta1", "optimizer.beta2", "optimizer.eps")
@@ -17,6 +19,7 @@ def unused_fields(config: PretrainConfig) -> list[Unused]:
     """
     return [
         *_of_start(config),
+        *(() if given_network.is_given(config) else family_fields.unused_fields(config.model)),
         *_of_data(config),
         *_of_phases(config),
         *_of_objectives(config),
@@ -96,7 +99,8 @@ def _of_learning(config: PretrainConfig) -> Iterator[Unused]:
         )
         yield Unused(("schedule.decay_fraction",), because, ("schedule.name",))
     rates = (config.model.hidden_dropout_prob, config.model.attention_probs_dropout_prob)
-    if rates == (0, 0):
+    new = not given_network.is_given(config)
+    if rates == (0, 0) or (new and family_fields.drops_nothing(config.model)):
         because = (
             "nothing is dropped: config.model.hidden_dropout_prob and attention_probs_dropout_prob are 0"
         )

@@ -20,9 +20,8 @@ from base import hub_errors, hub_ids
 from base.errors import UserError
 from data.special_tokens import SpecialTokens
 from pretrain.config import ModelConfig
-from pretrain.models import EncoderConfig, Params, families
+from pretrain.models import EncoderConfig, Params, families, family_fields
 from pretrain.models.families.family import Family
-from pretrain.models.families.shared_fields import SHARED_DEFAULTS
 from pretrain.models.layers import ACTIVATIONS
 from pretrain.models.tensor_names import as_stored, from_state_dict, to_state_dict
 from tokenizer.load import load as load_tokenizer
@@ -38,6 +37,8 @@ _FIXED = {
     "add_cross_attention": False,
     "quantization_config": None,
 }
+
+_OPTIONAL_IDS = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
 
 _DTYPES = {
     "F64": np.float64,
@@ -71,15 +72,12 @@ def encoder_config(model: ModelConfig, vocab_size: int, special: SpecialTokens) 
             "that belongs to it"
         )
     else:
-        names = set(SHARED_DEFAULTS) - {"vocab_size"}
-        values = {name: value for name in names if (value := getattr(model, name)) is not None}
-        values |= {
-            "model_type": model.family,
-            "vocab_size": model.vocab_size or vocab_size,
+        ids = {
             "pad_token_id": special.pad,
+            **dict.fromkeys(("bos_token_id", "cls_token_id"), special.cls),
+            **dict.fromkeys(("eos_token_id", "sep_token_id"), special.sep),
         }
-        if model.family == "roberta":
-            values |= {"bos_token_id": special.cls, "eos_token_id": special.sep}
+        values = family_fields.config_json(model, ids) | {"vocab_size": model.vocab_size or vocab_size}
         resolved = parse_config(values, OURS)
         source = OURS
         remedy = "make it that or more (config.model.vocab_size=0 takes the tokenizer's size)"
@@ -92,15 +90,15 @@ def encoder_config(model: ModelConfig, vocab_size: int, special: SpecialTokens) 
             f"{source} has pad_token_id={resolved.pad_token_id}, but the tokenizer's padding token is {special.pad};"
             " take a config.json and a tokenizer (config.tokenizer.path) that belong together"
         )
-    dropout = {
-        name: rate
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob")
-        if (rate := getattr(model, name)) is not None
-    }
+    rates: dict[str, Any] = {}
+    if model.attention_probs_dropout_prob is not None:
+        rates["attention_probs_dropout_prob"] = model.attention_probs_dropout_prob
     with _placed(OURS):
+        if model.hidden_dropout_prob is not None:
+            resolved = resolved.with_hidden_dropout(model.hidden_dropout_prob)
         return dataclasses.replace(
             resolved,
-            **dropout,
+            **rates,
             attention=model.attention,
             remat=model.remat,
             scan_unroll=model.scan_unroll,
@@ -135,7 +133,7 @@ def parse_config(values: Mapping[str, Any], where: str) -> EncoderConfig:
             f"{where} has {family.key('hidden_act')}={fields['hidden_act']!r}; known are {', '.join(ACTIVATIONS)}"
         )
     with _placed(where):
-        resolved = family.resolve(fields, values, where)
+        resolved = family.resolve(fields, values)
         return EncoderConfig(model_type=model_type, **resolved, **family.constants)
 
 
@@ -165,7 +163,7 @@ def checked(values: Mapping[str, Any], key: str, default: Any, where: str) -> An
 
     Args:
       values: the file's contents.
-      key: the field's name; a bos or eos id may be a list or missing.
+      key: the field's name; a bos, eos, cls or sep id may be a list or missing.
       default: what transformers assumes.
       where: the file, for messages.
 
@@ -173,7 +171,7 @@ def checked(values: Mapping[str, Any], key: str, default: Any, where: str) -> An
       UserError: a value of another type.
     """
     value = values.get(key, default)
-    if default is None or key in ("bos_token_id", "eos_token_id"):
+    if default is None or key in _OPTIONAL_IDS:
         return value if isinstance(value, int) else None
     wanted = (int, float) if isinstance(default, float) else type(default)
     if not isinstance(value, wanted) or (isinstance(value, bool) and not isinstance(default, bool)):

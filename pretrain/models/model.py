@@ -23,18 +23,21 @@ class ParameterCount:
     """All layers of the encoder."""
     head: int
     """The masked-language-model head, without a tied output matrix."""
+    final: int = 0
+    """What follows the last layer."""
 
     @property
     def total(self) -> int:
         """All parameters."""
-        return self.embeddings + self.layers + self.head
+        return self.embeddings + self.layers + self.final + self.head
 
 
 @dataclass(frozen=True)
 class Model:
     """An encoder with its masked-language-model head: functions of `params`, a nested dict of float32 arrays.
 
-    `params` has the parts `embeddings`, `layers` (every array stacked, [L, ...]) and `head`.
+    `params` has the parts `embeddings`, `layers` (every array stacked, [L, ...]), where the family has it `final`, and
+    `head`.
     """
 
     encoder: Encoder
@@ -95,11 +98,17 @@ class Model:
         return nnx.merge(self.head, params["head"])(hidden, params["embeddings"]["word"])
 
     def count(self) -> ParameterCount:
-        """Numbers of parameters, by part."""
-        shapes = self.shapes()
-        return ParameterCount(
-            **{part: sum(leaf.size for leaf in jax.tree.leaves(shapes[part])) for part in shapes}
-        )
+        """Numbers of parameters, by part; what layers have that does nothing in the first is not counted there."""
+        counts = {
+            part: sum(leaf.size for leaf in jax.tree.leaves(tree)) for part, tree in self.shapes().items()
+        }
+        for module in self.config.family.first_layer_lacks:
+            part, *path = module.split("/")
+            idle: Any = module_shapes.pure(self.modules()[part])
+            for name in path:
+                idle = idle[name]
+            counts[part] -= sum(leaf.size for leaf in jax.tree.leaves(idle))
+        return ParameterCount(**counts)
 
 
 def build(config: EncoderConfig, *, dtype: str = "float32", platform: str | None = None) -> Model:

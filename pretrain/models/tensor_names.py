@@ -28,7 +28,14 @@ logger = logging.getLogger(__name__)
 BUFFERS = ("position_ids", "token_type_ids", "inv_freq")
 """What releases of transformers leave in a state dict beside parameters."""
 # What other heads leave in checkpoints of the families that pretrain, and a masked language model has no use for.
-UNUSED = (*BUFFERS, "pooler.", "seq_relationship.", "classifier.", "qa_outputs.")
+UNUSED = (
+    *BUFFERS,
+    "pooler.",
+    "seq_relationship.",
+    "classifier.",
+    "qa_outputs.",
+    "discriminator_predictions.",
+)
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,7 @@ def to_state_dict(config: EncoderConfig, params: Params) -> dict[str, np.ndarray
     model, family = _build(config), config.family
     found = [*encoder_tensors(model.encoder), *head_tensors(model)]
     state = {tensor.name: tensor.of(params) for tensor in found}
-    if not config.tie_word_embeddings:
+    if not config.tie_word_embeddings and f"{family.head_modules['head']}.bias" in state:
         state[f"{family.decoder}.bias"] = state[f"{family.head_modules['head']}.bias"].copy()
     return state
 
@@ -161,10 +168,13 @@ def from_state_dict(
     bias, decoder_bias = f"{head}.bias", f"{decoder}.bias"
     if decoder_bias in state:  # where both are there and differ, transformers applies the decoder's
         state[bias] = state[decoder_bias]
-    has_head = any(name.startswith(f"{head}.") for name in state)
+    of_head = {tensor.name for tensor in head_tensors(model)}
+    # Where heads of several tasks have tensors in common, the others tell them apart.
+    telling = {name for name in of_head if name.startswith(f"{head}.")} or of_head
+    has_head = any(name.startswith(f"{head}.") or name in telling for name in state)
     wanted = encoder_tensors(model.encoder) + (head_tensors(model) if has_head else [])
-    tied = {f"{decoder}.weight", decoder_bias}
-    others = [name for name in state if name not in tied and not any(part in name for part in UNUSED)]
+    passed = {f"{decoder}.weight", decoder_bias} | (set() if has_head else of_head)
+    others = [name for name in state if name not in passed and not any(part in name for part in UNUSED)]
     params = empty_params(model.shapes())
     fill(params, wanted, state, config, where, known=others)
     if not has_head:

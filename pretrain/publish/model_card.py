@@ -228,7 +228,7 @@ def _hyperparameters(facts: CardFacts) -> str:
         "weight decay": f"{optimizer['weight_decay']} (not on biases and layer norms)",
         "gradient clipping": f"{optimizer['clip_norm'] or 'none'}",
         **({"masking": f"{_in_turn(rates)}{' of whole words' * masking['whole_word']}"} if rates else {}),
-        "dropout": f"{facts.encoder.hidden_dropout_prob}, attention {facts.encoder.attention_probs_dropout_prob}",
+        "dropout": f"{facts.encoder.hidden_dropout}, attention {facts.encoder.attention_probs_dropout_prob}",
         "compute type": config["dtype"],
         "seed": f"{config['seed']}",
     }

@@ -1,6 +1,5 @@
 """What a classifier starts from: checkpoints of every class, workdirs, and what is refused with which words."""
 
-import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -18,7 +17,7 @@ from finetune.evaluate import class_order
 from pretrain.config import ModelConfig
 from pretrain.job import MODEL_FILE
 from pretrain.models import build
-from pretrain.models.huggingface import config_dict, encoder_config, load_pretrained
+from pretrain.models.huggingface import config_dict, encoder_config
 from tests.finetune.reference_models import FAMILIES, random_model
 
 LABELS = ("no", "maybe", "yes")
@@ -315,17 +314,3 @@ def test_a_network_that_is_not_known_is_one_line(tmp_path: Path, values: dict[st
     with pytest.raises(UserError) as error:
         load_encoder_for_classification(str(tmp_path), LABELS)
     assert message in str(error.value) and str(tmp_path) in str(error.value) and "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("case", ["distilbert", "electra", "modernbert"])
-def test_pretraining_says_which_families_it_knows(case: str, tmp_path: Path):
-    random_model(case, tmp_path)
-    with pytest.raises(
-        UserError, match=r"can be fine-tuned only; pretraining knows roberta, .*, bert$"
-    ) as error:
-        load_pretrained(tmp_path)
-    assert str(tmp_path) in str(error.value)
-    with pytest.raises(UserError, match=r"can be fine-tuned only"):
-        encoder_config(
-            dataclasses.replace(ModelConfig(), config_file=str(tmp_path)), 61, SpecialTokens(0, 2, 1, 4, 3)
-        )

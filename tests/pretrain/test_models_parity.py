@@ -30,6 +30,7 @@ SIZES = {
     "max_position_embeddings": 20,
     "initializer_range": 0.3,  # large enough for every gradient to count
 }
+IDS = {"pad_token_id": 1, "bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
 CASES = {
     "roberta": {"model_type": "roberta", "type_vocab_size": 1, "layer_norm_eps": 1e-5},
     "roberta_untied": {"model_type": "roberta", "type_vocab_size": 1, "tie_word_embeddings": False},
@@ -39,6 +40,34 @@ CASES = {
     "bert": {"model_type": "bert"},
     "bert_untied": {"model_type": "bert", "tie_word_embeddings": False},
     "bert_relu": {"model_type": "bert", "hidden_act": "relu"},
+    "distilbert": {"model_type": "distilbert", "hidden_dim": 48, "activation": "relu"},
+    "distilbert_untied": {"model_type": "distilbert", "hidden_dim": 48, "tie_word_embeddings": False},
+    "electra": {"model_type": "electra", "embedding_size": 20, "hidden_act": "silu"},
+    "electra_untied": {"model_type": "electra", "embedding_size": 20, "tie_word_embeddings": False},
+    "electra_as_wide": {"model_type": "electra", "embedding_size": 32},
+    "modernbert": {
+        "model_type": "modernbert",
+        "num_hidden_layers": 5,
+        "global_attn_every_n_layers": 2,
+        "local_attention": 4,  # a token sees two to each side, of 12
+        "global_rope_theta": 500.0,
+        "local_rope_theta": 50.0,
+        **IDS,
+    },
+    "modernbert_biases_untied": {
+        "model_type": "modernbert",
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "local_attention": 7,
+        "classifier_bias": True,
+        "classifier_activation": "silu",
+        "norm_bias": True,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "hidden_activation": "gelu_new",
+        "tie_word_embeddings": False,
+        **IDS,
+    },
+    "modernbert_no_decoder_bias": {"model_type": "modernbert", "decoder_bias": False, **IDS},
 }
 
 
@@ -72,35 +101,48 @@ def _batch(config: EncoderConfig, *, padded: bool) -> dict[str, np.ndarray]:
         "tokens": np.where(inside, tokens, config.pad_token_id).astype(np.int32),
         "segments": inside.astype(np.int32),
         "positions": np.where(inside, np.arange(S), 0).astype(np.int32),
-        "token_types": rng.integers(0, config.type_vocab_size, (B, S)).astype(np.int32),
+        "token_types": rng.integers(0, max(config.type_vocab_size, 1), (B, S)).astype(np.int32),
         "labels": np.where(inside & (rng.random((B, S)) < 0.4), tokens, -100),
     }
 
 
 def _output(model, batch: dict[str, np.ndarray]):
-    return model(
-        input_ids=torch.tensor(batch["tokens"]).long(),
-        attention_mask=torch.tensor(batch["segments"]).long(),
-        token_type_ids=torch.tensor(batch["token_types"]).long(),
-        labels=torch.tensor(batch["labels"]).long(),
-    )
+    given = {"input_ids": "tokens", "attention_mask": "segments", "labels": "labels"}
+    if getattr(model.config, "type_vocab_size", 0):
+        given["token_type_ids"] = "token_types"
+    return model(**{name: torch.tensor(batch[ours]).long() for name, ours in given.items()})
 
 
-def _theirs(model, config: EncoderConfig, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Logits, loss, and gradients by the names that we give their parameters."""
+def _exact(model, config: EncoderConfig, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """In float64, each row on its own and without its padding: a window of padding alone is NaN there."""
+    lengths = batch["segments"].sum(axis=1)
+    rows = [
+        {name: array[row : row + 1, :length] for name, array in batch.items()}
+        for row, length in enumerate(lengths)
+    ]
+    return _theirs(copy.deepcopy(model).double(), config, *rows)
+
+
+def _theirs(model, config: EncoderConfig, *batches: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Logits, loss, and gradients by the names that we give their parameters, of batches put together."""
     model.zero_grad()
-    output = _output(model, batch)
-    output.loss.backward()
+    counts = [np.sum(batch["labels"] >= 0) for batch in batches]
+    logits, loss = [], 0.0
+    for batch, count in zip(batches, counts):
+        output = _output(model, batch)
+        (output.loss * (count / sum(counts))).backward()
+        loss += output.loss.item() * count / sum(counts)
+        logits.append(output.logits.detach().numpy()[batch["segments"] > 0])
     # XLM-R and CamemBERT list a tied tensor under the head's name.
-    tied = {"lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight"}
-    tied |= {"lm_head.decoder.bias": "lm_head.bias"}
+    family = config.family
+    tied = {f"{family.decoder}.weight": f"{family.full_name('embeddings/word')}.weight"}
+    tied |= {f"{family.decoder}.bias": f"{family.full_name('head')}.bias"}
     gradients = {
         tied.get(name, name) if config.tie_word_embeddings else name: parameter.grad.numpy()
         for name, parameter in model.named_parameters()
         if parameter.grad is not None
     }
-    logits = output.logits.detach().numpy()[batch["segments"] > 0]
-    return {"logits": logits, "loss": output.loss.detach().numpy(), **gradients}
+    return {"logits": np.concatenate(logits), "loss": np.array(loss), **gradients}
 
 
 def _ours(config: EncoderConfig, params, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -121,11 +163,8 @@ def _ours(config: EncoderConfig, params, batch: dict[str, np.ndarray]) -> dict[s
         (loss, logits), gradients = jit(jax.value_and_grad(loss_and_logits, has_aux=True))(params, batch)
     named = to_state_dict(config, gradients)
     if not config.tie_word_embeddings:  # the bias that transformers keeps beside an untied decoder's own
-        named = {
-            name: array
-            for name, array in named.items()
-            if name not in ("lm_head.bias", "cls.predictions.bias")
-        }
+        beside = {f"{config.family.full_name('head')}.bias"} - {f"{config.family.decoder}.bias"}
+        named = {name: array for name, array in named.items() if name not in beside}
     return {"logits": np.asarray(logits)[batch["segments"] > 0], "loss": loss, **named}
 
 
@@ -133,15 +172,34 @@ def _ours(config: EncoderConfig, params, batch: dict[str, np.ndarray]) -> dict[s
 def test_logits_loss_and_every_gradient_are_as_near_to_exact_as_those_of_transformers(pair, padded: bool):
     theirs, config, params = pair
     batch = _batch(config, padded=padded)
-    exact = _theirs(copy.deepcopy(theirs).double(), config, batch)
+    exact = _exact(theirs, config, batch)
     assert_gradients_as_near(_ours(config, params, batch), _theirs(theirs, config, batch), exact)
+
+
+@pytest.mark.parametrize("case", ["roberta", "bert", "distilbert", "electra", "modernbert"])
+def test_a_packed_row_has_the_loss_and_gradients_of_its_documents_alone(case: str, tmp_path: Path):
+    theirs, config, params = _pair(case, tmp_path)
+    alone = _batch(config, padded=True)
+    lengths = alone["segments"].sum(axis=1)
+    S_packed = int(lengths.sum()) + 3
+    packed = {name: np.zeros((1, S_packed), array.dtype) for name, array in alone.items()}
+    packed["tokens"][:], packed["labels"][:] = config.pad_token_id, -100
+    start = 0
+    for row, length in enumerate(lengths):
+        place = slice(start, start + length)
+        for name in ("tokens", "positions", "token_types", "labels"):
+            packed[name][0, place] = alone[name][row, :length]
+        packed["segments"][0, place] = row + 1
+        start += length
+    exact = _exact(theirs, config, alone)
+    assert_gradients_as_near(_ours(config, params, packed), _theirs(theirs, config, alone), exact)
 
 
 @pytest.mark.parametrize(("unroll", "remat"), [(0, False), (2, True)], ids=["unrolled", "two_at_once_remat"])
 def test_unrolling_and_recomputing_change_no_gradient(tmp_path: Path, unroll: int, remat: bool):
     theirs, config, params = _pair("roberta", tmp_path)
     batch = _batch(config, padded=True)
-    exact = _theirs(copy.deepcopy(theirs).double(), config, batch)
+    exact = _exact(theirs, config, batch)
     ours = _ours(dataclasses.replace(config, scan_unroll=unroll, remat=remat), params, batch)
     assert_gradients_as_near(ours, _theirs(theirs, config, batch), exact)
 
@@ -160,10 +218,8 @@ def test_transformers_loads_what_we_save_with_nothing_missing_or_unexpected(pair
             _output(loaded.eval(), batch).logits, _output(theirs, batch).logits, rtol=0, atol=1e-6
         )
     saved, original = loaded.config.to_dict(), theirs.config.to_dict()
-    ignored = {"_name_or_path", "dtype", "position_embedding_type"}
-    assert {k: v for k, v in saved.items() if k not in ignored} == {
-        k: v for k, v in original.items() if k not in ignored
-    }
+    known = set(type(theirs.config)().to_dict()) - {"_name_or_path", "dtype"}
+    assert {name: saved[name] for name in known} == {name: original[name] for name in known}
 
 
 def test_a_round_trip_through_our_folder_changes_no_bit(pair, tmp_path):

@@ -54,6 +54,7 @@ def test_a_theta_in_rope_scaling_is_that_of_all_layers():
         ),
         ({"sliding_window": 3}, "sliding_window=3, but by its other fields it is 64"),
         ({"head_dim": 32}, "head_dim=32, but by its other fields it is 64"),
+        ({"classifier_activation": "mish"}, "classifier_activation='mish'; known are gelu"),
         ({"hidden_size": 36}, "hidden_size=36 should be a multiple of twice num_attention_heads=12"),
     ],
 )
@@ -63,6 +64,22 @@ def test_a_modernbert_that_is_not_known_is_refused_in_one_line(values: dict[str,
     assert str(error.value).startswith("there/config.json: ") and message in str(error.value)
 
 
-def test_a_network_that_only_fine_tunes_has_no_config_of_a_masked_language_model():
-    with pytest.raises(UserError, match="model_type='modernbert' can be fine-tuned only; pretraining knows"):
-        config_dict(parse_config({"model_type": "modernbert"}, "here"))
+@pytest.mark.parametrize(
+    ("fields", "every"),
+    [
+        ({}, 2),
+        ({"layer_types": ["full_attention"] * 5, "local_attention": 7}, 1),
+        ({"layer_types": ["sliding_attention", *["full_attention"] * 4]}, None),
+        ({"global_attn_every_n_layers": 9}, 9),
+    ],
+)
+def test_layers_are_written_back_as_they_were_read(fields: dict[str, object], every: int | None):
+    ours = parse_config({**OLD_MODERNBERT, **fields}, "here")
+    written = config_dict(ours)
+    assert parse_config(json.loads(json.dumps(written)), "here") == ours
+    assert written.get("global_attn_every_n_layers") == every
+    theirs = transformers.AutoConfig.for_model(**{**OLD_MODERNBERT, **fields})
+    again = transformers.AutoConfig.for_model(**written)
+    for name in ("layer_types", "rope_parameters", "local_attention", "sliding_window"):
+        assert getattr(again, name) == getattr(theirs, name), name
+    assert (written["global_rope_theta"], written["local_rope_theta"]) == (500.0, 50.0)

@@ -240,6 +240,11 @@ ACTS: dict[str, tuple[typing.Any, typing.Any]] = {
     "model.position_init": ("sinusoidal", first_weights),
     "model.hidden_dropout_prob": (0.4, network),
     "model.attention_probs_dropout_prob": (0.4, network),
+    "model.embedding_size": (16, network),
+    "model.local_attention": (8, network),
+    "model.global_attn_every_n_layers": (1, network),
+    "model.global_rope_theta": (5.0, network),
+    "model.local_rope_theta": (5.0, network),
     "model.tie_word_embeddings": (False, network),
     "model.attention": ("cudnn", program),
     "model.remat": (True, program),
@@ -304,6 +309,11 @@ BESIDE = {
     "schedule.decay_fraction": {"schedule": {"name": "wsd"}},
     "mesh.data": {"mesh": {"data": 8, "fsdp": -1}},
     "model.remat": {"model": {"num_hidden_layers": 3}},
+    "model.embedding_size": {"model": {"family": "electra"}},
+    **{
+        f"model.{name}": {"model": {"family": "modernbert"}}
+        for name in ("local_attention", "global_attn_every_n_layers", "global_rope_theta", "local_rope_theta")
+    },
     "eval.steps": {"eval": {"every": 4}},
     "eval.masking_rate": {"eval": {"every": 4}},
     "checkpoint.keep": {"checkpoint": {"every": 1}},

@@ -111,10 +111,9 @@ class Family:
     """Our fields that are the same in all of its models."""
     own_defaults: Mapping[str, Any] = field(default_factory=dict)
     """Fields of its config.json that `resolve` makes `EncoderConfig.own` of, with what it means to leave one out."""
-    resolve: Callable[[Mapping[str, Any], Mapping[str, Any], str], Mapping[str, Any]] = lambda fields, *_: (
-        fields
-    )
-    """Makes fields of `EncoderConfig` of those in `defaults` and `own_defaults`, the config.json and its name."""
+    resolve: Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]] = lambda fields, _: fields
+    """Makes fields of `EncoderConfig` of those in `defaults` and `own_defaults`, and the config.json. A UserError of
+    its begins with the field's name."""
     written: Callable[[EncoderConfig], Mapping[str, Any]] = lambda _: {}
     """What its config.json has besides `defaults`: the inverse of `resolve`."""
     hidden_dropouts: tuple[str, ...] = ()

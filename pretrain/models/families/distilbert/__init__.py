@@ -1,5 +1,6 @@
 """DistilBERT (Sanh et al. 2019): BERT's encoder without token types, under names of its own."""
 
+from pretrain.models.families.bert.head import MaskedLMHead
 from pretrain.models.families.bert.network import Embeddings
 from pretrain.models.families.distilbert.network import DistilBertLayer
 from pretrain.models.families.family import ClassifierHead, Family, Parts
@@ -9,6 +10,13 @@ FAMILY = Family(
     classes="DistilBert",
     base="distilbert",
     parts=Parts(Embeddings, DistilBertLayer),
+    head=MaskedLMHead,
+    head_modules={
+        "head": "vocab_projector",
+        "head/dense": "vocab_transform",
+        "head/norm": "vocab_layer_norm",
+        "head/decoder": "vocab_projector",
+    },
     decoder="vocab_projector",
     classifier=ClassifierHead(
         names={"head/dense": "pre_classifier", "head/out": "classifier"},

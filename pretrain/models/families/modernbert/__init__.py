@@ -2,12 +2,20 @@
 
 from pretrain.models.families.family import ClassifierHead, Family, Parts
 from pretrain.models.families.modernbert import fields, network
+from pretrain.models.families.modernbert.head import MaskedLMHead
 from pretrain.models.families.shared_fields import SHARED_DEFAULTS, without
 
 FAMILY = Family(
     classes="ModernBert",
     base="model",
     parts=Parts(network.Embeddings, network.EncoderLayer, network.FinalNorm),
+    head=MaskedLMHead,
+    head_modules={
+        "head": "decoder",
+        "head/dense": "head.dense",
+        "head/norm": "head.norm",
+        "head/decoder": "decoder",
+    },
     decoder="decoder",
     classifier=ClassifierHead(
         names={"head/dense": "head.dense", "head/norm": "head.norm", "head/out": "classifier"},
@@ -35,6 +43,7 @@ FAMILY = Family(
     },
     own_defaults=fields.DEFAULTS,
     resolve=fields.with_own_fields,
+    written=fields.written,
     hidden_dropouts=("embedding_dropout", "mlp_dropout"),
     modules={
         "embeddings/word": "embeddings.tok_embeddings",

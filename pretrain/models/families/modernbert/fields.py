@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from base.errors import UserError
-from pretrain.models.config import OwnFields
+from pretrain.models.config import EncoderConfig, OwnFields
+from pretrain.models.layers import ACTIVATIONS
 
 DEFAULTS: Mapping[str, Any] = {
     "norm_bias": False,
@@ -14,6 +15,13 @@ DEFAULTS: Mapping[str, Any] = {
     "mlp_bias": False,
     "embedding_dropout": 0.0,
     "mlp_dropout": 0.0,
+    "decoder_bias": True,
+    "classifier_bias": False,
+    "classifier_activation": "gelu",
+    "classifier_pooling": "cls",
+    "classifier_dropout": 0.0,
+    "cls_token_id": 50281,
+    "sep_token_id": 50282,
     "initializer_cutoff_factor": 2.0,
     "local_attention": 128,
     "global_attn_every_n_layers": 3,
@@ -24,7 +32,7 @@ DEFAULTS: Mapping[str, Any] = {
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 """Kinds of layers."""
-_OLD_THETAS = {GLOBAL: "global_rope_theta", LOCAL: "local_rope_theta"}
+_THETAS = {GLOBAL: "global_rope_theta", LOCAL: "local_rope_theta"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,8 @@ class ModernBertFields(OwnFields):
 
     layer_types: tuple[str, ...]
     """The kind of each layer."""
+    global_attn_every_n_layers: int | None
+    """From the first on, one of so many layers is global; None where their kinds follow no such rule."""
     local_attention: int
     """How many tokens a local layer sees: half as many to each side."""
     global_rope_theta: float
@@ -44,6 +54,15 @@ class ModernBertFields(OwnFields):
     mlp_bias: bool
     embedding_dropout: float
     mlp_dropout: float
+    decoder_bias: bool
+    classifier_bias: bool
+    """Whether the first map of a head has a bias, also of the masked-language-model head."""
+    classifier_activation: str
+    """After the first map of a head, also of the masked-language-model head."""
+    classifier_pooling: str
+    classifier_dropout: float
+    cls_token_id: int | None
+    sep_token_id: int | None
     initializer_cutoff_factor: float
 
     @property
@@ -64,60 +83,92 @@ class ModernBertFields(OwnFields):
         return True
 
 
-def with_own_fields(fields: Mapping[str, Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+def own_fields(config: EncoderConfig) -> ModernBertFields:
+    """What only a ModernBERT has."""
+    assert isinstance(config.own, ModernBertFields)
+    return config.own
+
+
+def with_own_fields(fields: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of an EncoderConfig, in which what only ModernBERT has is one field, `own`.
 
     Args:
       fields: the values of all fields that have a default.
       values: contents of the config.json.
-      where: the file, for messages.
 
     Raises:
-      UserError: kinds of layers, or a rotation, that are not known; two fields that do not fit each other.
+      UserError: kinds of layers, a rotation or an activation that are not known; two fields that do not fit each other.
     """
-    kinds = _kinds(fields, values, where)
-    thetas = {kind: _theta(kind, fields, values, where) for kind in (GLOBAL, LOCAL)}
+    kinds = _kinds(fields, values)
+    thetas = {name: _theta(kind, fields, values) for kind, name in _THETAS.items()}
     half = fields["local_attention"] // 2
     head_width = fields["hidden_size"] // max(fields["num_attention_heads"], 1)
     for name, only in (("sliding_window", half), ("head_dim", head_width)):
         if values.get(name) not in (None, only):
-            raise UserError(f"{where}: {name}={values[name]!r}, but by its other fields it is {only}")
+            raise UserError(f"{name}={values[name]!r}, but by its other fields it is {only}")
     if half < 1:
-        raise UserError(f"{where}: local_attention={fields['local_attention']} should be 2 or more")
-    kept = {field.name for field in dataclasses.fields(ModernBertFields)} & set(DEFAULTS)
-    own = ModernBertFields(
-        **{name: fields[name] for name in kept}
-        | {"layer_types": tuple(kinds)}
-        | {_OLD_THETAS[kind]: theta for kind, theta in thetas.items()}
-    )
+        raise UserError(f"local_attention={fields['local_attention']} should be 2 or more")
+    if fields["classifier_activation"] not in ACTIVATIONS:
+        raise UserError(
+            f"classifier_activation={fields['classifier_activation']!r}; known are {', '.join(ACTIVATIONS)}"
+        )
+    names = {field.name for field in dataclasses.fields(ModernBertFields)} & set(DEFAULTS)
+    made = {"layer_types": tuple(kinds), "global_attn_every_n_layers": _every(kinds, fields)}
+    own = ModernBertFields(**{**{name: fields[name] for name in names}, **made, **thetas})
     shared = {name: value for name, value in fields.items() if name not in DEFAULTS}
     return {**shared, "own": own}
 
 
-def _kinds(fields: Mapping[str, Any], values: Mapping[str, Any], where: str) -> list[str]:
+def written(config: EncoderConfig) -> dict[str, Any]:
+    """What config.json says besides the fields that families share.
+
+    Layers are described in the present form and, where it can, in that of releases before transformers 5.
+    """
+    own = own_fields(config)
+    ids = ("cls_token_id", "sep_token_id", "global_attn_every_n_layers")
+    values = {name: getattr(own, name) for name in DEFAULTS}
+    thetas = {kind: getattr(own, name) for kind, name in _THETAS.items()}
+    return {
+        **{name: value for name, value in values.items() if value is not None or name not in ids},
+        "layer_types": list(own.layer_types),
+        "rope_parameters": {
+            kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in thetas.items()
+        },
+    }
+
+
+def _kinds(fields: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
     """The kind of each layer: listed, or every so many a global one, from the first."""
     layers, every = fields["num_hidden_layers"], fields["global_attn_every_n_layers"]
     kinds = values.get("layer_types")
     if kinds is None:
         if every < 1:
-            raise UserError(f"{where}: global_attn_every_n_layers={every} should be 1 or more")
-        return [LOCAL if index % every else GLOBAL for index in range(layers)]
+            raise UserError(f"global_attn_every_n_layers={every} should be 1 or more")
+        return _periodic(layers, every)
     if not isinstance(kinds, list) or len(kinds) != layers or not set(kinds) <= {GLOBAL, LOCAL}:
-        raise UserError(
-            f"{where}: layer_types={kinds!r} should be a list of {layers} times {GLOBAL!r} or {LOCAL!r}"
-        )
+        raise UserError(f"layer_types={kinds!r} should be a list of {layers} times {GLOBAL!r} or {LOCAL!r}")
     return kinds
 
 
-def _theta(kind: str, fields: Mapping[str, Any], values: Mapping[str, Any], where: str) -> float:
+def _periodic(layers: int, every: int) -> list[str]:
+    return [LOCAL if index % every else GLOBAL for index in range(layers)]
+
+
+def _every(kinds: list[str], fields: Mapping[str, Any]) -> int | None:
+    """The period of the global layers: the one that is given, or the least that fits; None where none does."""
+    periods = (max(fields["global_attn_every_n_layers"], 1), *range(1, len(kinds) + 1))
+    return next((every for every in periods if _periodic(len(kinds), every) == kinds), None)
+
+
+def _theta(kind: str, fields: Mapping[str, Any], values: Mapping[str, Any]) -> float:
     """The base of the wavelengths that layers of a kind rotate by."""
     rope = (values.get("rope_parameters") or {}).get(kind) or {}
     scaling = values.get("rope_scaling") or {}
     for name, value in (("rope_parameters", rope), ("rope_scaling", scaling)):
         rope_type = value.get("rope_type", value.get("type", "default"))
         if rope_type != "default":
-            raise UserError(f"{where}: {name} has rope_type={rope_type!r}; only 'default' is known")
-    theta = scaling.get("rope_theta", rope.get("rope_theta", fields[_OLD_THETAS[kind]]))
+            raise UserError(f"{name} has rope_type={rope_type!r}; only 'default' is known")
+    theta = scaling.get("rope_theta", rope.get("rope_theta", fields[_THETAS[kind]]))
     if not isinstance(theta, int | float) or theta <= 0:
-        raise UserError(f"{where}: rope_theta={theta!r} of {kind} should be a number above 0")
+        raise UserError(f"rope_theta={theta!r} of {kind} should be a number above 0")
     return float(theta)

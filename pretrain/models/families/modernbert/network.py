@@ -18,18 +18,13 @@ from pretrain.models.attention import attention
 from pretrain.models.config import EncoderConfig
 from pretrain.models.dropout import dropout
 from pretrain.models.families.family import KernelStart
-from pretrain.models.families.modernbert.fields import ModernBertFields
+from pretrain.models.families.modernbert.fields import own_fields
 from pretrain.models.layers import ACTIVATIONS, LayerNorm, Linear, normal
-
-
-def _own(config: EncoderConfig) -> ModernBertFields:
-    assert isinstance(config.own, ModernBertFields)
-    return config.own
 
 
 def norm(config: EncoderConfig) -> LayerNorm:
     """A layer norm of model width."""
-    return LayerNorm(config.hidden_size, config.layer_norm_eps, bias=_own(config).norm_bias)
+    return LayerNorm(config.hidden_size, config.layer_norm_eps, bias=own_fields(config).norm_bias)
 
 
 class Embeddings(nnx.Module):
@@ -38,7 +33,7 @@ class Embeddings(nnx.Module):
     def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
         self.config = config
         shape = (config.vocab_size, config.hidden_size)
-        cutoff = _own(config).initializer_cutoff_factor
+        cutoff = own_fields(config).initializer_cutoff_factor
         self.word = normal(rngs, shape, config.initializer_range, ("vocab", "embed"), cutoff=cutoff)
         self.norm = norm(config)
 
@@ -52,7 +47,7 @@ class Embeddings(nnx.Module):
     ) -> Float[Array, "B S D"]:
         """Embed tokens, wherever they are."""
         x = constrain(self.norm(self.word[...][tokens]).astype(dtype), "batch", "seq", "act_embed")
-        return dropout(x, _own(self.config).embedding_dropout, dropout_key)
+        return dropout(x, own_fields(self.config).embedding_dropout, dropout_key)
 
 
 class SelfAttention(nnx.Module):
@@ -61,12 +56,12 @@ class SelfAttention(nnx.Module):
     def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
         self.config = config
         D, N, H = config.hidden_size, config.num_attention_heads, config.head_width
-        std, own = config.initializer_range, _own(config)
+        std, own = config.initializer_range, own_fields(config)
         self.query_key_value = Linear(
             rngs,
             {"D": D},
             {"P": 3, "N": N, "H": H},
-            ("embed", None, "heads", None),
+            ("embed", "matrices", "heads", None),
             std,
             bias=own.attention_bias,
             cutoff=own.initializer_cutoff_factor,
@@ -123,10 +118,16 @@ class FeedForward(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
         self.config = config
-        D, F, own = config.hidden_size, config.intermediate_size, _own(config)
+        D, F, own = config.hidden_size, config.intermediate_size, own_fields(config)
         cutoff, std = own.initializer_cutoff_factor, config.initializer_range
         self.up = Linear(
-            rngs, {"D": D}, {"G": 2, "F": F}, ("embed", None, "mlp"), std, bias=own.mlp_bias, cutoff=cutoff
+            rngs,
+            {"D": D},
+            {"G": 2, "F": F},
+            ("embed", "matrices", "mlp"),
+            std,
+            bias=own.mlp_bias,
+            cutoff=cutoff,
         )
         self.down = Linear(
             rngs, {"F": F}, {"D": D}, ("mlp", "embed"), residual_std(config), bias=own.mlp_bias, cutoff=cutoff
@@ -136,7 +137,7 @@ class FeedForward(nnx.Module):
         """Run it; what the gate lets through is dropped out."""
         both = constrain(self.up(x), "batch", "seq", None, "act_mlp")
         gated = ACTIVATIONS[self.config.hidden_act](both[:, :, 0]) * both[:, :, 1]
-        return self.down(dropout(gated, _own(self.config).mlp_dropout, dropout_key))
+        return self.down(dropout(gated, own_fields(self.config).mlp_dropout, dropout_key))
 
 
 class EncoderLayer(nnx.Module):
@@ -152,7 +153,7 @@ class EncoderLayer(nnx.Module):
     @staticmethod
     def traits(config: EncoderConfig) -> Mapping[str, np.ndarray]:
         """How far each layer sees, what it rotates by, and whether it normalises what its attention reads."""
-        own, H = _own(config), config.head_width
+        own, H = own_fields(config), config.head_width
         exponents = np.arange(0, H, 2, dtype=np.float32) / np.float32(H)
         return {
             "window": np.array([window or config.max_length for window in own.windows], np.int32),
@@ -200,4 +201,6 @@ def residual_std(config: EncoderConfig) -> float:
 
 def classifier_start(config: EncoderConfig) -> KernelStart:
     """The start of the head that classifies texts."""
-    return KernelStart(residual_std(config), config.hidden_size**-0.5, _own(config).initializer_cutoff_factor)
+    return KernelStart(
+        residual_std(config), config.hidden_size**-0.5, own_fields(config).initializer_cutoff_factor
+    )

@@ -1,0 +1,78 @@
+"""Which fields of config.model a family has, and what they are in a network of it."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from base.schema import Unused
+from pretrain.config import ModelConfig
+from pretrain.models import EncoderConfig, families
+from pretrain.models.families.family import Family
+from pretrain.models.families.shared_fields import SHARED_DEFAULTS
+
+OWN = (
+    "embedding_size",
+    "local_attention",
+    "global_attn_every_n_layers",
+    "global_rope_theta",
+    "local_rope_theta",
+)
+"""Fields of config.model that only some families have; None there is the family's default."""
+HIDDEN, ATTENTION = "hidden_dropout_prob", "attention_probs_dropout_prob"
+
+
+def lacking(family: Family) -> list[str]:
+    """The fields of config.model that networks of a family do not have."""
+    has = {*family.defaults, *family.own_defaults}
+    if family.hidden_dropouts:
+        has.add(HIDDEN)
+    if family.has_position_table:
+        has.add("position_init")
+    return [name for name in (*SHARED_DEFAULTS, "position_init", *OWN) if name not in has]
+
+
+def unused_fields(model: ModelConfig) -> Iterator[Unused]:
+    """The fields of config.model that have no effect, because the network that it describes does not have them."""
+    names = tuple(f"model.{name}" for name in lacking(families.get(model.family)))
+    because = f"config.model.family={model.family!r} has no such field; unset it, or choose another family"
+    yield Unused(names, because, ("model.family",))
+
+
+def default_dropout(family: Family, name: str) -> float:
+    """The rate of dropout that a new network of a family has where config.model does not set it."""
+    names = family.hidden_dropouts if name == HIDDEN and family.hidden_dropouts else (name,)
+    rates = {**family.defaults, **family.own_defaults}
+    return float(max(rates.get(each, 0.0) for each in names))
+
+
+def drops_nothing(model: ModelConfig) -> bool:
+    """Whether the network that config.model describes has no dropout."""
+    family, set_to = families.get(model.family), {name: getattr(model, name) for name in (HIDDEN, ATTENTION)}
+    return not any(default_dropout(family, name) if rate is None else rate for name, rate in set_to.items())
+
+
+def config_json(model: ModelConfig, special: Mapping[str, int]) -> dict[str, Any]:
+    """The contents of a config.json of the network that config.model describes, without its vocab_size.
+
+    Args:
+      model: the config.
+      special: ids of the tokenizer's special tokens, by the names of config.json (bos_token_id, ...).
+    """
+    family = families.get(model.family)
+    has = {**family.defaults, **family.own_defaults}
+    names = [name for name in (*SHARED_DEFAULTS, *OWN) if name in has and name != "vocab_size"]
+    given = {name: getattr(model, name) for name in names}
+    if "embedding_size" in given and given["embedding_size"] is None:
+        given["embedding_size"] = model.hidden_size
+    # A family whose bos and eos ids are None by default has no such tokens.
+    ids = {name: index for name, index in special.items() if has.get(name) is not None}
+    values = {family.key(name): value for name, value in (given | ids).items() if value is not None}
+    return {"model_type": model.family, **values}
+
+
+def value(network: EncoderConfig, name: str) -> Any:
+    """What a field of config.model is in a network; None where it has no such field."""
+    if name == "family":
+        return network.model_type
+    if name in OWN and name in lacking(network.family):
+        return None
+    return getattr(network, name, getattr(network.own, name, None))
