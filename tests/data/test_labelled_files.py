@@ -155,7 +155,7 @@ def test_a_class_beyond_the_limit_is_known_to_the_other_files(tmp_path):
          "train.csv line 3: 1 fields where there should be 2 (sentence, label); correct the line"),
         ({"train.csv": "sentence,label\na,x\nb, \n"}, {},
          "train.csv line 3: label ' ' should be the name of a class; correct it, or set config.data.label"),
-        ({"train.csv": 'sentence,label\na,x\n"b,y\n'}, {}, "train.csv line 3: unexpected end of data; a field with "),
+        ({"train.csv": 'sentence,label\na,x\n"b,y\n'}, {}, "train.csv line 3: unexpected end of data; put a field "),
         ({"train.csv": "sentence,label,label\na,x,y\n"}, {},
          "train.csv line 1: 2 columns are called 'label'; rename all but one"),
         ({"train.csv.gz": b"no archive"}, {}, "train.csv.gz: damaged file (Error -3 "),
