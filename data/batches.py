@@ -16,9 +16,9 @@ import numpy as np
 from base.errors import UserError
 from data.config import DataConfig
 from data.corpus import open_sources
-from data.counts import Counts, describe_dropped
+from data.document_counts import Counts, describe_dropped
 from data.packing import Packer, Rows, fill, make_packer
-from data.source import Source
+from data.source_protocol import Source
 from data.special_tokens import SpecialTokens
 from data.streams import WindowReader, open_documents, window_order
 from data.token_streams import FRESH, Encode, TokenStream

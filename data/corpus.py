@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from base.errors import UserError
 from data.config import DataConfig, leaf_sources
-from data.counts import Counts
+from data.document_counts import Counts
 from data.packing import LOOK_AHEAD, DocumentPlanner, rows_in_order
-from data.shuffle import WeightedDraws
-from data.source import Record, Source
+from data.random_orders import WeightedDraws
+from data.source_protocol import Record, Source
 from data.sources import check_fields, open_source
 from data.streams import nothing_to_read, open_layout, outside_training, shuffles_shards, window_order
 from data.token_streams import LARGEST_CHUNK, Cursor, Encode

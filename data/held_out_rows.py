@@ -9,10 +9,10 @@ import numpy as np
 from base.errors import UserError
 from data.config import DataConfig
 from data.corpus import open_sources, source_weights
-from data.counts import Counts, Unwanted, describe_dropped
+from data.document_counts import Counts, Unwanted, describe_dropped
 from data.held_out_documents import HeldOut
 from data.packing import Rows, fill, make_packer
-from data.source import Source
+from data.source_protocol import Source
 from data.sources import open_source
 from data.special_tokens import SpecialTokens
 from data.stream_records import Layout, OwnReader, Position

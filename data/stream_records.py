@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from data.shuffle import permutation
-from data.source import Record, Source
+from data.random_orders import permutation
+from data.source_protocol import Record, Source
 
 SHARDS_PER_STREAM = 8
 """Shards for each stream from which on streams have shards of their own; shares then differ by an eighth at most."""

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 from base.errors import UserError
 from data.config import DataConfig
-from data.counts import Counts, Unwanted
+from data.document_counts import Counts, Unwanted
 from data.held_out_documents import HeldOut
-from data.shuffle import WeightedDraws, permutation
-from data.source import Source
+from data.random_orders import WeightedDraws, permutation
+from data.source_protocol import Source
 from data.stream_records import SHUFFLED, Layout, Position, Reader, ShardOrder, open_readers
 
 

@@ -26,8 +26,8 @@ from pretrain.publish.public_names import check_card
 from pretrain.reports.end_summary import LOSS_CURVE, draw_loss_curve
 from pretrain.reports.metric_writer import FILE_NAME, read_metrics
 from pretrain.runtime import processes
-from pretrain.runtime.attempt import attempt
 from pretrain.runtime.checkpoint import restore_params
+from pretrain.runtime.optional_outputs import attempt
 from pretrain.runtime.workdir import MODEL_FILE, check_workdir, read_card
 from tokenizer.load import load as load_tokenizer
 

@@ -33,8 +33,8 @@ from pretrain.phases import Phase, objective_at, resolve_phases, saved_phases
 from pretrain.runtime import processes
 from pretrain.runtime.checkpoint import restore_params
 from pretrain.runtime.workdir import MODEL_FILE, check_workdir, read_config
-from tokenizer.ensure import tokenizer_folder
 from tokenizer.load import Loaded, load
+from tokenizer.run_tokenizer import tokenizer_folder
 
 MASK = "<mask>"
 """The mark of a masked word in a text; the tokenizer's mask token may have another name."""

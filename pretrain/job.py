@@ -18,7 +18,7 @@ from base.errors import UserError
 from base.set_fields import Given, say
 from base.storage import check_readable
 from data.corpus import corpus_fingerprint, count_steps
-from pretrain import given_network
+from pretrain import starting_network
 from pretrain.checks import TO_COME, check_fields, check_steps, checked_model
 from pretrain.config import PretrainConfig
 from pretrain.devices import hardware
@@ -38,8 +38,8 @@ from pretrain.runtime import processes
 from pretrain.runtime.changes import SAFE_IN_PRETRAINING
 from pretrain.runtime.checkpoint import restore_params
 from pretrain.runtime.workdir import MODEL_FILE, is_workdir
-from tokenizer.ensure import ensure_tokenizer, has_tokenizer
 from tokenizer.load import Loaded
+from tokenizer.run_tokenizer import ensure_tokenizer, has_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -134,12 +134,12 @@ def settled_with_origin(
       UserError: as `with_origin`, or a field is set that the network which the run is given has otherwise.
     """
     originated = with_origin(config, workdir, resuming=saved is not None)
-    if not given_network.is_given(config):
+    if not starting_network.is_given(config):
         return config, originated
     file = originated.model.config_file
-    asked = given_network.with_network(config, given, parse_config(read_config(file), file), note)
+    asked = starting_network.with_network(config, given, parse_config(read_config(file), file), note)
     if saved is not None:
-        originated = given_network.resumed(originated, saved)
+        originated = starting_network.resumed(originated, saved)
     return asked, originated
 
 

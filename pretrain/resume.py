@@ -13,7 +13,7 @@ from etils import epath
 from base import schema
 from base.errors import UserError
 from data.streams import with_shard_order
-from pretrain import given_network
+from pretrain import starting_network
 from pretrain.config import PretrainConfig
 from pretrain.job import Job
 from pretrain.models import families, family_fields, huggingface
@@ -118,7 +118,7 @@ def provenance(saved: Mapping[str, Any] | None, job: Job, *, changed: bool) -> d
         past = list(saved.get("past", ()))
         was = saved["fingerprints"]
         if changed or any(job.fingerprints.get(name, was[name]) != was[name] for name in was):
-            config = schema.completed(given_network.as_counted(saved, job.given), PretrainConfig)
+            config = schema.completed(starting_network.as_counted(saved, job.given), PretrainConfig)
             before = {"config": config, "fingerprints": was}
             past.append({"until": saved["step"], "steps": saved["steps"], **before})
     return {"past": past, "local": sorted(local)}
@@ -153,10 +153,10 @@ def _refusal(name: str, old: Any, new: Any) -> str:
 
 def _fixed(name: str) -> str:
     """What of a run a field says that is fixed for its life; empty for fields that may change."""
-    start = ("init_from", *(f"model.{each}" for each in given_network.START))
+    start = ("init_from", *(f"model.{each}" for each in starting_network.START))
     if name in start or name.startswith("tokenizer."):
         return "the start"
-    if name == "data.streams" or name in {f"model.{each}" for each in given_network.NETWORK}:
+    if name == "data.streams" or name in {f"model.{each}" for each in starting_network.NETWORK}:
         return "the network and the streams"
     return ""
 
@@ -165,11 +165,11 @@ def _means_the_same(name: str, old: Any, new: Any, saved: Mapping[str, Any], con
     """Whether a field that differs makes no difference: nothing reads it, what gives the network decides, or it names
     the same folder."""
     group, _, leaf = name.rpartition(".")
-    given = given_network.is_given(config) and given_network.is_given(saved)
-    if group == "model" and leaf in given_network.DROPOUTS:
+    given = starting_network.is_given(config) and starting_network.is_given(saved)
+    if group == "model" and leaf in starting_network.DROPOUTS:
         default = family_fields.default_dropout(families.get(config.model.family), leaf)
-        return given_network.same_dropout(old, new, given=given, default=default)
-    if group == "model" and leaf in given_network.NETWORK and given:
+        return starting_network.same_dropout(old, new, given=given, default=default)
+    if group == "model" and leaf in starting_network.NETWORK and given:
         return True  # the workdir's model.json decides, and fields that are set are compared with it
     if name in ORIGINS and old and new:
         return Path(old).expanduser().resolve() == Path(new).expanduser().resolve()

@@ -15,7 +15,7 @@ from base import schema, terminal
 from base.errors import UserError
 from base.set_fields import Given
 from data.batches import Batch, BatchIterator, open_batches
-from pretrain import given_network
+from pretrain import starting_network
 from pretrain.config import LogConfig, PretrainConfig
 from pretrain.devices.flops import StepWork
 from pretrain.devices.global_batch import abstract_batch, to_devices
@@ -142,7 +142,7 @@ class _Pretraining:
             "data": {key: of_all_processes(states) for key, states in self.run.data.items()},
             "best": self.run.best,
             **self._history,
-            "dropout": given_network.dropout(self.job.encoder),
+            "dropout": starting_network.dropout(self.job.encoder),
             "peak": self.job.peak and self.job.peak._asdict(),
         }
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from base.schema import Unused
 from data import config as data_config
-from pretrain import given_network
+from pretrain import starting_network
 from pretrain.config import PHASE_FIELDS, LogConfig, PretrainConfig
 from pretrain.models import family_fields
 from tokenizer import config as tokenizer_config
@@ -15,11 +15,11 @@ OF_ADAM = ("optimizer.beta1", "optimizer.beta2", "optimizer.eps")
 def unused_fields(config: PretrainConfig) -> list[Unused]:
     """The fields that would have no effect in a run of this config.
 
-    Those of the network are not among them where a file or a checkpoint gives it: see `pretrain.given_network`.
+    Those of the network are not among them where a file or a checkpoint gives it: see `pretrain.starting_network`.
     """
     return [
         *_of_start(config),
-        *(() if given_network.is_given(config) else family_fields.unused_fields(config.model)),
+        *(() if starting_network.is_given(config) else family_fields.unused_fields(config.model)),
         *_of_data(config),
         *_of_phases(config),
         *_of_objectives(config),
@@ -99,7 +99,7 @@ def _of_learning(config: PretrainConfig) -> Iterator[Unused]:
         )
         yield Unused(("schedule.decay_fraction",), because, ("schedule.name",))
     rates = (config.model.hidden_dropout_prob, config.model.attention_probs_dropout_prob)
-    new = not given_network.is_given(config)
+    new = not starting_network.is_given(config)
     if rates == (0, 0) or (new and family_fields.drops_nothing(config.model)):
         because = (
             "nothing is dropped: config.model.hidden_dropout_prob and attention_probs_dropout_prob are 0"

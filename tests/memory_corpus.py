@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from data.source import Record
+from data.source_protocol import Record
 from data.special_tokens import SpecialTokens
 
 SPECIAL = SpecialTokens(cls=0, sep=2, pad=1, mask=4, unk=3)

@@ -32,7 +32,7 @@ SOLE_IMPORTERS = {
 # The project runs without torch, but for the one file that needs an extra; of transformers it takes the tokenizers.
 PEERS = {
     "torch": ["finetune/onnx.py"],
-    "transformers": ["tokenizer/opening.py", "finetune/onnx.py"],
+    "transformers": ["tokenizer/as_transformers.py", "finetune/onnx.py"],
 }
 # Libraries that take long to import: only inside the function that needs them.
 HEAVY = {

@@ -17,7 +17,7 @@ from data.config import DataConfig
 from data.config import unused_fields as unused_of_data
 from tokenizer.config import TokenizerConfig
 from tokenizer.config import unused_fields as unused_of_tokenizer
-from tokenizer.ensure import ensure_tokenizer, has_tokenizer, tokenizer_folder
+from tokenizer.run_tokenizer import ensure_tokenizer, has_tokenizer, tokenizer_folder
 
 OF_ROWS = ("streams", "window", "packing", "prefetch")
 """Fields of `data` that say how documents become rows, of which a tokenizer knows nothing."""

@@ -15,9 +15,9 @@ from tokenizers import Tokenizer
 from base.errors import UserError
 from data.special_tokens import SpecialTokens
 from tokenizer import tokenizer_files, word_starts
-from tokenizer.as_written import GENERIC
-from tokenizer.opening import Opened, open_files
-from tokenizer.plain_text import without_spelling
+from tokenizer.as_transformers import Opened, open_files
+from tokenizer.needs_transformers import GENERIC
+from tokenizer.no_special_tokens import without_spelling
 
 # The role of a special token -> the fields that may name it, and the names it has where no field does.
 ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

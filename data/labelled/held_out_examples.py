@@ -13,7 +13,7 @@ from jaxtyping import Bool
 
 from base.errors import UserError
 from data.labelled.config import LabelledConfig
-from data.shuffle import permutation
+from data.random_orders import permutation
 
 logger = logging.getLogger(__name__)
 

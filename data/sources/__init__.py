@@ -6,7 +6,7 @@ from typing import Any
 from base.errors import UserError
 from data import config as data_config
 from data.config import SourceConfig
-from data.source import Source
+from data.source_protocol import Source
 from data.sources.documents import check_filters
 
 READERS = {name: data_config.READERS[name] for name in ("path", "mix")}

@@ -9,7 +9,7 @@ from typing import Any
 
 from base.errors import UserError
 from data.config import FilterConfig, SourceConfig
-from data.source import BLANK, Record
+from data.source_protocol import BLANK, Record
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from base.errors import UserError
 from data.config import SourceConfig
-from data.source import BLANK, Record
+from data.source_protocol import BLANK, Record
 from data.sources.documents import (
     FlawError,
     Gate,
@@ -61,7 +61,7 @@ class FilesSource:
         return [file.name for file in self._files]
 
     def read(self, shard: int, start: int = 0) -> Iterator[Record]:
-        """Records of one file from `start` on (see `data.source.Source.read`)."""
+        """Records of one file from `start` on (see `data.source_protocol.Source.read`)."""
         return read_file(self._files[shard], self._config, self._gate, start)
 
     def fingerprint(self) -> str:

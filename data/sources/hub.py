@@ -10,7 +10,7 @@ from typing import Any
 from base.errors import UserError
 from base.hub_errors import may_pass, one_line
 from data.config import SourceConfig
-from data.source import Record
+from data.source_protocol import Record
 from data.sources.documents import FlawError, Gate, column_of, digest, missing_field, refuse_metadata_filters
 from data.sources.hub_errors import explain
 from data.sources.table_rows import row_records
@@ -63,7 +63,9 @@ class HubSource:
         return self._shards
 
     def read(self, shard: int, start: int = 0) -> Iterator[Record]:
-        """Records of one shard from `start` on (see `data.source.Source.read`). Earlier records are downloaded too.
+        """Records of one shard from `start` on: see `data.source_protocol.Source.read`.
+
+        Earlier records are downloaded too.
 
         Raises:
           UserError: also if the connection stays broken.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from data.source import Record
+from data.source_protocol import Record
 from data.sources.compressed_lines import read_lines
 from data.sources.documents import FlawError, Gate, decode
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from base.errors import UserError
 from data.config import FilterConfig, SourceConfig
-from data.source import BLANK, Record
+from data.source_protocol import BLANK, Record
 from data.sources.documents import METADATA_FILTERS, FlawError, Gate, decode, digest, json_object, text_of
 from data.sources.lines import blank_line_documents, numbered_lines, or_empty, sound
 from data.sources.oscar_layout import ANNOTATIONS, Layout, Shard, find_layout
@@ -46,7 +46,7 @@ class OscarSource:
         return [shard.name for shard in self._layout.shards]
 
     def read(self, shard: int, start: int = 0) -> Iterator[Record]:
-        """Records of one shard from `start` on (see `data.source.Source.read`)."""
+        """Records of one shard from `start` on (see `data.source_protocol.Source.read`)."""
         files = self._layout.shards[shard]
         match files:
             case Shard(text=None, meta=None):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from base.errors import UserError
 from data.config import SourceConfig
-from data.source import Record
+from data.source_protocol import Record
 from data.sources.documents import FlawError, Gate, digest, refuse_metadata_filters
 from data.sources.prose import paragraphs
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from data.source import Record
+from data.source_protocol import Record
 from data.sources.documents import FlawError, Gate, text_of
 
 

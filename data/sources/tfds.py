@@ -5,7 +5,7 @@ from typing import Any
 
 from base.errors import UserError
 from data.config import SourceConfig
-from data.source import Record
+from data.source_protocol import Record
 from data.sources.documents import (
     FlawError,
     Gate,
@@ -47,7 +47,7 @@ class TfdsSource:
         return [str(name) for name in self._info.splits[self._config.split].filenames]
 
     def read(self, shard: int, start: int = 0) -> Iterator[Record]:
-        """Records of one shard from `start` on (see `data.source.Source.read`)."""
+        """Records of one shard from `start` on (see `data.source_protocol.Source.read`)."""
         first, end = self._starts[shard], self._starts[shard + 1]
         place = f"{self._config.name}: {self.shards[shard]}"
         for low in range(first + start, end, BATCH):

@@ -23,7 +23,7 @@ from finetune.results.results_file import Summary, as_json
 from pretrain.publish.markdown import escape
 from pretrain.publish.public_names import shown_source
 from pretrain.reports.pictures import png
-from pretrain.runtime.attempt import attempt
+from pretrain.runtime.optional_outputs import attempt
 from pretrain.runtime.workdir import write_bytes, write_text
 
 NINE = tuple(name for name, task in TASKS.items() if task.dataset == name and task.train)

@@ -31,7 +31,7 @@ from pretrain.config import CardConfig
 from pretrain.job import NOTHING_SET
 from pretrain.models.huggingface import CONFIG, parse_config, read_config
 from pretrain.runtime import processes
-from pretrain.runtime.attempt import attempt
+from pretrain.runtime.optional_outputs import attempt
 from pretrain.runtime.workdir import write_bytes, write_finished, write_text
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from data.shuffle import permutation
+from data.random_orders import permutation
 from finetune.texts.encoding import Encoded
 
 ROUND_TO = 8

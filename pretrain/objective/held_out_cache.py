@@ -18,7 +18,7 @@ from base.storage import check_damage
 from data.config import DataConfig
 from data.corpus import open_sources
 from data.held_out_rows import evaluation_rows, held_out_documents
-from data.source import Source
+from data.source_protocol import Source
 from data.sources import open_source
 from pretrain.phases import Phase
 from pretrain.runtime import processes

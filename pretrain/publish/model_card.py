@@ -13,7 +13,7 @@ from base.command_line import differences
 from base.schema import Unused
 from base.set_fields import Given, settled
 from data.config import DataConfig, SourceConfig, leaf_sources
-from pretrain import given_network
+from pretrain import starting_network
 from pretrain.config import CardConfig, PretrainConfig
 from pretrain.models import EncoderConfig, ParameterCount
 from pretrain.phases import objective_at, resolve_phases
@@ -82,12 +82,12 @@ class CardFacts:
             return [replace(one, by=()) for one in unused_fields(each) if not one.unless_as_late]
 
         read = settled(built, everything, idle_fields)
-        if given_network.is_given(read):
-            read = given_network.with_network(read, Given(), self.encoder, lambda note: None)
-            rates, last = given_network.dropout(self.encoder), self.config["model"]
+        if starting_network.is_given(read):
+            read = starting_network.with_network(read, Given(), self.encoder, lambda note: None)
+            rates, last = starting_network.dropout(self.encoder), self.config["model"]
             idle = {name: last.get(name) for name in rates if last.get(name) != rates[name]}
         else:
-            idle = dict.fromkeys(given_network.DROPOUTS, given_network.OLD_DEFAULT)
+            idle = dict.fromkeys(starting_network.DROPOUTS, starting_network.OLD_DEFAULT)
         unset: dict[str, Any] = {
             name: None for name, rate in idle.items() if getattr(read.model, name) == rate
         }

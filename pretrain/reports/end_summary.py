@@ -10,7 +10,7 @@ from rich.table import Table
 from base import formatting
 from pretrain.reports.metric_writer import FILE_NAME, Line, read_metrics
 from pretrain.reports.pictures import png
-from pretrain.runtime.attempt import attempt
+from pretrain.runtime.optional_outputs import attempt
 
 LOSS_CURVE = "loss_curve.png"
 TRAIN, HELD_OUT = "#9bb8d8", "#c44e52"

@@ -17,7 +17,7 @@ from etils import epath
 
 from base.storage import is_remote, write_text
 from pretrain.reports.tensorboard_events import EventWriter
-from pretrain.runtime.attempt import attempt
+from pretrain.runtime.optional_outputs import attempt
 
 FILE_NAME = "metrics.jsonl"
 REWRITE_SECONDS = 60.0

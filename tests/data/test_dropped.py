@@ -8,7 +8,7 @@ from data.batches import Batch, dropped, open_batches
 from data.config import DataConfig
 from data.corpus import training_documents
 from data.held_out_rows import evaluation_rows
-from data.source import BLANK
+from data.source_protocol import BLANK
 from tests.memory_corpus import SPECIAL, Encoder, MemorySource, make_corpus
 
 

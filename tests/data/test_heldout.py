@@ -9,7 +9,7 @@ from base.errors import UserError
 from data.batches import open_batches
 from data.config import DataConfig, SourceConfig
 from data.corpus import training_documents
-from data.counts import Counts
+from data.document_counts import Counts
 from data.held_out_documents import HeldOut
 from data.held_out_rows import evaluation_rows
 from tests.memory_corpus import FIRST_TOKEN, SPECIAL, Encoder, MemorySource, documents_of, make_corpus

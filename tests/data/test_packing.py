@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from data import token_streams as tokens_module
 from data.config import DataConfig
-from data.counts import Counts
+from data.document_counts import Counts
 from data.packing import LOOK_AHEAD, DocumentPlanner, Piece, Rows, fill, make_packer
 from data.streams import WindowReader, open_documents, window_order
 from data.token_streams import Cursor, TokenStream

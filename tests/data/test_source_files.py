@@ -15,7 +15,7 @@ import zstandard
 
 from base.errors import UserError
 from data.config import FilterConfig, SourceConfig
-from data.source import BLANK, Record
+from data.source_protocol import BLANK, Record
 from data.sources import open_source
 from data.sources.compressed_lines import split_lines
 

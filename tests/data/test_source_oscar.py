@@ -10,7 +10,7 @@ import zstandard
 
 from base.errors import UserError
 from data.config import FilterConfig, SourceConfig
-from data.source import BLANK, Record
+from data.source_protocol import BLANK, Record
 from data.sources import open_source
 
 DOCUMENTS = ["Første dokument.\nMed to linjer.", "Andre.", "Tredje dokument."]

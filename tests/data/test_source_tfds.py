@@ -10,7 +10,7 @@ import pytest
 
 from base.errors import UserError
 from data.config import FilterConfig, SourceConfig
-from data.source import Record
+from data.source_protocol import Record
 from data.sources import open_source
 
 TEXTS = [f"dokument {number} på norsk" for number in range(10)]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from data.config import DataConfig, SourceConfig
-from data.counts import Counts
-from data.shuffle import WeightedDraws, permutation, random_bits
-from data.source import Record
+from data.document_counts import Counts
+from data.random_orders import WeightedDraws, permutation, random_bits
+from data.source_protocol import Record
 from data.stream_records import Layout, OwnReader, Position, ShardOrder, SharedReader, open_readers
 from data.streams import WindowReader, open_documents, window_order
 from tests.memory_corpus import MemorySource, documents_of, make_corpus

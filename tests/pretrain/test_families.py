@@ -15,7 +15,7 @@ from base.command_line import read
 from base.errors import UserError
 from base.set_fields import Given
 from data.special_tokens import SpecialTokens
-from pretrain import given_network
+from pretrain import starting_network
 from pretrain.config import ModelConfig, PretrainConfig
 from pretrain.models import build, families
 from pretrain.models.huggingface import (
@@ -241,25 +241,25 @@ def test_a_run_of_an_xlm_r_may_call_its_network_roberta(name: str):
     config = schema.build(PretrainConfig, {"init_from": "there", "model": {"family": name}})
     given = Given(frozenset(["model.family"]), frozenset(["init_from", "model.family"]))
     notes: list[str] = []
-    assert given_network.with_network(config, given, network, notes.append).model.family == name
+    assert starting_network.with_network(config, given, network, notes.append).model.family == name
     assert notes == []
     other = dataclasses.replace(config, model=dataclasses.replace(config.model, family="bert"))
     with pytest.raises(UserError, match="which has family='xlm-roberta'; unset one of the two"):
-        given_network.with_network(other, given, network, notes.append)
+        starting_network.with_network(other, given, network, notes.append)
 
 
 def test_a_run_from_a_modernbert_says_what_it_is_of():
     network = parse_config({**HUB["modernbert"], "mlp_dropout": 0.1}, "here")
     config = schema.build(PretrainConfig, {"init_from": "there"})
     given = Given(frozenset(), frozenset(["init_from"]))
-    model = given_network.with_network(config, given, network, print).model
+    model = starting_network.with_network(config, given, network, print).model
     assert (model.family, model.local_attention, model.global_rope_theta) == ("modernbert", 128, 160000.0)
     assert (model.hidden_dropout_prob, model.embedding_size) == (None, None)
-    assert given_network.dropout(network) == {"attention_probs_dropout_prob": 0.0}
+    assert starting_network.dropout(network) == {"attention_probs_dropout_prob": 0.0}
     with pytest.raises(
         UserError, match=r"config\.model\.embedding_size=64 has no effect: .* has embedding_size=None"
     ):
-        given_network.with_network(
+        starting_network.with_network(
             dataclasses.replace(config, model=dataclasses.replace(config.model, embedding_size=64)),
             Given(frozenset(), frozenset(["init_from", "model.embedding_size"])), network, print,
         )  # fmt: skip

@@ -22,7 +22,7 @@ from pretrain.phases import resolve_phases
 from pretrain.runtime import processes
 from pretrain.train import train
 from tests.tiny import tiny_config, write_corpus
-from tokenizer.ensure import ensure_tokenizer
+from tokenizer.run_tokenizer import ensure_tokenizer
 
 
 @pytest.fixture(scope="module")

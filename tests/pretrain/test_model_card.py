@@ -14,11 +14,11 @@ from base.command_line import parse, read
 from data.config import DataConfig, SourceConfig
 from data.special_tokens import SpecialTokens
 from pretrain.config import CardConfig, OptimizerConfig, PhaseConfig, PretrainConfig
-from pretrain.given_network import with_network
 from pretrain.models import build
 from pretrain.models.huggingface import encoder_config
 from pretrain.publish.model_card import CardFacts, model_card
 from pretrain.resume import provenance
+from pretrain.starting_network import with_network
 from pretrain.unused_fields import unused_fields
 from tests.pretrain.test_export import CONFIG, METRICS, WORDS
 from tokenizer.config import TokenizerConfig

@@ -9,7 +9,7 @@ from etils import epath
 from base.errors import UserError
 from base.schema import as_dict, build
 from base.set_fields import Given
-from pretrain import given_network, resume
+from pretrain import resume, starting_network
 from pretrain.config import PretrainConfig
 from pretrain.job import assemble
 from pretrain.reports.recorder import Recorder
@@ -163,7 +163,7 @@ def test_dropout_of_a_change_that_was_never_saved_is_forgotten(run, tmp_path, ra
     line = {} if rate is None else {"hidden_dropout_prob": rate}
     job = run(line=line)[1]
     own = {"hidden_dropout_prob": rate or 0.1, "attention_probs_dropout_prob": 0.1}
-    assert given_network.dropout(job.encoder) == own
+    assert starting_network.dropout(job.encoder) == own
     saved = begun(tmp_path, job, hidden_dropout_prob=0.5) | {"local": [], "dropout": own}
     config, resumed = run(line=line, saved=saved)
     assert dropouts(resumed) == (rate or 0.1, 0.1)
@@ -208,7 +208,7 @@ def test_a_run_of_before_keeps_its_dropout_when_it_goes_on_again(run, tmp_path):
         "config": as_dict(job.given),
         "steps": 8,
         "local": [],
-        "dropout": given_network.dropout(job.encoder),
+        "dropout": starting_network.dropout(job.encoder),
     }
     assert dropouts(run(recipe=recipe, saved=again)[1]) == (0.2, 0.1)
 

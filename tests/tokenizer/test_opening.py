@@ -9,9 +9,9 @@ from tokenizers import Tokenizer
 from base.errors import UserError
 from tests.tokenizer.small_tokenizers import DOCUMENTS, wordpiece
 from tests.tokenizer.test_plain_text import SPELLED
-from tokenizer.as_written import is_as_written
 from tokenizer.config import TokenizerConfig
 from tokenizer.load import load
+from tokenizer.needs_transformers import is_as_written
 from tokenizer.tokenizer_files import CONFIG, TOKENIZER, read_files
 from tokenizer.train import train_tokenizer
 

@@ -13,8 +13,8 @@ from etils import epath
 from base.errors import UserError
 from data.config import DataConfig, FilterConfig
 from tokenizer.config import TokenizerConfig
-from tokenizer.ensure import ensure_tokenizer
 from tokenizer.load import load
+from tokenizer.run_tokenizer import ensure_tokenizer
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG_FILE = """

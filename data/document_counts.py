@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from data.source import BLANK, Record
+from data.source_protocol import BLANK, Record
 
 Unwanted = Callable[[str], bool]
 """Function that tells whether a text belongs to the other side of the split between training and evaluation."""

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from base.errors import UserError
 from tokenizer import tokenizer_files
-from tokenizer.as_written import NAMED, is_as_written
+from tokenizer.needs_transformers import NAMED, is_as_written
 
 OF_THE_MODEL = ("model_type", "tokenizer_class")
 """Fields of a model's config.json that choose the class of its tokenizer."""
