@@ -33,7 +33,12 @@ class ModelConfig:
         "",
         "a transformers config.json (file, folder or hub id) that gives the network, in place of the fields below",
     )
-    vocab_size: int = field(0, "rows of the embedding; 0 takes the tokenizer's size")
+    vocab_size: int = field(0, "tokens that the embedding has rows for; 0 takes the tokenizer's size")
+    vocab_multiple: int = field(
+        128,
+        "rows of the embedding are rounded up to a multiple of it, which splits well and runs fast; exports are not",
+        older=1,
+    )
     hidden_size: int = field(768, "model width D")
     num_hidden_layers: int = field(12, "layers L")
     num_attention_heads: int = field(12, "heads N; divides hidden_size")
@@ -76,8 +81,7 @@ class ModelConfig:
     tie_word_embeddings: bool = field(True, "the head's output matrix is the input embedding")
     attention: str = field(
         "auto",
-        "attention kernel; auto is cudnn on GPU in bf16 where attention dropout is 0, else xla",
-        ("auto", "xla", "cudnn"),
+        "attention kernel: xla, cudnn (GPU), or auto, which takes cudnn in bfloat16 where attention dropout is 0",
     )
     remat: bool = field(
         False, "recompute each layer in the backward pass: about a third more arithmetic, far less memory"

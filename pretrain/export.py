@@ -19,6 +19,7 @@ from base.storage import check_writable, is_remote
 from pretrain.config import CardConfig
 from pretrain.models import build
 from pretrain.models.huggingface import parse_config, save_pretrained
+from pretrain.models.vocabulary import with_rows
 from pretrain.phases import objective_at, objective_since, saved_phases
 from pretrain.publish import hub_upload
 from pretrain.publish.model_card import CardFacts, model_card
@@ -83,6 +84,7 @@ def export(
     phases = saved_phases(config, saved["step"])
     since = objective_since(phases, saved["step"])
     encoder = parse_config(json.loads((workdir / MODEL_FILE).read_text()), str(workdir / MODEL_FILE))
+    params = with_rows(encoder, params, encoder.vocab_size)
     folder = out if is_remote(out) else out.parent / f".{out.name}.unfinished-{os.getpid()}"
     try:
         if folder.exists():

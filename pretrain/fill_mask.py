@@ -28,6 +28,7 @@ from data.sources.documents import FlawError, decode
 from pretrain.config import PretrainConfig
 from pretrain.models import Model, Params, build, huggingface
 from pretrain.models.positions import positions_of_texts
+from pretrain.models.vocabulary import with_rows
 from pretrain.objective.held_out_cache import held_out_rows
 from pretrain.phases import Phase, objective_at, resolve_phases, saved_phases
 from pretrain.runtime import processes
@@ -319,6 +320,7 @@ def main(argv: Sequence[str]) -> int:
         encoder = huggingface.parse_config(
             huggingface.read_config(str(workdir / MODEL_FILE)), str(workdir / MODEL_FILE)
         )
+        params = with_rows(encoder, params, encoder.vocab_size)
         if not examples:
             config = build_config(PretrainConfig, read_config(workdir))
             phase = resolve_phases(config, epoch_steps=1)[-1]

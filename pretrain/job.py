@@ -26,6 +26,7 @@ from pretrain.devices.global_batch import local_rows
 from pretrain.devices.mesh import make_mesh
 from pretrain.models import EncoderConfig, Model
 from pretrain.models.huggingface import encoder_config, load_pretrained, parse_config, read_config
+from pretrain.models.vocabulary import with_rows
 from pretrain.objective.held_out_cache import check_held_out
 from pretrain.objective.masking import MaskingTables
 from pretrain.objective.objective import Objective
@@ -151,14 +152,22 @@ def origin_params(job: Job) -> Any:
     """
     origin = epath.Path(job.config.init_from).expanduser()
     if is_workdir(origin):
-        return restore_params(origin)[0]
+        file = str(origin / MODEL_FILE)
+        encoder, params = parse_config(read_config(file), file), restore_params(origin)[0]
+        return _with_vocabulary(encoder, params, job.encoder)
     encoder, params = load_pretrained(job.config.init_from, seed=job.config.seed)
     if encoder.tie_word_embeddings != job.encoder.tie_word_embeddings:
         raise UserError(
             f"config.init_from={job.config.init_from!r} holds a word embedding and an output matrix that differ; set"
             " tie_word_embeddings to false in its config.json"
         )
-    return params
+    return _with_vocabulary(encoder, params, job.encoder)
+
+
+def _with_vocabulary(theirs: EncoderConfig, params: Any, ours: EncoderConfig) -> Any:
+    """Params of another run or model with this run's rows, where the two have the same tokens."""
+    same = theirs.vocab_size == ours.vocab_size
+    return with_rows(theirs, params, ours.vocab_rows if same else theirs.vocab_size)
 
 
 def assemble(

@@ -156,7 +156,9 @@ def _fixed(name: str) -> str:
     start = ("init_from", *(f"model.{each}" for each in starting_network.START))
     if name in start or name.startswith("tokenizer."):
         return "the start"
-    if name == "data.streams" or name in {f"model.{each}" for each in starting_network.NETWORK}:
+    if name == "data.streams" or name in {
+        f"model.{each}" for each in (*starting_network.NETWORK, *starting_network.HELD)
+    }:
         return "the network and the streams"
     return ""
 

@@ -14,12 +14,14 @@ DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 """Fields of config.model that may differ from what gives the network: None is its own."""
 HOW_IT_RUNS = ("attention", "remat", "scan_unroll")
 """Fields of config.model that no checkpoint has."""
+HELD = ("vocab_multiple",)
+"""Fields of config.model that say how a run holds its arrays, all its life; no config.json has them."""
 START = ("config_file", "initializer_range", "position_init")
 """Fields of config.model that only a run's start reads."""
 NETWORK = tuple(
     field.name
     for field in dataclasses.fields(ModelConfig)
-    if field.name not in (*DROPOUTS, *HOW_IT_RUNS, "config_file", "position_init")
+    if field.name not in (*DROPOUTS, *HOW_IT_RUNS, *HELD, "config_file", "position_init")
 )
 """Fields of config.model that a config.json has too, and in which it decides."""
 

@@ -28,6 +28,7 @@ from pretrain.objective.train_step import make_train_step
 from pretrain.optim.train_state import TrainState, abstract_state, fresh_state, state_from_params
 from pretrain.phases import Phase, ends_of_objectives
 from pretrain.reports import start_summary
+from pretrain.reports.network_facts import network_facts
 from pretrain.reports.recorder import Interval, Recorder
 from pretrain.resume import (
     RULES,
@@ -304,7 +305,9 @@ class _PhaseSteps:
             predictions=objective.predictions(phase.seq_len),
             grad_accum=phase.grad_accum,
             dtype=job.config.dtype,
-            step_flops=StepWork(job.encoder).flops(**full_rows(objective, rows, phase.seq_len)),
+            step_flops=StepWork(job.encoder).flops(
+                **full_rows(objective, rows, phase.seq_len, job.encoder.windows)
+            ),
             peak_flops=job.peak_flops,
             steps_per_epoch=job.epoch_steps // job.config.epochs
             if job.epoch_steps and job.config.epochs
@@ -313,7 +316,16 @@ class _PhaseSteps:
         params = stage.abstract.params
         programs = [self._step] if self._step else []
         memory = memory_of(params, stage.abstract.opt_state, programs, job.mesh)
-        overview = start_summary.overview(params, job.mesh, plan, memory, processes=processes.count())
+        platform = job.mesh.devices.flat[0].platform
+        overview = start_summary.overview(
+            params,
+            job.mesh,
+            plan,
+            memory,
+            sizes=job.model.sizes(),
+            network=network_facts(job.model, job.encoder, job.mesh.shape, platform),
+            processes=processes.count(),
+        )
         terminal.console().print(overview)
 
     def dispatch(
@@ -322,7 +334,7 @@ class _PhaseSteps:
         """Have the devices make a step, and note where the streams stand after its batch."""
         assert self._step is not None
         stage, phase = self._stage, self._phase
-        arrays = to_devices(batch.arrays, stage.mesh, phase.global_batch)
+        arrays = to_devices(batch.arrays, stage.mesh, phase.global_batch, stage.job.encoder.windows)
         state, metrics = self._step(state, {**arrays, **flags})
         stage.run.data[stage.job.data_keys[phase.index]] = batch.states
         return state, metrics

@@ -127,7 +127,8 @@ def build_classifier(
       UserError: an attention kernel that cannot run here.
     """
     graph = nnx.split(_abstract_head(config, head, labels))[0]
-    return Classifier(build_encoder(config, dtype=dtype), head, labels, graph)
+    encoder = build_encoder(config, dtype=dtype, dropout_field="config.model.attention_dropout")
+    return Classifier(encoder, head, labels, graph)
 
 
 def _abstract_head(config: EncoderConfig, head: HeadConfig, labels: int) -> nnx.Module:

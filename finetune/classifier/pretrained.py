@@ -31,6 +31,7 @@ from pretrain.models.huggingface import (
     write_weights,
 )
 from pretrain.models.tensor_names import BUFFERS, Tensor, empty_params, fill, with_current_names
+from pretrain.models.vocabulary import with_rows
 from pretrain.runtime.checkpoint import restore_params
 from tokenizer.load import Loaded
 
@@ -92,7 +93,8 @@ def load_encoder_for_classification(
     )
     head = jax.tree.map(np.asarray, classifier.init_head(jax.random.key(seed)))
     if ours:
-        params = {part: tree for part, tree in restore_params(folder)[0].items() if part != "head"}
+        restored = with_rows(config, restore_params(folder)[0], config.vocab_size)
+        params = {part: tree for part, tree in restored.items() if part != "head"}
         params, fresh = params | {"head": head}, frozenset(head)
     else:
         params, fresh = _read(published, classifier, head)

@@ -1,17 +1,23 @@
 """The useful arithmetic of a step: matrix products of the tokens that are there, counted honestly.
 
 Counted is what the training objective needs: products forward, and twice that backward (for inputs and
-for weights). Not counted: padding, attention between documents that are kept apart, the vocabulary head at
-positions that are not predicted, recomputation (remat), element-wise work. Hence a model FLOPs utilisation
+for weights). Not counted: padding of rows and of the vocabulary, attention between documents that are kept apart
+or beyond a layer's window, the vocabulary head at positions that are not predicted, recomputation (remat),
+element-wise work. Hence a model FLOPs utilisation
 (Chowdhery et al. 2022, appendix B) that is comparable across layouts of a batch and across kernels, and
 lower than one that counts whatever the device did.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
+
+Pairs = TypeVar("Pairs", bound=Any)
+"""A number, or an array of numbers."""
 
 FORWARD_AND_BACKWARD = 3
 """A product's gradient is two more products of its size."""
@@ -36,6 +42,14 @@ class EncoderShape(Protocol):
     def vocab_size(self) -> int:
         """Tokens V."""
 
+    @property
+    def embedding_size(self) -> int:
+        """Width E of the embeddings; 0 where it is D."""
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether the feed-forward layers have a gate: two maps from D to F, and one back."""
+
 
 @dataclass(frozen=True)
 class StepWork:
@@ -56,25 +70,58 @@ def forward_flops(shape: EncoderShape, *, tokens: float, attended: float, predic
     Args:
       shape: widths of the network.
       tokens: tokens that are not padding.
-      attended: pairs of tokens that see each other: the sum of `squared_segment_lengths`.
+      attended: pairs of tokens of which the first sees the second, in a layer: the sum of `seen_pairs`, under causal
+        attention `causal_pairs` of that.
       predictions: positions that are really predicted, each over the whole vocabulary.
     """
     width, layers = shape.hidden_size, shape.num_hidden_layers
+    embedding = shape.embedding_size or width
     projections = 4 * width * width  # query, key, value, output
-    feed_forward = 2 * width * shape.intermediate_size
+    feed_forward = (3 if shape.is_gated else 2) * width * shape.intermediate_size
     attention = 2 * width  # the scores, and their product with the values
-    head = width * width + width * shape.vocab_size
+    head = width * embedding + embedding * shape.vocab_size
     multiplies = layers * (tokens * (projections + feed_forward) + attended * attention) + predictions * head
+    if embedding != width:
+        multiplies += tokens * embedding * width
     return 2.0 * multiplies
 
 
-def squared_segment_lengths(segments: Int[np.ndarray, "B S"]) -> Int[np.ndarray, "B"]:
-    """For each row, the sum of its documents' lengths squared: the pairs of tokens that see each other.
+def seen_pairs(segments: Int[np.ndarray, "B S"], windows: Sequence[int] = ()) -> Float[np.ndarray, "B"]:
+    """For each row, the pairs of tokens that see each other in a layer; the mean over layers where these differ.
 
     Args:
       segments: 0 for padding, 1.. for the document within the row.
+      windows: as of `pairs_of_documents`.
     """
     rows, documents = segments.shape[0], int(segments.max(initial=0)) + 1
     keys = segments + documents * np.arange(rows)[:, None]
     lengths = np.bincount(keys.ravel(), minlength=rows * documents).reshape(rows, documents)[:, 1:]
-    return np.sum(lengths * lengths, axis=1)
+    return np.sum(pairs_of_documents(lengths, windows), axis=1)
+
+
+def pairs_of_documents(
+    lengths: Int[np.ndarray, "..."] | int, windows: Sequence[int] = ()
+) -> Float[np.ndarray, "..."]:
+    """The pairs of tokens that see each other in a document of each length; the mean over layers where these differ.
+
+    Args:
+      lengths: tokens of documents.
+      windows: for each layer, how far a token sees to both sides, 0 for the whole document; () where all layers see it.
+    """
+    lengths = np.asarray(lengths, np.int64)
+    total = np.zeros(lengths.shape)
+    for window, layers in Counter(windows or (0,)).items():
+        far = np.maximum(np.minimum(window or np.inf, lengths - 1), 0)
+        # A distance d apart, to either side, are n - d pairs.
+        total += layers * (lengths + 2 * (far * lengths - far * (far + 1) / 2))
+    return total / max(len(windows), 1)
+
+
+def causal_pairs(seen: Pairs, tokens: Pairs) -> Pairs:
+    """The pairs of which the first token sees the second where none sees a later one, of whatever windows.
+
+    Args:
+      seen: the pairs where each sees both sides.
+      tokens: the tokens, each of which sees itself.
+    """
+    return (seen + tokens) / 2

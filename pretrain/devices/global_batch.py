@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from pretrain.devices.flops import squared_segment_lengths
+from pretrain.devices.flops import seen_pairs
 from pretrain.devices.mesh import sharding
 
 AXES = {
@@ -72,8 +72,17 @@ def abstract_batch(mesh: Mesh, global_batch: int, seq_len: int) -> dict[str, jax
     }
 
 
-def to_devices(arrays: Mapping[str, np.ndarray], mesh: Mesh, global_batch: int) -> dict[str, jax.Array]:
-    """Make global arrays [B, ...] of this process's rows (tokens, segments, positions [b, S]), and add `attended`."""
-    local = {**arrays, "attended": squared_segment_lengths(arrays["segments"]).astype(np.float32)}
+def to_devices(
+    arrays: Mapping[str, np.ndarray], mesh: Mesh, global_batch: int, windows: Sequence[int] = ()
+) -> dict[str, jax.Array]:
+    """Make global arrays [B, ...] of this process's rows, and add `attended`, which FLOPs are counted from.
+
+    Args:
+      arrays: tokens, segments and positions [b, S].
+      mesh: the devices.
+      global_batch: rows B of all processes.
+      windows: of the network's layers (`EncoderConfig.windows`).
+    """
+    local = {**arrays, "attended": seen_pairs(arrays["segments"], windows).astype(np.float32)}
     rows = local_rows(mesh, global_batch)
     return {name: global_array(local[name], mesh, axes, rows, global_batch) for name, axes in AXES.items()}

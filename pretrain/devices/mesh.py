@@ -6,9 +6,9 @@ arrays, and `constrain` fixes the layout of activations. docs/architecture.md ex
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import mesh_utils
@@ -131,18 +131,41 @@ def spec(
     """
     entries: list[Any] = []
     for index, name in enumerate(axes):
-        mesh_axes = tuple(axis for axis in (RULES[name] if name else ()) if mesh.shape.get(axis, 1) > 1)
-        if (
-            shape is not None
-            and mesh_axes
-            and shape[index] % math.prod(mesh.shape[axis] for axis in mesh_axes)
-        ):
+        mesh_axes = _split_over(mesh.shape, name)
+        if shape is not None and shape[index] % math.prod(mesh.shape[axis] for axis in mesh_axes):
             mesh_axes = ()
         entries.append(mesh_axes or None)
     used = [axis for entry in entries if entry for axis in entry]
     if len(used) != len(set(used)):
         raise ValueError(f"logical axes {tuple(axes)} use a mesh axis twice: {PartitionSpec(*entries)}")
     return PartitionSpec(*entries)
+
+
+def _split_over(sizes: Mapping[str, int], name: str | None) -> tuple[str, ...]:
+    """The mesh axes of more than one device that a logical axis is split over."""
+    return tuple(axis for axis in (RULES[name] if name else ()) if sizes.get(axis, 1) > 1)
+
+
+class WholeAxis(NamedTuple):
+    """An axis of an array that stays whole on each device although the mesh would split it."""
+
+    name: str
+    """The logical axis."""
+    length: int
+    mesh_axes: tuple[str, ...]
+    """The axes of the mesh, whose devices do not divide the length."""
+
+
+def whole_axes(sizes: Mapping[str, int], axes: Sequence[str | None], shape: Sequence[int]) -> list[WholeAxis]:
+    """The axes of an array that `spec` leaves whole because they do not divide.
+
+    Args:
+      sizes: devices along each axis of the mesh.
+      axes: the array's logical axes.
+      shape: its shape.
+    """
+    split = [(name or "", length, _split_over(sizes, name)) for name, length in zip(axes, shape, strict=True)]
+    return [WholeAxis(*each) for each in split if each[1] % math.prod(sizes[axis] for axis in each[2])]
 
 
 def sharding(mesh: Mesh, axes: Sequence[str | None], shape: Sequence[int] | None = None) -> NamedSharding:

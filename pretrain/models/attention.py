@@ -1,56 +1,244 @@
-"""Self-attention within documents: one function, several kernels that compute the same."""
+"""Self-attention within documents: one table of kernels that compute the same, and the choice among them.
 
+`KERNELS` says of each kernel what it can do. To add one, write its function and its row: `config.model.attention` takes
+its name from then on, and `auto` takes it wherever it can do what a network needs and no kernel above it can.
+"""
+
+import itertools
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from base.errors import UserError
+from pretrain.models.config import EncoderConfig
 from pretrain.models.dropout import dropout
 from pretrain.models.matrix_products import einsum
 
-CUDNN_DTYPES = ("bfloat16", "float16")
+AUTO = "auto"
+DROPOUT_FIELD = "config.model.attention_probs_dropout_prob"
+"""Where pretraining sets the dropout of attention weights."""
 
 
-def resolve(
-    implementation: str,
-    dtype: str,
-    dropout_rate: float,
-    platform: str | None = None,
-    *,
-    has_windows: bool = False,
-) -> str:
-    """The kernel to run for `config.model.attention`: `auto` takes cudnn where it can compute the same, else xla.
+@dataclass(frozen=True)
+class Sight:
+    """Which tokens of a row a token sees."""
+
+    segments: Int[Array, "B S"]
+    """The document within the row, 0 for padding: a token sees those of its own number."""
+    window: Int[Array, ""] | None
+    """How far from itself a token sees, to both sides; None is the whole document."""
+    causal: bool
+    """Whether a token sees itself and earlier tokens alone."""
+
+    def mask(self, queries: int) -> Bool[Array, "B 1 Q S"]:
+        """True where the first Q tokens of a row see a token."""
+        places = jnp.arange(self.segments.shape[1])
+        mask = self.segments[:, None, :queries, None] == self.segments[:, None, None, :]
+        if self.causal:
+            mask &= places <= places[:queries, None]
+        if self.window is not None:
+            mask &= jnp.abs(places[:queries, None] - places) <= self.window
+        return mask
+
+
+@dataclass(frozen=True)
+class WeightDropout:
+    """Dropout of the attention weights."""
+
+    rate: float
+    key: Key[Array, ""] | None
+    """The key of the mask; None drops nothing."""
+
+
+Compute = Callable[
+    [Float[Array, "B Q N H"], Float[Array, "B S N H"], Float[Array, "B S N H"], Sight, WeightDropout],
+    Float[Array, "B Q N H"],
+]
+"""A kernel's function: query, key, value, what is seen, dropout -> what the queries read."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel and what it can do."""
+
+    compute: Compute
+    platforms: tuple[str, ...] = ("cpu", "gpu", "tpu")
+    """Where it runs."""
+    dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")
+    """Its compute types, as `config.dtype` names them; messages name the first."""
+    segments: bool = True
+    """Whether it keeps the documents of a row apart."""
+    windows: bool = True
+    """Whether it computes layers that see a window."""
+    causal: bool = True
+    """Whether it can hide later tokens."""
+    dropout: bool = True
+    """Whether it has dropout of the attention weights."""
+    head_multiple: int = 1
+    """What the width H of a head is a multiple of."""
+    widest_head: float = math.inf
+    """The largest H."""
+    some_queries: bool = True
+    """Whether the queries may be the first Q < S tokens of each row."""
+
+
+def _xla(
+    query: Float[Array, "B Q N H"],
+    key: Float[Array, "B S N H"],
+    value: Float[Array, "B S N H"],
+    sight: Sight,
+    weight_dropout: WeightDropout,
+) -> Float[Array, "B Q N H"]:
+    """The reference: scores of all pairs [B, N, Q, S] in float32, written out and left to XLA."""
+    scale = 1 / math.sqrt(query.shape[-1])
+    scores = einsum("BQNH,BSNH->BNQS", query * scale, key, jnp.float32)
+    scores = jnp.where(sight.mask(query.shape[1]), scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    weights = dropout(weights, weight_dropout.rate, weight_dropout.key)
+    return einsum("BNQS,BSNH->BQNH", weights, value)
+
+
+def _cudnn(
+    query: Float[Array, "B S N H"],
+    key: Float[Array, "B S N H"],
+    value: Float[Array, "B S N H"],
+    sight: Sight,
+    weight_dropout: WeightDropout,
+) -> Float[Array, "B S N H"]:
+    """cuDNN's fused attention, which never writes the scores out; jax hands it the mask as a bias [B, 1, S, S]."""
+    return jax.nn.dot_product_attention(
+        query, key, value, mask=sight.mask(query.shape[1]), implementation="cudnn"
+    )
+
+
+KERNELS: dict[str, Kernel] = {
+    # It trains on even numbers of queries only. Of windows it is not known whether it gains anything by a mask.
+    "cudnn": Kernel(
+        _cudnn,
+        platforms=("gpu",),
+        dtypes=("bfloat16", "float16"),
+        windows=False,
+        dropout=False,
+        head_multiple=8,
+        widest_head=128,
+        some_queries=False,
+    ),
+    "xla": Kernel(_xla),
+}
+"""Kernels by name, the fastest first; the last can do everything."""
+
+
+_HARDWARE = {"cpu": "a CPU", "gpu": "a GPU", "tpu": "a TPU"}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a kernel is to do."""
+
+    platform: str
+    """Where it is to run: cpu, gpu or tpu."""
+    dtype: str
+    """The compute type."""
+    dropout: float
+    """The rate of dropout of attention weights in training."""
+    head_width: int
+    """The width H of a head."""
+    windows: bool
+    """Whether layers see a window."""
+    causal: bool = False
+    dropout_field: str = DROPOUT_FIELD
+    """Where the rate of dropout is set."""
+
+    @classmethod
+    def of(
+        cls,
+        config: EncoderConfig,
+        dtype: str,
+        platform: str | None = None,
+        *,
+        causal: bool = False,
+        dropout_field: str = DROPOUT_FIELD,
+    ) -> "Needs":
+        """What a network needs; `platform` is by default where jax runs."""
+        return cls(
+            platform=platform or jax.default_backend(),
+            dtype=dtype,
+            dropout=config.attention_probs_dropout_prob,
+            head_width=config.head_width,
+            windows=any(config.windows),
+            causal=causal,
+            dropout_field=dropout_field,
+        )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The kernel that a network runs."""
+
+    name: str
+    refused: Mapping[str, str]
+    """Faster kernels of the platform that `auto` could not take, and why: "has no ...", "needs ..."."""
+
+    def __str__(self) -> str:
+        """In words: `xla; cudnn needs config.dtype=bfloat16, not float32`."""
+        return "; ".join([self.name, *(f"{name} {why}" for name, why in self.refused.items())])
+
+
+def choose(asked: str, needs: Needs) -> Choice:
+    """The kernel to run for `config.model.attention`: the one that it names, or the first of the table that can.
 
     Args:
-      implementation: auto, xla or cudnn.
-      dtype: the compute type.
-      dropout_rate: dropout of attention weights in training, which cudnn's kernel does not have.
-      platform: cpu, gpu or tpu; default: the one jax runs on.
-      has_windows: whether layers attend within a window, which is computed by xla alone.
+      asked: `auto`, or the name of a kernel.
+      needs: what it is to do.
 
     Raises:
-      UserError: cudnn was asked for where it cannot run.
+      UserError: there is no such kernel, or it cannot do what is needed.
     """
-    platform = platform or jax.default_backend()
-    obstacle = ""
-    if platform != "gpu":
-        obstacle = f"runs on a GPU, not on {platform}"
-    elif dtype not in CUDNN_DTYPES:
-        obstacle = f"needs config.dtype=bfloat16, not {dtype}"
-    elif dropout_rate > 0:
-        obstacle = (
-            f"has no dropout of attention weights, which is {dropout_rate}; set it to 0 "
-            "(config.model.attention_probs_dropout_prob, when fine-tuning config.model.attention_dropout)"
+    if asked != AUTO and asked not in KERNELS:
+        raise UserError(f"config.model.attention={asked!r} should be one of {', '.join([AUTO, *KERNELS])}")
+    obstacles = {name: _obstacles(kernel, needs) for name, kernel in KERNELS.items()}
+    able = [name for name in KERNELS if not obstacles[name]]
+    if asked == AUTO:
+        faster = itertools.takewhile(lambda name: name != able[0], KERNELS)
+        candidates = [name for name in faster if needs.platform in KERNELS[name].platforms]
+        return Choice(able[0], {name: ", and ".join(obstacles[name]) for name in candidates})
+    if obstacles[asked]:
+        raise UserError(
+            f"config.model.attention={asked} {', and '.join(obstacles[asked])}; "
+            f"or set config.model.attention={able[0]}"
         )
-    elif has_windows:
-        obstacle = "has no local windows, which this network's layers have"
-    if implementation == "auto":
-        return "xla" if obstacle else "cudnn"
-    if implementation == "cudnn" and obstacle:
-        raise UserError(f"config.model.attention=cudnn {obstacle}; or set config.model.attention=xla")
-    return implementation
+    return Choice(asked, {})
+
+
+def _obstacles(kernel: Kernel, needs: Needs) -> list[str]:
+    """Why a kernel cannot do what is needed, as what follows its name in a sentence; none where it can."""
+    if needs.platform not in kernel.platforms:
+        return [
+            f"runs on {' and '.join(_HARDWARE[each] for each in kernel.platforms)}, not on {needs.platform}"
+        ]
+    found = []
+    if needs.dtype not in kernel.dtypes:
+        found.append(f"needs config.dtype={kernel.dtypes[0]}, not {needs.dtype}")
+    if needs.dropout > 0 and not kernel.dropout:
+        found.append(
+            f"has no dropout of attention weights, which is {needs.dropout}: set {needs.dropout_field}=0"
+        )
+    if needs.head_width > kernel.widest_head or needs.head_width % kernel.head_multiple:
+        found.append(
+            f"takes heads of a multiple of {kernel.head_multiple} up to {kernel.widest_head}, not of "
+            f"{needs.head_width}: set config.model.num_attention_heads"
+        )
+    if needs.windows and not kernel.windows:
+        found.append("has no local windows, which this network's layers have")
+    if needs.causal and not kernel.causal:
+        found.append("has no causal attention")
+    if not kernel.segments:
+        found.append("does not keep the documents of a row apart")
+    return found
 
 
 def attention(
@@ -74,24 +262,16 @@ def attention(
       query: heads of the first Q <= S tokens of each row, in the compute type; scores and softmax are float32.
       key, value: heads of all S tokens.
       segments: the document within the row, 0 for padding.
-      implementation: xla (the reference) or cudnn (GPU, bfloat16 or float16), as `resolve` gives it. Where Q < S it is
-        xla: there is little to do, and cuDNN trains on rows of even length only.
-      dropout_rate: dropout of the attention weights (xla only).
+      implementation: a kernel of `KERNELS` that can do the rest, as `choose` gives it. Where Q < S, one that takes all
+        queries gives way to xla: there is little to do.
+      dropout_rate: dropout of the attention weights.
       dropout_key: the key of the dropout mask; None drops nothing.
-      window: how far from itself a token sees, to both sides (xla only); None is the whole document.
+      window: how far from itself a token sees, to both sides; None is the whole document.
       causal: whether a token sees itself and earlier tokens alone.
     """
-    Q, places = query.shape[1], jnp.arange(segments.shape[1])
-    visible = segments[:, None, :Q, None] == segments[:, None, None, :]
-    if causal:
-        visible &= places <= places[:Q, None]
-    if implementation == "cudnn" and segments.shape[1] == Q:
-        return jax.nn.dot_product_attention(query, key, value, mask=visible, implementation="cudnn")
-    if window is not None:
-        visible &= jnp.abs(places[:Q, None] - places) <= window
-    scale = 1 / math.sqrt(query.shape[-1])
-    scores = einsum("BQNH,BSNH->BNQS", query * scale, key, jnp.float32)
-    scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    weights = dropout(weights, dropout_rate, dropout_key)
-    return einsum("BNQS,BSNH->BQNH", weights, value)
+    kernel = KERNELS[implementation]
+    if query.shape[1] < segments.shape[1] and not kernel.some_queries:
+        kernel = KERNELS["xla"]
+    return kernel.compute(
+        query, key, value, Sight(segments, window, causal), WeightDropout(dropout_rate, dropout_key)
+    )

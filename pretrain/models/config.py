@@ -56,6 +56,8 @@ class EncoderConfig:
     """Width of the embeddings, where another one than `hidden_size` is projected to it; 0 where it is the same."""
     own: OwnFields | None = None
     """Fields that only its family has."""
+    vocab_multiple: int = 1
+    """The vocabulary's axes of params are rounded up to a multiple of it; what they are rounded up by is padding."""
     attention: str = "auto"
     remat: bool = False
     scan_unroll: int = 1
@@ -90,6 +92,8 @@ class EncoderConfig:
                 f"max_position_embeddings={self.max_position_embeddings} should be {self.position_offset + 1} or more:"
                 f" {self.model_type} sets {self.position_offset} of them aside"
             )
+        if self.vocab_multiple < 1:
+            raise UserError(f"vocab_multiple={self.vocab_multiple} should be 1 (rounds nothing) or more")
         if self.scan_unroll < 0:
             raise UserError(f"scan_unroll={self.scan_unroll} should be 0 (all layers) or more")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
@@ -131,6 +135,11 @@ class EncoderConfig:
     def max_length(self) -> int:
         """The longest row S that the position table has room for."""
         return self.max_position_embeddings - self.position_offset
+
+    @property
+    def vocab_rows(self) -> int:
+        """Length of the vocabulary's axes of params: the tokens, and rows of padding that none of them has."""
+        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
 
     @property
     def head_width(self) -> int:

@@ -143,24 +143,27 @@ def _split_off_last(stacked: Any) -> tuple[Any, Any]:
     )
 
 
-def build_encoder(config: EncoderConfig, *, dtype: str = "float32", platform: str | None = None) -> Encoder:
+def build_encoder(
+    config: EncoderConfig,
+    *,
+    dtype: str = "float32",
+    platform: str | None = None,
+    dropout_field: str = attention.DROPOUT_FIELD,
+) -> Encoder:
     """The encoder of a config; `platform` (cpu, gpu or tpu) is where it is to run, by default where jax does.
 
     Args:
       config: the network's sizes and how to run it.
       dtype: compute type, float32 or bfloat16; params are float32.
+      platform: see above.
+      dropout_field: where the user sets the dropout of attention weights, for messages.
 
     Raises:
       UserError: an attention kernel that cannot run here.
     """
-    kernel = attention.resolve(
-        config.attention,
-        dtype,
-        config.attention_probs_dropout_prob,
-        platform,
-        has_windows=any(config.windows),
-    )
-    config = dataclasses.replace(config, attention=kernel)
+    needs = attention.Needs.of(config, dtype, platform, dropout_field=dropout_field)
+    kernel = attention.choose(config.attention, needs)
+    config = dataclasses.replace(config, attention=kernel.name)
     graphs = {part: nnx.split(module)[0] for part, module in _modules(config).items()}
     return Encoder(config, dtype, graphs["embeddings"], graphs["layers"], graphs.get("final"))
 

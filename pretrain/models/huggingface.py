@@ -99,6 +99,7 @@ def encoder_config(model: ModelConfig, vocab_size: int, special: SpecialTokens) 
         return dataclasses.replace(
             resolved,
             **rates,
+            vocab_multiple=model.vocab_multiple,
             attention=model.attention,
             remat=model.remat,
             scan_unroll=model.scan_unroll,

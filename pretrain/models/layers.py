@@ -48,6 +48,7 @@ def normal(
     *,
     cutoff: float | None = None,
     inputs: int = 0,
+    used: int | None = None,
 ) -> nnx.Param[jax.Array]:
     """A parameter that starts normally distributed and decays: kernels and embeddings.
 
@@ -58,11 +59,15 @@ def normal(
       axes: its logical axes.
       cutoff: standard deviations beyond which nothing is drawn; None cuts nothing off.
       inputs: of a kernel, the leading axes that are mapped.
+      used: the rows that something reads; those behind them are 0. None is all of them.
     """
     if cutoff is None:
         drawn = jax.random.normal(rngs.params(), shape, jnp.float32)
     else:
         drawn = jax.random.truncated_normal(rngs.params(), -cutoff, cutoff, shape, jnp.float32)
+    if used is not None and used < shape[0]:
+        # Drawn and set to 0, so that each device draws its own share and the rows that are used are as without others.
+        drawn = jnp.where((jnp.arange(shape[0]) < used)[:, None], drawn, 0.0)
     return nnx.Param(stddev * drawn, axes=axes, decay=True, inputs=inputs)
 
 

@@ -1,9 +1,11 @@
 """A masked language model: an encoder and the head that predicts tokens, as pure functions of a dict of arrays."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 
@@ -94,14 +96,35 @@ class Model:
         )
 
     def predict(self, params: Params, hidden: Float[Array, "B K D"]) -> Float[Array, "B K V"]:
-        """Logits (float32) over the vocabulary for hidden states: all S of a row, or the K that are predicted."""
-        return nnx.merge(self.head, params["head"])(hidden, params["embeddings"]["word"])
+        """Logits (float32) over the vocabulary for hidden states: all S of a row, or the K that are predicted.
+
+        V is `config.vocab_rows`; rows of padding have the lowest logit there is, so that none is ever likely.
+        """
+        logits: jax.Array = nnx.merge(self.head, params["head"])(hidden, params["embeddings"]["word"])
+        tokens, rows = self.config.vocab_size, self.config.vocab_rows
+        return (
+            logits
+            if rows == tokens
+            else jnp.where(jnp.arange(rows) < tokens, logits, jnp.finfo(jnp.float32).min)
+        )
+
+    def sizes(self) -> PyTree[int]:
+        """The tree of `params` with the number of parameters at each leaf, the vocabulary's padding left out."""
+        tokens = self.config.vocab_size
+
+        def size(leaf: jax.ShapeDtypeStruct, axes: tuple[str | None, ...]) -> int:
+            return math.prod(
+                tokens if name == "vocab" else length for name, length in zip(axes, leaf.shape, strict=True)
+            )
+
+        return jax.tree.map(size, self.shapes(), self.logical_axes())
 
     def count(self) -> ParameterCount:
-        """Numbers of parameters, by part; what layers have that does nothing in the first is not counted there."""
-        counts = {
-            part: sum(leaf.size for leaf in jax.tree.leaves(tree)) for part, tree in self.shapes().items()
-        }
+        """Numbers of parameters, by part.
+
+        Left out are the vocabulary's padding, and in the first layer what does nothing there.
+        """
+        counts = {part: sum(jax.tree.leaves(sizes)) for part, sizes in self.sizes().items()}
         for module in self.config.family.first_layer_lacks:
             part, *path = module.split("/")
             idle: Any = module_shapes.pure(self.modules()[part])

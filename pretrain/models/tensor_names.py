@@ -22,6 +22,7 @@ from pretrain.models.encoder import Encoder
 from pretrain.models.families.family import Family
 from pretrain.models.model import Model, build
 from pretrain.models.module_shapes import LAYERS, Params
+from pretrain.models.vocabulary import with_rows
 
 logger = logging.getLogger(__name__)
 
@@ -135,9 +136,11 @@ def head_tensors(model: Model) -> list[Tensor]:
 def to_state_dict(config: EncoderConfig, params: Params) -> dict[str, np.ndarray]:
     """The state dict of transformers' ...ForMaskedLM with these params (or gradients, or any tree of that shape).
 
+    The vocabulary's padding is left out.
     An untied head's bias goes under both of its names: transformers then applies `decoder.bias` and still has `bias`.
     """
-    model, family = _build(config), config.family
+    params = with_rows(config, params, config.vocab_size)
+    model, family = _build(dataclasses.replace(config, vocab_multiple=1)), config.family
     found = [*encoder_tensors(model.encoder), *head_tensors(model)]
     state = {tensor.name: tensor.of(params) for tensor in found}
     if not config.tie_word_embeddings and f"{family.head_modules['head']}.bias" in state:
@@ -162,7 +165,7 @@ def from_state_dict(
     Raises:
       UserError: a tensor is missing, unknown, or not of the shape that the config gives it; it is named.
     """
-    model, family = _build(config), config.family
+    model, family = _build(dataclasses.replace(config, vocab_multiple=1)), config.family
     state = with_current_names(config, state)
     head, decoder = family.head_modules["head"], family.decoder
     bias, decoder_bias = f"{head}.bias", f"{decoder}.bias"
@@ -180,7 +183,7 @@ def from_state_dict(
     if not has_head:
         logger.warning("%s has no masked-language-model head; a fresh one is made", where)
         params["head"] = _fresh_head(model, seed)
-    return params
+    return with_rows(config, params, config.vocab_rows)
 
 
 def empty_params(shapes: Any) -> Params:

@@ -6,13 +6,14 @@ the total (`summarise`). Masked language modelling is in `masked.py`, causal lan
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from pretrain.devices.flops import causal_pairs, pairs_of_documents
 from pretrain.devices.mesh import constrain
 from pretrain.models import Model
 
@@ -93,23 +94,30 @@ def prediction_metrics(sums: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def attended_pairs(objective: Objective, squared_lengths: Any, tokens: Any) -> Any:
+def attended_pairs(objective: Objective, seen: Any, tokens: Any) -> Any:
     """Pairs of tokens of which the first sees the second.
 
     Args:
       objective: what is learned; under a causal one a token sees itself and the tokens before it.
-      squared_lengths: the sum over documents of their lengths squared, a number or an array.
+      seen: the pairs where a token sees both sides, a number or an array (`pretrain.devices.flops.seen_pairs`).
       tokens: the sum over documents of their lengths.
     """
-    return (squared_lengths + tokens) / 2 if objective.causal else squared_lengths
+    return causal_pairs(seen, tokens) if objective.causal else seen
 
 
-def full_rows(objective: Objective, rows: int, seq_len: int) -> dict[str, float]:
-    """The work of rows that each hold one document of S tokens, as `StepWork.flops` takes it."""
+def full_rows(objective: Objective, rows: int, seq_len: int, windows: Sequence[int] = ()) -> dict[str, float]:
+    """The work of rows that each hold one document of S tokens, as `StepWork.flops` takes it.
+
+    Args:
+      objective: what is learned.
+      rows: their number.
+      seq_len: S.
+      windows: of the network's layers (`EncoderConfig.windows`).
+    """
     tokens = rows * seq_len
     return {
         "tokens": tokens,
-        "attended": attended_pairs(objective, tokens * seq_len, tokens),
+        "attended": attended_pairs(objective, rows * float(pairs_of_documents(seq_len, windows)), tokens),
         "predictions": rows * objective.predictions(seq_len),
     }
 

@@ -252,7 +252,7 @@ def plan_step(checked: Checked, phase: Phase, mesh: Mesh) -> StepPlan:
         temporary=None,
         obstacle="",
         model_flops=StepWork(checked.encoder).flops(
-            **full_rows(objective, phase.global_batch, phase.seq_len)
+            **full_rows(objective, phase.global_batch, phase.seq_len, checked.encoder.windows)
         ),
         xla_flops=_xla_flops(checked, phase),
         program=None,

@@ -67,23 +67,25 @@ class Memory:
     """What the device has; None where it does not say."""
 
 
-def parameter_rows(params: PyTree) -> list[ParameterRow]:
+def parameter_rows(params: PyTree, sizes: PyTree[int] | None = None) -> list[ParameterRow]:
     """The rows of the parameter table.
 
     Args:
       params: a tree of arrays, or of `jax.ShapeDtypeStruct`s with shardings.
+      sizes: the number of parameters in each of them, where it is not that of its elements (`Model.sizes`).
     """
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    total = sum(leaf.size for _, leaf in leaves)
+    counts = [leaf.size for _, leaf in leaves] if sizes is None else jax.tree.leaves(sizes)
+    total = sum(counts)
     return [
         ParameterRow(
             name=jax.tree_util.keystr(path, simple=True, separator="."),
             shape=tuple(leaf.shape),
-            count=leaf.size,
-            share=leaf.size / total,
+            count=count,
+            share=count / total,
             split=_split(leaf),
         )
-        for path, leaf in leaves
+        for (path, leaf), count in zip(leaves, counts, strict=True)
     ]
 
 
@@ -96,12 +98,28 @@ def bytes_per_device(tree: PyTree) -> int:
 
 
 def overview(
-    params: PyTree, mesh: jax.sharding.Mesh, plan: Plan, memory: Memory, *, processes: int = 1
+    params: PyTree,
+    mesh: jax.sharding.Mesh,
+    plan: Plan,
+    memory: Memory,
+    *,
+    sizes: PyTree[int] | None = None,
+    network: Mapping[str, str] | None = None,
+    processes: int = 1,
 ) -> RenderableType:
-    """The overview, to be printed with rich; at most 80 columns wide."""
-    return Group(
-        _parameter_table(parameter_rows(params)), "", _facts(_describe(params, mesh, plan, memory, processes))
-    )
+    """The overview, to be printed with rich; at most 80 columns wide.
+
+    Args:
+      params: the parameters' shapes and shardings.
+      mesh: the devices.
+      plan: what is to be done.
+      memory: what it takes on a device.
+      sizes: as of `parameter_rows`.
+      network: what else is to be said of the network (`pretrain.reports.network_facts`).
+      processes: of the run.
+    """
+    facts = _describe(mesh, plan, memory, processes) | dict(network or {})
+    return Group(_parameter_table(parameter_rows(params, sizes)), "", _facts(facts))
 
 
 def _parameter_table(rows: list[ParameterRow]) -> Table:
@@ -123,9 +141,7 @@ def _parameter_table(rows: list[ParameterRow]) -> Table:
     return table
 
 
-def _describe(
-    params: PyTree, mesh: jax.sharding.Mesh, plan: Plan, memory: Memory, processes: int
-) -> dict[str, str]:
+def _describe(mesh: jax.sharding.Mesh, plan: Plan, memory: Memory, processes: int) -> dict[str, str]:
     tokens = plan.global_batch * plan.seq_len
     kind = mesh.devices.flat[0].device_kind
     axes = ", ".join(f"{name}={size}" for name, size in mesh.shape.items() if size > 1) or "one device"

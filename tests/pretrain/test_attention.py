@@ -1,12 +1,17 @@
 """Attention: against a loop over documents, with padding, in both types, and which kernel is chosen."""
 
+import dataclasses
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from base.errors import UserError
-from pretrain.models.attention import attention, resolve
+from pretrain.models import build_encoder
+from pretrain.models.attention import KERNELS, Choice, Kernel, Needs, attention, choose
+from pretrain.models.huggingface import parse_config
 
 B, S, N, H = 2, 9, 3, 4
 SEGMENTS = np.array([[1, 1, 1, 1, 2, 2, 3, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1, 1]], np.int32)
@@ -78,14 +83,78 @@ def test_dropout_keeps_the_mean_over_many_keys():
     assert (np.abs(np.mean(draws, axis=0) - attention(*heads, SEGMENTS)) < error).all()
 
 
-def test_auto_takes_cudnn_only_where_it_computes_the_same():
-    assert resolve("auto", "bfloat16", 0.0, "gpu") == "cudnn"
-    assert resolve("auto", "float32", 0.0, "gpu") == "xla"
-    assert resolve("auto", "bfloat16", 0.1, "gpu") == "xla"
-    assert resolve("auto", "bfloat16", 0.0, "cpu") == "xla"
-    assert resolve("auto", "bfloat16", 0.0, "tpu") == "xla"
-    assert resolve("cudnn", "bfloat16", 0.0, "gpu") == "cudnn"
-    assert resolve("xla", "bfloat16", 0.0, "gpu") == "xla"
+NEEDS = Needs(platform="gpu", dtype="bfloat16", dropout=0.0, head_width=64, windows=False)
+DROPOUT = "has no dropout of attention weights, which is 0.1: set config.model.attention_probs_dropout_prob=0"
+FLOAT32 = "needs config.dtype=bfloat16, not float32"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"dtype": "float32"}, FLOAT32),
+        ({"dropout": 0.1}, DROPOUT),
+        ({"dtype": "float32", "dropout": 0.1}, f"{FLOAT32}, and {DROPOUT}"),
+        ({"windows": True}, "has no local windows, which this network's layers have"),
+        (
+            {"head_width": 20},
+            "takes heads of a multiple of 8 up to 128, not of 20: set config.model.num_attention_heads",
+        ),
+        (
+            {"head_width": 192},
+            "takes heads of a multiple of 8 up to 128, not of 192: set config.model.num_attention_heads",
+        ),
+    ],
+)
+def test_auto_takes_cudnn_only_where_it_computes_the_same_and_says_why_not(changes: dict, reason: str):
+    assert choose("auto", NEEDS) == Choice("cudnn", {})
+    assert choose("auto", dataclasses.replace(NEEDS, causal=True)) == Choice("cudnn", {})
+    choice = choose("auto", dataclasses.replace(NEEDS, **changes))
+    assert choice == Choice("xla", {"cudnn": reason})
+    assert str(choice) == f"xla; cudnn {reason}"
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_a_kernel_of_other_hardware_is_no_faster_one(platform: str):
+    assert str(choose("auto", dataclasses.replace(NEEDS, platform=platform))) == "xla"
+
+
+def test_a_kernel_that_is_named_is_taken():
+    assert choose("cudnn", NEEDS) == Choice("cudnn", {})
+    assert choose("xla", NEEDS) == Choice("xla", {})
+
+
+def test_the_last_kernel_can_do_everything():
+    for changes in itertools.product(
+        ("cpu", "gpu", "tpu"), ("float32", "bfloat16", "float16"), (0.0, 0.1), (20, 512), *[(False, True)] * 2
+    ):
+        assert choose(list(KERNELS)[-1], Needs(*changes)).refused == {}
+
+
+def test_a_kernel_is_added_by_a_function_and_a_row(monkeypatch: pytest.MonkeyPatch):
+    def doubled(query, key, value, sight, dropout):
+        return 2 * query
+
+    rows = {"doubled": Kernel(doubled, platforms=("cpu",), causal=False, segments=True)}
+    monkeypatch.setattr("pretrain.models.attention.KERNELS", rows | KERNELS)
+    cpu = dataclasses.replace(NEEDS, platform="cpu")
+    assert choose("auto", cpu) == choose("doubled", cpu) == Choice("doubled", {})
+    assert choose("auto", NEEDS) == Choice("cudnn", {})
+    assert (
+        str(choose("auto", dataclasses.replace(cpu, causal=True))) == "xla; doubled has no causal attention"
+    )
+    with pytest.raises(UserError, match="attention='dubbled' should be one of auto, doubled, cudnn, xla"):
+        choose("dubbled", cpu)
+    with pytest.raises(UserError, match=r"attention=doubled runs on a CPU, not on gpu; or set .*=cudnn"):
+        choose("doubled", NEEDS)
+    query, key, value = _heads()
+    np.testing.assert_array_equal(attention(query, key, value, SEGMENTS, implementation="doubled"), 2 * query)
+
+
+def test_a_kernel_that_mixes_documents_is_never_taken(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(
+        "pretrain.models.attention.KERNELS", {"mixing": Kernel(lambda *_: None, segments=False)} | KERNELS
+    )
+    assert choose("auto", NEEDS).refused == {"mixing": "does not keep the documents of a row apart"}
 
 
 def test_a_window_hides_what_is_further_away():
@@ -129,44 +198,65 @@ def test_causal_padding_gives_finite_values_and_gradients():
         assert np.isfinite(gradient).all()
 
 
-def test_a_network_with_windows_runs_in_xla():
-    assert resolve("auto", "bfloat16", 0.0, "gpu", has_windows=True) == "xla"
-    with pytest.raises(UserError, match="has no local windows, which this network's layers have; or set"):
-        resolve("cudnn", "bfloat16", 0.0, "gpu", has_windows=True)
-
-
 @pytest.mark.parametrize(
-    ("dtype", "rate", "platform", "message"),
+    ("changes", "message"),
     [
-        ("bfloat16", 0.0, "cpu", "runs on a GPU, not on cpu; or set config.model.attention=xla"),
-        ("float32", 0.0, "gpu", "needs config.dtype=bfloat16, not float32"),
+        ({"platform": "cpu"}, "runs on a GPU, not on cpu; or set config.model.attention=xla"),
+        ({"dtype": "float32"}, f"{FLOAT32}; or set config.model.attention=xla"),
+        ({"dropout": 0.1}, DROPOUT),
         (
-            "bfloat16",
-            0.1,
-            "gpu",
-            "dropout of attention weights, which is 0.1; set it to 0 .config.model.attention_probs_dropout_prob",
+            {"dropout": 0.1, "dropout_field": "config.model.attention_dropout"},
+            "which is 0.1: set config.model.attention_dropout=0",
         ),
+        ({"windows": True}, "has no local windows, which this network's layers have; or set"),
     ],
 )
-def test_cudnn_asked_for_where_it_cannot_run_is_refused(dtype: str, rate: float, platform: str, message: str):
-    with pytest.raises(UserError, match=message):
-        resolve("cudnn", dtype, rate, platform)
+def test_cudnn_asked_for_where_it_cannot_run_is_refused(changes: dict, message: str):
+    with pytest.raises(UserError, match=f"^config.model.attention=cudnn .*{message}"):
+        choose("cudnn", dataclasses.replace(NEEDS, **changes))
 
 
-def test_cudnn_is_asked_for_the_attention_that_xla_computes(monkeypatch: pytest.MonkeyPatch):
-    """Without a GPU, jax's own XLA implementation stands in for the kernel, behind the same call."""
-    kernel, asked = jax.nn.dot_product_attention, []
+def test_fine_tuning_names_its_own_field_of_attention_dropout():
+    config = parse_config({"model_type": "bert", "hidden_size": 64, "num_attention_heads": 4}, "here")
+    with pytest.raises(UserError, match=r"which is 0\.1: set config\.model\.attention_dropout=0; or set"):
+        build_encoder(
+            dataclasses.replace(config, attention="cudnn"),
+            dtype="bfloat16",
+            platform="gpu",
+            dropout_field="config.model.attention_dropout",
+        )
 
-    def stand_in(query, key, value, *, mask, implementation):
-        asked.append(implementation)
-        return kernel(query, key, value, mask=mask, implementation="xla")
 
-    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
-    heads = _heads("bfloat16")
-    expected = np.asarray(attention(*heads, SEGMENTS), np.float32)
-    actual = np.asarray(attention(*heads, SEGMENTS, implementation="cudnn"), np.float32)
-    assert asked == ["cudnn"]
-    np.testing.assert_allclose(actual, expected, atol=0.02)
+@pytest.mark.parametrize("causal", [False, True])
+def test_cudnn_is_asked_for_the_attention_that_xla_computes(monkeypatch: pytest.MonkeyPatch, causal: bool):
+    """Without a GPU: the whole call is looked at, and what it asks for is computed by hand."""
+    calls = []
+
+    def recorded(*heads, **options):
+        calls.append((heads, options))
+        return heads[0]
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", recorded)
+    given = _heads("bfloat16")
+    out = attention(*given, SEGMENTS, implementation="cudnn", causal=causal)
+    ((heads, options),) = calls
+    assert out is heads[0]
+    assert all(mine is theirs for mine, theirs in zip(heads, given, strict=True))
+    assert [x.dtype for x in heads] == ["bfloat16"] * 3
+    assert set(options) == {"mask", "implementation"}, "no scale, bias or length of its own"
+    assert options["implementation"] == "cudnn"
+    mask = np.asarray(options["mask"])
+    assert mask.shape == (B, 1, S, S) and mask.dtype == bool
+    for row, token, other in itertools.product(range(B), range(S), range(S)):
+        sees = SEGMENTS[row, token] == SEGMENTS[row, other] and (other <= token or not causal)
+        assert mask[row, 0, token, other] == sees
+    scores = np.einsum("BQNH,BSNH->BNQS", *(np.asarray(x, np.float64) for x in heads[:2])) / np.sqrt(H)
+    weights = np.where(mask, np.exp(scores), 0)
+    by_hand = np.einsum(
+        "BNQS,BSNH->BQNH", weights / weights.sum(-1, keepdims=True), np.asarray(heads[2], np.float64)
+    )
+    expected = attention(*given, SEGMENTS, causal=causal)
+    np.testing.assert_allclose(np.asarray(expected, np.float64), by_hand, atol=0.02)
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -78,7 +78,12 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _params(workdir: Path, step: int):
-    encoder = encoder_config(CONFIG.model, len(WORDS), load_tokenizer(str(workdir / "tokenizer")).special)
+    """A checkpoint's network and params without the vocabulary's padding."""
+    model, special = (
+        dataclasses.replace(CONFIG.model, vocab_multiple=1),
+        load_tokenizer(str(workdir / "tokenizer")).special,
+    )
+    encoder = encoder_config(model, len(WORDS), special)
     return encoder, jax.jit(build(encoder).init)(jax.random.key(step))
 
 

@@ -52,7 +52,8 @@ def test_bytes_per_device_are_those_of_a_shard(params):
 
 def test_the_whole_overview_fits_80_columns(params, mesh):
     memory = Memory(params=2**20, optimizer=2**21, temporary=2**22, limit=2**30)
-    text = show(overview(params, mesh, PLAN, memory, processes=2))
+    network = {"attention": "xla; cudnn needs config.dtype=bfloat16, not float32"}
+    text = show(overview(params, mesh, PLAN, memory, network=network, processes=2))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
     assert [line.split() for line in lines[1:5]] == [
@@ -69,6 +70,7 @@ def test_the_whole_overview_fits_80_columns(params, mesh):
         "32 rows x 128 tokens = 4,096 tokens a step, in 2 micro-batches",
         "1,000 (4.1M tokens), 200 done, 400 an epoch: 2.5 epochs",
         "float32, 2.5 TFLOP a step; at peak (1.0 TFLOP/s) 2.5 s",
+        "attention xla; cudnn needs config.dtype=bfloat16, not float32",
     ):
         assert part in words
 

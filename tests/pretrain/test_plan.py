@@ -219,6 +219,15 @@ def test_a_report_says_what_is_estimated_and_fits_80_columns():
     assert "at least 1.34 ms within a slice, at Google's 400 GB/s of a chip" in words
     assert "MFU ~38.1%" in words  # 3e11 FLOP in 1 ms on 4 chips of 197 TFLOP/s
     assert "whole run" in words and "x $1.2 =" in words
+    assert "attention xla" in words and "not split" not in words
+
+
+def test_a_report_says_what_the_mesh_cannot_split():
+    one = checked(DEBUG, "--config.mesh.tensor=8", "--config.mesh.data=1", topology="v5litepod-8")
+    words = " ".join(printed(plan_table.report(run_plan("x", one), price=0)).split())
+    assert (
+        "not split heads (2) is whole on every device, since config.mesh.tensor=8 does not divide it" in words
+    )
 
 
 def test_time_and_cost_are_those_of_all_steps():

@@ -67,6 +67,10 @@ def first_weights(config, place):
     return [float(jnp.sum(jnp.abs(leaf))) for leaf in jax.tree.leaves(params)]
 
 
+def rows_of_the_embedding(config, place):
+    return build_model(encoder_config(config.model, 300, SPECIAL)).shapes()["embeddings"]["word"].shape
+
+
 def program(config, place):
     """The program of the forward and backward pass."""
     model = build_model(encoder_config(config.model, 300, SPECIAL), dtype=config.dtype)
@@ -228,6 +232,7 @@ ACTS: dict[str, tuple[typing.Any, typing.Any]] = {
     "model.family": ("bert", network),
     "model.config_file": ("{place}/model", lambda config, place: encoder_config(config.model, 320, SPECIAL)),
     "model.vocab_size": (400, network),
+    "model.vocab_multiple": (7, rows_of_the_embedding),
     "model.hidden_size": (64, network),
     "model.num_hidden_layers": (3, network),
     "model.num_attention_heads": (2, network),

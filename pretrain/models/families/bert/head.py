@@ -35,13 +35,13 @@ class MaskedLMHead(nnx.Module):
     """The activation, where it is not the config's."""
 
     def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
-        V, D, std = config.vocab_size, config.hidden_size, config.initializer_range
+        V, D, std = config.vocab_rows, config.hidden_size, config.initializer_range
         E = config.embedding_size or D
         self.activation = ACTIVATIONS[self.hidden_act or config.hidden_act]
         self.dense = Linear(rngs, {"D": D}, {"E": E}, ("embed", None), std)
         self.norm = LayerNorm(E, config.layer_norm_eps)
         if not config.tie_word_embeddings:
-            self.decoder = normal(rngs, (V, E), std, ("vocab", "embed"))
+            self.decoder = normal(rngs, (V, E), std, ("vocab", "embed"), used=config.vocab_size)
         self.bias = constant(0.0, (V,), ("vocab",))
 
     def __call__(self, hidden: Float[Array, "B K D"], word: Float[Array, "V E"]) -> Float[Array, "B K V"]:

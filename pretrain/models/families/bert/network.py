@@ -34,9 +34,9 @@ class Embeddings(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
         self.config = config
-        V, D, std = config.vocab_size, config.hidden_size, config.initializer_range
+        D, std = config.hidden_size, config.initializer_range
         E = config.embedding_size or D
-        self.word = normal(rngs, (V, E), std, ("vocab", "embed"))
+        self.word = normal(rngs, (config.vocab_rows, E), std, ("vocab", "embed"), used=config.vocab_size)
         self.position = normal(rngs, (config.max_position_embeddings, E), std, ("positions", "embed"))
         if config.position_init == "sinusoidal":
             self.position[...] = sinusoids(config.max_position_embeddings, E, std)

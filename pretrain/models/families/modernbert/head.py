@@ -15,7 +15,7 @@ class MaskedLMHead(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
         own = own_fields(config)
-        V, D, std = config.vocab_size, config.hidden_size, residual_std(config)
+        V, D, std = config.vocab_rows, config.hidden_size, residual_std(config)
         cutoff = own.initializer_cutoff_factor
         self.activation = ACTIVATIONS[own.classifier_activation]
         self.dense = Linear(
@@ -23,7 +23,9 @@ class MaskedLMHead(nnx.Module):
         )
         self.norm = norm(config)
         if not config.tie_word_embeddings:
-            self.decoder = normal(rngs, (V, D), std, ("vocab", "embed"), cutoff=cutoff)
+            self.decoder = normal(
+                rngs, (V, D), std, ("vocab", "embed"), cutoff=cutoff, used=config.vocab_size
+            )
         if own.decoder_bias:
             self.bias = constant(0.0, (V,), ("vocab",))
 

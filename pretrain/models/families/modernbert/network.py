@@ -32,9 +32,11 @@ class Embeddings(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
         self.config = config
-        shape = (config.vocab_size, config.hidden_size)
+        shape, used = (config.vocab_rows, config.hidden_size), config.vocab_size
         cutoff = own_fields(config).initializer_cutoff_factor
-        self.word = normal(rngs, shape, config.initializer_range, ("vocab", "embed"), cutoff=cutoff)
+        self.word = normal(
+            rngs, shape, config.initializer_range, ("vocab", "embed"), cutoff=cutoff, used=used
+        )
         self.norm = norm(config)
 
     def __call__(

@@ -1,0 +1,61 @@
+"""What is worth saying of a network before its first step: its attention kernel, and what the mesh cannot split."""
+
+from collections.abc import Mapping
+
+import jax
+
+from pretrain.devices.mesh import WholeAxis, whole_axes
+from pretrain.models import EncoderConfig, Model
+from pretrain.models.attention import Needs, choose
+
+FIELDS = {
+    "vocab": "config.model.vocab_multiple",
+    "embed": "config.model.hidden_size",
+    "heads": "config.model.num_attention_heads",
+    "mlp": "config.model.intermediate_size",
+}
+"""For each logical axis of a parameter that a mesh may split, the field that sets its length."""
+
+
+def network_facts(
+    model: Model, asked: EncoderConfig, sizes: Mapping[str, int], platform: str
+) -> dict[str, str]:
+    """Facts of a network by their names, in the order to be shown.
+
+    Args:
+      model: the network.
+      asked: its config with the attention kernel as it was asked for.
+      sizes: devices along each axis of the mesh.
+      platform: where it runs, cpu, gpu or tpu.
+    """
+    kernel = choose(asked.attention, Needs.of(asked, model.dtype, platform))
+    whole = "\n".join(_sentence(axis, sizes) for axis in _whole(model, sizes))
+    facts = {"attention": str(kernel), "vocabulary": _vocabulary(asked), "not split": whole}
+    return {name: text for name, text in facts.items() if text}
+
+
+def _vocabulary(config: EncoderConfig) -> str:
+    """How many rows the vocabulary has, where they are more than its tokens."""
+    if config.vocab_rows == config.vocab_size:
+        return ""
+    return (
+        f"{config.vocab_size:,} tokens in {config.vocab_rows:,} rows (config.model.vocab_multiple="
+        f"{config.vocab_multiple}); the rest is padding, which exports leave out"
+    )
+
+
+def _whole(model: Model, sizes: Mapping[str, int]) -> list[WholeAxis]:
+    """The axes of parameters that stay whole although the mesh would split them, each once."""
+    found = jax.tree.map(
+        lambda shape, axes: tuple(whole_axes(sizes, axes, shape.shape)), model.shapes(), model.logical_axes()
+    )
+    leaves = jax.tree.leaves(found, is_leaf=lambda node: isinstance(node, WholeAxis))
+    return list(dict.fromkeys(leaves))
+
+
+def _sentence(axis: WholeAxis, sizes: Mapping[str, int]) -> str:
+    mesh = " x ".join(f"config.mesh.{name}={sizes[name]}" for name in axis.mesh_axes)
+    return (
+        f"{axis.name} ({axis.length:,}) is whole on every device, since {mesh} does not divide it: change "
+        f"{FIELDS[axis.name]}"
+    )
