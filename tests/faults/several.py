@@ -91,9 +91,9 @@ def pretrain_(run: Run, root: Path) -> dict[str, Any]:
     streams: set[int] = set()
     feed, opened, record = pretraining.to_devices, batches.open_streams, Recorder.step
 
-    def feeding(arrays: Any, mesh: Any, global_batch: int) -> Any:
+    def feeding(arrays: Any, mesh: Any, global_batch: int, *more: Any) -> Any:
         fed.append(digests(arrays["tokens"], local_rows(mesh, global_batch)))
-        return feed(arrays, mesh, global_batch)
+        return feed(arrays, mesh, global_batch, *more)
 
     def opening(*arguments: Any) -> Any:
         found = opened(*arguments)
