@@ -188,7 +188,7 @@ def test_embeddings_of_an_electra_are_as_wide_as_it_unless_they_are_set():
     wide = encoder_config(ModelConfig(family="electra"), 300, SPECIAL)
     narrow = encoder_config(ModelConfig(family="electra", embedding_size=96), 300, SPECIAL)
     assert (wide.embedding_size, narrow.embedding_size) == (768, 96)
-    assert build(narrow).shapes()["embeddings"]["word"].shape == (300, 96)
+    assert build(narrow).shapes()["embeddings"]["word"].shape == (384, 96)
 
 
 def test_a_dropout_that_is_no_rate_is_refused_by_the_name_that_was_set():

@@ -1,6 +1,5 @@
 """FLOPs against a hand count and against the matrix products in the traced gradient of small networks."""
 
-import itertools
 import math
 from types import SimpleNamespace
 
@@ -40,7 +39,7 @@ def test_layers_that_differ_are_a_mean():
     np.testing.assert_array_equal(pairs_of_documents(np.array([0, 1, 2]), (1,)), [0, 1, 4])
 
 
-@pytest.mark.parametrize(("gated", "embedding"), itertools.product([False, True], [0, 4]))
+@pytest.mark.parametrize(("gated", "embedding"), [(False, 0), (True, 0), (False, 4), (True, 4)])
 def test_forward_flops_by_hand(gated: bool, embedding: int):
     # One layer of width 2, feed-forward 3, 5 tokens in documents of 3 and 2, 1 prediction over 7 words.
     shape = SimpleNamespace(
