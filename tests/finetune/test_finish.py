@@ -294,7 +294,7 @@ def test_longer_rows_than_a_run_has_seen_have_lengths(
 
 @pytest.mark.parametrize(
     ("part", "file"),
-    [("picture", "predictions.png"), ("model_card", "model/README.md")],
+    [("picture", "predictions.png"), ("classifier_card", "model/README.md")],
     ids=["picture", "card"],
 )
 def test_a_picture_or_card_that_fails_costs_nothing_and_is_made_by_the_same_command(
@@ -312,7 +312,7 @@ def test_a_picture_or_card_that_fails_costs_nothing_and_is_made_by_the_same_comm
         raise ValueError("Expected end of text,\nfound '$'")
 
     with monkeypatch.context() as patched:
-        patched.setattr(finishing, part, SimpleNamespace(card=fail) if part == "model_card" else fail)
+        patched.setattr(finishing, part, SimpleNamespace(card=fail) if part == "classifier_card" else fail)
         assert start(run, workdir) == 0
     (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert warning == (
