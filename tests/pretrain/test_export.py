@@ -129,7 +129,9 @@ def test_the_card_says_what_the_model_was_made_of(workdir: Path, tmp_path: Path)
     out = tmp_path / "norwegian"
     export(epath.Path(workdir), epath.Path(out))
     card = (out / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: fill-mask\ntags:\n- roberta\n")
+    data = ModelCard(card).data
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "fill-mask")
+    assert data.tags == ["unmask", "masked-lm", "roberta"]
     assert "| held-out, last | 20 | 2.4375 | 31.2% |" in card
     assert "| held-out, best | 10 | 2.2500 | 37.5% |" in card
     assert "| training, last | 20 | 2.0000 | 50.0% |" in card
