@@ -196,6 +196,10 @@ def test_the_head_on_some_positions_at_a_time_loses_the_same(tmp_path, at_once):
 
 def test_the_head_on_some_positions_at_a_time_holds_the_logits_of_those():
     wide = {**SIZES, "vocab_size": 8192, "hidden_size": 16, "max_position_embeddings": 300}
+    wide |= {
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+    }  # scores [B, N, S, S] are small beside the logits
     model = build(parse_config({"model_type": "roberta", **wide}, "test"))
     params = jax.eval_shape(model.init, jax.random.key(0))
     batch = {name: jax.ShapeDtypeStruct((4, 256), jnp.int32) for name in ("tokens", "segments", "positions")}
