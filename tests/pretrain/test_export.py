@@ -25,6 +25,7 @@ from pretrain.config import CardConfig, MaskingConfig, ModelConfig, PretrainConf
 from pretrain.export import export, main
 from pretrain.models import build
 from pretrain.models.huggingface import config_dict, encoder_config, load_pretrained
+from pretrain.models.vocabulary import with_rows
 from pretrain.phases import check_values
 from pretrain.reports.end_summary import LOSS_CURVE
 from pretrain.runtime.checkpoint import Checkpointer
@@ -79,12 +80,11 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _params(workdir: Path, step: int):
     """A checkpoint's network and params without the vocabulary's padding."""
-    model, special = (
-        dataclasses.replace(CONFIG.model, vocab_multiple=1),
-        load_tokenizer(str(workdir / "tokenizer")).special,
-    )
-    encoder = encoder_config(model, len(WORDS), special)
-    return encoder, jax.jit(build(encoder).init)(jax.random.key(step))
+    special = load_tokenizer(str(workdir / "tokenizer")).special
+    padded = encoder_config(CONFIG.model, len(WORDS), special)
+    params = jax.jit(build(padded).init)(jax.random.key(step))
+    encoder = encoder_config(dataclasses.replace(CONFIG.model, vocab_multiple=1), len(WORDS), special)
+    return encoder, with_rows(padded, params, len(WORDS))
 
 
 @pytest.mark.parametrize(("step", "expected"), [("last", 20), ("best", 10), ("10", 10)])
