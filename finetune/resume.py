@@ -21,6 +21,10 @@ FIXED = {
     "task": "the task of a run",
     "data.regression": "the task of a run",
     "data.label_names": "the task of a run",
+    "eval.metric": "the metric that chooses the best model",
+    "data.validation": "the examples that choose the best model",
+    "data.validation_share": "the examples that choose the best model",
+    "data.max_eval_examples": "the examples that choose the best model",
     "seeds": "the number of runs that are trained together",
     "learning_rates": "the number of runs that are trained together",
 }

@@ -13,6 +13,13 @@ from tokenizer.config import TokenizerConfig
 OBJECTIVES = ("mlm", "clm")
 
 
+def _activations() -> tuple[str, ...]:
+    """The activations by transformers' names."""
+    from pretrain.models.layers import ACTIVATIONS  # its package imports this module
+
+    return tuple(ACTIVATIONS)
+
+
 def _families() -> tuple[str, ...]:
     """The families that can be pretrained."""
     from pretrain.models import families  # its modules import this one
@@ -43,9 +50,7 @@ class ModelConfig:
     num_hidden_layers: int = field(12, "layers L")
     num_attention_heads: int = field(12, "heads N; divides hidden_size")
     intermediate_size: int = field(3072, "feed-forward width F")
-    hidden_act: str = field(
-        "gelu", "activation of the feed-forward layer", ("gelu", "gelu_new", "relu", "silu")
-    )
+    hidden_act: str = field("gelu", "activation of the feed-forward layer", _activations)
     max_position_embeddings: int = field(
         514, "rows of the position embedding; roberta uses two of them for its padding offset"
     )

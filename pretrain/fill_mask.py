@@ -323,7 +323,8 @@ def main(argv: Sequence[str]) -> int:
         params = with_rows(encoder, params, encoder.vocab_size)
         if not examples:
             config = build_config(PretrainConfig, read_config(workdir))
-            phase = resolve_phases(config, epoch_steps=1)[-1]
+            phases = resolve_phases(config, epoch_steps=max(saved["step"], 1))
+            phase = next((each for each in phases if saved["step"] <= each.stop), phases[-1])
             examples = choose_examples(held_out_texts(workdir, config, phase, tokenizer), tokenizer)
         if not examples:
             raise UserError(

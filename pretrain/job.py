@@ -195,7 +195,8 @@ def assemble(
     check_steps(config, planned, mesh.shape, known=config.epochs is None)
     if not config.model.config_file:
         # Stands for the tokenizer to come, so that a network that cannot be built is refused before one is trained.
-        size = max(config.tokenizer.vocab_size, config.model.vocab_size)
+        sizes = config.tokenizer.vocab_size, config.model.vocab_size
+        size = (sizes[1] or sizes[0]) if config.tokenizer.path else max(sizes)
         checked_model(config, planned, encoder_config(config.model, size, TO_COME))
     if config.eval.every and not config.tokenizer.path and saved is None:
         processes.from_first(partial(_check_held_out, planned, workdir))

@@ -160,6 +160,8 @@ def _fixed(name: str) -> str:
         f"model.{each}" for each in (*starting_network.NETWORK, *starting_network.HELD)
     }:
         return "the network and the streams"
+    if name == "objective.name":
+        return "the objective outside of phases"
     return ""
 
 

@@ -133,4 +133,6 @@ def same_dropout(was: Any, now: Any, *, given: bool, default: float) -> bool:
       given: whether the network comes from elsewhere, so that its own may be any.
       default: the rate of a new network.
     """
-    return (was, now) == (OLD_DEFAULT, None) or (not given and (was, now) == (None, default))
+    if (was, now) == (OLD_DEFAULT, None):
+        return given or default == OLD_DEFAULT
+    return not given and (was, now) == (None, default)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from base.errors import UserError
 from pretrain.models import families
@@ -24,6 +24,10 @@ class OwnFields:
     def is_gated(self) -> bool:
         """Whether the feed-forward layers have a gate."""
         return False
+
+    def with_layers(self, layers: int) -> Self:
+        """The fields of a network of the first so many layers."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,8 @@ class EncoderConfig:
                 f"max_position_embeddings={self.max_position_embeddings} should be {self.position_offset + 1} or more:"
                 f" {self.model_type} sets {self.position_offset} of them aside"
             )
+        if self.embedding_size < 0:
+            raise UserError(f"embedding_size={self.embedding_size} should be 1 or more")
         if self.vocab_multiple < 1:
             raise UserError(f"vocab_multiple={self.vocab_multiple} should be 1 (rounds nothing) or more")
         if self.scan_unroll < 0:
@@ -110,6 +116,15 @@ class EncoderConfig:
                 f"model_type={self.model_type!r} can be fine-tuned only; pretraining knows"
                 f" {', '.join(families.pretrained())}"
             )
+
+    def with_layers(self, layers: int) -> Self:
+        """The network with its first layers only.
+
+        Args:
+          layers: how many, at most L.
+        """
+        own = self.own and self.own.with_layers(layers)
+        return dataclasses.replace(self, num_hidden_layers=layers, own=own)
 
     @property
     def family(self) -> "Family":

@@ -317,7 +317,7 @@ def _xla_flops(checked: Checked, phase: Phase) -> float:
 
     def counted(layers: int) -> float:
         encoder = dataclasses.replace(
-            checked.encoder, num_hidden_layers=layers, scan_unroll=0, remat=False, attention="xla"
+            checked.encoder.with_layers(layers), scan_unroll=0, remat=False, attention="xla"
         )
         costs = _lowered(checked, whole, one_device, encoder, objective)[1].cost_analysis()
         return float(costs["flops"]) if costs else math.nan

@@ -15,7 +15,7 @@ from base.set_fields import Given, settled
 from data.config import DataConfig, SourceConfig, leaf_sources
 from pretrain import starting_network
 from pretrain.config import CardConfig, PretrainConfig
-from pretrain.models import EncoderConfig, ParameterCount
+from pretrain.models import EncoderConfig, ParameterCount, families, family_fields
 from pretrain.phases import objective_at, resolve_phases
 from pretrain.publish import public_names
 from pretrain.publish.card_objective import TEXTS, ObjectiveText
@@ -87,7 +87,8 @@ class CardFacts:
             rates, last = starting_network.dropout(self.encoder), self.config["model"]
             idle = {name: last.get(name) for name in rates if last.get(name) != rates[name]}
         else:
-            idle = dict.fromkeys(starting_network.DROPOUTS, starting_network.OLD_DEFAULT)
+            family = families.get(read.model.family)
+            idle = {name: family_fields.default_dropout(family, name) for name in starting_network.DROPOUTS}
         unset: dict[str, Any] = {
             name: None for name, rate in idle.items() if getattr(read.model, name) == rate
         }

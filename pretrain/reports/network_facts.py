@@ -15,6 +15,8 @@ FIELDS = {
     "mlp": "config.model.intermediate_size",
 }
 """For each logical axis of a parameter that a mesh may split, the field that sets its length."""
+NARROW = "config.model.embedding_size"
+"""The field of "embed" where the embeddings are narrower than the layers."""
 
 
 def network_facts(
@@ -29,7 +31,7 @@ def network_facts(
       platform: where it runs, cpu, gpu or tpu.
     """
     kernel = choose(asked.attention, Needs.of(asked, model.dtype, platform))
-    whole = "\n".join(_sentence(axis, sizes) for axis in _whole(model, sizes))
+    whole = "\n".join(_sentence(axis, sizes, asked) for axis in _whole(model, sizes))
     facts = {"attention": str(kernel), "vocabulary": _vocabulary(asked), "not split": whole}
     return {name: text for name, text in facts.items() if text}
 
@@ -53,9 +55,10 @@ def _whole(model: Model, sizes: Mapping[str, int]) -> list[WholeAxis]:
     return list(dict.fromkeys(leaves))
 
 
-def _sentence(axis: WholeAxis, sizes: Mapping[str, int]) -> str:
+def _sentence(axis: WholeAxis, sizes: Mapping[str, int], config: EncoderConfig) -> str:
+    narrow = axis.name == "embed" and axis.length != config.hidden_size
     mesh = " x ".join(f"config.mesh.{name}={sizes[name]}" for name in axis.mesh_axes)
     return (
         f"{axis.name} ({axis.length:,}) is whole on every device, since {mesh} does not divide it: change "
-        f"{FIELDS[axis.name]}"
+        f"{NARROW if narrow else FIELDS[axis.name]}"
     )

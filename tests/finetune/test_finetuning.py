@@ -270,6 +270,7 @@ def test_an_accepted_change_goes_on_with_the_new_values_but_the_start_and_the_ru
         ({"seeds": 2}, "The number of runs that are trained together"),
         ({"learning_rates": [1e-3, 1e-4]}, "The number of runs that are trained together"),
         ({"init_from": "elsewhere"}, "The model that a run starts from"),
+        ({"eval": {"metric": "loss"}}, "The metric that chooses the best model"),
     ):
         with pytest.raises(UserError, match=f"{what} cannot change: undo the change"):
             train(tiny_finetune(task, **{"epochs": 2, **changes}), workdir, accept_changes=True)

@@ -217,4 +217,4 @@ def test_the_head_on_some_positions_at_a_time_holds_the_logits_of_those():
 
 def test_work_counts_the_pairs_and_predictions_that_there_are():
     assert full_rows(OBJECTIVE, rows=2, seq_len=4) == {"tokens": 8, "attended": 20.0, "predictions": 6}
-    assert attended_pairs(OBJECTIVE, squared_lengths=3**2 + 2**2, tokens=5) == 6 + 3
+    assert attended_pairs(OBJECTIVE, seen=3**2 + 2**2, tokens=5) == 6 + 3

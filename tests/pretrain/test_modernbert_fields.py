@@ -43,7 +43,7 @@ def test_a_theta_in_rope_scaling_is_that_of_all_layers():
         ),
         ({"global_attn_every_n_layers": 0}, "global_attn_every_n_layers=0 should be 1 or more"),
         ({"local_attention": 1}, "local_attention=1 should be 2 or more"),
-        ({"local_rope_theta": 0.0}, "rope_theta=0.0 of sliding_attention should be a number above 0"),
+        ({"local_rope_theta": 0.0}, "local_rope_theta=0.0 should be a number above 0"),
         (
             {"rope_scaling": {"rope_type": "yarn"}},
             "rope_scaling has rope_type='yarn'; only 'default' is known",
@@ -52,6 +52,9 @@ def test_a_theta_in_rope_scaling_is_that_of_all_layers():
             {"rope_scaling": {"type": "linear", "factor": 2.0}},
             "rope_scaling has rope_type='linear'; only 'default' is known",
         ),
+        ({"rope_scaling": "linear"}, "rope_scaling='linear' should be an object"),
+        ({"rope_parameters": [1]}, "rope_parameters=[1] should be an object"),
+        ({"layer_types": [["full_attention"]] * 22}, "should be a list of 22 times"),
         ({"sliding_window": 3}, "sliding_window=3, but by its other fields it is 64"),
         ({"head_dim": 32}, "head_dim=32, but by its other fields it is 64"),
         ({"classifier_activation": "mish"}, "classifier_activation='mish'; known are gelu"),
@@ -83,3 +86,10 @@ def test_layers_are_written_back_as_they_were_read(fields: dict[str, object], ev
     for name in ("layer_types", "rope_parameters", "local_attention", "sliding_window"):
         assert getattr(again, name) == getattr(theirs, name), name
     assert (written["global_rope_theta"], written["local_rope_theta"]) == (500.0, 50.0)
+
+
+def test_the_first_layers_of_a_network_keep_their_kinds():
+    whole = parse_config(OLD_MODERNBERT, "here")
+    first = whole.with_layers(2)
+    assert first.num_hidden_layers == 2 and first.own.windows == (0, 32)
+    assert first == parse_config({**OLD_MODERNBERT, "num_hidden_layers": 2}, "here")

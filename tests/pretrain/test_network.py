@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 
 from base.errors import UserError
-from base.schema import as_dict, build
+from base.schema import as_dict, build, restored
 from base.set_fields import Given
 from pretrain import resume, starting_network
 from pretrain.config import PretrainConfig
@@ -228,6 +228,27 @@ def test_a_new_network_of_before_goes_on_without_a_change(tmp_path):
     saved = as_dict(config)
     saved["model"] |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
     assert resume.check_unchanged(saved, config, accept=False) == {}
+
+
+def test_a_dropout_that_a_family_has_not_by_default_is_not_lost_by_unsetting_it(tmp_path):
+    with_dropout = {"family": "modernbert", "hidden_dropout_prob": 0.1}
+    saved = as_dict(tiny_config(tmp_path / "text.txt", model=with_dropout))
+    unset = tiny_config(tmp_path / "text.txt", model={"family": "modernbert"})
+    with pytest.raises(UserError, match=r"config\.model\.hidden_dropout_prob was 0\.1, is None"):
+        resume.check_unchanged(saved, unset, accept=False)
+
+
+def test_the_objective_outside_of_phases_is_that_of_the_whole_run(tmp_path):
+    saved = as_dict(tiny_config(tmp_path / "text.txt"))
+    changed = tiny_config(tmp_path / "text.txt", objective={"name": "clm"})
+    with pytest.raises(UserError, match=r"the objective outside of phases of a run cannot change"):
+        resume.check_unchanged(saved, changed, accept=True)
+
+
+def test_a_run_may_have_any_activation_that_networks_have(tmp_path):
+    saved = as_dict(tiny_config(tmp_path / "text.txt"))
+    saved["model"]["hidden_act"] = "gelu_pytorch_tanh"
+    assert restored(PretrainConfig, saved).model.hidden_act == "gelu_pytorch_tanh"
 
 
 @pytest.mark.parametrize(

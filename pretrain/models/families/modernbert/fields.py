@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from base.errors import UserError
 from pretrain.models.config import EncoderConfig, OwnFields
@@ -64,6 +64,10 @@ class ModernBertFields(OwnFields):
     cls_token_id: int | None
     sep_token_id: int | None
     initializer_cutoff_factor: float
+
+    def with_layers(self, layers: int) -> Self:
+        """The fields of a network of the first so many layers."""
+        return dataclasses.replace(self, layer_types=self.layer_types[:layers])
 
     @property
     def windows(self) -> tuple[int, ...]:
@@ -145,7 +149,11 @@ def _kinds(fields: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
         if every < 1:
             raise UserError(f"global_attn_every_n_layers={every} should be 1 or more")
         return _periodic(layers, every)
-    if not isinstance(kinds, list) or len(kinds) != layers or not set(kinds) <= {GLOBAL, LOCAL}:
+    if (
+        not isinstance(kinds, list)
+        or len(kinds) != layers
+        or any(kind not in (GLOBAL, LOCAL) for kind in kinds)
+    ):
         raise UserError(f"layer_types={kinds!r} should be a list of {layers} times {GLOBAL!r} or {LOCAL!r}")
     return kinds
 
@@ -162,13 +170,20 @@ def _every(kinds: list[str], fields: Mapping[str, Any]) -> int | None:
 
 def _theta(kind: str, fields: Mapping[str, Any], values: Mapping[str, Any]) -> float:
     """The base of the wavelengths that layers of a kind rotate by."""
-    rope = (values.get("rope_parameters") or {}).get(kind) or {}
-    scaling = values.get("rope_scaling") or {}
+    rope = _mapping(values.get("rope_parameters"), "rope_parameters").get(kind)
+    rope, scaling = _mapping(rope, "rope_parameters"), _mapping(values.get("rope_scaling"), "rope_scaling")
     for name, value in (("rope_parameters", rope), ("rope_scaling", scaling)):
         rope_type = value.get("rope_type", value.get("type", "default"))
         if rope_type != "default":
             raise UserError(f"{name} has rope_type={rope_type!r}; only 'default' is known")
     theta = scaling.get("rope_theta", rope.get("rope_theta", fields[_THETAS[kind]]))
     if not isinstance(theta, int | float) or theta <= 0:
-        raise UserError(f"rope_theta={theta!r} of {kind} should be a number above 0")
+        raise UserError(f"{_THETAS[kind]}={theta!r} should be a number above 0")
     return float(theta)
+
+
+def _mapping(value: Any, name: str) -> Mapping[str, Any]:
+    """The value of a field that holds an object; {} where it is left out."""
+    if value is not None and not isinstance(value, Mapping):
+        raise UserError(f"{name}={value!r} should be an object, such as {{'rope_type': 'default'}}")
+    return value or {}
