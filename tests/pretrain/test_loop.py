@@ -30,6 +30,7 @@ class Counting:
     """A stage that counts to six in two stretches, and notes what the loop asks of it."""
 
     config, log, fingerprints, steps = PretrainConfig(), LogConfig(every=1), {"text": "x"}, 6
+    log_at: tuple[int, ...] = ()
 
     def __init__(self, workdir, *, evaluate_at=(2, 6), best_at=2, save_at=(3,), fail_at=None, stop_at=None):
         self.workdir, self.said, self.mesh = workdir, [], make_mesh(MeshConfig())
