@@ -8,7 +8,10 @@ from etils import epath
 from pretrain.train import train
 from tests.tiny import tiny_config, write_corpus
 
-CASES = (("mlm", "roberta"), ("mlm", "bert"), ("clm", "roberta"), ("clm", "bert"))
+MASKED = ("roberta", "bert", "xlm-roberta", "camembert", "distilbert", "electra", "modernbert")
+CAUSAL = ("roberta", "bert", "modernbert")
+"""One family of each kind of network."""
+CASES = (*(("mlm", family) for family in MASKED), *(("clm", family) for family in CAUSAL))
 """Pairs of objective and family: a new one is added here, and `python -m tests.goldens.write` adds its losses."""
 LOSSES = Path(__file__).parent / "losses.json"
 STEPS = 20

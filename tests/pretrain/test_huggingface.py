@@ -255,7 +255,9 @@ def test_part_of_a_head_is_refused(tmp_path: Path, kept: str):
 
 
 def test_an_id_that_the_hub_could_not_have_is_one_line():
-    with pytest.raises(UserError, match=r"there is no owner/na--me; give a folder, or the id of a model") as error:
+    with pytest.raises(
+        UserError, match=r"there is no owner/na--me; give a folder, or the id of a model"
+    ) as error:
         load_pretrained("owner/na--me")
     assert "\n" not in str(error.value)
 
