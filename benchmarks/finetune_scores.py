@@ -82,7 +82,7 @@ def ours(task: str, settings: Settings, folder: Path) -> list[Scores]:
         "epochs": settings.epochs,
         "global_batch": settings.batch,
         "max_length": settings.max_length,
-        "data.source_protocol": "folder",
+        "data.source": "folder",
         "data.path": GLUE.value,
         "data.max_train_examples": settings.max_train_examples,
         "optimizer.learning_rate": settings.learning_rate,

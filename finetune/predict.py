@@ -46,8 +46,8 @@ Texts = tuple[str, ...]
 
 def main(argv: Sequence[str]) -> int:
     """Run the command. A closed pipe or Ctrl-C ends it without a message."""
-    arguments = _arguments(argv)
     leave_out_absent_tpu()
+    arguments = _arguments(argv)
     try:
         with sigterm_as_ctrl_c():
             _predict(arguments)

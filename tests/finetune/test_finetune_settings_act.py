@@ -227,7 +227,7 @@ ELSEWHERE = {
     "compilation_cache": "tests/pretrain/test_settings_unused.py",
     "card.language": "tests/finetune/test_classifier_card.py",
     "card.license": "tests/finetune/test_classifier_card.py",
-    "data.source_protocol": "tests/data/test_labelled_folder.py",
+    "data.source": "tests/data/test_labelled_folder.py",
     "data.path": "tests/data/test_labelled_folder.py",
     "data.name": "tests/data/test_labelled_hub.py",
     "data.revision": "tests/data/test_labelled_hub.py",

@@ -334,7 +334,7 @@ BESIDE = {
 ELSEWHERE = {
     "card.language": "tests/pretrain/test_model_card.py",
     "card.license": "tests/pretrain/test_model_card.py",
-    "data.source_protocol": "tests/data/test_source_pydoc.py",
+    "data.source": "tests/data/test_source_pydoc.py",
     "data.name": "tests/data/test_source_hub.py",
     "data.subset": "tests/data/test_source_oscar.py",
     "data.split": "tests/data/test_source_tfds.py",

@@ -83,7 +83,8 @@ def test_a_fresh_network_is_the_one_without_padding_and_zeros(case: str):
     params, without = (jax.jit(build(_padded(case, each)).init)(key) for each in (128, 1))
     for name, array in _vocabulary(params).items():
         assert len(array) == ROWS and not array[V:].any(), name
-    jax.tree.map(np.testing.assert_array_equal, with_rows(_padded(case), params, V), without)
+    # The same draws; two programs may round what they make of them in another way.
+    jax.tree.map(np.testing.assert_array_max_ulp, with_rows(_padded(case), params, V), without)
 
 
 def test_modernberts_fresh_embedding_has_zeros_behind_it():
@@ -242,7 +243,14 @@ def test_a_run_that_starts_from_a_model_has_rows_of_its_own(
     if kind == "export":
         start = epath.Path(tmp_path / "model")
         export(runs[128], start)
-    config = _config(corpus, multiple, steps=1, init_from=str(start), tokenizer={"vocab_size": 50265})
+    config = _config(
+        corpus,
+        multiple,
+        steps=1,
+        schedule={"warmup_steps": 0},
+        init_from=str(start),
+        tokenizer={"vocab_size": 50265},
+    )
     config = dataclasses.replace(
         config, tokenizer=dataclasses.replace(config.tokenizer, min_frequency=2), optimizer=_SLOW
     )
@@ -265,6 +273,7 @@ def test_a_network_of_a_config_file_has_padding_too(
     config = tiny_config(
         corpus,
         steps=1,
+        schedule={"warmup_steps": 0},
         model={**schema.as_dict(ModelConfig()), "config_file": str(tmp_path / "model")},
         tokenizer={"path": str(tmp_path / "model"), "vocab_size": 50265, "min_frequency": 2},
     )
