@@ -162,7 +162,7 @@ def test_a_class_beyond_the_limit_is_known_to_the_other_files(tmp_path):
         ({"train.csv.gz": gzip.compress(CSV.encode())[:-4]}, {}, "train.csv.gz: truncated file (the archive ends "),
         ({"train.jsonl": '{"sentence": "a", "label": 0}\n{"sentence": \n'}, {}, "train.jsonl line 2: broken JSON ("),
         ({"train.jsonl": '{"sentence": 5, "label": 0}\n'}, {},
-         "train.jsonl line 1: not text (field 'sentence' holds int; set config.data.text to another)"),
+         "train.jsonl line 1: not text (field 'sentence' holds int; set config.data.text to another field)"),
         ({"train.json": '[{"sentence": "a", "label": 0}, 7]'}, {}, "train.json item 2: a int where there should be "),
         ({"train.json": '[{"sentence": "a"'}, {}, "train.json: broken JSON (Expecting ',' delimiter: line 1 column "),
         ({"train.txt": "a"}, {}, "train.txt' is none of .csv, .tsv, .json, .jsonl; each may also end in .gz or .zst"),
