@@ -146,7 +146,9 @@ def test_a_command_that_cannot_work_is_refused_before_a_pod_is_asked_for(command
 def test_a_flag_of_another_command_is_refused(words, cloud):
     verb, flag = words.split()
     name = flag.strip("-").partition("=")[0].replace("-", "_")
-    with pytest.raises(UserError, match=rf"^--{name} has no effect on {verb}: it is a flag of .*; leave it out$"):
+    with pytest.raises(
+        UserError, match=rf"^--{name} has no effect on {verb}: it is a flag of .*; leave it out$"
+    ):
         launch(verb, flag)
     assert cloud.calls == []
 
