@@ -31,6 +31,7 @@ from base.plain_arguments import help_page
 from base.schema import Unused
 from base.set_fields import Given, say_all, settled
 
+PACKAGES = ("data", "tokenizer", "pretrain", "finetune", "launch")  # whose modules are commands
 INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended: 128 + SIGINT
 
 T = TypeVar("T")
@@ -352,7 +353,9 @@ def _help(program: str, schema: type, values: flags.FlagValues) -> str:
 
 def _module(program: str) -> str:
     path = Path(program)
-    return path.parent.name if path.stem == "__main__" else f"{path.parent.name}.{path.stem}"
+    folders = path.parent.parts if path.stem == "__main__" else (*path.parent.parts, path.stem)
+    packages = [index for index, name in enumerate(folders) if name in PACKAGES]
+    return ".".join(folders[packages[-1] if packages else -2 :])
 
 
 def describe(schema: type, where: str = "config") -> list[str]:

@@ -10,6 +10,7 @@ import textwrap
 import pytest
 from absl import flags
 
+from base import command_line
 from base.command_line import differences, parse, python, run, write_out
 from base.errors import UserError
 from base.schema import field
@@ -259,3 +260,15 @@ def test_a_closed_pipe_ends_a_command_without_a_word():
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize(
+    ("program", "module"),
+    [
+        ("/home/data/unmask/pretrain/__main__.py", "pretrain"),
+        ("/home/data/unmask/pretrain/plan/__main__.py", "pretrain.plan"),
+        ("/srv/finetune/evaluate.py", "finetune.evaluate"),
+    ],
+)
+def test_the_help_names_the_command_as_it_is_started(program, module):
+    assert command_line._module(program) == module
