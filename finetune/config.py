@@ -6,6 +6,7 @@ field.
 
 from dataclasses import dataclass
 
+from base import schema
 from base.errors import UserError
 from base.schema import field
 from data.labelled.config import LabelledConfig
@@ -212,29 +213,30 @@ def check_values(config: FinetuneConfig) -> None:
     Raises:
       UserError: a value is wrong; the message names a right value.
     """
-    for name in ("seeds", "epochs", "global_batch", "grad_accum"):
-        if getattr(config, name) < 1:
-            raise UserError(f"config.{name}={getattr(config, name)} should be 1 or more")
-    if not 0 <= config.seed <= SEEDS - config.seeds:
+    _check_counts(config)
+    _check_rates(config)
+    _check_members(config)
+    check_card(config.card)
+    if not config.init_from:
         raise UserError(
-            f"config.seed={config.seed} should be 0 or more, and with config.seeds={config.seeds} at most "
-            f"{SEEDS - config.seeds}"
+            "no model to start from; set config.init_from to a workdir, a Hugging Face folder or a hub id"
         )
-    names = {f"{rate:g}" for rate in config.learning_rates}  # as the results name them
-    if len(names) < len(config.learning_rates):
-        raise UserError(f"config.learning_rates={list(config.learning_rates)} has one of them twice")
-    several = config.seeds > 1 or len(config.learning_rates) > 1
-    if config.eval.patience and not config.eval.restore_best and several:
-        raise UserError(
-            "config.eval.patience ends each run at a step of its own, and config.eval.restore_best=False cannot keep "
-            "these steps for several runs; set config.eval.restore_best=True, or train one run"
-        )
-    if config.steps < 0:
-        raise UserError(f"config.steps={config.steps} should be 1 or more, or 0 for config.epochs")
-    if config.steps and config.search.trials:
-        raise UserError(
-            f"config.steps={config.steps}: the trials of a search train whole epochs; set config.epochs"
-        )
+
+
+def _check_counts(config: FinetuneConfig) -> None:
+    """Refuse numbers of steps, examples and the like that cannot be."""
+    values = schema.flatten(schema.as_dict(config))
+    for name in (
+        "seeds",
+        "epochs",
+        "global_batch",
+        "grad_accum",
+        "log.every",
+        "eval.batch",
+        "checkpoint.keep",
+    ):
+        if values[name] < 1:
+            raise UserError(f"config.{name}={values[name]} should be 1 or more")
     for name in (
         "eval.every",
         "eval.patience",
@@ -242,19 +244,24 @@ def check_values(config: FinetuneConfig) -> None:
         "model.scan_unroll",
         "schedule.warmup_steps",
     ):
-        group, _, leaf = name.partition(".")
-        if (value := getattr(getattr(config, group), leaf)) < 0:
-            raise UserError(f"config.{name}={value} should be 0 or more")
-    for name in ("log.every", "eval.batch", "checkpoint.keep"):
-        group, _, leaf = name.partition(".")
-        if (value := getattr(getattr(config, group), leaf)) < 1:
-            raise UserError(f"config.{name}={value} should be 1 or more")
+        if values[name] < 0:
+            raise UserError(f"config.{name}={values[name]} should be 0 or more")
+    if config.steps < 0:
+        raise UserError(f"config.steps={config.steps} should be 1 or more, or 0 for config.epochs")
+    if config.steps and config.search.trials:
+        raise UserError(
+            f"config.steps={config.steps}: the trials of a search train whole epochs; set config.epochs"
+        )
     if config.max_length < 0:
         raise UserError(f"config.max_length={config.max_length} should be 1 or more, or 0 for the default")
     if config.global_batch % config.grad_accum:
         raise UserError(
             f"config.global_batch={config.global_batch} is not a multiple of config.grad_accum={config.grad_accum}"
         )
+
+
+def _check_rates(config: FinetuneConfig) -> None:
+    """Refuse learning rates, norms and shares that cannot be."""
     for rate in (*config.learning_rates, config.optimizer.learning_rate):
         if not rate > 0:
             raise UserError(f"learning rate {rate} should be above 0; set config.optimizer.learning_rate")
@@ -272,8 +279,21 @@ def check_values(config: FinetuneConfig) -> None:
         raise UserError(
             f"config.optimizer.layer_decay={config.optimizer.layer_decay} should be above 0, at most 1"
         )
-    check_card(config.card)
-    if not config.init_from:
+
+
+def _check_members(config: FinetuneConfig) -> None:
+    """Refuse seeds and learning rates that cannot be trained side by side."""
+    if not 0 <= config.seed <= SEEDS - config.seeds:
         raise UserError(
-            "no model to start from; set config.init_from to a workdir, a Hugging Face folder or a hub id"
+            f"config.seed={config.seed} should be 0 or more, and with config.seeds={config.seeds} at most "
+            f"{SEEDS - config.seeds}"
+        )
+    names = {f"{rate:g}" for rate in config.learning_rates}  # as the results name them
+    if len(names) < len(config.learning_rates):
+        raise UserError(f"config.learning_rates={list(config.learning_rates)} has one of them twice")
+    several = config.seeds > 1 or len(config.learning_rates) > 1
+    if config.eval.patience and not config.eval.restore_best and several:
+        raise UserError(
+            "config.eval.patience ends each run at a step of its own, and config.eval.restore_best=False cannot keep "
+            "these steps for several runs; set config.eval.restore_best=True, or train one run"
         )

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from base.storage import check_readable
 from data.labelled.examples import Examples, LabelledData
 from data.labelled.open import open_labelled
 from finetune.classifier.network import Classifier
-from finetune.classifier.pretrained import load_encoder_for_classification
+from finetune.classifier.pretrained import Start, load_encoder_for_classification
 from finetune.config import FinetuneConfig, check_values, length_of
 from finetune.population.early_stopping import choosing_metric
 from finetune.population.evaluation import EvaluationSet
@@ -26,7 +26,8 @@ from finetune.population.state import population_mesh
 from finetune.population.train_step import optimizer_of
 from finetune.texts.batching import Plan, choose_lengths
 from finetune.texts.encoding import Encoded, PairEncoder
-from pretrain.job import is_workdir
+from pretrain.models.attention import Use
+from pretrain.runtime.workdir import is_workdir
 from tokenizer import load as tokenizers
 from tokenizer.load import Loaded
 
@@ -84,9 +85,50 @@ def assemble(config: FinetuneConfig) -> Job:
       UserError: anything in the config, the data or the checkpoint that cannot work.
     """
     check_values(config)
-    members = config.members
-    mesh = population_mesh(config.mesh, len(members))
+    mesh = population_mesh(config.mesh, len(config.members))
     check_batch(config, mesh)
+    data, examples = _labelled_data(config)
+    metric = choosing_metric(config.eval.metric, data.task)
+    tokenizer, start = _start(config, data.task.labels)
+    room = start.classifier.encoder.config.max_length
+    if config.max_length > room:
+        raise UserError(
+            f"config.max_length={config.max_length} is longer than the model's positions; set it to {room} or less"
+        )
+    config = dataclasses.replace(config, max_length=length_of(config.max_length, room))
+    pairs = PairEncoder(tokenizer, max_length=config.max_length, token_types=start.classifier.token_types)
+    train = _encoded(pairs, examples, "train")
+    evaluations = tuple(
+        EvaluationSet(short_split(name, len(data.evaluations)), _encoded(pairs, examples, name))
+        for name, examples in data.evaluations.items()
+    )
+    longest = max(int(part.lengths.max()) for part in (train, *(each.encoded for each in evaluations)))
+    plan = Plan.of(train.lengths, _lengths(config, train, longest), config.global_batch)
+    return Job(
+        config=config,
+        data=data,
+        labels=data.task.labels,
+        tokenizer=tokenizer,
+        classifier=start.classifier,
+        params=start.params,
+        fresh_head=start.fresh_head,
+        source_config=start.config,
+        mesh=mesh,
+        encoder=pairs,
+        train=train,
+        plan=plan,
+        evaluations=evaluations,
+        optimizer=optimizer_of(config, start.classifier, run_steps(config, plan)),
+        metric=f"{evaluations[0].name}/{metric}" if len(evaluations) > 1 else metric,
+    )
+
+
+def _labelled_data(config: FinetuneConfig) -> tuple[LabelledData, Examples]:
+    """The labelled data of a run, and the examples to train on.
+
+    Raises:
+      UserError: there are none to train on, or none to evaluate on.
+    """
     data = open_labelled(config.data, config.task, hold_out=True)
     if data.train is None and config.data.source == "files":
         raise UserError("config.data.train is empty; set it to the files to train on")
@@ -95,52 +137,35 @@ def assemble(config: FinetuneConfig) -> Job:
             f"{data.task.title} has no {'training' if data.train is None else 'evaluation'} examples: it cannot be "
             "trained on; label it with a trained model by python -m finetune.predict"
         )
-    metric = choosing_metric(config.eval.metric, data.task)
-    labels = data.task.labels
+    return data, data.train
+
+
+def _start(config: FinetuneConfig, labels: Sequence[str]) -> tuple[Loaded, Start]:
+    """The tokenizer and the classifier that a run starts from.
+
+    Raises:
+      UserError: one of them cannot be loaded, or they do not belong together.
+    """
     model_source, tokenizer_source = sources(config.init_from)
     tokenizer = tokenizers.load(tokenizer_source)
-    loaded = load_encoder_for_classification(
-        model_source, labels=labels, seed=config.seed, dtype=config.dtype, overrides=_overrides(config)
+    lengths, field = config.lengths, "config.lengths"
+    if not lengths and config.max_length:
+        lengths, field = (config.max_length,), "config.max_length"
+    start = load_encoder_for_classification(
+        model_source,
+        labels=labels,
+        seed=config.seed,
+        dtype=config.dtype,
+        overrides=_overrides(config),
+        use=Use(row_lengths=lengths, row_field=field, dropout_field="config.model.attention_dropout"),
     )
-    classifier = loaded.classifier
-    if tokenizer.vocab_size > classifier.encoder.config.vocab_size:
+    rows = start.classifier.encoder.config.vocab_size
+    if tokenizer.vocab_size > rows:
         raise UserError(
             f"config.init_from={config.init_from!r}: its tokenizer has {tokenizer.vocab_size} tokens, its model "
-            f"embeddings for {classifier.encoder.config.vocab_size}; they do not belong together"
+            f"embeddings for {rows}; they do not belong together"
         )
-    room = classifier.encoder.config.max_length
-    if config.max_length > room:
-        raise UserError(
-            f"config.max_length={config.max_length} is longer than the model's positions; set it to {room} or less"
-        )
-    config = dataclasses.replace(config, max_length=length_of(config.max_length, room))
-    pairs = PairEncoder(tokenizer, max_length=config.max_length, token_types=classifier.token_types)
-    train = _encoded(pairs, data.train, "train")
-    evaluations = tuple(
-        EvaluationSet(short_split(name, len(data.evaluations)), _encoded(pairs, examples, name))
-        for name, examples in data.evaluations.items()
-    )
-    longest = max(int(part.lengths.max()) for part in (train, *(each.encoded for each in evaluations)))
-    plan = Plan.of(train.lengths, _lengths(config, train, longest), config.global_batch)
-    if len(evaluations) > 1:
-        metric = f"{evaluations[0].name}/{metric}"
-    return Job(
-        config=config,
-        data=data,
-        labels=labels,
-        tokenizer=tokenizer,
-        classifier=classifier,
-        params=loaded.params,
-        fresh_head=loaded.fresh_head,
-        source_config=loaded.config,
-        mesh=mesh,
-        encoder=pairs,
-        train=train,
-        plan=plan,
-        evaluations=evaluations,
-        optimizer=optimizer_of(config, classifier, run_steps(config, plan)),
-        metric=metric,
-    )
+    return tokenizer, start
 
 
 def run_steps(config: FinetuneConfig, plan: Plan) -> int:

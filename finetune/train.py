@@ -34,6 +34,7 @@ from finetune.texts.batching import rows
 from pretrain.devices.mesh import sharding
 from pretrain.job import NOTHING_SET
 from pretrain.reports import start_summary
+from pretrain.reports.network_facts import network_facts
 from pretrain.reports.recorder import Interval, Recorder
 from pretrain.runtime import changes, processes
 from pretrain.runtime.checkpoint import Run
@@ -302,6 +303,8 @@ class _RunSteps:
         )
         memory = memory_of((state.params, state.best), state.opt_state, self._programs.values(), job.mesh)
         logger.info("memory per device: %s", start_summary.memory_text(memory))
+        for name, text in network_facts(job.classifier, job.mesh.shape, fields={}).items():
+            logger.info("%s: %s", name, text)
         if len(members) > 1:
             logger.info("losses and scores that are shown while it trains are means over the runs")
 

@@ -16,6 +16,7 @@ from base.errors import UserError
 from base.interruptible import signal_of, sigterm_as_ctrl_c
 from pretrain import fill_mask
 from pretrain.config import PretrainConfig
+from pretrain.objective.names import TRAITS
 from pretrain.phases import objective_at, objective_since
 from pretrain.reports import end_summary
 from pretrain.reports.metric_writer import FILE_NAME as METRICS_FILE
@@ -84,8 +85,8 @@ def _close(outcome: Outcome, workdir: epath.Path) -> None:
 def _show_predictions(outcome: Outcome, workdir: epath.Path, console: Console) -> None:
     """Let the model fill blanks in sentences that it was not trained on."""
     job = outcome.job
-    if objective_at(job.phases, outcome.step) == "clm":
-        return  # it predicts the next token, and no blanks
+    if not TRAITS[objective_at(job.phases, outcome.step)].hides_tokens:
+        return  # it does not fill blanks
     if processes.count() > 1:
         return  # params may be spread over hosts; python -m pretrain.fill_mask reads them from the checkpoint
     try:

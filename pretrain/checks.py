@@ -6,6 +6,8 @@ from base.errors import UserError
 from data.special_tokens import SpecialTokens
 from pretrain.config import PretrainConfig
 from pretrain.models import EncoderConfig, Model, build
+from pretrain.models.attention import Use
+from pretrain.objective.names import TRAITS
 from pretrain.optim.learning_rates import learning_rate_schedule
 from pretrain.phases import Phase, check_length, check_lengths, check_phase, check_values
 
@@ -59,7 +61,11 @@ def checked_model(
     Raises:
       UserError: it cannot be built, or rows are too long for it.
     """
-    model = build(encoder, dtype=config.dtype, platform=platform)
+    use = Use(
+        causal=any(TRAITS[phase.objective].causal for phase in phases),
+        row_lengths=tuple(phase.seq_len for phase in phases),
+    )
+    model = build(encoder, dtype=config.dtype, platform=platform, use=use)
     for phase in phases:
         check_length(phase, encoder, config.model.config_file)
     return model

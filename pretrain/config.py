@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from base.schema import field
 from data.config import DataConfig
+from pretrain.objective.names import TRAITS
 from tokenizer.config import TokenizerConfig
 
-OBJECTIVES = ("mlm", "clm")
+OBJECTIVES = tuple(TRAITS)
 
 
 def _activations() -> tuple[str, ...]:

@@ -1,13 +1,14 @@
 """`python -m pretrain.export --workdir=DIR --out=HF_DIR`: a checkpoint as a folder that transformers loads."""
 
 import argparse
-import json
+import dataclasses
 import logging
 import os
 import re
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from etils import epath
@@ -18,18 +19,18 @@ from base.plain_arguments import Arguments
 from base.storage import check_writable, is_remote
 from pretrain.config import CardConfig
 from pretrain.models import build
-from pretrain.models.huggingface import parse_config, save_pretrained
-from pretrain.models.vocabulary import with_rows
-from pretrain.phases import objective_at, objective_since, saved_phases
+from pretrain.models.huggingface import save_pretrained
+from pretrain.phases import objective_since, saved_phases
 from pretrain.publish import hub_upload
+from pretrain.publish.loading import Loading, caution, loading
 from pretrain.publish.model_card import CardFacts, model_card
 from pretrain.publish.public_names import check_card
 from pretrain.reports.end_summary import LOSS_CURVE, draw_loss_curve
 from pretrain.reports.metric_writer import FILE_NAME, read_metrics
 from pretrain.runtime import processes
-from pretrain.runtime.checkpoint import restore_params
 from pretrain.runtime.optional_outputs import attempt
-from pretrain.runtime.workdir import MODEL_FILE, check_workdir, read_card
+from pretrain.runtime.workdir import check_workdir, read_card
+from pretrain.trained_network import TrainedNetwork, trained_network
 from tokenizer.load import load as load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -39,12 +40,17 @@ EXPORTED = re.compile(
     r"merges\.txt|README\.md|" + re.escape(LOSS_CURVE)
 )
 """Names of the files that an export consists of."""
-NEXT_TOKEN = (
-    "its head was trained to predict the next token (config.objective.name=clm) and does not fill blanks: load it with "
-    "AutoModelForCausalLM and is_decoder=True, or go on with mlm"
-)
-"""What is said of a model that learned causal language modelling last."""
 REMEDY = "export again to have it"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export came to."""
+
+    step: int
+    """The step of the checkpoint."""
+    loading: Loading
+    """How transformers loads it."""
 
 
 def export(
@@ -55,7 +61,7 @@ def export(
     overwrite: bool = False,
     name: str = "",
     card: CardConfig | None = None,
-) -> int:
+) -> Exported:
     """Write config.json, model.safetensors, the tokenizer's files, README.md and the loss curve of a run to `out`.
 
     config.json, without which nothing loads, is written last. On a file system the folder is made beside its place
@@ -69,9 +75,6 @@ def export(
       name: what the model is to be loaded by, its id on the hub; '' is the name of `out`.
       card: what the model card says besides what is known of the run; its fields that are empty are the run's own.
 
-    Returns:
-      The step of the checkpoint.
-
     Raises:
       UserError: no such run or checkpoint, or `out` holds something already.
     """
@@ -79,37 +82,21 @@ def export(
         check_writable(out, "--out")
     _check_out(out, overwrite)
     check_workdir(workdir)
-    params, saved = restore_params(workdir, step)
-    config = {**saved["config"], "card": read_card(workdir, saved["config"])}
-    phases = saved_phases(config, saved["step"])
-    since = objective_since(phases, saved["step"])
-    encoder = parse_config(json.loads((workdir / MODEL_FILE).read_text()), str(workdir / MODEL_FILE))
-    params = with_rows(encoder, params, encoder.vocab_size)
+    network = trained_network(workdir, step)
+    run = {
+        **network.run,
+        "config": {**network.run["config"], "card": read_card(workdir, network.run["config"])},
+    }
     folder = out if is_remote(out) else out.parent / f".{out.name}.unfinished-{os.getpid()}"
     try:
         if folder.exists():
             folder.rmtree()
         folder.mkdir(parents=True)
-        tokenizer = load_tokenizer(str(workdir / "tokenizer"))
-        facts = CardFacts(
-            name=name or out.name,
-            encoder=encoder,
-            parameters=build(encoder).count(),
-            config=config,
-            step=saved["step"],
-            metrics=[
-                line for line in read_metrics(workdir / FILE_NAME) if since < line["step"] <= saved["step"]
-            ],
-            mask_token=tokenizer.decode([tokenizer.special.mask]),
-            has_loss_curve=draw_loss_curve(workdir, folder, remedy=REMEDY),
-            past=saved.get("past", ()),
-            local=saved.get("local"),
-            fingerprints=saved.get("fingerprints", {}),
-            documents=_documents(saved.get("data", {})),
-            card=_card(config["card"], card or CardConfig()),
-        )
+        facts = _facts(workdir, network, run, name or out.name, card or CardConfig())
+        has_loss_curve = draw_loss_curve(workdir, folder, remedy=REMEDY)
+        facts = dataclasses.replace(facts, has_loss_curve=has_loss_curve)
         attempt("README.md", lambda: (folder / "README.md").write_text(model_card(facts)), remedy=REMEDY)
-        save_pretrained(folder, encoder, params, workdir / "tokenizer")
+        save_pretrained(folder, network.encoder, network.params, workdir / "tokenizer")
         if folder != out:
             _put_in_place(folder, out)
     except OSError as error:
@@ -117,9 +104,41 @@ def export(
     finally:
         if folder != out:
             shutil.rmtree(folder, ignore_errors=True)
-    if objective_at(phases, facts.step) == "clm":
-        logger.warning("%s: %s", out, NEXT_TOKEN)
-    return facts.step
+    family = network.encoder.family
+    if warning := caution(facts.learned, family):
+        logger.warning("%s: %s", out, warning)
+    return Exported(run["step"], loading(facts.learned, family))
+
+
+def _facts(
+    workdir: epath.Path, network: TrainedNetwork, run: Mapping[str, Any], name: str, given: CardConfig
+) -> CardFacts:
+    """What the card of a run is written of, but for the loss curve.
+
+    Args:
+      workdir: the run's folder.
+      network: what is exported.
+      run: the checkpoint's `run` item, with the newest `config.card` of the workdir.
+      name: what the model is to be loaded by.
+      given: what the card says besides.
+    """
+    tokenizer = load_tokenizer(str(workdir / "tokenizer"))
+    since = objective_since(saved_phases(run["config"], run["step"]), run["step"])
+    return CardFacts(
+        name=name,
+        encoder=network.encoder,
+        parameters=build(network.encoder).count(),
+        config=run["config"],
+        step=run["step"],
+        metrics=[line for line in read_metrics(workdir / FILE_NAME) if since < line["step"] <= run["step"]],
+        mask_token=tokenizer.decode([tokenizer.special.mask]),
+        has_loss_curve=False,
+        past=run.get("past", ()),
+        local=run.get("local"),
+        fingerprints=run.get("fingerprints", {}),
+        documents=_documents(run.get("data", {})),
+        card=_card(run["config"]["card"], given),
+    )
 
 
 def _documents(data: Mapping[str, Mapping[str, Any]]) -> int:
@@ -201,16 +220,18 @@ def main(argv: Sequence[str]) -> int:
     card = CardConfig(values.language, values.license)
     check_card(card, "--")
     workdir, out = (epath.Path(getattr(values, name)).expanduser() for name in ("workdir", "out"))
-    step = export(
+    exported = export(
         workdir, out, step=values.step, overwrite=values.overwrite, name=values.push_to_hub, card=card
     )
     written = sum(file.stat().length for file in out.iterdir())
-    use = f"AutoModelForMaskedLM.from_pretrained({str(out)!r})"
+    use = exported.loading.call(repr(str(out)))
     if is_remote(out):
         use = f"transformers reads it from a local copy: gcloud storage cp -r {shlex.quote(str(out))} ."
-    print(f"{out} holds step {step} ({formatting.size(written)}): {use}")
+    print(f"{out} holds step {exported.step} ({formatting.size(written)}): {use}")
     if values.push_to_hub:
-        url = hub_upload.push(out, values.push_to_hub, private=not values.public, message=f"Step {step}")
+        url = hub_upload.push(
+            out, values.push_to_hub, private=not values.public, message=f"Step {exported.step}"
+        )
         print(f"on the hub: {url}")
     return 0
 

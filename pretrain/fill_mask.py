@@ -28,12 +28,12 @@ from data.sources.documents import FlawError, decode
 from pretrain.config import PretrainConfig
 from pretrain.models import Model, Params, build, huggingface
 from pretrain.models.positions import positions_of_texts
-from pretrain.models.vocabulary import with_rows
 from pretrain.objective.held_out_cache import held_out_rows
+from pretrain.objective.names import TRAITS
 from pretrain.phases import Phase, objective_at, resolve_phases, saved_phases
 from pretrain.runtime import processes
-from pretrain.runtime.checkpoint import restore_params
 from pretrain.runtime.workdir import MODEL_FILE, check_workdir, read_config
+from pretrain.trained_network import trained_network
 from tokenizer.load import Loaded, load
 from tokenizer.run_tokenizer import tokenizer_folder
 
@@ -276,7 +276,7 @@ def _check_fills_blanks(saved: Mapping[str, Any]) -> None:
     Raises:
       UserError: it learned causal language modelling last.
     """
-    if objective_at(saved_phases(saved["config"], saved["step"]), saved["step"]) == "clm":
+    if not TRAITS[objective_at(saved_phases(saved["config"], saved["step"]), saved["step"])].hides_tokens:
         raise UserError(
             f"step {saved['step']} of this run has learned to predict the next token (config.objective.name=clm), not "
             "to fill blanks; take a --step of a phase that learns mlm, or train one"
@@ -314,13 +314,10 @@ def main(argv: Sequence[str]) -> int:
     else:
         workdir = epath.Path(arguments.workdir).expanduser()
         check_workdir(workdir)
-        params, saved = restore_params(workdir, arguments.step)
+        network = trained_network(workdir, arguments.step)
+        encoder, params, saved = network.encoder, network.params, network.run
         _check_fills_blanks(saved)
         tokenizer = load(str(tokenizer_folder(workdir)))
-        encoder = huggingface.parse_config(
-            huggingface.read_config(str(workdir / MODEL_FILE)), str(workdir / MODEL_FILE)
-        )
-        params = with_rows(encoder, params, encoder.vocab_size)
         if not examples:
             config = build_config(PretrainConfig, read_config(workdir))
             phases = resolve_phases(config, epoch_steps=max(saved["step"], 1))

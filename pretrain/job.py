@@ -37,8 +37,8 @@ from pretrain.optim.train_state import dropout_generator
 from pretrain.phases import Phase, resolve_phases
 from pretrain.runtime import processes
 from pretrain.runtime.changes import SAFE_IN_PRETRAINING
-from pretrain.runtime.checkpoint import restore_params
 from pretrain.runtime.workdir import MODEL_FILE, is_workdir
+from pretrain.trained_network import trained_network
 from tokenizer.load import Loaded
 from tokenizer.run_tokenizer import ensure_tokenizer, has_tokenizer
 
@@ -152,9 +152,8 @@ def origin_params(job: Job) -> Any:
     """
     origin = epath.Path(job.config.init_from).expanduser()
     if is_workdir(origin):
-        file = str(origin / MODEL_FILE)
-        encoder, params = parse_config(read_config(file), file), restore_params(origin)[0]
-        return _with_vocabulary(encoder, params, job.encoder)
+        network = trained_network(origin)
+        return _with_vocabulary(network.encoder, network.params, job.encoder)
     encoder, params = load_pretrained(job.config.init_from, seed=job.config.seed)
     if encoder.tie_word_embeddings != job.encoder.tie_word_embeddings:
         raise UserError(

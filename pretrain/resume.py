@@ -17,9 +17,9 @@ from pretrain import starting_network
 from pretrain.config import PretrainConfig
 from pretrain.job import Job
 from pretrain.models import families, family_fields, huggingface
+from pretrain.phases import Phase, objective_at, saved_phases
 from pretrain.publish import public_names
 from pretrain.runtime import changes, processes
-from pretrain.runtime.changes import Changes
 from pretrain.runtime.workdir import MODEL_FILE
 from pretrain.unused_fields import unused_fields
 
@@ -132,13 +132,28 @@ def of_all_processes(states: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def check_unchanged(saved: Mapping[str, Any], config: PretrainConfig, *, accept: bool) -> Changes:
-    """Compare a resumed run's config with the one it was made with; see `pretrain.runtime.changes`.
+def check_learned(saved: Mapping[str, Any], phases: Sequence[Phase]) -> None:
+    """Refuse phases that say of steps which are done that they learned another objective than they did.
+
+    The sums since the last log, and the best evaluation, are of what was learned.
+
+    Args:
+      saved: the `run` item of the checkpoint that the run goes on from.
+      phases: the run's, as they are now.
 
     Raises:
-      UserError: a field differs that bears on the steps to come, and `accept` is False; or the run's start or network.
+      UserError: which step it is, and what it has learned.
     """
-    return changes.check_unchanged(RULES, saved, config, accept=accept)
+    done = saved["step"]
+    was = saved_phases(saved["config"], done)
+    for step in sorted({min(phase.stop, done) for phase in (*was, *phases)}):
+        learned, said = objective_at(was, step), objective_at(phases, step)
+        if learned != said:
+            phase = next((each for each in phases if step <= each.stop), phases[-1])
+            raise UserError(
+                f"step {step} of this run has learned {learned}: {phase.place('objective')} cannot make it {said}; put "
+                "it back, or start in another --workdir (--config.init_from takes over the weights)"
+            )
 
 
 def _refusal(name: str, old: Any, new: Any) -> str:

@@ -35,6 +35,7 @@ from pretrain.resume import (
     RunState,
     best_evaluation,
     check_fingerprints,
+    check_learned,
     check_network,
     objective_sums,
     of_all_processes,
@@ -97,6 +98,7 @@ def train(
             logger.info("%s", note)
         if saved is not None:
             check_network(job, workdir)
+            check_learned(saved, job.phases)
             check_fingerprints(job, saved["fingerprints"], accept=accept_changes)
         history = provenance(saved, job, changed=bool(run.changes))
 
@@ -316,14 +318,13 @@ class _PhaseSteps:
         params = stage.abstract.params
         programs = [self._step] if self._step else []
         memory = memory_of(params, stage.abstract.opt_state, programs, job.mesh)
-        platform = job.mesh.devices.flat[0].platform
         overview = start_summary.overview(
             params,
             job.mesh,
             plan,
             memory,
             sizes=job.model.sizes(),
-            network=network_facts(job.model, job.encoder, job.mesh.shape, platform),
+            network=network_facts(job.model, job.mesh.shape),
             processes=processes.count(),
         )
         terminal.console().print(overview)

@@ -7,6 +7,7 @@ from data import config as data_config
 from pretrain import starting_network
 from pretrain.config import PHASE_FIELDS, LogConfig, PretrainConfig
 from pretrain.models import family_fields
+from pretrain.objective.names import TRAITS
 from tokenizer import config as tokenizer_config
 
 OF_ADAM = ("optimizer.beta1", "optimizer.beta2", "optimizer.eps")
@@ -50,7 +51,9 @@ def _of_data(config: PretrainConfig) -> Iterator[Unused]:
 def _of_phases(config: PretrainConfig) -> Iterator[Unused]:
     learned = _learned(config)
     for name, path in PHASE_FIELDS.items():
-        reads = [index for index, what in enumerate(learned) if name != "masking_rate" or what == "mlm"]
+        reads = [
+            index for index, what in enumerate(learned) if name != "masking_rate" or TRAITS[what].hides_tokens
+        ]
         if (
             config.phases
             and reads
@@ -65,10 +68,10 @@ def _of_objectives(config: PretrainConfig) -> Iterator[Unused]:
     learned = _learned(config)
     places = [f"phases[{index}].objective" for index in range(len(config.phases))]
     for index, (place, name) in enumerate(zip(places, learned)):
-        if name != "mlm":
+        if not TRAITS[name].hides_tokens:
             because = f"the phase learns {name}, which hides no tokens; unset it, or set config.{place}=mlm"
             yield Unused((f"phases[{index}].masking_rate",), because, ("objective.name", place))
-    if "mlm" not in learned:
+    if not any(TRAITS[name].hides_tokens for name in learned):
         because = (
             f"the run learns {learned[0]}, which hides no tokens; unset it, or set config.objective.name=mlm"
         )

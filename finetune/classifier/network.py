@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from finetune.classifier.heads import ClassificationHead, HeadConfig, classifier_head
 from pretrain.models import Encoder, EncoderConfig, Params, build_encoder, module_shapes
+from pretrain.models.attention import NOTHING_KNOWN, Use
 from pretrain.models.tensor_names import Tensor, encoder_tensors, tensors
 
 # Folded into a row's dropout key for the head; the encoder folds in 0 .. L.
@@ -113,7 +114,12 @@ class Classifier:
 
 
 def build_classifier(
-    config: EncoderConfig, head: HeadConfig, labels: int, *, dtype: str = "float32"
+    config: EncoderConfig,
+    head: HeadConfig,
+    labels: int,
+    *,
+    dtype: str = "float32",
+    use: Use = NOTHING_KNOWN,
 ) -> Classifier:
     """The classifier of an encoder's and a head's config.
 
@@ -122,13 +128,13 @@ def build_classifier(
       head: what the head is like.
       labels: C, how many logits it gives; 1 for regression.
       dtype: compute type, float32 or bfloat16; params are float32.
+      use: what the run asks of the attention kernel.
 
     Raises:
       UserError: an attention kernel that cannot run here.
     """
     graph = nnx.split(_abstract_head(config, head, labels))[0]
-    encoder = build_encoder(config, dtype=dtype, dropout_field="config.model.attention_dropout")
-    return Classifier(encoder, head, labels, graph)
+    return Classifier(build_encoder(config, dtype=dtype, use=use), head, labels, graph)
 
 
 def _abstract_head(config: EncoderConfig, head: HeadConfig, labels: int) -> nnx.Module:

@@ -19,8 +19,8 @@ from base.private_paths import without_places
 from data.labelled.classes import matching, unnamed
 from finetune.classifier.heads import OUT, HeadConfig, head_config
 from finetune.classifier.network import Classifier, build_classifier
-from pretrain.job import MODEL_FILE, is_workdir
 from pretrain.models import EncoderConfig, Params, families
+from pretrain.models.attention import NOTHING_KNOWN, Use
 from pretrain.models.huggingface import (
     CONFIG,
     Published,
@@ -31,8 +31,8 @@ from pretrain.models.huggingface import (
     write_weights,
 )
 from pretrain.models.tensor_names import BUFFERS, Tensor, empty_params, fill, with_current_names
-from pretrain.models.vocabulary import with_rows
-from pretrain.runtime.checkpoint import restore_params
+from pretrain.runtime.workdir import MODEL_FILE, is_workdir
+from pretrain.trained_network import trained_network
 from tokenizer.load import Loaded
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ def load_encoder_for_classification(
     seed: int = 0,
     dtype: str = "float32",
     overrides: Mapping[str, Any] | None = None,
+    use: Use = NOTHING_KNOWN,
 ) -> Start:
     """A classifier that starts from a pretrained encoder, or from another classifier.
 
@@ -72,6 +73,7 @@ def load_encoder_for_classification(
       dtype: compute type, float32 or bfloat16.
       overrides: fields to set in place of the checkpoint's: hidden_dropout_prob (all dropout of hidden states),
         classifier_dropout, attention_probs_dropout_prob, attention, remat, scan_unroll.
+      use: what the run asks of the attention kernel.
 
     Raises:
       UserError: nothing there, a damaged file, or tensors that do not fit the config; they are named.
@@ -90,10 +92,11 @@ def load_encoder_for_classification(
         *_overridden(config, head_config(config, values, file), overrides or {}),
         max(len(labels), 1),
         dtype=dtype,
+        use=use,
     )
     head = jax.tree.map(np.asarray, classifier.init_head(jax.random.key(seed)))
     if ours:
-        restored = with_rows(config, restore_params(folder)[0], config.vocab_size)
+        restored = trained_network(folder).params
         params = {part: tree for part, tree in restored.items() if part != "head"}
         params, fresh = params | {"head": head}, frozenset(head)
     else:

@@ -82,6 +82,8 @@ class Kernel:
     """What the width H of a head is a multiple of."""
     widest_head: float = math.inf
     """The largest H."""
+    row_multiple: int = 1
+    """What the number of tokens of a row is a multiple of in training."""
     some_queries: bool = True
     """Whether the queries may be the first Q < S tokens of each row."""
 
@@ -116,7 +118,7 @@ def _cudnn(
 
 
 KERNELS: dict[str, Kernel] = {
-    # It trains on even numbers of queries only. Of windows it is not known whether it gains anything by a mask.
+    # Of windows it is not known whether it gains anything by a mask.
     "cudnn": Kernel(
         _cudnn,
         platforms=("gpu",),
@@ -125,6 +127,7 @@ KERNELS: dict[str, Kernel] = {
         dropout=False,
         head_multiple=8,
         widest_head=128,
+        row_multiple=2,
         some_queries=False,
     ),
     "xla": Kernel(_xla),
@@ -133,6 +136,23 @@ KERNELS: dict[str, Kernel] = {
 
 
 _HARDWARE = {"cpu": "a CPU", "gpu": "a GPU", "tpu": "a TPU"}
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a run asks of the kernel of its network, beside the network itself."""
+
+    causal: bool = False
+    """Whether an objective hides later tokens."""
+    row_lengths: tuple[int, ...] = ()
+    """The numbers of tokens of its rows; none is not known."""
+    row_field: str = "config.seq_len"
+    """Where they are set."""
+    dropout_field: str = DROPOUT_FIELD
+    """Where the dropout of attention weights is set."""
+
+
+NOTHING_KNOWN = Use()
 
 
 @dataclass(frozen=True)
@@ -149,19 +169,12 @@ class Needs:
     """The width H of a head."""
     windows: bool
     """Whether layers see a window."""
-    causal: bool = False
-    dropout_field: str = DROPOUT_FIELD
-    """Where the rate of dropout is set."""
+    use: Use = NOTHING_KNOWN
+    """What the run asks besides."""
 
     @classmethod
     def of(
-        cls,
-        config: EncoderConfig,
-        dtype: str,
-        platform: str | None = None,
-        *,
-        causal: bool = False,
-        dropout_field: str = DROPOUT_FIELD,
+        cls, config: EncoderConfig, dtype: str, platform: str | None = None, use: Use = NOTHING_KNOWN
     ) -> "Needs":
         """What a network needs; `platform` is by default where jax runs."""
         return cls(
@@ -170,8 +183,7 @@ class Needs:
             dropout=config.attention_probs_dropout_prob,
             head_width=config.head_width,
             windows=any(config.windows),
-            causal=causal,
-            dropout_field=dropout_field,
+            use=use,
         )
 
 
@@ -225,7 +237,7 @@ def _obstacles(kernel: Kernel, needs: Needs) -> list[str]:
         found.append(f"needs config.dtype={kernel.dtypes[0]}, not {needs.dtype}")
     if needs.dropout > 0 and not kernel.dropout:
         found.append(
-            f"has no dropout of attention weights, which is {needs.dropout}: set {needs.dropout_field}=0"
+            f"has no dropout of attention weights, which is {needs.dropout}: set {needs.use.dropout_field}=0"
         )
     if needs.head_width > kernel.widest_head or needs.head_width % kernel.head_multiple:
         found.append(
@@ -234,7 +246,12 @@ def _obstacles(kernel: Kernel, needs: Needs) -> list[str]:
         )
     if needs.windows and not kernel.windows:
         found.append("has no local windows, which this network's layers have")
-    if needs.causal and not kernel.causal:
+    odd = [length for length in needs.use.row_lengths if length % kernel.row_multiple]
+    if odd:
+        found.append(
+            f"takes rows of a multiple of {kernel.row_multiple} tokens, not of {odd[0]}: set {needs.use.row_field}"
+        )
+    if needs.use.causal and not kernel.causal:
         found.append("has no causal attention")
     if not kernel.segments:
         found.append("does not keep the documents of a row apart")

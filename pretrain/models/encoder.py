@@ -36,6 +36,8 @@ class Encoder:
     embeddings: nnx.GraphDef[Any]
     layer: nnx.GraphDef[Any]
     final: nnx.GraphDef[Any] | None
+    kernel: attention.Choice = dataclasses.field(compare=False)
+    """The attention kernel that it runs, and why no faster one."""
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Fresh params as transformers draws them: normal kernels and embeddings, zero padding rows and biases.
@@ -148,7 +150,7 @@ def build_encoder(
     *,
     dtype: str = "float32",
     platform: str | None = None,
-    dropout_field: str = attention.DROPOUT_FIELD,
+    use: attention.Use = attention.NOTHING_KNOWN,
 ) -> Encoder:
     """The encoder of a config; `platform` (cpu, gpu or tpu) is where it is to run, by default where jax does.
 
@@ -156,16 +158,15 @@ def build_encoder(
       config: the network's sizes and how to run it.
       dtype: compute type, float32 or bfloat16; params are float32.
       platform: see above.
-      dropout_field: where the user sets the dropout of attention weights, for messages.
+      use: what the run asks of the attention kernel.
 
     Raises:
       UserError: an attention kernel that cannot run here.
     """
-    needs = attention.Needs.of(config, dtype, platform, dropout_field=dropout_field)
-    kernel = attention.choose(config.attention, needs)
+    kernel = attention.choose(config.attention, attention.Needs.of(config, dtype, platform, use))
     config = dataclasses.replace(config, attention=kernel.name)
     graphs = {part: nnx.split(module)[0] for part, module in _modules(config).items()}
-    return Encoder(config, dtype, graphs["embeddings"], graphs["layers"], graphs.get("final"))
+    return Encoder(config, dtype, graphs["embeddings"], graphs["layers"], graphs.get("final"), kernel)
 
 
 def _modules(config: EncoderConfig) -> dict[str, nnx.Module]:

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from pretrain.models import module_shapes
+from pretrain.models.attention import NOTHING_KNOWN, Use
 from pretrain.models.config import EncoderConfig
 from pretrain.models.encoder import Encoder, build_encoder
 from pretrain.models.module_shapes import Params
@@ -134,19 +135,23 @@ class Model:
         return ParameterCount(**counts)
 
 
-def build(config: EncoderConfig, *, dtype: str = "float32", platform: str | None = None) -> Model:
+def build(
+    config: EncoderConfig, *, dtype: str = "float32", platform: str | None = None, use: Use = NOTHING_KNOWN
+) -> Model:
     """The network of a config.
 
     Args:
       config: the network's sizes and how to run it.
       dtype: compute type, float32 or bfloat16; params are float32.
       platform: where it is to run, cpu, gpu or tpu; default: where jax runs.
+      use: what the run asks of the attention kernel.
 
     Raises:
       UserError: an attention kernel that cannot run here, or a family that has no masked-language-model head here.
     """
     config.require_masked_lm()
-    return Model(build_encoder(config, dtype=dtype, platform=platform), nnx.split(_abstract_head(config))[0])
+    encoder = build_encoder(config, dtype=dtype, platform=platform, use=use)
+    return Model(encoder, nnx.split(_abstract_head(config))[0])
 
 
 def _abstract_head(config: EncoderConfig) -> nnx.Module:

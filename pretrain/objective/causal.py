@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from pretrain.models import Model
+from pretrain.objective.names import TRAITS
 from pretrain.objective.objective import Batch, Prepared, Sums, cross_entropy_sums, prediction_metrics
 
 POSITIONS_AT_ONCE = 128
@@ -30,7 +31,7 @@ class CausalLM:
     at_once: int | None = POSITIONS_AT_ONCE
     """Positions of a row that the head runs on at a time; None is all of them."""
     name = "clm"
-    causal = True
+    causal = TRAITS[name].causal
 
     def predictions(self, seq_len: int) -> int:
         """S - 1: the last token of a row has none after it."""

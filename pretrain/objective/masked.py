@@ -13,6 +13,7 @@ from jaxtyping import Array, Int
 
 from pretrain.models import Model
 from pretrain.objective.masking import MaskingTables, mask_tokens, maskable_tokens, predictions_per_row
+from pretrain.objective.names import TRAITS
 from pretrain.objective.objective import Batch, Prepared, Sums, cross_entropy_sums, prediction_metrics
 
 
@@ -24,7 +25,7 @@ class MaskedLM:
     rate: float
     """Share of a row's maskable tokens that is predicted."""
     name = "mlm"
-    causal = False
+    causal = TRAITS[name].causal
 
     def predictions(self, seq_len: int) -> int:
         """K, the predictions in a row that is full of maskable tokens."""

@@ -92,6 +92,9 @@ class Checked:
     pod: Pod
     mesh_sizes: dict[str, int]
     encoder: EncoderConfig
+    """The network's fields, with the attention kernel as it was asked for."""
+    model: Model
+    """The network as it runs on the pod."""
     phases: tuple[Phase, ...]
     """The run's phases; their number of steps is made up where `steps_known` is False."""
     objectives: tuple[Objective, ...]
@@ -154,9 +157,9 @@ def check(config: PretrainConfig, pod: Pod, corpus_tokens: float = 0, given: Giv
     for phase in phases:
         check_streams(phase, pod, sizes)
     encoder, tables, separator = _network(config)
-    checked_model(config, phases, encoder, PLATFORM)
+    model = checked_model(config, phases, encoder, PLATFORM)
     objectives = tuple(training_objective(phase, tables, separator) for phase in phases)
-    return Checked(config, pod, sizes, encoder, phases, objectives, known)
+    return Checked(config, pod, sizes, encoder, model, phases, objectives, known)
 
 
 def check_streams(phase: Phase, pod: Pod, sizes: dict[str, int]) -> None:
@@ -244,7 +247,7 @@ def plan_step(checked: Checked, phase: Phase, mesh: Mesh) -> StepPlan:
       mesh: `pod_mesh(checked)`.
     """
     objective = checked.objectives[phase.index]
-    state, lowered = _lowered(checked, phase, mesh, checked.encoder, objective)
+    state, lowered = _lowered(checked, phase, mesh, checked.model, objective)
     plan = StepPlan(
         phase=phase,
         params=bytes_per_device(state.params),
@@ -279,11 +282,10 @@ def plan_step(checked: Checked, phase: Phase, mesh: Mesh) -> StepPlan:
 
 
 def _lowered(
-    checked: Checked, phase: Phase, mesh: Mesh, encoder: EncoderConfig, objective: Objective
+    checked: Checked, phase: Phase, mesh: Mesh, model: Model, objective: Objective
 ) -> tuple[TrainState, jax.stages.Lowered]:
     """The train step of a phase, with some network and objective, and the shapes of its state."""
     config = checked.config
-    model = build(encoder, dtype=config.dtype, platform=PLATFORM)
     schedule = learning_rate_schedule(
         config.schedule, config.optimizer.learning_rate, checked.phases[-1].stop
     )
@@ -319,7 +321,8 @@ def _xla_flops(checked: Checked, phase: Phase) -> float:
         encoder = dataclasses.replace(
             checked.encoder.with_layers(layers), scan_unroll=0, remat=False, attention="xla"
         )
-        costs = _lowered(checked, whole, one_device, encoder, objective)[1].cost_analysis()
+        model = build(encoder, dtype=checked.config.dtype, platform=PLATFORM)
+        costs = _lowered(checked, whole, one_device, model, objective)[1].cost_analysis()
         return float(costs["flops"]) if costs else math.nan
 
     one, two = counted(1), counted(2)

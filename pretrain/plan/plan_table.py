@@ -15,8 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from base import formatting
-from pretrain.models import build
-from pretrain.plan.compiled_steps import PLATFORM, Checked, StepPlan
+from pretrain.plan.compiled_steps import Checked, StepPlan
 from pretrain.plan.hlo import Program
 from pretrain.reports.network_facts import network_facts
 
@@ -73,7 +72,7 @@ def report(plan: RunPlan, price: float) -> RenderableType:
     facts = {
         "pod": f"{pod.extent}; JAX devices: {pod.devices} of {memory}",
         "mesh": axes or "one device",
-        **_network_facts(plan.checked),
+        **network_facts(plan.checked.model, plan.checked.mesh_sizes),
     }
     parts: list[RenderableType] = [Text(title, style="bold"), Text(NOTE), "", _grid(facts)]
     for step in plan.steps:
@@ -82,12 +81,6 @@ def report(plan: RunPlan, price: float) -> RenderableType:
             parts += ["", Text(f"phase {step.phase.index}: {steps:,} steps", style="bold")]
         parts.append(_grid(_step_facts(plan, step)))
     return Group(*parts, _grid(_run_facts(plan, price))) if plan.fits else Group(*parts)
-
-
-def _network_facts(checked: Checked) -> dict[str, str]:
-    """What is to be said of the network on the pod."""
-    model = build(checked.encoder, dtype=checked.config.dtype, platform=PLATFORM)
-    return network_facts(model, checked.encoder, checked.mesh_sizes, PLATFORM)
 
 
 def _step_facts(plan: RunPlan, step: StepPlan) -> dict[str, str]:

@@ -16,9 +16,10 @@ from data.config import DataConfig, SourceConfig, leaf_sources
 from pretrain import starting_network
 from pretrain.config import CardConfig, PretrainConfig
 from pretrain.models import EncoderConfig, ParameterCount, families, family_fields
+from pretrain.objective.names import TRAITS
 from pretrain.phases import objective_at, resolve_phases
 from pretrain.publish import public_names
-from pretrain.publish.card_objective import TEXTS, ObjectiveText
+from pretrain.publish.card_objective import TEXTS, ObjectiveText, limits, usage
 from pretrain.publish.card_writer import Card, Scores, start_shown, written
 from pretrain.publish.markdown import code, table
 from pretrain.reports.end_summary import LOSS_CURVE
@@ -95,11 +96,16 @@ class CardFacts:
         read = replace(read, model=replace(read.model, **unset))
         return public_names.published(schema.as_dict(read), self.paths)
 
+    @cached_property
+    def learned(self) -> str:
+        """The objective that was learned last."""
+        phases = resolve_phases(schema.build(PretrainConfig, self.public), epoch_steps=self.step)
+        return objective_at(phases, self.step)
+
     @property
     def objective(self) -> ObjectiveText:
-        """What is said of the objective that was learned last."""
-        phases = resolve_phases(schema.build(PretrainConfig, self.public), epoch_steps=self.step)
-        return TEXTS[objective_at(phases, self.step)]
+        """What is said of that objective."""
+        return TEXTS[self.learned]
 
     @property
     def base_model(self) -> str:
@@ -130,7 +136,7 @@ def model_card(facts: CardFacts) -> str:
             summary=_summary(facts),
             sections={
                 "Use": _usage(facts),
-                "Intended use and limits": facts.objective.limits,
+                "Intended use and limits": limits(facts.learned, facts.encoder.family),
                 "Data": _data(facts),
                 "Training": _hyperparameters(facts),
                 "Results": _results(facts),
@@ -172,7 +178,7 @@ def _summary(facts: CardFacts) -> str:
 
 
 def _usage(facts: CardFacts) -> str:
-    return facts.objective.usage(facts.name, facts.mask_token)
+    return usage(facts.learned, facts.encoder.family, facts.name, facts.mask_token)
 
 
 def _data(facts: CardFacts) -> str:
@@ -216,7 +222,9 @@ def _hyperparameters(facts: CardFacts) -> str:
     optimizer, schedule, masking = config["optimizer"], config["schedule"], config["masking"]
     phases = resolve_phases(schema.build(PretrainConfig, config), epoch_steps=facts.step)
     batches = [f"{phase.global_batch:,} rows of {phase.seq_len} tokens" for phase in phases]
-    rates = [formatting.percent(phase.masking_rate, 0) for phase in phases if phase.objective == "mlm"]
+    rates = [
+        formatting.percent(phase.masking_rate, 0) for phase in phases if TRAITS[phase.objective].hides_tokens
+    ]
     learned = _in_turn([TEXTS[phase.objective].task.lower() for phase in phases])
     rows = {
         "steps": f"{facts.step:,}",

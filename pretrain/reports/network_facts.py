@@ -1,12 +1,13 @@
 """What is worth saying of a network before its first step: its attention kernel, and what the mesh cannot split."""
 
 from collections.abc import Mapping
+from typing import Any, Protocol
 
 import jax
+from jaxtyping import PyTree
 
 from pretrain.devices.mesh import WholeAxis, whole_axes
-from pretrain.models import EncoderConfig, Model
-from pretrain.models.attention import Needs, choose
+from pretrain.models import Encoder, EncoderConfig
 
 FIELDS = {
     "vocab": "config.model.vocab_multiple",
@@ -19,20 +20,33 @@ NARROW = "config.model.embedding_size"
 """The field of "embed" where the embeddings are narrower than the layers."""
 
 
+class Network(Protocol):
+    """A model of either stage."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """Its encoder."""
+
+    def shapes(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """The tree of its params with a shape and type at each leaf."""
+
+    def logical_axes(self) -> dict[str, Any]:
+        """The same tree with the logical axes of each array."""
+
+
 def network_facts(
-    model: Model, asked: EncoderConfig, sizes: Mapping[str, int], platform: str
+    model: Network, sizes: Mapping[str, int], fields: Mapping[str, str] = FIELDS
 ) -> dict[str, str]:
     """Facts of a network by their names, in the order to be shown.
 
     Args:
       model: the network.
-      asked: its config with the attention kernel as it was asked for.
       sizes: devices along each axis of the mesh.
-      platform: where it runs, cpu, gpu or tpu.
+      fields: as `FIELDS`; of a network whose sizes the run does not set, none.
     """
-    kernel = choose(asked.attention, Needs.of(asked, model.dtype, platform))
-    whole = "\n".join(_sentence(axis, sizes, asked) for axis in _whole(model, sizes))
-    facts = {"attention": str(kernel), "vocabulary": _vocabulary(asked), "not split": whole}
+    config = model.encoder.config
+    whole = "\n".join(_sentence(axis, sizes, config, fields) for axis in _whole(model, sizes))
+    facts = {"attention": str(model.encoder.kernel), "vocabulary": _vocabulary(config), "not split": whole}
     return {name: text for name, text in facts.items() if text}
 
 
@@ -46,7 +60,7 @@ def _vocabulary(config: EncoderConfig) -> str:
     )
 
 
-def _whole(model: Model, sizes: Mapping[str, int]) -> list[WholeAxis]:
+def _whole(model: Network, sizes: Mapping[str, int]) -> list[WholeAxis]:
     """The axes of parameters that stay whole although the mesh would split them, each once."""
     found = jax.tree.map(
         lambda shape, axes: tuple(whole_axes(sizes, axes, shape.shape)), model.shapes(), model.logical_axes()
@@ -55,10 +69,10 @@ def _whole(model: Model, sizes: Mapping[str, int]) -> list[WholeAxis]:
     return list(dict.fromkeys(leaves))
 
 
-def _sentence(axis: WholeAxis, sizes: Mapping[str, int], config: EncoderConfig) -> str:
-    narrow = axis.name == "embed" and axis.length != config.hidden_size
+def _sentence(
+    axis: WholeAxis, sizes: Mapping[str, int], config: EncoderConfig, fields: Mapping[str, str]
+) -> str:
+    narrow = bool(fields) and axis.name == "embed" and axis.length != config.hidden_size
     mesh = " x ".join(f"config.mesh.{name}={sizes[name]}" for name in axis.mesh_axes)
-    return (
-        f"{axis.name} ({axis.length:,}) is whole on every device, since {mesh} does not divide it: change "
-        f"{NARROW if narrow else FIELDS[axis.name]}"
-    )
+    field = NARROW if narrow else fields.get(axis.name, "the mesh")
+    return f"{axis.name} ({axis.length:,}) is whole on every device, since {mesh} does not divide it: change {field}"

@@ -299,7 +299,7 @@ def test_processes_that_see_other_checkpoints_are_refused_before_the_first_step(
 
 def test_one_process_exports_the_checkpoint_of_several(launches, tmp_path):
     root, _ = launches
-    assert export(root / "stop", epath.Path(tmp_path / "here")) == 8
+    assert export(root / "stop", epath.Path(tmp_path / "here")).step == 8
     arguments = [f"--workdir={root / 'stop'}", f"--out={tmp_path / 'there'}"]
     done = subprocess.run(
         [

@@ -10,7 +10,7 @@ import pytest
 
 from base.errors import UserError
 from pretrain.models import build_encoder
-from pretrain.models.attention import KERNELS, Choice, Kernel, Needs, attention, choose
+from pretrain.models.attention import KERNELS, Choice, Kernel, Needs, Use, attention, choose
 from pretrain.models.huggingface import parse_config
 
 B, S, N, H = 2, 9, 3, 4
@@ -103,11 +103,15 @@ FLOAT32 = "needs config.dtype=bfloat16, not float32"
             {"head_width": 192},
             "takes heads of a multiple of 8 up to 128, not of 192: set config.model.num_attention_heads",
         ),
+        (
+            {"use": Use(row_lengths=(128, 127))},
+            "takes rows of a multiple of 2 tokens, not of 127: set config.seq_len",
+        ),
     ],
 )
 def test_auto_takes_cudnn_only_where_it_computes_the_same_and_says_why_not(changes: dict, reason: str):
     assert choose("auto", NEEDS) == Choice("cudnn", {})
-    assert choose("auto", dataclasses.replace(NEEDS, causal=True)) == Choice("cudnn", {})
+    assert choose("auto", dataclasses.replace(NEEDS, use=Use(causal=True))) == Choice("cudnn", {})
     choice = choose("auto", dataclasses.replace(NEEDS, **changes))
     assert choice == Choice("xla", {"cudnn": reason})
     assert str(choice) == f"xla; cudnn {reason}"
@@ -125,7 +129,12 @@ def test_a_kernel_that_is_named_is_taken():
 
 def test_the_last_kernel_can_do_everything():
     for changes in itertools.product(
-        ("cpu", "gpu", "tpu"), ("float32", "bfloat16", "float16"), (0.0, 0.1), (20, 512), *[(False, True)] * 2
+        ("cpu", "gpu", "tpu"),
+        ("float32", "bfloat16", "float16"),
+        (0.0, 0.1),
+        (20, 512),
+        (False, True),
+        (Use(), Use(True, (127,))),
     ):
         assert choose(list(KERNELS)[-1], Needs(*changes)).refused == {}
 
@@ -140,7 +149,8 @@ def test_a_kernel_is_added_by_a_function_and_a_row(monkeypatch: pytest.MonkeyPat
     assert choose("auto", cpu) == choose("doubled", cpu) == Choice("doubled", {})
     assert choose("auto", NEEDS) == Choice("cudnn", {})
     assert (
-        str(choose("auto", dataclasses.replace(cpu, causal=True))) == "xla; doubled has no causal attention"
+        str(choose("auto", dataclasses.replace(cpu, use=Use(causal=True))))
+        == "xla; doubled has no causal attention"
     )
     with pytest.raises(UserError, match="attention='dubbled' should be one of auto, doubled, cudnn, xla"):
         choose("dubbled", cpu)
@@ -205,7 +215,7 @@ def test_causal_padding_gives_finite_values_and_gradients():
         ({"dtype": "float32"}, f"{FLOAT32}; or set config.model.attention=xla"),
         ({"dropout": 0.1}, DROPOUT),
         (
-            {"dropout": 0.1, "dropout_field": "config.model.attention_dropout"},
+            {"dropout": 0.1, "use": Use(dropout_field="config.model.attention_dropout")},
             "which is 0.1: set config.model.attention_dropout=0",
         ),
         ({"windows": True}, "has no local windows, which this network's layers have; or set"),
@@ -223,7 +233,7 @@ def test_fine_tuning_names_its_own_field_of_attention_dropout():
             dataclasses.replace(config, attention="cudnn"),
             dtype="bfloat16",
             platform="gpu",
-            dropout_field="config.model.attention_dropout",
+            use=Use(dropout_field="config.model.attention_dropout"),
         )
 
 

@@ -92,7 +92,7 @@ def test_the_checkpoint_asked_for_is_the_one_exported(
     workdir: Path, tmp_path: Path, step: str, expected: int
 ):
     out = tmp_path / "out"
-    assert export(epath.Path(workdir), epath.Path(out), step=step) == expected
+    assert export(epath.Path(workdir), epath.Path(out), step=step).step == expected
     encoder, params = _params(workdir, expected)
     config, read = load_pretrained(out)
     assert config == encoder
@@ -253,7 +253,7 @@ def test_a_damaged_checkpoint_is_one_line_and_an_earlier_one_can_be_exported(wor
     with pytest.raises(UserError, match=r"checkpoint 20 in .* cannot be read .*other steps: \[10\]") as error:
         export(epath.Path(damaged), epath.Path(tmp_path / "out"))
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
-    assert export(epath.Path(damaged), epath.Path(tmp_path / "out"), step="10") == 10
+    assert export(epath.Path(damaged), epath.Path(tmp_path / "out"), step="10").step == 10
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path):

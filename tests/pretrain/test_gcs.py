@@ -116,7 +116,7 @@ def test_tensorboard_reads_the_events(run, tmp_path):
 @pytest.mark.slow
 def test_an_export_into_the_bucket_is_the_one_on_disk(run, emulator, tmp_path):  # noqa: F811
     out = folder("exported")
-    assert export(RUN, out) == 8
+    assert export(RUN, out).step == 8
     export(run["local"], epath.Path(tmp_path / "exported"))
     assert emulator.names(str(out)) == sorted(file.name for file in (tmp_path / "exported").iterdir())
     for name in ("model.safetensors", "config.json", "tokenizer.json"):

@@ -14,6 +14,7 @@ from pretrain.config import PretrainConfig
 from pretrain.job import assemble
 from pretrain.reports.recorder import Recorder
 from pretrain.runtime import workdir as workdirs
+from pretrain.runtime.changes import check_unchanged
 from pretrain.runtime.checkpoint import Checkpointer
 from pretrain.train import train
 from tests.finetune.tiny_task import write_model
@@ -144,10 +145,10 @@ def test_dropout_that_changes_on_resume_acts(run, tmp_path):
     saved = begun(tmp_path, run()[1])
     config, job = run(line={"hidden_dropout_prob": 0.3}, saved=saved)
     assert dropouts(job) == (0.3, 0.1)
-    changes = resume.check_unchanged(saved["config"], config, accept=True)
+    changes = check_unchanged(resume.RULES, saved["config"], config, accept=True)
     assert changes == {"model.hidden_dropout_prob": (None, 0.3)}
     with pytest.raises(UserError, match=r"config\.model\.hidden_dropout_prob was None, is 0\.3"):
-        resume.check_unchanged(saved["config"], config, accept=False)
+        check_unchanged(resume.RULES, saved["config"], config, accept=False)
 
 
 def test_dropout_that_is_unset_on_resume_is_asked_for(run, tmp_path):
@@ -167,7 +168,7 @@ def test_dropout_of_a_change_that_was_never_saved_is_forgotten(run, tmp_path, ra
     saved = begun(tmp_path, job, hidden_dropout_prob=0.5) | {"local": [], "dropout": own}
     config, resumed = run(line=line, saved=saved)
     assert dropouts(resumed) == (rate or 0.1, 0.1)
-    assert resume.check_unchanged(saved["config"], config, accept=False) == {}
+    assert check_unchanged(resume.RULES, saved["config"], config, accept=False) == {}
 
 
 def test_the_files_of_a_killed_run_are_of_its_checkpoint(tmp_path, model, monkeypatch):
@@ -219,7 +220,7 @@ def test_a_run_of_before_goes_on_with_the_dropout_that_it_had(run, tmp_path):
     saved["config"]["model"] |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.0}
     saved["config"]["model"] |= {"num_hidden_layers": 12, "hidden_size": 768, "vocab_size": 0}
     config, job = run(recipe={"attention_probs_dropout_prob": 0.0}, saved=saved)
-    assert resume.check_unchanged(saved["config"], config, accept=False) == {}
+    assert check_unchanged(resume.RULES, saved["config"], config, accept=False) == {}
     assert dropouts(job) == (0.2, 0.1)
 
 
@@ -227,7 +228,7 @@ def test_a_new_network_of_before_goes_on_without_a_change(tmp_path):
     config = tiny_config(tmp_path / "text.txt")
     saved = as_dict(config)
     saved["model"] |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
-    assert resume.check_unchanged(saved, config, accept=False) == {}
+    assert check_unchanged(resume.RULES, saved, config, accept=False) == {}
 
 
 def test_a_dropout_that_a_family_has_not_by_default_is_not_lost_by_unsetting_it(tmp_path):
@@ -235,14 +236,14 @@ def test_a_dropout_that_a_family_has_not_by_default_is_not_lost_by_unsetting_it(
     saved = as_dict(tiny_config(tmp_path / "text.txt", model=with_dropout))
     unset = tiny_config(tmp_path / "text.txt", model={"family": "modernbert"})
     with pytest.raises(UserError, match=r"config\.model\.hidden_dropout_prob was 0\.1, is None"):
-        resume.check_unchanged(saved, unset, accept=False)
+        check_unchanged(resume.RULES, saved, unset, accept=False)
 
 
 def test_the_objective_outside_of_phases_is_that_of_the_whole_run(tmp_path):
     saved = as_dict(tiny_config(tmp_path / "text.txt"))
     changed = tiny_config(tmp_path / "text.txt", objective={"name": "clm"})
     with pytest.raises(UserError, match=r"the objective outside of phases of a run cannot change"):
-        resume.check_unchanged(saved, changed, accept=True)
+        check_unchanged(resume.RULES, saved, changed, accept=True)
 
 
 def test_a_run_may_have_any_activation_that_networks_have(tmp_path):
@@ -266,7 +267,7 @@ def test_a_run_may_have_any_activation_that_networks_have(tmp_path):
 def test_what_only_the_start_reads_cannot_change_whatever_is_accepted(tmp_path, change):
     config, changed = (tiny_config(tmp_path / "text.txt", **each) for each in ({}, change))
     with pytest.raises(UserError, match="the start of a run cannot change"):
-        resume.check_unchanged(as_dict(config), changed, accept=True)
+        check_unchanged(resume.RULES, as_dict(config), changed, accept=True)
 
 
 def test_a_start_may_be_written_otherwise_and_need_not_exist_any_more(tmp_path, monkeypatch):
@@ -275,7 +276,7 @@ def test_a_start_may_be_written_otherwise_and_need_not_exist_any_more(tmp_path, 
 
     def compare(old, new):
         was, now = (tiny_config(tmp_path / "text.txt", init_from=each) for each in (old, new))
-        return resume.check_unchanged(as_dict(was), now, accept=False)
+        return check_unchanged(resume.RULES, as_dict(was), now, accept=False)
 
     for other in ("./runs/base", "runs/base/", str(tmp_path / "runs" / "base"), "link/base"):
         assert compare("runs/base", other) == {}
@@ -283,12 +284,15 @@ def test_a_start_may_be_written_otherwise_and_need_not_exist_any_more(tmp_path, 
         with pytest.raises(UserError, match="put the old text back, which need not exist any more, or"):
             compare("runs/base", other)
     with pytest.raises(UserError, match="put it back"):
-        resume.check_unchanged(
-            as_dict(tiny_config(tmp_path)), tiny_config(tmp_path, tokenizer={"vocab_size": 400}), accept=True
+        check_unchanged(
+            resume.RULES,
+            as_dict(tiny_config(tmp_path)),
+            tiny_config(tmp_path, tokenizer={"vocab_size": 400}),
+            accept=True,
         )
 
 
 def test_a_field_that_nothing_read_may_be_unset_on_resume(tmp_path):
     config = tiny_config(tmp_path / "text.txt", optimizer={"muon_momentum": 0.5}, data={"revision": "main"})
     changed = tiny_config(tmp_path / "text.txt")
-    assert resume.check_unchanged(as_dict(config), changed, accept=False) == {}
+    assert check_unchanged(resume.RULES, as_dict(config), changed, accept=False) == {}

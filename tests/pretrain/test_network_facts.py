@@ -28,7 +28,7 @@ CONFIG = EncoderConfig(
 
 
 def _facts(config: EncoderConfig, sizes: dict[str, int], platform: str = "cpu") -> dict[str, str]:
-    return network_facts(build(config, platform=platform), config, sizes, platform)
+    return network_facts(build(config, platform=platform), sizes)
 
 
 def test_an_axis_that_the_mesh_does_not_divide_is_whole():
@@ -65,4 +65,4 @@ def test_the_kernel_is_said_with_the_reason_why_a_faster_one_was_refused():
 def test_the_kernel_that_is_taken_stands_alone(asked: str):
     config = dataclasses.replace(CONFIG, attention_probs_dropout_prob=0.0, attention=asked)
     model = build(config, dtype="bfloat16", platform="gpu")
-    assert network_facts(model, config, {"data": 1}, "gpu") == {"attention": "cudnn"}
+    assert network_facts(model, {"data": 1}) == {"attention": "cudnn"}

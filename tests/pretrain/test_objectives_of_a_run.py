@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import jax
 import pytest
@@ -15,7 +16,7 @@ from pretrain import fill_mask
 from pretrain.config import PretrainConfig
 from pretrain.devices.mesh import make_mesh
 from pretrain.phases import objective_at, objective_since, resolve_phases
-from pretrain.resume import best_evaluation
+from pretrain.resume import best_evaluation, check_learned
 from pretrain.runtime.checkpoint import Checkpointer, restore_params
 from pretrain.train import train
 from tests.faults.test_resume import stop_at
@@ -105,13 +106,16 @@ def test_the_model_of_a_run_that_ends_in_masks_is_exported_as_ever(finished, tmp
     assert json.loads((out / "config.json").read_text())["architectures"] == ["RobertaForMaskedLM"]
 
 
-def test_a_model_that_predicts_the_next_token_is_said_to(finished, tmp_path, caplog):
+def test_a_model_that_predicts_the_next_token_is_said_to(finished, tmp_path, caplog, capsys):
     out = tmp_path / "out"
     command = ["export", f"--workdir={finished[0]}", f"--out={out}", "--step=5"]
     assert export_command.main(command) == 0
     assert [line for line in caplog.messages if "next token" in line] == [
-        f"{out}: {export_command.NEXT_TOKEN}"
+        f"{out}: its head was trained to predict the next token (config.objective.name=clm) and does not fill blanks: "
+        "load it with AutoModelForCausalLM and is_decoder=True, or go on with mlm"
     ]
+    use = f"AutoModelForCausalLM.from_pretrained({str(out)!r}, is_decoder=True)"
+    assert capsys.readouterr().out.rstrip().endswith(use)
     card = (out / "README.md").read_text()
     assert "AutoModelForCausalLM.from_pretrained" in card and "fill-mask" not in card
     with pytest.raises(UserError, match=r"step 5 of this run has learned to predict the next token"):
@@ -208,3 +212,30 @@ def test_an_objective_that_does_not_exist_is_refused():
         schema.build(PretrainConfig, {"objective": {"name": "rtd"}})
     with pytest.raises(UserError, match=r"config\.phases\[0\]\.objective='rtd' is not one of None, 'mlm'"):
         schema.build(PretrainConfig, {"phases": [{"steps": 1, "objective": "rtd"}]})
+
+
+def test_what_steps_have_learned_cannot_be_said_otherwise_afterwards(corpus):
+    config = recipe(corpus)
+    saved = {"config": schema.as_dict(config), "step": 8}
+    first, second, third = config.phases
+    begun = (dataclasses.replace(first, objective="mlm"), second, third)
+    last = (first, second, dataclasses.replace(third, objective="clm"))
+    shorter = (dataclasses.replace(first, steps=1), second, third)
+    for phases, step, place in ((begun, 4, 0), (last, 8, 2), (shorter, 4, 2)):
+        now = resolve_phases(dataclasses.replace(config, phases=phases))
+        why = rf"step {step} of this run has learned .*: config\.(phases\[{place}\]\.objective|objective.name) cannot"
+        with pytest.raises(UserError, match=why):
+            check_learned(saved, now)
+    check_learned({**saved, "step": 6}, resolve_phases(dataclasses.replace(config, phases=last)))
+    check_learned(saved, resolve_phases(config))
+
+
+def test_a_run_is_not_gone_on_with_as_if_it_had_learned_something_else(finished, corpus, tmp_path):
+    workdir = epath.Path(tmp_path / "run")
+    shutil.copytree(finished[0], workdir)
+    config = recipe(corpus, checkpoint={"every": 5, "keep": 9})
+    phases = (dataclasses.replace(config.phases[0], objective="mlm"), *config.phases[1:])
+    with pytest.raises(
+        UserError, match=r"step 4 of this run has learned clm: config\.phases\[0\]\.objective"
+    ):
+        train(dataclasses.replace(config, phases=phases), workdir, accept_changes=True)

@@ -10,6 +10,7 @@ from base.errors import UserError
 from base.schema import as_dict
 from pretrain import resume
 from pretrain.runtime import workdir as workdirs
+from pretrain.runtime.changes import check_unchanged
 from tests.tiny import tiny_config
 
 
@@ -32,16 +33,16 @@ def test_safe_fields_may_change(config):
         data=dataclasses.replace(config.data, prefetch=9),
         mesh=dataclasses.replace(config.mesh, data=1, fsdp=8),
     )
-    assert resume.check_unchanged(as_dict(config), changed, accept=False) == {}
+    assert check_unchanged(resume.RULES, as_dict(config), changed, accept=False) == {}
 
 
 def test_other_changes_are_listed_and_refused_unless_accepted(config):
     changed = dataclasses.replace(config, steps=9, masking=dataclasses.replace(config.masking, rate=0.25))
     with pytest.raises(UserError) as caught:
-        resume.check_unchanged(as_dict(config), changed, accept=False)
+        check_unchanged(resume.RULES, as_dict(config), changed, accept=False)
     for part in ("config.steps was 8, is 9", "config.masking.rate was 0.15, is 0.25", "--accept_changes"):
         assert part in str(caught.value)
-    accepted = resume.check_unchanged(as_dict(config), changed, accept=True)
+    accepted = check_unchanged(resume.RULES, as_dict(config), changed, accept=True)
     assert accepted == {"steps": (8, 9), "masking.rate": (0.15, 0.25)}
 
 
@@ -49,7 +50,7 @@ def test_the_network_cannot_change_whatever_is_accepted(config):
     changed = dataclasses.replace(config, model=dataclasses.replace(config.model, hidden_size=48))
     for accept in (False, True):
         with pytest.raises(UserError, match=r"cannot change: config\.model\.hidden_size was 32, is 48"):
-            resume.check_unchanged(as_dict(config), changed, accept=accept)
+            check_unchanged(resume.RULES, as_dict(config), changed, accept=accept)
 
 
 def test_a_run_goes_on_where_its_recipes_tokenizer_gives_way_now_but_not_with_another(config):
@@ -57,9 +58,9 @@ def test_a_run_goes_on_where_its_recipes_tokenizer_gives_way_now_but_not_with_an
         config, init_from="x", tokenizer=dataclasses.replace(config.tokenizer, path="theirs")
     )
     given_way = dataclasses.replace(config, init_from="x")
-    assert resume.check_unchanged(as_dict(begun), given_way, accept=False) == {}
+    assert check_unchanged(resume.RULES, as_dict(begun), given_way, accept=False) == {}
     with pytest.raises(UserError, match=r"cannot change: config\.tokenizer\.path was '', is 'theirs'"):
-        resume.check_unchanged(as_dict(given_way), begun, accept=True)
+        check_unchanged(resume.RULES, as_dict(given_way), begun, accept=True)
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):

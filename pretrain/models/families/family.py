@@ -124,6 +124,8 @@ class Family:
     """Whether positions are embedded, and not rotated by."""
     positions_skip_padding: bool = False
     """Whether positions are rows of their table from pad_token_id + 1 on and padding tokens have none (RoBERTa)."""
+    has_causal_class: bool = False
+    """Whether AutoModelForCausalLM of transformers has a class of it, which is_decoder=True makes causal."""
     runs_as: str = ""
     """Another model_type whose network it is, and by which config.model.family may call it too."""
 

@@ -21,4 +21,5 @@ FAMILY = Family(
     defaults={**SHARED_DEFAULTS, **BERT_IDS},
     modules=names.MODULES,
     written=absolute_positions,
+    has_causal_class=True,
 )

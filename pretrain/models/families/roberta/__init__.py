@@ -38,6 +38,7 @@ def roberta(classes: str, *, runs_as: str = "", **defaults: Any) -> Family:
         modules=names.MODULES,
         written=absolute_positions,
         positions_skip_padding=True,
+        has_causal_class=True,
         runs_as=runs_as,
     )
 

@@ -1,0 +1,38 @@
+"""The network of a run as one of its checkpoints has it, for what reads runs: exports, predictions, later runs."""
+
+from dataclasses import dataclass
+
+from etils import epath
+
+from pretrain.models import EncoderConfig, Params
+from pretrain.models.huggingface import parse_config, read_config
+from pretrain.models.vocabulary import with_rows
+from pretrain.runtime.checkpoint import Run, restore_params
+from pretrain.runtime.workdir import MODEL_FILE
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network and its params."""
+
+    encoder: EncoderConfig
+    params: Params
+    """Numpy arrays. The vocabulary has a row for each token and none of padding."""
+    run: Run
+    """The checkpoint's `run` item."""
+
+
+def trained_network(workdir: epath.Path, step: int | str | None = None) -> TrainedNetwork:
+    """The network of a run after so many steps.
+
+    Args:
+      workdir: the run's folder.
+      step: a step, "best" (lowest eval/loss), or None or "last" for the newest checkpoint.
+
+    Raises:
+      UserError: no such checkpoint, or a damaged file.
+    """
+    params, run = restore_params(workdir, step)
+    file = str(workdir / MODEL_FILE)
+    encoder = parse_config(read_config(file), file)
+    return TrainedNetwork(encoder, with_rows(encoder, params, encoder.vocab_size), run)
