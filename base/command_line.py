@@ -1,8 +1,8 @@
 """Command lines: `--config=FILE.py[:ARG]` with `--config.a.b=value` overrides, typed flags, one-line errors.
 
-The config file is ml_collections Python and sets only what differs from the defaults. Before the overrides are applied
-the rest is filled in from the dataclass that declares the fields, so that every field can be overridden whether the
-file mentions it or not, and references between fields (`get_ref`) follow an override.
+The config file is ml_collections Python, and sets only the fields that differ from the defaults. The other fields are
+filled in from the dataclass that declares them, before the overrides are applied. So every field can be overridden,
+whether the file mentions it or not, and references between fields (`get_ref`) follow an override.
 """
 
 import dataclasses
@@ -41,8 +41,12 @@ EXPECTED = {"int": "a whole number", "float": "a number", "bool": "true or false
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Run a command's main with sys.argv; a UserError becomes `error: MESSAGE` and exit status 2, a bucket's failure a
-    line like it and exit status 1; a closed pipe ends it without a word."""
+    """Run a command's main with sys.argv, and exit with its status.
+
+    A UserError is printed as `error: MESSAGE`; the exit status is 2. A failure of a bucket or server is printed in the
+    same form; the exit status is 1. Ctrl-C gives the exit status 130. If stdout is a closed pipe, the command ends
+    without a message.
+    """
     try:
         status = main(sys.argv) or 0
         sys.stdout.flush()
@@ -63,7 +67,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 
 
 def _nobody_reads() -> bool:
-    """Whether stdout is a closed pipe; if so, what is left in its buffer goes nowhere at the interpreter's end."""
+    """Whether stdout is a closed pipe. If it is, redirect stdout to /dev/null, so that the final flush cannot fail."""
     stdout = select.poll()
     stdout.register(sys.stdout.fileno(), 0)
     if closed := any(event & select.POLLERR for _, event in stdout.poll(0)):
@@ -94,7 +98,7 @@ def parse(
     partial: bool = False,
     unused: Callable[[T], Iterable[Unused]] = all_used,
 ) -> tuple[T, flags.FlagValues]:
-    """The config and the flags of a command line, with what is to be said of it said; see `read`."""
+    """Read a command line (see `read`), print its notes, and return the config and the flags."""
     found = read(schema, argv, define, partial=partial, unused=unused)
     say_all(found.given)
     return found.config, found.values
@@ -108,13 +112,13 @@ def read(
     partial: bool = False,
     unused: Callable[[T], Iterable[Unused]] = all_used,
 ) -> CommandLine[T]:
-    """What a command line gives.
+    """Read a command line: the config, the flags, and the fields that are set.
 
     Args:
       schema: the dataclass type of the config.
       argv: the command line, program name first.
       define: adds the command's own flags to a FlagValues.
-      partial: the command uses only part of the recipe's fields; the rest may be anything there.
+      partial: whether the command reads only some fields of a recipe. Fields that it does not read are not checked.
       unused: the fields of a config that would have no effect: see `base.set_fields.settled`.
 
     Raises:
@@ -164,10 +168,15 @@ def read(
 
 
 def write_out(path: str, text: str, flag: str) -> None:
-    """Write what a flag asks to be written to a file or a bucket, making its folder if need be.
+    """Write a text to a path that the user gave in a flag. Create the folder if it does not exist.
+
+    Args:
+      path: a file, local or in a bucket.
+      text: the content.
+      flag: the flag that gave the path, for messages.
 
     Raises:
-      UserError: it cannot be written there.
+      UserError: the file cannot be written.
     """
     from etils import epath  # only where something is written: it takes a second
 
@@ -182,7 +191,7 @@ def write_out(path: str, text: str, flag: str) -> None:
 
 
 def python() -> str:
-    """How the user's shell starts the Python that runs this: for commands that are printed, not for files."""
+    """The name or path by which the user's shell starts this Python interpreter, for commands printed to the user."""
     executable = Path(sys.executable)
     for name in ("python", "python3"):
         found = shutil.which(name)
@@ -307,10 +316,10 @@ def _check_override(config: config_dict.ConfigDict, override: str, names: sugges
         holder, where = holder.get(bare), f"{where}.{name}"
         if index and isinstance(holder, list | tuple):
             if not index.isdecimal() or int(index) >= len(holder):
-                raise UserError(f"{override}: the config lists {len(holder)} of them, counted from [0]")
+                raise UserError(f"{override}: the list has {len(holder)} members, counted from [0]")
             holder = holder[int(index)]
             if isinstance(holder, Mapping):
-                return  # a member that this command does not know the fields of
+                return  # this command does not know the fields of this group
     if isinstance(holder, list | tuple) and holder and isinstance(holder[0], config_dict.ConfigDict):
         raise UserError(
             f"{override} is a list of groups; fields of its members can be set: --{override}[0].FIELD=VALUE"

@@ -1,7 +1,7 @@
-"""Errors of the Hugging Face hub: what an exception of its client means, and the client's words on one line.
+"""Errors of the Hugging Face hub: the meaning of a client's exception, and its message on one line.
 
-The client raises one exception from another, and the one that says most is not always the last. `problem` reads the
-whole chain. A caller words the message, since it knows which field or flag the user set.
+The client chains exceptions, and the most specific one is not always the last. So `problem` reads the whole chain. The
+caller writes the message for the user, because it knows which field or flag the user set.
 """
 
 import enum
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from base.errors import UserError
 
 MOST_CHARACTERS = 300
-"""The client's words are cut to this length."""
+"""Largest length of a client's message, in characters; the rest is cut off."""
 TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
 """HTTP status codes after which the same request may succeed."""
 
@@ -58,7 +58,7 @@ def may_pass(error: BaseException) -> bool:
 
 
 def status(error: BaseException) -> int:
-    """The HTTP status of the answer that an exception tells of; 0 if there was no answer."""
+    """The HTTP status of an exception's response; 0 if there was no response."""
     return getattr(getattr(error, "response", None), "status_code", 0)
 
 
@@ -70,12 +70,12 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says: one line of readable length, without tokens."""
+    """The message of an exception: one line of at most MOST_CHARACTERS, without access tokens."""
     return without_tokens(getattr(error, "server_message", None) or str(error) or type(error).__name__)
 
 
 def without_tokens(text: str) -> str:
-    """A text on one line of readable length, without the user's token and whatever looks like a token."""
+    """A text on one line of at most MOST_CHARACTERS. The user's token, and texts that look like tokens, are masked."""
     from huggingface_hub import get_token
 
     token = get_token()
@@ -111,12 +111,12 @@ def of_model(error: Exception, hub_id: str, what: str) -> UserError:
             )
         case Problem.UNREACHABLE:
             return UserError(
-                f"there is no folder {hub_id}, and the hub cannot be reached for {what} of that model"
-                " (nor is it in the local cache); give a local folder, or connect"
+                f"there is no folder {hub_id}; {what} of the hub's model {hub_id} is not in the local cache, and the "
+                "hub cannot be reached; give a local folder, or connect to the network"
             )
     return UserError(f"{what} of {hub_id} could not be downloaded from the hub: {one_line(error)}")
 
 
 def _is_of_httpx(error: BaseException) -> bool:
-    """Whether the hub's HTTP library raised it; the library comes under more than one name."""
+    """Whether the hub client's HTTP library raised an exception. Its module's name begins with httpx."""
     return type(error).__module__.startswith("httpx")

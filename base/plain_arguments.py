@@ -1,4 +1,4 @@
-"""Command lines of flags and words alone, for commands without a config: one-line errors, and guesses for flags."""
+"""Parser for commands without a config: flags and positional arguments, one-line errors, suggestions for flags."""
 
 import argparse
 import shutil
@@ -10,11 +10,11 @@ from base import suggestions
 from base.errors import UserError
 
 SWITCH = {"true": True, "1": True, "false": False, "0": False}
-"""What a switch may be set to, as in --overwrite=false; --overwrite alone is true."""
+"""Values of a boolean flag, as in --overwrite=false; --overwrite alone means true."""
 
 
 class Arguments(argparse.ArgumentParser):
-    """argparse, whose mistakes are UserErrors and whose help looks as that of `base.command_line`."""
+    """An argparse parser that raises UserError for a mistake. Its help has the format of `base.command_line`."""
 
     def add_switch(self, flag: str, help: str) -> None:
         """Declare a flag that is on or off: --FLAG, --FLAG=true, --FLAG=false, --noFLAG."""
@@ -23,7 +23,7 @@ class Arguments(argparse.ArgumentParser):
         self.add_argument(f"--no{name}", dest=name, action="store_false", help=argparse.SUPPRESS)
 
     def read(self, argv: Sequence[str]) -> argparse.Namespace:
-        """What a command line gives, program name first.
+        """Parse a command line, program name first.
 
         Raises:
           UserError: an unknown flag, with the one that was probably meant, or a value that does not fit its flag.
@@ -67,8 +67,8 @@ def help_page(usage: str, groups: Mapping[str, Sequence[str]], description: str 
 
     Args:
       usage: how the command is called.
-      groups: what its flags, fields and words are called together -> a line for each.
-      description: what it does, in paragraphs.
+      groups: heading of each group (flags, fields, positional arguments) -> one line for each member of the group.
+      description: the purpose of the command, in paragraphs.
     """
     width = shutil.get_terminal_size().columns
     parts = [textwrap.fill(f"usage: {usage}", width, subsequent_indent=" " * 6)]

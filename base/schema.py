@@ -1,9 +1,9 @@
 """Typed configuration: frozen dataclasses are the one place where a field is declared, checked and explained.
 
-A field is declared with `field(default, "what it is")`, with its allowed values where it has only a few. `build` turns
-a nested mapping into such a dataclass and refuses what it does not know, naming the field that was probably meant.
-A field that is newer than the runs of some users may declare `older=VALUE`, the value that reproduces those runs: see
-`completed` and `base.set_fields.as_begun`.
+A field is declared with `field(default, "what it is")`, and with its allowed values if they are few. `build` makes such
+a dataclass from a nested mapping. It refuses an unknown name, and the message suggests the most similar field. A field
+may be newer than saved runs. It can then declare `older=VALUE`, the value that reproduces those runs: see `completed`
+and `base.set_fields.as_begun`.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from base.errors import UserError
 T = TypeVar("T")
 
 AS_DEFAULT: Any = object()
-"""Stands for no `older` value."""
+"""Marks a field without an `older` value; runs saved before the field existed then take its default."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,13 +26,16 @@ class Unused:
     """Fields of a config that nothing reads, because of what other fields say."""
 
     fields: tuple[str, ...]
-    """Their paths without `config.`; that of a group stands for all of its fields."""
+    """Paths of the fields, without `config.`; the path of a group covers all fields in the group."""
     because: str
-    """Why; after a semicolon, what would be right."""
+    """The reason; after a semicolon, the correction."""
     by: tuple[str, ...] = ()
-    """The paths of the fields that decide it; none where the command itself does, whatever recipe it is given."""
+    """Paths of the fields whose values cause this; () if the command never reads the unused fields."""
     unless_as_late: bool = False
-    """Whether they act beside `by` where they are set as late: only those of the recipe give way."""
+    """Whether the fields keep their effect if they are set at the same level as `by` (recipe or command line).
+
+    Only fields that are set at an earlier level than `by` are then unused.
+    """
 
     def covers(self, path: str) -> bool:
         """Whether the field of this path is one of them."""
@@ -65,7 +68,7 @@ def field(
 
 
 def build(schema: type[T], values: Mapping[str, Any], where: str = "config", *, partial: bool = False) -> T:
-    """Make `schema` (a frozen dataclass type) of a nested mapping.
+    """Make an instance of `schema` (a frozen dataclass type) from a nested mapping.
 
     Args:
       schema: the dataclass type; nested dataclass fields and `tuple[Dataclass, ...]` fields are built too.
@@ -83,7 +86,7 @@ def build(schema: type[T], values: Mapping[str, Any], where: str = "config", *, 
         if name not in fields:
             if partial:
                 continue
-            from base.suggestions import unknown_field  # which reads schemas itself
+            from base.suggestions import unknown_field  # imported here: base.suggestions imports this module
 
             raise UserError(unknown_field(f"{where}.{name}", list(fields)))
         checked = _coerce(hints[name], value, f"{where}.{name}")
@@ -95,7 +98,7 @@ def build(schema: type[T], values: Mapping[str, Any], where: str = "config", *, 
 
 
 def choices_of(declared: dataclasses.Field[Any]) -> tuple[Any, ...]:
-    """The allowed values of a field that was declared with `field`; () where there are many."""
+    """The allowed values of a field that was declared with `field`; () if every value of its type is allowed."""
     choices = declared.metadata.get("choices", ())
     return tuple(choices() if callable(choices) else choices)
 
@@ -113,7 +116,7 @@ def _coerce(hint: Any, value: Any, path: str) -> Any:
         if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
             raise UserError(f"{path}={value!r} should be a list")
         item = typing.get_args(hint)[0]
-        if item is str:  # a name that is a number comes as one from a command line
+        if item is str:  # the command line parser turns a name such as 2024 into a number
             value = [json.dumps(part) if isinstance(part, int | float) else part for part in value]
         return tuple(_coerce(item, part, f"{path}[{i}]") for i, part in enumerate(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -124,7 +127,7 @@ def _coerce(hint: Any, value: Any, path: str) -> Any:
 
 
 def member(hint: Any) -> Any:
-    """The type T of an optional field `T | None` or of the members of a list `tuple[T, ...]`; others are themselves."""
+    """The type T of an optional field `T | None` or of a list `tuple[T, ...]`; any other type is returned unchanged."""
     options = [option for option in typing.get_args(hint) if option not in (type(None), Ellipsis)]
     return options[0] if options and typing.get_origin(hint) is not dict else hint
 
@@ -148,9 +151,9 @@ def _plain(value: Any) -> Any:
 
 
 def completed(saved: Mapping[str, Any], schema: type[Any]) -> dict[str, Any]:
-    """A config that was saved as nested dicts, with the fields that `schema` has had since.
+    """Add the fields that `schema` has gained since a config was saved (as nested dicts).
 
-    Such a field has its `older` value, else its default. Members of lists are completed too.
+    An added field gets its `older` value, or else its default. The members of lists are completed too.
     """
     fields = {f.name: f for f in dataclasses.fields(schema)}
     hints = typing.get_type_hints(schema)
@@ -172,7 +175,7 @@ def _completed_value(value: Any, schema: Any) -> Any:
 
 
 def older_value(declared: dataclasses.Field[Any]) -> Any:
-    """The value, as `as_dict` has it, that a field has in runs which were saved before it existed."""
+    """The value of a field in runs that were saved before the field existed, in the form that `as_dict` gives."""
     if "older" in declared.metadata:
         return _plain(declared.metadata["older"])
     if declared.default_factory is not dataclasses.MISSING:
@@ -182,7 +185,7 @@ def older_value(declared: dataclasses.Field[Any]) -> Any:
 
 
 def restored(schema: type[T], saved: Mapping[str, Any]) -> T:
-    """The config dataclass of a run that was saved as nested dicts, perhaps before some fields existed."""
+    """Make the config dataclass of a saved run. Fields that did not exist when it was saved are added."""
     return build(schema, completed(saved, schema))
 
 

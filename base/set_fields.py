@@ -1,4 +1,4 @@
-"""Which fields a command sets, in its recipe or on its command line; what that means for idle fields and older runs."""
+"""The fields that a command sets, in its recipe or command line; rules for unused fields and for resumed runs."""
 
 import dataclasses
 import re
@@ -15,7 +15,7 @@ from base.schema import Unused
 T = TypeVar("T")
 
 DEFAULT, RECIPE, LINE = range(3)
-"""Where a field's value is from; a later one wins."""
+"""Levels at which a field can be set. A higher level overrides a lower one."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Given:
     line: frozenset[str] = frozenset()
     """Those that the command line sets."""
     notes: tuple[str, ...] = ()
-    """What is to be said of fields of the recipe that have no effect."""
+    """Notes for the user about fields of the recipe that have no effect."""
 
     def level(self, path: str) -> int:
-        """Where the value of a field is from, or the last value of a group: DEFAULT, RECIPE or LINE."""
+        """The level at which a field is set: DEFAULT, RECIPE or LINE. For a group, the highest level of its fields."""
 
         def has(fields: frozenset[str]) -> bool:
             return schema.is_in(path, tuple(fields)) or any(schema.is_in(each, (path,)) for each in fields)
@@ -43,7 +43,7 @@ def say(note: str) -> None:
 
 
 def say_all(given: Given) -> None:
-    """Say what is to be said of the fields of a recipe that have no effect."""
+    """Print the notes about fields of the recipe that have no effect."""
     for note in given.notes:
         say(note)
 
@@ -54,17 +54,20 @@ def settled(
     unused: Callable[[T], Iterable[Unused]],
     note: Callable[[str], None] = say,
 ) -> T:
-    """The config with every field at its default that a recipe sets and nothing reads.
+    """Reset the unused fields of a recipe to their defaults, and refuse other unused fields.
 
-    Such a field gives way, with a note, where what makes it useless was set after it: on the command line.
-    One that was set as late as that is refused. A field at its default counts as not set in a recipe, which may list
-    all; on the command line where that is nothing: an empty text, 0, false.
+    A field of the recipe is reset if a setting on the command line makes it useless; a note says so. It is reset
+    without a note if the command itself never reads it. A field is refused if it is set at the same level as the
+    setting that makes it useless, or at a higher level.
+
+    A recipe may list all fields. So a field of the recipe that has its default value counts as not set. A field on the
+    command line counts as not set only if its value is the default and is empty: '', 0 or false.
 
     Args:
       config: a dataclass, as it was given.
       given: the fields that were set.
       unused: the fields of a config that nothing reads.
-      note: told of fields that give way.
+      note: function that gets each note about fields that are reset.
 
     Raises:
       UserError: a field that is set has no effect.
@@ -92,10 +95,10 @@ def settled(
 
 
 def as_begun(config: T, saved: Mapping[str, Any], given: Given) -> T:
-    """The config of a run that goes on, with the values that reproduce it in fields which nothing sets.
+    """The config of a resumed run. Fields that the user does not set get the values that reproduce the run.
 
-    A field that declares `older=VALUE` takes that value where the run was saved before the field existed, and where it
-    has been saved with that value since. A field that is set, or that is not at its default, stays as it is.
+    A field that declares `older=VALUE` gets that value in two cases: the run was saved before the field existed, or it
+    was saved with that value. A field that is set, or whose value is not its default, does not change.
 
     Args:
       config: the config of the command line.
@@ -129,7 +132,10 @@ def _keep_older(
 
 
 def _whole(path: str, fields: Iterable[str]) -> str:
-    """The list among `fields` that a field lies in, else the field: members at their defaults are no empty list."""
+    """The list in `fields` that contains a field, or else the field itself.
+
+    A list is reset as a whole: a list whose members are reset to their defaults would not be empty.
+    """
     return next((field for field in fields if path.startswith(f"{field}[")), path)
 
 

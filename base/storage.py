@@ -117,7 +117,7 @@ def check_writable(folder: "epath.Path", setting: str, probe: str = ".writable")
             )
         if os.fspath(folder).startswith("gs://") and not BUCKET.fullmatch(bucket):
             raise UserError(
-                f"{setting}={os.fspath(folder)}: a bucket's name is of small letters, digits, '-', '_' and '.'"
+                f"{setting}={os.fspath(folder)}: a bucket's name has lower-case letters, digits, '-', '_' and '.'"
             )
         place = f"{inner.rstrip('/')}/{probe}"
         filesystem.pipe_file(place, b"")
@@ -236,7 +236,7 @@ def _flaw(error: BaseException, path: str) -> str:
     if status == 404:
         bucket = path.split("://", 1)[-1].split("/")[0]
         return f"there is no bucket {bucket}; make it (`gcloud storage buckets create gs://{bucket}`), or name another"
-    return f"the bucket cannot be reached ({kind}: {message}); try again when it can"
+    return f"the bucket cannot be reached ({kind}: {message}); run the same command again later"
 
 
 def _status(error: BaseException) -> int:

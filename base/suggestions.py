@@ -1,7 +1,7 @@
-"""What was probably meant by a field or a flag that does not exist: by its meaning elsewhere, then by its spelling.
+"""Suggestions for a field or a flag that does not exist: first by its meaning in other scripts, then by its spelling.
 
-The names are those of transformers' TrainingArguments and of its example scripts, and others in common use;
-docs/migrating.md goes through all of them.
+The known names are those of transformers' TrainingArguments and of its example scripts (docs/migrating.md lists them),
+and other common names.
 """
 
 import dataclasses
@@ -14,10 +14,10 @@ from types import MappingProxyType
 from base.schema import member
 
 MOST = 3
-"""As many guesses at most."""
+"""Largest number of suggestions in a message."""
 
-# A name with its group counts before the name alone. Each alternative is one field or flag, or several that go
-# together; the first counts whose names all exist here.
+# Name in other scripts -> alternatives here. A name with its group (data.train) is looked up before the name alone. An
+# alternative is one field or flag, or several that are set together. The first alternative that the command has wins.
 MEANINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         name: alternatives
@@ -161,7 +161,7 @@ NOT_NEEDED: Mapping[str, str] = MappingProxyType(
         name: why
         for names, why in (
             ("do_train", "the command always trains"),
-            ("do_eval", "the model is evaluated without being asked"),
+            ("do_eval", "the model is always evaluated"),
             (
                 "overwrite_output_dir resume_from_checkpoint resume",
                 "the same command goes on with a --workdir",
@@ -195,11 +195,15 @@ class Names:
 
     @classmethod
     def of(cls, schema: type | None, flags: Iterable[str]) -> "Names":
-        """Those of a config and of a command's flags."""
+        """The names of a config's fields and of a command's flags."""
         return cls(tuple(_paths(schema)) if schema else (), tuple(flags))
 
     def meaning(self, name: str) -> str:
-        """What is called `name` elsewhere, with its group or without, as it is set here; '' where that is not known."""
+        """The settings here that mean what `name` means in other scripts; '' if there are none.
+
+        Args:
+          name: a name, with or without its group (data.train, train).
+        """
         whole = name.lower()
         for alternative in MEANINGS.get(whole) or MEANINGS.get(whole.rpartition(".")[2], ()):
             parts = alternative.split()
@@ -214,7 +218,7 @@ def unknown_field(path: str, siblings: Sequence[str], names: Names | None = None
     Args:
       path: the field as it was given, with `config.`.
       siblings: the fields of the group that it was looked for in.
-      names: all that there are; None where only the siblings are known.
+      names: all names that the command knows; None if only the siblings are known.
     """
     name = path.rpartition(".")[2].partition("[")[0]
     near = difflib.get_close_matches(name, siblings, n=1)
@@ -266,7 +270,7 @@ def _by_spelling(name: str, names: Names, dashes: str = "") -> str:
 
 
 def _plain(flags: str) -> str:
-    """Fields set on a command line, as a recipe names them."""
+    """Change settings from the form of a command line (--config.a) to that of a recipe (config.a)."""
     return flags.replace("--", "", 1).replace(" --", " and ")
 
 
@@ -276,7 +280,7 @@ def _either(guesses: Sequence[str]) -> str:
 
 
 def _paths(schema: type, where: str = "") -> Iterator[str]:
-    """Paths of the fields of a config; those of groups that may be missing too, not those of lists of groups."""
+    """Paths of the fields of a config, also of optional groups. A list of groups is one path, without its fields."""
     types = typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
         inner = member(types[field.name])

@@ -261,6 +261,6 @@ def _suggestion(prefix: str, size: str) -> str:
         (names[name] for name in difflib.get_close_matches(prefix.lower(), names, n=1, cutoff=0.75)), None
     )
     if near is None:
-        return f"; there are {', '.join(f'{one.prefix}-N' for one in GENERATIONS)}, v4-32 say"
+        return f"; known types are {', '.join(f'{one.prefix}-N' for one in GENERATIONS)}, for example v4-32"
     likely = f"{near.prefix}-{size}"
     return f"; did you mean {likely if likely in near.types else f'{near.prefix}-N ({next(iter(near.types))}, ...)'}?"

@@ -2,12 +2,12 @@
 
     python -m benchmarks.data_pipeline --path TEXT_FILE [--tokenizer DIR] [--packing full] [--rounds 5]
 
-Each round times, one after another, so that whatever else the machine does touches all alike: the bare tokenizer's
-encode_batch and encode_batch_fast over the documents in one call, and encode_batch in calls of 1,000 documents, ids
-left where they are; and the pipeline from the file to batches of packed rows, opening included. The figures are medians
-over the rounds, the ratios medians of the rounds' ratios. The pipeline's own cost is by the document (about 8
-microseconds), the tokenizer's by the character, so short documents make the ratio smaller. Without --tokenizer a
-byte-level BPE is trained on the text.
+Each round times four programs, one after another, so that other load affects all of them alike: the bare tokenizer's
+encode_batch and encode_batch_fast over the documents in one call, encode_batch in calls of 1,000 documents, and the
+pipeline from the file to batches of packed rows. The bare tokenizer's ids are not copied; the pipeline's time has the
+opening of the file. The figures are medians over the rounds, and the ratios are medians of the rounds' ratios. The
+pipeline's own cost grows with the documents (about 8 microseconds each), the tokenizer's with the characters. So short
+documents make the ratio smaller. Without --tokenizer, a byte-level BPE is trained on the text.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from tokenizer.load import Loaded, from_files, load
 from tokenizer.tokenizer_files import TOKENIZER
 
 CLOCKS = {"second": time.perf_counter, "CPU second": time.process_time}
-"""Wall time is what a run feels; the process's CPU time, over all its threads, is the same on a busy machine."""
+"""A run takes wall time. The CPU time of the process, over all its threads, is the same on a busy machine."""
 
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 

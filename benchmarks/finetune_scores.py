@@ -5,11 +5,11 @@ python -m benchmarks.finetune_scores --model=MODEL --glue=GLUE_FOLDER --out=DIR 
 MODEL is a workdir of pretraining, a Hugging Face folder or a hub id; GLUE_FOLDER holds CoLA, MRPC, ... as tsv files.
 transformers' Trainer needs accelerate: pip install accelerate.
 
-The contestants: `ours` is python -m finetune with all seeds as one program; `trainer` is transformers' Trainer, a run
-a seed, float32, which starts from the weights that ours starts from (each seed's head included) with the same
-hyperparameters, but has its own data order and dropout masks; `random` is ours from weights that transformers drew.
-All are scored after their last step on the whole evaluation set, by the same functions. What is done is kept in
-DIR/TASK/CONTESTANT.json and not done again, so that a benchmark that was stopped goes on.
+The contestants: `ours` is python -m finetune with all seeds as one program. `trainer` is transformers' Trainer in
+float32, with one run for each seed. It has the same initial weights as ours (each seed's head included) and the same
+hyperparameters, but its own data order and dropout masks. `random` is ours from weights that transformers drew.
+All are scored after their last step on the whole evaluation set, by the same functions. Their scores are kept in
+DIR/TASK/CONTESTANT.json and not computed again. So a benchmark that was stopped goes on.
 """
 
 import dataclasses
@@ -70,7 +70,7 @@ class Settings:
 
 
 def wanted_settings() -> Settings:
-    """Those that the flags ask for."""
+    """The settings of the flags."""
     return Settings(MODEL.value, SEEDS.value, EPOCHS.value, LEARNING_RATE.value, EXAMPLES.value)
 
 
@@ -149,7 +149,7 @@ def trainer(task: str, settings: Settings, folder: Path) -> list[Scores]:
 
 
 def write_start(task: Task, model: str, seed: int, folder: Path) -> None:
-    """What our run of this seed starts from, as a folder of transformers."""
+    """Write the start of our run of this seed as a folder in transformers' format."""
     import jax
     from etils import epath
 
@@ -301,7 +301,7 @@ def distance(mine: Sequence[float], theirs: Sequence[float]) -> str:
 
 
 def p_value(mine: Sequence[float], others: Sequence[float]) -> str:
-    """Of Welch's test that the means are the same; nothing where no run differs from another."""
+    """The p-value of Welch's test that the means are the same; '' below two runs, or if no run differs from another."""
     from scipy.stats import ttest_ind
 
     if min(len(mine), len(others)) < 2 or len({*mine}) == len({*others}) == 1:

@@ -4,9 +4,9 @@ python -m benchmarks.finetune_time [--members=5] [--batch=32] [--seq_len=64] [--
 
 transformers' Trainer needs accelerate: pip install accelerate.
 
-Each contestant has a process of its own and takes its steps in turn while the others sleep; all take the same rows of
-`seq_len` tokens without padding, with dropout 0.1, AdamW and clipping, from the same RoBERTa. A sequence of runs takes
-as many steps as they have together, one after another; quoted are medians of the ratios within rounds.
+Each contestant has a process of its own and takes its steps in turn while the others sleep. All take the same rows of
+`seq_len` tokens without padding, with dropout 0.1, AdamW and clipping, from the same RoBERTa. Runs one after another
+have the examples a second of one run. The ratios are medians of the ratios within rounds.
 """
 
 import functools
@@ -32,7 +32,7 @@ DEVICES = flags.DEFINE_integer("cpu_devices", 0, "CPU devices the population is 
 MODEL = flags.DEFINE_string("model", "", "(set by the benchmark) the folder of the model")
 
 STEPS = 10_000
-"""Of the schedule: more than are taken."""
+"""Steps of the learning-rate schedule: more than the benchmark takes."""
 VOCAB, HEAD_WIDTH = 16_000, 64
 
 
@@ -155,7 +155,7 @@ def trainer(bf16: bool, turns: Turns) -> None:
 
 
 def contest(name: str, arguments: list[str], pipe: Connection) -> None:
-    """Be one of the contestants."""
+    """Run one of the contestants in this process."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     flags.FLAGS(arguments)
     contestants()[name](Turns(pipe))

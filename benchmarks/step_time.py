@@ -4,8 +4,8 @@ python benchmarks/step_time.py [--batch=8] [--seq_len=128] [--rounds=5] [--layer
 
 Each contestant has a process of its own, as it would have in use, and takes its steps in turn while the others sleep.
 All take the same rows and mask 15% of the tokens, with dropout 0.1 and AdamW, weights in float32. transformers' head
-runs on every position, as its scripts do; ours on the masked ones. Quoted are medians, and medians of the ratios
-within rounds.
+runs on every position, as in its scripts; our head runs on the masked positions. The figures are medians, and the
+ratios are medians of the ratios within rounds.
 """
 
 import functools

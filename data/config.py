@@ -147,6 +147,6 @@ def unused_fields(config: SourceConfig, where: str = "data") -> list[Unused]:
         unused += unused_fields(config.eval_source, place)
         because = "there is one source to evaluate on, and no mix; unset it"
         unused.append(Unused((f"{place}.weight",), because, (f"{place}.source",)))
-        because = f"config.{place} is evaluated on, so nothing is held out; unset one of the two"
+        because = f"the run evaluates on config.{place}, so no documents are held out; unset one of the two"
         unused.append(Unused((f"{where}.eval_fraction",), because, (place,)))
     return unused

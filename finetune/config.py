@@ -224,7 +224,7 @@ def check_values(config: FinetuneConfig) -> None:
 
 
 def _check_counts(config: FinetuneConfig) -> None:
-    """Refuse numbers of steps, examples and the like that cannot be."""
+    """Refuse impossible numbers of steps, examples and the like."""
     values = schema.flatten(schema.as_dict(config))
     for name in (
         "seeds",
@@ -261,7 +261,7 @@ def _check_counts(config: FinetuneConfig) -> None:
 
 
 def _check_rates(config: FinetuneConfig) -> None:
-    """Refuse learning rates, norms and shares that cannot be."""
+    """Refuse impossible learning rates, norms and shares."""
     for rate in (*config.learning_rates, config.optimizer.learning_rate):
         if not rate > 0:
             raise UserError(f"learning rate {rate} should be above 0; set config.optimizer.learning_rate")

@@ -39,7 +39,7 @@ MODEL = "model"
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a run consists of, but its state."""
+    """All parts of a run except its state."""
 
     config: FinetuneConfig
     data: LabelledData
@@ -74,7 +74,7 @@ class Job:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """Of what must not change when the run goes on."""
+        """Fingerprints of the inputs that must not change when the run resumes."""
         return {"tokenizer": self.tokenizer.fingerprint(), "training examples": _fingerprint(self.train)}
 
 
@@ -232,7 +232,7 @@ def _lengths(config: FinetuneConfig, train: Encoded, longest: int) -> tuple[int,
 
 
 def short_split(split: str, count: int) -> str:
-    """A split's name in results: 'matched' of 'validation_matched'; nothing where it is the only one."""
+    """A split's name in results: 'matched' for 'validation_matched'; '' if it is the only split."""
     return split.removeprefix("validation_") if count > 1 else ""
 
 

@@ -28,15 +28,15 @@ FIXED = {
     "seeds": "the number of runs that are trained together",
     "learning_rates": "the number of runs that are trained together",
 }
-"""What of a run a field says that is fixed for its life."""
+"""The part of a run that each field fixes for the whole run."""
 
 
 def rules(room: int | None = None, safe: Sequence[str] = SAFE_IN_FINETUNING) -> Rules[FinetuneConfig]:
     """How the config of a run that goes on is compared with the saved one.
 
     Args:
-      room: tokens that the model takes at most; None where it has not been read, so that a length that is left to the
-        model cannot be compared with one that is set.
+      room: most tokens that the model takes; None if the model has not been read. Then a length that is left to the
+        model is not compared with a length that is set.
       safe: beginnings of the fields that may differ.
     """
 

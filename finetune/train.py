@@ -1,4 +1,4 @@
-"""The fine-tuning run: what is its own beside the loop of both stages (`pretrain.runtime.loop`)."""
+"""The fine-tuning run: its parts that the loop of both stages (`pretrain.runtime.loop`) does not have."""
 
 import contextlib
 import dataclasses
@@ -45,7 +45,7 @@ from pretrain.runtime.programs import compiled, memory_of
 logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "results.json"
-"""What a finished run came to, in its workdir: see `finetune.results.results_file`."""
+"""The file in a workdir with the results of a finished run: see `finetune.results.results_file`."""
 
 AfterEvaluation = Callable[[float, Mapping[str, float]], bool]
 """Takes the passes over the examples so far and each metric's mean over the runs; True ends the run there."""
@@ -64,7 +64,7 @@ class Outcome:
     seconds: float
     """Wall time of training and evaluating, all calls of the run together."""
     requested: str = ""
-    """The signal that came, also where it came in the last step: no other run should be begun."""
+    """The signal that came, even if it came in the last step. After it, no other run should begin."""
 
     @property
     def params(self) -> Any:
@@ -92,7 +92,7 @@ def train(
     Raises:
       UserError: bad config, bad input, or a workdir that holds another run.
     """
-    processes.from_first(lambda: check_inference(config, workdir))  # which writes and runs the ONNX file
+    processes.from_first(lambda: check_inference(config, workdir))  # the first writes and runs the ONNX file
     with begun(
         workdir,
         config,
@@ -121,7 +121,7 @@ def train(
 
 
 class _Finetuning:
-    """What a fine-tuning run says to the loop: see `pretrain.runtime.loop.Stage`."""
+    """The stage of a fine-tuning run: see `pretrain.runtime.loop.Stage`."""
 
     def __init__(self, job: Job, workdir: epath.Path, after_evaluation: AfterEvaluation | None):
         self.log_at: tuple[int, ...] = ()
@@ -219,10 +219,10 @@ class _Finetuning:
         return self._due(step, self.config.checkpoint.every)
 
     def finish(self, step: int, *, before: bool) -> None:
-        """Nothing: `finetune.results.final_outputs` leaves what a run leaves, the finish marker last."""
+        """Nothing: `finetune.results.final_outputs` writes the outputs of a run, with the finish marker last."""
 
     def _due(self, step: int, every: int) -> bool:
-        """Whether something done every so many steps (0: epochs), and at the end, is due after this one."""
+        """Whether an action is due after this step that is due every `every` steps (0: epoch) and at the end."""
         return step % (every or self.job.plan.steps) == 0 or step == self.steps
 
 

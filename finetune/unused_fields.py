@@ -30,8 +30,8 @@ def unused_in_evaluation(config: FinetuneConfig) -> list[Unused]:
     of_eval = [f"eval.{name}" for name in config.eval.__dataclass_fields__]
     of_data = [] if config.data.train else ["data.max_train_examples", "data.validation_share"]
     names = tuple(name for name in (*groups, *of_eval, *of_data) if name not in READ_IN_EVALUATION)
-    because = f"nothing is trained here; what counts is {', '.join(f'config.{name}' for name in READ_IN_EVALUATION)}"
-    of_tests = Unused(("data.test",), "what is evaluated on is config.data.validation; name the file there")
+    because = f"nothing is trained here; the command reads {', '.join(f'config.{name}' for name in READ_IN_EVALUATION)}"
+    of_tests = Unused(("data.test",), "the model is evaluated on config.data.validation; name the file there")
     return [Unused(names, because), of_tests, *_of_data(config)]
 
 

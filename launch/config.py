@@ -202,7 +202,9 @@ def _of_slurm(config: LaunchConfig) -> list[Unused]:
         because = "config.slurm.gpus_per_node=0 asks for no GPU; unset it, or set config.slurm.gpus_per_node"
         unused.append(Unused(("slurm.gpu_type",), because, ("slurm.gpus_per_node",)))
     if not config.secrets:
-        because = "config.secrets names none that it would hold; unset it, or set config.secrets"
+        because = (
+            "config.secrets is empty, so no secret is read from the file; unset it, or set config.secrets"
+        )
         unused.append(Unused(("slurm.secrets_file",), because, ("secrets",)))
     return unused
 
@@ -217,7 +219,7 @@ def _of_kubernetes(config: LaunchConfig) -> list[Unused]:
     fields = tuple(f"kubernetes.{name}" for name in names)
     unused = [Unused(fields, because, ("kubernetes.accelerator",))]
     if gpu and job.nodes == 1:
-        because = "config.kubernetes.nodes=1 waits for no other; unset it"
+        because = "config.kubernetes.nodes=1 is one process, which waits for no other; unset it"
         unused.append(Unused(("kubernetes.wait_seconds",), because, ("kubernetes.nodes",)))
     if not gpu and _is_one_machine(job.accelerator):
         because = (

@@ -70,8 +70,8 @@ def check_name(name: str) -> None:
     """
     if not NAME.fullmatch(name):
         raise UserError(
-            f"NAME={name!r}: a pod's name is of small letters, digits and hyphens, begins with a letter, does not end "
-            "with a hyphen, and has at most 48 characters"
+            f"NAME={name!r}: a pod's name has lower-case letters, digits and hyphens, begins with a letter, does not "
+            "end with a hyphen, and has at most 48 characters"
         )
 
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from base.errors import UserError
 
 MARKER = "finished.json"
-"""What a run writes into its workdir when nothing is left to do."""
+"""Name of the file that a finished run writes into its workdir."""
 OLDER_MARKERS = {"pretrain": (), "finetune": ("results.json", "glue.json")}
-"""What else says so, by the module that runs: earlier versions of fine-tuning left no `MARKER`."""
+"""Other files that mark a finished run, by module. Earlier versions of fine-tuning wrote no `MARKER`."""
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

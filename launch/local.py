@@ -76,7 +76,7 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if options.grace < 0:
         parser.error(f"--grace={options.grace:g} should be 0 or more")
     if not command:
-        parser.error("no command: it stands after --")
+        parser.error("no command given; write it after --")
     return options, command
 
 

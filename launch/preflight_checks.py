@@ -43,7 +43,7 @@ def check_machines(config: LaunchConfig) -> TpuSlice:
         raise UserError(f"config.tpu.accelerator: {error}") from error
     if slice_.gke_only:
         raise UserError(
-            f"config.tpu.accelerator={tpu.accelerator!r} comes on Google Kubernetes Engine only: "
+            f"config.tpu.accelerator={tpu.accelerator!r} is available only on Google Kubernetes Engine: use "
             "python -m launch.kubernetes"
         )
     if tpu.zone and not ZONE.fullmatch(tpu.zone):
@@ -62,7 +62,7 @@ def check_machines(config: LaunchConfig) -> TpuSlice:
             raise UserError(f"config.tpu.{field}={value!r} should be {right}")
     if not re.fullmatch(r"[A-Za-z0-9/][\w./+-]*", config.python, re.ASCII):
         raise UserError(
-            f"config.python={config.python!r} should be a Python of the machines, or a version: python3.11"
+            f"config.python={config.python!r} should name a Python on the machines, or a version, as in python3.11"
         )
     for index, extra in enumerate(config.extras):
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", extra, re.ASCII):
@@ -87,7 +87,7 @@ def find_place(config: LaunchConfig, runner: Runner) -> tuple[str, str]:
         if not value or value == "(unset)":
             raise UserError(f"no {field}: set config.tpu.{field}, or gcloud config set {setting} ...")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.:-]*", value):
-            raise UserError(f"config.tpu.{field}={value!r} is no name of a {field}")
+            raise UserError(f"config.tpu.{field}={value!r} is not a valid name of a {field}")
         places.append(value)
     return places[0], places[1]
 

@@ -164,7 +164,7 @@ def _tasks(job: SlurmConfig) -> int:
 
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,62}", name, re.ASCII):
-        raise UserError(f"NAME={name!r} should be letters, digits, '-', '_' and '.', at most 63")
+        raise UserError(f"NAME={name!r} should have at most 63 characters: letters, digits, '-', '_' and '.'")
 
 
 def _check(job: SlurmConfig) -> None:
@@ -242,7 +242,7 @@ def _submit(script: str, config: LaunchConfig) -> None:
     if done.returncode:
         raise UserError(f"sbatch refused the job: {' '.join(done.stderr.split())}")
     number = done.stdout.strip().partition(";")[0]
-    print(f"submitted: job {number}; look: squeue -j {number}; end: scancel {number}")
+    print(f"submitted: job {number}; to see its state: squeue -j {number}; to cancel it: scancel {number}")
 
 
 if __name__ == "__main__":

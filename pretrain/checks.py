@@ -1,4 +1,4 @@
-"""The checks of a pretraining config that need no corpus and no workdir; runs and plans make the same, in one order."""
+"""Checks of a pretraining config that need no corpus and no workdir. Runs and plans make them in the same order."""
 
 from collections.abc import Mapping, Sequence
 
@@ -28,13 +28,13 @@ def check_fields(config: PretrainConfig) -> None:
 def check_steps(
     config: PretrainConfig, phases: Sequence[Phase], mesh_sizes: Mapping[str, int], *, known: bool
 ) -> None:
-    """Refuse phases, epochs or a learning rate that cannot be.
+    """Refuse impossible phases, epochs or learning rates.
 
     Args:
       config: the run.
       phases: its phases.
       mesh_sizes: devices along each axis of the mesh.
-      known: whether the run's number of steps is known, and not made up.
+      known: whether the number of steps is known; False if it is a placeholder.
 
     Raises:
       UserError: what is wrong, and what would be right.
@@ -50,13 +50,13 @@ def check_steps(
 def checked_model(
     config: PretrainConfig, phases: Sequence[Phase], encoder: EncoderConfig, platform: str | None = None
 ) -> Model:
-    """The network, which has positions for the rows of all phases.
+    """Build the network, and check that it has positions for the rows of all phases.
 
     Args:
       config: the run.
       phases: its phases.
       encoder: the network's fields.
-      platform: what it is to run on; None is what jax runs on here.
+      platform: where the network will run (cpu, gpu or tpu); None is jax's platform on this machine.
 
     Raises:
       UserError: it cannot be built, or rows are too long for it.

@@ -34,7 +34,7 @@ class ModelConfig:
 
     family: str = field(
         "roberta",
-        "the network that transformers runs under this model_type; electra is its generator",
+        "family of the network, by transformers' model_type; electra is ELECTRA's generator",
         _families,
     )
     config_file: str = field(
@@ -44,7 +44,7 @@ class ModelConfig:
     vocab_size: int = field(0, "tokens that the embedding has rows for; 0 takes the tokenizer's size")
     vocab_multiple: int = field(
         128,
-        "rows of the embedding are rounded up to a multiple of it, which splits well and runs fast; exports are not",
+        "rows of the embedding are padded to a multiple of this, for even sharding and speed; exports have no padding",
         older=1,
     )
     hidden_size: int = field(768, "model width D")
@@ -60,30 +60,28 @@ class ModelConfig:
     initializer_range: float = field(0.02, "standard deviation of the initial weights")
     position_init: str = field(
         "normal",
-        "start of the position embedding: sinusoidal gives neighbours like ones, so that context is learned sooner",
+        "initial position embedding: sinusoidal gives similar vectors to neighbours, so that context is learned sooner",
         ("normal", "sinusoidal"),
     )
     hidden_dropout_prob: float | None = field(
         None,
         "dropout of embeddings and of each block's output (modernbert: of its embeddings and within its feed-forward "
-        "layers); None is the checkpoint's own, in a new network 0.1 (modernbert: 0)",
+        "layers); None takes the checkpoint's rate, or 0.1 in a new network (modernbert: 0)",
     )
     attention_probs_dropout_prob: float | None = field(
         None, "dropout of attention weights (the xla attention only); None as above"
     )
     embedding_size: int | None = field(
-        None, "electra: width of the embeddings, which a map brings to hidden_size; None is hidden_size"
+        None, "electra: width of the embeddings, which are projected to hidden_size; None is hidden_size"
     )
     local_attention: int | None = field(
         None, "modernbert: tokens that a local layer sees, half of them to each side; None is 128"
     )
     global_attn_every_n_layers: int | None = field(
-        None, "modernbert: from the first on, one of so many layers sees the whole document; None is 3"
+        None, "modernbert: every n-th layer, from the first, attends to the whole document; None is 3"
     )
-    global_rope_theta: float | None = field(
-        None, "modernbert: base of the wavelengths that layers which see all rotate by; None is 160000"
-    )
-    local_rope_theta: float | None = field(None, "modernbert: the same of local layers; None is 10000")
+    global_rope_theta: float | None = field(None, "modernbert: rotary base of global layers; None is 160000")
+    local_rope_theta: float | None = field(None, "modernbert: rotary base of local layers; None is 10000")
     tie_word_embeddings: bool = field(True, "the head's output matrix is the input embedding")
     attention: str = field(
         "auto",
@@ -119,7 +117,7 @@ class MaskingConfig:
         0.1, "of the predicted tokens, the share replaced by a random token; the rest stay"
     )
     whole_word: bool = field(
-        False, "predict whole words; one longer than all that a row predicts is cut into its tokens"
+        False, "predict whole words; a word with more tokens than a row's predictions is split into tokens"
     )
 
 
@@ -133,7 +131,7 @@ class OptimizerConfig:
     beta1: float = field(0.9, "decay of the first moment")
     beta2: float = field(0.98, "decay of the second moment")
     eps: float = field(1e-6, "added to the root of the second moment")
-    muon_momentum: float = field(0.95, "muon: decay of the moment that is made orthogonal")
+    muon_momentum: float = field(0.95, "muon: decay of the momentum that is orthogonalised")
     clip_norm: float = field(0.0, "clip gradients to this global norm; 0 does not clip")
 
 
@@ -151,7 +149,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each axis of the mesh; one of them may be -1 and takes what is left."""
+    """Number of devices along each axis of the mesh. One axis may be -1: it takes the remaining devices."""
 
     replica: int = field(1, "copies over slow links (slices of a multi-slice TPU)")
     data: int = field(-1, "data parallel")
@@ -170,13 +168,13 @@ class LogConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Evaluation on held-out documents, of fixed predictions."""
+    """Evaluation on held-out documents. Every evaluation predicts the same tokens."""
 
     every: int = field(1000, "steps between evaluations, and one at the end; 0 never evaluates")
-    steps: int = field(32, "batches of an evaluation at most, of the phase's global batch size")
+    steps: int = field(32, "most batches in an evaluation, each of the phase's global batch size")
     masking_rate: float = field(
         0.15,
-        "share of maskable tokens that an evaluation predicts, whatever a phase trains with; 0: the phase's own rate",
+        "share of maskable tokens that an evaluation predicts, in every phase; 0 takes the phase's masking rate",
         older=0.0,
     )
 
@@ -191,7 +189,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class CardConfig:
-    """What the model card says that cannot be known from the run."""
+    """Facts for the model card that the run does not contain."""
 
     language: str = field(
         "", "language of the text by its code (nb), or several by commas; empty says nothing"
@@ -201,7 +199,7 @@ class CardConfig:
 
 @dataclass(frozen=True)
 class PhaseConfig:
-    """A stretch of the run. Fields left out (None) are the run's own."""
+    """A part of the run. A field that is None takes the run's value."""
 
     steps: int = field(0, "steps of this phase")
     seq_len: int | None = field(None, "tokens in a row S")
@@ -209,7 +207,7 @@ class PhaseConfig:
     grad_accum: int | None = field(None, "micro-batches a step")
     masking_rate: float | None = field(None, "masking.rate in this phase")
     data: DataConfig | None = field(
-        None, "other data in this phase; unset goes on where the phase before stopped"
+        None, "data of this phase; unset goes on with config.data where the last phase that read it stopped"
     )
     objective: str | None = field(
         None, "what this phase learns, mlm or clm; unset is objective.name", (None, *OBJECTIVES)
@@ -224,7 +222,7 @@ PHASE_FIELDS = {
     "data": "data",
     "objective": "objective.name",
 }
-"""Fields of a phase that stand for those of the run, and the paths of these."""
+"""For each field of a phase that overrides a field of the run, the path of that field in the config."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +234,7 @@ class PretrainConfig:
     epochs: int | None = field(None, "passes over the corpus instead of steps; the corpus is counted first")
     global_batch: int = field(256, "rows in a batch B, over all devices and micro-batches")
     seq_len: int = field(128, "tokens in a row S")
-    grad_accum: int = field(1, "micro-batches a step; the step equals that of the whole batch")
+    grad_accum: int = field(1, "micro-batches in a step; the result equals a step with the whole batch")
     dtype: str = field(
         "float32", "compute type; params and optimiser state are float32", ("float32", "bfloat16")
     )
@@ -247,14 +245,16 @@ class PretrainConfig:
     )
     dropout_rng: str = field(
         "auto",
-        "dropout's generator: threefry is the same on every mesh, rbg uses the hardware's; auto: rbg but on CPU",
+        "generator of dropout masks: threefry (same on every mesh) or rbg (hardware); auto: threefry on CPU, else rbg",
         ("auto", "threefry", "rbg"),
     )
     init_from: str = field(
         "",
         "start from this model: a workdir, a Hugging Face folder or a hub id; a fresh optimiser and step 0",
     )
-    distributed: bool = field(False, "be one of the processes of a run, see docs/processes.md")
+    distributed: bool = field(
+        False, "this process is one of several processes of a run, see docs/processes.md"
+    )
     compilation_cache: str = field(
         "~/.cache/unmask/xla", "folder of compiled programs, shared by runs; empty for none"
     )

@@ -64,16 +64,16 @@ def export(
 ) -> Exported:
     """Write config.json, model.safetensors, the tokenizer's files, README.md and the loss curve of a run to `out`.
 
-    config.json, without which nothing loads, is written last. On a file system the folder is made beside its place
-    and moved there whole; a bucket cannot move a folder at once, so there it is emptied and filled in place.
+    config.json is written last, because nothing loads a folder without it. On a file system, the folder is made beside
+    `out` and then renamed to `out`. A bucket cannot rename a folder. So there, `out` is emptied and filled in place.
 
     Args:
       workdir: the run's folder.
       out: the folder to make.
       step: which checkpoint: a number, "last", or "best" (lowest held-out loss).
       overwrite: replace an earlier export in `out`; a folder that holds anything else is refused all the same.
-      name: what the model is to be loaded by, its id on the hub; '' is the name of `out`.
-      card: what the model card says besides what is known of the run; its fields that are empty are the run's own.
+      name: the name that loads the model, its id on the hub; '' takes the name of `out`.
+      card: the settings of the model card; an empty field takes the run's value.
 
     Raises:
       UserError: no such run or checkpoint, or `out` holds something already.
@@ -113,14 +113,14 @@ def export(
 def _facts(
     workdir: epath.Path, network: TrainedNetwork, run: Mapping[str, Any], name: str, given: CardConfig
 ) -> CardFacts:
-    """What the card of a run is written of, but for the loss curve.
+    """The facts for the model card of a run, except the loss curve.
 
     Args:
       workdir: the run's folder.
       network: what is exported.
       run: the checkpoint's `run` item, with the newest `config.card` of the workdir.
-      name: what the model is to be loaded by.
-      given: what the card says besides.
+      name: the name that loads the model.
+      given: the user's settings of the card.
     """
     tokenizer = load_tokenizer(str(workdir / "tokenizer"))
     since = objective_since(saved_phases(run["config"], run["step"]), run["step"])
@@ -147,7 +147,7 @@ def _documents(data: Mapping[str, Mapping[str, Any]]) -> int:
 
 
 def _card(own: Mapping[str, Any], given: CardConfig) -> CardConfig:
-    """What the card of a run says, `given` before what its config has."""
+    """The settings of a run's model card; `given` takes precedence over the run's config."""
     return CardConfig(
         language=given.language or own.get("language", ""), license=given.license or own.get("license", "")
     )
@@ -172,7 +172,7 @@ def _check_out(out: epath.Path, overwrite: bool) -> None:
 
 
 def _put_in_place(folder: epath.Path, out: epath.Path) -> None:
-    """Move a finished folder to its place, over what is there."""
+    """Rename a finished folder to `out`, and remove the folder that was there."""
     replaced = out.parent / f".{out.name}.replaced-{os.getpid()}"
     if out.exists():
         out.rename(replaced)

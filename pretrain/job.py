@@ -49,13 +49,13 @@ NOTHING_SET = Given()
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a run consists of, but its state."""
+    """All parts of a run except its state."""
 
     config: PretrainConfig
     given: PretrainConfig
-    """The config as it was given, with the fields of the network that it is of."""
+    """The config as the user gave it, with the fields of the network that init_from or config_file gives."""
     notes: tuple[str, ...]
-    """What is to be said of the recipe's fields that have no effect."""
+    """Messages about the recipe's fields that have no effect."""
     tokenizer: Loaded
     mesh: Mesh
     encoder: EncoderConfig
@@ -70,7 +70,7 @@ class Job:
     epoch_steps: int | None
     fingerprints: Mapping[str, str]
     data_keys: tuple[str, ...]
-    """For each phase, the first that reads the same corpus: where it goes on reading."""
+    """For each phase, the first phase with the same corpus. Phases with one key share the positions of its streams."""
     peak: hardware.Peak | None
     """What one of the mesh's devices can do; None where that is not known."""
 
@@ -91,10 +91,10 @@ class Job:
 
 
 def with_origin(config: PretrainConfig, workdir: epath.Path, *, resuming: bool) -> PretrainConfig:
-    """The config with its network and tokenizer taken from where they are kept.
+    """The config with the paths of its network and tokenizer filled in.
 
-    A resumed run has both in its workdir; a run that starts from `init_from` takes both from there, unless it names a
-    tokenizer or a config file of its own.
+    A resumed run has both in its workdir. A run that starts from `init_from` takes both from there, unless the config
+    sets a tokenizer or a config file.
 
     Raises:
       UserError: init_from is neither a workdir nor a path or id that could hold a model.
@@ -122,17 +122,17 @@ def settled_with_origin(
     saved: Mapping[str, Any] | None = None,
     note: Callable[[str], None] = say,
 ) -> tuple[PretrainConfig, PretrainConfig]:
-    """The config with what is known of its network, and `with_origin` of it.
+    """The config with the fields of its given network filled in, and the result of `with_origin`.
 
     Args:
       config: the run's config, as given.
       workdir: the run's folder.
       given: the fields of the config that were set, and where.
       saved: the `run` item of the newest checkpoint, where the run goes on.
-      note: told of the recipe's fields that give way to that network.
+      note: called with a message if the network overrides fields of the recipe.
 
     Raises:
-      UserError: as `with_origin`, or a field is set that the network which the run is given has otherwise.
+      UserError: as for `with_origin`, or a field that is set contradicts the given network.
     """
     originated = with_origin(config, workdir, resuming=saved is not None)
     if not starting_network.is_given(config):
@@ -193,7 +193,7 @@ def assemble(
     planned = resolve_phases(config, epoch_steps=1)
     check_steps(config, planned, mesh.shape, known=config.epochs is None)
     if not config.model.config_file:
-        # Stands for the tokenizer to come, so that a network that cannot be built is refused before one is trained.
+        # TO_COME stands in for the tokenizer, so that an impossible network is refused before a tokenizer is trained.
         sizes = config.tokenizer.vocab_size, config.model.vocab_size
         size = (sizes[1] or sizes[0]) if config.tokenizer.path else max(sizes)
         checked_model(config, planned, encoder_config(config.model, size, TO_COME))
@@ -232,9 +232,9 @@ def assemble(
 
 
 def _check_held_out(phases: Sequence[Phase], workdir: epath.Path) -> None:
-    """`check_held_out` of each phase, of a run that has no tokenizer yet.
+    """Call `check_held_out` for each phase, if the run has no tokenizer yet.
 
-    Only the first process looks for one: the others may look when it has made it.
+    Only the first process looks for a tokenizer. Another process might look after the first one has made it.
     """
     if not has_tokenizer(workdir):
         for phase in phases:
@@ -244,7 +244,7 @@ def _check_held_out(phases: Sequence[Phase], workdir: epath.Path) -> None:
 def _tokenizer(
     config: PretrainConfig, phases: Sequence[Phase], workdir: epath.Path, *, resuming: bool
 ) -> Loaded:
-    """The run's tokenizer; of several processes the first makes it, and the others wait."""
+    """Make or load the run's tokenizer. If there are several processes, the first makes it while the others wait."""
     length = max(phase.seq_len for phase in phases)
 
     def ensure() -> Loaded:
@@ -261,7 +261,7 @@ def _tokenizer(
 
 
 def _note_on_profile(config: PretrainConfig, epoch_steps: int | None) -> list[str]:
-    """What is to be said where a run of epochs ends before its profile begins."""
+    """The message for a run of epochs that ends before its profile begins."""
     log = config.log
     if epoch_steps is None or not log.profile_steps or log.profile_start < epoch_steps:
         return []
@@ -271,7 +271,7 @@ def _note_on_profile(config: PretrainConfig, epoch_steps: int | None) -> list[st
 
 
 def _peak(config: PretrainConfig, mesh: Mesh, saved: Mapping[str, Any] | None) -> hardware.Peak | None:
-    """What one of the mesh's devices can do; a run that goes on keeps what was measured before."""
+    """The peak rate of one device of the mesh. A resumed run keeps the rate that was measured before."""
     peak = hardware.peak_flops(mesh.local_devices[0], config.dtype, config.matmul_precision)
     if peak is not None and saved is not None and saved.get("peak"):
         return hardware.kept_peak(hardware.Peak(**saved["peak"]), peak)
@@ -299,17 +299,17 @@ def _epoch_steps(config: PretrainConfig, tokenizer: Loaded, saved: Mapping[str, 
 
 
 def _counted_alike(config: PretrainConfig, saved: Mapping[str, Any]) -> bool:
-    """Whether the epochs of two configs have the same number of steps, by what decides it."""
+    """Whether two configs agree in all fields that determine the number of steps of their epochs."""
     deciding = ("epochs", "seed", "global_batch", "seq_len", "data.", "tokenizer.")
     changed = differences(schema.completed(saved, PretrainConfig), schema.as_dict(config))
     return not any(name.startswith(deciding) and not name.startswith(SAFE_IN_PRETRAINING) for name in changed)
 
 
 def _check_rows_as_counted(config: PretrainConfig, saved: Mapping[str, Any]) -> None:
-    """Refuse a run whose epochs were counted with a document in each row, where now several share one.
+    """Refuse a run whose epochs were counted with one document in each row, if documents now share rows.
 
     Raises:
-      UserError: it says how to go on with a document in each row.
+      UserError: documents would share rows; the message says how to go on with one document in each row.
     """
     older = any("end" not in state for states in saved["data"].values() for state in states.values())
     if older and config.data.packing == "documents" and config.data.window == 1:

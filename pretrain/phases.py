@@ -1,4 +1,4 @@
-"""The stretches of a run, and the checks of a config that need no file to be read."""
+"""The phases of a run, and the checks of a config that read no file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from pretrain.publish.public_names import check_card
 
 @dataclass(frozen=True)
 class Phase:
-    """Steps start .. stop - 1 of a run, and what holds during them."""
+    """Steps start .. stop - 1 of a run, and the settings for these steps."""
 
     index: int
     start: int
@@ -40,14 +40,14 @@ class Phase:
 
 
 def resolve_phases(config: PretrainConfig, epoch_steps: int | None = None) -> tuple[Phase, ...]:
-    """The run's phases; one that spans the run where the config lists none.
+    """The run's phases. If the config lists no phases, one phase spans the run.
 
     Args:
       config: the run's config.
       epoch_steps: the number of steps that `config.epochs` comes to, where it is set.
 
     Raises:
-      UserError: not exactly one of steps, epochs and phases is set, or a phase without steps.
+      UserError: a phase has no steps, or a run without phases has no steps.
     """
     lengths = (
         [phase.steps for phase in config.phases] if config.phases else [config.steps or epoch_steps or 0]
@@ -76,12 +76,12 @@ def resolve_phases(config: PretrainConfig, epoch_steps: int | None = None) -> tu
 
 
 def saved_phases(config: Mapping[str, Any], step: int) -> tuple[Phase, ...]:
-    """The phases of a run that was saved after so many steps, of its config as nested dicts."""
+    """The phases of a saved run, from its config as nested dicts and the number of its steps so far."""
     return resolve_phases(schema.restored(PretrainConfig, config), epoch_steps=max(step, 1))
 
 
 def ends_of_objectives(phases: Sequence[Phase]) -> list[int]:
-    """The last step of each phase after which another objective begins, steps counted from 1."""
+    """The last step, counted from 1, of each phase whose next phase has another objective."""
     return [phase.stop for phase, following in pairwise(phases) if phase.objective != following.objective]
 
 
@@ -91,12 +91,12 @@ def objective_at(phases: Sequence[Phase], step: int) -> str:
 
 
 def objective_since(phases: Sequence[Phase], step: int) -> int:
-    """The number of steps after which that objective began; metrics of earlier steps do not compare with later ones."""
+    """The number of steps before `objective_at(phases, step)` began; earlier metrics do not compare with later ones."""
     return max((end for end in ends_of_objectives(phases) if end < step), default=0)
 
 
 def check_lengths(config: PretrainConfig) -> None:
-    """Refuse a config in which not exactly one of steps, epochs and phases says how long the run is."""
+    """Refuse a config that does not set exactly one of steps, epochs and phases."""
     given = [
         name
         for name, value in (

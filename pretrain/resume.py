@@ -1,4 +1,4 @@
-"""What a run remembers besides its arrays, and what must be as it was when it goes on."""
+"""The state of a run besides its arrays, and the checks of a run that resumes."""
 
 import json
 import logging
@@ -40,7 +40,7 @@ class RunState:
 
 
 def check_network(job: Job, workdir: epath.Path) -> None:
-    """Refuse to go on with a network of another shape than the run began with, whatever was accepted."""
+    """Refuse to resume with a network of another shape, even with --accept_changes."""
     was = json.loads((workdir / MODEL_FILE).read_text())
     now = huggingface.config_dict(job.encoder)
     for name in sorted({*was, *now}):
@@ -67,9 +67,9 @@ def check_fingerprints(job: Job, saved: dict[str, str], *, accept: bool) -> None
 
 
 def stream_states(run: Mapping[str, Any], data_keys: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The positions of the streams in a checkpoint's `run` item, in the orders of shards that they were saved in.
+    """The positions of the streams in a checkpoint's `run` item, each with its order of shards.
 
-    Positions of older runs do not say their order: it follows from the window of the last phase that read the corpus.
+    Positions of older runs lack the order. It follows from the window of the last phase that read the corpus.
     """
     config, begin, shuffled = run["config"], 0, dict[str, bool]()
     for key, phase in zip(data_keys, config.get("phases") or [{"steps": run["step"]}]):
@@ -86,9 +86,9 @@ def stream_states(run: Mapping[str, Any], data_keys: Sequence[str]) -> dict[str,
 
 
 def objective_sums(saved: Mapping[str, float]) -> dict[str, float]:
-    """The objective's sums of the steps since the last log, of a checkpoint's `run` item.
+    """The objective's sums over the steps since the last log, from a checkpoint's `run` item.
 
-    Older runs have not counted the maskable tokens: the share that was predicted is not known of such steps.
+    Older runs did not count the maskable tokens. Their `maskable_sum` is NaN.
     """
     return {"maskable_sum": math.nan, **saved} if saved.get("weight_sum") else {}
 
@@ -100,17 +100,17 @@ def best_evaluation(run: Mapping[str, Any], config: PretrainConfig) -> dict[str,
 
 
 def provenance(saved: Mapping[str, Any] | None, job: Job, *, changed: bool) -> dict[str, Any]:
-    """What a checkpoint says of how its run came about; goes into every checkpoint, for the model card.
+    """The history of a run. Every checkpoint holds it, for the model card.
 
     Args:
       saved: the `run` item that the run goes on from, None where it begins.
       job: the run.
-      changed: whether the config differs from the saved one in what bears on the steps.
+      changed: whether a field that affects the steps differs from the saved config.
 
     Returns:
       "past": what the run was before each change, [{"until": step, "steps": of the run, "config": ...,
       "fingerprints": ...}], oldest first;
-      "local": fields of the config that name a path where they could name something on the hub.
+      "local": fields of the config that hold a path, although they could hold an id of the hub.
     """
     local, past = set(public_names.local_fields(schema.as_dict(job.given))), []
     if saved is not None:
@@ -125,7 +125,7 @@ def provenance(saved: Mapping[str, Any] | None, job: Job, *, changed: bool) -> d
 
 
 def of_all_processes(states: dict[str, Any]) -> dict[str, Any]:
-    """The stream states of every process, by stream, on the first, which writes them; `states` are this one's."""
+    """Gather the stream states of all processes on the first one, which writes them; `states` are this process's."""
     merged: dict[str, Any] = {}
     for each in processes.gather(states):
         merged |= each
@@ -133,16 +133,16 @@ def of_all_processes(states: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_learned(saved: Mapping[str, Any], phases: Sequence[Phase]) -> None:
-    """Refuse phases that say of steps which are done that they learned another objective than they did.
+    """Refuse phases that change the objective of steps that the run has made.
 
-    The sums since the last log, and the best evaluation, are of what was learned.
+    The sums since the last log and the best evaluation belong to the old objective.
 
     Args:
       saved: the `run` item of the checkpoint that the run goes on from.
       phases: the run's, as they are now.
 
     Raises:
-      UserError: which step it is, and what it has learned.
+      UserError: the objective of a made step changes; the message names the step and its objective.
     """
     done = saved["step"]
     was = saved_phases(saved["config"], done)
@@ -159,7 +159,7 @@ def check_learned(saved: Mapping[str, Any], phases: Sequence[Phase]) -> None:
 def _refusal(name: str, old: Any, new: Any) -> str:
     """Why a field cannot change, whatever is accepted; empty where it can."""
     what = _fixed(name)
-    back = "the old text back, which need not exist any more" if name in ORIGINS else "it back"
+    back = "the old value back (that folder need not exist any more)" if name in ORIGINS else "it back"
     return what and (
         f"{what} of a run cannot change: config.{name} was {old!r}, is {new!r}; "
         f"put {back}, or start in another --workdir (--config.init_from takes over the weights)"
@@ -167,7 +167,7 @@ def _refusal(name: str, old: Any, new: Any) -> str:
 
 
 def _fixed(name: str) -> str:
-    """What of a run a field says that is fixed for its life; empty for fields that may change."""
+    """The part of a run that a field fixes for the whole run; empty for fields that may change."""
     start = ("init_from", *(f"model.{each}" for each in starting_network.START))
     if name in start or name.startswith("tokenizer."):
         return "the start"
@@ -181,8 +181,8 @@ def _fixed(name: str) -> str:
 
 
 def _means_the_same(name: str, old: Any, new: Any, saved: Mapping[str, Any], config: PretrainConfig) -> bool:
-    """Whether a field that differs makes no difference: nothing reads it, what gives the network decides, or it names
-    the same folder."""
+    """Whether a changed field has no effect: nothing reads it, the given network decides, or both values name the same
+    folder."""
     group, _, leaf = name.rpartition(".")
     given = starting_network.is_given(config) and starting_network.is_given(saved)
     if group == "model" and leaf in starting_network.DROPOUTS:

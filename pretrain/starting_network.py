@@ -11,11 +11,11 @@ from pretrain.config import ModelConfig, PretrainConfig
 from pretrain.models import EncoderConfig, family_fields
 
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-"""Fields of config.model that may differ from what gives the network: None is its own."""
+"""Fields of config.model that may differ from the given network. None takes the network's rate."""
 HOW_IT_RUNS = ("attention", "remat", "scan_unroll")
 """Fields of config.model that no checkpoint has."""
 HELD = ("vocab_multiple",)
-"""Fields of config.model that say how a run holds its arrays, all its life; no config.json has them."""
+"""Fields of config.model that set the layout of a run's arrays. They never change, and no config.json has them."""
 START = ("config_file", "initializer_range", "position_init")
 """Fields of config.model that only a run's start reads."""
 NETWORK = tuple(
@@ -23,7 +23,7 @@ NETWORK = tuple(
     for field in dataclasses.fields(ModelConfig)
     if field.name not in (*DROPOUTS, *HOW_IT_RUNS, *HELD, "config_file", "position_init")
 )
-"""Fields of config.model that a config.json has too, and in which it decides."""
+"""Fields of config.model that a config.json has too. The config.json decides their values."""
 
 
 def is_given(config: PretrainConfig | Mapping[str, Any]) -> bool:
@@ -36,16 +36,16 @@ def is_given(config: PretrainConfig | Mapping[str, Any]) -> bool:
 def with_network(
     config: PretrainConfig, given: Given, network: EncoderConfig, note: Callable[[str], None]
 ) -> PretrainConfig:
-    """The config with the fields of the network that it is given, so that it says what is trained.
+    """The config with the fields of the given network filled in, so that it describes the network that is trained.
 
     Args:
       config: a config whose network comes from `init_from` or `model.config_file`.
-      given: the fields that were set, and where; one of a recipe gives way to a start that the command line names.
+      given: the fields that were set, and where; a start on the command line overrides a field of the recipe.
       network: what that start describes.
       note: told of the recipe's fields that give way.
 
     Raises:
-      UserError: a field that is set says otherwise.
+      UserError: a field that is set contradicts the network.
     """
     file, start = config.model.config_file, config.init_from
     source = f"config.model.config_file={file!r}" if file else f"config.init_from={start!r}"
@@ -79,20 +79,20 @@ def with_network(
 
 
 def dropout(network: EncoderConfig) -> dict[str, float]:
-    """The rates of a network's dropout, by the names of their fields; hidden states may have no single rate."""
+    """The dropout rates of a network, by field. If hidden states have several, hidden_dropout_prob is left out."""
     rates = {DROPOUTS[0]: network.hidden_dropout, DROPOUTS[1]: network.attention_probs_dropout_prob}
     return {name: rate for name, rate in rates.items() if rate is not None}
 
 
 def resumed(config: PretrainConfig, saved: Mapping[str, Any]) -> PretrainConfig:
-    """The config of a run that goes on with a network that it was given: its dropout is what has been set since.
+    """The config of a resumed run whose network was given, with its dropout rates.
 
-    A rate that is set as before, or not at all, is the checkpoint's own.
+    A rate that has changed in the config is used. A rate that is unchanged or not set is the checkpoint's.
 
     Args:
       config: the run's config.
-      saved: the `run` item of its checkpoint. Where that has no rates, they are in the workdir's model.json. Where it
-        has no "local" either, the numbers of its config were passed over, and count only where they change.
+      saved: the `run` item of its checkpoint. If it has no rates, they are in the workdir's model.json. If it has no
+        "local" either, that run ignored the rates in its config. They count only if they change.
 
     Raises:
       UserError: a dropout that was set is unset.
@@ -111,7 +111,7 @@ def resumed(config: PretrainConfig, saved: Mapping[str, Any]) -> PretrainConfig:
 
 
 def as_counted(saved: Mapping[str, Any], config: PretrainConfig) -> dict[str, Any]:
-    """The config of a checkpoint, without rates of dropout that were passed over and have changed in `config`."""
+    """The config of a checkpoint, without dropout rates that its run ignored and that `config` changes."""
     values = dict(saved["config"])
     if "local" not in saved and is_given(values):
         model = values["model"]
@@ -121,7 +121,7 @@ def as_counted(saved: Mapping[str, Any], config: PretrainConfig) -> dict[str, An
 
 
 OLD_DEFAULT = 0.1
-"""What a dropout that was not set is in the configs of earlier runs."""
+"""The value of an unset dropout rate in the configs of earlier runs."""
 
 
 def same_dropout(was: Any, now: Any, *, given: bool, default: float) -> bool:
@@ -130,7 +130,7 @@ def same_dropout(was: Any, now: Any, *, given: bool, default: float) -> bool:
     Args:
       was: the checkpoint's.
       now: the config's; None is the network's own.
-      given: whether the network comes from elsewhere, so that its own may be any.
+      given: whether the network comes from a checkpoint or a config.json, so that its rate may have any value.
       default: the rate of a new network.
     """
     if (was, now) == (OLD_DEFAULT, None):

@@ -1,4 +1,4 @@
-"""The pretraining run: what is its own beside the loop of both stages (`pretrain.runtime.loop`)."""
+"""The pretraining run: its parts that the loop of both stages (`pretrain.runtime.loop`) does not have."""
 
 import contextlib
 import json
@@ -109,7 +109,7 @@ def train(
 
 
 class _Pretraining:
-    """What a pretraining run says to the loop: see `pretrain.runtime.loop.Stage`."""
+    """The stage of a pretraining run: see `pretrain.runtime.loop.Stage`."""
 
     def __init__(self, job: Job, workdir: epath.Path, history: Mapping[str, Any]):
         self.job, self.config, self.mesh, self.steps = job, job.given, job.mesh, job.steps
@@ -123,7 +123,7 @@ class _Pretraining:
         self._objective: Objective = job.objectives[0]
         """What the stretch at hand learns."""
         self._evaluators: list[Evaluator | None] = []
-        """Of each phase that is still to be trained; None otherwise."""
+        """The evaluator of each phase; None for a phase that is complete, and for a run without evaluations."""
 
     def first_state(self) -> TrainState:
         """Make the state of step 0: the params of init_from, or random ones."""
@@ -182,7 +182,7 @@ class _Pretraining:
             self.write_before_checkpoint()
 
     def write_before_checkpoint(self) -> None:
-        """Write the network that the checkpoints which are kept are of, and those that are saved from here on."""
+        """Write the network of the kept checkpoints and of all later checkpoints."""
         text = json.dumps(huggingface.config_dict(self.job.encoder), indent=2) + "\n"
         workdirs.write_text(self._workdir / workdirs.MODEL_FILE, text)
 
@@ -231,11 +231,11 @@ class _Pretraining:
         return step % self.config.checkpoint.every == 0
 
     def finish(self, step: int, *, before: bool) -> None:
-        """Write the finish marker; of a run that had ended before this call, what its model card is to say too."""
+        """Write the finish marker. If the run had ended before this call, write the settings of its model card too."""
         if before:
             logger.info("this run is complete: %d steps", step)
             if step > self.steps:
-                logger.warning("config asks for %d steps only, which lie behind it", self.steps)
+                logger.warning("config asks for %d steps only; the run has made more", self.steps)
         if processes.is_first():
             workdirs.write_finished(self._workdir, step, self.steps)
             if before:
@@ -247,7 +247,7 @@ class _Pretraining:
         return evaluator is not None and evaluator.compiled
 
     def _evaluator_at(self, step: int) -> Evaluator | None:
-        """The evaluator of the phase that has made so many steps."""
+        """The evaluator of the phase with step number `step` (from 1)."""
         phase = next(phase for phase in self.job.phases if step <= phase.stop)
         return self._evaluators[phase.index]
 

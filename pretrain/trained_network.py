@@ -1,4 +1,4 @@
-"""The network of a run as one of its checkpoints has it, for what reads runs: exports, predictions, later runs."""
+"""The network of a run from one of its checkpoints, for exports, predictions and later runs."""
 
 from dataclasses import dataclass
 
@@ -17,13 +17,13 @@ class TrainedNetwork:
 
     encoder: EncoderConfig
     params: Params
-    """Numpy arrays. The vocabulary has a row for each token and none of padding."""
+    """Numpy arrays. The vocabulary has a row for each token, and no padding rows."""
     run: Run
     """The checkpoint's `run` item."""
 
 
 def trained_network(workdir: epath.Path, step: int | str | None = None) -> TrainedNetwork:
-    """The network of a run after so many steps.
+    """The network of a run at one of its checkpoints.
 
     Args:
       workdir: the run's folder.

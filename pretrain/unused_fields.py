@@ -16,7 +16,7 @@ OF_ADAM = ("optimizer.beta1", "optimizer.beta2", "optimizer.eps")
 def unused_fields(config: PretrainConfig) -> list[Unused]:
     """The fields that would have no effect in a run of this config.
 
-    Those of the network are not among them where a file or a checkpoint gives it: see `pretrain.starting_network`.
+    Fields of the network are left out if a file or a checkpoint gives the network: see `pretrain.starting_network`.
     """
     return [
         *_of_start(config),
@@ -79,7 +79,7 @@ def _of_objectives(config: PretrainConfig) -> Iterator[Unused]:
 
 
 def _learned(config: PretrainConfig) -> list[str]:
-    """The objective of each phase; of a run without phases its only one."""
+    """The objective of each phase, or the only objective of a run without phases."""
     return [phase.objective or config.objective.name for phase in config.phases] or [config.objective.name]
 
 
@@ -111,7 +111,7 @@ def _of_learning(config: PretrainConfig) -> Iterator[Unused]:
 
 
 def unused_moments(optimizer: str) -> Iterator[Unused]:
-    """The fields of Adam's moments, beside an optimiser that has none; the same in both stages.
+    """The fields of Adam's moments, if the optimiser has no such moments. Both stages call this function.
 
     Args:
       optimizer: config.optimizer.name.
@@ -132,12 +132,12 @@ def _of_reports(config: PretrainConfig) -> Iterator[Unused]:
 
 
 def of_profile(log: LogConfig, steps: int, *, by: tuple[str, ...]) -> Iterator[Unused]:
-    """The fields of the profile that would have no effect in a run of so many steps; 0 is not known.
+    """The fields of the profile that would have no effect in a run.
 
     Args:
-      log: the run's.
-      steps: its steps.
-      by: the fields that say how many there are.
+      log: the run's log settings.
+      steps: number of steps of the run; 0 if it is not known.
+      by: the fields that set the number of steps.
     """
     if not log.profile_steps:
         because = "config.log.profile_steps=0 profiles nothing; set config.log.profile_steps"

@@ -20,7 +20,7 @@ from tokenizer.config import unused_fields as unused_of_tokenizer
 from tokenizer.run_tokenizer import ensure_tokenizer, has_tokenizer, tokenizer_folder
 
 OF_ROWS = ("streams", "window", "packing", "prefetch")
-"""Fields of `data` that say how documents become rows, of which a tokenizer knows nothing."""
+"""Fields of `data` that set how documents become rows. They do not affect a tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class TokenizerRunConfig:
     seq_len: int = field(128, "tokens in a row; transformers cuts texts to it (model_max_length)")
     tokenizer: TokenizerConfig = field(TokenizerConfig, "the tokenizer")
     data: DataConfig = field(DataConfig, "the text")
-    phases: tuple[dict, ...] = field((), "stretches of the run; data of the first one's own is the text")
+    phases: tuple[dict, ...] = field((), "phases of the run; if the first has its own data, that is the text")
 
     @property
     def text(self) -> DataConfig:
-        """What the run reads first, and so what its tokenizer is made from."""
+        """The data of the run's first phase; the tokenizer is trained on it."""
         own = self.phases[0].get("data") if self.phases else None
         return self.data if own is None else schema.build(DataConfig, own, "config.phases[0].data")
 
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
                 config.tokenizer, config.text, workdir, model_max_length=config.longest_row
             )
     except KeyboardInterrupt as error:
-        print("stopped before there was a tokenizer; run the same command again", file=sys.stderr)
+        print("stopped before the tokenizer was written; run the same command again", file=sys.stderr)
         return 128 + signal_of(error)
     folder = tokenizer_folder(workdir)
     if present:

@@ -1,7 +1,7 @@
 """Opens the files of a tokenizer as transformers' AutoTokenizer does, so that a text has the same ids in both.
 
-transformers builds the tokenizers of many classes anew, from the vocabulary and tokenizer_config.json, and takes only
-part of the rest from tokenizer.json. So its own code opens the files; code that comes with them never runs.
+For many classes transformers rebuilds the tokenizer from the vocabulary and tokenizer_config.json, and takes only part
+of tokenizer.json. So transformers' code opens the files here too. Code that comes with the files never runs.
 """
 
 import contextlib
@@ -30,9 +30,9 @@ class Opened:
     """A tokenizer as transformers opens it."""
 
     tokenizer: Tokenizer
-    """Neither cuts nor pads; a special token that is written in a text is that token."""
+    """The tokenizer, without truncation and padding. Text that spells a special token gets that token's id."""
     written: Tokenizer
-    """tokenizer.json as it is."""
+    """The tokenizer that tokenizer.json alone defines."""
     kind: str
     """Its class in transformers."""
     names: Mapping[str, str]
@@ -44,7 +44,7 @@ class Opened:
 
 
 def open_files(files: Mapping[str, bytes], where: str) -> Opened:
-    """Open the contents of a tokenizer's files, by name (`where` they came from is for messages).
+    """Open a tokenizer from the contents of its files, by name; `where` is their origin, for messages.
 
     Raises:
       UserError: transformers cannot open them, or not as a fast tokenizer.
@@ -108,7 +108,7 @@ def _open(files: Mapping[str, bytes]) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what transformers has to say: that there is no torch, or of classes that differ."""
+    """Suppress transformers' warnings, such as those about a missing torch or about the tokenizer's class."""
     silent = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
     given = os.environ.get(silent)
     os.environ[silent] = "1"

@@ -12,19 +12,19 @@ class TokenizerConfig:
     path: str = field(
         "", "an existing tokenizer: folder, tokenizer.json or hub id; empty trains one into WORKDIR/tokenizer"
     )
-    vocab_size: int = field(50265, "tokens to train, special ones included")
-    min_frequency: int = field(2, "pairs seen less often are not merged")
+    vocab_size: int = field(50265, "size of the vocabulary to train, with special tokens")
+    min_frequency: int = field(2, "pairs of tokens that occur less often are not merged")
     sample_documents: int = field(0, "train on at most this many documents; 0 takes all")
     nfc: bool = field(False, "normalise text to Unicode NFC first")
     add_prefix_space: bool = field(False, "treat the first word of a text as if a space stood before it")
 
 
 TRAINING = ("vocab_size", "min_frequency", "sample_documents", "nfc", "add_prefix_space")
-"""Fields of `config.tokenizer` that say how one is trained."""
+"""Fields of `config.tokenizer` that set how a tokenizer is trained."""
 
 
 def unused_fields(config: TokenizerConfig, init_from: str) -> list[Unused]:
-    """The fields that nothing reads: how to train a tokenizer where there is one, and the path of one that is replaced.
+    """The unused fields: those of training, if a tokenizer is given; `path`, if `init_from` is set after it.
 
     Args:
       config: the tokenizer's fields.

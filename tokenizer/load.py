@@ -28,7 +28,7 @@ ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "unk": (("unk_token",), ("<unk>", "[UNK]")),
 }
 
-# Texts in which tokenizers that differ show it: spaces, cases, accents, scripts, forms of Unicode, a long word.
+# Texts for which different tokenizers give different ids: spaces, cases, accents, scripts, Unicode forms, a long word.
 PROBES = (
     "The Quick brown fox's 12,345 jumps -- over_it!",
     " two  spaces\tand\n\nlines \r\n ",
@@ -40,7 +40,7 @@ PROBES = (
 
 
 PROBED_TOKENS = 500
-"""Tokens of the vocabulary that are written in a further text."""
+"""Number of the vocabulary's tokens that make up one more text for the comparison of tokenizers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class Loaded:
     """A fast tokenizer with the special tokens of a masked language model, as transformers' AutoTokenizer has it."""
 
     tokenizer: Tokenizer
-    """Text to ids as in transformers: a special token that is written in a text is that token."""
+    """It encodes as transformers does: text that spells a special token gets that token's id."""
     special: SpecialTokens
     files: Mapping[str, bytes]
     """Contents of its files by name, as `save` writes them."""
@@ -62,9 +62,9 @@ class Loaded:
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids of each text, int32 [length], with no special tokens added.
 
-        Text that happens to spell the token of a role ("<s>" or "<mask>" in a web page) is ordinary text; a further
-        special token of the tokenizer is that token. A lone surrogate, which no encoding of Unicode can hold, becomes
-        U+FFFD. Runs on all cores.
+        Text that spells the token of a role ("<s>" or "<mask>" in a web page) is ordinary text. Text that spells any
+        other special token of the tokenizer gets that token's id. A lone surrogate is not valid Unicode; it becomes
+        U+FFFD. Encoding runs on all cores.
         """
         try:
             encodings = self._plain.encode_batch_fast(texts, add_special_tokens=False)
@@ -105,8 +105,8 @@ class Loaded:
 
     @cached_property
     def _fingerprint(self) -> str:
-        # Of tokenizer.json as it is where transformers' tokenizer differs from it in form only: that does not change
-        # with the release of transformers.
+        # If transformers' tokenizer gives the same ids as tokenizer.json, then tokenizer.json is hashed: its form does
+        # not change with the release of transformers.
         written = Tokenizer.from_buffer(self.files[tokenizer_files.TOKENIZER])
         written.no_truncation()
         written.no_padding()
@@ -130,7 +130,7 @@ class Loaded:
 
         Args:
           out: the folder, made if need be.
-          model_max_length: tokens that the model takes; None keeps what the files say.
+          model_max_length: longest input of the model, in tokens; None keeps the value in the files.
           beside: other files to write with them, contents by name.
 
         Raises:
@@ -165,7 +165,7 @@ def load(path_or_id: str) -> Loaded:
 
 
 def from_files(files: Mapping[str, bytes], where: str) -> Loaded:
-    """The tokenizer of a folder's contents (`where` it came from is for messages).
+    """Make a tokenizer from the contents of its files, by name; `where` is their origin, for messages.
 
     Raises:
       UserError: see `load`.
@@ -198,7 +198,7 @@ def from_files(files: Mapping[str, bytes], where: str) -> Loaded:
 def _name(files: Mapping[str, bytes], opened: Opened, role: str, where: str) -> str:
     """The token that plays a role: the one the files name for it, else the one that has its usual name.
 
-    A token that a class of transformers adds unasked, because the files have none for a role, does not count.
+    A class of transformers may add a default token for a role that the files do not name. Such a token does not count.
     """
     fields, usual = ROLES[role]
     names = [opened.names[field] for field in fields if field in opened.names]
@@ -218,7 +218,7 @@ def _name(files: Mapping[str, bytes], opened: Opened, role: str, where: str) -> 
 
 
 def _with_types_of_tokens(files: Mapping[str, bytes]) -> Mapping[str, bytes]:
-    """The files, with tokens that tokenizer_config.json describes marked as transformers has to find them."""
+    """Mark the tokens that tokenizer_config.json describes as objects with `"__type"`, as transformers expects."""
     stated = tokenizer_files.json_object(files, tokenizer_files.CONFIG)
     marked = {
         field: {"__type": "AddedToken", **value}
@@ -231,7 +231,7 @@ def _with_types_of_tokens(files: Mapping[str, bytes]) -> Mapping[str, bytes]:
 
 
 def _config(files: Mapping[str, bytes], opened: Opened, names: Mapping[str, str]) -> bytes:
-    """tokenizer_config.json: the one there is, else one that says what it and its neighbours leave open."""
+    """The content of tokenizer_config.json. If it names no class, the class and unnamed special tokens are added."""
     stated = tokenizer_files.json_object(files, tokenizer_files.CONFIG)
     if stated.get("tokenizer_class") and tokenizer_files.CONFIG in files:
         return files[tokenizer_files.CONFIG]
@@ -241,7 +241,7 @@ def _config(files: Mapping[str, bytes], opened: Opened, names: Mapping[str, str]
 
 
 def _gives_the_same_ids(one: Tokenizer, other: Tokenizer) -> bool:
-    """Whether two tokenizers have the same tokens, and do the same with texts that tell tokenizers apart."""
+    """Whether two tokenizers have equal vocabularies, and give equal pieces and ids for the texts of the comparison."""
     vocabulary = one.get_vocab()
     if vocabulary != other.get_vocab():
         return False
@@ -254,7 +254,10 @@ def _gives_the_same_ids(one: Tokenizer, other: Tokenizer) -> bool:
 
 
 def _pieces_and_ids(tokenizer: Tokenizer, text: str) -> tuple[list[str], list[int]]:
-    """What a text is split into before the vocabulary is looked at, which may lack all of it; and its ids."""
+    """The pieces that a text is split into before the vocabulary is applied, and its ids.
+
+    The ids alone do not suffice: if the vocabulary has none of the pieces, different pieces may have equal ids.
+    """
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     normalized = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
     if not tokenizer.pre_tokenizer:

@@ -1,9 +1,10 @@
-"""Words of a text that a tokenizer is trained on, cut where they are too long to learn merges from in bearable time."""
+"""Cuts long words of a tokenizer's training text, because the search for merges in them would take too long."""
 
 from tokenizers.pre_tokenizers import PreTokenizer
 
 LONGEST_WORD = 2000
-"""Characters. The time to merge pairs grows with the square of a word's length: at 100,000, minutes for each MB."""
+"""Length in characters above which a word is cut. The time to merge pairs grows with the square of a word's length:
+words of 100,000 characters take minutes for each MB."""
 
 _BLOCK = LONGEST_WORD // 2
 
@@ -12,12 +13,12 @@ class WordCutter:
     """Cuts long words, and counts them."""
 
     def __init__(self, splitter: PreTokenizer):
-        """Words are what `splitter` makes of a text."""
+        """Use `splitter` to split a text into words."""
         self._splitter = splitter
         self.words = 0
-        """Words that were cut."""
+        """Number of words that were cut."""
         self.longest = 0
-        """Characters of the longest."""
+        """Length of the longest of these words, in characters."""
 
     def cut(self, text: str) -> list[str]:
         """The text as it is, or in parts where a word of it is longer than LONGEST_WORD."""
@@ -33,7 +34,10 @@ class WordCutter:
 
 
 def _may_have_long_word(text: str) -> bool:
-    """False for nearly every text, and cheap: a long word leaves some whole block without white space or all of it."""
+    """A fast check that is False for nearly every text.
+
+    A long word contains at least one whole block. Such a block has no white space inside, or is all white space.
+    """
     return any(
         len(text[start : start + _BLOCK].split(None, 1)) < 2
         for start in range(0, len(text) - _BLOCK + 1, _BLOCK)

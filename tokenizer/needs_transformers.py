@@ -1,6 +1,7 @@
-"""Which tokenizers transformers takes as their tokenizer.json has them: those that this project trains are such.
+"""Recognises the tokenizers that transformers opens exactly as their tokenizer.json defines them.
 
-They open without transformers, whose import takes seconds. All others are opened by its own code.
+The tokenizers that this project trains are among them. They are opened without transformers, because its import takes
+seconds. transformers' own code opens all others.
 """
 
 import json
@@ -21,7 +22,7 @@ HARMLESS = {
     "model_max_length",
     "tokenizer_class",
 }
-"""Fields of tokenizer_config.json that add no tokens and leave those classes as they are."""
+"""Fields of tokenizer_config.json that add no tokens, and do not change how GENERIC and ROBERTA read tokenizer.json."""
 _ROBERTA_MODEL = {
     "type": "BPE",
     "dropout": None,
@@ -33,11 +34,11 @@ _ROBERTA_MODEL = {
 
 
 def is_as_written(tokenizer: Tokenizer, config: Mapping[str, Any]) -> bool:
-    """Whether transformers' tokenizer is sure to be this one.
+    """Whether transformers certainly opens this tokenizer as tokenizer.json defines it.
 
     Args:
-      tokenizer: tokenizer.json as it is.
-      config: tokenizer_config.json, beside which no other file says anything of tokens.
+      tokenizer: the tokenizer that tokenizer.json alone defines.
+      config: the content of tokenizer_config.json. No other file may define tokens.
     """
     kind = config.get("tokenizer_class")
     if kind not in (*GENERIC, ROBERTA) or not config.keys() <= HARMLESS:
@@ -52,7 +53,7 @@ def is_as_written(tokenizer: Tokenizer, config: Mapping[str, Any]) -> bool:
 
 
 def _is_robertas(tokenizer: Tokenizer, config: Mapping[str, Any]) -> bool:
-    """Whether a tokenizer has the parts that transformers' class of RoBERTa is built of."""
+    """Whether a tokenizer has the same components as transformers' RobertaTokenizer."""
     parsed = json.loads(tokenizer.to_str())
     model, before, after = parsed["model"], parsed["pre_tokenizer"] or {}, parsed["post_processor"]
     spaced = config.get("add_prefix_space", False)

@@ -1,4 +1,4 @@
-"""A tokenizer for which special tokens cannot be written: text that spells one is ordinary text."""
+"""A tokenizer that finds no special tokens in text: text that spells a special token is ordinary text."""
 
 import json
 import secrets
@@ -9,11 +9,11 @@ from tokenizers import Tokenizer
 
 
 def without_spelling(tokenizer: Tokenizer, tokens: Collection[str]) -> Tokenizer:
-    """A copy in which no text has the ids of these tokens, whatever the kind of its model; all other ids are the same.
+    """Copy a tokenizer of any model type so that no text gets the ids of these tokens. All other ids stay the same.
 
-    The tokens get names of 128 random bits: not only the list of added tokens may hold a special token but the model's
-    vocabulary too (Unigram has `<mask>` among its pieces), and a normalizer may make one of text that does not look
-    like it. What the model puts where it knows nothing, its unknown token, stays.
+    The tokens are renamed to 128 random bits. To remove them from the list of added tokens would not be enough: the
+    model's vocabulary may hold them too (`<mask>` is a piece of a Unigram model), and a normalizer may produce a
+    token's spelling from another text. The model still replaces text that it cannot encode by its unknown token.
     """
     parsed = json.loads(tokenizer.to_str())
     renamed = {token: f"{secrets.token_hex(16)} {number}" for number, token in enumerate(tokens)}

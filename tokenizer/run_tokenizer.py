@@ -1,7 +1,7 @@
 """The tokenizer of a run: the one its config names, the one in its workdir, or a new one.
 
-Beside a run's tokenizer lies `made_from.json`: the config and the corpus that it was made from. So a config that asks
-for another one is noticed, and never answered with what happens to lie there.
+The file `made_from.json` in the tokenizer's folder records the config and the corpus that it was made from. So a config
+that asks for another tokenizer is refused, and never gets the old tokenizer by mistake.
 """
 
 import json
@@ -22,9 +22,9 @@ from tokenizer.train import train_tokenizer
 
 MADE_FROM = "made_from.json"
 """{"config": the fields of TokenizerConfig, "corpus": the fingerprint of its text, "data": the fields of DataConfig
-that decide it}; the last two are null where the tokenizer was copied."""
+that determine the text}; "corpus" and "data" are null if the tokenizer was copied."""
 UNDECIDING = ("bad_documents", "streams", "window", "packing", "prefetch")
-"""Fields of DataConfig that change nothing about which documents there are."""
+"""Fields of DataConfig that do not affect which documents the corpus has."""
 
 
 def tokenizer_folder(workdir: epath.Path) -> epath.Path:
@@ -46,19 +46,18 @@ def ensure_tokenizer(
     progress: bool = True,
     resuming: bool = False,
 ) -> Loaded:
-    """The run's tokenizer, put into WORKDIR/tokenizer if it is not there: copied from `config.path`, else
-    trained.
+    """Return the run's tokenizer. If WORKDIR/tokenizer is missing, copy it from `config.path`, or train it.
 
-    Training is deterministic, so where several processes share a workdir one of them calls this first.
+    Training is deterministic. If several processes share a workdir, one of them must call this before the others do.
 
     Args:
       config: the tokenizer to load, or how to train one.
       data: the documents to train it on: those that pretraining reads.
       workdir: the run's folder.
-      model_max_length: tokens that the model takes, written for transformers.
+      model_max_length: longest input of the model, in tokens; it is saved for transformers.
       progress: report on stderr how far training is.
-      resuming: the run has begun with the tokenizer in its workdir, and whether its config may change is decided
-        elsewhere: how it was made is not looked at.
+      resuming: whether the run has already begun with the tokenizer in its workdir. `made_from.json` is then not
+        checked: another check decides which fields may change on resume.
 
     Raises:
       UserError: the tokenizer cannot be loaded or trained, or the workdir holds another one than the config asks
@@ -102,24 +101,24 @@ def _deciding(data: DataConfig) -> dict[str, Any]:
 
 
 def _check_made_from(folder: epath.Path, config: TokenizerConfig, data: DataConfig) -> None:
-    """Refuse a config or a corpus that another tokenizer than the one in the folder would be made from."""
+    """Refuse a config or a corpus that differs from the recorded one, because it would give another tokenizer."""
     recorded = _read_made_from(folder)
     changed = list(_differences(recorded["config"], schema.as_dict(config), "config.tokenizer"))
     if not changed:
         corpus = corpus_fingerprint(data)
         if recorded["corpus"] != corpus:
             changed = list(_differences(recorded["data"], _deciding(data), "config.data")) or [
-                f"the corpus (config.data) is another (fingerprint {recorded['corpus']} then, {corpus} now)"
+                f"the corpus (config.data) has changed (fingerprint {recorded['corpus']} then, {corpus} now)"
             ]
     if changed:
         raise UserError(
-            f"the tokenizer in {folder} was made from something else: {'; '.join(changed)}; "
+            f"the tokenizer in {folder} was made from another config or corpus: {'; '.join(changed)}; "
             "delete that folder, or set another --workdir"
         )
 
 
 def _differences(was: Mapping[str, Any], now: Mapping[str, Any], where: str) -> Iterator[str]:
-    """What each field was and is, of those that differ; a field that was not known then is taken as it is."""
+    """Yield the old and the new value of each field that differs. A field without a recorded value does not differ."""
     for name, value in now.items():
         before = was.get(name, value)
         if isinstance(before, Mapping) and isinstance(value, Mapping):

@@ -14,18 +14,18 @@ CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 ADDED_TOKENS = "added_tokens.json"
 MODEL = "config.json"
-"""Of the model whose folder the tokenizer lies in: it chooses the tokenizer's class where CONFIG does not."""
+"""The model's config, in the tokenizer's folder. It sets the tokenizer's class if CONFIG does not."""
 OPTIONAL = (CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS, MODEL)
 
 
 def read_files(path_or_id: str) -> dict[str, bytes]:
-    """The contents of a tokenizer's files by name: tokenizer.json, and those beside it that say how to read it.
+    """Read a tokenizer's files: tokenizer.json, and the files of OPTIONAL in the same folder. Returns contents by name.
 
     Args:
       path_or_id: a folder or a tokenizer.json, local or gs://, or the id of a model on the hub.
 
     Raises:
-      UserError: there is no such thing, or it has no tokenizer.json.
+      UserError: the path or the model does not exist, or has no tokenizer.json.
     """
     path = epath.Path(path_or_id).expanduser()
     storage.check_readable(path, "config.tokenizer.path")
@@ -48,7 +48,7 @@ def read_files(path_or_id: str) -> dict[str, bytes]:
 
 
 def json_object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
-    """A JSON file's object; {} where the file is not there or holds none."""
+    """The JSON object in a file; {} if the file is missing or is not a JSON object."""
     try:
         value = json.loads(files.get(name, b"{}"))
     except ValueError:
@@ -76,9 +76,9 @@ def _download(hub_id: str) -> dict[str, bytes]:
                     f"the hub's {hub_id} has no {TOKENIZER} (a fast tokenizer); set config.tokenizer.path"
                 ) from error
         except errors.LocalEntryNotFoundError as error:
-            # Offline, what the cache knows not to exist is not missing; of what it does not know, the first three
-            # might name a special token, and the others hardly ever stand beside a tokenizer.json and say something
-            # new.
+            # Offline. The cache may know that the model has no such file; the file is then left out. If the cache does
+            # not know, the file may exist. The first three files may name a special token, so that is an error. The
+            # other two seldom add anything to tokenizer.json, so they are left out.
             known = try_to_load_from_cache(hub_id, name) is _CACHED_NO_EXIST
             if not known and name not in (ADDED_TOKENS, MODEL):
                 raise hub_errors.of_model(error, hub_id, name) from error
@@ -88,13 +88,13 @@ def _download(hub_id: str) -> dict[str, bytes]:
 
 
 def _is_needed(name: str, files: Mapping[str, bytes]) -> bool:
-    """Whether a file can say something that those before it do not."""
+    """Whether a file can hold information that the files read before it do not hold."""
     said = {ADDED_TOKENS: b'"added_tokens_decoder"', MODEL: b'"tokenizer_class"'}
     return name not in said or said[name] not in files.get(CONFIG, b"")
 
 
 def without_places(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The files of a tokenizer, which are published, without the places that libraries found them in."""
+    """Remove the paths and addresses that libraries note in a tokenizer's files, because the files are published."""
     cleaned = dict(files)
     for name in (CONFIG, SPECIAL_TOKENS_MAP):
         values = json_object(files, name)
@@ -107,7 +107,7 @@ def without_places(files: Mapping[str, bytes]) -> dict[str, bytes]:
 def write_files(out: epath.Path, files: Mapping[str, bytes]) -> None:
     """Write a tokenizer's files into the folder `out`, tokenizer.json last.
 
-    Each is whole or not there, so a process killed at any moment leaves either no tokenizer.json or a whole tokenizer.
+    Each file is written atomically. So a process that is killed leaves no tokenizer.json, or a complete tokenizer.
 
     Raises:
       UserError: the folder cannot be made or written.

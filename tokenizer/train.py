@@ -28,8 +28,8 @@ from tokenizer.training_progress import TrainingProgress
 
 logger = logging.getLogger(__name__)
 
-# Ids 0 to 4. The first four are RoBERTa's own; its mask token stands last, which no vocabulary of unknown
-# size allows.
+# Ids 0 to 4. The first four are those of RoBERTa. RoBERTa's mask token has the last id of the vocabulary, which is not
+# known before training.
 BOS, PAD, EOS, UNK, MASK = SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 BYTES = 256
 SMALLEST_VOCABULARY = BYTES + len(SPECIAL_TOKENS)
@@ -48,12 +48,12 @@ def train_tokenizer(
 ) -> Loaded:
     """Train a tokenizer and write it into the folder `out`, whole or not at all.
 
-    The documents are read once and never kept: what grows with the corpus is the table of its distinct words.
+    The documents are read once and not kept. Only the table of distinct words grows with the corpus.
     The same documents in the same order give the same bytes, on any number of cores.
 
     Args:
       documents: the corpus.
-      config: the tokenizer's fields (`path` is not looked at).
+      config: the tokenizer's fields; `path` is ignored.
       out: the folder that transformers' AutoTokenizer will read.
       model_max_length: tokens that the model takes, written for transformers.
       progress: report on stderr how far it is.
@@ -79,8 +79,8 @@ def train_tokenizer(
             )
     if cutter.words:
         logger.warning(
-            "the tokenizer was trained on %d words of more than %d characters (the longest has %d) cut into parts of "
-            "so many; text without spaces or punctuation makes few useful tokens",
+            "%d words of the tokenizer's text have more than %d characters (the longest has %d); they were cut into "
+            "parts of this length; text without spaces or punctuation makes few useful tokens",
             cutter.words,
             LONGEST_WORD,
             cutter.longest,
@@ -126,8 +126,8 @@ def _train(
     trainer = trainers.BpeTrainer(
         vocab_size=config.vocab_size,
         min_frequency=config.min_frequency,
-        # The mask token takes the space before it: "a <mask>" is two tokens, and what it hides begins with
-        # that space.
+        # The mask token includes the space before it: "a <mask>" is two tokens. The token that it replaces includes
+        # that space too.
         special_tokens=[*SPECIAL_TOKENS[:-1], AddedToken(MASK, lstrip=True, special=True)],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -141,7 +141,7 @@ def _train(
 
 
 def _batches(documents: Iterable[str], cutter: WordCutter, reading: TrainingProgress) -> Iterator[list[str]]:
-    """Documents in lists of about a million characters, counted as they pass, their long words cut."""
+    """Yield lists of documents, about a million characters each. Count the documents, and cut their long words."""
     batch: list[str] = []
     characters = 0
     for document in documents:

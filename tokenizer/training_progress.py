@@ -14,7 +14,7 @@ class TrainingProgress:
     """Counts documents and bytes as they are read, and says on stderr which stage training is in."""
 
     def __init__(self, *, shown: bool, console: Console | None = None) -> None:
-        """`shown` False counts in silence."""
+        """Start at zero. If `shown` is False, documents are counted and nothing is printed."""
         self.documents = 0
         self.bytes = 0
         self._console = console or Console(stderr=True)
@@ -37,7 +37,7 @@ class TrainingProgress:
             self._console.print(self._reading(), highlight=False)
 
     def merge(self) -> None:
-        """All documents are read; what follows is the search for merges, which reports nothing of itself."""
+        """Report that all documents are read. The search for merges follows; it reports no progress."""
         description = f"{self._reading()}; merging"
         if self._live:
             self._live.update(self._task, description=description)

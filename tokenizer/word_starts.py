@@ -1,4 +1,4 @@
-"""Where words begin, for whole-word masking: by the tokens alone, for the tokenizers that mark it."""
+"""Finds where words begin, for whole-word masking. It needs a tokenizer whose tokens mark the start of a word."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

@@ -10,16 +10,22 @@ from data.source_protocol import Source
 from data.sources.documents import check_filters
 
 READERS = {name: data_config.READERS[name] for name in ("path", "mix")}
-"""Fields that say where text lies, and the sources that read them; beside another source they would be passed over."""
+"""Fields that locate the text, and the sources that read them. Other sources would ignore these fields."""
 
 
 def check_fields(config: Any, where: str, readers: Mapping[str, tuple[str, ...]] = READERS) -> None:
-    """Refuse a field that says where text lies but that the chosen source does not read (`readers` says which do).
+    """Refuse a field that is set but that the chosen source does not read.
 
-    A data set's name, subset and split are left alone: a recipe's stay where its source is overridden by files.
+    Only the fields in `readers` are checked. The default `readers` leave out name, subset and split, so that a recipe
+    may keep them when the command line sets another source.
+
+    Args:
+      config: the source.
+      where: the path of `config` in messages.
+      readers: field -> the sources that read it.
 
     Raises:
-      UserError: there is one, such as a path beside the default source, pydoc.
+      UserError: such a field is set, for example a path with the default source, pydoc.
     """
     for unread in data_config.unread(config.source, readers, where.removeprefix("config.")):
         (path,) = unread.fields
@@ -31,10 +37,10 @@ def check_fields(config: Any, where: str, readers: Mapping[str, tuple[str, ...]]
 
 
 def open_source(config: SourceConfig, where: str = "config.data") -> Source:
-    """Open one source of documents; a mix is made of several, each opened by itself (see `data.config.leaf_sources`).
+    """Open one source of documents. The members of a mix are opened one by one (see `data.config.leaf_sources`).
 
-    Opening lists files or asks the hub, and looks at the first documents: what is wrong with the configuration shows
-    here, before anything is compiled. `where` is the place in the run's config that messages name.
+    Opening lists files or asks the hub, and looks at the first documents. So a mistake in the config is found here,
+    before anything is compiled. `where` is the path of `config` in messages.
 
     Raises:
       UserError: the source does not exist, cannot be reached, is empty, or does not have what the config asks for.

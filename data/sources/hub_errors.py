@@ -15,10 +15,14 @@ ALTERNATIVES = (
 def explain(
     error: Exception, config: SourceConfig, where: str, *, subset: str = "", alternatives: str = ALTERNATIVES
 ) -> UserError:
-    """The one line for an exception raised by `datasets` or below it; the user sets `config` at `where`.
+    """Make the one-line error for an exception of `datasets` or of a library that it uses.
 
-    `subset` is where the user sets the configuration ('' for `where`.subset); `alternatives` are data sets that would
-    serve instead of one that datasets no longer reads.
+    Args:
+      error: the exception.
+      config: the source.
+      where: the path of `config` in messages.
+      subset: the field that sets the data set's configuration; '' for `where`.subset.
+      alternatives: data sets to suggest in place of one that `datasets` no longer reads.
     """
     subset = subset or f"{where}.subset"
     text = one_line(error)

@@ -1,4 +1,4 @@
-"""A fine-tuned model found by its name (a workdir, a folder, a hub id), and made ready to be asked."""
+"""Find a fine-tuned model by its name (a workdir, a folder, a hub id), and load it for inference."""
 
 import contextlib
 import os
@@ -43,7 +43,7 @@ FLAGS = {
     "config.init_from": "--model",
     "config.tokenizer.path": "--model",
 }
-"""Fields of a run's config that messages of its parts name, and the flags of a command that has no config."""
+"""Fields of a run's config that messages may name, and the flags that replace them in a command without a config."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Trained:
     """As --model names it."""
     folder: epath.Path
     downloaded: bool
-    """Whether the folder is the hub client's, in which nothing is written."""
+    """Whether the folder is in the hub client's cache, where nothing may be written."""
     names: tuple[str, ...]
-    """Of the classes by id; () where it gives a score."""
+    """Names of the classes, by id; () if the model gives a score."""
     config: EncoderConfig
     facts: Facts
     max_length: int
@@ -132,7 +132,7 @@ def class_names(values: Mapping[str, Any], model: str) -> tuple[str, ...]:
 
 
 def encoder_of(model: Trained) -> PairEncoder:
-    """What makes examples of texts for a model.
+    """The encoder that turns texts into examples for a model.
 
     Raises:
       UserError: no tokenizer, one that is not the model's own, or a length without room for text.
@@ -149,7 +149,7 @@ def encoder_of(model: Trained) -> PairEncoder:
 
 
 def logits_of(model: Trained, *, inference: str, batch: int) -> Logits:
-    """A model ready to be asked, in batches of so many rows, by jax or onnx.
+    """Load a model for inference with jax or onnx, in batches of `batch` rows.
 
     Raises:
       UserError: damaged weights, or none of a classifier; ONNX without its libraries.

@@ -1,7 +1,7 @@
 """The heads that classify a text, as transformers' ...ForSequenceClassification has them: one module for all families.
 
-All of them read one vector of a text, map it to another of its width, and that to logits. They differ in which vector,
-in the activation, in where dropout is, and in what the two maps are called.
+Each head reads one vector of a text, maps it to another vector of the same width, and maps that vector to logits. The
+heads differ in the vector, the activation, the places of dropout, and the names of the two maps.
 """
 
 from collections.abc import Mapping
@@ -26,14 +26,14 @@ OUT = "out"
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """What a family's head is like, and what a config.json says of it."""
+    """The settings of a classification head, by its family and its config.json."""
 
     activation: str
     """After the first map."""
     drops_input: bool
     """Whether what the first map reads is dropped out too."""
     dropout: float
-    """Of what the second map reads."""
+    """The dropout rate of the second map's input."""
     pooling: str = "cls"
     """The vector that is read: the first token's (cls), or the mean of all (mean)."""
     has_bias: bool = True
@@ -110,9 +110,9 @@ class ClassificationHead(nnx.Module):
         segments: Int[Array, "B S"],
         dropout_key: Key[Array, ""] | None,
     ) -> Float[Array, "B C"]:
-        """Logits in float32, in which the whole head runs; padding (segment 0) is not read.
+        """Logits in float32. The whole head runs in float32, and does not read padding (segment 0).
 
-        Hidden states are those of the first token at least; to take a mean of, those of all tokens.
+        `hidden` has at least the first token of each row. Mean pooling needs all tokens, Q = S.
         """
         keys = (None, None) if dropout_key is None else tuple(jax.random.split(dropout_key))
         x = _mean(hidden, segments) if self.config.pooling == "mean" else hidden[:, 0].astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""Logits of one trained classifier, by JAX or by its ONNX export, and what is to be known of it to ask it."""
+"""Logits of one trained classifier, from JAX or from its ONNX export, and the facts that are needed to use it."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ FACTS_FILE = "finetune.json"
 SHORTEST_ROW = 16
 
 Logits = Callable[[Encoded], Float[np.ndarray, "n C"]]
-"""A model that can be asked: examples to logits, in their order."""
+"""A model as a function of examples. It returns their logits, in the same order."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Facts:
 
     @classmethod
     def read(cls, folder: epath.Path) -> "Facts":
-        """Of a model's folder; nothing is known of one that this project did not fine-tune.
+        """Read the facts of a model's folder. They are unknown if this project did not fine-tune the model.
 
         Raises:
-          UserError: the file is there, and is not what was written.
+          UserError: the file is damaged.
         """
         file = folder / FACTS_FILE
         if not file.exists():
@@ -90,7 +90,7 @@ class JaxModel:
 
 
 class OnnxModel:
-    """The model.onnx of a folder, asked in batches of like lengths."""
+    """The model.onnx of a folder, run on batches of examples with similar lengths."""
 
     def __init__(self, folder: epath.PathLike, *, lengths: Sequence[int], batch: int):
         """Open the file, on a file system.
@@ -113,7 +113,7 @@ class OnnxModel:
 
 
 def row_lengths(max_length: int, chosen: Sequence[int] = ()) -> tuple[int, ...]:
-    """The lengths `chosen`, and beyond the last of them a ladder (16, 24, 32, 48, ...) that ends in `max_length`."""
+    """The lengths `chosen`, then the longer ones of the series 16, 24, 32, 48, ..., and last `max_length`."""
     last = max(chosen, default=0)
     ladder, rung = [], SHORTEST_ROW
     while rung < max_length:

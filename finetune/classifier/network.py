@@ -95,7 +95,7 @@ class Classifier:
         *,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B C"]:
-        """What it makes of texts, in float32; before softmax, or a score.
+        """Logits of texts in float32: one for each class, before softmax, or a score.
 
         Args:
           params: as described above.

@@ -1,7 +1,7 @@
 """Classifiers from and to the Hugging Face ecosystem, and from workdirs of pretraining.
 
-What is loaded and what is drawn afresh is as in transformers' AutoModelForSequenceClassification.from_pretrained: of
-the head, too, whatever the checkpoint has is taken (BERT's pooler, ModernBERT's prediction head).
+Loading follows transformers' AutoModelForSequenceClassification.from_pretrained: a part that the checkpoint does not
+have is drawn afresh. Parts of the head that it has (BERT's pooler, ModernBERT's prediction head) are loaded.
 """
 
 import dataclasses
@@ -124,7 +124,7 @@ def _overridden(
 
 
 def _read(published: Published, classifier: Classifier, head: Params) -> tuple[Params, frozenset[str]]:
-    """Params of a checkpoint, its head's modules where it has them, and the names of those it has not."""
+    """Params of a checkpoint, with missing modules of the head from `head`, and the names of the missing modules."""
     config, where = classifier.encoder.config, published.source
     family = config.family
     state = with_current_names(config, published.state)
@@ -139,19 +139,19 @@ def _read(published: Published, classifier: Classifier, head: Params) -> tuple[P
 
 
 def _is_task(published: Published) -> bool:
-    """Whether its class is that of a classifier, or one that does not say what it is for."""
+    """Whether the model's class is a classifier, or a class without a task in its name."""
     classes = [str(name) for name in published.values.get("architectures") or []]
     return any(name.endswith(TASK_CLASS) for name in classes) or not any("For" in name for name in classes)
 
 
 def _fits(head: Sequence[Tensor], state: Mapping[str, np.ndarray]) -> bool:
-    """Whether a state dict has a map to as many logits."""
+    """Whether a state dict has a map to the head's number of logits."""
     out = [tensor for tensor in head if tensor.path[1] == OUT]
     return any(tensor.name in state and state[tensor.name].shape == tensor.shape for tensor in out)
 
 
 def _of_encoder(state: Mapping[str, Any], base: str) -> list[str]:
-    """Names of a state dict that should be an encoder's: what others have beside it is passed over."""
+    """Names of a state dict that must be tensors of the encoder. Buffers and the pooler are left out."""
     passed = (*BUFFERS, f"{base}.pooler.")
     return [
         name for name in state if name.startswith(f"{base}.") and not any(part in name for part in passed)
@@ -183,7 +183,7 @@ def learned_classes(values: Mapping[str, Any], where: str, count: int = 2) -> tu
 
 
 def _class_order(learned: Sequence[str], labels: Sequence[str], source: str) -> list[int]:
-    """For each of the task's classes the row of a head that is kept which has learned it; says what was found.
+    """For each class of the task, the row of the kept head that has learned it. Logs how the classes were matched.
 
     Classes are matched by their names, in any case. Where the head has no names, or other ones, rows are taken in the
     order of their ids.
@@ -254,7 +254,7 @@ def save_classifier(
 
 
 def _task_config(model_type: str, config: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
-    """The config.json of a classifier that started from a checkpoint with this one."""
+    """The config.json of a classifier that started from a checkpoint with the config.json `config`."""
     names = list(labels) or ["LABEL_0"]
     replaced = ("_name_or_path", "torch_dtype", "num_labels", "auto_map")
     return {name: value for name, value in without_places(config).items() if name not in replaced} | {

@@ -29,8 +29,8 @@ def speed(interval: Interval) -> dict[str, float]:
 def metric_folders(job: Job, workdir: epath.Path) -> list[tuple[epath.Path, dict[str, Any] | None]]:
     """Where metrics go, and the hyperparameters that TensorBoard shows of each folder; None shows none.
 
-    The metrics of a single run go to WORKDIR/metrics.jsonl and WORKDIR/tensorboard. Of several, each run has a folder
-    WORKDIR/runs/NAME of its own, and WORKDIR holds their means.
+    The metrics of a single run go to WORKDIR/metrics.jsonl and WORKDIR/tensorboard. If there are several runs, each has
+    a folder WORKDIR/runs/NAME of its own, and WORKDIR holds the means.
     """
     config = job.config
     values = schema.flatten(schema.as_dict(config))

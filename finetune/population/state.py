@@ -42,7 +42,7 @@ class PopulationState:
 
 
 def population_mesh(config: MeshConfig, members: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh (member, replica, data, fsdp, tensor): as many of the data axis's devices as divide M go to members.
+    """The mesh (member, replica, data, fsdp, tensor). The member axis takes gcd(M, data) devices of the data axis.
 
     Raises:
       UserError: the config's sizes do not fit the devices.
@@ -66,7 +66,7 @@ def batch_shardings(mesh: Mesh, *, members: bool) -> dict[str, NamedSharding]:
 def to_devices(
     arrays: Mapping[str, np.ndarray], shardings: Mapping[str, NamedSharding]
 ) -> dict[str, jax.Array]:
-    """Global arrays of what every process holds whole; each copies what its devices need."""
+    """Global arrays, made of arrays that every process holds whole. A process copies what its devices need."""
     return {name: laid_out(array, shardings[name]) for name, array in arrays.items()}
 
 
@@ -98,7 +98,7 @@ def first_state(
     optimizer: optax.GradientTransformation,
     abstract: PopulationState,
 ) -> PopulationState:
-    """Step 0: every member has the checkpoint's params, and draws from its seed what the checkpoint has not of a head.
+    """Step 0: every member has the checkpoint's params, and draws the head's missing modules from its own seed.
 
     Args:
       classifier: the network.

@@ -12,7 +12,7 @@ from pretrain.publish.markdown import code, escape, table
 from pretrain.publish.public_names import path_names
 
 MOST_CLASSES = 100
-"""Of more classes than this, the card lists the first."""
+"""If there are more classes than this, the card lists only this number of them."""
 ON_THE_HUB = {
     "accuracy": "accuracy",
     "f1": "f1",
@@ -21,7 +21,7 @@ ON_THE_HUB = {
     "pearson": "pearsonr",
     "spearman": "spearmanr",
 }
-"""Our names of metrics -> the hub's; means of two have none."""
+"""Our names of metrics -> the hub's names. Means of two metrics have no name on the hub."""
 TASK = "text-classification"
 
 
@@ -35,7 +35,7 @@ def card(found: Mapping[str, Any], name: str, *, picture: str = "") -> str:
       name: what the model is to be loaded by: its id on the hub, or its folder.
       picture: the file beside the card that shows the predictions; '' for none.
     """
-    # Results of an earlier version do not say what of them is on the hub.
+    # Results of an earlier version lack the hub's ids of the model and the data set.
     found = {**names_on_the_hub(found["init_from"], found["config"]["data"]), **found}
     scores = [_on_the_hub(found, split, values) for split, values in scores_by_split(found).items()]
     shown = f"![Predictions and labels of the evaluation set]({picture})"
@@ -62,7 +62,7 @@ def card(found: Mapping[str, Any], name: str, *, picture: str = "") -> str:
 
 
 def hyperparameters(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the model, from the config of its run, without paths."""
+    """The settings of a run that determine its model, without paths."""
     config, best = found["config"], found["runs"][found["best_run"]]
     stretch = "steps" if config.get("steps") else "epochs"
     names = (stretch, "global_batch", "grad_accum", "max_length", "label_smoothing", "dtype")

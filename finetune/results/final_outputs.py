@@ -1,8 +1,8 @@
 """What a finished run leaves in its workdir: its best model, answers to test sets, results.json, a card and a picture.
 
-All of it can be made again from the run's last checkpoint, and comes out the same. Where results.json and finished.json
-are, the model and the answers are there. The card and the picture come after them: one that fails is warned of, and
-made by the next call.
+All of it can be made again from the run's last checkpoint, and comes out the same. If results.json and finished.json
+exist, the model and the answers exist too. The card and the picture are written last. If one of them fails, the user
+gets a warning, and the next call makes it.
 """
 
 import logging
@@ -43,7 +43,7 @@ REMEDY = "the model and its results are saved; run the same command again to hav
 def finished(
     config: FinetuneConfig, workdir: epath.Path, given: Given = NOTHING_SET
 ) -> dict[str, Any] | None:
-    """The results of a run of this config that is complete; None where something is left to do, or to refuse.
+    """The results of a complete run of this config; None if something is left to do, or must be refused.
 
     Args:
       config: the run's.
@@ -73,13 +73,13 @@ def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
     """Write WORKDIR/model, WORKDIR/predictions, WORKDIR/results.json, WORKDIR/finished.json, WORKDIR/predictions.png.
 
     Returns:
-      the results, as `finetune.results.results_file.results` has them; what `scores_of_tests` has; and where they
-      are asked for "predictions" (names of the files with answers to test sets) and "onnx" (see `compare`).
+      The results of `finetune.results.results_file.results` and of `scores_of_tests`. If the config asks for them, also
+      "predictions" (names of the files with answers to test sets) and "onnx" (see `compare`).
     """
     job = outcome.job
     found = results_file.results(outcome)
     if not math.isfinite(found["runs"][found["best_run"]]["metrics"][job.metric]):
-        logger.warning("no run has a score, for all have diverged; lower config.optimizer.learning_rate")
+        logger.warning("no run has a score, because all have diverged; lower config.optimizer.learning_rate")
     params = member_params(_whole(outcome.params), found["best_run"])
     model = JaxModel(
         job.classifier,
@@ -89,7 +89,7 @@ def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
         batch=job.config.eval.batch,
         matmul_precision=job.config.matmul_precision,
     )
-    # Every process takes part in what JAX computes; what follows is the first one's.
+    # Every process takes part in JAX's computations. Only the first process runs `write`.
     logits = {each.name: model(each.encoded) for each in job.evaluations}
     with_onnx = job.config.inference == "onnx"
     asked = asked_of(job) if job.config.eval.tests else []
@@ -129,11 +129,11 @@ def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
 
 
 def compare(job: Job, model: Logits, logits: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What a model scores on the evaluation sets of a run, and how far it is from the run's own.
+    """The scores of a model on the evaluation sets of a run, and the difference of its logits from the run's own.
 
     Args:
       job: the run.
-      model: the one to ask.
+      model: the model to evaluate.
       logits: the run's own [n, C] by the names of its evaluation sets.
 
     Returns:
@@ -173,7 +173,7 @@ def scores_of_tests(answered: Sequence[tuple[Asked, np.ndarray]]) -> dict[str, A
 
 
 def _lengths(job: Job) -> tuple[int, ...]:
-    """Those of the run, and further ones for texts of test sets that are longer."""
+    """The row lengths of the run, and further ones for longer texts of test sets."""
     return row_lengths(job.config.max_length, job.plan.lengths)
 
 

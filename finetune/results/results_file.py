@@ -1,4 +1,4 @@
-"""What a run came to: results.json, a table, and a summary over seeds for every metric."""
+"""The results of a run: results.json, a table, and a summary over seeds for every metric."""
 
 import json
 import math
@@ -41,7 +41,7 @@ class Summary:
 
 
 def results(outcome: Outcome) -> dict[str, Any]:
-    """Everything a finished run is remembered by, JSON-able.
+    """All results of a finished run, for JSON.
 
     Metrics are shares (accuracy 0.91), not percent.
     """
@@ -163,7 +163,7 @@ def _nan(value: Any) -> Any:
 
 
 def table(found: Mapping[str, Any]) -> Table:
-    """Best, mean and standard deviation of each metric, a row for each learning rate; the best model's of test sets."""
+    """Best, mean and standard deviation of each metric for each learning rate, and the best model's test scores."""
     title = f"{found['title']}: {len(found['runs'])} runs, {formatting.duration(found['seconds'])}"
     shown = Table(title=Text(title, style="table.title"))
     several = len(found["summary"]) > 1

@@ -175,8 +175,8 @@ def _job_set(
 def _check_name(what: str, name: str, longest: int) -> None:
     if len(name) > longest or not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name):
         raise UserError(
-            f"{what}={name!r} should be small letters, digits and '-', a letter first, at most {longest} of them "
-            "(Kubernetes uses it in host names)"
+            f"{what}={name!r} should have at most {longest} characters: lower-case letters, digits and '-', with a "
+            "letter first and no '-' at the end (Kubernetes uses it in host names)"
         )
 
 

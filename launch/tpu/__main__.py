@@ -119,7 +119,7 @@ class Call:
 def _create(call: Call) -> int:
     _ = call.pod
     create(call.pod, call.config)
-    say(f"{call.name} is there, and costs money until it is deleted: {call.again('delete')}")
+    say(f"{call.name} is ready, and costs money until it is deleted: {call.again('delete')}")
     return 0
 
 

@@ -1,11 +1,10 @@
-"""The useful arithmetic of a step: matrix products of the tokens that are there, counted honestly.
+"""The FLOPs of a training step: the matrix products that the training objective needs.
 
-Counted is what the training objective needs: products forward, and twice that backward (for inputs and
-for weights). Not counted: padding of rows and of the vocabulary, attention between documents that are kept apart
-or beyond a layer's window, the vocabulary head at positions that are not predicted, recomputation (remat),
-element-wise work. Hence a model FLOPs utilisation
-(Chowdhery et al. 2022, appendix B) that is comparable across layouts of a batch and across kernels, and
-lower than one that counts whatever the device did.
+The count has the products of the forward pass, and twice as many of the backward pass (for inputs and for weights). It
+leaves out padding of rows and of the vocabulary, attention between separate documents or beyond a layer's window, the
+vocabulary head at positions that are not predicted, recomputation (remat), and element-wise work. So the model FLOPs
+utilisation (Chowdhery et al. 2022, appendix B) is comparable across batch layouts and kernels. It is lower than a
+utilisation that counts all work of the device.
 """
 
 from collections import Counter
@@ -70,9 +69,9 @@ def forward_flops(shape: EncoderShape, *, tokens: float, attended: float, predic
     Args:
       shape: widths of the network.
       tokens: tokens that are not padding.
-      attended: pairs of tokens of which the first sees the second, in a layer: the sum of `seen_pairs`, under causal
-        attention `causal_pairs` of that.
-      predictions: positions that are really predicted, each over the whole vocabulary.
+      attended: pairs of tokens in a layer of which the first sees the second. It is the sum of `seen_pairs`; under
+        causal attention, it is `causal_pairs` of this sum.
+      predictions: number of predicted positions; each has logits over the whole vocabulary.
     """
     width, layers = shape.hidden_size, shape.num_hidden_layers
     embedding = shape.embedding_size or width
@@ -112,13 +111,13 @@ def pairs_of_documents(
     total = np.zeros(lengths.shape)
     for window, layers in Counter(windows or (0,)).items():
         far = np.maximum(np.minimum(window or np.inf, lengths - 1), 0)
-        # A distance d apart, to either side, are n - d pairs.
+        # n - d pairs of tokens have the distance d, on each side.
         total += layers * (lengths + 2 * (far * lengths - far * (far + 1) / 2))
     return total / max(len(windows), 1)
 
 
 def causal_pairs(seen: Pairs, tokens: Pairs) -> Pairs:
-    """The pairs of which the first token sees the second where none sees a later one, of whatever windows.
+    """The pairs of which the first token sees the second under causal attention, for any windows.
 
     Args:
       seen: the pairs where each sees both sides.

@@ -1,4 +1,4 @@
-"""From the host's rows to the devices: which rows of a batch are this process's, and global arrays made of them."""
+"""The rows of a global batch that this process holds, and global arrays made of these rows."""
 
 import bisect
 import functools
@@ -23,8 +23,8 @@ AXES = {
 def local_rows(mesh: Mesh, global_batch: int) -> tuple[int, ...]:
     """The rows of a global batch that this process's devices hold, ascending.
 
-    On a mesh whose tensor axis crosses processes several of them hold the same rows; on a pod, whose mesh follows its
-    wires, the rows of a process need not be neighbours.
+    If the tensor axis of the mesh crosses processes, several processes hold the same rows. On a pod, the mesh follows
+    the interconnect, so the rows of a process need not be adjacent.
     """
     indices = sharding(mesh, ("batch",)).addressable_devices_indices_map((global_batch,)).values()
     spans = [index[0].indices(global_batch) for index in indices if index is not None]
@@ -41,7 +41,7 @@ def global_array(
 def laid_out(
     held: np.ndarray, layout: NamedSharding, rows: Sequence[int] | None = None, count: int = 0
 ) -> jax.Array:
-    """A global array made of what this process holds of it; each device gets its part.
+    """Make a global array from the part that this process holds. Each device gets its part.
 
     Args:
       held: the whole array, or its rows `rows`.

@@ -1,7 +1,7 @@
 """Self-attention within documents: one table of kernels that compute the same, and the choice among them.
 
-`KERNELS` says of each kernel what it can do. To add one, write its function and its row: `config.model.attention` takes
-its name from then on, and `auto` takes it wherever it can do what a network needs and no kernel above it can.
+`KERNELS` has the capabilities of each kernel. To add a kernel, write its function and its row in the table. Then
+`config.model.attention` accepts its name. `auto` takes the first kernel of the table that can run a network.
 """
 
 import itertools
@@ -28,7 +28,7 @@ class Sight:
     """Which tokens of a row a token sees."""
 
     segments: Int[Array, "B S"]
-    """The document within the row, 0 for padding: a token sees those of its own number."""
+    """The document within the row, 0 for padding. A token sees the tokens with the same number."""
     window: Int[Array, ""] | None
     """How far from itself a token sees, to both sides; None is the whole document."""
     causal: bool
@@ -58,7 +58,7 @@ Compute = Callable[
     [Float[Array, "B Q N H"], Float[Array, "B S N H"], Float[Array, "B S N H"], Sight, WeightDropout],
     Float[Array, "B Q N H"],
 ]
-"""A kernel's function: query, key, value, what is seen, dropout -> what the queries read."""
+"""A kernel's function: query, key, value, visible tokens, dropout -> the attention's output for each query."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ class Kernel:
     dropout: bool = True
     """Whether it has dropout of the attention weights."""
     head_multiple: int = 1
-    """What the width H of a head is a multiple of."""
+    """The width H of a head must be a multiple of this number."""
     widest_head: float = math.inf
     """The largest H."""
     row_multiple: int = 1
-    """What the number of tokens of a row is a multiple of in training."""
+    """In training, the number of tokens of a row must be a multiple of this number."""
     some_queries: bool = True
     """Whether the queries may be the first Q < S tokens of each row."""
 
@@ -118,7 +118,7 @@ def _cudnn(
 
 
 KERNELS: dict[str, Kernel] = {
-    # Of windows it is not known whether it gains anything by a mask.
+    # It is not known whether cudnn is faster than xla with a mask for windows.
     "cudnn": Kernel(
         _cudnn,
         platforms=("gpu",),
@@ -140,12 +140,12 @@ _HARDWARE = {"cpu": "a CPU", "gpu": "a GPU", "tpu": "a TPU"}
 
 @dataclass(frozen=True)
 class Use:
-    """What a run asks of the kernel of its network, beside the network itself."""
+    """A run's requirements for the attention kernel that do not follow from its network."""
 
     causal: bool = False
     """Whether an objective hides later tokens."""
     row_lengths: tuple[int, ...] = ()
-    """The numbers of tokens of its rows; none is not known."""
+    """The numbers of tokens of its rows; () if they are not known."""
     row_field: str = "config.seq_len"
     """Where they are set."""
     dropout_field: str = DROPOUT_FIELD
@@ -157,7 +157,7 @@ NOTHING_KNOWN = Use()
 
 @dataclass(frozen=True)
 class Needs:
-    """What a kernel is to do."""
+    """The requirements of a network for its kernel."""
 
     platform: str
     """Where it is to run: cpu, gpu or tpu."""
@@ -176,7 +176,7 @@ class Needs:
     def of(
         cls, config: EncoderConfig, dtype: str, platform: str | None = None, use: Use = NOTHING_KNOWN
     ) -> "Needs":
-        """What a network needs; `platform` is by default where jax runs."""
+        """The requirements of a network; `platform` is jax's platform by default."""
         return cls(
             platform=platform or jax.default_backend(),
             dtype=dtype,
@@ -227,7 +227,7 @@ def choose(asked: str, needs: Needs) -> Choice:
 
 
 def _obstacles(kernel: Kernel, needs: Needs) -> list[str]:
-    """Why a kernel cannot do what is needed, as what follows its name in a sentence; none where it can."""
+    """The reasons why a kernel cannot be used, as predicates of a sentence that begins with its name; [] if it can."""
     if needs.platform not in kernel.platforms:
         return [
             f"runs on {' and '.join(_HARDWARE[each] for each in kernel.platforms)}, not on {needs.platform}"
@@ -272,15 +272,15 @@ def attention(
 ) -> Float[Array, "B Q N H"]:
     """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1) among the tokens of one document.
 
-    A token sees the tokens of its row that have its segment id. Padding (segment 0) so sees padding only: no document
-    sees it, and none of its own rows is empty, which is where a softmax would give NaN.
+    A token sees the tokens of its row that have its segment id. So padding (segment 0) sees only padding, and no
+    document sees padding. Every token sees at least itself, so no softmax runs over nothing, which would give NaN.
 
     Args:
       query: heads of the first Q <= S tokens of each row, in the compute type; scores and softmax are float32.
       key, value: heads of all S tokens.
       segments: the document within the row, 0 for padding.
-      implementation: a kernel of `KERNELS` that can do the rest, as `choose` gives it. Where Q < S, one that takes all
-        queries gives way to xla: there is little to do.
+      implementation: a kernel of `KERNELS` that `choose` returned. If Q < S, xla replaces a kernel that needs all S
+        queries, because there is little to compute.
       dropout_rate: dropout of the attention weights.
       dropout_key: the key of the dropout mask; None drops nothing.
       window: how far from itself a token sees, to both sides; None is the whole document.

@@ -1,4 +1,4 @@
-"""What a network needs to be built: every field resolved, hashable, named as transformers names it."""
+"""The config from which a network is built: every field is resolved, hashable, and has transformers' name."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OwnFields:
-    """Fields of config.json that one family has and others have not; its own are a subclass of this."""
+    """Fields of config.json that only one family has. Each such family has a subclass of this class."""
 
     @property
     def windows(self) -> tuple[int, ...]:
@@ -57,11 +57,11 @@ class EncoderConfig:
     bos_token_id: int | None = None
     eos_token_id: int | None = None
     embedding_size: int = 0
-    """Width of the embeddings, where another one than `hidden_size` is projected to it; 0 where it is the same."""
+    """Width of the embeddings, if it differs from `hidden_size` and is projected to it; 0 if it is the same."""
     own: OwnFields | None = None
     """Fields that only its family has."""
     vocab_multiple: int = 1
-    """The vocabulary's axes of params are rounded up to a multiple of it; what they are rounded up by is padding."""
+    """The vocabulary axes of params are padded to a multiple of this."""
     attention: str = "auto"
     remat: bool = False
     scan_unroll: int = 1
@@ -106,7 +106,7 @@ class EncoderConfig:
             _check_rate(name, getattr(self, name))
 
     def require_masked_lm(self) -> None:
-        """Refuse a network that only fine-tuning knows.
+        """Refuse a network that can only be fine-tuned.
 
         Raises:
           UserError: there is no masked-language-model head for it here; the message does not say where it was set.
@@ -128,7 +128,7 @@ class EncoderConfig:
 
     @property
     def family(self) -> "Family":
-        """What the networks of this model_type are like."""
+        """The family of this model_type."""
         return families.get(self.model_type)
 
     @property
@@ -153,7 +153,7 @@ class EncoderConfig:
 
     @property
     def vocab_rows(self) -> int:
-        """Length of the vocabulary's axes of params: the tokens, and rows of padding that none of them has."""
+        """Length of the vocabulary axes of params: the tokens, and the padding rows, which have no token."""
         return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
 
     @property
@@ -163,7 +163,7 @@ class EncoderConfig:
 
     @property
     def hidden_dropout(self) -> float | None:
-        """The dropout of hidden states; None where it is several rates that differ."""
+        """The dropout rate of hidden states; None if there are several rates that differ."""
         rates = {getattr(self.own, name) for name in self.family.hidden_dropouts}
         return (rates.pop() if len(rates) == 1 else None) if rates else self.hidden_dropout_prob
 
@@ -171,7 +171,7 @@ class EncoderConfig:
         """The same network with another dropout of hidden states.
 
         Raises:
-          UserError: a rate that is none.
+          UserError: the rate is below 0, or it is 1 or more.
         """
         _check_rate("hidden_dropout_prob", rate)
         if not (names := self.family.hidden_dropouts):

@@ -1,7 +1,7 @@
-"""Dropout whose masks cost a third of what jax.random.bernoulli draws, and a device no more than its own rows'.
+"""Dropout with masks that cost a third of jax.random.bernoulli's. Each device draws the masks of its own rows only.
 
-Threefry's masks are the same on every mesh; the hardware's generator (rbg) gives each share of the rows masks of its
-own.
+Threefry's masks are the same on every mesh. With the hardware's generator (rbg), each shard of the rows has its own
+masks.
 """
 
 import math
@@ -31,9 +31,9 @@ def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> 
 def keep_mask(key: Key[Array, ""], shape: tuple[int, ...], threshold: int) -> Bool[Array, "..."]:
     """True with probability 1 - threshold/65536, independently for each element.
 
-    The half-words of the generator decide one element each: those of the first word the first part of the last axis,
-    and so on. All of it is elementwise, so the mask is laid out as its user is and, with threefry, does not depend on
-    the mesh.
+    Each 16-bit half of a generated word decides one element. The halves of the first word decide the first parts of
+    the last axis, and so on. All operations are elementwise. So the mask has the layout of the array that it masks,
+    and with threefry it does not depend on the mesh.
     """
     draw = _threefry_words if str(jax.random.key_impl(key)) == "threefry2x32" else _words
     halves = [half for word in draw(key, shape) for half in (word & (LEVELS - 1), word >> 16)]
@@ -41,7 +41,7 @@ def keep_mask(key: Key[Array, ""], shape: tuple[int, ...], threshold: int) -> Bo
 
 
 def _words(key: Key[Array, ""], shape: tuple[int, ...]) -> list[UInt32[Array, "..."]]:
-    """One word for two elements, each device its own rows: by itself, XLA has every device draw those of all."""
+    """One word for two elements. Each device draws its own rows; without `shard_map`, it would draw all rows."""
     counts = (*shape[:-1], math.ceil(shape[-1] / 2))
     mesh = jax.sharding.get_abstract_mesh()
     split = spec(mesh, ("batch",), shape)[0] if not mesh.empty else None

@@ -1,9 +1,9 @@
 """An encoder as pure functions of a dict of arrays.
 
-Flax NNX describes the parts once (`jax.eval_shape`, `nnx.split`); a part is put together again with `nnx.merge` inside
-jit. The params of all layers are stacked on a leading axis L and run by `jax.lax.scan`: no layer is ever indexed on its
-own, since the gradient of an index pads every layer to all L. Where layers differ (a window, a rotation), what differs
-is an array with a leading axis L too, and scanned beside the params.
+Flax NNX describes the parts once (`jax.eval_shape`, `nnx.split`); `nnx.merge` rebuilds a part inside jit. The params of
+all layers are stacked on a leading axis L and run by `jax.lax.scan`. No layer is indexed alone, because the gradient of
+an index pads every layer to all L. Values that differ between layers (a window, a rotation) are arrays with a leading
+axis L too, and are scanned with the params.
 """
 
 import dataclasses
@@ -37,13 +37,13 @@ class Encoder:
     layer: nnx.GraphDef[Any]
     final: nnx.GraphDef[Any] | None
     kernel: attention.Choice = dataclasses.field(compare=False)
-    """The attention kernel that it runs, and why no faster one."""
+    """The attention kernel that it runs, and the reasons against faster kernels."""
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Fresh params as transformers draws them: normal kernels and embeddings, zero padding rows and biases.
 
-        Run it under `jax.jit` with `out_shardings` made of `logical_axes()`, and each device draws its own share only.
-        The third key that `key` splits into is left to a head.
+        Under `jax.jit` with `out_shardings` made of `logical_axes()`, each device draws only its own shard. `key` is
+        split into three keys; the third is for a head.
         """
         embeddings, layers, _ = jax.random.split(key, 3)
         parts = self.config.family.parts
@@ -60,7 +60,7 @@ class Encoder:
         return params
 
     def modules(self) -> dict[str, nnx.Module]:
-        """The parts with shapes for arrays: a single layer for all of them."""
+        """The parts as abstract modules, with shapes instead of arrays; `layers` is a single layer."""
         return _modules(self.config)
 
     def shapes(self) -> PyTree[jax.ShapeDtypeStruct]:
@@ -96,8 +96,8 @@ class Encoder:
           positions: position within the document, from 0; at most `config.max_length` - 1.
           token_types: token-type ids, passed over by families that have none; None is type 0 throughout.
           dropout_key: a typed key of any generator; None runs without dropout (evaluation).
-          first: the first Q tokens of each row alone are wanted, and the last layer runs for them only: what else it
-            would compute nothing reads. None is all of them, Q = S.
+          first: Q, the number of first tokens of each row whose hidden states are returned; the last layer computes
+            only these. None returns all of them, Q = S.
           causal: whether a token sees itself and earlier tokens of its document alone.
         """
         layers = self.config.num_hidden_layers
@@ -125,8 +125,8 @@ class Encoder:
         unroll = self.config.scan_unroll or layers
         body = run_layer
         if self.config.remat:
-            # Only a loop keeps the backward pass apart from the forward pass: where all layers are unrolled, XLA finds
-            # that it computes the same twice and keeps the first result (on CPU whatever prevent_cse says).
+            # Recomputation needs a loop. If all layers are unrolled, XLA finds the same computation in both passes and
+            # keeps the first result (on CPU with any value of prevent_cse).
             unroll = unroll if unroll < layers else 1
             body = jax.checkpoint(run_layer, prevent_cse=False)
         x, _ = jax.lax.scan(body, x, stacked, unroll=unroll)
@@ -136,7 +136,7 @@ class Encoder:
 
 
 def _split_off_last(stacked: Any) -> tuple[Any, Any]:
-    """The stacked layers without the last, and the last; the gradient of a split only puts both together again."""
+    """Split the stacked layers into all but the last, and the last. The gradient of a split is a concatenation."""
     leaves, tree = jax.tree.flatten(stacked)
     parts = [jax.lax.split(leaf, (leaf.shape[0] - 1, 1)) for leaf in leaves]
     return (

@@ -1,4 +1,4 @@
-"""Which fields of config.model a family has, and what they are in a network of it."""
+"""The fields of config.model that a family has, and their values in a network of the family."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -70,7 +70,7 @@ def config_json(model: ModelConfig, special: Mapping[str, int]) -> dict[str, Any
 
 
 def value(network: EncoderConfig, name: str) -> Any:
-    """What a field of config.model is in a network; None where it has no such field."""
+    """The value of a field of config.model in a network; None if the network has no such field."""
     if name == "family":
         return network.model_type
     if name in OWN and name in lacking(network.family):

@@ -28,9 +28,9 @@ from tokenizer.load import load as load_tokenizer
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 OURS = "config.model"
-"""Where a network is set that no config.json describes."""
+"""The place of a network's fields, for messages, if no config.json describes it."""
 
-# Fields of config.json that would make another network of it, and the one value of each that does not.
+# Fields of config.json of which only one value is supported; any other value makes another network.
 _FIXED = {
     "position_embedding_type": "absolute",
     "is_decoder": False,
@@ -53,8 +53,8 @@ def encoder_config(model: ModelConfig, vocab_size: int, special: SpecialTokens) 
     """The network that a run's config and tokenizer ask for.
 
     Args:
-      model: the config; where it names a config_file, that file decides what the network is, and its dropout where the
-        config sets none.
+      model: the config. If it names a config_file, that file determines the network. It also determines the dropout
+        rates that the config does not set.
       vocab_size: tokens of the tokenizer.
       special: its special tokens.
 
@@ -139,7 +139,7 @@ def parse_config(values: Mapping[str, Any], where: str) -> EncoderConfig:
 
 
 def _without_aliases(family: Family, values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """A config.json with each field by one name, where transformers knows it by two."""
+    """A config.json with one name for each field that transformers accepts under two names."""
     given = dict(values)
     for alias in family.aliases & set(values):
         key, value = family.key(alias), given.pop(alias)
@@ -152,7 +152,7 @@ def _without_aliases(family: Family, values: Mapping[str, Any], where: str) -> M
 
 @contextlib.contextmanager
 def _placed(where: str) -> Iterator[None]:
-    """Say of a field that does not fit where it was set: in `config.model`, or in a file."""
+    """Add the place of a wrong field to its UserError: `config.model`, or a file."""
     try:
         yield
     except UserError as error:
@@ -160,7 +160,7 @@ def _placed(where: str) -> Iterator[None]:
 
 
 def checked(values: Mapping[str, Any], key: str, default: Any, where: str) -> Any:
-    """A field of a config.json: of the type of its default, and that default where it is left out.
+    """A field of a config.json, which must have the type of its default; the default if the field is missing.
 
     Args:
       values: the file's contents.
@@ -186,7 +186,7 @@ def config_dict(config: EncoderConfig) -> dict[str, Any]:
     """The contents of a transformers config.json for a masked language model of this network.
 
     Raises:
-      UserError: a network that only fine-tuning knows, where a model's own config.json is passed on.
+      UserError: the network can only be fine-tuned; fine-tuning passes the model's own config.json on.
     """
     config.require_masked_lm()
     family = config.family
@@ -323,7 +323,7 @@ def save_pretrained(
       out: the folder, local or gs://, made if need be.
       config: the network.
       params: its params, numpy or jax arrays.
-      tokenizer_dir: a tokenizer to put beside the model, told the model's length; None writes none.
+      tokenizer_dir: the tokenizer to save with the model, with the model's length as model_max_length; None saves none.
     """
     folder = epath.Path(out)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,8 @@
 """The parts that encoders are built of. A parameter is declared once: its shape, start, layout and weight decay.
 
 Modules are Flax NNX descriptions; `pretrain.models.module_shapes` splits them into a graph and a pure dict of arrays.
-The metadata `axes` names a parameter's logical axes (the table in `pretrain.devices.mesh`), `decay` says whether
-weight decay applies to it, `inputs` how many leading axes of a linear map's kernel are those that are mapped (0: no
-linear map).
+The metadata `axes` has a parameter's logical axes (see the table in `pretrain.devices.mesh`). `decay` is whether weight
+decay applies to it. `inputs` is the number of leading input axes of a linear map's kernel (0: no linear map).
 """
 
 import math
@@ -59,14 +58,15 @@ def normal(
       axes: its logical axes.
       cutoff: standard deviations beyond which nothing is drawn; None cuts nothing off.
       inputs: of a kernel, the leading axes that are mapped.
-      used: the rows that something reads; those behind them are 0. None is all of them.
+      used: number of rows that are used; the rows after them are 0. None uses all rows.
     """
     if cutoff is None:
         drawn = jax.random.normal(rngs.params(), shape, jnp.float32)
     else:
         drawn = jax.random.truncated_normal(rngs.params(), -cutoff, cutoff, shape, jnp.float32)
     if used is not None and used < shape[0]:
-        # Drawn and set to 0, so that each device draws its own share and the rows that are used are as without others.
+        # Unused rows are drawn and set to 0. So each device draws its own shard, and the used rows have the values that
+        # they have without padding.
         drawn = jnp.where((jnp.arange(shape[0]) < used)[:, None], drawn, 0.0)
     return nnx.Param(stddev * drawn, axes=axes, decay=True, inputs=inputs)
 
@@ -111,9 +111,9 @@ class Linear(nnx.Module):
             self.bias = constant(0.0, self.outputs, bias_axes)
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Apply it in the activation's type.
+        """Apply the map in the activation's type.
 
-        As a product of two axes, whatever the number of letters: of more, XLA would transpose each kernel's gradient.
+        The kernel is reshaped to two axes, because XLA would transpose the gradient of a kernel with more axes.
         """
         rows = x.shape[: x.ndim - len(self.inputs)]
         width, out = math.prod(self.inputs), math.prod(self.outputs)

@@ -54,7 +54,7 @@ def _tangent(
 ) -> tuple[Array, Array]:
     (x, y), (dx, dy) = primals, tangents
     tangent = jnp.einsum(spec, dx, y) + jnp.einsum(spec, x, dy)
-    # Written out, for policies of `jax.checkpoint` to see it.
+    # An explicit einsum, so that policies of `jax.checkpoint` see the product.
     return jnp.einsum(spec, x, y, preferred_element_type=dtype), tangent.astype(dtype)
 
 
@@ -82,10 +82,10 @@ def _short_product(spec: str, dtype: jnp.dtype, x: Array, y: Array) -> Array:
 
 
 def _is_transposed(spec: str) -> bool:
-    """Whether the only letter that is summed over is not the first term's last.
+    """Whether a product sums over a single letter, and this letter is not the last one of the first term.
 
-    Of such, in a whole network, XLA (jaxlib 0.10) makes products of bfloat16 that its runtime refuses ("Unsupported
-    element type for DotThunk"): it folds a transpose into them after it has decided that they may stay as they are.
+    In a whole network, XLA (jaxlib 0.10) turns such products into bfloat16 products that its runtime refuses
+    ("Unsupported element type for DotThunk"). It folds a transpose into a product that it has decided to leave alone.
     """
     terms, result = spec.split("->")
     first, second = terms.split(",")

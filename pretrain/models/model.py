@@ -39,8 +39,8 @@ class ParameterCount:
 class Model:
     """An encoder with its masked-language-model head: functions of `params`, a nested dict of float32 arrays.
 
-    `params` has the parts `embeddings`, `layers` (every array stacked, [L, ...]), where the family has it `final`, and
-    `head`.
+    `params` has the parts `embeddings`, `layers` (every array stacked, [L, ...]), `head`, and `final` if the family has
+    it.
     """
 
     encoder: Encoder
@@ -99,7 +99,7 @@ class Model:
     def predict(self, params: Params, hidden: Float[Array, "B K D"]) -> Float[Array, "B K V"]:
         """Logits (float32) over the vocabulary for hidden states: all S of a row, or the K that are predicted.
 
-        V is `config.vocab_rows`; rows of padding have the lowest logit there is, so that none is ever likely.
+        V is `config.vocab_rows`. Padding rows have the lowest float32 logit, so that they are never predicted.
         """
         logits: jax.Array = nnx.merge(self.head, params["head"])(hidden, params["embeddings"]["word"])
         tokens, rows = self.config.vocab_size, self.config.vocab_rows
@@ -123,7 +123,7 @@ class Model:
     def count(self) -> ParameterCount:
         """Numbers of parameters, by part.
 
-        Left out are the vocabulary's padding, and in the first layer what does nothing there.
+        The vocabulary's padding and the unused modules of the first layer are not counted.
         """
         counts = {part: sum(jax.tree.leaves(sizes)) for part, sizes in self.sizes().items()}
         for module in self.config.family.first_layer_lacks:

@@ -1,4 +1,4 @@
-"""What is read off a module's description without computing it: shapes, metadata, a pure dict of its arrays."""
+"""Properties of a module that need no computation: shapes, metadata, a pure dict of its arrays."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,7 +24,7 @@ def pure(module: nnx.Module) -> Params:
 
 
 def metadata(module: nnx.Module, name: str) -> dict[str, Any]:
-    """A tree like `pure(module)` of what the parameters' declarations say under this name."""
+    """The metadata `name` of each parameter, in a tree like `pure(module)`."""
 
     def read(variable: nnx.Variable[Any]) -> Any:
         return variable.get_metadata(name)

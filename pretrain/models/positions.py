@@ -9,8 +9,8 @@ from pretrain.models.config import EncoderConfig
 def positions_of_texts(tokens: Int[Array, "B S"], config: EncoderConfig) -> Int[Array, "B S"]:
     """Positions in each row, from 0, as transformers counts them.
 
-    RoBERTa's network counts the tokens that are not the padding token, so that a padding token which is written in a
-    text takes no position from the others: its own is the one before the first, as is that of padding.
+    RoBERTa's network counts only tokens that are not the padding token. So a padding token that is written in a text
+    takes no position from the other tokens. Its own position is -1, as for padding.
     """
     if not config.family.positions_skip_padding:
         return jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)

@@ -1,7 +1,7 @@
-"""Which tensor of a transformers state dict is which of our params, and how the two are laid out.
+"""The mapping between the tensors of a transformers state dict and our params: names and layouts.
 
 PyTorch keeps a linear map as [outputs, inputs], one tensor a layer. Ours are [L, inputs..., outputs...], heads apart.
-A family's folder in `pretrain.models.families` says what the tensors are called; the modules, which shape they have.
+A family's folder in `pretrain.models.families` has the names of the tensors. The modules have their shapes.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ from pretrain.models.vocabulary import with_rows
 logger = logging.getLogger(__name__)
 
 BUFFERS = ("position_ids", "token_type_ids", "inv_freq")
-"""What releases of transformers leave in a state dict beside parameters."""
-# What other heads leave in checkpoints of the families that pretrain, and a masked language model has no use for.
+"""Buffers that some releases of transformers store in a state dict with the parameters."""
+# Tensors of other heads in checkpoints of the families that can be pretrained. A masked language model needs none.
 UNUSED = (
     *BUFFERS,
     "pooler.",
@@ -55,13 +55,13 @@ class Tensor:
     """Its index on the leading axis, where params are stacked."""
 
     def of(self, params: Params) -> np.ndarray:
-        """It, as the state dict has it, out of params."""
+        """The tensor from params, in the layout of the state dict."""
         array = np.asarray(self._held(params))
         shaped = array.reshape(self.shape[::-1]).T if self.is_linear else array.reshape(self.shape)
         return np.ascontiguousarray(shaped)
 
     def put(self, array: np.ndarray, params: Params) -> None:
-        """Write it, as the state dict has it, into params of numpy arrays."""
+        """Write the tensor, given in the layout of the state dict, into params of numpy arrays."""
         held = self._held(params)
         held[...] = (array.T if self.is_linear else array).reshape(held.shape)
 
@@ -106,7 +106,7 @@ def _leaves(tree: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 
 def _shape(shape: Sequence[int], kind: str, inputs: int) -> tuple[int, ...]:
-    """The shape in a state dict of one of our arrays, of whose axes a kernel maps so many."""
+    """The shape of one of our arrays in a state dict. A kernel has `inputs` leading input axes."""
     if kind == "kernel":
         return math.prod(shape[inputs:]), math.prod(shape[:inputs])
     return (math.prod(shape),) if kind == "bias" else tuple(shape)
@@ -172,7 +172,7 @@ def from_state_dict(
     if decoder_bias in state:  # where both are there and differ, transformers applies the decoder's
         state[bias] = state[decoder_bias]
     of_head = {tensor.name for tensor in head_tensors(model)}
-    # Where heads of several tasks have tensors in common, the others tell them apart.
+    # If heads of several tasks have tensors in common, their other tensors identify the head.
     telling = {name for name in of_head if name.startswith(f"{head}.")} or of_head
     has_head = any(name.startswith(f"{head}.") or name in telling for name in state)
     wanted = encoder_tensors(model.encoder) + (head_tensors(model) if has_head else [])
@@ -187,7 +187,7 @@ def from_state_dict(
 
 
 def empty_params(shapes: Any) -> Params:
-    """Numpy arrays of these shapes to be filled: zeros, and ones for a scale that no tensor may be there for."""
+    """Numpy arrays of these shapes to be filled: zeros, and ones for a scale, for which there may be no tensor."""
 
     def empty(path: Any, leaf: Any) -> np.ndarray:
         return np.full(leaf.shape, float(path[-1].key == "scale"), np.float32)
@@ -213,7 +213,7 @@ def fill(
       state: names to arrays, by transformers' current names.
       config: the network.
       where: the file or folder, for messages.
-      known: names in `state` each of which should be one of those wanted.
+      known: names in `state` that must all be names of wanted tensors.
 
     Raises:
       UserError: a tensor is missing, unknown, or not of the shape that the config gives it; it is named.
@@ -238,7 +238,7 @@ def fill(
 
 
 def as_stored(config: EncoderConfig, state: Mapping[str, np.ndarray], where: str) -> EncoderConfig:
-    """The network of a state dict, whatever its config.json says of tied weights.
+    """The network with tie_word_embeddings as the tensors of a state dict have it, not as its config.json says.
 
     Where the word embedding and the head's output matrix are both stored and differ, transformers does not tie them.
 
@@ -262,7 +262,7 @@ def as_stored(config: EncoderConfig, state: Mapping[str, np.ndarray], where: str
 def with_current_names(config: EncoderConfig, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A state dict with the names that transformers' classes for tasks give its tensors today.
 
-    A word embedding that is stored as the output matrix it is tied to, and by that name alone, is there by its own.
+    If a tied word embedding is stored only under the output matrix's name, the result has it under its own name too.
     """
     family = config.family
     parts = {name.split(".")[0] for name in (*family.modules.values(), "pooler")}

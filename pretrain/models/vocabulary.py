@@ -1,4 +1,4 @@
-"""The vocabulary's axes of params, which may have rows of padding: cut to the tokens, or padded."""
+"""Remove or add the padding rows of the vocabulary axes of params."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from pretrain.models.module_shapes import Params
 
 
 def with_rows(config: EncoderConfig, params: Params, rows: int) -> Params:
-    """Params whose vocabulary has so many rows: what is more is cut off, what is missing is 0.
+    """Params whose vocabulary axes have `rows` rows: further rows are cut off, and missing rows are 0.
 
     Args:
       config: the network, whatever its padding.

@@ -27,7 +27,7 @@ class CausalLM:
     """Causal language modelling; an `Objective`."""
 
     separator: int
-    """The token that closes a document: what follows it is of another document, and is not predicted from it."""
+    """The token that ends a document. The token after it is of another document, and is not predicted from it."""
     at_once: int | None = POSITIONS_AT_ONCE
     """Positions of a row that the head runs on at a time; None is all of them."""
     name = "clm"
@@ -55,8 +55,8 @@ class CausalLM:
     def loss(self, model: Model, params: Any, prepared: Prepared, dropout_key: jax.Array | None) -> Sums:
         """loss_sum, correct_sum and weight_sum over the tokens that are predicted.
 
-        The head takes `at_once` positions of each row after the others, and their logits are computed again in the
-        backward pass: those of all positions may not fit the memory.
+        The head takes `at_once` positions of each row at a time, and the backward pass computes their logits again.
+        The logits of all positions at once may not fit in memory.
         """
         hidden = model.encode(
             params,
@@ -83,7 +83,7 @@ class CausalLM:
         return jax.lax.scan(jax.checkpoint(add, prevent_cse=False), zeros, parts)[0]
 
     def counts(self, batch: Batch) -> Sums:
-        """Nothing: every token is predicted."""
+        """Nothing: there are no maskable tokens to count."""
         return {}
 
     def summarise(self, sums: Mapping[str, float]) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """The held-out rows of a run: read from the corpus once, then kept in its workdir.
 
-One document in hundreds is held out, so to find them is to read much of a corpus; a resumed run need not do it again.
+Only one document in hundreds is held out. So a search for them reads much of the corpus. A resumed run skips it.
 """
 
 import io
@@ -30,11 +30,11 @@ logger = logging.getLogger(__name__)
 ARRAYS = ("tokens", "segments", "positions")
 FEW_ROWS, FEW_DOCUMENTS = 20, 8
 CHARACTERS_OF_A_TOKEN = 4
-"""About so many, where there is no tokenizer yet."""
+"""Estimated number of characters in a token, for use before there is a tokenizer."""
 
 
 def check_held_out(data: DataConfig, seq_len: int, where: str = "config.data") -> None:
-    """Refuse data without a document to evaluate on, and warn of few, while no tokenizer is made from the others yet.
+    """Refuse data without held-out documents, and warn if there are few, before the tokenizer is made from the others.
 
     Reads on until there are enough. `where` is the place of the data that messages name.
 
@@ -76,7 +76,7 @@ def held_out_rows(
 def _read_or_make(
     workdir: epath.Path, phase: Phase, tokenizer: Loaded, max_rows: int
 ) -> dict[str, np.ndarray]:
-    """The rows from their file, which is written where it does not hold them."""
+    """Read the rows from their file. If the file does not hold them, read them from the corpus and write the file."""
     data, file = phase.data, workdir / f"heldout_{phase.index}.npz"
     sources = _sources(data, phase.place("data"))
     key = _key(data, sources, tokenizer, phase.seq_len, max_rows)
@@ -123,7 +123,7 @@ def _key(
 
 
 def _load(file: epath.Path, key: str) -> dict[str, np.ndarray] | None:
-    """The rows in a file; None, said in the log, where it holds others or cannot be read, and where there is none."""
+    """The rows in a file; None if there is no file. If it holds other rows or is damaged, log this and return None."""
     if not file.exists():
         return None
     try:
@@ -139,7 +139,7 @@ def _load(file: epath.Path, key: str) -> dict[str, np.ndarray] | None:
 
 
 def _warn_of_few(tokens: np.ndarray, phase: Phase, tokenizer: Loaded, max_rows: int) -> None:
-    """Say so where all that is held out, of which `tokens` [R, S] are the rows, is too little to measure by."""
+    """Warn if the held-out rows `tokens` [R, S] are all that there are, and too few to measure by."""
     rows, documents = len(tokens), int((tokens == tokenizer.special.sep).sum())
     if rows == max_rows or (rows >= FEW_ROWS and documents >= FEW_DOCUMENTS):
         return

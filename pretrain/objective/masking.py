@@ -42,7 +42,7 @@ class MaskingTables:
     special_ids: tuple[int, ...]
     """Never predicted, never a random replacement; in order."""
     vocab_size: int
-    """Of the tokenizer: the model's embedding may have more rows, which no replacement may name."""
+    """The tokenizer's number of tokens. The model's embedding may have more rows, but these are never replacements."""
     word_starts: np.ndarray | None = None
     """Whether a token begins a word, bool [V]; None masks single tokens."""
     word_breaks: np.ndarray | None = None
@@ -53,7 +53,7 @@ class MaskingTables:
         """The tables of a config and a tokenizer.
 
         Raises:
-          UserError: whole words are asked of a tokenizer that does not mark them.
+          UserError: the config asks for whole words, but the tokenizer does not mark them.
         """
         return cls(
             mask_fraction=config.mask_fraction,
@@ -67,7 +67,7 @@ class MaskingTables:
 
 
 def predictions_per_row(rate: float, seq_len: int) -> int:
-    """K: the most tokens of a row of S that are predicted, those of a row that is full of maskable tokens."""
+    """K: the largest number of predictions in a row of S tokens. A row that is full of maskable tokens has it."""
     return int(_budgets(rate, seq_len)[-1])
 
 
@@ -87,16 +87,18 @@ def mask_tokens(
     replacement; each is replaced by the mask token, by a random token that is not special, or left, with the
     shares of the tables.
 
-    Whole words are taken in random order, each that still fits, until none does: never more tokens than the
-    budget. What stands before a row's start or across a document's end is not part of a word. A word longer than
-    the budget, as a sentence of a script without spaces is, is cut into its tokens.
+    Whole words are taken in random order. A word is skipped if it does not fit the rest of the budget. No word goes
+    beyond the start of a row or the end of a document. A word longer than the budget is cut into its tokens; a
+    sentence of a script without spaces may be such a word.
 
     Args:
-      key: a threefry key, the same on every mesh; one for each step, or one for all evaluations. rows: what
-      tells a row from the others under this key: its index in the global batch, or in the evaluation set.
-      tokens: the rows. segments: 0 for padding, 1.. for the document within the row. tables: of the tokenizer
-      and the config. rate: the share of a row's maskable tokens that is predicted. predictions: K, of
-      `predictions_per_row`.
+      key: a threefry key, the same on every mesh; one for each step, or one for all evaluations.
+      rows: number of each row under this key: its index in the global batch, or in the evaluation set.
+      tokens: the rows.
+      segments: 0 for padding, 1.. for the document within the row.
+      tables: the tables of the tokenizer and the config.
+      rate: the share of a row's maskable tokens that is predicted.
+      predictions: K, from `predictions_per_row`.
     """
     row_keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
     maskable = maskable_tokens(tokens, segments, tables)
@@ -112,7 +114,7 @@ def mask_tokens(
             positions, chosen = _choose_words(priorities, maskable, starts, budget, predictions)
         targets = tokens[positions]
         replaced = _replace(action_key, replacement_key, targets, tables)
-        # An unused place may name a position that is also predicted: it writes outside the row, where it is
+        # An unused place may have the position of a prediction. So it writes outside the row, where the write is
         # dropped.
         written = jnp.where(chosen, positions, tokens.shape[0])
         inputs = tokens.at[written].set(replaced, mode="drop")
@@ -129,7 +131,7 @@ def maskable_tokens(
 
 
 def _budgets(rate: float, seq_len: int) -> np.ndarray:
-    """Predictions in a row of n maskable tokens, int32 [S + 1] by n: a table, so that no device rounds."""
+    """Number of predictions for each number n of maskable tokens, int32 [S + 1]; a table, so that no device rounds."""
     budgets = [0] + [min(n, max(1, round(rate * n))) for n in range(1, seq_len + 1)]
     return np.array(budgets if rate > 0 else [0] * (seq_len + 1), np.int32)
 
@@ -191,8 +193,8 @@ def _choose_words(
         return jnp.any(state[1])
 
     def take(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        # Words up to the first that does not fit; that one and every longer one never will, the others are
-        # tried again.
+        # Take the words up to the first that does not fit. Drop the words that exceed the rest of the budget, and try
+        # the others again.
         taken, waiting, left = state
         total = jnp.cumsum(waiting)
         total_at_last = jax.lax.cummin(jnp.where(last, total, length + 1), reverse=True)

@@ -1,4 +1,4 @@
-"""The objectives by name, and what the rest of a run must know of each before any is built."""
+"""The objectives by name, and the traits of each that other code needs before an objective is built."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

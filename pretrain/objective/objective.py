@@ -1,8 +1,8 @@
 """What an objective is: the contract that the train step, the evaluation, the reports and the plan rely on.
 
-An objective makes predictions of a batch (`prepare`), and a loss of a network's answers to them (`loss`). All of its
-numbers are sums: those of micro-batches, devices, steps and batches of an evaluation add up, and metrics are made of
-the total (`summarise`). Masked language modelling is in `masked.py`, causal language modelling in `causal.py`.
+An objective chooses the predictions of a batch (`prepare`), and computes a network's loss on them (`loss`). All of its
+results are sums. They add up over micro-batches, devices, steps and batches of an evaluation. `summarise` makes metrics
+of the total. Masked language modelling is in `masked.py`, causal language modelling in `causal.py`.
 """
 
 import math
@@ -74,7 +74,7 @@ class Objective(Protocol):
         """
 
     def counts(self, batch: Batch) -> Sums:
-        """Further sums of a batch in training, that no params bear on."""
+        """Further sums of a training batch, which do not depend on params."""
 
     def summarise(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Metrics, by their names in logs, of the total of the sums of `loss` and, where they are there, `counts`."""

@@ -36,9 +36,10 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The step of a phase: (state, batch) -> (state, metrics).
 
-    A batch holds tokens, segments, positions [B, S] int32 and attended [B] float32, the sum of squared segment lengths
-    of each row. Metrics are scalars: the objective's sums before the update, grad_norm, learning_rate, tokens (not
-    padding), attended (pairs of tokens of which the first sees the second).
+    A batch holds tokens, segments, positions [B, S] int32 and attended [B] float32, the pairs of tokens that see each
+    other in each row (`pretrain.devices.flops.seen_pairs`). Metrics are scalars: the objective's sums before the
+    update, grad_norm, learning_rate, tokens (without padding), attended (pairs of tokens of which the first sees the
+    second).
     """
     rows = jnp.arange(phase.global_batch, dtype=jnp.int32)
 
@@ -81,7 +82,7 @@ def lower(
     batch: dict[str, jax.ShapeDtypeStruct],
     metrics: NamedSharding | None = None,
 ) -> jax.stages.Lowered:
-    """The step of `make_train_step` ready to compile: the state's memory is used again, and its layout kept.
+    """Lower the step of `make_train_step`. The compiled step reuses the state's memory and keeps its layout.
 
     Args:
       train_step: the step.
@@ -99,7 +100,7 @@ def accumulate(
     """Gradients and metrics of a batch taken in `count` micro-batches, one after another.
 
     The loss is already divided by the weight of the whole batch, so gradients add up. Micro-batch i takes rows i, i +
-    count, ...: each device splits the rows it has, and none travel.
+    count, ... So each device splits its own rows, and no rows move between devices.
     """
 
     def split(x: Array) -> Array:

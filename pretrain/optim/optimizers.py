@@ -1,8 +1,8 @@
 """Optimisers from optax, with the decay mask and clipping, and the logical axes of their state.
 
-Layers are stacked in one array for the scan over layers. AdamW acts on each element and does not notice; LAMB
-and Adafactor scale by norms of a whole parameter, which here must mean one layer's parameter: their norms are
-taken apart along the "layers" axis.
+Layers are stacked in one array for the scan over layers. For AdamW this makes no difference, because it acts on
+each element. LAMB and Adafactor scale by the norm of a parameter. Here they use the norm of one layer's parameter,
+separately for each index of the "layers" axis.
 """
 
 import math
@@ -39,9 +39,9 @@ def make_optimizer(
     - lamb: You et al. 2020, algorithm 2; what is exempt from decay is not rescaled either, as in the authors'
       code.
     - adafactor: Shazeer and Stern 2018, without momentum; the learning rate is relative to each parameter's
-      scale (section 8). Decay is decoupled and multiplied by the learning rate as in the other two
-      (optax.adafactor's is not: 0.01 there would take 1% off the weights at every step). beta1, beta2 and eps
-      do not apply to it.
+      scale (section 8). Decay is decoupled and multiplied by the learning rate, as in adamw and lamb. In
+      optax.adafactor it is not: a decay of 0.01 would take 1% off the weights at every step. beta1, beta2 and
+      eps have no effect.
     - muon: Jordan et al. 2024, for the matrices of the layers; the rest (embeddings, head, biases, norms) by AdamW.
       Updates are scaled as in Liu et al. 2025, section 2.2, so that AdamW's learning rate and decay fit both.
 
@@ -128,8 +128,8 @@ def _clip_by_global_norm(
 ) -> optax.GradientTransformation:
     """Scale the gradients that `optimizer` gets so that their global norm is at most `max_norm` (Pascanu et al. 2013).
 
-    Around the chain and not a link of it: the state has the same tree with clipping and without, so that a run can
-    turn it on or off where it resumes.
+    It wraps the chain instead of being a part of it. So the state has the same tree with and without clipping, and a
+    resumed run can turn clipping on or off.
 
     The factor min(1, max_norm / norm) fuses into the update that follows; optax's select between scaled and
     unscaled gradients does not on CPU, where it doubled the time of a whole AdamW update.

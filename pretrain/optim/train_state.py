@@ -1,4 +1,4 @@
-"""The train state: what a step changes, how it is laid out on the mesh, and how it is born."""
+"""The train state: the values that a step changes, their layout on the mesh, and their initial values."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +85,7 @@ def _shardings(abstract: Any) -> Any:
 def fresh_state(
     model: Model, optimizer: optax.GradientTransformation, abstract: TrainState, seed: int
 ) -> TrainState:
-    """Step 0 with random params; every array is born sharded, never whole on one device."""
+    """The state of step 0 with random params. Every array is created in shards, never whole on one device."""
 
     def init() -> TrainState:
         params = model.init(random_key(seed, PARAMS))

@@ -1,1 +1,1 @@
-"""What a run takes on a TPU pod, before one is rented: `python -m pretrain.plan`."""
+"""An estimate of a run's memory and time on a TPU pod, before the pod is rented: `python -m pretrain.plan`."""

@@ -22,7 +22,7 @@ from pretrain.config import PretrainConfig
 from pretrain.unused_fields import unused_fields
 
 ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",  # nothing runs; the CPU is only where jax feels at home
+    "JAX_PLATFORMS": "cpu",  # nothing runs on a device, but jax needs one
     "TPU_SKIP_MDS_QUERY": "1",  # libtpu asks Google Cloud's metadata server otherwise
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # another plan may be compiled at the same time
     "TPU_STDERR_LOG_LEVEL": "3",
@@ -50,7 +50,7 @@ def _flags(values: flags.FlagValues) -> None:
 
 
 def variants(argv: Sequence[str], compared: Sequence[str]) -> dict[str, CommandLine[PretrainConfig]]:
-    """What a command line gives, under the recipe's name, and what it gives with the fields of each variant.
+    """The parsed command line, under the recipe's name or "as given", and the parsed command line of each variant.
 
     Args:
       argv: the command line.
@@ -93,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
     found = variants(argv, values.compare)
     if values.tokens and all(line.config.epochs is None for line in found.values()):
         raise UserError(
-            "--tokens has no effect: it says how long config.epochs are, which is not set; leave it out"
+            "--tokens has no effect: it gives the length of an epoch, but config.epochs is not set; leave it out"
         )
     from base import terminal
     from pretrain.plan import compiled_steps, plan_table
@@ -139,8 +139,8 @@ def guarded(argv: Sequence[str]) -> int:
     if status < 0:
         name = signal.Signals(-status).name
         raise UserError(
-            f"the TPU compiler (libtpu) was ended by {name} on this step, a fault of its own or a lack of memory here; "
-            "another mesh, topology or libtpu may do; --check needs no compiler"
+            f"the TPU compiler (libtpu) was ended by {name} on this step: it has crashed, or this machine has too "
+            "little memory; try another mesh, topology or libtpu; --check needs no compiler"
         )
     return status
 

@@ -1,4 +1,4 @@
-"""From a config and a TPU pod to what a training step would take there: the checks, and the compiler's word on it.
+"""The checks of a config for a TPU pod, and the compiler's estimate of a training step's memory and time there.
 
 Nothing of it needs a corpus, a workdir or a TPU; `check` needs no compiler either. `plan_step` compiles the very step
 that `pretrain.train` runs, for the devices that libtpu describes and with the choices that a run makes on a TPU.
@@ -29,7 +29,7 @@ from pretrain.devices.flops import StepWork
 from pretrain.devices.global_batch import abstract_batch
 from pretrain.devices.mesh import BATCH_AXES, make_mesh, mesh_sizes
 from pretrain.job import NOTHING_SET, settled_with_origin
-from pretrain.models import EncoderConfig, build
+from pretrain.models import EncoderConfig, Model, build
 from pretrain.models.huggingface import encoder_config
 from pretrain.objective.masking import MaskingTables
 from pretrain.objective.objective import Objective, full_rows
@@ -45,7 +45,7 @@ from tokenizer.load import load as load_tokenizer
 
 PLATFORM = "tpu"
 LONG_RUN = 1_000_000
-"""Steps that stand for a number that is not known: they are compiled into the schedule, and cost nothing there."""
+"""A placeholder for an unknown number of steps. It is compiled into the schedule, and costs nothing there."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Checked:
     pod: Pod
     mesh_sizes: dict[str, int]
     encoder: EncoderConfig
-    """The network's fields, with the attention kernel as it was asked for."""
+    """The network's fields, with the attention kernel that the config names."""
     model: Model
     """The network as it runs on the pod."""
     phases: tuple[Phase, ...]
@@ -114,7 +114,7 @@ class StepPlan:
     temporary: int | None
     """Bytes of activations and scratch space, and of the batch; None where it does not fit."""
     obstacle: str
-    """Where it does not fit: what it needs of what there is. Empty where it fits."""
+    """If it does not fit: the memory that it needs, and the memory that there is. Empty if it fits."""
     model_flops: float
     """FLOPs of the step that count towards MFU, of all devices (`pretrain.devices.flops`), rows being full."""
     xla_flops: float
@@ -165,7 +165,7 @@ def check(config: PretrainConfig, pod: Pod, corpus_tokens: float = 0, given: Giv
 def check_streams(phase: Phase, pod: Pod, sizes: dict[str, int]) -> None:
     """Refuse streams that cannot be shared out among the pod's hosts, each of which reads some streams whole.
 
-    The mesh follows a pod's wires, so the rows of a host need not be neighbours; those of a device are.
+    The mesh follows a pod's interconnect. So the rows of a host need not be adjacent; the rows of a device are.
     """
     shares = math.prod(sizes[axis] for axis in BATCH_AXES)
     if pod.hosts > 1 and phase.data.streams % shares:
@@ -239,7 +239,7 @@ def plan_steps(checked: Checked) -> tuple[StepPlan, ...]:
 
 
 def plan_step(checked: Checked, phase: Phase, mesh: Mesh) -> StepPlan:
-    """Compile the step of a phase for a pod, which takes one to several minutes, and read off what it takes.
+    """Compile the step of a phase for a pod, and read its memory and time. This takes one to several minutes.
 
     Args:
       checked: the run.
@@ -290,7 +290,7 @@ def _lowered(
         config.schedule, config.optimizer.learning_rate, checked.phases[-1].stop
     )
     optimizer = make_optimizer(config.optimizer, schedule, model.decay_mask(), model.logical_axes())
-    # Outside of the mesh, where jax may still compute: it has no such devices.
+    # Outside of `jax.set_mesh`: jax may compute something here, and the mesh's devices do not exist.
     state = abstract_state(model, optimizer, mesh)
     step = make_train_step(
         model,
@@ -308,8 +308,8 @@ def _lowered(
 def _xla_flops(checked: Checked, phase: Phase) -> float:
     """FLOPs that XLA counts in the step as it is written, recomputation and micro-batches left out.
 
-    Counted before compiling, for one CPU. XLA counts a loop's body once, whatever its rounds; so networks of one and
-    two layers out of any loop tell what a layer takes.
+    They are counted before compiling, for one CPU. XLA counts a loop's body once, for any number of rounds. So the
+    FLOPs of a layer are the difference between networks of two layers and of one, both without loops.
     """
     whole, objective = (
         dataclasses.replace(phase, grad_accum=1),
@@ -330,7 +330,7 @@ def _xla_flops(checked: Checked, phase: Phase) -> float:
 
 
 def _obstacle(message: str, one: TpuSlice) -> str:
-    """What the compiler says that the step needs of what a device has, of its message on running out of memory."""
+    """The memory that the step needs and the memory of a device, from the compiler's out-of-memory message."""
     used = re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm", message)
     total = re.search(r"temporaries \(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)", message)
     match = used or total

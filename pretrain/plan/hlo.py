@@ -1,4 +1,4 @@
-"""What a program compiled for TPU says of itself: the compiler's estimate of its cycles, and what its devices exchange.
+"""Facts of a program compiled for TPU: the compiler's estimate of its cycles, and the data that its devices exchange.
 
 Read from the text of the scheduled program (HLO), in which the TPU compiler notes with most instructions the cycles
 that it expects them to take ("estimated_cycles"): its model, not a measurement. Instructions without a note take time
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-# Instructions that take no time worth a word: they name, group or reinterpret values, or end what has been counted.
+# Instructions that take almost no time: they name, group or reinterpret values, or end a counted instruction.
 FREE = {
     "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id", "replica-id",
     "iota", "broadcast", "reshape", "opt-barrier", "add-dependency", "while", "conditional", "call",
@@ -26,9 +26,9 @@ FREE_CALLS = (
     "GatherScatterIndicesBitpacked",
     "Sharding",
 )
-"""Targets of custom calls that are the same."""
+"""Targets of custom calls that also take almost no time."""
 SLOW = ("scatter", "gather", "sort", "rng-bit-generator")
-"""What a fusion without an estimate is named after."""
+"""Opcodes that name a fusion without an estimate; the first one in the fusion counts."""
 NOTABLE_BYTES = 2**20
 """Instructions without an estimate are listed where they make a value of this size or more."""
 
@@ -82,7 +82,7 @@ class _Instruction:
 
     @property
     def kind(self) -> str:
-        """The opcode, without what says that it only starts here."""
+        """The opcode, without the suffix of an asynchronous start."""
         return self.opcode.removesuffix("-start")
 
     @property
@@ -107,7 +107,7 @@ class _Instruction:
 
     @property
     def called(self) -> str:
-        """The computation that it runs once, where it is no loop and no choice."""
+        """The computation that the instruction runs once, if it is neither a loop nor a conditional."""
         return self.attribute("to_apply" if self.opcode == "call" else "calls")
 
 
@@ -119,7 +119,7 @@ def read_program(text: str, *, slices: int = 1) -> Program:
 
     Args:
       text: scheduled HLO of libtpu's compiler.
-      slices: slices that its devices are spread over, equal blocks of the order of the mesh.
+      slices: number of slices. Each slice has an equal block of consecutive devices of the mesh.
     """
     computations, entry = _parse(text)
     cycles, open_loops = 0.0, 0
@@ -156,9 +156,9 @@ class _Place(enum.IntEnum):
 
     PROGRAM = 0
     FUSION = 1
-    """In a fusion without an estimate: its cycles count, and without any the fusion is listed."""
+    """In a fusion without an estimate. The instruction's cycles count, but only the fusion is listed as unestimated."""
     ESTIMATED = 2
-    """In something whose estimate stands for all of it, but for what it exchanges."""
+    """In an instruction whose estimate covers everything in it except collectives."""
 
 
 def _runs(

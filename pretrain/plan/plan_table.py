@@ -109,14 +109,14 @@ def _step_facts(plan: RunPlan, step: StepPlan) -> dict[str, str]:
 
 
 def _left_out(program: Program) -> str:
-    """What the estimated step has no time for."""
+    """The parts of a step that its estimated time leaves out."""
     parts = ["the exchanges below"] if program.collectives else []
     parts += [
         f"{name} ({one.count} times, {formatting.size(one.bytes)})"
         for name, one in program.unestimated.items()
     ]
     if program.open_loops:
-        parts.append(f"all rounds but one of {program.open_loops} loops that end by their data")
+        parts.append(f"all rounds but one of {program.open_loops} loops whose end depends on the data")
     return "; ".join(parts) or "nothing that the program names"
 
 

@@ -17,7 +17,7 @@ class ObjectiveText:
     """The hub's pipeline_tag."""
     tag: str
     task: str
-    """What the results are of."""
+    """The task of the results, in words."""
     kind: str
     """What the model is, after its type."""
 

@@ -1,7 +1,7 @@
 """To the Hugging Face hub: the folder of an exported model, in one commit.
 
-The token is the one that huggingface_hub finds (HF_TOKEN, or a login). It is never passed on or written, and what the
-client says is told on without it: nothing is raised `from` its exceptions, which hold the request that was sent.
+huggingface_hub finds the token (HF_TOKEN, or a login). The token is never passed on or written, and messages of the
+client are shown without it. So no error is raised `from` the client's exceptions, which hold the request that was sent.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ WEIGHTS = (
     "model.onnx",
     "model.onnx.data",
 )
-"""Names of the files of a model that another model in its place may not have."""
+"""Patterns of a model's files that must not remain in the repository when another model replaces it."""
 
 _TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 
@@ -40,11 +40,11 @@ def check_flags(repo_id: str, *, public: bool) -> None:
       UserError: `public` is set, and `repo_id` is empty.
     """
     if public and not repo_id:
-        raise UserError(f"--public says how {FLAG}=USER/NAME uploads, which is not given")
+        raise UserError(f"--public has no effect without {FLAG}=USER/NAME, which is not given")
 
 
 def check(repo_id: str) -> None:
-    """Refuse what no push could do, before the work whose result is to be pushed; nothing is sent.
+    """Refuse an upload that cannot succeed, before the work whose result is uploaded. Nothing is sent.
 
     Raises:
       UserError: an id that the hub would not take, no token, or HF_HUB_OFFLINE is set.
@@ -73,7 +73,7 @@ def push(
     message: str,
     replaced: Mapping[str, bytes] | None = None,
 ) -> str:
-    """Upload the files of a folder to a model repository, which is made if there is none; all of them or nothing.
+    """Upload all files of a folder to a model repository in one commit. If there is no repository, it is made.
 
     Weights in the repository that the folder does not have (shards, model.onnx) are those of another model and are
     removed in the same commit; its history keeps them. Everything else there stays.
@@ -144,7 +144,7 @@ def _staged(folder: epath.Path, replaced: Mapping[str, bytes]) -> Iterator[Path]
 
 def _explain(error: BaseException, repo_id: str) -> UserError:
     """The one line for an exception of the client."""
-    # Of a bad request (400) the outer exception says more than the answer.
+    # For a bad request (400), the outer exception says more than the hub's answer.
     answered = next((cause for cause in causes(error) if status(cause) not in (0, 400)), None)
     error = answered or error
     said, code = one_line(error), status(error)

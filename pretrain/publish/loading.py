@@ -25,7 +25,7 @@ class Loading:
 
 
 def loading(objective: str, family: Family) -> Loading:
-    """The class of transformers that has the trained head, or where there is none the encoder alone.
+    """The class of transformers that has the trained head. If there is no such class, the class of the encoder alone.
 
     Args:
       objective: what the model learned last, by its name in `config.objective`.
@@ -39,7 +39,7 @@ def loading(objective: str, family: Family) -> Loading:
 
 
 def caution(objective: str, family: Family) -> str:
-    """What a user must know who takes the export for a masked language model; '' where it is one.
+    """A warning to a user who takes the export for a masked language model; '' if it is one.
 
     Arguments as in `loading`.
     """

@@ -1,4 +1,4 @@
-"""Markdown in which the names that users give stand as they are written, and the YAML header that the hub reads."""
+"""Markdown that shows users' names exactly as they are written, and the YAML header that the hub reads."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ _PLAIN = re.compile(r"[A-Za-z][\w ./-]*", re.ASCII)
 
 
 def escape(text: str) -> str:
-    """A text of a user's as Markdown that shows it, on one line, also within a table; markup in it is not followed."""
+    """A user's text as Markdown on one line, also for use in a table. Markup in the text is shown as written."""
     return _MARKUP.sub(lambda match: f"&#{ord(match[0])};", formatting.one_line(text))
 
 
 def code(text: str) -> str:
-    """The same, in the type of code."""
+    """A user's text as inline code."""
     simple = _CODE.fullmatch(text) and formatting.one_line(text) == text
     return f"`{text}`" if simple else f"<code>{escape(text)}</code>"
 

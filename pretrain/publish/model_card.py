@@ -54,13 +54,13 @@ class CardFacts:
     mask_token: str
     has_loss_curve: bool
     past: Sequence[Mapping[str, Any]] = ()
-    """Of a run whose config or corpus changed on the way, what it was before, see `pretrain.resume.provenance`."""
+    """The earlier configs and fingerprints of a run that changed on the way, see `pretrain.resume.provenance`."""
     local: Collection[str] | None = None
-    """Fields of the config that could name something on the hub and name a path; None looks which of them do."""
+    """Fields of the config that hold a path, although they could hold an id of the hub. None: they are found here."""
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     """Of tokenizer and corpora."""
     documents: int = 0
-    """Documents that were read, repeated ones as often; 0 is not known."""
+    """Number of documents read, with repetitions; 0 if it is not known."""
     card: CardConfig = CardConfig()
     """What the user says."""
 
@@ -71,11 +71,11 @@ class CardFacts:
 
     @cached_property
     def public(self) -> dict[str, Any]:
-        """The config, of fields that something reads only, without folders of the machine."""
+        """The config for publication, without unused fields and without folders of the machine."""
         return self.published(self.config)
 
     def published(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The same of what the config was before: one of a recipe that makes that part of the run."""
+        """A config of the run, present or past, for publication, as a recipe that repeats its part of the run."""
         built = schema.restored(PretrainConfig, config)
         everything = Given(recipe=frozenset(schema.flatten(schema.as_dict(built))))
 
@@ -246,12 +246,12 @@ def _hyperparameters(facts: CardFacts) -> str:
             f"{name}={value}" for name, value in phase.items() if value is not None and name != "data"
         )
         rows[f"phase {number}"] = changed
-    note = ["Some of these were others before, see below.", ""] if facts.past else []
+    note = ["Some of these values were different earlier in the run, see below.", ""] if facts.past else []
     return "\n".join([*note, table(("", ""), list(rows.items()))])
 
 
 def _in_turn(values: Sequence[str]) -> str:
-    """What holds in each phase, once for those that follow one another with the same."""
+    """The value of each phase, in order. Equal values of successive phases appear once."""
     return ", then ".join(value for value, _ in itertools.groupby(values))
 
 

@@ -1,7 +1,7 @@
-"""What of a run may be published: ids of the hub as they are, of paths their last names only.
+"""The public form of a run's config: ids of the hub as they are, and only the last names of paths.
 
-A name such as `a/b` is an id or a folder. Which of the two is seen where the run is made, and kept with it: later, and
-on another machine, the folder may not be there.
+A name such as `a/b` is an id or a folder. The machine that makes the run decides which of the two it is, and stores
+this with the run. Later, or on another machine, the folder may not exist.
 """
 
 import re
@@ -27,7 +27,7 @@ _LICENSE = re.compile(r"[a-z0-9]+([.+-][a-z0-9]+)*")
 
 
 def hub_id(name: str) -> str:
-    """A name if it is that of something on the hub; '' of what is a path on this machine, or can be no id."""
+    """A name if it can be an id of the hub; '' if it is a path on this machine, or cannot be an id."""
     return name if hub_ids.is_id(name) and not epath.Path(name).exists() else ""
 
 
@@ -92,7 +92,7 @@ def check_card(card: CardConfig, place: str = "config.card.") -> None:
       place: how the settings are written before their names.
 
     Raises:
-      UserError: one of them.
+      UserError: the language or the licence is not valid.
     """
     wrong = [code for code in languages(card) if not _LANGUAGE.fullmatch(code)]
     if wrong:

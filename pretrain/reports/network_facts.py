@@ -1,4 +1,4 @@
-"""What is worth saying of a network before its first step: its attention kernel, and what the mesh cannot split."""
+"""Facts of a network for the start of a run: its attention kernel, its padding, and the axes that stay whole."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -42,7 +42,7 @@ def network_facts(
     Args:
       model: the network.
       sizes: devices along each axis of the mesh.
-      fields: as `FIELDS`; of a network whose sizes the run does not set, none.
+      fields: as `FIELDS`; {} for a network whose sizes the run does not set.
     """
     config = model.encoder.config
     whole = "\n".join(_sentence(axis, sizes, config, fields) for axis in _whole(model, sizes))

@@ -73,14 +73,14 @@ class Recorder:
 
         Args:
           writers: where metrics go: first those of the run (means of a population), then those of each member where
-            there are several. None on processes that do not write.
+            there are several. Empty on processes that do not write.
           progress: the line in the terminal; None likewise.
           summarise: makes losses and scores of sums.
           rates: makes speeds of an interval.
           every: steps between logs.
           last_step: the run's.
           log_at: further steps to log at: the last step of each objective, since the sums of two do not add up.
-          sums: those that the run was stopped with.
+          sums: the sums since the last log of a run that resumes.
         """
         self._writers, self._progress = tuple(writers), progress
         self._summarise, self._rates = summarise, rates
@@ -126,8 +126,8 @@ class Recorder:
     def paused(self, *, compiling: str = "") -> Iterator[None]:
         """Read what is pending, and leave what happens inside (an evaluation, say) out of the rates.
 
-        Where something is compiled inside, `compiling` says what: this is logged at once, and the time that it takes
-        is left out of the time that is left, too.
+        If something is compiled inside, `compiling` names it. The name is logged at once, and the elapsed time is left
+        out of the estimate of the remaining time too.
         """
         self.flush()
         if compiling:
@@ -155,7 +155,7 @@ class Recorder:
 
     @property
     def sums(self) -> Values:
-        """Sums since the last log, JSON-able: part of a run's state, so that a resumed run logs what it would have."""
+        """Sums since the last log, for JSON. They are part of a run's state, so a resumed run logs the same metrics."""
         return {name: total.tolist() for name, total in self._sums.items()}
 
     def _read(self, step: int, metrics: Mapping[str, Any]) -> None:

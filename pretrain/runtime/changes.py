@@ -10,7 +10,7 @@ from base.errors import UserError
 
 C = TypeVar("C")
 
-# Beginnings of the fields that may change: they leave every step, and what is chosen by evaluations, as it would be.
+# Prefixes of the fields that may change. They change no training step.
 ALWAYS_SAFE = ("log.", "checkpoint.", "card.", "compilation_cache", "distributed", "mesh.")
 SAFE_IN_PRETRAINING = (*ALWAYS_SAFE, "eval.", "data.prefetch", "data.bad_documents")
 SAFE_IN_FINETUNING = (*ALWAYS_SAFE, "inference", "eval.batch", "eval.tests", "search.", "benchmark.")
@@ -51,7 +51,7 @@ def check_unchanged(
       rules: the stage's.
       saved: the config in the checkpoint.
       config: the config of the command line.
-      accept: True lets every difference pass that the stage can make.
+      accept: True accepts every difference that `rules.refusal` does not refuse.
       acceptable: whether the command has a flag --accept_changes, which the message names.
 
     Returns:

@@ -2,8 +2,8 @@
 
 A checkpoint of step N holds two items: `state`, the arrays of the TrainState, and `run`, a small JSON dict (positions
 of all data streams, resolved config, fingerprints of tokenizer and corpus, best evaluation so far). It is written
-asynchronously into a temporary directory and renamed when complete, or in a bucket, where that would be to copy it,
-marked as complete; so a killed run leaves whole checkpoints only.
+asynchronously into a temporary directory, which is renamed when it is complete. In a bucket, a rename would be a copy,
+so the checkpoint is marked as complete instead. A killed run leaves whole checkpoints only.
 """
 
 import logging
@@ -114,8 +114,8 @@ class Checkpointer:
           abstract_state: the state's tree with a jax.ShapeDtypeStruct (shape, dtype, sharding) at each leaf.
 
         Raises:
-          UserError: there are checkpoints but none can be read: never a silent fresh start. Or the newest holds other
-            arrays, or cannot be read for a reason that may pass: it is left as it is.
+          UserError: there are checkpoints but none can be read, so that a run never starts afresh silently. Or a
+            checkpoint holds other arrays, or cannot be read for a reason that may pass; it is left as it is.
         """
         arguments = ocp.checkpoint_utils.construct_restore_args(abstract_state)
         bad: dict[int, str] = {}
@@ -196,7 +196,7 @@ def restore_params(workdir: epath.PathLike, step: int | str | None = None) -> tu
 
     Args:
       workdir: the run's folder.
-      step: a step, "best" (lowest eval/loss), or None or "last" for the newest.
+      step: a step, "best" (lowest eval/loss; the newest without evaluations), or None or "last" for the newest.
 
     Raises:
       UserError: no such checkpoint; the message lists those there are.

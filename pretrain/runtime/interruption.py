@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: ask the loop to stop after the step at hand, on all processes of a run after the same one."""
+"""SIGTERM and Ctrl-C: stop the loop after the current step. All processes of a run stop after the same step."""
 
 import signal
 from collections.abc import Callable, Mapping
@@ -21,10 +21,10 @@ class Interruption:
 
     A second signal changes nothing: the checkpoint being written is finished first.
 
-    Of several processes any one may be sent the signal, and steps are dispatched ahead of the devices. So that all stop
-    after the same step, a batch carries the signal that each process has seen, a step returns the highest of them
-    with its metrics, and `requested` is what they read there, one step late. The device adds one number to what its
-    processes sum anyway; the host sends and waits for nothing.
+    If there are several processes, any of them may get the signal, and steps are dispatched ahead of the devices. All
+    must stop after the same step. So a batch carries the signal that each process has seen, and a step returns the
+    highest of these with its metrics. Each process reads it there one step late and sets `requested`. This adds one
+    number to a reduction that the devices make anyway. The hosts send nothing and do not wait.
     """
 
     def __init__(self, mesh: Mesh) -> None:

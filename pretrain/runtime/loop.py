@@ -97,7 +97,7 @@ class Stretch(Protocol):
 
 
 class Stage(Protocol):
-    """What is a stage's own; the loop does the rest."""
+    """The parts of a run that differ between the stages; the loop does the rest."""
 
     @property
     def config(self) -> Any:
@@ -131,7 +131,7 @@ class Stage(Protocol):
         """Make the state of step 0."""
 
     def recall(self, run: Run) -> Mapping[str, Any]:
-        """Take what `remembered` gave back from a checkpoint's `run` item; returns the recorder's sums."""
+        """Restore the values of `remembered` from a checkpoint's `run` item. Returns the recorder's sums."""
 
     def remembered(self) -> Mapping[str, Any]:
         """What the run remembers besides its arrays, JSON-able; called on every process before each checkpoint."""
@@ -170,7 +170,7 @@ class Stage(Protocol):
         """Whether to save after so many steps."""
 
     def finish(self, step: int, *, before: bool) -> None:
-        """Leave what a run leaves that has ended; `before`: it had ended before this call. On every process."""
+        """Write the outputs of a run that has ended (`before`: before this call). Called on every process."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Ended:
     interrupted: str
     """The signal that stopped the run before its end; empty if it finished."""
     requested: str
-    """The signal that came, also where it came in the last step: no other run should be begun."""
+    """The signal that came, even if it came in the last step. After it, no other run should begin."""
     metrics: dict[str, float]
     """The last value of each metric that was logged."""
 

@@ -1,4 +1,4 @@
-"""What must not cost a run its result: pictures, tables, cards and log lines are made or warned of, and never raise."""
+"""Optional outputs: pictures, tables, cards and log lines. If one of them fails, a warning is logged."""
 
 import logging
 from collections.abc import Callable

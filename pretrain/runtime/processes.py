@@ -1,8 +1,8 @@
 """The processes of one run: how they join, which is the first, what they tell each other, and how they end together.
 
-The first process makes what a run has once (its tokenizer, held-out rows, metrics, pictures); all compute. What they
-tell each other goes through the key-value store of jax's coordination service: no device takes part, and a signal is
-seen while a process waits. A run of one process is the same code: nothing is sent.
+The first process makes the outputs that a run has once (tokenizer, held-out rows, metrics, pictures). All processes
+compute. Their messages go through the key-value store of jax's coordination service. No device takes part, and a
+waiting process still sees signals. A run of one process runs the same code and sends nothing.
 """
 
 import contextlib
@@ -31,15 +31,15 @@ from pretrain.runtime.roll_call import call_the_roll
 T = TypeVar("T")
 
 DISTRIBUTED = "UNMASK_DISTRIBUTED"
-"""Set to 1 by launchers: join the other processes before anything else; 0 does not, whatever CLUSTER says."""
+"""1, which launchers set, joins the other processes before anything else. 0 does not join, even if CLUSTER is set."""
 CLUSTER = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 """Where all three are set they say who belongs to the run; else jax asks the cluster (TPU pod, Slurm, Kubernetes)."""
 LOST = re.compile(r"Gloo .*(reset|closed|timed out|broken)|heartbeat|coordination service", re.IGNORECASE)
-"""What JAX says in a process that has waited for one that is gone."""
+"""JAX's messages in a process that has waited for a process that has ended."""
 HEARTBEAT = "UNMASK_HEARTBEAT_SECONDS"
-"""A process that gives no sign of life for so long is taken for dead, and the others end."""
+"""If a process sends no heartbeat for this number of seconds, the other processes end."""
 INITIALIZATION = "UNMASK_INITIALIZATION_SECONDS"
-"""How long a process waits for the others to come."""
+"""Number of seconds that a process waits for the other processes at the start."""
 
 DIRECTLY = "no_grpc_proxy"
 """The hosts that gRPC reaches without a proxy, by the ends of their names or addresses."""
@@ -47,8 +47,8 @@ EVERY_HOST = ",".join(string.ascii_lowercase + string.digits)
 
 FAILED = "unmask/failed"
 LOOK_SECONDS = 0.5  # between looks at whether another process has failed
-SLICE_MS = 500  # of a wait, between which signal handlers run
-LAST_WORDS_SECONDS = 3.0  # for which a first process that ends, and its store, lets the others read in it
+SLICE_MS = 500  # part of a wait; signal handlers run between two parts
+LAST_WORDS_SECONDS = 3.0  # the first process ends this much later, so that the others can read its store
 
 _state = distributed.global_state
 _calls = itertools.count()  # every process makes the same calls in the same order, so that numbers match
@@ -74,13 +74,13 @@ def is_first() -> bool:
 def run(main: Callable[[Sequence[str]], int | None], *, alone: bool = False) -> NoReturn:
     """Run a command's main with sys.argv, as `base.command_line.run` does, on every process of a run.
 
-    All end together: when one fails or is stopped, the others leave with its exit status, and what went wrong with
-    the first to fail is shown once.
+    All processes end together. If one fails or is stopped, the others end with its exit status. The error of the
+    first process that fails is shown once.
 
     Args:
       main: the command's; may call `join`.
-      alone: the command needs one process only, and no other device than a CPU: where launched on several, the first
-        runs it, and the others have nothing to do.
+      alone: whether the command needs only one process and a CPU. If it is launched on several processes, the first
+        runs it, and the others do nothing.
     """
     leave_out_absent_tpu()
     report = ""
@@ -111,7 +111,7 @@ def _wanted() -> bool:
     """Whether the environment says that this is one of several processes.
 
     Raises:
-      UserError: it says what is neither yes nor no.
+      UserError: UNMASK_DISTRIBUTED is neither 1 nor 0.
     """
     said = os.environ.get(DISTRIBUTED, "")
     if said not in ("", "0", "1"):
@@ -128,10 +128,10 @@ def join() -> None:
     if _state.client is not None:
         return
     waiting, heartbeat = _seconds(INITIALIZATION, 300), _seconds(HEARTBEAT, 100)
-    # jax's own service would take SIGTERM from Python's handlers, and deaf a process until its first step.
+    # jax's own service would take SIGTERM from Python's handlers, so that a process ignores it before its first step.
     jax.config.update("jax_enable_preemption_service", False)
-    # jax and libtpu reach the other processes by gRPC, which would send them through a proxy that is for the world
-    # outside. Downloads do not read this variable, and take the proxy as ever.
+    # jax and libtpu reach the other processes by gRPC, which would use a proxy that is meant for outside connections.
+    # Downloads do not read this variable, and still use the proxy.
     os.environ[DIRECTLY] = EVERY_HOST
     jax.config.update("jax_check_proxy_envs", False)  # so there is nothing for jax to warn of
     arguments: dict[str, Any] = {}
@@ -167,7 +167,7 @@ def join() -> None:
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """What `make` returns on the first process (JSON), on all of them; the others do not call it, and wait."""
+    """Call `make` on the first process only, and return its result (JSON) on all processes; the others wait for it."""
     if count() == 1:
         return make()
     key = _next_key()
@@ -177,12 +177,12 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 def same_as_first(value: T) -> T:
-    """The first process's value (JSON): what decides whether a checkpoint is written must not differ by a bit."""
+    """The first process's value (JSON). Values that decide to write a checkpoint must be the same on all processes."""
     return from_first(lambda: value)
 
 
 def first_then_all(make: Callable[[], T]) -> T:
-    """What `make` returns, called by the first process first, then by the others, which find what it has written."""
+    """Call `make` on the first process, then on the others, which find the first one's files. Returns its result."""
     if count() == 1:
         return make()
     key = _next_key()
@@ -220,9 +220,9 @@ def check_same(values: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def closing(close: Callable[[], None]) -> Iterator[None]:
-    """Call `close` at the end of the block, which may wait for the other processes in it.
+    """Call `close` at the end of the block. `close` may wait for the other processes.
 
-    Where the block fails on one of several processes, the others will not come to that point: it is left out there.
+    If the block fails on one of several processes, that process does not call `close`, because the others will not.
     """
     try:
         yield
@@ -246,7 +246,7 @@ def _difference(gathered: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _first_alone() -> bool:
-    """End the ties to the other processes; True on the first of them, which then is a run of its own, on its CPU."""
+    """Disconnect from the other processes. Returns True on the first process, which then runs alone on its CPU."""
     if _state.client is None:
         return True
     first = is_first()
@@ -297,12 +297,12 @@ def _too_late(seconds: int) -> None:
 
 
 def _watch() -> None:
-    """End this process when another has failed: it may wait in a collective for what will never come."""
+    """End this process when another has failed, because it may wait forever in a collective."""
     while not _stop_watching.wait(LOOK_SECONDS):
         try:
             failure = json.loads(_client().key_value_try_get(FAILED))
         except jax.errors.JaxRuntimeError:
-            continue  # none has; where process 0 itself is gone, jax's heartbeats end this one
+            continue  # no process has failed; if process 0 itself is gone, jax's heartbeats end this process
         if failure["process"] != _state.process_id:
             _fail(failure["status"], _told(failure))
 
@@ -316,7 +316,7 @@ def _told(failure: Mapping[str, int]) -> str:
 
 
 def _leave(status: int, report: str) -> NoReturn:
-    """End the process, in good order if it has done its work; else at once, the others with it."""
+    """End the process: after an orderly shutdown if it has succeeded, else at once, together with the others."""
     if _state.client is None:
         sys.stderr.write(report)
         sys.exit(status)
@@ -327,9 +327,9 @@ def _leave(status: int, report: str) -> NoReturn:
 
 
 def end_all(status: int) -> int:
-    """The exit status of a command that a signal ended before its loop, where the processes may be anywhere in it.
+    """The exit status of a command that a signal ended outside of its loop, at different places on each process.
 
-    Of several processes this one ends here, and with it all others, with that status.
+    If there are several processes, this one and all others end here with that status.
     """
     if _state.client is not None:
         _end_all(status, "")
@@ -340,7 +340,7 @@ def _end_all(status: int, report: str) -> NoReturn:
     """Tell the others to end, and end; what was told first counts."""
     failure = {"process": _state.process_id, "status": status}
     try:
-        _client().key_value_set(FAILED, json.dumps(failure))  # refused where another was before
+        _client().key_value_set(FAILED, json.dumps(failure))  # fails if another process has reported first
     except jax.errors.JaxRuntimeError:
         try:
             failure = json.loads(_client().key_value_try_get(FAILED))

@@ -1,7 +1,7 @@
 """The roll call of a run's processes before they join, so that a timeout can say who is missing.
 
-jax's own joining ends a process that has waited too long without a word on whom it waited for. Process 0 therefore
-first listens on the coordinator's port itself, until each of the others has said its number.
+jax ends a process that has waited too long, but does not name the processes that are missing. So process 0 first
+listens on the coordinator's port itself, until each other process has sent its number.
 """
 
 import os
@@ -24,7 +24,7 @@ def call_the_roll(address: str, count: int, rank: int, seconds: float) -> None:
       seconds: how long to wait.
 
     Raises:
-      UserError: not all have come, naming them; the port is taken; process 0 does not answer.
+      UserError: processes are missing, and the message names them; the port is taken; process 0 does not answer.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
@@ -74,7 +74,7 @@ def _listen(address: str, port: int, count: int, deadline: float, seconds: float
 
 
 def _number_of(connection: socket.socket, count: int) -> int | None:
-    """The number that a process says; None where what connects is something else."""
+    """The number that a process sends; None if the client is not a process of the run."""
     connection.settimeout(5)
     try:
         words = connection.makefile().readline().split()

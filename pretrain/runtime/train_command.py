@@ -1,4 +1,4 @@
-"""What the commands that train have in common: messages, the compilation cache, the word on a stopped run."""
+"""Common parts of the training commands: messages, the compilation cache, the report of a stopped run."""
 
 import logging
 import shlex
@@ -22,10 +22,10 @@ def define_accept_changes(values: flags.FlagValues, what: str) -> None:
 
 
 def log_to_stderr() -> None:
-    """Our own messages from INFO on, of the first process, and from WARNING on of the others; other libraries' too."""
+    """Log our messages from INFO on the first process and from WARNING on the others, and libraries' from WARNING."""
     absl_logging.set_verbosity(absl_logging.WARNING)
     logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
-    # What it retries it tells of in twenty lines, and ends in an error that this project puts in one.
+    # huggingface_hub logs a retry in twenty lines. It ends in an error, which this project shows in one line.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     for package in PACKAGES:
         logging.getLogger(package).setLevel(logging.INFO if processes.is_first() else logging.WARNING)
@@ -46,7 +46,7 @@ def stopped(module: str, by: signal.Signals, step: int, argv: Sequence[str]) -> 
 
 
 def say_complete(module: str, by: str, argv: Sequence[str]) -> None:
-    """Say that a signal came when nothing was left to do but to show it; the first process does."""
+    """Say that a signal came when the run was complete and only its results were still to show (first process)."""
     if processes.is_first():
         again = shlex.join([python(), "-m", module, *argv[1:]])
         print(

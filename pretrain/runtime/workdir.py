@@ -1,4 +1,4 @@
-"""A run's folder: can it be written, and what stands in its files beside the checkpoints."""
+"""A run's folder: a check that it can be written, and its files besides the checkpoints."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ tasks."""
 
 
 def prepare(workdir: epath.Path) -> None:
-    """Make the run's folder and check that it can be written; in a bucket, where there are no folders, that it can be.
+    """Make the run's folder and check that it can be written. In a bucket, which has no folders, only check this.
 
     Raises:
       UserError: it cannot.
@@ -81,7 +81,7 @@ def opened(workdir: epath.Path, config: Any, *, keep: int) -> Iterator[Checkpoin
 
 
 def is_workdir(workdir: epath.Path) -> bool:
-    """Whether a folder is a run's that has begun to train."""
+    """Whether a folder is the workdir of a run that has begun to train."""
     return any((workdir / name).exists() for name in (MODEL_FILE, "checkpoints"))
 
 
@@ -103,7 +103,7 @@ def remove_empty(workdir: epath.Path) -> None:
         return  # a bucket has no empty folders
     for folder in (workdir / "checkpoints", workdir):
         with contextlib.suppress(OSError):  # not empty, or another process was first
-            Path(folder).rmdir()  # epath's removes what another process may have put there since it looked
+            Path(folder).rmdir()  # epath's rmdir would remove another process's new files too
 
 
 def write_config(workdir: epath.Path, config: PretrainConfig) -> None:

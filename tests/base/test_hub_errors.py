@@ -76,7 +76,7 @@ def test_a_message_is_one_line_without_tokens(monkeypatch: pytest.MonkeyPatch):
         ),
         (
             errors.LocalEntryNotFoundError("x"),
-            "there is no folder a/b, and the hub cannot be reached for config.json",
+            "there is no folder a/b; config.json of the hub's model a/b is not in the local cache",
         ),
         (OSError("disk"), "config.json of a/b could not be downloaded from the hub: disk"),
     ],

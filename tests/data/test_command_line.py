@@ -133,7 +133,7 @@ def test_flags_of_the_command_are_parsed(config_file):
         ("--config.phases[1].steps=abc", "config.phases[1].steps='abc' should be a whole number"),
         (
             "--config.phases[7].steps=1",
-            "config.phases[7].steps: the config lists 2 of them, counted from [0]",
+            "config.phases[7].steps: the list has 2 members, counted from [0]",
         ),
         ("--config.phases[1].stepz=1", "config.phases[1].stepz is not a field; did you mean 'steps'?"),
         ("--config.phases=3", "config.phases is a list of groups"),

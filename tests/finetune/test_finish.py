@@ -378,7 +378,7 @@ def test_what_cannot_be_pushed_is_refused_before_training(
     with pytest.raises(UserError, match=r"--push_to_hub=animals is not an id on the hub"):
         command.main([*new, "--push_to_hub=animals"])
     with pytest.raises(
-        UserError, match=r"--public says how --push_to_hub=USER/NAME uploads, which is not given"
+        UserError, match=r"--public has no effect without --push_to_hub=USER/NAME, which is not given"
     ):
         command.main([*new, "--public"])
     monkeypatch.setattr(hub_upload, "check", lambda repo_id: None)

@@ -103,7 +103,10 @@ def test_a_topology_may_have_several_slices(text, slices, accelerator):
         ("v5litpod-256", r"did you mean v5litepod-256\?"),
         ("V4-32", r"did you mean v4-32\?"),
         ("v5e-12", r"did you mean v5litepod-N \(v5litepod-1, ...\)\?"),
-        ("a100-8", "is not known; there are v2-N, v3-N, v4-N, v5litepod-N, v5p-N, v6e-N, tpu7x-N, v4-32 say"),
+        (
+            "a100-8",
+            "is not known; known types are v2-N, v3-N, v4-N, v5litepod-N, v5p-N, v6e-N, tpu7x-N, for example v4-32",
+        ),
         ("", "'' is not a TPU type; give one as v4-32"),
         ("2 v4-32", "is not a TPU type"),
         ("0x v4-32", "asks for 0 slices; give 1 to 256"),

@@ -243,7 +243,7 @@ GROUP = "--config.kubernetes."
     [
         (launch(TPU, "big"), "no command given; write it after --"),
         (launch(TPU, "--out=x", "--", *COMMAND), "no NAME given"),
-        (launch(TPU, "Big_run", "--", *COMMAND), "NAME='Big_run' should be small letters, digits and '-'"),
+        (launch(TPU, "Big_run", "--", *COMMAND), "NAME='Big_run' should have at most"),
         (launch(TPU, "b" * 41, "--", *COMMAND), "at most 40"),
         (launch(TPU, "big", "--", *COMMAND[:4]), "the command names no folder for the run"),
         (launch(TPU, "big", "--", *COMMAND, "--workdir=runs/big"), "is on a Pod's own disk"),
@@ -274,7 +274,7 @@ GROUP = "--config.kubernetes."
         ),
         (
             launch(GPU, "big", f"{GROUP}namespace=A", "--", *COMMAND),
-            "config.kubernetes.namespace='A' should be",
+            "config.kubernetes.namespace='A' should have",
         ),
         (launch(GPU, "big", f"{GROUP}node_selector=('a',)", "--", *COMMAND), "'a' should be KEY=VALUE"),
         (launch(GPU, "big", "--config.env=('HF_TOKEN',)", "--", *COMMAND), "would be in the manifest"),

@@ -155,8 +155,8 @@ def test_no_process_outlives_a_killed_launcher():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-n", "2"], "no command: it stands after --"),
-        (["-n", "2", "--"], "no command: it stands after --"),
+        (["-n", "2"], "no command given; write it after --"),
+        (["-n", "2", "--"], "no command given; write it after --"),
         (["-n", "0", "--", "true"], "--processes=0 should be 1 or more"),
         (["-n", "two", "--", "true"], "argument -n/--processes: invalid int value: 'two'"),
         (["--", "true"], "the following arguments are required: -n/--processes"),

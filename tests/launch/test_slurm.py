@@ -120,7 +120,7 @@ def test_other_time_limits_are_refused(time):
         (launch("big"), "no command given; write it after --"),
         (launch("big", "--"), "no command given; write it after --"),
         (launch("--submit", "--", *COMMAND), "no NAME given"),
-        (launch("big name", "--", *COMMAND), "NAME='big name' should be letters, digits"),
+        (launch("big name", "--", *COMMAND), "NAME='big name' should have at most 63"),
         (launch("big", "--", *COMMAND[:4]), "the command names no folder for the run"),
         (
             launch("big", "--", "python", "--workdir=/tmp/run"),
@@ -209,7 +209,10 @@ def test_submitting_hands_the_script_to_sbatch(tmp_path, monkeypatch, capsys):
     (tmp_path / "sbatch").chmod(0o755)
     assert main(launch("big", "--submit", "--", *COMMAND, *TEXT)) == 0
     assert (tmp_path / "got").read_text() == (GOLDENS / "slurm_gpus.sh").read_text()
-    assert capsys.readouterr().out == "submitted: job 42; look: squeue -j 42; end: scancel 42\n"
+    assert (
+        capsys.readouterr().out
+        == "submitted: job 42; to see its state: squeue -j 42; to cancel it: scancel 42\n"
+    )
 
     with pytest.raises(UserError, match=r"config.env names NOT_HERE, not set here"):
         main(launch("big", "--submit", "--config.env=('NOT_HERE',)", "--", *COMMAND))

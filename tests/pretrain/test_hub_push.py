@@ -236,7 +236,7 @@ def test_the_command_exports_and_uploads_exactly_what_it_wrote(stub: PushStub, w
     ("flag", "message"),
     [
         ("--push_to_hub=model", "--push_to_hub=model is not an id on the hub"),
-        ("--public", "--public says how --push_to_hub=USER/NAME uploads, which is not given"),
+        ("--public", "--public has no effect without --push_to_hub=USER/NAME, which is not given"),
     ],
 )
 def test_the_command_refuses_before_it_exports(workdir: Path, tmp_path: Path, flag: str, message: str):

@@ -281,7 +281,9 @@ def test_a_start_may_be_written_otherwise_and_need_not_exist_any_more(tmp_path, 
     for other in ("./runs/base", "runs/base/", str(tmp_path / "runs" / "base"), "link/base"):
         assert compare("runs/base", other) == {}
     for other in ("runs/best", "gs://runs/base", ""):
-        with pytest.raises(UserError, match="put the old text back, which need not exist any more, or"):
+        with pytest.raises(
+            UserError, match=r"put the old value back \(that folder need not exist any more\), or"
+        ):
             compare("runs/base", other)
     with pytest.raises(UserError, match="put it back"):
         check_unchanged(

@@ -101,7 +101,7 @@ def printed(shown: object) -> str:
         ([NORWEGIAN, "--topology=v3-8", "--price=3"], "--price has no effect: --check makes no plan"),
         (
             [LARGE, "--topology=v4-32", "--tokens=1e9"],
-            "--tokens has no effect: it says how long config.epochs are",
+            "--tokens has no effect: it gives the length of an epoch",
         ),
         ([LARGE, "--topology=v5litepod-256"], "config.data.streams=64 should be a multiple of the 256"),
         ([LARGE, "--topology=2x v4-32"], "config.mesh.replica=1 should be 2, the number of slices"),
@@ -183,7 +183,7 @@ def test_variants_are_the_recipe_with_fields_changed():
 def test_dropout_is_that_of_a_tpu(generator, is_hardware):
     one = checked(DEBUG, f"--config.dropout_rng={generator}")
     lowered = compiled_steps._lowered(
-        one, one.phases[0], make_mesh(MeshConfig()), one.encoder, one.objectives[0]
+        one, one.phases[0], make_mesh(MeshConfig()), one.model, one.objectives[0]
     )[1]
     assert ("rng_bit_generator" in lowered.as_text()) == is_hardware
 

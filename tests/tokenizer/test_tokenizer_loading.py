@@ -259,5 +259,5 @@ def test_the_hub_gives_a_tokenizer_or_one_line_why_not(hub, tmp_path):
     )
     assert cached == lines[0]
     assert unknown.startswith(
-        "error: there is no folder some/other, and the hub cannot be reached for tokenizer.json"
+        "error: there is no folder some/other; tokenizer.json of the hub's model some/other is not in the local cache"
     )

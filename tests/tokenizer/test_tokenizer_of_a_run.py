@@ -62,7 +62,7 @@ def test_a_tokenizer_made_from_another_config_is_refused(tmp_path, corpus):
     with pytest.raises(UserError) as error:
         ensure(tmp_path / "run", corpus, vocab_size=263, nfc=True)
     assert str(error.value) == (
-        f"the tokenizer in {tmp_path / 'run' / 'tokenizer'} was made from something else: "
+        f"the tokenizer in {tmp_path / 'run' / 'tokenizer'} was made from another config or corpus: "
         "config.tokenizer.vocab_size was 264, is 263; config.tokenizer.nfc was False, is True; "
         "delete that folder, or set another --workdir"
     )
@@ -73,7 +73,7 @@ def test_a_tokenizer_made_from_another_corpus_is_refused(tmp_path, corpus):
     ensure(tmp_path / "run", corpus)
     Path(corpus).write_text("snow and ice and rain\n" * 40)
     with pytest.raises(
-        UserError, match=r"the corpus \(config.data\) is another .*; delete that folder"
+        UserError, match=r"the corpus \(config.data\) has changed .*; delete that folder"
     ) as error:
         ensure(tmp_path / "run", corpus)
     assert "\n" not in str(error.value)
@@ -95,7 +95,7 @@ def test_what_changed_in_the_corpus_is_named_by_its_field(tmp_path, corpus):
     with pytest.raises(UserError) as error:
         with_data(eval_fraction=0.05, filters=FilterConfig(min_chars=3))
     assert str(error.value) == (
-        f"the tokenizer in {tmp_path / 'run' / 'tokenizer'} was made from something else: "
+        f"the tokenizer in {tmp_path / 'run' / 'tokenizer'} was made from another config or corpus: "
         "config.data.filters.min_chars was 0, is 3; config.data.eval_fraction was 0.0, is 0.05; "
         "delete that folder, or set another --workdir"
     )
@@ -109,7 +109,7 @@ def test_a_record_of_a_tokenizer_made_before_fields_of_the_data_were_kept_still_
     file.write_text(json.dumps(recorded))
     ensure(tmp_path / "run", corpus)
     Path(corpus).write_text("snow and ice and rain\n" * 40)
-    with pytest.raises(UserError, match=r"the corpus \(config.data\) is another"):
+    with pytest.raises(UserError, match=r"the corpus \(config.data\) has changed"):
         ensure(tmp_path / "run", corpus)
 
 
@@ -244,7 +244,7 @@ def test_a_signal_ends_training_at_once_and_leaves_nothing(tmp_path, stage, numb
     process.send_signal(number)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 128 + number, errors
-    assert errors.splitlines()[-1] == "stopped before there was a tokenizer; run the same command again"
+    assert errors.splitlines()[-1] == "stopped before the tokenizer was written; run the same command again"
     assert not (tmp_path / "run").exists()
 
 

@@ -174,8 +174,8 @@ LONG = [LETTERS, f"rain {LETTERS[:3000]}, wind {'=' * 2500}", " " * 6000 + "stor
 def test_long_words_are_cut_and_counted_in_one_line(tmp_path, caplog):
     trained = train(tmp_path / "cut", [*DOCUMENTS, *LONG])
     assert [record.getMessage() for record in caplog.records] == [
-        "the tokenizer was trained on 4 words of more than 2000 characters (the longest has 9000) cut into parts of so "
-        "many; text without spaces or punctuation makes few useful tokens"
+        "4 words of the tokenizer's text have more than 2000 characters (the longest has 9000); they were cut into "
+        "parts of this length; text without spaces or punctuation makes few useful tokens"
     ]
     parts = [
         *(LETTERS[start : start + 2000] for start in range(0, 9_000, 2000)),

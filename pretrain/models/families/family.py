@@ -1,6 +1,6 @@
-"""What makes a family: its network, and what transformers calls things in it.
+"""A family of networks: its modules, and transformers' names of its fields and tensors.
 
-Names of our fields are those of `EncoderConfig`; of our modules, paths in params.
+Our fields have their names in `EncoderConfig`. Our modules are named by their paths in params.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,8 +19,8 @@ Maker = Callable[[nnx.Rngs, EncoderConfig], nnx.Module]
 class Layer(Protocol):
     """The class of a layer's module.
 
-    It is called with x, segments, positions, a dropout key, how many of the first tokens are wanted, whether attention
-    is causal, and its traits.
+    An instance is called with x, segments, positions, a dropout key, the number of first tokens to return, whether
+    attention is causal, and its traits.
     """
 
     def __call__(self, rngs: nnx.Rngs, config: EncoderConfig) -> nnx.Module:
@@ -28,7 +28,7 @@ class Layer(Protocol):
 
     @staticmethod
     def traits(config: EncoderConfig) -> Mapping[str, np.ndarray]:
-        """What differs from layer to layer and is not learned: arrays [L, ...], handed to each layer by name."""
+        """Values that differ between layers and are not learned: arrays [L, ...], which each layer gets by name."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class ClassifierHead:
     rate: float | None = None
     """The rate where that is left out; None is the rate of hidden states."""
     extra: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
-    """Other fields of `finetune`'s HeadConfig: what config.json calls them, and what it means to leave them out."""
+    """Other fields of `finetune`'s HeadConfig: their names in config.json, and their defaults."""
     norm: Callable[[EncoderConfig], LayerNorm] | None = None
     """Makes the layer norm after the activation; None where there is none."""
     start: Callable[[EncoderConfig], KernelStart] = plain_start
@@ -87,7 +87,7 @@ class Family:
     classes: str
     """What the names of its classes begin with: ...ForMaskedLM, ...ForSequenceClassification."""
     base: str
-    """What the names of the encoder's tensors begin with, in every class but the bare ...Model."""
+    """Prefix of the names of the encoder's tensors, in every class except the bare ...Model."""
     parts: Parts
     """The modules of the encoder."""
     defaults: Mapping[str, Any]
@@ -95,39 +95,39 @@ class Family:
     modules: Mapping[str, str]
     """Our modules of the encoder and where they are below `base`; `{}` stands for the layer."""
     head: Maker | None = None
-    """The masked-language-model head: a module with `dense`, `norm`, where there is one `bias`, and where the output
-    matrix is not tied `decoder`. A family without one can be fine-tuned only."""
+    """The masked-language-model head: a module with `dense`, `norm`, possibly `bias`, and `decoder` if the output
+    matrix is not tied. A family without a head can only be fine-tuned."""
     head_modules: Mapping[str, str] = field(default_factory=dict)
     """Our modules of that head and their full names."""
     decoder: str = ""
-    """The full name of the output matrix of transformers' masked-language-model head and, tied or not, bias."""
+    """The full name of the module in transformers' masked-language-model head with the output matrix and the bias."""
     classifier: ClassifierHead | None = None
     """The head that classifies texts. A family without one can be pretrained only."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Our fields that its config.json calls something else."""
     aliases: frozenset[str] = frozenset()
-    """Those of them that transformers reads by our name too."""
+    """Fields of `renamed` that transformers also reads by our name."""
     constants: Mapping[str, Any] = field(default_factory=dict)
     """Our fields that are the same in all of its models."""
     own_defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of its config.json that `resolve` makes `EncoderConfig.own` of, with what it means to leave one out."""
+    """Fields of its config.json from which `resolve` makes `EncoderConfig.own`, with their defaults."""
     resolve: Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]] = lambda fields, _: fields
-    """Makes fields of `EncoderConfig` of those in `defaults` and `own_defaults`, and the config.json. A UserError of
-    its begins with the field's name."""
+    """Makes the fields of `EncoderConfig` from the fields in `defaults` and `own_defaults`, and from the config.json.
+    Its UserError begins with the field's name."""
     written: Callable[[EncoderConfig], Mapping[str, Any]] = lambda _: {}
     """What its config.json has besides `defaults`: the inverse of `resolve`."""
     hidden_dropouts: tuple[str, ...] = ()
     """Fields of `EncoderConfig.own` that hold the dropout of hidden states, where hidden_dropout_prob does not."""
     first_layer_lacks: frozenset[str] = frozenset()
-    """Our modules that every layer has but the first, where they do nothing."""
+    """Our modules that the first layer does not use and its checkpoints do not have."""
     has_position_table: bool = True
-    """Whether positions are embedded, and not rotated by."""
+    """Whether the network has a position embedding instead of rotary positions."""
     positions_skip_padding: bool = False
     """Whether positions are rows of their table from pad_token_id + 1 on and padding tokens have none (RoBERTa)."""
     has_causal_class: bool = False
-    """Whether AutoModelForCausalLM of transformers has a class of it, which is_decoder=True makes causal."""
+    """Whether transformers' AutoModelForCausalLM has a class for it. is_decoder=True makes this class causal."""
     runs_as: str = ""
-    """Another model_type whose network it is, and by which config.model.family may call it too."""
+    """Another model_type with the same network. config.model.family may name either of the two."""
 
     @property
     def has_token_types(self) -> bool:

@@ -31,5 +31,5 @@ def without(defaults: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def absolute_positions(_: EncoderConfig) -> Mapping[str, Any]:
-    """What releases of transformers before 5 read of how positions are embedded."""
+    """The field that tells releases of transformers before 5 how positions are embedded."""
     return {"position_embedding_type": "absolute"}

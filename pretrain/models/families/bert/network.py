@@ -92,7 +92,7 @@ class SelfAttention(nnx.Module):
         first: int | None,
         causal: bool,
     ) -> Float[Array, "B Q D"]:
-        """Attend within each document; what the first Q tokens of a row see."""
+        """Attend within each document. Returns the output for the first Q tokens of each row."""
         query, key, value = (
             constrain(linear(read), "batch", "seq", "act_heads", None)
             for linear, read in ((self.query, x[:, :first]), (self.key, x), (self.value, x))

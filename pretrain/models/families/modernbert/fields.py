@@ -42,11 +42,11 @@ class ModernBertFields(OwnFields):
     layer_types: tuple[str, ...]
     """The kind of each layer."""
     global_attn_every_n_layers: int | None
-    """From the first on, one of so many layers is global; None where their kinds follow no such rule."""
+    """Every n-th layer, from the first, is global; None if the kinds of the layers do not follow this rule."""
     local_attention: int
     """How many tokens a local layer sees: half as many to each side."""
     global_rope_theta: float
-    """The base of the wavelengths that global layers rotate by."""
+    """The base of the rotary embedding in global layers."""
     local_rope_theta: float
     """The same of local layers."""
     norm_bias: bool
@@ -58,7 +58,7 @@ class ModernBertFields(OwnFields):
     classifier_bias: bool
     """Whether the first map of a head has a bias, also of the masked-language-model head."""
     classifier_activation: str
-    """After the first map of a head, also of the masked-language-model head."""
+    """The activation after the first map of a head, also of the masked-language-model head."""
     classifier_pooling: str
     classifier_dropout: float
     cls_token_id: int | None
@@ -142,7 +142,7 @@ def written(config: EncoderConfig) -> dict[str, Any]:
 
 
 def _kinds(fields: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
-    """The kind of each layer: listed, or every so many a global one, from the first."""
+    """The kind of each layer: as listed, or every n-th layer is global, from the first."""
     layers, every = fields["num_hidden_layers"], fields["global_attn_every_n_layers"]
     kinds = values.get("layer_types")
     if kinds is None:
@@ -169,7 +169,7 @@ def _every(kinds: list[str], fields: Mapping[str, Any]) -> int | None:
 
 
 def _theta(kind: str, fields: Mapping[str, Any], values: Mapping[str, Any]) -> float:
-    """The base of the wavelengths that layers of a kind rotate by."""
+    """The base of the rotary embedding in layers of a kind."""
     rope = _mapping(values.get("rope_parameters"), "rope_parameters").get(kind)
     rope, scaling = _mapping(rope, "rope_parameters"), _mapping(values.get("rope_scaling"), "rope_scaling")
     for name, value in (("rope_parameters", rope), ("rope_scaling", scaling)):

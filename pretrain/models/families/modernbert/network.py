@@ -1,8 +1,8 @@
 """ModernBERT (Warner et al. 2024) as transformers runs it: rotary positions, pre-norm layers, local attention.
 
-`EncoderLayer` describes one layer; `pretrain.models.encoder` stacks it. What differs from layer to layer is scanned
-beside the params: the window, the rotation's frequencies, and that the first layer has no norm before its attention
-(the embeddings are normalised already): its scale and bias are in the stack, and do nothing.
+`EncoderLayer` describes one layer; `pretrain.models.encoder` stacks it. Values that differ between layers are scanned
+with the params: the window, the rotary frequencies, and whether the layer has a norm before its attention. The first
+layer has none, because the embeddings are normalised already. Its scale and bias are in the stack, but unused.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def norm(config: EncoderConfig) -> LayerNorm:
 
 
 class Embeddings(nnx.Module):
-    """Word embeddings, normalised; positions are in the attention, and token types there are none."""
+    """Normalised word embeddings. Positions are in the attention, and there are no token types."""
 
     def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
         self.config = config
@@ -47,7 +47,7 @@ class Embeddings(nnx.Module):
         dtype: jnp.dtype,
         dropout_key: Key[Array, ""] | None,
     ) -> Float[Array, "B S D"]:
-        """Embed tokens, wherever they are."""
+        """Embed tokens. Their positions have no effect."""
         x = constrain(self.norm(self.word[...][tokens]).astype(dtype), "batch", "seq", "act_embed")
         return dropout(x, own_fields(self.config).embedding_dropout, dropout_key)
 
@@ -89,7 +89,7 @@ class SelfAttention(nnx.Module):
         window: Int[Array, ""],
         frequencies: Float[Array, "H/2"],
     ) -> Float[Array, "B Q D"]:
-        """Attend within each document, and within the window; what the first Q tokens of a row see."""
+        """Attend within each document and the window. Returns the output for the first Q tokens of each row."""
         heads = constrain(self.query_key_value(x), "batch", "seq", None, "act_heads", None)
         query, key, value = heads[:, :first, 0], heads[:, :, 1], heads[:, :, 2]
         angles = positions[..., None].astype(jnp.float32) * frequencies
@@ -136,7 +136,7 @@ class FeedForward(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "B S D"], dropout_key: Key[Array, ""] | None) -> Float[Array, "B S D"]:
-        """Run it; what the gate lets through is dropped out."""
+        """Apply the layer, with dropout of the gated activation."""
         both = constrain(self.up(x), "batch", "seq", None, "act_mlp")
         gated = ACTIVATIONS[self.config.hidden_act](both[:, :, 0]) * both[:, :, 1]
         return self.down(dropout(gated, own_fields(self.config).mlp_dropout, dropout_key))
@@ -154,7 +154,7 @@ class EncoderLayer(nnx.Module):
 
     @staticmethod
     def traits(config: EncoderConfig) -> Mapping[str, np.ndarray]:
-        """How far each layer sees, what it rotates by, and whether it normalises what its attention reads."""
+        """The window of each layer, its rotary frequencies, and whether it normalises the input of its attention."""
         own, H = own_fields(config), config.head_width
         exponents = np.arange(0, H, 2, dtype=np.float32) / np.float32(H)
         return {
@@ -197,7 +197,7 @@ class FinalNorm(nnx.Module):
 
 
 def residual_std(config: EncoderConfig) -> float:
-    """The start of what adds to the residual: the less, the more layers do."""
+    """The initial standard deviation of kernels that add to the residual. It falls with the number of layers."""
     return float(config.initializer_range / (2 * config.num_hidden_layers) ** 0.5)
 
 

@@ -15,7 +15,7 @@ def roberta(classes: str, *, runs_as: str = "", **defaults: Any) -> Family:
     Args:
       classes: what the names of its classes begin with.
       runs_as: "roberta" in the others.
-      defaults: fields that its config.json may leave out and that are not as in the others.
+      defaults: defaults of its config.json that differ from `SHARED_DEFAULTS` and `SENTENCEPIECE_IDS`.
     """
     return Family(
         classes=classes,
