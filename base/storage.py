@@ -10,17 +10,24 @@ import json
 import logging
 import os
 import re
+import time
 import zipfile
 import zlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from base.errors import UserError
 
 if TYPE_CHECKING:
     from etils import epath
 
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
 BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+PAUSES = (0.5, 2.0, 8.0)
+"""Seconds between attempts to read."""
 ROLES = "roles/storage.objectUser and roles/storage.legacyBucketReader"
 """Roles that an account needs on a workdir's bucket: to write objects, and to look up the bucket itself."""
 
@@ -77,6 +84,48 @@ def move_folder(source: "epath.Path", target: "epath.Path") -> None:
     for name in filesystem.find(inner):
         filesystem.cp_file(name, place + name[len(inner) :])
     filesystem.rm(inner, recursive=True)
+
+
+def objects_below(folder: "epath.Path") -> dict[str, tuple[int, str]]:
+    """The size in bytes and the checksum of each object of a folder in a bucket, by its path in the folder.
+
+    The bucket computes the checksum (CRC32C) when it receives an object, so that nothing is downloaded. It is '' if the
+    bucket gives none.
+    """
+    filesystem, inner = _open(folder)
+    inner = inner.rstrip("/")
+    found = filesystem.find(inner, detail=True)
+    return {
+        name[len(inner) + 1 :]: (int(about["size"]), str(about.get("crc32c") or ""))
+        for name, about in found.items()
+    }
+
+
+def patiently(function: Callable[[], T], what: str) -> T:
+    """Call a function that reads files, and again after a pause if the network, the disk or the memory has failed.
+
+    Args:
+      function: safe to be called again.
+      what: the name of what it reads, for the message.
+
+    Raises:
+      Exception: what the last call raised.
+    """
+    for pause in PAUSES:
+        try:
+            return function()
+        except Exception as error:
+            if not any(_is_transient(each) for each in _chain(error)):
+                raise
+            logger.warning(
+                "%s cannot be read (%s: %s); reading again in %g s",
+                what,
+                type(error).__name__,
+                _detail(error),
+                pause,
+            )
+            time.sleep(pause)
+    return function()
 
 
 def check_readable(path: str | os.PathLike[str], setting: str) -> None:
@@ -180,6 +229,10 @@ PASSING = re.compile(
 """Start of messages of TensorStore and XLA about a failure that says nothing about a file's content."""
 
 
+DISK = re.compile(r"([^:\[]+) \[os_error_code=")
+"""How TensorStore says that the file system has refused something."""
+
+
 def check_damage(error: Exception, what: str) -> None:
     """Return if an exception shows that a file's content is damaged; raise otherwise.
 
@@ -191,11 +244,7 @@ def check_damage(error: Exception, what: str) -> None:
       UserError: the network, a permission or the memory failed. The file may be good, so it is kept.
       Exception: `error` itself, if it has another reason.
     """
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
+    chain = _chain(error)
     if any(_is_transient(each) for each in chain):
         raise UserError(
             f"{what} cannot be read now ({type(error).__name__}: {_detail(error)}); it is left as it is: run the "
@@ -203,6 +252,27 @@ def check_damage(error: Exception, what: str) -> None:
         ) from error
     if not any(isinstance(each, DAMAGE) for each in chain):
         raise error
+
+
+def is_storage_failure(error: BaseException) -> bool:
+    """Whether an exception reports that the disk, the network or a permission failed while files were written."""
+    return any(_is_transient(each) or DISK.search(str(each)) for each in _chain(error))
+
+
+def storage_flaw(error: BaseException) -> str:
+    """What the disk or the network says in such an exception, on one line: File too large."""
+    found = DISK.search(str(error))
+    return found[1].strip() if found else (getattr(error, "strerror", "") or _detail(error))
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An exception and those that it was raised from."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    return chain
 
 
 def _is_transient(error: BaseException) -> bool:

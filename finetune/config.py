@@ -85,6 +85,7 @@ class CheckpointConfig:
 
     every: int = field(0, "steps between checkpoints; 0 saves once an epoch")
     keep: int = field(1, "number of newest checkpoints to keep")
+    verify: bool = field(True, "write a digest of every file, and compare it before a checkpoint is read")
 
 
 @dataclass(frozen=True)

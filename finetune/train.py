@@ -98,6 +98,7 @@ def train(
         config,
         rules(),
         keep=config.checkpoint.keep,
+        verify=config.checkpoint.verify,
         given=given,
         accept_changes=accept_changes,
     ) as run:

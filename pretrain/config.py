@@ -185,6 +185,7 @@ class CheckpointConfig:
 
     every: int = field(1000, "steps between checkpoints, and one at the end")
     keep: int = field(3, "newest checkpoints kept; the best by eval/loss is kept besides")
+    verify: bool = field(True, "write a digest of every file, and compare it before a checkpoint is read")
 
 
 @dataclass(frozen=True)

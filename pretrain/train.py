@@ -88,6 +88,7 @@ def train(
         config,
         RULES,
         keep=config.checkpoint.keep,
+        verify=config.checkpoint.verify,
         given=given,
         accept_changes=accept_changes,
     ) as run:

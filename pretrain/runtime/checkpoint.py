@@ -1,13 +1,18 @@
 """Checkpoints: the one file that knows Orbax.
 
-A checkpoint of step N holds two items: `state`, the arrays of the TrainState, and `run`, a small JSON dict (positions
-of all data streams, resolved config, fingerprints of tokenizer and corpus, best evaluation so far). It is written
-asynchronously into a temporary directory, which is renamed when it is complete. In a bucket, a rename would be a copy,
-so the checkpoint is marked as complete instead. A killed run leaves whole checkpoints only.
+A checkpoint of step N has three items: `state`, the arrays of the TrainState; `run`, a small JSON dict (positions of
+all data streams, resolved config, fingerprints of tokenizer and corpus, best evaluation so far); and `manifest`, a
+digest of every file of the other two (`pretrain.runtime.manifest`). It is written asynchronously into a temporary
+directory, which is renamed when it is complete. In a bucket, a rename would be a copy, so the checkpoint is marked as
+complete instead. A killed run leaves whole checkpoints only.
 """
 
+import contextlib
+import itertools
 import logging
 import re
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,9 +22,18 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
+from base import formatting
 from base.errors import UserError
-from base.storage import check_damage, explained, is_remote, move_folder
-from pretrain.runtime import processes
+from base.storage import (
+    check_damage,
+    explained,
+    is_remote,
+    is_storage_failure,
+    move_folder,
+    patiently,
+    storage_flaw,
+)
+from pretrain.runtime import manifest, processes
 
 Run = dict[str, Any]
 
@@ -29,6 +43,31 @@ MISMATCH = re.compile(
 """How Orbax says that a checkpoint is whole, but of another state."""
 
 logger = logging.getLogger(__name__)
+
+
+SAID_BY_ORBAX = re.compile(
+    r"Failed to run .* Commit operations|Save Finalize thread .* failed|_SignalingThread.run\(\) raised|"
+    r"Failed to write metadata=|Failed to json parse Metadata file"
+)
+"""How Orbax logs, with a traceback for each of its threads, what it also raises or what does no harm."""
+logging.getLogger("absl").addFilter(lambda record: not SAID_BY_ORBAX.search(record.getMessage()))
+
+
+def _pass_over_closed_loops() -> None:
+    """Have Python say nothing of the event loops that Orbax has closed when its last writes report to them."""
+    said = sys.unraisablehook
+    if getattr(said, "passes_over_closed_loops", False):
+        return
+
+    def say(unraisable: "sys.UnraisableHookArgs") -> None:
+        if not (
+            isinstance(unraisable.exc_value, RuntimeError)
+            and "Event loop is closed" in str(unraisable.exc_value)
+        ):
+            said(unraisable)
+
+    say.passes_over_closed_loops = True  # type: ignore[attr-defined]
+    sys.unraisablehook = say
 
 
 class _KeepLastAndBest(checkpoint_managers.PreservationPolicy):
@@ -48,48 +87,135 @@ class _KeepLastAndBest(checkpoint_managers.PreservationPolicy):
         return [info.step in newest or info.step == self.best for info in checkpoints]
 
 
+class _ManifestHandler(ocp.JsonCheckpointHandler):
+    """Writes the manifest of a checkpoint when its other items are complete: it is the last of them."""
+
+    def finalize(self, directory: epath.Path) -> None:
+        """Write it; Orbax calls this on the first process, before the checkpoint is committed."""
+        manifest.write(directory)
+
+
+@ocp.args.register_with_handler(_ManifestHandler, for_save=True, for_restore=True)
+class _SaveManifest(ocp.args.JsonSave):
+    """Asks for a manifest."""
+
+
+class DamagedError(ValueError):
+    """A checkpoint is not as it was written."""
+
+
 class Checkpointer:
     """Saves, lists and restores the checkpoints of one workdir."""
 
-    def __init__(self, workdir: epath.PathLike, *, keep: int = 1, create: bool = True):
+    def __init__(self, workdir: epath.PathLike, *, keep: int = 1, create: bool = True, verify: bool = True):
         """Open WORKDIR/checkpoints, keeping the newest `keep` and the best.
+
+        Args:
+          workdir: the run's folder.
+          keep: newest checkpoints kept.
+          create: whether to make the folder.
+          verify: whether checkpoints get a manifest, and are compared with it before they are read.
 
         Raises:
           UserError: the folder cannot be made, or is in a bucket that cannot be read.
         """
+        _pass_over_closed_loops()
         self._policy = _KeepLastAndBest(keep)
         self._path = epath.Path(workdir) / "checkpoints"
+        self._verify = verify
+        self._writing: int | None = None
+        """The step whose checkpoint is being written, or whose end has not been looked at."""
         try:
             with explained(self._path):
-                self._manager = ocp.CheckpointManager(
-                    self._path if is_remote(self._path) else self._path.resolve(),
-                    options=ocp.CheckpointManagerOptions(
-                        create=create, preservation_policy=self._policy, enable_async_checkpointing=True
-                    ),
-                    item_handlers={
-                        "state": ocp.PyTreeCheckpointHandler(),
-                        "run": ocp.JsonCheckpointHandler(),
-                    },
-                )
+                self._manager = self._open(create)
         except OSError as error:
             raise UserError(f"cannot write checkpoints to {self._path}: {error}; set --workdir") from error
 
+    def _open(self, create: bool) -> ocp.CheckpointManager:
+        handlers = {"state": ocp.PyTreeCheckpointHandler(), "run": ocp.JsonCheckpointHandler()}
+        return ocp.CheckpointManager(
+            self._path if is_remote(self._path) else self._path.resolve(),
+            options=ocp.CheckpointManagerOptions(
+                create=create, preservation_policy=self._policy, enable_async_checkpointing=True
+            ),
+            item_handlers=handlers | ({manifest.FOLDER: _ManifestHandler()} if self._verify else {}),
+        )
+
     @property
     def steps(self) -> list[int]:
-        """Steps with a committed checkpoint, oldest first."""
+        """Steps with a committed checkpoint, oldest first; also the one that is being written."""
         return sorted(self._manager.all_steps(read=False))
 
     def save(self, step: int, state: Any, run: Run) -> None:
-        """Start writing the checkpoint of a step; returns once the arrays are copied to the host."""
+        """Start writing the checkpoint of a step; returns once the arrays are copied to the host.
+
+        A checkpoint that cannot be written costs a single process no more than that checkpoint: the log says so, and
+        the older ones are kept.
+        """
+        self.wait()
         if step in self.steps:
             return
+        if flaw := self._lack_of_space(state):
+            self._give_up(step, flaw)
+            return
         self._policy.best = run["best"]["step"] if run.get("best") else None
-        arguments = ocp.args.Composite(state=ocp.args.PyTreeSave(state), run=ocp.args.JsonSave(run))
-        self._manager.save(step, args=arguments, force=True)
+        items: dict[str, Any] = {
+            "state": ocp.args.PyTreeSave(state),
+            "run": ocp.args.JsonSave({**run, "step": step, "manifest": self._verify}),
+        }
+        if self._verify:
+            items[manifest.FOLDER] = _SaveManifest({})
+        self._writing = step
+        try:
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        except Exception as error:
+            self._failed(error)
+
+    def report(self) -> None:
+        """Say whether the last save has failed, once it has ended; waits for nothing."""
+        if self._writing is not None and not self._manager.is_saving_in_progress():
+            self.wait()
 
     def wait(self) -> None:
-        """Block until what was saved is committed; raises what went wrong in writing it."""
-        self._manager.wait_until_finished()
+        """Block until what was saved is committed, or say that it could not be.
+
+        Raises:
+          Exception: what went wrong, if there are several processes.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            self._failed(error)
+        self._writing = None
+
+    def _failed(self, error: Exception) -> None:
+        if processes.count() > 1 or self._writing is None or not is_storage_failure(error):
+            raise error
+        step, self._writing = self._writing, None
+        with contextlib.suppress(Exception):  # it raises the error again
+            self._manager.close()
+        for folder in self._path.glob(f"{step}.orbax-checkpoint-tmp*"):
+            with contextlib.suppress(OSError):
+                folder.rmtree()  # it takes room on a disk that may be full
+        self._manager = self._open(create=True)
+        self._give_up(step, storage_flaw(error))
+
+    def _give_up(self, step: int, flaw: str) -> None:
+        newest = max(self.steps, default=0)
+        kept = f"that of step {newest} is kept" if newest else "there is no earlier one"
+        logger.error(
+            "the checkpoint of step %d could not be saved (%s); %s, and the run goes on", step, flaw, kept
+        )
+
+    def _lack_of_space(self, state: Any) -> str:
+        """What is missing for a checkpoint of the state; '' where there is room, or where that is not known."""
+        if is_remote(self._path) or processes.count() > 1:
+            return ""
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._path).free
+        return f"it needs {formatting.size(needed)}, of which {formatting.size(free)} are free" * (
+            needed > free
+        )
 
     def close(self) -> None:
         """Wait, then release the threads."""
@@ -100,10 +226,10 @@ class Checkpointer:
         bad: dict[int, str] = {}
         for step in reversed(self.steps):
             try:
-                return self._read_run(step) | {"step": step}
+                return self.run(step)
             except Exception as error:  # damage shows itself as errors of many kinds
-                check_damage(error, f"checkpoint {step} in {self._path}")
-                bad[step] = _first_line(error)
+                check_damage(error, self._name(step))
+                bad[step] = first_line(error)
         self._refuse_fresh_start(bad)
         return None
 
@@ -118,47 +244,86 @@ class Checkpointer:
             checkpoint holds other arrays, or cannot be read for a reason that may pass; it is left as it is.
         """
         arguments = ocp.checkpoint_utils.construct_restore_args(abstract_state)
+        state_item = ocp.args.PyTreeRestore(item=abstract_state, restore_args=arguments)
         bad: dict[int, str] = {}
         for step in reversed(self.steps):
             try:
-                restored = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(
-                        state=ocp.args.PyTreeRestore(item=abstract_state, restore_args=arguments),
-                        run=ocp.args.JsonRestore(),
-                    ),
-                )
+                self._check(step)
+                run = self.run(step)
+                restored = self._read(step, state=state_item)
+                _check_step(step, getattr(restored["state"], "step", step))
             except Exception as error:  # damage shows itself as errors of many kinds
                 if MISMATCH.search(str(error)):
                     raise UserError(
-                        f"checkpoint {step} in {self._path} holds other arrays than the config asks for: put "
-                        "config.model and config.optimizer back as they were, or start in another --workdir"
+                        f"{self._name(step)} holds other arrays than the config asks for: put config.model and "
+                        "config.optimizer back as they were, or start in another --workdir"
                     ) from error
-                check_damage(error, f"checkpoint {step} in {self._path}")
-                bad[step] = _first_line(error)
+                check_damage(error, self._name(step))
+                bad[step] = first_line(error)
                 logger.error("checkpoint %d cannot be read, trying the one before: %s", step, bad[step])
                 continue
-            run = restored["run"]
             self._policy.best = run["best"]["step"] if run.get("best") else None
             self._set_aside(bad)
-            return restored["state"], run | {"step": step}
+            return restored["state"], run
         self._refuse_fresh_start(bad)
         return None
+
+    def _read(self, step: int, **items: Any) -> Any:
+        """Items of a checkpoint, each by what is asked of Orbax."""
+        wanted = ocp.args.Composite(**items)
+        return patiently(lambda: self._manager.restore(step, args=wanted), self._name(step))
+
+    def _name(self, step: int) -> str:
+        return f"checkpoint {step} in {self._path}"
 
     def _set_aside(self, bad: Mapping[int, str]) -> None:
         """Rename checkpoints that cannot be read, so that they are kept and the steps can be saved anew."""
 
         def rename_and_look_again() -> None:
             for step in bad if processes.is_first() else ():
-                move_folder(self._path / str(step), self._path / f"{step}.unreadable")
+                move_folder(self._path / str(step), _free_name(self._path, f"{step}.unreadable"))
             self._manager.reload()
 
         processes.check_same({"the checkpoints that cannot be read": sorted(bad)})
         if bad:
             processes.first_then_all(rename_and_look_again)
 
-    def _read_run(self, step: int) -> Run:
-        return self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+    def _check(self, step: int, part: str = "") -> None:
+        """Compare the files of a checkpoint, or of one of its items, with its manifest.
+
+        Several processes share the files of a whole checkpoint among them.
+
+        Raises:
+          DamagedError: a file differs; the message names it.
+        """
+        folder = self._path / str(step)
+        if not self._verify or not manifest.exists(folder):
+            return
+        number, count = (0, 1) if part else (processes.number(), processes.count())
+        try:
+            listed = manifest.read(folder)
+            names = [name for name in sorted(listed) if name.startswith(part)][number::count]
+            flaw = patiently(lambda: manifest.flaw(folder, listed, names), self._name(step))
+        except ValueError as error:
+            flaw = str(error)
+        if count > 1:
+            flaws = processes.gather(flaw)
+            flaw = processes.from_first(lambda: next(filter(None, flaws), ""))
+        if flaw:
+            raise DamagedError(flaw)
+
+    def run(self, step: int) -> Run:
+        """The `run` item of a step, with its step as run["step"].
+
+        Raises:
+          DamagedError: it is not as it was written.
+        """
+        self._check(step, "run/")
+        run: Run = self._read(step, run=ocp.args.JsonRestore())["run"]
+        _check_step(step, run.get("step", step))
+        if run.get("manifest") and self._verify and not manifest.exists(self._path / str(step)):
+            raise DamagedError(f"its manifest ({manifest.FOLDER}/{manifest.FILE}) is missing")
+        return run | {"step": step}
 
     def _refuse_fresh_start(self, bad: Mapping[int, str]) -> None:
         if bad:
@@ -170,71 +335,35 @@ class Checkpointer:
 
     def params(self, step: int) -> dict[str, Any]:
         """The params of a step as a nested dict of numpy arrays."""
+        self._check(step)
         tree = self._manager.item_metadata(step)["state"].tree["params"]
         item = {"params": jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)}
         arguments = {"params": jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), tree)}
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True)
-            ),
-        )
-        return restored["state"]["params"]
+        wanted = ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True)
+        return self._read(step, state=wanted)["state"]["params"]
 
 
-def _first_line(error: BaseException) -> str:
+def _check_step(folder: int, step: Any) -> None:
+    """Refuse a checkpoint of another step than its folder is named by.
+
+    Raises:
+      DamagedError: it is.
+    """
+    if int(step) != folder:
+        raise DamagedError(f"it is of step {int(step)}, and its folder is named {folder}")
+
+
+def _free_name(folder: epath.Path, name: str) -> epath.Path:
+    """A path in a folder that does not exist: of this name, or with a number after it."""
+    names = itertools.chain([name], (f"{name}.{number}" for number in itertools.count(1)))
+    return next(folder / each for each in names if not (folder / each).exists())
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, on one line of at most 200 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def newest_step(workdir: epath.PathLike) -> int:
     """The step of a run's newest committed checkpoint; 0 where there is none. Waits for no other process."""
     return max(ocp.utils.checkpoint_steps(epath.Path(workdir) / "checkpoints"), default=0)
-
-
-def restore_params(workdir: epath.PathLike, step: int | str | None = None) -> tuple[dict[str, Any], Run]:
-    """Params of a run, as numpy arrays, and the `run` item of their checkpoint (its step as run["step"]).
-
-    Args:
-      workdir: the run's folder.
-      step: a step, "best" (lowest eval/loss; the newest without evaluations), or None or "last" for the newest.
-
-    Raises:
-      UserError: no such checkpoint; the message lists those there are.
-    """
-    if not (epath.Path(workdir) / "checkpoints").exists():
-        raise _no_checkpoint(workdir)
-    checkpointer = Checkpointer(workdir, create=False)
-    try:
-        run = checkpointer.read_run()
-        if run is None:
-            raise _no_checkpoint(workdir)
-        wanted = _wanted_step(step, run)
-        if wanted not in checkpointer.steps:
-            raise UserError(
-                f"there is no checkpoint of step {step} in {workdir}; there are {checkpointer.steps}"
-            )
-        try:
-            return checkpointer.params(wanted), checkpointer._read_run(wanted) | {"step": wanted}
-        except Exception as error:  # damage shows itself as errors of many kinds
-            check_damage(error, f"checkpoint {wanted} in {workdir}")
-            others = [step for step in checkpointer.steps if step != wanted]
-            raise UserError(
-                f"checkpoint {wanted} in {workdir} cannot be read ({_first_line(error)}); other steps: {others}"
-            ) from error
-    finally:
-        checkpointer.close()
-
-
-def _no_checkpoint(workdir: epath.PathLike) -> UserError:
-    return UserError(f"the run in {workdir} has no checkpoint yet; run its command again to go on with it")
-
-
-def _wanted_step(step: int | str | None, newest: Mapping[str, Any]) -> int:
-    if step is None or step == "last":
-        return int(newest["step"])
-    if step == "best":
-        return int(newest["best"]["step"]) if newest.get("best") else int(newest["step"])
-    try:
-        return int(step)
-    except ValueError:
-        raise UserError(f"--step={step!r} should be a number, 'best' or 'last'") from None

@@ -207,6 +207,7 @@ def begun(
     rules: Rules[C],
     *,
     keep: int,
+    verify: bool,
     given: Given,
     accept_changes: bool,
 ) -> Iterator[Begun]:
@@ -217,13 +218,14 @@ def begun(
       config: the run's config, as given.
       rules: what of it may change.
       keep: newest checkpoints kept.
+      verify: whether checkpoints are compared with their manifests.
       given: the fields of the config that were set, and where.
       accept_changes: go on although the config differs.
 
     Raises:
       UserError: the folder cannot be written or holds another run, or the processes disagree.
     """
-    with workdirs.opened(workdir, config, keep=keep) as checkpointer:
+    with workdirs.opened(workdir, config, keep=keep, verify=verify) as checkpointer:
         saved, changed = checkpointer.read_run(), {}
         if saved is not None:
             config = as_begun(config, saved["config"], given)
@@ -258,6 +260,11 @@ class Loop:
                 state, step = self._make_stretch(state, step, reports)
             self._checkpointer.wait()  # while signals are still only noted
             if ended := stage.ended(step):
+                if step not in self._checkpointer.steps:
+                    raise UserError(
+                        f"the last checkpoint could not be saved, so the run in {self._workdir} is not finished: make "
+                        "room, then run the same command again"
+                    )
                 stage.finish(step, before=False)
         requested = self._interruption.requested
         metrics = dict(self._recorder.last) if self._recorder else {}
@@ -289,6 +296,7 @@ class Loop:
                     state, metrics = stretch.dispatch(state, batch, interruption.flags())
                 step += 1
                 recorder.step(step, interruption.read(metrics), waited=waited)
+                self._checkpointer.report()
                 state, improved = self._evaluate(recorder, state, step)
                 if improved or stage.ended(step) or stage.saving_due(step):
                     self._save(recorder, state, step)

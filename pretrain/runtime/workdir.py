@@ -60,8 +60,14 @@ def prepare(workdir: epath.Path) -> None:
 
 
 @contextlib.contextmanager
-def opened(workdir: epath.Path, config: Any, *, keep: int) -> Iterator[Checkpointer]:
+def opened(workdir: epath.Path, config: Any, *, keep: int, verify: bool) -> Iterator[Checkpointer]:
     """The checkpoints of a run whose processes agree on its folder, its config and where it stands.
+
+    Args:
+      workdir: the run's folder.
+      config: its config, a dataclass.
+      keep: newest checkpoints kept.
+      verify: whether checkpoints are compared with their manifests.
 
     Raises:
       UserError: they do not, or the folder cannot be written.
@@ -69,7 +75,7 @@ def opened(workdir: epath.Path, config: Any, *, keep: int) -> Iterator[Checkpoin
     fields = schema.flatten(schema.as_dict(config))
     processes.check_same({"--workdir": str(workdir)} | {f"config.{name}": fields[name] for name in fields})
     prepare(workdir)
-    checkpointer = Checkpointer(workdir, keep=keep)
+    checkpointer = Checkpointer(workdir, keep=keep, verify=verify)
 
     def close() -> None:
         checkpointer.close()

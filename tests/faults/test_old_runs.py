@@ -12,7 +12,7 @@ from etils import epath
 
 import tests.old_runs
 from finetune.train import train as finetune
-from pretrain.runtime.checkpoint import restore_params
+from pretrain.runtime.saved_params import restore_params
 from pretrain.train import train as pretrain
 from tests.finetune.tiny_task import tiny_finetune
 from tests.tiny import tiny_config

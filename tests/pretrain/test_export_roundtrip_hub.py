@@ -11,7 +11,7 @@ from etils import epath
 
 from pretrain.export import export
 from pretrain.job import assemble, origin_params
-from pretrain.runtime.checkpoint import restore_params
+from pretrain.runtime.saved_params import restore_params
 from pretrain.train import train
 from tests.tiny import tiny_config, write_corpus
 

@@ -21,7 +21,7 @@ from pretrain.models.families.family import Family, Parts
 from pretrain.models.huggingface import load_pretrained
 from pretrain.models.vocabulary import with_rows
 from pretrain.reports.metric_writer import read_metrics
-from pretrain.runtime.checkpoint import restore_params
+from pretrain.runtime.saved_params import restore_params
 from pretrain.train import train
 from tests.finetune.tiny_task import tiny_finetune, write_examples, write_model
 from tests.tiny import tiny_config, write_corpus

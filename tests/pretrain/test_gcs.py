@@ -20,7 +20,8 @@ from pretrain import fill_mask
 from pretrain.export import export
 from pretrain.job import assemble, origin_params
 from pretrain.reports.metric_writer import MetricWriter, read_metrics
-from pretrain.runtime.checkpoint import Checkpointer, newest_step, restore_params
+from pretrain.runtime.checkpoint import Checkpointer, newest_step
+from pretrain.runtime.saved_params import restore_params
 from pretrain.runtime.workdir import prepare
 from pretrain.train import train
 from tests.gcs_emulator import RESET, emulator, folder, gcs  # noqa: F401  # fixtures

@@ -23,7 +23,7 @@ from pretrain.models.huggingface import load_pretrained, parse_config
 from pretrain.models.tensor_names import from_state_dict, to_state_dict
 from pretrain.models.vocabulary import with_rows
 from pretrain.objective.masking import MaskingTables
-from pretrain.runtime.checkpoint import restore_params
+from pretrain.runtime.saved_params import restore_params
 from pretrain.train import train
 from tests.pretrain.test_mesh import encoder, run
 from tests.tiny import tiny_config, write_corpus
