@@ -167,29 +167,6 @@ def read(
     return CommandLine(config_settled, values, dataclasses.replace(given, notes=tuple(notes)))
 
 
-def write_out(path: str, text: str, flag: str) -> None:
-    """Write a text to a path that the user gave in a flag. Create the folder if it does not exist.
-
-    Args:
-      path: a file, local or in a bucket.
-      text: the content.
-      flag: the flag that gave the path, for messages.
-
-    Raises:
-      UserError: the file cannot be written.
-    """
-    from etils import epath  # only where something is written: it takes a second
-
-    file = epath.Path(path).expanduser()
-    try:
-        with storage.explained(file, flag):
-            if not file.parent.exists():
-                file.parent.mkdir(parents=True)
-            storage.write_text(file, text)
-    except OSError as error:
-        raise UserError(f"{flag}={path} cannot be written: {error.strerror or error}") from error
-
-
 def python() -> str:
     """The name or path by which the user's shell starts this Python interpreter, for commands printed to the user."""
     executable = Path(sys.executable)

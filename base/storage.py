@@ -71,6 +71,29 @@ def write_bytes(path: "epath.Path", content: bytes) -> None:
     temporary.replace(path)
 
 
+def write_out(path: str, text: str, flag: str) -> None:
+    """Write a text to a path that the user gave in a flag. Create the folder if it does not exist.
+
+    Args:
+      path: a file, local or in a bucket.
+      text: the content.
+      flag: the flag that gave the path, for messages.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    from etils import epath  # only where something is written: it takes a second
+
+    file = epath.Path(path).expanduser()
+    try:
+        with explained(file, flag):
+            if not file.parent.exists():
+                file.parent.mkdir(parents=True)
+            write_text(file, text)
+    except OSError as error:
+        raise UserError(f"{flag}={path} cannot be written: {error.strerror or error}") from error
+
+
 def move_folder(source: "epath.Path", target: "epath.Path") -> None:
     """Move a folder to a path where nothing exists.
 

@@ -156,6 +156,12 @@ class FinetuneConfig:
         "precision of float32 matrix products (jax.default_matmul_precision)",
         ("default", "high", "highest"),
     )
+    on_nonfinite: str = field(
+        "abort",
+        "if a loss or gradient is not finite: abort ends the run, skip leaves out the step",
+        ("abort", "skip"),
+    )
+    max_skipped: int = field(10, "with on_nonfinite=skip: most steps that are skipped in a row")
     inference: str = field(
         "jax",
         "onnx: also write model.onnx, evaluate it beside the model, and label the test sets with it",
@@ -235,6 +241,7 @@ def _check_counts(config: FinetuneConfig) -> None:
         "log.every",
         "eval.batch",
         "checkpoint.keep",
+        "max_skipped",
     ):
         if values[name] < 1:
             raise UserError(f"config.{name}={values[name]} should be 1 or more")

@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from base import terminal
-from base.command_line import parse, run, write_out
+from base.command_line import parse, run
 from base.errors import UserError
+from base.storage import write_out
 from data.labelled.classes import matching, unnamed
 from data.labelled.config import LabelledConfig
 from data.labelled.open import open_labelled

@@ -19,7 +19,7 @@ from finetune.config import FinetuneConfig
 from finetune.job import Job, assemble
 from finetune.population.early_stopping import Tracking
 from finetune.population.evaluation import Predictor, evaluate, mean_over_members
-from finetune.population.recorder import classification_metrics, metric_folders, speed
+from finetune.population.recorder import classification_metrics, member_names, metric_folders, speed
 from finetune.population.state import (
     PopulationState,
     abstract_batch,
@@ -37,6 +37,7 @@ from pretrain.reports import start_summary
 from pretrain.reports.network_facts import network_facts
 from pretrain.reports.recorder import Interval, Recorder
 from pretrain.runtime import changes, processes
+from pretrain.runtime.bad_numbers import Guard
 from pretrain.runtime.checkpoint import Run
 from pretrain.runtime.interruption import Interruption
 from pretrain.runtime.loop import Loop, MetricFolders, begun
@@ -129,6 +130,7 @@ class _Finetuning:
         self.job, self.config, self.log = job, job.config, job.config.log
         self.mesh, self.steps, self.fingerprints = job.mesh, job.steps, job.fingerprints
         self.abstract = abstract_state(job.classifier, job.optimizer, len(job.config.members), job.mesh)
+        self.guard = Guard(job.config.on_nonfinite, job.config.max_skipped, member_names(job))
         self.tracking = Tracking()
         self._workdir, self._after_evaluation = workdir, after_evaluation
         self._told_to_end = False

@@ -7,7 +7,7 @@ from data.config import unread
 from data.labelled.config import READERS
 from finetune.config import FROM_MNLI, FinetuneConfig
 from finetune.search.search_space import FIELDS
-from pretrain.unused_fields import of_profile, unused_moments
+from pretrain.unused_fields import of_profile, unused_moments, unused_skips
 
 READ_IN_EVALUATION = ("task", "data", "eval.batch", "inference", "compilation_cache")
 """Fields that an evaluation of a trained model reads."""
@@ -63,6 +63,7 @@ def _of_learning(config: FinetuneConfig) -> Iterator[Unused]:
         because = f"{warmup} is taken in its place; unset one of the two"
         yield Unused(("schedule.warmup_ratio", "search.warmup_ratio"), because, ("schedule.warmup_steps",))
     yield from unused_moments(config.optimizer.name)
+    yield from unused_skips(config.on_nonfinite)
 
 
 def _of_search(config: FinetuneConfig) -> Iterator[Unused]:

@@ -249,6 +249,12 @@ class PretrainConfig:
         "generator of dropout masks: threefry (same on every mesh) or rbg (hardware); auto: threefry on CPU, else rbg",
         ("auto", "threefry", "rbg"),
     )
+    on_nonfinite: str = field(
+        "abort",
+        "if a loss or gradient is not finite: abort ends the run, skip leaves out the step",
+        ("abort", "skip"),
+    )
+    max_skipped: int = field(10, "with on_nonfinite=skip: most steps that are skipped in a row")
     init_from: str = field(
         "",
         "start from this model: a workdir, a Hugging Face folder or a hub id; a fresh optimiser and step 0",

@@ -123,6 +123,7 @@ def check_values(config: PretrainConfig) -> None:
         "eval.steps": config.eval.steps,
         "checkpoint.every": config.checkpoint.every,
         "checkpoint.keep": config.checkpoint.keep,
+        "max_skipped": config.max_skipped,
         "optimizer.learning_rate": config.optimizer.learning_rate,
     }
     for name, value in positive.items():

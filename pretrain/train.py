@@ -44,6 +44,7 @@ from pretrain.resume import (
 )
 from pretrain.runtime import processes
 from pretrain.runtime import workdir as workdirs
+from pretrain.runtime.bad_numbers import Guard
 from pretrain.runtime.checkpoint import Run
 from pretrain.runtime.interruption import Interruption
 from pretrain.runtime.loop import Loop, MetricFolders, begun
@@ -119,6 +120,7 @@ class _Pretraining:
         self.fingerprints = job.fingerprints
         self.abstract = abstract_state(job.model, job.optimizer, job.mesh)
         self.run = RunState()
+        self.guard = Guard(job.given.on_nonfinite, job.given.max_skipped)
         self._workdir, self._history = workdir, history
         self._work = StepWork(job.encoder)
         self._objective: Objective = job.objectives[0]
@@ -289,6 +291,7 @@ class _PhaseSteps:
             phase,
             seed=job.config.seed,
             dropout_implementation=job.dropout_implementation,
+            skip_bad=job.config.on_nonfinite == "skip",
         )
         batch = abstract_batch(job.mesh, phase.global_batch, phase.seq_len) | interruption.abstract_flags()
         what = f"the train step for {phase.global_batch} rows of {phase.seq_len} tokens"

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 from etils import epath
 
+from base.errors import UserError
 from pretrain.models import EncoderConfig, Params
 from pretrain.models.huggingface import parse_config, read_config
 from pretrain.models.vocabulary import with_rows
+from pretrain.optim.finite import first_bad
 from pretrain.runtime.checkpoint import Run
 from pretrain.runtime.saved_params import restore_params
 from pretrain.runtime.workdir import MODEL_FILE
@@ -31,9 +33,14 @@ def trained_network(workdir: epath.Path, step: int | str | None = None) -> Train
       step: a step, "best" (lowest eval/loss), or None or "last" for the newest checkpoint.
 
     Raises:
-      UserError: no such checkpoint, or a damaged file.
+      UserError: no such checkpoint, a damaged file, or weights that are not finite.
     """
     params, run = restore_params(workdir, step)
+    if place := first_bad(params):
+        raise UserError(
+            f"step {run['step']} of the run in {workdir} has weights that are not finite ({place}); take an earlier "
+            "--step"
+        )
     file = str(workdir / MODEL_FILE)
     encoder = parse_config(read_config(file), file)
     return TrainedNetwork(encoder, with_rows(encoder, params, encoder.vocab_size), run)

@@ -91,6 +91,7 @@ def _of_learning(config: PretrainConfig) -> Iterator[Unused]:
         )
         yield Unused(("optimizer.muon_momentum",), because, ("optimizer.name",))
     yield from unused_moments(name)
+    yield from unused_skips(config.on_nonfinite)
     if schedule not in ("linear", "cosine", "wsd"):
         because = (
             f"config.schedule.name={schedule!r} does not read it; unset it, or choose linear, cosine or wsd"
@@ -108,6 +109,17 @@ def _of_learning(config: PretrainConfig) -> Iterator[Unused]:
             "nothing is dropped: config.model.hidden_dropout_prob and attention_probs_dropout_prob are 0"
         )
         yield Unused(("dropout_rng",), because, ("model.hidden_dropout_prob",))
+
+
+def unused_skips(policy: str) -> Iterator[Unused]:
+    """The limit of skipped steps, where none is skipped; the same in both stages.
+
+    Args:
+      policy: config.on_nonfinite.
+    """
+    if policy != "skip":
+        because = f"config.on_nonfinite={policy!r} skips no step; unset it, or set config.on_nonfinite=skip"
+        yield Unused(("max_skipped",), because, ("on_nonfinite",))
 
 
 def unused_moments(optimizer: str) -> Iterator[Unused]:

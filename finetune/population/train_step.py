@@ -20,6 +20,7 @@ from pretrain.config import OptimizerConfig as PretrainOptimizer
 from pretrain.config import ScheduleConfig as PretrainSchedule
 from pretrain.models.positions import positions_of_texts
 from pretrain.objective.train_step import accumulate
+from pretrain.optim.finite import NONFINITE, is_bad, kept
 from pretrain.optim.learning_rates import learning_rate_schedule
 from pretrain.optim.optimizers import make_optimizer
 from pretrain.optim.train_state import DROPOUT, random_key
@@ -88,7 +89,8 @@ def make_train_step(
     """Make the train step: (state, batch) -> (state, metrics).
 
     A batch has tokens, segments and token_types [M, B, S], and labels and weights [M, B]. Each metric has shape [M]:
-    loss_sum and correct_sum over the examples, weight_sum, grad_norm before clipping, and learning_rate.
+    loss_sum and correct_sum over the examples, weight_sum, grad_norm before clipping, learning_rate, and nonfinite (1
+    where the loss or the gradient is not finite).
 
     Args:
       classifier: the network.
@@ -109,7 +111,7 @@ def make_train_step(
         return loss_sum / total[0], {"loss_sum": loss_sum, "correct_sum": jnp.sum(right * weights)}
 
     def member_step(
-        params: Any, opt_state: Any, step: Array, seed: Array, rate: Array, batch: Batch
+        params: Any, moments: Any, step: Array, seed: Array, rate: Array, batch: Batch
     ) -> tuple[Any, Any, Metrics]:
         key = jax.random.fold_in(random_key(seed, DROPOUT), step)
         weight_sum = jnp.sum(batch["weights"])
@@ -119,11 +121,16 @@ def make_train_step(
             grads, sums = grad_fn(params, part, key)
         else:
             grads, sums = accumulate(grad_fn, params, part, key, config.grad_accum)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
+        updates, opt_state = optimizer.update(grads, moments, params)
         updates = jax.tree.map(lambda update, scale: update * rate * scale, updates, scales)
-        metrics = sums | {"weight_sum": weight_sum, "grad_norm": optax.tree.norm(grads)}
-        metrics["learning_rate"] = rate * schedule(step)
-        return optax.apply_updates(params, updates), opt_state, metrics
+        grad_norm = optax.tree.norm(grads)
+        new = (optax.apply_updates(params, updates), opt_state)
+        sums |= {"weight_sum": weight_sum}
+        bad = is_bad(sums["loss_sum"], grad_norm)
+        if config.on_nonfinite == "skip":
+            new, sums = kept(bad, (params, moments), new), kept(bad, jax.tree.map(jnp.zeros_like, sums), sums)
+        more = {"grad_norm": grad_norm, "learning_rate": rate * schedule(step), NONFINITE: bad}
+        return *new, sums | more
 
     every_member = jax.vmap(member_step, in_axes=(0, 0, None, 0, 0, 0), spmd_axis_name=MEMBER)
 

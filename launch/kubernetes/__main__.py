@@ -13,8 +13,9 @@ from typing import Any
 
 from absl import flags
 
-from base.command_line import parse, run, write_out
+from base.command_line import parse, run
 from base.errors import UserError
+from base.storage import write_out
 from launch import launch_command as commands
 from launch.config import KubernetesConfig, LaunchConfig, unused_by
 from launch.finished import UNFINISHED

@@ -17,6 +17,7 @@ from jaxtyping import Array, Int
 from pretrain.devices.mesh import constrain
 from pretrain.models import Model
 from pretrain.objective.objective import Objective, Prepared, Sums, attended_pairs
+from pretrain.optim.finite import NONFINITE, is_bad, kept
 from pretrain.optim.train_state import DROPOUT, EVALUATION, MASKS, TrainState, random_key
 from pretrain.phases import Phase
 
@@ -33,13 +34,24 @@ def make_train_step(
     *,
     seed: int,
     dropout_implementation: str,
+    skip_bad: bool = False,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The step of a phase: (state, batch) -> (state, metrics).
 
     A batch holds tokens, segments, positions [B, S] int32 and attended [B] float32, the pairs of tokens that see each
     other in each row (`pretrain.devices.flops.seen_pairs`). Metrics are scalars: the objective's sums before the
     update, grad_norm, learning_rate, tokens (without padding), attended (pairs of tokens of which the first sees the
-    second).
+    second), nonfinite (1 where the loss or the gradient is not finite).
+
+    Args:
+      model: the network.
+      optimizer: the optimiser.
+      schedule: its learning rates.
+      objective: what the phase learns.
+      phase: the phase.
+      seed: the run's.
+      dropout_implementation: the generator of dropout masks, by jax's name.
+      skip_bad: whether a step that is not finite leaves params and moments as they were, and counts in no sum.
     """
     rows = jnp.arange(phase.global_batch, dtype=jnp.int32)
 
@@ -60,17 +72,20 @@ def make_train_step(
             grads, sums = accumulate(grad_fn, state.params, prepared, dropout_key, phase.grad_accum)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        grad_norm = optax.tree.norm(grads)
+        bad = is_bad(sums["loss_sum"], grad_norm)
+        sums = sums | dict(objective.counts(batch))
+        if skip_bad:
+            params, opt_state = kept(bad, (state.params, state.opt_state), (params, opt_state))
+            sums = kept(bad, jax.tree.map(jnp.zeros_like, sums), sums)
         tokens = jnp.sum(batch["segments"] > 0)
-        metrics = (
-            sums
-            | dict(objective.counts(batch))
-            | {
-                "grad_norm": optax.tree.norm(grads),
-                "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
-                "tokens": tokens,
-                "attended": attended_pairs(objective, jnp.sum(batch["attended"]), tokens),
-            }
-        )
+        metrics = sums | {
+            NONFINITE: bad,
+            "grad_norm": grad_norm,
+            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+            "tokens": tokens,
+            "attended": attended_pairs(objective, jnp.sum(batch["attended"]), tokens),
+        }
         return replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return train_step

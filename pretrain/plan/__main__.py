@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from absl import flags
 from rich.text import Text
 
-from base.command_line import CommandLine, read, run, write_out
+from base.command_line import CommandLine, read, run
 from base.errors import UserError
 from base.set_fields import say
+from base.storage import write_out
 from base.tpu_types import parse_topology
 from pretrain.config import PretrainConfig
 from pretrain.unused_fields import unused_fields

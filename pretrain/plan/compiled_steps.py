@@ -300,6 +300,7 @@ def _lowered(
         phase,
         seed=config.seed,
         dropout_implementation=dropout_generator(config.dropout_rng, PLATFORM),
+        skip_bad=config.on_nonfinite == "skip",
     )
     with jax.set_mesh(mesh), jax.default_matmul_precision(config.matmul_precision):
         return state, lower(step, state, abstract_batch(mesh, phase.global_batch, phase.seq_len))

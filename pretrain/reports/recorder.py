@@ -10,6 +10,7 @@ The recorder serves every objective and both stages. A step's metrics are of thr
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from pretrain.optim.finite import NONFINITE
 from pretrain.reports.metric_writer import MetricWriter
 from pretrain.reports.progress_line import Progress
 
@@ -47,6 +49,9 @@ class Interval:
     """Its length, known when it ends."""
 
 
+Look = Callable[[int, Mapping[str, Any]], None]
+"""Takes the number of a step (from 1) and its metrics; raises an error to end the run."""
+
 Rates = Callable[[Interval], Mapping[str, float]]
 """Makes {"train/tokens_per_second": ...} of an interval that has ended."""
 
@@ -68,6 +73,7 @@ class Recorder:
         last_step: int,
         log_at: Collection[int] = (),
         sums: Mapping[str, Any] | None = None,
+        look: Look | None = None,
     ):
         """Report every `every` steps, and at the last.
 
@@ -81,9 +87,11 @@ class Recorder:
           last_step: the run's.
           log_at: further steps to log at: the last step of each objective, since the sums of two do not add up.
           sums: the sums since the last log of a run that resumes.
+          look: looks at the metrics of each step, and may end the run.
         """
         self._writers, self._progress = tuple(writers), progress
         self._summarise, self._rates = summarise, rates
+        self._look = look
         self._every, self._log_at = every, {*log_at, last_step}
         self._sums = {name: np.asarray(value, np.float64) for name, value in (sums or {}).items()}
         self._pending: tuple[int, Mapping[str, Any]] | None = None
@@ -162,6 +170,8 @@ class Recorder:
         values = {
             name: np.asarray(value, np.float64) for name, value in jax.device_get(dict(metrics)).items()
         }
+        if self._look is not None:
+            self._look(step, values)
         interval, own = self._interval, {}
         interval.steps += 1
         for name, value in values.items():
@@ -172,7 +182,7 @@ class Recorder:
                 own[name] = value
                 self._sums[name] = np.asarray(self._sums.get(name, 0.0) + value)
         if self._progress is not None:
-            self._progress.update(step, loss=float(np.mean(self._summarise(own)["loss"])))
+            self._progress.update(step, loss=_mean(self._summarise(own)["loss"]))
         if step % self._every == 0 or step in self._log_at:
             self._log(step, {name: values[name] for name in LAST if name in values})
 
@@ -180,9 +190,12 @@ class Recorder:
         interval, now = self._interval, time.perf_counter()
         interval.seconds = max(now - interval.start - interval.paused, 1e-9)
         summary = {f"train/{name}": value for name, value in {**self._summarise(self._sums), **last}.items()}
+        skipped = float(np.sum(interval.totals.get(NONFINITE, 0)))
         self._sums, self._interval = {}, Interval(now)
-        means = {name: float(np.mean(value)) for name, value in summary.items()}
-        self._write(step, {**means, **self._rates(interval)})
+        means = {name: _mean(value) for name, value in summary.items()}
+        self._write(
+            step, {**means, **self._rates(interval), **({"train/skipped_steps": skipped} if skipped else {})}
+        )
         for member, writer in enumerate(self._writers[1:]):
             writer.write(step, {name: float(value[member]) for name, value in summary.items()})
 
@@ -192,3 +205,9 @@ class Recorder:
             writer.write(step, values)
         if self._progress is not None:
             self._progress.log(step, values)
+
+
+def _mean(values: Any) -> float:
+    """The mean over the runs of a population whose value is finite; NaN where there is none."""
+    finite = np.asarray(values)[np.isfinite(values)]
+    return float(np.mean(finite)) if finite.size else math.nan

@@ -11,7 +11,16 @@ from base.errors import UserError
 C = TypeVar("C")
 
 # Prefixes of the fields that may change. They change no training step.
-ALWAYS_SAFE = ("log.", "checkpoint.", "card.", "compilation_cache", "distributed", "mesh.")
+ALWAYS_SAFE = (
+    "log.",
+    "checkpoint.",
+    "card.",
+    "compilation_cache",
+    "distributed",
+    "mesh.",
+    "on_nonfinite",
+    "max_skipped",
+)
 SAFE_IN_PRETRAINING = (*ALWAYS_SAFE, "eval.", "data.prefetch", "data.bad_documents")
 SAFE_IN_FINETUNING = (*ALWAYS_SAFE, "inference", "eval.batch", "eval.tests", "search.", "benchmark.")
 

@@ -44,6 +44,7 @@ from pretrain.reports.progress_line import Progress
 from pretrain.reports.recorder import Interval, Recorder
 from pretrain.runtime import processes
 from pretrain.runtime import workdir as workdirs
+from pretrain.runtime.bad_numbers import Guard
 from pretrain.runtime.changes import Changes, Rules, check_unchanged
 from pretrain.runtime.checkpoint import Checkpointer, Run
 from pretrain.runtime.interruption import Interruption
@@ -122,6 +123,10 @@ class Stage(Protocol):
     @property
     def abstract(self) -> Any:
         """The state's tree with shape, dtype and sharding at each leaf."""
+
+    @property
+    def guard(self) -> Guard:
+        """Looks for losses, gradients and weights that are not finite."""
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
@@ -277,6 +282,7 @@ class Loop:
             return self._stage.first_state(), 0
         state, run = restored
         self._sums = self._stage.recall(run)
+        self._stage.guard.in_a_row = run.get("bad_in_a_row", self._stage.guard.in_a_row)
         logger.info("resumed at step %d", run["step"])
         return state, int(run["step"])
 
@@ -348,17 +354,20 @@ class Loop:
             last_step=stage.steps,
             log_at=stage.log_at,
             sums=self._sums,
+            look=self._stage.guard.look,
         )
 
     def _save(self, recorder: Recorder, state: Any, step: int) -> None:
         """Start saving a checkpoint; its metrics are in the files before it is."""
         recorder.put()
+        self._stage.guard.check_params(step, state.params)
         if self._writes:
             self._stage.write_before_checkpoint()
         run = {
             "config": schema.as_dict(self._stage.config),
             "fingerprints": dict(self._stage.fingerprints),
             "sums": recorder.sums,
+            "bad_in_a_row": self._stage.guard.in_a_row,
             **self._stage.remembered(),
         }
         self._checkpointer.save(step, state, run)

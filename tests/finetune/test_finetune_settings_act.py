@@ -221,6 +221,8 @@ BESIDE = {
 """What a field needs beside it."""
 
 ELSEWHERE = {
+    **dict.fromkeys(("on_nonfinite", "max_skipped"), "tests/faults/test_bad_numbers.py"),
+    "checkpoint.verify": "tests/faults/test_damaged_checkpoints.py",
     "log.profile_start": "tests/finetune/test_finetuning.py",
     "inference": "tests/finetune/test_finish.py",
     "distributed": "tests/finetune/test_finetune_command.py",
@@ -386,9 +388,6 @@ def test_an_evaluation_refuses_a_test_file_and_names_the_field_that_is_evaluated
     assert given(tmp_path, recipe, [], unused_in_evaluation).config.data.test == ""
     with pytest.raises(UserError, match=r"no effect: .* config\.data\.validation; name the file there"):
         given(tmp_path, recipe, ["data.test=test.csv"], unused_in_evaluation)
-
-
-# ---- the length of an example ------------------------------------------------------------------------------------
 
 
 def test_a_model_that_is_shorter_than_the_default_is_taken_at_its_own_length(place):

@@ -332,6 +332,8 @@ BESIDE = {
 """What a field needs beside it."""
 
 ELSEWHERE = {
+    **dict.fromkeys(("on_nonfinite", "max_skipped"), "tests/faults/test_bad_numbers.py"),
+    "checkpoint.verify": "tests/faults/test_damaged_checkpoints.py",
     "card.language": "tests/pretrain/test_model_card.py",
     "card.license": "tests/pretrain/test_model_card.py",
     "data.source": "tests/data/test_source_pydoc.py",
