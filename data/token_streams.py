@@ -11,7 +11,9 @@ from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
+import xxhash
 
+from base.errors import UserError
 from data.streams import Window, WindowReader
 
 Encode = Callable[[Sequence[str]], list[np.ndarray]]
@@ -39,6 +41,13 @@ FRESH: Mapping[str, Any] = {
     "counts": {"documents": 0, "held_out": 0, "dropped": {}},
 }
 """The state of a stream that has not begun. A size of None means that the window at `start` has not been read yet."""
+
+
+CHANGED = "the corpus has changed since this run's state was saved"
+REMEDY = (
+    "put the old text back, or start in another --workdir with config.init_from; --accept_changes lets a corpus change "
+    "only where the run has yet to read it"
+)
 
 
 class Cursor:
@@ -84,6 +93,8 @@ class TokenizedWindow:
         """Tokenize the documents that the cursor has not consumed."""
         self.window = window
         self.size = len(window.texts)
+        self.digest = _digest(window.texts)
+        """Of all of its texts; tells whether a run that goes on reads what it read before."""
         self.cursor = cursor
         self.lengths = [0] * self.size
         """Number of tokens of each document that is ready and was not consumed before; 0 for the others."""
@@ -119,9 +130,17 @@ class TokenizedWindow:
         return total
 
     def collect(self) -> tuple[int, int]:
-        """Wait for the oldest chunk; return its numbers of documents and of characters."""
+        """Wait for the oldest chunk; return its numbers of documents and of characters.
+
+        Raises:
+          UserError: the first document has fewer tokens than were read of it.
+        """
         documents, total, future = self._chunks.popleft()
         for document, tokens in zip(documents, future.result(), strict=True):
+            if document == self.cursor.first and len(tokens) < self.cursor.offset:
+                raise UserError(
+                    f"{CHANGED} (of a document of {len(tokens)} tokens, {self.cursor.offset} were read); {REMEDY}"
+                )
             self._tokens[document] = tokens
             self.lengths[document] = len(tokens)
             self.window.texts[document] = ""
@@ -180,6 +199,10 @@ class TokenStream:
         if self._between["size"] is not None:
             window = windows.reread(self._between["size"], self._between["last"])
             self._current = TokenizedWindow(window, Cursor.from_dict(self._between))
+            if self._between.get("texts", self._current.digest) != self._current.digest:
+                raise UserError(
+                    f"{CHANGED} (the {self._current.size} documents at hand in a stream are others); {REMEDY}"
+                )
 
     @property
     def ended(self) -> bool:
@@ -232,6 +255,7 @@ class TokenStream:
                 "start": window.start,
                 "end": window.end,
                 "size": self._current.size,
+                "texts": self._current.digest,
                 "last": window.last,
                 **self._current.cursor.as_dict(),
                 "counts": window.counts.as_dict(),
@@ -261,3 +285,13 @@ class TokenStream:
             while window and not window.submitted and self._outstanding < 2 * self._chunk:
                 self._outstanding += window.submit(self._submit, self._chunk)
                 self._chunk = min(2 * self._chunk, LARGEST_CHUNK)
+
+
+def _digest(texts: Sequence[str]) -> str:
+    """A digest of texts and of where each ends."""
+    digest = xxhash.xxh3_64()
+    for text in texts:
+        content = text.encode("utf-8", "surrogatepass")
+        digest.update(len(content).to_bytes(8, "little"))
+        digest.update(content)
+    return str(digest.hexdigest())

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import PyTree
 
 from base.errors import UserError
 from pretrain.optim.finite import NONFINITE, all_finite
@@ -63,13 +62,13 @@ class Guard:
         row = f" in {self._most + 1} steps in a row (config.max_skipped={self._most})" if self._most else ""
         return row + " in all runs" * (len(self._members) > 1)
 
-    def check_params(self, step: int, params: PyTree) -> None:
-        """Refuse to save params that are not finite: an update may overflow although its gradient is finite.
+    def check_params(self, step: int, state: Any) -> None:
+        """Refuse to save a state whose params are not finite: an update may overflow although its gradient is finite.
 
         Raises:
           UserError: they are not. Those of a population may be: a run of it may have diverged.
         """
-        if len(self._members) == 1 and not bool(all_finite(params)):
+        if len(self._members) == 1 and not bool(all_finite(state.params)):
             raise UserError(
                 f"step {step}: the weights are not finite; they are not saved, and the run ends, with its newest "
                 f"checkpoint from before: {REMEDY}"

@@ -125,6 +125,8 @@ class Checkpointer:
         self._verify = verify
         self._writing: int | None = None
         """The step whose checkpoint is being written, or whose end has not been looked at."""
+        self._committed = 0
+        """The step that was committed last, until `report` has said so."""
         try:
             with explained(self._path):
                 self._manager = self._open(create)
@@ -171,10 +173,16 @@ class Checkpointer:
         except Exception as error:
             self._failed(error)
 
-    def report(self) -> None:
-        """Say whether the last save has failed, once it has ended; waits for nothing."""
+    def report(self) -> int:
+        """Say whether the last save has failed, once it has ended; waits for nothing.
+
+        Returns:
+          The step that has been committed since the last call; 0 where there is none.
+        """
         if self._writing is not None and not self._manager.is_saving_in_progress():
             self.wait()
+        committed, self._committed = self._committed, 0
+        return committed
 
     def wait(self) -> None:
         """Block until what was saved is committed, or say that it could not be.
@@ -186,6 +194,8 @@ class Checkpointer:
             self._manager.wait_until_finished()
         except Exception as error:
             self._failed(error)
+        if self._writing is not None:
+            self._committed = self._writing
         self._writing = None
 
     def _failed(self, error: Exception) -> None:

@@ -48,6 +48,7 @@ from pretrain.runtime.bad_numbers import Guard
 from pretrain.runtime.changes import Changes, Rules, check_unchanged
 from pretrain.runtime.checkpoint import Checkpointer, Run
 from pretrain.runtime.interruption import Interruption
+from pretrain.runtime.profiling import profile
 
 logger = logging.getLogger(__name__)
 
@@ -232,7 +233,9 @@ def begun(
     """
     with workdirs.opened(workdir, config, keep=keep, verify=verify) as checkpointer:
         saved, changed = checkpointer.read_run(), {}
-        if saved is not None:
+        if saved is None:
+            processes.from_first(lambda: workdirs.check_not_lost(workdir))
+        else:
             config = as_begun(config, saved["config"], given)
             changed = check_unchanged(rules, saved["config"], config, accept=accept_changes)
             for name, (old, new) in changed.items():
@@ -264,6 +267,7 @@ class Loop:
             while not (stage.ended(step) or self._interruption.requested):
                 state, step = self._make_stretch(state, step, reports)
             self._checkpointer.wait()  # while signals are still only noted
+            self._report_save()
             if ended := stage.ended(step):
                 if step not in self._checkpointer.steps:
                     raise UserError(
@@ -302,7 +306,7 @@ class Loop:
                     state, metrics = stretch.dispatch(state, batch, interruption.flags())
                 step += 1
                 recorder.step(step, interruption.read(metrics), waited=waited)
-                self._checkpointer.report()
+                self._report_save()
                 state, improved = self._evaluate(recorder, state, step)
                 if improved or stage.ended(step) or stage.saving_due(step):
                     self._save(recorder, state, step)
@@ -313,6 +317,12 @@ class Loop:
             if interruption.requested and step > 0:
                 self._save(recorder, state, step)
         return state, step
+
+    def _report_save(self) -> None:
+        """Note the newest checkpoint that is committed, and say if the last one has failed; waits for nothing."""
+        committed = self._checkpointer.report()
+        if committed and self._writes:
+            workdirs.write_saved(self._workdir, committed)
 
     def _over(self, stretch: Stretch, step: int) -> bool:
         """Whether a stretch makes no further step."""
@@ -360,7 +370,7 @@ class Loop:
     def _save(self, recorder: Recorder, state: Any, step: int) -> None:
         """Start saving a checkpoint; its metrics are in the files before it is."""
         recorder.put()
-        self._stage.guard.check_params(step, state.params)
+        self._stage.guard.check_params(step, state)
         if self._writes:
             self._stage.write_before_checkpoint()
         run = {
@@ -371,24 +381,3 @@ class Loop:
             **self._stage.remembered(),
         }
         self._checkpointer.save(step, state, run)
-
-
-def profile(
-    profiling: contextlib.ExitStack,
-    log: LogConfig,
-    step: int,
-    workdir: epath.Path | None,
-) -> None:
-    """Start the profiler before its first step, and stop it before the first step after its last.
-
-    Args:
-      profiling: closes a profile that has begun.
-      log: which steps.
-      step: the step at hand, from 0.
-      workdir: where WORKDIR/profile goes; None on processes that do not write.
-    """
-    if workdir is not None and log.profile_steps and step == log.profile_start:
-        jax.profiler.start_trace(str(workdir / "profile"))
-        profiling.callback(jax.profiler.stop_trace)
-    if step == log.profile_start + log.profile_steps:
-        profiling.close()

@@ -21,6 +21,9 @@ from pretrain.runtime.checkpoint import Checkpointer
 MODEL_FILE = "model.json"
 """The network of a run, as a transformers config.json, in its workdir; written before the first checkpoint."""
 
+SAVED_FILE = "saved.json"
+"""{"step": N}, the newest checkpoint that was committed: beside no checkpoint it tells a run that has lost them."""
+
 FINISHED_FILE = "finished.json"
 """{"step": N, "steps": N}, written when nothing is left to do; launchers tell a finished run by it.
 
@@ -84,6 +87,21 @@ def opened(workdir: epath.Path, config: Any, *, keep: int, verify: bool) -> Iter
     with processes.closing(close):
         processes.check_same({"the newest checkpoint": max(checkpointer.steps, default=0)})
         yield checkpointer
+
+
+def check_not_lost(workdir: epath.Path) -> None:
+    """Refuse to begin a run in a folder without checkpoints whose run has saved one.
+
+    Raises:
+      UserError: it has; the message says how far it had come.
+    """
+    for name in (SAVED_FILE, FINISHED_FILE):
+        if (workdir / name).exists():
+            step = re.search(r'"step": (\d+)', (workdir / name).read_text())
+            raise UserError(
+                f"the run in {workdir} has saved step {step[1] if step else '?'} ({name}), and has no checkpoint any "
+                "more: put its folder checkpoints back, or set another --workdir"
+            )
 
 
 def is_workdir(workdir: epath.Path) -> bool:
@@ -152,6 +170,11 @@ def read_config(workdir: epath.Path) -> dict[str, Any]:
         return json.loads(file.read_text())
     except ValueError as error:
         raise UserError(f"{file} is not valid JSON: {error}") from error
+
+
+def write_saved(workdir: epath.Path, step: int) -> None:
+    """Note in WORKDIR/saved.json that the checkpoint of a step is committed."""
+    write_text(workdir / SAVED_FILE, json.dumps({"step": step}) + "\n")
 
 
 def write_finished(workdir: epath.Path, step: int, steps: int) -> None:

@@ -15,6 +15,7 @@ from base.errors import UserError
 from pretrain.config import LogConfig, MeshConfig, PretrainConfig
 from pretrain.devices.mesh import make_mesh, sharding
 from pretrain.reports.recorder import Recorder
+from pretrain.runtime.bad_numbers import Guard
 from pretrain.runtime.checkpoint import Checkpointer
 from pretrain.runtime.loop import Loop
 from pretrain.runtime.workdir import FINISHED_FILE, write_finished
@@ -37,7 +38,7 @@ class Counting:
         self.abstract = {"count": jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding(self.mesh, ()))}
         self.evaluate_at, self.best_at, self.save_at = evaluate_at, best_at, save_at
         self.fail_at, self.stop_at = fail_at, stop_at
-        self.stop, self.recalled = 0, None
+        self.stop, self.recalled, self.guard = 0, None, Guard("abort", 0, ("one", "two"))
 
     def say(self, *words):
         self.said.append(" ".join(map(str, words)))

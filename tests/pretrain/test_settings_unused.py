@@ -12,7 +12,7 @@ from pretrain.__main__ import main
 from pretrain.config import PretrainConfig
 from pretrain.job import assemble
 from pretrain.runtime import processes, train_command
-from pretrain.runtime.loop import profile
+from pretrain.runtime.profiling import profile
 from pretrain.unused_fields import unused_fields
 from tests.finetune.tiny_task import write_model
 from tests.tiny import tiny_config, write_corpus
