@@ -1,4 +1,9 @@
-"""Ctrl-C and SIGTERM end a command at once, even during a long call into a library that ignores signals."""
+"""Ctrl-C, SIGTERM and SIGHUP end a command at once, even during a long call into a library that ignores signals.
+
+A handler's exception can be lost: Python runs handlers between any two instructions of the main thread, also inside a
+destructor or a callback of the garbage collector, which pass over exceptions. So a handler notes its signal besides,
+and code that can end asks for it at places of its own: `raise_noted`.
+"""
 
 import atexit
 import contextlib
@@ -14,18 +19,48 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that end a command; SIGHUP comes when the connection to a terminal breaks."""
+
+_noted: list[signal.Signals] = []
+"""The signals that have come in the context at hand."""
+
+
+def heeded() -> tuple[signal.Signals, ...]:
+    """Those of `ENDING` that this process was not told to ignore, as nohup tells it of SIGHUP."""
+    return tuple(number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Within this context, SIGTERM raises KeyboardInterrupt, as Ctrl-C does (see `signal_of`)."""
+    """Within this context, SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does (see `signal_of`)."""
 
     def stop(number: int, frame: FrameType | None) -> None:
+        _noted.append(signal.Signals(number))
         raise KeyboardInterrupt(signal.Signals(number))
 
-    previous = signal.signal(signal.SIGTERM, stop)
+    previous = {number: signal.signal(number, stop) for number in heeded()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        _noted.clear()
+
+
+def noted() -> signal.Signals | None:
+    """The first signal that has come in the context of `sigterm_as_ctrl_c`, whether its exception was lost or not."""
+    return _noted[0] if _noted else None
+
+
+def raise_noted() -> None:
+    """Raise the KeyboardInterrupt of a signal that has come, if its exception was lost.
+
+    Raises:
+      KeyboardInterrupt: one has come.
+    """
+    if _noted:
+        raise KeyboardInterrupt(_noted[0])
 
 
 def signal_of(error: BaseException) -> signal.Signals:

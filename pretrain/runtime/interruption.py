@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: stop the loop after the current step. All processes of a run stop after the same step."""
+"""SIGTERM, SIGHUP and Ctrl-C: stop the loop after the current step. All processes of a run stop after the same step."""
 
 import signal
 from collections.abc import Callable, Mapping
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from base.interruptible import heeded, noted
 from pretrain.devices.mesh import sharding
 from pretrain.runtime import processes
 
@@ -17,7 +18,7 @@ FLAGS = "signals"
 
 
 class Interruption:
-    """While entered, SIGTERM and SIGINT set `requested` instead of ending the process.
+    """While entered, SIGTERM, SIGHUP and SIGINT set `requested` instead of ending the process.
 
     A second signal changes nothing: the checkpoint being written is finished first.
 
@@ -79,15 +80,16 @@ class Interruption:
         return rest
 
     def __enter__(self) -> Self:
-        """Take over both signals."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        """Take over the signals; one whose exception was lost before counts."""
+        for number in heeded():
             self._previous[number] = signal.signal(number, self._request)
+        self._seen = self._seen or noted() or 0
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give both signals back."""
+        """Give the signals back."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

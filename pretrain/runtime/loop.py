@@ -37,6 +37,7 @@ from jax.sharding import Mesh
 
 from base import schema
 from base.errors import UserError
+from base.interruptible import raise_noted
 from base.set_fields import Given, as_begun
 from pretrain.config import LogConfig
 from pretrain.reports.metric_writer import MetricWriter
@@ -295,7 +296,9 @@ class Loop:
         stage, interruption = self._stage, self._interruption
         with stage.stretch(step) as stretch:
             batch = stretch.next(step)
+            raise_noted()
             stretch.compile(interruption)
+            raise_noted()
             stretch.describe(step)
             recorder = self._recorder = self._recorder or self._start_reports(reports, step)
             recorder.start()
