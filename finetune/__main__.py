@@ -25,7 +25,7 @@ from finetune.train import train
 from finetune.unused_fields import unused_fields
 from pretrain.publish import hub_upload
 from pretrain.runtime import processes, train_command
-from pretrain.runtime.checkpoint import newest_step
+from pretrain.runtime.checkpointer import newest_step
 from pretrain.runtime.optional_outputs import attempt
 
 

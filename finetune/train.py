@@ -38,7 +38,7 @@ from pretrain.reports.network_facts import network_facts
 from pretrain.reports.recorder import Interval, Recorder
 from pretrain.runtime import changes, processes
 from pretrain.runtime.bad_numbers import Guard
-from pretrain.runtime.checkpoint import Run
+from pretrain.runtime.checkpointer import Run
 from pretrain.runtime.interruption import Interruption
 from pretrain.runtime.loop import Loop, MetricFolders, begun
 from pretrain.runtime.programs import compiled, memory_of

@@ -22,7 +22,7 @@ from pretrain.reports import end_summary
 from pretrain.reports.metric_writer import FILE_NAME as METRICS_FILE
 from pretrain.reports.metric_writer import read_metrics
 from pretrain.runtime import processes, train_command
-from pretrain.runtime.checkpoint import newest_step
+from pretrain.runtime.checkpointer import newest_step
 from pretrain.runtime.optional_outputs import attempt
 from pretrain.train import Outcome, train
 from pretrain.unused_fields import unused_fields

@@ -45,7 +45,7 @@ from pretrain.resume import (
 from pretrain.runtime import processes
 from pretrain.runtime import workdir as workdirs
 from pretrain.runtime.bad_numbers import Guard
-from pretrain.runtime.checkpoint import Run
+from pretrain.runtime.checkpointer import Run
 from pretrain.runtime.interruption import Interruption
 from pretrain.runtime.loop import Loop, MetricFolders, begun
 from pretrain.runtime.programs import compiled, memory_of

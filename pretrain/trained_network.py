@@ -9,7 +9,7 @@ from pretrain.models import EncoderConfig, Params
 from pretrain.models.huggingface import parse_config, read_config
 from pretrain.models.vocabulary import with_rows
 from pretrain.optim.finite import first_bad
-from pretrain.runtime.checkpoint import Run
+from pretrain.runtime.checkpointer import Run
 from pretrain.runtime.saved_params import restore_params
 from pretrain.runtime.workdir import MODEL_FILE
 

@@ -25,7 +25,7 @@ TESTS = sorted((REPOSITORY / "tests").rglob("*.py"))
 
 # Libraries that only one file may import, so that what depends on their API is in one place.
 SOLE_IMPORTERS = {
-    "orbax": "pretrain/runtime/checkpoint.py",
+    "orbax": "pretrain/runtime/checkpointer.py",
     "clu": "pretrain/reports/tensorboard_events.py",
     "tensorflow": "pretrain/reports/tensorboard_events.py",
 }

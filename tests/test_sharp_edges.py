@@ -15,7 +15,7 @@ from base.command_line import parse
 from base.errors import UserError
 from pretrain.config import PretrainConfig
 from pretrain.plan.__main__ import ENVIRONMENT
-from pretrain.runtime.checkpoint import Checkpointer
+from pretrain.runtime.checkpointer import Checkpointer
 from tests.finetune.tiny_task import write_examples, write_model
 
 ROOT = Path(__file__).parents[1]

@@ -47,7 +47,7 @@ from pretrain.runtime import processes
 from pretrain.runtime import workdir as workdirs
 from pretrain.runtime.bad_numbers import Guard
 from pretrain.runtime.changes import Changes, Rules, check_unchanged
-from pretrain.runtime.checkpoint import Checkpointer, Run
+from pretrain.runtime.checkpointer import Checkpointer, Run
 from pretrain.runtime.interruption import Interruption
 from pretrain.runtime.profiling import profile
 

@@ -7,7 +7,7 @@ from etils import epath
 
 from base.errors import UserError
 from base.storage import check_damage
-from pretrain.runtime.checkpoint import Checkpointer, Run, first_line
+from pretrain.runtime.checkpointer import Checkpointer, Run, first_line
 
 
 def restore_params(workdir: epath.PathLike, step: int | str | None = None) -> tuple[dict[str, Any], Run]:

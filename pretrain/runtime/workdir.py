@@ -16,7 +16,7 @@ from base.storage import write_bytes as write_bytes
 from base.storage import write_text as write_text
 from pretrain.config import PretrainConfig
 from pretrain.runtime import processes
-from pretrain.runtime.checkpoint import Checkpointer
+from pretrain.runtime.checkpointer import Checkpointer
 
 MODEL_FILE = "model.json"
 """The network of a run, as a transformers config.json, in its workdir; written before the first checkpoint."""

@@ -19,7 +19,7 @@ from pretrain.devices.mesh import make_mesh
 from pretrain.objective.masked import MaskedLM
 from pretrain.optim.finite import first_bad
 from pretrain.runtime.bad_numbers import Guard
-from pretrain.runtime.checkpoint import Checkpointer
+from pretrain.runtime.checkpointer import Checkpointer
 from pretrain.runtime.saved_params import restore_params
 from pretrain.train import train
 from tests.faults.test_resume import stop_at

@@ -19,7 +19,8 @@ from etils import epath
 from base import storage
 from base.errors import UserError
 from pretrain.runtime import manifest
-from pretrain.runtime.checkpoint import Checkpointer, restore_params
+from pretrain.runtime.checkpointer import Checkpointer
+from pretrain.runtime.saved_params import restore_params
 
 STEPS = (3, 6, 9)
 

@@ -19,7 +19,7 @@ from pretrain.devices.mesh import make_mesh
 from pretrain.job import _epoch_steps
 from pretrain.reports.recorder import Recorder
 from pretrain.resume import stream_states
-from pretrain.runtime.checkpoint import Checkpointer
+from pretrain.runtime.checkpointer import Checkpointer
 from pretrain.runtime.saved_params import restore_params
 from pretrain.train import train
 from tests.tiny import tiny_config, write_corpus

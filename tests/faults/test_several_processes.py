@@ -22,7 +22,7 @@ from launch.local import environments_of
 from pretrain import train as pretraining
 from pretrain.devices.mesh import make_mesh
 from pretrain.export import export
-from pretrain.runtime.checkpoint import newest_step
+from pretrain.runtime.checkpointer import newest_step
 from pretrain.runtime.saved_params import restore_params
 from tests.faults.several import digests
 from tests.finetune.tiny_task import tiny_finetune

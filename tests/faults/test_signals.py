@@ -17,7 +17,7 @@ from finetune.train import _RunSteps
 from finetune.train import train as finetune
 from pretrain.devices.mesh import make_mesh
 from pretrain.reports.recorder import Recorder
-from pretrain.runtime.checkpoint import newest_step
+from pretrain.runtime.checkpointer import newest_step
 from pretrain.train import _PhaseSteps, train
 from tests.finetune.tiny_task import tiny_finetune
 from tests.tiny import tiny_config, write_corpus

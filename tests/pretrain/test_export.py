@@ -28,7 +28,7 @@ from pretrain.models.huggingface import config_dict, encoder_config, load_pretra
 from pretrain.models.vocabulary import with_rows
 from pretrain.phases import check_values
 from pretrain.reports.end_summary import LOSS_CURVE
-from pretrain.runtime.checkpoint import Checkpointer
+from pretrain.runtime.checkpointer import Checkpointer
 from tokenizer.load import load as load_tokenizer
 
 WORDS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abcdefghijklmnop"]

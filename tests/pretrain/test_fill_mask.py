@@ -17,7 +17,7 @@ from pretrain.config import PhaseConfig
 from pretrain.fill_mask import MASK, Candidate, Cloze, choose_examples, fill_mask, prediction_table
 from pretrain.models import EncoderConfig, build
 from pretrain.models.huggingface import config_dict, save_pretrained
-from pretrain.runtime.checkpoint import Checkpointer
+from pretrain.runtime.checkpointer import Checkpointer
 from pretrain.runtime.workdir import MODEL_FILE, prepare, write_config
 from tests.tiny import tiny_config
 from tokenizer.config import TokenizerConfig

@@ -20,7 +20,7 @@ from pretrain import fill_mask
 from pretrain.export import export
 from pretrain.job import assemble, origin_params
 from pretrain.reports.metric_writer import MetricWriter, read_metrics
-from pretrain.runtime.checkpoint import Checkpointer, newest_step
+from pretrain.runtime.checkpointer import Checkpointer, newest_step
 from pretrain.runtime.saved_params import restore_params
 from pretrain.runtime.workdir import prepare
 from pretrain.train import train

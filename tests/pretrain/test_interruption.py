@@ -14,7 +14,7 @@ import pretrain.__main__ as command
 from base.command_line import python
 from pretrain.config import MeshConfig
 from pretrain.devices.mesh import make_mesh
-from pretrain.runtime.checkpoint import Checkpointer
+from pretrain.runtime.checkpointer import Checkpointer
 from pretrain.runtime.interruption import Interruption
 from pretrain.runtime.workdir import FINISHED_FILE
 from tests.tiny import write_corpus

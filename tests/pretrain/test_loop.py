@@ -16,7 +16,7 @@ from pretrain.config import LogConfig, MeshConfig, PretrainConfig
 from pretrain.devices.mesh import make_mesh, sharding
 from pretrain.reports.recorder import Recorder
 from pretrain.runtime.bad_numbers import Guard
-from pretrain.runtime.checkpoint import Checkpointer
+from pretrain.runtime.checkpointer import Checkpointer
 from pretrain.runtime.loop import Loop
 from pretrain.runtime.workdir import FINISHED_FILE, write_finished
 

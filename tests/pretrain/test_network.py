@@ -15,7 +15,7 @@ from pretrain.job import assemble
 from pretrain.reports.recorder import Recorder
 from pretrain.runtime import workdir as workdirs
 from pretrain.runtime.changes import check_unchanged
-from pretrain.runtime.checkpoint import Checkpointer
+from pretrain.runtime.checkpointer import Checkpointer
 from pretrain.train import train
 from tests.finetune.tiny_task import write_model
 from tests.tiny import tiny_config, write_corpus

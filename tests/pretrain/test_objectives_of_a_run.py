@@ -17,7 +17,7 @@ from pretrain.config import PretrainConfig
 from pretrain.devices.mesh import make_mesh
 from pretrain.phases import objective_at, objective_since, resolve_phases
 from pretrain.resume import best_evaluation, check_learned
-from pretrain.runtime.checkpoint import Checkpointer
+from pretrain.runtime.checkpointer import Checkpointer
 from pretrain.runtime.saved_params import restore_params
 from pretrain.train import train
 from tests.faults.test_resume import stop_at

@@ -20,7 +20,7 @@ from pretrain.config import CardConfig, LogConfig, MeshConfig, OptimizerConfig
 from pretrain.devices import hardware
 from pretrain.devices.mesh import make_mesh
 from pretrain.export import export
-from pretrain.runtime.checkpoint import Checkpointer
+from pretrain.runtime.checkpointer import Checkpointer
 from pretrain.runtime.saved_params import restore_params
 from pretrain.train import train
 from tests.tiny import tiny_config, write_corpus

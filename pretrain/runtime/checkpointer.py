@@ -227,6 +227,10 @@ class Checkpointer:
             needed > free
         )
 
+    def delete(self, step: int) -> None:
+        """Delete the checkpoint of a step."""
+        self._manager.delete(step)
+
     def close(self) -> None:
         """Wait, then release the threads."""
         self._manager.close()
@@ -258,7 +262,7 @@ class Checkpointer:
         bad: dict[int, str] = {}
         for step in reversed(self.steps):
             try:
-                self._check(step)
+                self.check(step)
                 run = self.run(step)
                 restored = self._read(step, state=state_item)
                 _check_step(step, getattr(restored["state"], "step", step))
@@ -298,7 +302,7 @@ class Checkpointer:
         if bad:
             processes.first_then_all(rename_and_look_again)
 
-    def _check(self, step: int, part: str = "") -> None:
+    def check(self, step: int, part: str = "") -> None:
         """Compare the files of a checkpoint, or of one of its items, with its manifest.
 
         Several processes share the files of a whole checkpoint among them.
@@ -328,7 +332,7 @@ class Checkpointer:
         Raises:
           DamagedError: it is not as it was written.
         """
-        self._check(step, "run/")
+        self.check(step, "run/")
         run: Run = self._read(step, run=ocp.args.JsonRestore())["run"]
         _check_step(step, run.get("step", step))
         if run.get("manifest") and self._verify and not manifest.exists(self._path / str(step)):
@@ -345,7 +349,7 @@ class Checkpointer:
 
     def params(self, step: int) -> dict[str, Any]:
         """The params of a step as a nested dict of numpy arrays."""
-        self._check(step)
+        self.check(step)
         tree = self._manager.item_metadata(step)["state"].tree["params"]
         item = {"params": jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)}
         arguments = {"params": jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), tree)}
