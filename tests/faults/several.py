@@ -1,14 +1,19 @@
 """What each process of the tests of several processes does: run after run, with a fault in its place.
 
-`python -m tests.faults.several PLAN.json`: a list of runs, see `Run`. Every process leaves RECORDS/NAME.PROCESS.json.
+`python -m tests.faults.several FOLDER`: reads launches as lines of JSON, {"name", "environments", "devices", "runs"},
+and forks the processes of each, so that all have the imports of one. It answers with a line of their exit statuses.
+Runs: see `Run`. Every process leaves FOLDER/records/RUN.PROCESS.json, and its output in FOLDER/LAUNCH.PROCESS.log.
 """
 
+import gc
 import hashlib
 import json
 import os
 import signal
+import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,8 +33,12 @@ from pretrain.reports import metric_writer
 from pretrain.reports.recorder import Recorder
 from pretrain.runtime import processes
 from pretrain.runtime.train_command import log_to_stderr
+from tests import traced_once
 from tests.finetune.tiny_task import tiny_finetune
 from tests.tiny import tiny_config
+
+PATIENCE = 600
+"""Seconds after which processes are taken to hang; a launch takes ten on a quiet machine."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +61,66 @@ class Run:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-def main(argv: list[str]) -> int:
-    log_to_stderr()
-    compile_once()
+def serve(root: Path) -> None:
+    """Start the processes of each launch that is asked for, and tell how they have ended."""
+    traced_once.install()
     metric_writer.EventWriter = lambda folder: None  # type: ignore[assignment,misc]  # seconds of importing
     hardware._measure = lambda *given, **more: 1e9  # every run takes 0.6 s of all cores for it
-    root = Path(argv[1]).parent
-    for each in json.loads(Path(argv[1]).read_text()):
+    gc.freeze()
+    for line in sys.stdin:
+        launch = json.loads(line)
+        started = []
+        for number, environment in enumerate(launch["environments"]):
+            process = os.fork()
+            if process == 0:
+                be_process(root, f"{launch['name']}.{number}", environment, launch["devices"], launch["runs"])
+            started.append(process)
+        print(json.dumps(ends_of(started)), flush=True)
+
+
+def be_process(
+    root: Path, name: str, environment: Mapping[str, str], devices: int, runs: list[dict[str, Any]]
+) -> None:
+    """Be a process of a launch to its end, as if Python had just been started."""
+    status = 1
+    try:
+        log = os.open(root / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for standard, file in ((0, os.open(os.devnull, os.O_RDONLY)), (1, log), (2, log)):
+            os.dup2(file, standard)
+        os.environ |= environment
+        jax.config.update("jax_num_cpu_devices", devices)  # the variable has been read
+        processes.run(lambda argv: make(root, runs))
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def ends_of(started: Sequence[int]) -> list[int]:
+    """The exit statuses of processes, negative where a signal has ended one; kills those that hang."""
+    ends: dict[int, int] = {}
+    until = time.monotonic() + PATIENCE
+    while len(ends) < len(started):
+        for process in started:
+            if process not in ends:
+                if time.monotonic() > until:
+                    os.kill(process, signal.SIGKILL)
+                ended, status = os.waitpid(process, os.WNOHANG)
+                if ended:
+                    ends[process] = os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    return [ends[process] for process in started]
+
+
+def make(root: Path, runs: list[dict[str, Any]]) -> int:
+    """Make runs, one after another."""
+    log_to_stderr()
+    compile_once()
+    for each in runs:
         run = Run(**each)
         record = pretrain_(run, root) if run.stage == "pretrain" else finetune_(run, root)
         if record is not None:
@@ -147,4 +209,4 @@ def finetune_(run: Run, root: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    processes.run(main)  # type: ignore[arg-type]
+    serve(Path(sys.argv[1]))
