@@ -3,7 +3,8 @@
 JAX keeps what it traced and compiled of a function by the function's identity. A run makes its step anew, as a closure,
 so a run that goes on, or another test's run, traces and compiles the same program again. `install` replaces `jax.jit`
 and `jax.eval_shape`: of functions with the same code and equal contents they take the first one. They do so where this
-project's modules call them, and not while a test replaces something that traced code may call.
+project's modules call them, and not while a test replaces something that traced code may call. `nnx.eval_shape`, by
+which a network knows its shapes, makes its modules of what it has found the first time.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 CALLERS = ("pretrain", "finetune")
 """Packages whose functions are shared."""
@@ -33,9 +35,12 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _first: dict[Any, Callable[..., Any]] = {}
 _pauses: "weakref.WeakSet[Any]" = weakref.WeakSet()
 """What has been replaced, or set, while nothing is shared."""
-_jit, _eval_shape, _setattr, _undo = (
+_modules: dict[Any, Any] = {}
+"""Abstract modules, taken apart."""
+_jit, _eval_shape, _nnx_eval_shape, _setattr, _undo = (
     jax.jit,
     jax.eval_shape,
+    nnx.eval_shape,
     pytest.MonkeyPatch.setattr,
     pytest.MonkeyPatch.undo,
 )
@@ -45,6 +50,7 @@ def install() -> None:
     """Share equal functions from now on."""
     jax.jit = jit
     jax.eval_shape = eval_shape
+    nnx.eval_shape = nnx_eval_shape
     pytest.MonkeyPatch.setattr = setattr_  # type: ignore[method-assign]
     pytest.MonkeyPatch.undo = undo  # type: ignore[method-assign]
 
@@ -59,6 +65,18 @@ def jit(function: Any = None, /, **options: Any) -> Any:
 def eval_shape(function: Any, *arguments: Any, **more: Any) -> Any:
     """`jax.eval_shape` of the first function that equals this one."""
     return _eval_shape(first_of(function, caller()), *arguments, **more)
+
+
+def nnx_eval_shape(make: Any, *arguments: Any, **more: Any) -> Any:
+    """`nnx.eval_shape`, of equal functions without arguments once; modules are made anew, since they may be changed."""
+    if _pauses or caller() not in CALLERS or arguments or more:
+        return _nnx_eval_shape(make, *arguments, **more)
+    key = contents(make)
+    parts = _modules.pop(key, None) or nnx.split(_nnx_eval_shape(make))
+    _modules[key] = parts
+    if len(_modules) > MOST:
+        del _modules[next(iter(_modules))]
+    return nnx.merge(*parts)
 
 
 def caller() -> str:

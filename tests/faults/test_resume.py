@@ -16,7 +16,7 @@ from base import schema
 from base.errors import UserError
 from pretrain import train as train_module
 from pretrain.devices.mesh import make_mesh
-from pretrain.job import _epoch_steps
+from pretrain.job import _epoch_steps, assemble
 from pretrain.reports.recorder import Recorder
 from pretrain.resume import stream_states
 from pretrain.runtime.checkpointer import Checkpointer
@@ -147,21 +147,21 @@ def test_positions_of_older_checkpoints_are_in_the_order_of_the_phase_that_read_
 
 
 def test_a_signal_in_the_last_step_leaves_a_finished_run(corpus, tmp_path, monkeypatch):
-    on_devices(monkeypatch, 1)
-    config, workdir = tiny_config(corpus, steps=3, eval={"every": 3}), epath.Path(tmp_path / "run")
-    stop_at(monkeypatch, 3)
+    on_devices(monkeypatch, 2)
+    config, workdir = tiny_config(corpus, eval={"every": 8}), epath.Path(tmp_path / "run")
+    stop_at(monkeypatch, 8)
     outcome = train(config, workdir)
-    assert (outcome.step, outcome.interrupted) == (3, "")
-    assert json.loads((workdir / "finished.json").read_text()) == {"step": 3, "steps": 3}
+    assert (outcome.step, outcome.interrupted) == (8, "")
+    assert json.loads((workdir / "finished.json").read_text()) == {"step": 8, "steps": 8}
     assert outcome.metrics["eval/loss"] > 0
     again = train(config, workdir)
-    assert (again.step, again.interrupted) == (3, "")
+    assert (again.step, again.interrupted) == (8, "")
 
 
 def test_the_epochs_of_a_run_are_counted_once(corpus, tmp_path, monkeypatch):
     on_devices(monkeypatch, 1)
     first, workdir = epath.Path(tmp_path / "first"), epath.Path(tmp_path / "run")
-    train(tiny_config(corpus, steps=1, schedule={"warmup_steps": 0}), first)
+    assemble(tiny_config(corpus), first, None)
     changes = {"steps": None, "epochs": 1, "seq_len": 64, "tokenizer": {"path": str(first / "tokenizer")}}
     steps = train(tiny_config(corpus, **changes), workdir).job.steps
 
@@ -186,8 +186,9 @@ def test_epochs_that_an_older_run_counted_by_one_document_a_row_are_not_packed(c
 
 @pytest.mark.slow
 def test_phases_with_and_without_a_shuffling_window_read_every_document_once(tmp_path, monkeypatch, batches):
+    on_devices(monkeypatch, 1)
     texts = []
-    for shard in range(40):
+    for shard in range(20):
         lines = [f"{chr(97 + shard % 26)}{shard} {number}" for number in range(16)]
         (tmp_path / f"{shard:02}.txt").write_text("\n".join(lines) + "\n")
         texts += lines
@@ -197,10 +198,11 @@ def test_phases_with_and_without_a_shuffling_window_read_every_document_once(tmp
         steps=None,
         data=data,
         seq_len=16,
+        tokenizer={"vocab_size": 270},
         phases=[
-            {"steps": 40},
+            {"steps": 20},
             {
-                "steps": 40,
+                "steps": 20,
                 "data": {**dataclasses.asdict(tiny_config(tmp_path / "*.txt").data), **data, "window": 1},
             },
         ],
@@ -213,7 +215,7 @@ def test_phases_with_and_without_a_shuffling_window_read_every_document_once(tmp
         lambda arrays, *rest: (seen.append(arrays["tokens"].copy()), feed(arrays, *rest))[1],
     )
     with monkeypatch.context() as patch:
-        stop_at(patch, 55)
+        stop_at(patch, 27)
         train(config, epath.Path(tmp_path / "run"))
     outcome = train(config, epath.Path(tmp_path / "run"))
     tokenizer = outcome.job.tokenizer
@@ -223,17 +225,18 @@ def test_phases_with_and_without_a_shuffling_window_read_every_document_once(tmp
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_eight_devices_goes_on_with_any_number(corpus, tmp_path, monkeypatch, batches):
-    fsdp, changes = {"data": 1, "fsdp": -1}, {"matmul_precision": "highest"}
+def test_a_checkpoint_of_four_devices_goes_on_with_any_number(corpus, tmp_path, monkeypatch, batches):
+    fsdp, changes = {"data": 1, "fsdp": -1}, {"matmul_precision": "highest", "steps": 5}
     config = tiny_config(corpus, **changes, mesh=fsdp)
-    whole = train(config, epath.Path(tmp_path / "8"))
-    fed_whole, losses_whole = list(batches), losses(tmp_path / "8")
+    on_devices(monkeypatch, 4)
+    whole = train(config, epath.Path(tmp_path / "4"))
+    fed_whole, losses_whole = list(batches), losses(tmp_path / "4")
     with monkeypatch.context() as patch:
-        stop_at(patch, 4)
+        stop_at(patch, 2)
         train(config, epath.Path(tmp_path / "saved"))
 
     saved = leaves(restore_params(tmp_path / "saved")[0])
-    for count, mesh in ((4, {}), (2, {}), (1, {}), (8, {"data": 2, "fsdp": 4})):
+    for count, mesh in ((2, {}), (1, {}), (4, {"data": 2, "fsdp": 2})):
         workdir = tmp_path / f"on {count} {len(mesh)}"
         shutil.copytree(tmp_path / "saved", workdir)
         batches.clear()
@@ -246,9 +249,9 @@ def test_a_checkpoint_of_eight_devices_goes_on_with_any_number(corpus, tmp_path,
             )
         for expected, actual in zip(saved, leaves(restored[0][0].params), strict=True):
             np.testing.assert_array_equal(actual, expected)
-        assert batches == fed_whole[4:]
+        assert batches == fed_whole[2:]
         now = losses(workdir)
         np.testing.assert_allclose(
-            [now[s] for s in range(5, 9)], [losses_whole[s] for s in range(5, 9)], rtol=1e-5
+            [now[s] for s in range(3, 6)], [losses_whole[s] for s in range(3, 6)], rtol=1e-5
         )
         assert resumed.step == whole.step
