@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+from collections import deque
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from pretrain.objective.train_step import make_train_step
 from pretrain.optim import train_state
@@ -144,3 +146,21 @@ def test_what_was_used_longest_ago_is_forgotten(monkeypatch):
 
 def test_the_project_compiles_by_it():
     assert jax.jit is traced_once.jit and jax.eval_shape is traced_once.eval_shape
+
+
+def test_modules_of_a_function_that_is_equal_are_alike_and_of_their_own(monkeypatch):
+    monkeypatch.setattr(traced_once, "caller", lambda: "pretrain")
+    made: deque[int] = deque()  # equal to itself alone, whatever it holds
+
+    def maker(width):
+        def make():
+            made.append(width)
+            return nnx.Linear(width, 2, rngs=nnx.Rngs(0))
+
+        return make
+
+    first, second, other = (nnx.eval_shape(maker(width)) for width in (3, 3, 4))
+    assert list(made) == [3, 4]
+    assert first.kernel.shape == second.kernel.shape == (3, 2) and other.kernel.shape == (4, 2)
+    second.kernel = None
+    assert nnx.eval_shape(maker(3)).kernel.shape == first.kernel.shape == (3, 2)

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from etils import epath
 
 from base.errors import UserError
+from pretrain.devices.mesh import make_mesh
 from pretrain.export import main
 from pretrain.publish import hub_upload
 from pretrain.train import train
@@ -211,7 +213,12 @@ def test_what_is_uploaded_is_staged_in_a_folder_that_goes(
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    train(tiny_config(write_corpus(folder / "corpus.txt"), steps=2), epath.Path(folder / "run"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "pretrain.reports.metric_writer.EventWriter", lambda folder: None
+        )  # seconds of importing
+        patch.setattr("pretrain.job.make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+        train(tiny_config(write_corpus(folder / "corpus.txt"), steps=2), epath.Path(folder / "run"))
     return folder / "run"
 
 

@@ -149,3 +149,4 @@ def test_processes_reach_each_other_past_a_proxy_which_downloads_still_take():
         f"[1] [] {dead} example.org",
     ], done.stderr
     assert "proxy" not in done.stderr
+    assert done.returncode == 0, "both end as processes that succeed"
