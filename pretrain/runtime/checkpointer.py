@@ -12,8 +12,7 @@ import itertools
 import logging
 import re
 import shutil
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,7 +32,7 @@ from base.storage import (
     patiently,
     storage_flaw,
 )
-from pretrain.runtime import manifest, processes
+from pretrain.runtime import manifest, orbax_messages, processes
 
 Run = dict[str, Any]
 
@@ -43,31 +42,6 @@ MISMATCH = re.compile(
 """How Orbax says that a checkpoint is whole, but of another state."""
 
 logger = logging.getLogger(__name__)
-
-
-SAID_BY_ORBAX = re.compile(
-    r"Failed to run .* Commit operations|Save Finalize thread .* failed|_SignalingThread.run\(\) raised|"
-    r"Failed to write metadata=|Failed to json parse Metadata file"
-)
-"""How Orbax logs, with a traceback for each of its threads, what it also raises or what does no harm."""
-logging.getLogger("absl").addFilter(lambda record: not SAID_BY_ORBAX.search(record.getMessage()))
-
-
-def _pass_over_closed_loops() -> None:
-    """Have Python say nothing of the event loops that Orbax has closed when its last writes report to them."""
-    said = sys.unraisablehook
-    if getattr(said, "passes_over_closed_loops", False):
-        return
-
-    def say(unraisable: "sys.UnraisableHookArgs") -> None:
-        if not (
-            isinstance(unraisable.exc_value, RuntimeError)
-            and "Event loop is closed" in str(unraisable.exc_value)
-        ):
-            said(unraisable)
-
-    say.passes_over_closed_loops = True  # type: ignore[attr-defined]
-    sys.unraisablehook = say
 
 
 class _KeepLastAndBest(checkpoint_managers.PreservationPolicy):
@@ -107,7 +81,15 @@ class DamagedError(ValueError):
 class Checkpointer:
     """Saves, lists and restores the checkpoints of one workdir."""
 
-    def __init__(self, workdir: epath.PathLike, *, keep: int = 1, create: bool = True, verify: bool = True):
+    def __init__(
+        self,
+        workdir: epath.PathLike,
+        *,
+        keep: int = 1,
+        create: bool = True,
+        verify: bool = True,
+        before_save: Callable[[], None] | None = None,
+    ):
         """Open WORKDIR/checkpoints, keeping the newest `keep` and the best.
 
         Args:
@@ -115,14 +97,16 @@ class Checkpointer:
           keep: newest checkpoints kept.
           create: whether to make the folder.
           verify: whether checkpoints get a manifest, and are compared with it before they are read.
+          before_save: called before each save; may refuse it.
 
         Raises:
           UserError: the folder cannot be made, or is in a bucket that cannot be read.
         """
-        _pass_over_closed_loops()
+        orbax_messages.leave_out()
         self._policy = _KeepLastAndBest(keep)
         self._path = epath.Path(workdir) / "checkpoints"
         self._verify = verify
+        self._before_save = before_save
         self._writing: int | None = None
         """The step whose checkpoint is being written, or whose end has not been looked at."""
         self._committed = 0
@@ -157,6 +141,7 @@ class Checkpointer:
         self.wait()
         if step in self.steps:
             return
+        self.check_place()
         if flaw := self._lack_of_space(state):
             self._give_up(step, flaw)
             return
@@ -199,6 +184,7 @@ class Checkpointer:
         self._writing = None
 
     def _failed(self, error: Exception) -> None:
+        self.check_place()
         if processes.count() > 1 or self._writing is None or not is_storage_failure(error):
             raise error
         step, self._writing = self._writing, None
@@ -233,7 +219,20 @@ class Checkpointer:
 
     def close(self) -> None:
         """Wait, then release the threads."""
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            with contextlib.suppress(Exception):  # it raises again what `wait` has told of
+                self._manager.close()
+
+    def check_place(self) -> None:
+        """Refuse to save into a folder that is gone, or that another run has taken over.
+
+        Raises:
+          UserError: it is so.
+        """
+        if self._before_save is not None:
+            self._before_save()
 
     def read_run(self) -> Run | None:
         """The `run` item of the newest readable checkpoint, with its step as run["step"]; None where there is none."""

@@ -372,6 +372,7 @@ class Loop:
 
     def _save(self, recorder: Recorder, state: Any, step: int) -> None:
         """Start saving a checkpoint; its metrics are in the files before it is."""
+        self._checkpointer.check_place()
         recorder.put()
         self._stage.guard.check_params(step, state)
         if self._writes:

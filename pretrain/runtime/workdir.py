@@ -17,6 +17,7 @@ from base.storage import write_text as write_text
 from pretrain.config import PretrainConfig
 from pretrain.runtime import processes
 from pretrain.runtime.checkpointer import Checkpointer
+from pretrain.runtime.lock import Lock
 
 MODEL_FILE = "model.json"
 """The network of a run, as a transformers config.json, in its workdir; written before the first checkpoint."""
@@ -78,15 +79,34 @@ def opened(workdir: epath.Path, config: Any, *, keep: int, verify: bool) -> Iter
     fields = schema.flatten(schema.as_dict(config))
     processes.check_same({"--workdir": str(workdir)} | {f"config.{name}": fields[name] for name in fields})
     prepare(workdir)
-    checkpointer = Checkpointer(workdir, keep=keep, verify=verify)
-
-    def close() -> None:
-        checkpointer.close()
+    lock = _lock(workdir)
+    before_save = None if lock is None else lock.check
+    try:
+        checkpointer = Checkpointer(workdir, keep=keep, verify=verify, before_save=before_save)
+        with processes.closing(checkpointer.close):
+            processes.check_same({"the newest checkpoint": max(checkpointer.steps, default=0)})
+            yield checkpointer
+    finally:
+        if lock is not None:
+            lock.release()
         remove_empty(workdir)
 
-    with processes.closing(close):
-        processes.check_same({"the newest checkpoint": max(checkpointer.steps, default=0)})
-        yield checkpointer
+
+def _lock(workdir: epath.Path) -> Lock | None:
+    """The lock of a workdir, on the first process; None on the others.
+
+    Raises:
+      UserError: on all processes: another run holds it.
+    """
+    lock, flaw = None, ""
+    if processes.is_first():
+        try:
+            lock = Lock(workdir)
+        except UserError as error:
+            flaw = str(error)
+    if flaw := processes.from_first(lambda: flaw):
+        raise UserError(flaw)
+    return lock
 
 
 def check_not_lost(workdir: epath.Path) -> None:

@@ -1,0 +1,165 @@
+"""A workdir belongs to one run: two that are started in one folder, and a folder that goes away."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import pytest
+from etils import epath
+
+from base.errors import UserError
+from pretrain.devices.mesh import make_mesh
+from pretrain.reports.recorder import Recorder
+from pretrain.runtime import lock
+from pretrain.runtime.checkpointer import newest_step
+from pretrain.runtime.lock import Lock, held
+from pretrain.train import train
+from tests.tiny import tiny_config, write_corpus
+
+HOLD = (
+    "import sys, time; from etils import epath; from pretrain.runtime.lock import Lock\n"
+    "Lock(epath.Path(sys.argv[1])); print('held', flush=True); time.sleep(600)"
+)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr("pretrain.job.make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+    monkeypatch.setattr(lock, "LOOK", 0.02)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process of this machine that holds the lock of tmp_path."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def content(folder: Path) -> dict:
+    return json.loads((folder / "lock.json").read_text())
+
+
+def elsewhere(folder: Path, **changes: object) -> None:
+    """Write the lock of a process on another machine."""
+    values = {
+        "id": "other",
+        "host": "other-host",
+        "pid": 7,
+        "started": "then",
+        "time": time.time(),
+        **changes,
+    }
+    (folder / "lock.json").write_text(json.dumps(values))
+
+
+def test_a_run_beside_another_is_refused_until_that_has_ended(tmp_path, holder, caplog):
+    workdir = epath.Path(tmp_path)
+    config = tiny_config(write_corpus(tmp_path / "text.txt"), steps=3)
+    with pytest.raises(
+        UserError, match=rf"^process {holder.pid} on .* trains in --workdir={tmp_path}: stop it, or set"
+    ):
+        train(config, workdir)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lock.json", "text.txt"]
+    holder.send_signal(signal.SIGSTOP)
+    with pytest.raises(UserError, match="trains in --workdir"):  # stopped is not ended
+        train(config, workdir)
+    holder.kill()
+    holder.wait()
+    assert train(config, workdir).step == 3
+    assert f"taking over the workdir from process {holder.pid}" in caplog.text
+    assert not (tmp_path / "lock.json").exists()
+
+
+def test_a_lock_of_another_machine_that_is_renewed_is_respected(tmp_path, monkeypatch):
+    elsewhere(tmp_path)
+    slept = time.sleep
+
+    def renewing(seconds: float) -> None:
+        elsewhere(tmp_path)
+        slept(seconds)
+
+    monkeypatch.setattr(time, "sleep", renewing)
+    with pytest.raises(UserError, match=r"process 7 on other-host trains in"):
+        Lock(epath.Path(tmp_path))
+
+
+def test_a_lock_of_another_machine_that_nobody_renews_is_taken_over(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(lock, "STALE", 0.3)
+    elsewhere(tmp_path)
+    begin = time.monotonic()
+    with held(epath.Path(tmp_path)):
+        assert time.monotonic() - begin >= 0.25
+        assert content(tmp_path)["pid"] == os.getpid()
+    assert "taking over the workdir from process 7 on other-host" in caplog.text
+    elsewhere(tmp_path, time=time.time() - 1)
+    begin = time.monotonic()
+    with held(epath.Path(tmp_path)):
+        assert time.monotonic() - begin < 0.3
+
+
+def test_a_number_of_a_process_that_is_used_again_is_another_process(tmp_path):
+    """Containers give the first process of each the number 1."""
+    elsewhere(tmp_path, host=lock._this_process()["host"], pid=os.getppid(), started="another boot 1")
+    with held(epath.Path(tmp_path)):
+        assert content(tmp_path)["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"id": 1}'])
+def test_a_damaged_lock_is_none(tmp_path, text):
+    (tmp_path / "lock.json").write_text(text)
+    with held(epath.Path(tmp_path)):
+        assert content(tmp_path)["pid"] == os.getpid()
+
+
+def test_a_lock_is_renewed_and_given_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT", 0.02)
+    with held(epath.Path(tmp_path)) as mine:
+        before = content(tmp_path)["time"]
+        until = time.monotonic() + 20
+        while content(tmp_path)["time"] == before and time.monotonic() < until:
+            time.sleep(0.01)
+        assert content(tmp_path)["time"] > before
+        mine.check()
+    assert not (tmp_path / "lock.json").exists()
+
+
+def during_step(monkeypatch, step: int, happen) -> None:
+    record = Recorder.step
+
+    def recording(self, number, metrics, *, waited):
+        if number == step:
+            happen()
+        record(self, number, metrics, waited=waited)
+
+    monkeypatch.setattr(Recorder, "step", recording)
+
+
+def test_a_run_whose_workdir_was_taken_over_saves_nothing_more(tmp_path, monkeypatch):
+    workdir = epath.Path(tmp_path / "run")
+    config = tiny_config(write_corpus(tmp_path / "text.txt"), steps=4, checkpoint={"every": 2, "keep": 9})
+    during_step(monkeypatch, 3, lambda: elsewhere(tmp_path / "run"))
+    with pytest.raises(
+        UserError, match=r"process 7 on other-host has taken over the workdir .* saves nothing more"
+    ):
+        train(config, workdir)
+    assert newest_step(workdir) == 2 and content(tmp_path / "run")["id"] == "other"
+
+
+def test_a_workdir_that_goes_away_ends_the_run_at_the_next_save(tmp_path, monkeypatch):
+    workdir = epath.Path(tmp_path / "run")
+    config = tiny_config(write_corpus(tmp_path / "text.txt"), steps=4, checkpoint={"every": 2, "keep": 9})
+    during_step(monkeypatch, 3, lambda: shutil.move(tmp_path / "run", tmp_path / "moved"))
+    with pytest.raises(UserError, match=r"the workdir .* is gone, or its lock.json: the run ends"):
+        train(config, workdir)
+    assert newest_step(workdir) == 0 and not (tmp_path / "run" / "finished.json").exists()
+    assert newest_step(epath.Path(tmp_path / "moved")) in (0, 2)  # the save of step 2 may have been under way
