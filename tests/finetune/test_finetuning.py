@@ -73,7 +73,7 @@ def test_without_a_validation_file_a_share_of_train_is_evaluated_on(task):
 def test_it_learns_and_its_results_say_so(task, tmp_path):
     # Evaluated on its own examples: what is to be seen is that it fits them.
     data = {"validation": str(task / "train.csv")}
-    config = tiny_finetune(task, epochs=15, data=data, checkpoint=AT_THE_END)
+    config = tiny_finetune(task, epochs=15, data=data, eval=AT_THE_END, checkpoint=AT_THE_END)
     outcome = run(config, tmp_path)
     found = finish(outcome, epath.Path(tmp_path))
     (member,) = found["runs"]
@@ -86,14 +86,14 @@ def test_it_learns_and_its_results_say_so(task, tmp_path):
 
 
 def test_a_member_is_the_run_of_its_seed_and_learning_rate(task, tmp_path):
-    config = tiny_finetune(task, seeds=2, learning_rates=[3e-3, 1e-3], seed=3)
+    changes = {"init_from": str(write_model(tmp_path)), "checkpoint": AT_THE_END}
+    config = tiny_finetune(task, seeds=2, learning_rates=[3e-3, 1e-3], seed=3, **changes)
     together = run(config, tmp_path / "together")
     assert [(m.seed, m.learning_rate) for m in config.members] == [(3, 3e-3), (4, 3e-3), (3, 1e-3), (4, 1e-3)]
-    for index, member in enumerate(config.members):
-        alone = run(
-            tiny_finetune(task, seed=member.seed, optimizer={"learning_rate": member.learning_rate}),
-            tmp_path / str(index),
-        )
+    for index in (1, 2):  # the other seed, and the other learning rate
+        member = config.members[index]
+        rate = {"learning_rate": member.learning_rate}
+        alone = run(tiny_finetune(task, seed=member.seed, optimizer=rate, **changes), tmp_path / str(index))
         assert_equal(params_of(together, index), params_of(alone), rtol=1e-4, atol=1e-5)
         ours = [each["members"][index]["loss"] for each in together.tracking.history]
         theirs = [each["members"][0]["loss"] for each in alone.tracking.history]
@@ -102,11 +102,19 @@ def test_a_member_is_the_run_of_its_seed_and_learning_rate(task, tmp_path):
     assert np.abs(first - second).max() > 1e-3
 
 
+@pytest.fixture(scope="module")
+def on_any_mesh(task, tmp_path_factory):
+    """What runs on several meshes have in common, and such a run with one device for each member."""
+    folder = tmp_path_factory.mktemp("meshes")
+    changes = {"seeds": 2, "epochs": 1, "checkpoint": AT_THE_END, "init_from": str(write_model(folder))}
+    return changes, run(tiny_finetune(task, **changes), folder / "run")
+
+
 @pytest.mark.parametrize("mesh", [{"data": 8}, {"data": 2, "fsdp": 4}, {"data": 4, "tensor": 2}])
-def test_the_same_losses_on_any_mesh(task, tmp_path, mesh):
-    changes = {"seeds": 2, "epochs": 1}
-    one = run(tiny_finetune(task, **changes), tmp_path / "all")
+def test_the_same_losses_on_any_mesh(on_any_mesh, task, tmp_path, mesh):
+    changes, one = on_any_mesh
     other = run(tiny_finetune(task, **changes, mesh=mesh), tmp_path / "mesh")
+    assert (one.job.mesh.size, other.job.mesh.size) == (2, 8)
     for name in ("loss", "accuracy"):
         np.testing.assert_allclose(
             [m[name] for m in one.tracking.history[-1]["members"]],
@@ -130,7 +138,6 @@ def test_the_last_line_has_the_rate_of_its_own_steps_and_compiling_is_said(task,
 def test_accumulation_equals_the_large_batch(task, tmp_path):
     no_dropout = {
         "model": {"dropout": 0.0, "attention_dropout": 0.0},
-        "mesh": {"data": 1, "tensor": 8},
         "epochs": 1,
     }
     whole = run(tiny_finetune(task, **no_dropout), tmp_path / "whole")
@@ -139,7 +146,7 @@ def test_accumulation_equals_the_large_batch(task, tmp_path):
 
 
 def test_a_stopped_run_goes_on_to_the_bit(task, tmp_path, monkeypatch):
-    config = tiny_finetune(task, seeds=2, epochs=3, lengths=[24, 48], log={"every": 3})
+    config = tiny_finetune(task, seeds=2, epochs=2, lengths=[24, 48], log={"every": 3})
     whole = run(config, tmp_path / "whole")
 
     record = Recorder.step
@@ -216,7 +223,10 @@ def test_scores_are_learned_by_regression(tmp_path):
     write_model(tmp_path)
     write_examples(tmp_path / "train.csv", 50, kind="scores")
     data = {"regression": True, "validation": str(tmp_path / "train.csv")}
-    outcome = run(tiny_finetune(tmp_path, epochs=20, data=data, checkpoint=AT_THE_END), tmp_path / "run")
+    outcome = run(
+        tiny_finetune(tmp_path, epochs=20, data=data, eval=AT_THE_END, checkpoint=AT_THE_END),
+        tmp_path / "run",
+    )
     found = finish(outcome, epath.Path(tmp_path / "run"))
     assert found["metric"] == "pearson_spearman"
     assert found["runs"][0]["metrics"]["pearson"] > 0.7
@@ -340,7 +350,7 @@ def test_other_examples_are_refused_in_the_same_workdir(task, tmp_path):
     ("changes", "message"),
     [
         ({"init_from": ""}, r"set config\.init_from"),
-        ({"global_batch": 6}, r"config\.global_batch=6 .* do not divide"),
+        ({"global_batch": 7}, r"config\.global_batch=7 .* do not divide"),
         ({"grad_accum": 3}, r"not a multiple of config\.grad_accum=3"),
         (
             {"max_length": 100},

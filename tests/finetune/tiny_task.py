@@ -48,8 +48,8 @@ def write_examples(
     return path
 
 
-def write_model(folder: Path, *, dropout: float = 0.1, seed: int = 0) -> Path:
-    """Write a RoBERTa of two small layers with random weights and its tokenizer; returns the folder."""
+def write_model(folder: Path, *, dropout: float = 0.1, seed: int = 0, layers: int = 2) -> Path:
+    """Write a RoBERTa of small layers with random weights and its tokenizer; returns the folder."""
     config = TokenizerConfig(vocab_size=320, min_frequency=1)
     documents = [" ".join(random.Random(i).choices(WORDS, k=20)) for i in range(50)]
     tokenizer = train_tokenizer(
@@ -57,7 +57,7 @@ def write_model(folder: Path, *, dropout: float = 0.1, seed: int = 0) -> Path:
     )
     model = ModelConfig(
         hidden_size=32,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         intermediate_size=48,
         max_position_embeddings=66,
@@ -74,10 +74,12 @@ def write_model(folder: Path, *, dropout: float = 0.1, seed: int = 0) -> Path:
 def tiny_finetune(folder: Path, **changes: Any) -> FinetuneConfig:
     """A run on `folder`/train.csv and `folder`/validation.csv from `folder`/model, all written if need be.
 
+    That model has one layer, as steps unroll their layers; where those matter, write a model first.
+
     `changes` replace whole top-level fields or merge into groups.
     """
     if not (folder / "model").exists():
-        write_model(folder)
+        write_model(folder, layers=1)
         write_examples(folder / "train.csv", 50)
         write_examples(folder / "validation.csv", 21, seed=1)
     values: dict[str, Any] = {
