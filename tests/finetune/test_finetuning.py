@@ -4,8 +4,10 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -54,6 +56,16 @@ def logged(workdir):
     """What a run has logged, but for its speed."""
     lines = read_metrics(workdir / "metrics.jsonl")
     return [{name: value for name, value in line.items() if "per_second" not in name} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def complete(task, tmp_path_factory) -> SimpleNamespace:
+    """A run of one epoch with its outputs: to be read; a test that goes on from it copies the workdir."""
+    workdir = epath.Path(tmp_path_factory.mktemp("complete"))
+    config = tiny_finetune(task, epochs=1, seeds=2)
+    outcome = run(config, workdir)
+    found = finish(outcome, workdir)
+    return SimpleNamespace(config=config, workdir=workdir, outcome=outcome, found=found)
 
 
 def test_without_a_validation_file_a_share_of_train_is_evaluated_on(task):
@@ -146,7 +158,7 @@ def test_accumulation_equals_the_large_batch(task, tmp_path):
 
 
 def test_a_stopped_run_goes_on_to_the_bit(task, tmp_path, monkeypatch):
-    config = tiny_finetune(task, seeds=2, epochs=2, lengths=[24, 48], log={"every": 3})
+    config = tiny_finetune(task, seeds=2, epochs=2, lengths=[24, 48], log={"every": 3}, eval={"every": 3})
     whole = run(config, tmp_path / "whole")
 
     record = Recorder.step
@@ -211,12 +223,10 @@ def test_it_stops_early_when_nothing_gets_better(task, tmp_path):
     assert again.step == outcome.step
 
 
-def test_a_run_that_is_complete_is_not_run_again(task, tmp_path):
-    config = tiny_finetune(task, epochs=1)
-    first = run(config, tmp_path)
-    again = run(config, tmp_path)
-    assert again.step == first.step
-    jax.tree.map(np.testing.assert_array_equal, again.state, first.state)
+def test_a_run_that_is_complete_is_not_run_again(complete):
+    again = run(complete.config, complete.workdir)
+    assert again.step == complete.outcome.step
+    jax.tree.map(np.testing.assert_array_equal, again.state, complete.outcome.state)
 
 
 def test_scores_are_learned_by_regression(tmp_path):
@@ -234,15 +244,13 @@ def test_scores_are_learned_by_regression(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_transformers_loads_the_best_model_and_agrees(task, tmp_path):
+def test_transformers_loads_the_best_model_and_agrees(complete):
     import torch
     import transformers
 
-    config = tiny_finetune(task, epochs=1, seeds=2)
-    outcome = run(config, tmp_path)
-    found = finish(outcome, epath.Path(tmp_path))
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    outcome, found, folder = complete.outcome, complete.found, complete.workdir / "model"
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     assert model.config.id2label == {0: "animal", 1: "none"}
     examples = outcome.job.data.evaluations["validation"]
     inputs = tokenizer(examples.first, padding=True, truncation=True, max_length=48, return_tensors="pt")
@@ -253,18 +261,17 @@ def test_transformers_loads_the_best_model_and_agrees(task, tmp_path):
     )
 
 
-def test_another_config_is_refused_in_the_same_workdir(task, tmp_path):
-    run(tiny_finetune(task, epochs=1), tmp_path)
+def test_another_config_is_refused_in_the_same_workdir(complete):
     with pytest.raises(UserError, match=r"config\.global_batch was 8, is 16"):
-        run(tiny_finetune(task, epochs=1, global_batch=16), tmp_path)
+        run(dataclasses.replace(complete.config, global_batch=16), complete.workdir)
 
 
 def test_an_accepted_change_goes_on_with_the_new_values_but_the_start_and_the_runs_are_fixed(
-    task, tmp_path, caplog
+    complete, task, tmp_path, caplog
 ):
-    workdir = epath.Path(tmp_path / "run")
-    first = finish(run(tiny_finetune(task, epochs=1), workdir), workdir)
-    longer = tiny_finetune(task, epochs=2)
+    workdir, first = epath.Path(tmp_path / "run"), complete.found
+    shutil.copytree(complete.workdir, workdir)
+    longer = tiny_finetune(task, epochs=2, seeds=2)
     with pytest.raises(UserError, match=r"epochs was 1, is 2\. .* or pass --accept_changes to go on with"):
         run(longer, workdir)
     assert (workdir / "finished.json").exists() and (workdir / "results.json").exists()
@@ -277,22 +284,22 @@ def test_an_accepted_change_goes_on_with_the_new_values_but_the_start_and_the_ru
     assert (first["steps"], found["steps"]) == (7, 14)
     assert json.loads((workdir / "finished.json").read_text()) == {"step": 14, "steps": 14}
     for changes, what in (
-        ({"seeds": 2}, "The number of runs that are trained together"),
+        ({"seeds": 3}, "The number of runs that are trained together"),
         ({"learning_rates": [1e-3, 1e-4]}, "The number of runs that are trained together"),
         ({"init_from": "elsewhere"}, "The model that a run starts from"),
         ({"eval": {"metric": "loss"}}, "The metric that chooses the best model"),
     ):
         with pytest.raises(UserError, match=f"{what} cannot change: undo the change"):
-            train(tiny_finetune(task, **{"epochs": 2, **changes}), workdir, accept_changes=True)
+            train(tiny_finetune(task, **{"epochs": 2, "seeds": 2, **changes}), workdir, accept_changes=True)
 
 
-def test_changed_examples_are_accepted_only_where_that_is_said(tmp_path, caplog):
-    config = tiny_finetune(tmp_path, epochs=2)
+def test_changed_examples_are_refused_in_the_same_workdir_and_accepted_where_that_is_said(tmp_path, caplog):
+    config = tiny_finetune(tmp_path, steps=2)
     run(config, tmp_path / "run")
     write_examples(tmp_path / "train.csv", 50, seed=5)
     with pytest.raises(UserError, match=r"examples or the tokenizer .* have changed"):
         run(config, tmp_path / "run")
-    assert train(config, epath.Path(tmp_path / "run"), accept_changes=True).step == 14
+    assert train(config, epath.Path(tmp_path / "run"), accept_changes=True).step == 2
     assert "the examples or the tokenizer have changed; the run goes on with what is there" in caplog.text
 
 
@@ -331,19 +338,8 @@ def test_the_profile_starts_where_it_is_set(task, tmp_path, monkeypatch, caplog)
     run(tiny_finetune(task, steps=5, log={"profile_start": 2, "profile_steps": 2}), tmp_path / "1")
     assert happened == [1, 2, str(tmp_path / "1" / "profile"), 3, 4, "stop", 5]
     with caplog.at_level("INFO"):
-        run(tiny_finetune(task, epochs=1, log={"profile_start": 7, "profile_steps": 2}), tmp_path / "2")
-    assert "without effect: config.log.profile_start=7; the run ends before, at step 7" in caplog.messages
-
-
-def test_other_examples_are_refused_in_the_same_workdir(task, tmp_path):
-    write_model(tmp_path / "own")
-    write_examples(tmp_path / "own/train.csv", 20)
-    write_examples(tmp_path / "own/validation.csv", 10, seed=1)
-    config = tiny_finetune(tmp_path / "own", epochs=1)
-    run(config, tmp_path / "run")
-    write_examples(tmp_path / "own/train.csv", 20, seed=5)
-    with pytest.raises(UserError, match=r"examples or the tokenizer .* have changed"):
-        run(config, tmp_path / "run")
+        run(tiny_finetune(task, steps=5, log={"profile_start": 5, "profile_steps": 2}), tmp_path / "1")
+    assert "without effect: config.log.profile_start=5; the run ends before, at step 5" in caplog.messages
 
 
 @pytest.mark.parametrize(
@@ -374,7 +370,7 @@ def test_bad_input_is_one_line(task, tmp_path, changes, message):
 
 def test_examples_that_are_cut_are_counted(task, tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    run(tiny_finetune(task, epochs=1, max_length=10, lengths=[]), tmp_path)
+    run(tiny_finetune(task, steps=1, max_length=10, lengths=[]), tmp_path)
     assert any("examples are cut to config.max_length" in message for message in caplog.messages)
     with pytest.raises(UserError, match=r"another config: config\.max_length was 10, is 0\. "):
-        run(tiny_finetune(task, epochs=1, max_length=0, lengths=[]), tmp_path)
+        run(tiny_finetune(task, steps=1, max_length=0, lengths=[]), tmp_path)
