@@ -1,4 +1,4 @@
-"""Fine-tuning runs take two of the eight devices, unless their config asks for more: each costs time."""
+"""Fine-tuning runs here take two of the eight devices, unless their config asks for more, and a model of one layer."""
 
 import functools
 import math
@@ -11,6 +11,7 @@ from finetune.classifier import network
 from finetune.population.state import population_mesh
 from finetune.results import final_outputs
 from pretrain.models import encoder
+from tests.finetune import tiny_task
 
 DEVICES = 2
 READERS = (job, final_outputs)
@@ -28,10 +29,12 @@ def mesh_of_few(config, members):
 
 
 @pytest.fixture(scope="package", autouse=True)
-def _few_devices():
+def _small_runs():
     """Not by `monkeypatch`: that pauses `tests.traced_once`, and what is traced does not call this."""
+    layers, tiny_task.LAYERS = tiny_task.LAYERS, 1
     for module in READERS:
         module.population_mesh = mesh_of_few
     yield
+    tiny_task.LAYERS = layers
     for module in READERS:
         module.population_mesh = population_mesh

@@ -27,7 +27,6 @@ CASES = {
     "electra_as_wide": {"model_type": "electra", "embedding_size": 32},
     "modernbert": {
         "model_type": "modernbert",
-        "num_hidden_layers": 5,
         "global_attn_every_n_layers": 2,
         "local_attention": 4,  # a token sees two to each side, of 12
         "global_rope_theta": 500.0,
@@ -48,6 +47,8 @@ CASES = {
         **IDS,
     },
 }
+NETWORKS = tuple(case for case in CASES if case not in ("xlm_roberta", "camembert"))
+"""Those whose networks differ: XLM-R and CamemBERT run RoBERTa's."""
 FAMILIES = ("roberta", "xlm_roberta", "camembert", "bert", "distilbert", "electra", "modernbert")
 """One case of each."""
 

@@ -16,10 +16,9 @@ from finetune.classifier.network import Classifier, build_classifier
 from finetune.classifier.pretrained import load_encoder_for_classification, save_classifier
 from pretrain.models import Params
 from tests.compiled import jit
-from tests.finetune.reference_models import CASES, B, inputs, pairs_of_texts, random_model
+from tests.finetune.reference_models import CASES, NETWORKS, B, inputs, pairs_of_texts, random_model
 from tests.nearness import STATED, assert_gradients_as_near, distance
 
-pytestmark = pytest.mark.usefixtures("optimized")
 LABELS = ("no", "maybe", "yes")
 Results = dict[str, np.ndarray]
 """Hidden states, logits, loss, and gradients by the names of their parameters."""
@@ -77,7 +76,8 @@ def _exact(model: transformers.PreTrainedModel, batch: dict[str, np.ndarray], ta
     [(LABELS, False), (LABELS, True), ((), True)],
     ids=["classes_full", "classes_padded", "score_padded"],
 )
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", NETWORKS)
+@pytest.mark.usefixtures("optimized")
 def test_hidden_states_logits_and_every_gradient_are_as_near_to_exact_as_those_of_transformers(
     case: str, labels: tuple[str, ...], padded: bool, tmp_path: Path
 ):
@@ -93,6 +93,7 @@ def test_hidden_states_logits_and_every_gradient_are_as_near_to_exact_as_those_o
     )
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize(
     "change", [{"layer_norm_eps": 1e-5}, {"hidden_act": "gelu_new"}], ids=lambda change: next(iter(change))
 )
@@ -128,7 +129,7 @@ def test_transformers_loads_what_we_save_and_gives_our_logits(
         logits = loaded.eval()(**inputs(loaded, batch)).logits
         torch.testing.assert_close(logits, theirs(**inputs(theirs, batch)).logits, rtol=0, atol=1e-6)
     with jax.default_matmul_precision("highest"):
-        ours = jit(start.classifier.logits)(start.params, **batch)
+        ours = jax.jit(start.classifier.logits)(start.params, **batch)
     assert distance(ours, logits.numpy()) <= STATED
     assert list(loaded.config.id2label.values()) == (list(labels) or ["LABEL_0"])
     assert loaded.config.problem_type == ("single_label_classification" if labels else "regression")

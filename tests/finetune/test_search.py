@@ -218,8 +218,8 @@ def test_a_search_that_cannot_be_made_is_refused_before_training(
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused_before_training(task, tmp_path, monkeypatch):
     made = scoring(monkeypatch)
-    config = config_of(task, global_batch=[16, 12])
-    with pytest.raises(UserError, match=r"config\.global_batch=12 "):
+    config = config_of(task, global_batch=[16, 13])
+    with pytest.raises(UserError, match=r"config\.global_batch=13 "):
         search(config, epath.Path(tmp_path))
     assert made == []
 

@@ -18,6 +18,8 @@ from tokenizer.config import TokenizerConfig
 from tokenizer.train import train_tokenizer
 
 ANIMALS = ("cat", "dog", "bird", "horse")
+LAYERS = 2
+"""Of the model that `tiny_finetune` writes; the tests of this folder have one, as steps unroll their layers."""
 
 
 def write_examples(
@@ -74,12 +76,12 @@ def write_model(folder: Path, *, dropout: float = 0.1, seed: int = 0, layers: in
 def tiny_finetune(folder: Path, **changes: Any) -> FinetuneConfig:
     """A run on `folder`/train.csv and `folder`/validation.csv from `folder`/model, all written if need be.
 
-    That model has one layer, as steps unroll their layers; where those matter, write a model first.
+    That model has LAYERS layers; where those matter, write a model first.
 
     `changes` replace whole top-level fields or merge into groups.
     """
     if not (folder / "model").exists():
-        write_model(folder, layers=1)
+        write_model(folder, layers=LAYERS)
         write_examples(folder / "train.csv", 50)
         write_examples(folder / "validation.csv", 21, seed=1)
     values: dict[str, Any] = {
