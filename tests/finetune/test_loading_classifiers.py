@@ -202,7 +202,7 @@ def test_a_workdir_of_pretraining_gives_its_encoder(tmp_path: Path, monkeypatch:
     params = jax.tree.map(lambda leaf: draw(size=leaf.shape).astype(np.float32), build(config).shapes())
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / MODEL_FILE).write_text(json.dumps(config_dict(config)))
-    monkeypatch.setattr("finetune.classifier.pretrained.restore_params", lambda folder: (params, {"step": 7}))
+    monkeypatch.setattr("pretrain.trained_network.restore_params", lambda *_: (params, {"step": 7}))
     start = load_encoder_for_classification(str(tmp_path), LABELS, seed=1)
     jax.tree.map(np.testing.assert_array_equal, start.params["layers"], params["layers"])
     assert params["embeddings"]["word"].shape == (128, 16)
