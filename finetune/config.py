@@ -162,6 +162,10 @@ class FinetuneConfig:
         ("abort", "skip"),
     )
     max_skipped: int = field(10, "with on_nonfinite=skip: most steps that are skipped in a row")
+    time_limit: float = field(
+        0.0,
+        "seconds that a step, save or evaluation may take before the process is ended; 0 measures it, -1 sets no limit",
+    )
     inference: str = field(
         "jax",
         "onnx: also write model.onnx, evaluate it beside the model, and label the test sets with it",

@@ -40,8 +40,9 @@ from pretrain.runtime import changes, processes
 from pretrain.runtime.bad_numbers import Guard
 from pretrain.runtime.checkpointer import Run
 from pretrain.runtime.interruption import Interruption
-from pretrain.runtime.loop import Loop, MetricFolders, begun
+from pretrain.runtime.loop import Loop, begun
 from pretrain.runtime.programs import compiled, memory_of
+from pretrain.runtime.stage import MetricFolders
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ def train(
 
 
 class _Finetuning:
-    """The stage of a fine-tuning run: see `pretrain.runtime.loop.Stage`."""
+    """The stage of a fine-tuning run: see `pretrain.runtime.stage.Stage`."""
 
     def __init__(self, job: Job, workdir: epath.Path, after_evaluation: AfterEvaluation | None):
         self.log_at: tuple[int, ...] = ()
@@ -246,7 +247,7 @@ class _HostBatch:
 
 
 class _RunSteps:
-    """The steps of a run: see `pretrain.runtime.loop.Stretch`. Every row length has a program of its own."""
+    """The steps of a run: see `pretrain.runtime.stage.Stretch`. Every row length has a program of its own."""
 
     def __init__(self, stage: _Finetuning, step: int):
         """Go on from `step`."""

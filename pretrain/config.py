@@ -255,6 +255,10 @@ class PretrainConfig:
         ("abort", "skip"),
     )
     max_skipped: int = field(10, "with on_nonfinite=skip: most steps that are skipped in a row")
+    time_limit: float = field(
+        0.0,
+        "seconds that a step, save or evaluation may take before the process is ended; 0 measures it, -1 sets no limit",
+    )
     init_from: str = field(
         "",
         "start from this model: a workdir, a Hugging Face folder or a hub id; a fresh optimiser and step 0",

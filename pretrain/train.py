@@ -47,8 +47,9 @@ from pretrain.runtime import workdir as workdirs
 from pretrain.runtime.bad_numbers import Guard
 from pretrain.runtime.checkpointer import Run
 from pretrain.runtime.interruption import Interruption
-from pretrain.runtime.loop import Loop, MetricFolders, begun
+from pretrain.runtime.loop import Loop, begun
 from pretrain.runtime.programs import compiled, memory_of
+from pretrain.runtime.stage import MetricFolders
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ def train(
 
 
 class _Pretraining:
-    """The stage of a pretraining run: see `pretrain.runtime.loop.Stage`."""
+    """The stage of a pretraining run: see `pretrain.runtime.stage.Stage`."""
 
     def __init__(self, job: Job, workdir: epath.Path, history: Mapping[str, Any]):
         self.job, self.config, self.mesh, self.steps = job, job.given, job.mesh, job.steps
@@ -263,7 +264,7 @@ class _Pretraining:
 
 
 class _PhaseSteps:
-    """The steps of a phase: see `pretrain.runtime.loop.Stretch`."""
+    """The steps of a phase: see `pretrain.runtime.stage.Stretch`."""
 
     def __init__(self, stage: _Pretraining, phase: Phase, batches: BatchIterator):
         self.stop = phase.stop

@@ -1,5 +1,6 @@
 """A classifier of texts: an encoder and the head of its family, as pure functions of a dict of arrays."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,6 +138,7 @@ def build_classifier(
     return Classifier(build_encoder(config, dtype=dtype, use=use), head, labels, graph)
 
 
+@functools.lru_cache(maxsize=32)
 def _abstract_head(config: EncoderConfig, head: HeadConfig, labels: int) -> nnx.Module:
     return module_shapes.abstract({"head": lambda: ClassificationHead(nnx.Rngs(0), config, head, labels)})[
         "head"

@@ -102,10 +102,12 @@ def make_train_step(
     seeds = jnp.array([member.seed for member in config.members])
     rates = jnp.array([member.learning_rate for member in config.members], jnp.float32)
 
+    smoothing, micro_batches, skips = config.label_smoothing, config.grad_accum, config.on_nonfinite == "skip"
+
     def loss_fn(params: Any, part: Any, key: Array) -> tuple[Array, Metrics]:
         batch, total = part
         logits = logits_of(classifier, params, batch, key)
-        losses, weights = example_losses(logits, batch["labels"], config.label_smoothing), batch["weights"]
+        losses, weights = example_losses(logits, batch["labels"], smoothing), batch["weights"]
         right = jnp.argmax(logits, axis=1) == batch["labels"]
         loss_sum = jnp.sum(losses * weights)
         return loss_sum / total[0], {"loss_sum": loss_sum, "correct_sum": jnp.sum(right * weights)}
@@ -117,17 +119,17 @@ def make_train_step(
         weight_sum = jnp.sum(batch["weights"])
         part = (batch, jnp.broadcast_to(weight_sum, batch["weights"].shape))
         grad_fn = jax.grad(loss_fn, has_aux=True)
-        if config.grad_accum == 1:
+        if micro_batches == 1:
             grads, sums = grad_fn(params, part, key)
         else:
-            grads, sums = accumulate(grad_fn, params, part, key, config.grad_accum)
+            grads, sums = accumulate(grad_fn, params, part, key, micro_batches)
         updates, opt_state = optimizer.update(grads, moments, params)
         updates = jax.tree.map(lambda update, scale: update * rate * scale, updates, scales)
         grad_norm = optax.tree.norm(grads)
         new = (optax.apply_updates(params, updates), opt_state)
         sums |= {"weight_sum": weight_sum}
         bad = is_bad(sums["loss_sum"], grad_norm)
-        if config.on_nonfinite == "skip":
+        if skips:
             new, sums = kept(bad, (params, moments), new), kept(bad, jax.tree.map(jnp.zeros_like, sums), sums)
         more = {"grad_norm": grad_norm, "learning_rate": rate * schedule(step), NONFINITE: bad}
         return *new, sums | more

@@ -7,6 +7,7 @@ axis L too, and are scanned with the params.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -169,6 +170,7 @@ def build_encoder(
     return Encoder(config, dtype, graphs["embeddings"], graphs["layers"], graphs.get("final"), kernel)
 
 
+@functools.lru_cache(maxsize=32)  # every tree of shapes, axes and names is made of them
 def _modules(config: EncoderConfig) -> dict[str, nnx.Module]:
     parts = config.family.parts
     makers: dict[str, Maker] = {"embeddings": parts.embeddings, "layers": parts.layer}

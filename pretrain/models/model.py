@@ -1,5 +1,6 @@
 """A masked language model: an encoder and the head that predicts tokens, as pure functions of a dict of arrays."""
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -154,6 +155,7 @@ def build(
     return Model(encoder, nnx.split(_abstract_head(config))[0])
 
 
+@functools.lru_cache(maxsize=32)
 def _abstract_head(config: EncoderConfig) -> nnx.Module:
     return module_shapes.abstract({"head": lambda: _make_head(config, nnx.Rngs(0))})["head"]
 

@@ -53,7 +53,7 @@ def make_train_step(
       dropout_implementation: the generator of dropout masks, by jax's name.
       skip_bad: whether a step that is not finite leaves params and moments as they were, and counts in no sum.
     """
-    rows = jnp.arange(phase.global_batch, dtype=jnp.int32)
+    rows, micro_batches = jnp.arange(phase.global_batch, dtype=jnp.int32), phase.grad_accum
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         mask_key = jax.random.fold_in(random_key(seed, MASKS), state.step)
@@ -66,10 +66,10 @@ def make_train_step(
             return sums["loss_sum"] / total_weight, sums
 
         grad_fn = jax.grad(loss_fn, has_aux=True)
-        if phase.grad_accum == 1:
+        if micro_batches == 1:
             grads, sums = grad_fn(state.params, prepared, dropout_key)
         else:
-            grads, sums = accumulate(grad_fn, state.params, prepared, dropout_key, phase.grad_accum)
+            grads, sums = accumulate(grad_fn, state.params, prepared, dropout_key, micro_batches)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         grad_norm = optax.tree.norm(grads)

@@ -20,6 +20,7 @@ ALWAYS_SAFE = (
     "mesh.",
     "on_nonfinite",
     "max_skipped",
+    "time_limit",
 )
 SAFE_IN_PRETRAINING = (*ALWAYS_SAFE, "eval.", "data.prefetch", "data.bad_documents")
 SAFE_IN_FINETUNING = (*ALWAYS_SAFE, "inference", "eval.batch", "eval.tests", "search.", "benchmark.")

@@ -27,157 +27,32 @@ signal in the last step changes nothing: the run has finished.
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import jax
 from etils import epath
-from jax.sharding import Mesh
 
 from base import schema
 from base.errors import UserError
 from base.interruptible import raise_noted
 from base.set_fields import Given, as_begun
-from pretrain.config import LogConfig
 from pretrain.reports.metric_writer import MetricWriter
 from pretrain.reports.progress_line import Progress
-from pretrain.reports.recorder import Interval, Recorder
+from pretrain.reports.recorder import Recorder
 from pretrain.runtime import processes
 from pretrain.runtime import workdir as workdirs
-from pretrain.runtime.bad_numbers import Guard
 from pretrain.runtime.changes import Changes, Rules, check_unchanged
 from pretrain.runtime.checkpointer import Checkpointer, Run
 from pretrain.runtime.interruption import Interruption
 from pretrain.runtime.profiling import profile
+from pretrain.runtime.stage import Stage, Stretch
+from pretrain.runtime.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
 C = TypeVar("C")
-
-MetricFolders = Sequence[tuple[epath.Path, Mapping[str, Any] | None]]
-"""Folders of metrics, the run's own first, each with the hyperparameters that TensorBoard shows of it."""
-
-
-class StepBatch(Protocol):
-    """What one step takes."""
-
-    @property
-    def wait(self) -> float:
-        """Seconds for which the loop waited for it."""
-
-
-class Stretch(Protocol):
-    """Steps that one reader feeds."""
-
-    @property
-    def stop(self) -> int:
-        """The number of steps that the run has made when the stretch is over."""
-
-    def next(self, step: int) -> Any:
-        """Return the `StepBatch` of step number `step` (from 0).
-
-        Raises:
-          UserError: the text or the examples cannot be read on.
-        """
-
-    def compile(self, interruption: Interruption) -> None:
-        """Compile the steps, before the first of them is made."""
-
-    def describe(self, step: int) -> None:
-        """Show what is about to be done, memory included; called on every process."""
-
-    def dispatch(
-        self, state: Any, batch: Any, flags: Mapping[str, jax.Array]
-    ) -> tuple[Any, Mapping[str, Any]]:
-        """Have the devices make a step: returns the next state and the step's metrics (see `Recorder.step`).
-
-        Args:
-          state: the state, whose memory is used again.
-          batch: what `next` returned.
-          flags: what the interruption adds to the batch.
-        """
-
-
-class Stage(Protocol):
-    """The parts of a run that differ between the stages; the loop does the rest."""
-
-    @property
-    def config(self) -> Any:
-        """The config that checkpoints save, a dataclass."""
-
-    @property
-    def log(self) -> LogConfig:
-        """`config.log`."""
-
-    @property
-    def mesh(self) -> Mesh:
-        """Where the state lies."""
-
-    @property
-    def steps(self) -> int:
-        """Steps of the whole run."""
-
-    @property
-    def log_at(self) -> Collection[int]:
-        """Steps to log at beside every `config.log.every`."""
-
-    @property
-    def abstract(self) -> Any:
-        """The state's tree with shape, dtype and sharding at each leaf."""
-
-    @property
-    def guard(self) -> Guard:
-        """Looks for losses, gradients and weights that are not finite."""
-
-    @property
-    def fingerprints(self) -> Mapping[str, str]:
-        """What must not change when the run goes on, by its name."""
-
-    def first_state(self) -> Any:
-        """Make the state of step 0."""
-
-    def recall(self, run: Run) -> Mapping[str, Any]:
-        """Restore the values of `remembered` from a checkpoint's `run` item. Returns the recorder's sums."""
-
-    def remembered(self) -> Mapping[str, Any]:
-        """What the run remembers besides its arrays, JSON-able; called on every process before each checkpoint."""
-
-    def ended(self, step: int) -> bool:
-        """Whether nothing is left to train after so many steps."""
-
-    def stretch(self, step: int) -> contextlib.AbstractContextManager[Stretch]:
-        """Open the stretch of step number `step` (from 0)."""
-
-    def write_start(self, step: int) -> None:
-        """Write the files that describe the run; called on the first process."""
-
-    def write_before_checkpoint(self) -> None:
-        """Write what must be there before a checkpoint is; called on the first process."""
-
-    def metric_folders(self) -> MetricFolders:
-        """Where metrics go."""
-
-    def summarise(self, sums: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Make losses and scores of sums (see `Recorder`)."""
-
-    def rates(self, interval: Interval) -> Mapping[str, float]:
-        """Make speeds of an interval (see `Recorder`)."""
-
-    def evaluation_due(self, step: int) -> bool:
-        """Whether to evaluate after so many steps."""
-
-    def evaluation_compiled(self, step: int) -> bool:
-        """Whether the evaluation after so many steps has nothing to compile."""
-
-    def evaluate(self, state: Any, step: int, recorder: Recorder) -> tuple[Any, bool]:
-        """Evaluate and log; returns the state, and whether to save it for being the best so far."""
-
-    def saving_due(self, step: int) -> bool:
-        """Whether to save after so many steps."""
-
-    def finish(self, step: int, *, before: bool) -> None:
-        """Write the outputs of a run that has ended (`before`: before this call). Called on every process."""
 
 
 @dataclass(frozen=True)
@@ -251,14 +126,22 @@ class Loop:
         self._stage, self._workdir, self._checkpointer = stage, workdir, checkpointer
         self._interruption = Interruption(stage.mesh)
         self._recorder: Recorder | None = None
+        self._watchdog = Watchdog(stage.config.time_limit)
         self._sums: Mapping[str, Any] = {}
         self._profiling = contextlib.ExitStack()
         self._writes = processes.is_first()
 
     def run(self) -> Ended:
         """Resume or start, then make the steps that are left."""
+        try:
+            return self._run()
+        finally:
+            self._watchdog.close()
+
+    def _run(self) -> Ended:
         stage = self._stage
-        state, step = self._first_state()
+        with self._watchdog.watching("start", "restoring or making the state"):
+            state, step = self._first_state()
         if stage.ended(step):
             stage.finish(step, before=True)
             return Ended(state, step, "", "", {})
@@ -267,7 +150,8 @@ class Loop:
         with self._profiling, contextlib.ExitStack() as reports:
             while not (stage.ended(step) or self._interruption.requested):
                 state, step = self._make_stretch(state, step, reports)
-            self._checkpointer.wait()  # while signals are still only noted
+            with self._watchdog.watching("save", "the last save"):
+                self._checkpointer.wait()  # while signals are still only noted
             self._report_save()
             if ended := stage.ended(step):
                 if step not in self._checkpointer.steps:
@@ -295,9 +179,11 @@ class Loop:
         """Make the steps from number `step` (from 0) to the end of its stretch, of the run, or to a signal."""
         stage, interruption = self._stage, self._interruption
         with stage.stretch(step) as stretch:
-            batch = stretch.next(step)
+            with self._watchdog.watching("first batch", "reading the first batch"):
+                batch = stretch.next(step)
             raise_noted()
-            stretch.compile(interruption)
+            with self._watchdog.watching("compile", "compiling the train step"):
+                stretch.compile(interruption)
             raise_noted()
             stretch.describe(step)
             recorder = self._recorder = self._recorder or self._start_reports(reports, step)
@@ -305,18 +191,21 @@ class Loop:
             waited = 0.0
             while not self._over(stretch, step):
                 profile(self._profiling, stage.log, step, self._workdir if self._writes else None)
-                with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                    state, metrics = stretch.dispatch(state, batch, interruption.flags())
                 step += 1
-                recorder.step(step, interruption.read(metrics), waited=waited)
+                with self._watchdog.watching("step", f"step {step}"):
+                    with jax.profiler.StepTraceAnnotation("train", step_num=step - 1):
+                        state, metrics = stretch.dispatch(state, batch, interruption.flags())
+                    recorder.step(step, interruption.read(metrics), waited=waited)
                 self._report_save()
                 state, improved = self._evaluate(recorder, state, step)
                 if improved or stage.ended(step) or stage.saving_due(step):
                     self._save(recorder, state, step)
                 if not self._over(stretch, step):
-                    batch = self._next(stretch, recorder, state, step)
+                    with self._watchdog.watching("data", f"waiting for the batch of step {step + 1}"):
+                        batch = self._next(stretch, recorder, state, step)
                     waited = batch.wait
-            recorder.flush()
+            with self._watchdog.watching("step", f"step {step}"):
+                recorder.flush()
             if interruption.requested and step > 0:
                 self._save(recorder, state, step)
         return state, step
@@ -343,7 +232,10 @@ class Loop:
         stage = self._stage
         if not stage.evaluation_due(step):
             return state, False
-        with recorder.paused(compiling="" if stage.evaluation_compiled(step) else "the evaluation"):
+        with (
+            self._watchdog.watching("evaluation", f"the evaluation after step {step}"),
+            recorder.paused(compiling="" if stage.evaluation_compiled(step) else "the evaluation"),
+        ):
             return stage.evaluate(state, step, recorder)
 
     def _start_reports(self, reports: contextlib.ExitStack, step: int) -> Recorder:
@@ -384,4 +276,5 @@ class Loop:
             "bad_in_a_row": self._stage.guard.in_a_row,
             **self._stage.remembered(),
         }
-        self._checkpointer.save(step, state, run)
+        with self._watchdog.watching("save", f"the save after step {step}"):
+            self._checkpointer.save(step, state, run)

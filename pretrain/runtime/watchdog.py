@@ -91,8 +91,8 @@ class Watchdog:
             if now is not None and time.monotonic() > now[3]:
                 allowed = now[3] - now[2]
                 self._end(
-                    f"{now[1]} has taken more than {allowed:.0f} s (config.time_limit): the process is ended; run the same "
-                    "command again to go on from the newest checkpoint"
+                    f"{now[1]} has taken more than {allowed:.0f} s (config.time_limit): the process is ended; run the "
+                    "same command again to go on from the newest checkpoint"
                 )
                 return
 
@@ -104,6 +104,6 @@ def _end_process(message: str) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
     with contextlib.suppress(Exception):
-        faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
-        print(f"error: {message}", file=sys.__stderr__, flush=True)
+        faulthandler.dump_traceback(file=2, all_threads=True)
+        os.write(2, f"error: {message}\n".encode())
     os._exit(STATUS)

@@ -1,25 +1,18 @@
 """Fine-tuning runs here take two of the eight devices, unless their config asks for more, and a model of one layer."""
 
-import functools
 import math
 
 import jax
 import pytest
 
 from finetune import job
-from finetune.classifier import network
 from finetune.population.state import population_mesh
 from finetune.results import final_outputs
-from pretrain.models import encoder
 from tests.finetune import tiny_task
 
 DEVICES = 2
 READERS = (job, final_outputs)
 """Modules that make a run's mesh; a test of `population_mesh` itself sees all devices."""
-
-# Every tree of shapes, axes and names is made of these, ten and more for a run; a tenth of the time went into this.
-encoder._modules = functools.cache(encoder._modules)
-network._abstract_head = functools.cache(network._abstract_head)
 
 
 def mesh_of_few(config, members):

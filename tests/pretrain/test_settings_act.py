@@ -334,6 +334,7 @@ BESIDE = {
 ELSEWHERE = {
     **dict.fromkeys(("on_nonfinite", "max_skipped"), "tests/faults/test_bad_numbers.py"),
     "checkpoint.verify": "tests/faults/test_damaged_checkpoints.py",
+    "time_limit": "tests/faults/test_watchdog.py",
     "card.language": "tests/pretrain/test_model_card.py",
     "card.license": "tests/pretrain/test_model_card.py",
     "data.source": "tests/data/test_source_pydoc.py",

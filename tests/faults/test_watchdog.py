@@ -1,0 +1,132 @@
+"""A step, a save or a wait that hangs: the process ends on time, names it, and shows where each thread stood."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pretrain.runtime import watchdog
+from pretrain.runtime.watchdog import STATUS, Watchdog
+
+ROOT = Path(__file__).parents[2]
+
+
+def until(condition, seconds: float = 20.0) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return bool(condition())
+
+
+def test_what_takes_too_long_is_named_once():
+    said: list[str] = []
+    dog = Watchdog(0.2, end=said.append)
+    with dog.watching("step", "step 1"):
+        pass
+    with dog.watching("step", "step 2"):
+        assert until(lambda: said)
+    dog.close()
+    assert len(said) == 1 and said[0].startswith(
+        "step 2 has taken more than 0 s (config.time_limit): the process is"
+    )
+
+
+def test_what_is_inside_counts_for_itself(monkeypatch):
+    said: list[str] = []
+    dog = Watchdog(0.4, end=said.append)
+    with dog.watching("evaluation"):
+        for _ in range(4):
+            with dog.watching("save"):
+                time.sleep(0.2)
+    dog.close()
+    assert said == []
+
+
+def test_a_limit_is_measured_from_the_slowest_of_its_kind(monkeypatch):
+    monkeypatch.setattr(watchdog, "LEAST", 0.0)
+    monkeypatch.setattr(watchdog, "FACTOR", 4.0)
+    said: list[str] = []
+    dog = Watchdog(0.0, end=said.append)
+    assert dog._allowed("step") == watchdog.FIRST
+    with dog.watching("step"):
+        time.sleep(0.3)
+    with dog.watching("step"):
+        pass
+    assert 1.2 <= dog._allowed("step") < 10
+    assert dog._allowed("save") == watchdog.FIRST
+    dog.close()
+
+
+def test_below_zero_nothing_is_watched():
+    dog = Watchdog(-1.0)
+    before = threading.active_count()
+    with dog.watching("step"):
+        assert threading.active_count() == before and dog._allowed("step") == float("inf")
+    dog.close()
+
+
+HANGING = """
+import sys, time, threading
+from pathlib import Path
+import jax
+from etils import epath
+from pretrain.devices.mesh import make_mesh
+from pretrain import train as module
+from pretrain.runtime.checkpointer import Checkpointer
+from tests.tiny import tiny_config, write_corpus
+
+jax.config.update("jax_num_cpu_devices", 1)
+root, what = Path(sys.argv[1]), sys.argv[2]
+
+def sleep_for_ever(*arguments, **more):
+    time.sleep(1000)
+
+def at_step(original, step):
+    calls = []
+    def call(*arguments, **more):
+        calls.append(1)
+        return sleep_for_ever() if len(calls) == step else original(*arguments, **more)
+    return call
+
+if what == "step":
+    module.to_devices = at_step(module.to_devices, 4)
+elif what == "save":
+    Checkpointer.save = at_step(Checkpointer.save, 2)
+else:
+    module._PhaseSteps.next = at_step(module._PhaseSteps.next, 4)
+config = tiny_config(write_corpus(root / "text.txt"), checkpoint={"every": 2}, time_limit=float(sys.argv[3]))
+module.train(config, epath.Path(root / "run"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [("step", "step 4"), ("save", "the save after step 4"), ("data", "waiting for the batch of step 4")],
+)
+def test_a_run_that_hangs_ends_with_the_stacks_of_its_threads(tmp_path, what, said):
+    limit = 15.0
+    begin = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING, str(tmp_path), what, str(limit)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == STATUS, done.stderr[-3000:]
+    assert time.monotonic() - begin > limit
+    lines = done.stderr.strip().splitlines()
+    assert lines[-1] == (
+        f"error: {said} has taken more than 15 s (config.time_limit): the process is ended; run the same command again "
+        "to go on from the newest checkpoint"
+    )
+    assert "in sleep_for_ever" in done.stderr and done.stderr.count("Thread 0x") > 1
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()] == [
+        "2"
+    ]
