@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 from pathlib import Path
 
 import jax
@@ -15,11 +16,10 @@ from etils import epath
 from pretrain.models import EncoderConfig, build
 from pretrain.models.huggingface import config_dict, load_pretrained, parse_config, save_pretrained
 from pretrain.models.tensor_names import to_state_dict
-from tests.compiled import jit
+from tests.compiled import jit_as_users
 from tests.nearness import assert_gradients_as_near
 
-pytestmark = pytest.mark.usefixtures("optimized")
-B, S = 3, 12
+S = 12
 
 SIZES = {
     "vocab_size": 61,
@@ -69,11 +69,21 @@ CASES = {
     },
     "modernbert_no_decoder_bias": {"model_type": "modernbert", "decoder_bias": False, **IDS},
 }
+AS_USERS_COMPILE = {"roberta", "bert", "distilbert", "electra", "modernbert"}
+"""One case of each kind of network, with all of XLA's optimisations. The others run the same code, but for a few lines,
+and are compiled as fast as can be. Not for packed rows: there XLA's gradients of distilbert are off by 40% without
+optimisations."""
+COMPARED = [case for case in CASES if case not in ("xlm_roberta", "camembert")]
+"""Not those that are roberta (`runs_as`) to our networks: of them the names of tensors and fields are compared."""
+FULL, PADDED = (S, S, S), (S, 5, 9)
+"""Lengths of rows."""
+PACKED = ((4, 3, 5), (7, 5), (9,))
+"""Lengths of the documents of each row."""
 
 
 @pytest.fixture(params=CASES, scope="module")
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
-    return _pair(request.param, tmp_path_factory.mktemp(request.param))
+    return request.param, *_pair(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def _pair(case: str, folder: Path):
@@ -91,12 +101,12 @@ def _pair(case: str, folder: Path):
     return theirs, config, params
 
 
-def _batch(config: EncoderConfig, *, padded: bool) -> dict[str, np.ndarray]:
-    """Tokens without the padding id, except on the right of the rows where `padded`."""
+def _batch(config: EncoderConfig, lengths: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Rows of as many tokens without the padding id, and padding on their right."""
     rng = np.random.default_rng(1)
+    B = len(lengths)
     tokens = rng.integers(5, config.vocab_size, (B, S)).astype(np.int32)
-    lengths = np.array([S, 5, 9]) if padded else np.array([S, S, S])
-    inside = np.arange(S) < lengths[:, None]
+    inside = np.arange(S) < np.array(lengths)[:, None]
     return {
         "tokens": np.where(inside, tokens, config.pad_token_id).astype(np.int32),
         "segments": inside.astype(np.int32),
@@ -145,10 +155,12 @@ def _theirs(model, config: EncoderConfig, *batches: dict[str, np.ndarray]) -> di
     return {"logits": np.concatenate(logits), "loss": np.array(loss), **gradients}
 
 
-def _ours(config: EncoderConfig, params, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+@functools.cache
+def _program(config: EncoderConfig, as_users: bool):
+    """The loss, logits, and gradients; batches of one shape share the program."""
     model = build(config)
 
-    def loss_and_logits(params, batch):  # an argument, so that batches of one shape share a program
+    def loss_and_logits(params, batch):
         hidden = model.encode(
             params, batch["tokens"], batch["segments"], batch["positions"], batch["token_types"]
         )
@@ -159,60 +171,71 @@ def _ours(config: EncoderConfig, params, batch: dict[str, np.ndarray]) -> dict[s
         )[..., 0]
         return -jnp.sum(picked * chosen) / jnp.sum(chosen), logits
 
+    return (jit_as_users if as_users else jax.jit)(jax.value_and_grad(loss_and_logits, has_aux=True))
+
+
+def _ours(
+    config: EncoderConfig, params, batch: dict[str, np.ndarray], *, as_users: bool
+) -> dict[str, np.ndarray]:
     with jax.default_matmul_precision("highest"):
-        (loss, logits), gradients = jit(jax.value_and_grad(loss_and_logits, has_aux=True))(params, batch)
-    named = to_state_dict(config, gradients)
+        (loss, logits), gradients = _program(config, as_users)(params, batch)
+    named = to_state_dict(config, jax.device_get(gradients))
     if not config.tie_word_embeddings:  # the bias that transformers keeps beside an untied decoder's own
         beside = {f"{config.family.full_name('head')}.bias"} - {f"{config.family.decoder}.bias"}
         named = {name: array for name, array in named.items() if name not in beside}
     return {"logits": np.asarray(logits)[batch["segments"] > 0], "loss": loss, **named}
 
 
-@pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
-def test_logits_loss_and_every_gradient_are_as_near_to_exact_as_those_of_transformers(pair, padded: bool):
-    theirs, config, params = pair
-    batch = _batch(config, padded=padded)
+@pytest.mark.parametrize("pair", COMPARED, indirect=True)
+@pytest.mark.parametrize("lengths", [FULL, PADDED], ids=["full", "padded"])
+def test_logits_loss_and_every_gradient_are_as_near_to_exact_as_those_of_transformers(pair, lengths):
+    case, theirs, config, params = pair
+    batch = _batch(config, lengths)
     exact = _exact(theirs, config, batch)
-    assert_gradients_as_near(_ours(config, params, batch), _theirs(theirs, config, batch), exact)
+    ours = _ours(config, params, batch, as_users=case in AS_USERS_COMPILE)
+    assert_gradients_as_near(ours, _theirs(theirs, config, batch), exact)
 
 
-@pytest.mark.parametrize("case", ["roberta", "bert", "distilbert", "electra", "modernbert"])
-def test_a_packed_row_has_the_loss_and_gradients_of_its_documents_alone(case: str, tmp_path: Path):
-    theirs, config, params = _pair(case, tmp_path)
-    alone = _batch(config, padded=True)
-    lengths = alone["segments"].sum(axis=1)
-    S_packed = int(lengths.sum()) + 3
-    packed = {name: np.zeros((1, S_packed), array.dtype) for name, array in alone.items()}
+@pytest.mark.parametrize("pair", sorted(AS_USERS_COMPILE), indirect=True)
+def test_a_packed_row_has_the_loss_and_gradients_of_its_documents_alone(pair):
+    _, theirs, config, params = pair
+    alone = _batch(config, tuple(length for row in PACKED for length in row))
+    packed = {name: np.zeros((len(PACKED), S), array.dtype) for name, array in alone.items()}
     packed["tokens"][:], packed["labels"][:] = config.pad_token_id, -100
-    start = 0
-    for row, length in enumerate(lengths):
-        place = slice(start, start + length)
-        for name in ("tokens", "positions", "token_types", "labels"):
-            packed[name][0, place] = alone[name][row, :length]
-        packed["segments"][0, place] = row + 1
-        start += length
+    document = 0
+    for row, lengths in enumerate(PACKED):
+        start = 0
+        for number, length in enumerate(lengths, start=1):
+            place = slice(start, start + length)
+            for name in ("tokens", "positions", "token_types", "labels"):
+                packed[name][row, place] = alone[name][document, :length]
+            packed["segments"][row, place] = number
+            start, document = start + length, document + 1
     exact = _exact(theirs, config, alone)
-    assert_gradients_as_near(_ours(config, params, packed), _theirs(theirs, config, alone), exact)
+    ours = _ours(config, params, packed, as_users=True)
+    assert_gradients_as_near(ours, _theirs(theirs, config, alone), exact)
 
 
+@pytest.mark.parametrize("pair", ["roberta"], indirect=True)
 @pytest.mark.parametrize(("unroll", "remat"), [(0, False), (2, True)], ids=["unrolled", "two_at_once_remat"])
-def test_unrolling_and_recomputing_change_no_gradient(tmp_path: Path, unroll: int, remat: bool):
-    theirs, config, params = _pair("roberta", tmp_path)
-    batch = _batch(config, padded=True)
+def test_unrolling_and_recomputing_change_no_gradient(pair, unroll: int, remat: bool):
+    _, theirs, config, params = pair
+    batch = _batch(config, PADDED)
     exact = _exact(theirs, config, batch)
-    ours = _ours(dataclasses.replace(config, scan_unroll=unroll, remat=remat), params, batch)
+    changed = dataclasses.replace(config, scan_unroll=unroll, remat=remat)
+    ours = _ours(changed, params, batch, as_users=False)
     assert_gradients_as_near(ours, _theirs(theirs, config, batch), exact)
 
 
 def test_transformers_loads_what_we_save_with_nothing_missing_or_unexpected(pair, tmp_path):
-    theirs, config, params = pair
+    _, theirs, config, params = pair
     save_pretrained(epath.Path(tmp_path), config, params)
     loaded, report = transformers.AutoModelForMaskedLM.from_pretrained(
         tmp_path, attn_implementation="eager", output_loading_info=True
     )
     assert {name: found for name, found in report.items() if found} == {}
     assert type(loaded) is type(theirs)
-    batch = _batch(config, padded=True)
+    batch = _batch(config, PADDED)
     with torch.no_grad():
         torch.testing.assert_close(
             _output(loaded.eval(), batch).logits, _output(theirs, batch).logits, rtol=0, atol=1e-6
@@ -223,17 +246,17 @@ def test_transformers_loads_what_we_save_with_nothing_missing_or_unexpected(pair
 
 
 def test_a_round_trip_through_our_folder_changes_no_bit(pair, tmp_path):
-    _, config, params = pair
+    *_, config, params = pair
     save_pretrained(tmp_path, config, params)
     again_config, again = load_pretrained(tmp_path)
     assert again_config == config == parse_config(config_dict(config), "here")
     jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
-@pytest.mark.parametrize("case", ["roberta", "roberta_padding_id_4", "xlm_roberta"])
-def test_positions_are_those_that_transformers_counts(tmp_path: Path, case: str):
-    theirs, config, _ = _pair(case, tmp_path)
-    tokens = torch.tensor(_batch(config, padded=False)["tokens"]).long()
+@pytest.mark.parametrize("pair", ["roberta", "roberta_padding_id_4", "xlm_roberta"], indirect=True)
+def test_positions_are_those_that_transformers_counts(pair):
+    _, theirs, config, _ = pair
+    tokens = torch.tensor(_batch(config, FULL)["tokens"]).long()
     counted = theirs.roberta.embeddings.create_position_ids_from_input_ids(tokens, config.pad_token_id)
     np.testing.assert_array_equal(counted[0], np.arange(S) + config.position_offset)
     assert config.max_length == SIZES["max_position_embeddings"] - config.pad_token_id - 1
