@@ -1,5 +1,7 @@
 """The same run on every mesh."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,8 +63,9 @@ def rows(seed):
     return {"tokens": tokens, "segments": segments, "positions": np.ascontiguousarray(positions)}
 
 
+@functools.cache
 def run(mesh_config, devices, *, accum=1, steps=4, dtype="float32", objective=MASKED, **changes):
-    """Losses of some steps, and the final params."""
+    """Losses of some steps, the final state, and the metrics of each step; the tests take equal runs once."""
     mesh = make_mesh(mesh_config, jax.devices()[:devices])
     model = build(encoder(**changes), dtype=dtype)
     schedule = optax.constant_schedule(3e-3)
@@ -84,11 +87,11 @@ def run(mesh_config, devices, *, accum=1, steps=4, dtype="float32", objective=MA
         state = fresh_state(model, optimizer, abstract, seed=0)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
-        losses = []
+        found = []
         for number in range(steps):
             state, metrics = jitted(state, to_devices(rows(number), mesh, B))
-            losses.append(float(metrics["loss_sum"] / metrics["weight_sum"]))
-    return losses, state, metrics
+            found.append(jax.device_get(metrics))
+    return [float(each["loss_sum"] / each["weight_sum"]) for each in found], state, found
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +103,9 @@ def on_one_device():
 def test_losses_are_the_same_on_every_mesh(mesh, on_one_device):
     losses, state, metrics = run(*MESHES[mesh])
     np.testing.assert_allclose(losses, on_one_device[0], rtol=1e-5)
-    assert float(metrics["weight_sum"]) == float(on_one_device[2]["weight_sum"])
+    assert [float(each["weight_sum"]) for each in metrics] == [
+        float(each["weight_sum"]) for each in on_one_device[2]
+    ]
     for leaf, other in zip(
         jax.tree.leaves(state.params), jax.tree.leaves(on_one_device[1].params), strict=True
     ):
@@ -113,8 +118,10 @@ def test_causal_losses_are_the_same_on_every_mesh_and_in_micro_batches(mesh, acc
     in_parts["attention_probs_dropout_prob"] = 0.0
     alone, shared = run(*MESHES["one device"], **in_parts), run(*MESHES[mesh], accum=accum, **in_parts)
     np.testing.assert_allclose(shared[0], alone[0], rtol=1e-5)
-    assert float(shared[2]["weight_sum"]) == sum(S - row % 5 * 4 - 1 for row in range(B))
-    assert float(shared[2]["attended"]) == sum(n * (n + 1) / 2 for n in (S - row % 5 * 4 for row in range(B)))
+    assert float(shared[2][-1]["weight_sum"]) == sum(S - row % 5 * 4 - 1 for row in range(B))
+    assert float(shared[2][-1]["attended"]) == sum(
+        n * (n + 1) / 2 for n in (S - row % 5 * 4 for row in range(B))
+    )
 
 
 @pytest.mark.parametrize("mesh", ["data=8", "tensor=2 x fsdp=4"])
@@ -125,7 +132,7 @@ def test_bfloat16_takes_nearly_the_same_steps(mesh, on_one_device):
 
 
 def test_params_and_moments_are_split_as_the_table_says():
-    state = run(*MESHES["tensor=2 x fsdp=4"], steps=1)[1]
+    state = run(*MESHES["tensor=2 x fsdp=4"])[1]
     word = state.params["embeddings"]["word"]
     assert word.addressable_shards[0].data.shape == (V // 2, 32 // 4)
     up = state.params["layers"]["up"]["kernel"]
@@ -169,13 +176,13 @@ def test_accumulated_gradients_equal_those_of_the_large_batch(devices):
     whole = run(MeshConfig(data=devices), devices, **off)
     parts = run(MeshConfig(data=devices), devices, accum=4, **off)
     np.testing.assert_allclose(parts[0], whole[0], rtol=1e-6)
-    np.testing.assert_allclose(float(parts[2]["grad_norm"]), float(whole[2]["grad_norm"]), rtol=1e-5)
+    np.testing.assert_allclose(float(parts[2][-1]["grad_norm"]), float(whole[2][-1]["grad_norm"]), rtol=1e-5)
     for name in ("weight_sum", "tokens", "correct_sum"):
-        assert float(parts[2][name]) == float(whole[2][name])
+        assert float(parts[2][-1][name]) == float(whole[2][-1][name])
 
 
-def test_sums_count_predictions_tokens_and_pairs():
-    metrics = run(*MESHES["one device"], steps=1)[2]
+def test_sums_count_predictions_tokens_and_pairs(on_one_device):
+    metrics = on_one_device[2][0]
     lengths = [S - row % 5 * 4 for row in range(B)]
     assert float(metrics["weight_sum"]) == sum(max(1, round(0.15 * length)) for length in lengths)
     assert float(metrics["tokens"]) == sum(lengths)
@@ -184,7 +191,7 @@ def test_sums_count_predictions_tokens_and_pairs():
 
 def test_the_gradient_is_that_of_the_mean_over_all_predictions_not_of_a_mean_of_row_means():
     off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    step = run(MeshConfig(data=4), 4, steps=1, **off)[2]
+    step = run(MeshConfig(data=4), 4, **off)[2][0]
     model, batch = build(encoder(**off)), rows(0)
     key = jax.random.fold_in(random_key(0, MASKS), 0)
     ids = np.arange(B, dtype=np.int32)

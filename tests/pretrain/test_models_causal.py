@@ -11,14 +11,13 @@ import transformers
 
 from pretrain.models import EncoderConfig, build, build_encoder
 from pretrain.models.huggingface import load_pretrained, parse_config
-from tests.compiled import jit
+from tests.compiled import jit_as_users
 
-pytestmark = pytest.mark.usefixtures("optimized")
 B, S = 2, 12
 SIZES = {
     "vocab_size": 61,
     "hidden_size": 32,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 48,
     "max_position_embeddings": 20,
@@ -40,9 +39,9 @@ def _tokens(config: EncoderConfig) -> np.ndarray:
 def test_a_later_token_changes_no_earlier_output(model_type: str, remat: bool):
     config = parse_config({"model_type": model_type, "bos_token_id": 0, "eos_token_id": 2, **SIZES}, "test")
     encoder = build_encoder(dataclasses.replace(config, remat=remat))
-    params = jit(encoder.init)(jax.random.key(0))
+    params = jax.jit(encoder.init)(jax.random.key(0))
 
-    @jit
+    @jit_as_users
     def encode(params, tokens):
         return encoder.encode(params, tokens, SEGMENTS, POSITIONS, causal=True)
 
@@ -75,7 +74,7 @@ def test_hidden_states_are_those_of_a_decoder_in_transformers(model_type: str, t
 
     tokens = _tokens(config)
     with jax.default_matmul_precision("highest"):
-        ours = np.asarray(jit(encode)(params, tokens))
+        ours = np.asarray(jax.jit(encode)(params, tokens))
     for row, document in ((0, slice(0, 5)), (0, slice(5, 10)), (1, slice(0, S))):
         with torch.no_grad():
             output = decoder(torch.tensor(tokens[row : row + 1, document]).long(), output_hidden_states=True)

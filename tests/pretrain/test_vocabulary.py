@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -41,19 +42,34 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("corpus") / "text.txt")
 
 
-@pytest.fixture(scope="module")
-def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, epath.Path]:
-    """Runs of 6 steps on one device that differ in their rows alone: their folders by `vocab_multiple`."""
-    folder = epath.Path(tmp_path_factory.mktemp("runs"))
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    """Runs are on one device; those on several are not made by `train`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pretrain.job.make_mesh", lambda _: make_mesh(MeshConfig(), jax.devices()[:1]))
-        for multiple in (1, 128):
-            train(_config(corpus, multiple), folder / str(multiple))
+        yield
+
+
+@pytest.fixture(scope="module")
+def runs(corpus: Path, one_device: None, tmp_path_factory: pytest.TempPathFactory) -> dict[int, epath.Path]:
+    """Runs of 6 steps that differ in their rows alone: their folders by `vocab_multiple`."""
+    folder = epath.Path(tmp_path_factory.mktemp("runs"))
+    for multiple in (1, 128):
+        train(_config(corpus, multiple, eval={"every": 3}), folder / str(multiple))
     return {multiple: folder / str(multiple) for multiple in (1, 128)}
 
 
+@pytest.fixture(scope="module")
+def exports(runs: dict[int, epath.Path], tmp_path_factory: pytest.TempPathFactory) -> dict[int, epath.Path]:
+    """The runs' exports."""
+    folder = epath.Path(tmp_path_factory.mktemp("exports"))
+    for multiple, workdir in runs.items():
+        export(workdir, folder / str(multiple))
+    return {multiple: folder / str(multiple) for multiple in runs}
+
+
 def _config(corpus: Path, multiple: int, **changes):
-    fixed = {"steps": 6, "eval": {"every": 3}, "matmul_precision": "highest"}
+    fixed = {"steps": 6, "schedule": {"name": "constant"}, "matmul_precision": "highest"}
     return tiny_config(corpus, model={**_MODEL, "vocab_multiple": multiple}, **{**fixed, **changes})
 
 
@@ -157,10 +173,18 @@ def test_a_run_has_the_losses_of_one_without_padding(runs: dict[int, epath.Path]
         np.testing.assert_allclose(values, without[name], rtol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "lamb", "muon", "adafactor"])
-def test_padding_stays_0_in_training(corpus: Path, tmp_path: Path, optimizer: str):
+def test_padding_stays_0_in_training(runs: dict[int, epath.Path]):
+    _assert_rows_of_0(runs[128])
+
+
+@pytest.mark.parametrize("optimizer", ["lamb", "muon", "adafactor"])
+def test_padding_stays_0_in_training_with_another_optimizer(corpus: Path, tmp_path: Path, optimizer: str):
     train(_config(corpus, 128, steps=3, optimizer={"name": optimizer}), epath.Path(tmp_path / "run"))
-    for name, array in _vocabulary(restore_params(epath.Path(tmp_path / "run"))[0]).items():
+    _assert_rows_of_0(epath.Path(tmp_path / "run"))
+
+
+def _assert_rows_of_0(workdir: epath.Path) -> None:
+    for name, array in _vocabulary(restore_params(workdir)[0]).items():
         assert array[:V].any() and len(array) == ROWS and not array[V:].any(), name
 
 
@@ -201,18 +225,18 @@ def test_a_state_dict_has_the_tokens_alone_and_is_padded_when_it_is_read(case: s
     )
 
 
-def test_transformers_sees_what_it_saw_without_padding(runs: dict[int, epath.Path], tmp_path: Path):
+def test_transformers_sees_what_it_saw_without_padding(
+    runs: dict[int, epath.Path], exports: dict[int, epath.Path]
+):
     shapes, configs = [], []
-    for multiple, workdir in runs.items():
-        out = tmp_path / str(multiple)
-        export(workdir, epath.Path(out))
+    for out in exports.values():
         model = transformers.AutoModelForMaskedLM.from_pretrained(out)
         assert model.config.vocab_size == V == model.get_input_embeddings().weight.shape[0]
         shapes.append({name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
         configs.append(json.loads((out / "config.json").read_text()))
         assert "a vocabulary of 300 tokens" in (out / "README.md").read_text()
     assert shapes[0] == shapes[1] and configs[0] == configs[1]
-    params, read = restore_params(runs[128])[0], load_pretrained(tmp_path / "128")[1]
+    params, read = restore_params(runs[128])[0], load_pretrained(exports[128])[1]
     jax.tree.map(np.testing.assert_array_equal, with_rows(_padded("roberta"), params, V), read)
 
 
@@ -220,13 +244,11 @@ def test_a_run_goes_on_with_its_rows_and_they_cannot_change(
     runs: dict[int, epath.Path], corpus: Path, tmp_path: Path
 ):
     workdir = epath.Path(tmp_path / "run")
-    train(_config(corpus, 128, steps=2, schedule={"name": "constant"}), workdir)
-    outcome = train(
-        _config(corpus, 128, steps=3, schedule={"name": "constant"}), workdir, accept_changes=True
-    )
-    assert outcome.step == 3 and outcome.state.params["embeddings"]["word"].shape == (ROWS, 32)
+    shutil.copytree(runs[128], workdir)
+    outcome = train(_config(corpus, 128, steps=7), workdir, accept_changes=True)
+    assert outcome.step == 7 and outcome.state.params["embeddings"]["word"].shape == (ROWS, 32)
     with pytest.raises(UserError, match=r"cannot change: config\.model\.vocab_multiple was 128, is 64"):
-        train(_config(corpus, 64, steps=3), workdir, accept_changes=True)
+        train(_config(corpus, 64, steps=7), workdir, accept_changes=True)
 
 
 def test_a_run_of_before_the_field_has_no_padding():
@@ -237,12 +259,14 @@ def test_a_run_of_before_the_field_has_no_padding():
 @pytest.mark.parametrize("multiple", [1, 128])
 @pytest.mark.parametrize("kind", ["workdir", "export"])
 def test_a_run_that_starts_from_a_model_has_rows_of_its_own(
-    runs: dict[int, epath.Path], corpus: Path, tmp_path: Path, kind: str, multiple: int
+    runs: dict[int, epath.Path],
+    exports: dict[int, epath.Path],
+    corpus: Path,
+    tmp_path: Path,
+    kind: str,
+    multiple: int,
 ):
-    start = runs[128]
-    if kind == "export":
-        start = epath.Path(tmp_path / "model")
-        export(runs[128], start)
+    start = (exports if kind == "export" else runs)[128]
     config = _config(
         corpus,
         multiple,
@@ -267,27 +291,25 @@ _SLOW = dataclasses.replace(tiny_config(Path("text.txt")).optimizer, learning_ra
 
 
 def test_a_network_of_a_config_file_has_padding_too(
-    runs: dict[int, epath.Path], corpus: Path, tmp_path: Path
+    exports: dict[int, epath.Path], corpus: Path, tmp_path: Path
 ):
-    export(runs[1], epath.Path(tmp_path / "model"))
     config = tiny_config(
         corpus,
         steps=1,
         schedule={"warmup_steps": 0},
-        model={**schema.as_dict(ModelConfig()), "config_file": str(tmp_path / "model")},
-        tokenizer={"path": str(tmp_path / "model"), "vocab_size": 50265, "min_frequency": 2},
+        model={**schema.as_dict(ModelConfig()), "config_file": str(exports[1])},
+        tokenizer={"path": str(exports[1]), "vocab_size": 50265, "min_frequency": 2},
     )
     outcome = train(config, epath.Path(tmp_path / "run"))
     assert outcome.state.params["embeddings"]["word"].shape == (ROWS, 32)
 
 
 def test_a_blank_is_filled_and_a_classifier_starts_from_a_padded_run(
-    runs: dict[int, epath.Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: dict[int, epath.Path], exports: dict[int, epath.Path], capsys: pytest.CaptureFixture[str]
 ):
-    export(runs[128], epath.Path(tmp_path / "model"))
     capsys.readouterr()
     printed = []
-    for source in (f"--workdir={runs[128]}", f"--model={tmp_path / 'model'}"):
+    for source in (f"--workdir={runs[128]}", f"--model={exports[128]}"):
         assert fill_mask(["fill_mask", source, "the <mask> sees a dog"]) == 0
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1] and "%" in printed[0]
@@ -302,19 +324,18 @@ def load_shape(workdir: epath.Path) -> tuple[int, int]:
 
 
 def test_a_model_that_does_not_fit_is_refused_by_its_own_rows(
-    runs: dict[int, epath.Path], corpus: Path, tmp_path: Path
+    exports: dict[int, epath.Path], corpus: Path, tmp_path: Path
 ):
     """Two vocabularies that are rounded to the same rows are two all the same."""
-    export(runs[1], epath.Path(tmp_path / "model"))
     file = tmp_path / "larger.json"
-    values = json.loads((tmp_path / "model" / "config.json").read_text()) | {"vocab_size": 310}
+    values = json.loads((exports[1] / "config.json").read_text()) | {"vocab_size": 310}
     file.write_text(json.dumps(values))
     config = tiny_config(
         corpus,
-        init_from=str(tmp_path / "model"),
+        init_from=str(exports[1]),
         model={**schema.as_dict(ModelConfig()), "config_file": str(file)},
         tokenizer={"vocab_size": 50265, "min_frequency": 2},
     )
     with pytest.raises(UserError, match=r"has shape \(300, 32\) there and \(384, 32\) here"):
         train(config, epath.Path(tmp_path / "run"))
-    assert load_pretrained(tmp_path / "model")[0].vocab_size == 300
+    assert load_pretrained(exports[1])[0].vocab_size == 300
