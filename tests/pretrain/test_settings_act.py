@@ -19,8 +19,8 @@ from data.batches import open_batches
 from data.corpus import training_documents
 from data.sources import open_source
 from data.special_tokens import SpecialTokens
-from pretrain.config import PhaseConfig, PretrainConfig
-from pretrain.devices.mesh import mesh_sizes
+from pretrain.config import MeshConfig, PhaseConfig, PretrainConfig
+from pretrain.devices.mesh import make_mesh, mesh_sizes
 from pretrain.job import assemble
 from pretrain.models import build as build_model
 from pretrain.models.huggingface import encoder_config
@@ -51,6 +51,14 @@ def place(tmp_path_factory):
     (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     write_model(folder)
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    """For what is trained here; `mesh` counts devices by itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pretrain.job.make_mesh", lambda _: make_mesh(MeshConfig(), jax.devices()[:1]))
+        yield
 
 
 # ---- what is seen of a config ------------------------------------------------------------------------------------
