@@ -1,12 +1,18 @@
 """A corpus, a config and a model small enough to train in a test."""
 
+import contextlib
 import random
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+import pytest
+
 from base.schema import build
-from pretrain.config import PretrainConfig
+from pretrain.config import MeshConfig, PretrainConfig
+from pretrain.devices.mesh import make_mesh
 
 WORDS = re.findall(
     r"\w+",
@@ -50,3 +56,16 @@ def tiny_config(corpus: Path, **changes: Any) -> PretrainConfig:
     for name, change in changes.items():
         values[name] = {**values[name], **change} if isinstance(change, dict) and name in values else change
     return build(PretrainConfig, values)
+
+
+@contextlib.contextmanager
+def on_one_device(*places: str) -> Iterator[None]:
+    """Have runs take one device of the eight: for tests that are not of meshes.
+
+    Args:
+      places: modules whose `make_mesh` is replaced; none are `pretrain.job`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for module in places or ("pretrain.job",):
+            patch.setattr(f"{module}.make_mesh", lambda *_: make_mesh(MeshConfig(), jax.devices()[:1]))
+        yield

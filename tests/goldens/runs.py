@@ -3,14 +3,11 @@
 import json
 from pathlib import Path
 
-import jax
 import pytest
 from etils import epath
 
-from pretrain.config import MeshConfig
-from pretrain.devices.mesh import make_mesh
 from pretrain.train import train
-from tests.tiny import tiny_config, write_corpus
+from tests.tiny import on_one_device, tiny_config, write_corpus
 
 MASKED = ("roberta", "bert", "xlm-roberta", "camembert", "distilbert", "electra", "modernbert")
 CAUSAL = ("roberta", "bert", "modernbert")
@@ -48,8 +45,7 @@ def losses(objective: str, family: str, folder: Path) -> dict[str, list[float]]:
         eval={"every": 10},
     )
     workdir = folder / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pretrain.job.make_mesh", lambda _: make_mesh(MeshConfig(), jax.devices()[:1]))
+    with on_one_device():
         train(config, epath.Path(workdir))
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return {name: [line[name] for line in lines if name in line] for name in ("train/loss", "eval/loss")}

@@ -12,8 +12,6 @@ import transformers
 from etils import epath
 
 from finetune.train import train as finetune
-from pretrain.config import MeshConfig
-from pretrain.devices.mesh import make_mesh
 from pretrain.export import export
 from pretrain.fill_mask import fill_mask
 from pretrain.models import build, families
@@ -27,7 +25,7 @@ from pretrain.runtime.saved_params import restore_params
 from pretrain.train import train
 from tests.finetune.tiny_task import tiny_finetune, write_examples, write_model
 from tests.goldens.runs import GO_ON, STEPS, assert_golden, losses
-from tests.tiny import tiny_config, write_corpus
+from tests.tiny import on_one_device, tiny_config, write_corpus
 from tokenizer.load import load as load_tokenizer
 
 OWN = {
@@ -40,9 +38,7 @@ OWN = {
 
 @pytest.fixture(scope="module", autouse=True)
 def one_device():
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("pretrain.job", "finetune.population.state"):
-            patch.setattr(f"{module}.make_mesh", lambda *_: make_mesh(MeshConfig(), jax.devices()[:1]))
+    with on_one_device("pretrain.job", "finetune.population.state"):
         yield
 
 

@@ -19,8 +19,8 @@ from data.batches import open_batches
 from data.corpus import training_documents
 from data.sources import open_source
 from data.special_tokens import SpecialTokens
-from pretrain.config import MeshConfig, PhaseConfig, PretrainConfig
-from pretrain.devices.mesh import make_mesh, mesh_sizes
+from pretrain.config import PhaseConfig, PretrainConfig
+from pretrain.devices.mesh import mesh_sizes
 from pretrain.job import assemble
 from pretrain.models import build as build_model
 from pretrain.models.huggingface import encoder_config
@@ -32,7 +32,7 @@ from pretrain.phases import resolve_phases
 from pretrain.train import train
 from tests.finetune.tiny_task import write_model
 from tests.settings import not_mentioned, placed, with_field
-from tests.tiny import tiny_config, write_corpus
+from tests.tiny import on_one_device, tiny_config, write_corpus
 from tokenizer.load import load
 from tokenizer.train import train_tokenizer
 
@@ -51,14 +51,6 @@ def place(tmp_path_factory):
     (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     write_model(folder)
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """For what is trained here; `mesh` counts devices by itself."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pretrain.job.make_mesh", lambda _: make_mesh(MeshConfig(), jax.devices()[:1]))
-        yield
 
 
 # ---- what is seen of a config ------------------------------------------------------------------------------------
@@ -202,8 +194,8 @@ def generator(config, place):
 def files(config, place):
     """What a run of four steps leaves: logged and evaluated steps, loss, checkpoints, a profile."""
     workdir = epath.Path(place / f"files-{hashlib.sha256(repr(config).encode()).hexdigest()}")
-    config = dataclasses.replace(config, steps=4)
-    train(config, workdir)
+    with on_one_device():
+        train(dataclasses.replace(config, steps=4), workdir)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return (
         [line["step"] for line in lines if "train/loss" in line],

@@ -25,7 +25,7 @@ from pretrain.runtime.checkpointer import Checkpointer
 from pretrain.runtime.saved_params import restore_params
 from pretrain.train import train
 from tests.quick_start import without_tensorboard
-from tests.tiny import tiny_config, write_corpus
+from tests.tiny import on_one_device, tiny_config, write_corpus
 
 ROOT = Path(__file__).parents[2]
 CONSTANT = {"schedule": {"name": "constant"}}
@@ -41,21 +41,15 @@ def corpus(tmp_path_factory):
 def finished(corpus, tmp_path_factory):
     """A run of 12 steps on one device, evaluated every 4; its folder and outcome."""
     workdir = epath.Path(tmp_path_factory.mktemp("runs") / "finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pretrain.job.make_mesh", one_device)
-        config = tiny_config(
-            corpus, steps=12, eval={"every": 4}, checkpoint={"every": 3, "keep": 2}, **CONSTANT
-        )
+    config = tiny_config(corpus, steps=12, eval={"every": 4}, checkpoint={"every": 3, "keep": 2}, **CONSTANT)
+    with on_one_device():
         return workdir, train(config, workdir), config
 
 
-def one_device(config):
-    return make_mesh(MeshConfig(), jax.devices()[:1])
-
-
 @pytest.fixture
-def single(monkeypatch):
-    monkeypatch.setattr("pretrain.job.make_mesh", one_device)
+def single():
+    with on_one_device():
+        yield
 
 
 def metrics(workdir):
@@ -345,15 +339,9 @@ def test_sigterm_saves_and_says_how_to_go_on(corpus, tmp_path):
     )
     workdir = tmp_path / "run"
     command = [sys.executable, "-m", "pretrain", f"--config={recipe}", f"--workdir={workdir}"]
-    path = os.pathsep.join([str(without_tensorboard(tmp_path / "stand_ins")), str(ROOT)])
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    env = {**os.environ, "PYTHONPATH": f"{without_tensorboard(tmp_path / 'stand_ins')}{os.pathsep}{ROOT}"}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, env=env, **streams)
     try:
         for line in process.stdout:
             if line.startswith("step "):

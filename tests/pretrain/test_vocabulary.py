@@ -16,7 +16,6 @@ from base import schema
 from base.errors import UserError
 from finetune.classifier.pretrained import load_encoder_for_classification
 from pretrain.config import MeshConfig, ModelConfig
-from pretrain.devices.mesh import make_mesh
 from pretrain.export import export
 from pretrain.fill_mask import main as fill_mask
 from pretrain.models import EncoderConfig, build, build_encoder
@@ -27,7 +26,7 @@ from pretrain.objective.masking import MaskingTables
 from pretrain.runtime.saved_params import restore_params
 from pretrain.train import train
 from tests.pretrain.test_mesh import encoder, run
-from tests.tiny import tiny_config, write_corpus
+from tests.tiny import on_one_device, tiny_config, write_corpus
 
 V, ROWS = 300, 384
 CASES = {
@@ -45,8 +44,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def one_device():
     """Runs are on one device; those on several are not made by `train`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pretrain.job.make_mesh", lambda _: make_mesh(MeshConfig(), jax.devices()[:1]))
+    with on_one_device():
         yield
 
 
