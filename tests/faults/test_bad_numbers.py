@@ -15,7 +15,6 @@ from finetune.results.final_outputs import finish
 from finetune.train import train as finetune
 from pretrain import export as export_command
 from pretrain import train as train_module
-from pretrain.devices.mesh import make_mesh
 from pretrain.objective.masked import MaskedLM
 from pretrain.optim.finite import first_bad
 from pretrain.runtime.bad_numbers import Guard
@@ -24,7 +23,7 @@ from pretrain.runtime.saved_params import restore_params
 from pretrain.train import train
 from tests.faults.test_resume import stop_at
 from tests.finetune.tiny_task import tiny_finetune
-from tests.tiny import tiny_config, write_corpus
+from tests.tiny import on_one_device, tiny_config, write_corpus
 
 POISON = -1
 """The token of a batch whose loss is made NaN."""
@@ -36,8 +35,9 @@ def corpus(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    monkeypatch.setattr("pretrain.job.make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+def one_device():
+    with on_one_device("pretrain.job", "finetune.population.state"):
+        yield
 
 
 @pytest.fixture

@@ -9,18 +9,16 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import pytest
 from etils import epath
 
 from base.errors import UserError
-from pretrain.devices.mesh import make_mesh
 from pretrain.reports.recorder import Recorder
 from pretrain.runtime import lock
 from pretrain.runtime.checkpointer import newest_step
 from pretrain.runtime.lock import Lock, held
 from pretrain.train import train
-from tests.tiny import tiny_config, write_corpus
+from tests.tiny import on_one_device, tiny_config, write_corpus
 
 HOLD = (
     "import sys, time; from etils import epath; from pretrain.runtime.lock import Lock\n"
@@ -30,8 +28,9 @@ HOLD = (
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr("pretrain.job.make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
     monkeypatch.setattr(lock, "LOOK", 0.02)
+    with on_one_device("pretrain.job"):
+        yield
 
 
 @pytest.fixture

@@ -4,23 +4,22 @@ import json
 import shutil
 from pathlib import Path
 
-import jax
 import pytest
 from etils import epath
 
 from base.errors import UserError
 from finetune.results.final_outputs import finish
 from finetune.train import train as finetune
-from pretrain.devices.mesh import make_mesh
 from pretrain.train import train
 from tests.faults.test_resume import stop_at
 from tests.finetune.tiny_task import tiny_finetune
-from tests.tiny import tiny_config, write_corpus
+from tests.tiny import on_one_device, tiny_config, write_corpus
 
 
 @pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    monkeypatch.setattr("pretrain.job.make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+def one_device():
+    with on_one_device("pretrain.job", "finetune.population.state"):
+        yield
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -8,26 +8,25 @@ import subprocess
 import sys
 import time
 
-import jax
 import pytest
 from etils import epath
 
 from base.interruptible import raise_noted, sigterm_as_ctrl_c
 from finetune.train import _RunSteps
 from finetune.train import train as finetune
-from pretrain.devices.mesh import make_mesh
 from pretrain.reports.recorder import Recorder
 from pretrain.runtime.checkpointer import newest_step
 from pretrain.train import _PhaseSteps, train
 from tests.finetune.tiny_task import tiny_finetune
-from tests.tiny import tiny_config, write_corpus
+from tests.tiny import on_one_device, tiny_config, write_corpus
 
 LOST = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    monkeypatch.setattr("pretrain.job.make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+def one_device():
+    with on_one_device("pretrain.job", "finetune.population.state"):
+        yield
 
 
 def lose(number: signal.Signals) -> None:

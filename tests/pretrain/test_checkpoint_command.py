@@ -101,3 +101,11 @@ def test_a_run_without_checkpoints_is_told(tmp_path: Path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="has no checkpoint yet"):
         run("list", tmp_path)
+
+
+def test_a_run_keeps_its_best_beside_the_newest(tmp_path: Path):
+    checkpointer = Checkpointer(tmp_path, keep=1)
+    for step in STEPS:
+        checkpointer.save(step, state(step), {"best": {"step": 3, "eval/loss": 1.0}})
+    checkpointer.close()
+    assert steps(tmp_path) == ["3", "9"]
