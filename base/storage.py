@@ -71,6 +71,34 @@ def write_bytes(path: "epath.Path", content: bytes) -> None:
     temporary.replace(path)
 
 
+def create(path: "epath.Path", text: str) -> bool:
+    """Write a file that does not exist yet; of several processes that try, one succeeds.
+
+    Returns:
+      Whether it was this one; False if the file exists.
+    """
+    if not is_remote(path):
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            return False
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        return True
+    if not os.fspath(path).startswith("gs://"):
+        write_text(path, text)
+        return True
+    from google.api_core.exceptions import PreconditionFailed
+    from google.cloud import storage
+
+    bucket, _, name = os.fspath(path).removeprefix("gs://").partition("/")
+    try:
+        storage.Client().bucket(bucket).blob(name).upload_from_string(text, if_generation_match=0)
+    except PreconditionFailed:
+        return False
+    return True
+
+
 def write_out(path: str, text: str, flag: str) -> None:
     """Write a text to a path that the user gave in a flag. Create the folder if it does not exist.
 

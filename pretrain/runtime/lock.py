@@ -20,13 +20,15 @@ from typing import Any
 from etils import epath
 
 from base.errors import UserError
-from base.storage import is_remote, outage, write_text
+from base.storage import create, outage, write_text
 
 FILE = "lock.json"
 BEAT = 20.0
 """Seconds between renewals."""
 STALE = 90.0
 """Seconds without a renewal after which a lock on another machine is nobody's."""
+SETTLE = 0.2
+"""Seconds after which a lock that several processes took over at once is one's."""
 LOOK = 1.0
 """Seconds between looks at a lock that may be renewed."""
 
@@ -77,11 +79,15 @@ class Lock:
         found = _read(self._file)
         if found is not None and not _has_ended(found):
             self._wait(found)
+        if found is None and not self._file.exists():
+            if not create(self._file, self._content()):
+                raise self._held(self._other())
+            return
         if found is not None:
             logger.warning("taking over the workdir from %s, which has ended without a word", _who(found))
         self._write()
-        time.sleep(0 if found is None and not is_remote(self._file) else 0.2)  # whoever wrote last has it
-        if (now := _read(self._file)) is not None and now["id"] != self._own["id"]:
+        time.sleep(SETTLE)  # of several processes that take it over, the last that wrote has it
+        if (now := self._other())["id"] != self._own["id"]:
             raise self._held(now)
 
     def _wait(self, found: dict[str, Any]) -> None:
@@ -120,8 +126,19 @@ class Lock:
                 if not isinstance(error, OSError) and not outage(error):
                     raise
 
+    def _other(self) -> dict[str, Any]:
+        """The lock that is there now; another process may be writing it."""
+        for _ in range(50):
+            if (found := _read(self._file)) is not None:
+                return found
+            time.sleep(SETTLE / 10)
+        return {"id": "", "pid": "?", "host": "an unknown host"}
+
     def _write(self) -> None:
-        write_text(self._file, json.dumps({**self._own, "time": time.time()}) + "\n")
+        write_text(self._file, self._content())
+
+    def _content(self) -> str:
+        return json.dumps({**self._own, "time": time.time()}) + "\n"
 
 
 @contextlib.contextmanager

@@ -7,11 +7,12 @@ until somebody looks. The loop tells the watchdog what it begins; a thread of th
 import contextlib
 import faulthandler
 import logging
-import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+
+from pretrain.runtime import processes
 
 STATUS = 75
 """The exit status of a process that its watchdog has ended: run the same command again (EX_TEMPFAIL)."""
@@ -21,8 +22,6 @@ LEAST = 600.0
 """Seconds that anything may take by default."""
 FIRST = 7200.0
 """Seconds that the first of its kind may take by default: it may have to compile, or to read a whole corpus."""
-
-logger = logging.getLogger(__name__)
 
 
 class Watchdog:
@@ -105,5 +104,4 @@ def _end_process(message: str) -> None:
         sys.stderr.flush()
     with contextlib.suppress(Exception):
         faulthandler.dump_traceback(file=2, all_threads=True)
-        os.write(2, f"error: {message}\n".encode())
-    os._exit(STATUS)
+    processes.end_now(STATUS, f"error: {message}\n")

@@ -13,6 +13,7 @@ import pytest
 from etils import epath
 
 from base.errors import UserError
+from base.storage import create
 from pretrain.reports.recorder import Recorder
 from pretrain.runtime import lock
 from pretrain.runtime.checkpointer import newest_step
@@ -162,3 +163,20 @@ def test_a_workdir_that_goes_away_ends_the_run_at_the_next_save(tmp_path, monkey
         train(config, workdir)
     assert newest_step(workdir) == 0 and not (tmp_path / "run" / "finished.json").exists()
     assert newest_step(epath.Path(tmp_path / "moved")) in (0, 2)  # the save of step 2 may have been under way
+
+
+def test_one_of_several_that_begin_at_once_has_the_lock(tmp_path):
+    file = epath.Path(tmp_path / "lock.json")
+    assert create(file, "mine\n")
+    assert not create(file, "theirs\n")
+    assert file.read_text() == "mine\n"
+    elsewhere(tmp_path)
+    missing = Lock.__new__(Lock)
+    missing._workdir, missing._file, missing._own = epath.Path(tmp_path), file, {"id": "mine", "host": "here"}
+    file.unlink()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(UserError, match="process 7 on other-host trains in"),
+    ):
+        patch.setattr(lock, "create", lambda path, text: elsewhere(tmp_path) is not None)  # another was first
+        missing._take()
