@@ -122,6 +122,8 @@ class _Pretraining:
         self.abstract = abstract_state(job.model, job.optimizer, job.mesh)
         self.run = RunState()
         self.guard = Guard(job.given.on_nonfinite, job.given.max_skipped)
+        self.described = False
+        """Whether the network has been described; later phases say only what is their own."""
         self._workdir, self._history = workdir, history
         self._work = StepWork(job.encoder)
         self._objective: Objective = job.objectives[0]
@@ -329,10 +331,11 @@ class _PhaseSteps:
             plan,
             memory,
             sizes=job.model.sizes(),
-            network=network_facts(job.model, job.mesh.shape),
+            network={} if stage.described else network_facts(job.model, job.mesh.shape),
             processes=processes.count(),
         )
         terminal.console().print(overview)
+        stage.described = True
 
     def dispatch(
         self, state: TrainState, batch: Batch, flags: Mapping[str, jax.Array]
