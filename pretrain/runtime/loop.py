@@ -172,6 +172,8 @@ class Loop:
         state, run = restored
         self._sums = self._stage.recall(run)
         self._stage.guard.in_a_row = run.get("bad_in_a_row", self._stage.guard.in_a_row)
+        if self._writes:
+            workdirs.write_saved(self._workdir, run["step"])  # a run of older code has no such note
         logger.info("resumed at step %d", run["step"])
         return state, int(run["step"])
 
