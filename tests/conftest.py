@@ -23,11 +23,13 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.par
 import jax
 import pytest
 
+from base import storage
 from pretrain.devices import hardware
 from tests import traced_once
 
 jax.config.update("jax_num_cpu_devices", 8)
 traced_once.install()
+storage.PAUSES = (0.0,) * len(storage.PAUSES)  # reading is tried again at once
 hardware._measure = functools.cache(hardware._measure)  # every run of pretraining asks, and it takes 0.6 s
 
 

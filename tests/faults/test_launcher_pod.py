@@ -180,7 +180,10 @@ def test_a_delete_that_the_cloud_was_too_busy_for_is_repeated(cloud):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--config.tpu.accelerator=tpu7x-16"], "available only on Google Kubernetes Engine: use python -m launch.kubernetes"),
+        (
+            ["--config.tpu.accelerator=tpu7x-16"],
+            "available only on Google Kubernetes Engine: use python -m launch.kubernetes",
+        ),
         (
             ["--config.tpu.accelerator=v4-33"],
             "config.tpu.accelerator: TPU type 'v4-33' does not exist: v4 comes as v4-8",

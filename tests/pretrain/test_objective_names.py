@@ -1,5 +1,7 @@
 """What the tables that name objectives say of each, and how what they learned is loaded by transformers."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -19,10 +21,17 @@ from tests.tiny import tiny_config
 def test_every_table_has_every_objective():
     assert set(TRAITS) == set(MAKERS) == set(TEXTS)
     tables = MaskingTables(0.8, 0.1, 4, (0, 1, 2, 3, 4), 300)
+    tokens = jnp.arange(5, 69).reshape(2, 32)
+    batch = {
+        "tokens": tokens,
+        "segments": jnp.ones_like(tokens),
+        "positions": jnp.arange(32) * jnp.ones_like(tokens),
+    }
     for name, make in MAKERS.items():
         objective = make(tables, 0.15, 2)
         assert (objective.name, objective.causal) == (name, TRAITS[name].causal)
-        assert ("maskable" in str(objective.counts.__doc__)) == TRAITS[name].hides_tokens
+        prepared = objective.prepare(jax.random.key(0), jnp.arange(2), batch)
+        assert bool((prepared.inputs != tokens).any()) == TRAITS[name].hides_tokens
 
 
 @pytest.mark.parametrize("name", families.pretrained())
