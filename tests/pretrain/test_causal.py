@@ -33,12 +33,13 @@ CASES = {
     "roberta": {"model_type": "roberta"},
     "roberta_untied": {"model_type": "roberta", "tie_word_embeddings": False},
     "bert": {"model_type": "bert"},
+    "electra": {"model_type": "electra", "embedding_size": 20},
 }
 S, SEPARATOR, PAD = 17, 2, 1
 LENGTHS = (12, 5, 9)
 OBJECTIVE = CausalLM(SEPARATOR)
 AS_USERS_COMPILE = {"roberta", "bert"}
-"""With all of XLA's optimisations; the case that is left differs in its head alone."""
+"""With all of XLA's optimisations; the cases that are left differ in their ends alone."""
 
 
 @pytest.fixture(params=CASES, scope="module")
@@ -59,7 +60,7 @@ def _pair(case: str, folder: Path):
     decoder = transformers.AutoModelForCausalLM.from_pretrained(
         folder, is_decoder=True, attn_implementation="eager"
     ).eval()
-    assert type(decoder).__name__ in ("RobertaForCausalLM", "BertLMHeadModel")
+    assert type(decoder).__name__ in ("RobertaForCausalLM", "BertLMHeadModel", "ElectraForCausalLM")
     return decoder, *load_pretrained(folder)
 
 
