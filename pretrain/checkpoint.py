@@ -13,6 +13,7 @@ from base.plain_arguments import Arguments
 from base.storage import check_readable, is_remote, objects_below
 from pretrain.runtime import manifest, processes
 from pretrain.runtime.checkpointer import Checkpointer, first_line
+from pretrain.runtime.lock import held
 
 ACTIONS = ("list", "verify", "prune")
 
@@ -90,7 +91,8 @@ def main(argv: Sequence[str]) -> int:
         if not checkpointer.steps:
             raise UserError(f"{workdir} has no checkpoint yet")
         if values.action == "prune":
-            return _prune(checkpointer, workdir, values.keep)
+            with held(workdir):  # a run that trains there counts on its checkpoints
+                return _prune(checkpointer, workdir, values.keep)
         return _show(checkpointer, workdir, verify=values.action == "verify")
     finally:
         checkpointer.close()

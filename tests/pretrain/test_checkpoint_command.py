@@ -4,10 +4,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from etils import epath
 
 from base.errors import UserError
 from pretrain import checkpoint
+from pretrain.runtime import lock
 from pretrain.runtime.checkpointer import Checkpointer
+from pretrain.runtime.lock import held
 from tests.faults.test_damaged_checkpoints import STEPS, state, truncate
 
 
@@ -109,3 +112,10 @@ def test_a_run_keeps_its_best_beside_the_newest(tmp_path: Path):
         checkpointer.save(step, state(step), {"best": {"step": 3, "eval/loss": 1.0}})
     checkpointer.close()
     assert steps(tmp_path) == ["3", "9"]
+
+
+def test_the_checkpoints_of_a_run_that_trains_are_not_pruned(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lock, "_has_ended", lambda found: False)
+    with held(epath.Path(folder)), pytest.raises(UserError, match="trains in --workdir"):
+        run("prune", folder)
+    assert steps(folder) == ["3", "6", "9"]
