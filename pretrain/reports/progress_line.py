@@ -2,6 +2,8 @@
 
 import logging
 import math
+import os
+import signal
 import sys
 import time
 from collections import deque
@@ -39,6 +41,7 @@ class Progress:
             )
             self._task = self._live.add_task("starting", total=total_steps, completed=start_step)
         self._speed = ""
+        self._is_broken = False
         # Log records would break the live line. So while it is shown, handlers write to rich's stderr, above the line.
         self._redirected: list[tuple[logging.StreamHandler[Any], Any]] = []
 
@@ -68,8 +71,18 @@ class Progress:
             self.message(self._training_line(step, values))
 
     def message(self, text: str) -> None:
-        """Print a line; it appears above the live line if there is one."""
-        self._console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        """Print a line; it appears above the live line if there is one.
+
+        If it cannot be printed, its reader is gone or the disk of a log file is full: the run is told as by a
+        connection that drops (SIGHUP), saves itself, and ends.
+        """
+        if self._is_broken:
+            return
+        try:
+            self._console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        except (OSError, SystemExit):  # rich makes a broken pipe an exit
+            self._is_broken = True
+            os.kill(os.getpid(), signal.SIGHUP)
 
     def __enter__(self) -> Self:
         if self._live is not None:

@@ -1,6 +1,8 @@
 """Signals that come where Python passes over exceptions, and that of a connection which drops."""
 
+import errno
 import gc
+import io
 import os
 import shlex
 import signal
@@ -10,6 +12,7 @@ import time
 
 import pytest
 from etils import epath
+from rich.console import Console
 
 from base.interruptible import raise_noted, sigterm_as_ctrl_c
 from finetune.train import _RunSteps
@@ -104,3 +107,26 @@ def test_nohup_is_heeded():
     shell = f"trap '' HUP; exec {shlex.quote(sys.executable)} -c {shlex.quote(code)}"
     done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True)
     assert done.stdout.strip() == "['SIGTERM', 'SIGINT']", done.stderr
+
+
+class Gone(io.StringIO):
+    """The end of a pipe whose reader goes away after a few lines, or a file on a disk that is full by then."""
+
+    def __init__(self, error: OSError):
+        super().__init__()
+        self.error = error
+
+    def write(self, text: str) -> int:
+        if self.getvalue().count("\n") >= 3:
+            raise self.error
+        return super().write(text)
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC])
+def test_a_run_whose_output_goes_nowhere_is_saved(tmp_path, monkeypatch, number):
+    """It ended with exit status 1, and nothing was saved."""
+    stream = Gone(OSError(number, os.strerror(number)))
+    monkeypatch.setattr("pretrain.reports.progress_line.Console", lambda: Console(file=stream))
+    workdir = epath.Path(tmp_path / "run")
+    outcome = train(tiny_config(write_corpus(tmp_path / "text.txt")), workdir)
+    assert outcome.interrupted == "SIGHUP" and newest_step(workdir) == outcome.step in (4, 5)
