@@ -34,11 +34,15 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("workdir", help="the run's folder, local or gs://")
     parser.add_argument(
-        "--keep", type=int, default=1, help="prune: newest checkpoints to keep, beside the best"
+        "--keep", type=int, help="prune: newest checkpoints to keep, beside the best (default 1)"
     )
     values = parser.read(argv)
     if values.action not in ACTIONS:
         raise UserError(f"{values.action!r} should be one of {', '.join(ACTIONS)}")
+    if values.keep is None:
+        values.keep = 1
+    elif values.action != "prune":
+        raise UserError(f"--keep has no effect: {values.action} deletes nothing; leave it out")
     if values.keep < 1:
         raise UserError(f"--keep={values.keep} should be 1 or more")
     return values

@@ -295,6 +295,8 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--file", help="a file with such texts, one a line; - is stdin")
     arguments = parser.read(argv)
+    if arguments.top < 1:
+        raise UserError(f"--top={arguments.top} should be 1 or more")
     if arguments.file:
         if arguments.texts:
             raise UserError(

@@ -1,5 +1,6 @@
 """The phases of a run, and the checks of a config that read no file."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,6 +14,9 @@ from pretrain.config import PHASE_FIELDS, PhaseConfig, PretrainConfig
 from pretrain.devices.mesh import BATCH_AXES
 from pretrain.models import EncoderConfig
 from pretrain.publish.public_names import check_card
+
+LARGEST = 2**31 - 1
+"""The largest number of a config: steps, seeds and sizes are 32-bit integers on the device."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,9 @@ def resolve_phases(config: PretrainConfig, epoch_steps: int | None = None) -> tu
     )
     phases, start = [], 0
     for index, (phase, steps) in enumerate(zip(config.phases or (PhaseConfig(),), lengths)):
-        if steps < 1:
+        if not 1 <= steps <= LARGEST:
             name = f"config.phases[{index}].steps" if config.phases else "config.steps"
-            raise UserError(f"{name}={steps} should be 1 or more")
+            raise UserError(f"{name}={steps} should be 1 or more, and at most {LARGEST}")
         phases.append(
             Phase(
                 index=index,
@@ -118,6 +122,15 @@ def check_lengths(config: PretrainConfig) -> None:
 
 def check_values(config: PretrainConfig) -> None:
     """Refuse values out of their range."""
+    for name, number in schema.flatten(schema.as_dict(config)).items():
+        if isinstance(number, int) and number > LARGEST:
+            raise UserError(f"config.{name}={number} should be at most {LARGEST}")
+    if config.seed < 0:
+        raise UserError(f"config.seed={config.seed} should be 0 or more")
+    if config.time_limit < 0 and config.time_limit != -1:
+        raise UserError(
+            f"config.time_limit={config.time_limit:g} should be a number of seconds, 0 (measured) or -1 (no limit)"
+        )
     positive = {
         "log.every": config.log.every,
         "eval.steps": config.eval.steps,
@@ -125,10 +138,11 @@ def check_values(config: PretrainConfig) -> None:
         "checkpoint.keep": config.checkpoint.keep,
         "max_skipped": config.max_skipped,
         "optimizer.learning_rate": config.optimizer.learning_rate,
+        "optimizer.eps": config.optimizer.eps,
     }
     for name, value in positive.items():
-        if not value > 0:
-            raise UserError(f"config.{name}={value} should be greater than 0")
+        if not 0 < value < math.inf:
+            raise UserError(f"config.{name}={value} should be greater than 0{' and finite' * (value > 0)}")
     check_card(config.card)
     masking = config.masking
     shares = {

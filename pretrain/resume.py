@@ -41,8 +41,12 @@ class RunState:
 
 def check_network(job: Job, workdir: epath.Path) -> None:
     """Refuse to resume with a network of another shape, even with --accept_changes."""
-    was = json.loads((workdir / MODEL_FILE).read_text())
     now = huggingface.config_dict(job.encoder)
+    try:
+        was = json.loads((workdir / MODEL_FILE).read_text())
+    except (FileNotFoundError, ValueError):
+        logger.warning("%s is missing or damaged; it is made again from the config", workdir / MODEL_FILE)
+        was = now
     for name in sorted({*was, *now}):
         if was.get(name) != now.get(name) and "dropout" not in name:
             raise UserError(
@@ -151,8 +155,9 @@ def check_learned(saved: Mapping[str, Any], phases: Sequence[Phase]) -> None:
         if learned != said:
             phase = next((each for each in phases if step <= each.stop), phases[-1])
             raise UserError(
-                f"step {step} of this run has learned {learned}: {phase.place('objective')} cannot make it {said}; put "
-                "it back, or start in another --workdir (--config.init_from takes over the weights)"
+                f"step {step} of this run has learned {learned}, and config.phases now says {said} "
+                f"({phase.place('objective')}): put the phases of steps that are done back, or start in another "
+                "--workdir (--config.init_from takes over the weights)"
             )
 
 

@@ -11,7 +11,7 @@ from pretrain.optim.finite import NONFINITE, all_finite
 
 logger = logging.getLogger(__name__)
 
-REMEDY = "lower config.optimizer.learning_rate, or see whether config.on_nonfinite=skip gets past it"
+REMEDY = "lower config.optimizer.learning_rate"
 
 
 class Guard:
@@ -30,6 +30,9 @@ class Guard:
           members: a name for each run of a population.
         """
         self._members, self._named = members, set[str]()
+        self._remedy = REMEDY + ", or set config.on_nonfinite=skip to leave such steps out" * (
+            policy == "abort"
+        )
         self._policy, self._most = policy, most if policy == "skip" else 0
         self.in_a_row = [0] * len(members)
         """Bad steps in a row of each run, up to the last step that was looked at."""
@@ -70,6 +73,5 @@ class Guard:
         """
         if len(self._members) == 1 and not bool(all_finite(state.params)):
             raise UserError(
-                f"step {step}: the weights are not finite; they are not saved, and the run ends, with its newest "
-                f"checkpoint from before: {REMEDY}"
+                f"step {step}: the weights are not finite; the run ends, and does not save them: {self._remedy}"
             )

@@ -36,6 +36,8 @@ from pretrain.runtime import manifest, orbax_messages, processes
 
 Run = dict[str, Any]
 
+SAVED_FILE = "saved.json"
+"""{"step": N}, the newest checkpoint that was committed; it tells a run that has lost its checkpoints."""
 MISMATCH = re.compile(
     r"tree structures do not match|Requested shape: .* is not compatible with the stored shape"
 )
@@ -233,6 +235,10 @@ class Checkpointer:
         """
         if self._before_save is not None:
             self._before_save()
+        if not is_remote(self._path) and not self._path.exists():
+            raise UserError(
+                f"the folder {self._path} is gone: the run ends; put it back, and run the same command again"
+            )
 
     def read_run(self) -> Run | None:
         """The `run` item of the newest readable checkpoint, with its step as run["step"]; None where there is none."""

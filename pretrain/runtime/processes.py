@@ -239,7 +239,7 @@ def _difference(gathered: Sequence[Mapping[str, Any]]) -> str:
     for number, values in enumerate(gathered):
         for name in sorted({*gathered[0], *values}):
             first, other = gathered[0].get(name), values.get(name)
-            if first != other:
+            if first != other and (first == first or other == other):  # NaN is not like itself
                 return (
                     f"the processes of the run disagree: {name} is {first!r} on process 0 and {other!r} on process "
                     f"{number}; start all with the same command, and a --workdir that all of them share"

@@ -7,7 +7,7 @@ from etils import epath
 
 from base.errors import UserError
 from base.storage import check_damage
-from pretrain.runtime.checkpointer import Checkpointer, Run, first_line
+from pretrain.runtime.checkpointer import SAVED_FILE, Checkpointer, Run, first_line
 
 
 def restore_params(workdir: epath.PathLike, step: int | str | None = None) -> tuple[dict[str, Any], Run]:
@@ -45,6 +45,11 @@ def restore_params(workdir: epath.PathLike, step: int | str | None = None) -> tu
 
 
 def _no_checkpoint(workdir: epath.PathLike) -> UserError:
+    if (epath.Path(workdir) / SAVED_FILE).exists():
+        return UserError(
+            f"the run in {workdir} has saved checkpoints ({SAVED_FILE}), and they are gone: put its folder "
+            "checkpoints back"
+        )
     return UserError(f"the run in {workdir} has no checkpoint yet; run its command again to go on with it")
 
 

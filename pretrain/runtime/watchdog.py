@@ -90,8 +90,8 @@ class Watchdog:
             if now is not None and time.monotonic() > now[3]:
                 allowed = now[3] - now[2]
                 self._end(
-                    f"{now[1]} has taken more than {allowed:.0f} s (config.time_limit): the process is ended; run the "
-                    "same command again to go on from the newest checkpoint"
+                    f"{now[1]} has taken more than {allowed:.3g} s: the process is ended; run the same command again "
+                    "to go on from what is saved, with a longer config.time_limit if it only is slow"
                 )
                 return
 

@@ -16,14 +16,11 @@ from base.storage import write_bytes as write_bytes
 from base.storage import write_text as write_text
 from pretrain.config import PretrainConfig
 from pretrain.runtime import processes
-from pretrain.runtime.checkpointer import Checkpointer
+from pretrain.runtime.checkpointer import SAVED_FILE, Checkpointer
 from pretrain.runtime.lock import Lock
 
 MODEL_FILE = "model.json"
 """The network of a run, as a transformers config.json, in its workdir; written before the first checkpoint."""
-
-SAVED_FILE = "saved.json"
-"""{"step": N}, the newest checkpoint that was committed: beside no checkpoint it tells a run that has lost them."""
 
 FINISHED_FILE = "finished.json"
 """{"step": N, "steps": N}, written when nothing is left to do; launchers tell a finished run by it.

@@ -122,10 +122,7 @@ def test_a_run_that_hangs_ends_with_the_stacks_of_its_threads(tmp_path, what, sa
     )
     assert done.returncode == STATUS, done.stderr[-3000:]
     lines = done.stderr.strip().splitlines()
-    ended = (
-        rf"error: {said} has taken more than \d+ s \(config.time_limit\): the process is ended; run the same command "
-        "again to go on from the newest checkpoint"
-    )
+    ended = rf"error: {said} has taken more than \S+ s: the process is ended; .*config.time_limit.*"
     assert re.fullmatch(ended, lines[-1]), lines[-1]
     assert "in sleep_for_ever" in done.stderr and done.stderr.count("Thread 0x") > 1
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()] == [
