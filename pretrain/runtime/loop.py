@@ -26,6 +26,7 @@ signal in the last step changes nothing: the run has finished.
 """
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -112,11 +113,29 @@ def begun(
         if saved is None:
             processes.from_first(lambda: workdirs.check_not_lost(workdir))
         else:
+            check_stage(workdir, saved["config"], rules.config)
             config = as_begun(config, saved["config"], given)
             changed = check_unchanged(rules, saved["config"], config, accept=accept_changes)
             for name, (old, new) in changed.items():
                 logger.warning("config.%s changes from %r to %r at step %d", name, old, new, saved["step"])
         yield Begun(checkpointer, saved, config, changed)
+
+
+def check_stage(workdir: epath.Path, saved: Mapping[str, Any], config: type) -> None:
+    """Refuse the workdir of the other stage.
+
+    Args:
+      workdir: the run's folder.
+      saved: the config of its newest checkpoint.
+      config: the config dataclass of the stage at hand.
+
+    Raises:
+      UserError: it is.
+    """
+    names = {field.name for field in dataclasses.fields(config)}
+    if ("task" in saved) != ("task" in names):
+        stage = "fine-tuning" if "task" in saved else "pretraining"
+        raise UserError(f"--workdir={workdir} holds a run of {stage}; set another --workdir")
 
 
 class Loop:

@@ -11,13 +11,15 @@ import jax.numpy as jnp
 import pytest
 from etils import epath
 
+from base import schema
 from base.errors import UserError
+from finetune.config import FinetuneConfig
 from pretrain.config import LogConfig, MeshConfig, PretrainConfig
 from pretrain.devices.mesh import make_mesh, sharding
 from pretrain.reports.recorder import Recorder
 from pretrain.runtime.bad_numbers import Guard
 from pretrain.runtime.checkpointer import Checkpointer
-from pretrain.runtime.loop import Loop
+from pretrain.runtime.loop import Loop, check_stage
 from pretrain.runtime.workdir import FINISHED_FILE, write_finished
 
 
@@ -227,3 +229,13 @@ def test_a_run_that_has_ended_is_not_opened_again_and_one_made_longer_loses_its_
     with pytest.raises(UserError, match="no text"):
         loop(longer)
     assert not (workdir / FINISHED_FILE).exists()
+
+
+@pytest.mark.parametrize(
+    ("saved", "here", "said"),
+    [(FinetuneConfig, PretrainConfig, "fine-tuning"), (PretrainConfig, FinetuneConfig, "pretraining")],
+)
+def test_the_workdir_of_the_other_stage_is_refused(workdir, saved, here, said):
+    check_stage(workdir, schema.as_dict(here()), here)
+    with pytest.raises(UserError, match=rf"^--workdir=.* holds a run of {said}; set another --workdir"):
+        check_stage(workdir, schema.as_dict(saved()), here)
