@@ -220,7 +220,8 @@ def _tokens(facts: CardFacts) -> int:
 def _hyperparameters(facts: CardFacts) -> str:
     config = facts.public
     optimizer, schedule, masking = config["optimizer"], config["schedule"], config["masking"]
-    phases = resolve_phases(schema.build(PretrainConfig, config), epoch_steps=facts.step)
+    planned = resolve_phases(schema.build(PretrainConfig, config), epoch_steps=facts.step)
+    phases = [phase for phase in planned if phase.start < facts.step]
     batches = [f"{phase.global_batch:,} rows of {phase.seq_len} tokens" for phase in phases]
     rates = [
         formatting.percent(phase.masking_rate, 0) for phase in phases if TRAITS[phase.objective].hides_tokens

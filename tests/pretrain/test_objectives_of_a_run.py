@@ -119,6 +119,10 @@ def test_a_model_that_predicts_the_next_token_is_said_to(finished, tmp_path, cap
     assert capsys.readouterr().out.rstrip().endswith(use)
     card = (out / "README.md").read_text()
     assert "AutoModelForCausalLM.from_pretrained" in card and "fill-mask" not in card
+    training = card.partition("## Training")[2].partition("## Results")[0]
+    assert "causal language modelling" in training and "masked" not in training, (
+        "of a phase that has yet to begin"
+    )
     with pytest.raises(UserError, match=r"step 5 of this run has learned to predict the next token"):
         fill_mask.main(["fill_mask", f"--workdir={finished[0]}", "--step=5", "the <mask> cat"])
     assert fill_mask.main(["fill_mask", f"--workdir={finished[0]}", "the <mask> cat"]) == 0
