@@ -68,3 +68,18 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(tmp_path,
         train(config, workdir)
     assert (tmp_path / "run" / "metrics.jsonl").exists() and not (tmp_path / "run" / "saved.json").exists()
     assert train(config, workdir).step == 3
+
+
+@pytest.mark.parametrize("text", [None, "", '{"hid'])
+def test_a_network_file_that_is_gone_or_damaged_is_made_again(tmp_path, monkeypatch, caplog, text):
+    config = tiny_config(write_corpus(tmp_path / "text.txt"), steps=4)
+    workdir = epath.Path(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        train(config, workdir)
+    file = tmp_path / "run" / "model.json"
+    whole = file.read_text()
+    file.unlink() if text is None else file.write_text(text)
+    assert train(config, workdir).step == 4
+    assert "model.json is missing or damaged; it is made again from the config" in caplog.text
+    assert json.loads(file.read_text()) == json.loads(whole)
