@@ -10,7 +10,7 @@ from base import schema
 from base.errors import UserError
 from base.schema import field
 from data.labelled.config import LabelledConfig
-from pretrain.config import CardConfig, LogConfig, MeshConfig
+from pretrain.config import CardConfig, LogConfig, MeshConfig, check_shared
 from pretrain.publish.public_names import check_card
 
 MAX_LENGTH = 128
@@ -224,6 +224,7 @@ def check_values(config: FinetuneConfig) -> None:
     Raises:
       UserError: a value is wrong; the message names a right value.
     """
+    check_shared(config)
     _check_counts(config)
     _check_rates(config)
     _check_members(config)

@@ -5,7 +5,10 @@ A recipe in configs/ sets what differs from these defaults; `--config.a.b=value`
 """
 
 from dataclasses import dataclass
+from typing import Any
 
+from base import schema
+from base.errors import UserError
 from base.schema import field
 from data.config import DataConfig
 from pretrain.objective.names import TRAITS
@@ -284,3 +287,27 @@ class PretrainConfig:
     phases: tuple[PhaseConfig, ...] = field(
         (), "stretches of the run that differ in length, batch, mask rate, data or objective"
     )
+
+
+LARGEST = 2**31 - 1
+"""The largest number of a config: steps, seeds and sizes are 32-bit integers on the device."""
+
+
+def check_shared(config: Any) -> None:
+    """Refuse values out of their range, of the fields that both stages have.
+
+    Args:
+      config: the config of a run of either stage.
+
+    Raises:
+      UserError: a value is wrong; the message names a right value.
+    """
+    for name, number in schema.flatten(schema.as_dict(config)).items():
+        if isinstance(number, int) and number > LARGEST:
+            raise UserError(f"config.{name}={number} should be at most {LARGEST}")
+    if config.seed < 0:
+        raise UserError(f"config.seed={config.seed} should be 0 or more")
+    if config.time_limit < 0 and config.time_limit != -1:
+        raise UserError(
+            f"config.time_limit={config.time_limit:g} should be a number of seconds, 0 (measured) or -1 (no limit)"
+        )

@@ -10,13 +10,10 @@ from base import schema
 from base.errors import UserError
 from data.batches import check_data
 from data.config import DataConfig
-from pretrain.config import PHASE_FIELDS, PhaseConfig, PretrainConfig
+from pretrain.config import LARGEST, PHASE_FIELDS, PhaseConfig, PretrainConfig, check_shared
 from pretrain.devices.mesh import BATCH_AXES
 from pretrain.models import EncoderConfig
 from pretrain.publish.public_names import check_card
-
-LARGEST = 2**31 - 1
-"""The largest number of a config: steps, seeds and sizes are 32-bit integers on the device."""
 
 
 @dataclass(frozen=True)
@@ -122,15 +119,7 @@ def check_lengths(config: PretrainConfig) -> None:
 
 def check_values(config: PretrainConfig) -> None:
     """Refuse values out of their range."""
-    for name, number in schema.flatten(schema.as_dict(config)).items():
-        if isinstance(number, int) and number > LARGEST:
-            raise UserError(f"config.{name}={number} should be at most {LARGEST}")
-    if config.seed < 0:
-        raise UserError(f"config.seed={config.seed} should be 0 or more")
-    if config.time_limit < 0 and config.time_limit != -1:
-        raise UserError(
-            f"config.time_limit={config.time_limit:g} should be a number of seconds, 0 (measured) or -1 (no limit)"
-        )
+    check_shared(config)
     positive = {
         "log.every": config.log.every,
         "eval.steps": config.eval.steps,

@@ -77,6 +77,9 @@ class Lock:
 
     def _take(self) -> None:
         found = _read(self._file)
+        if found is None and self._file.exists():  # damaged, or another process is writing it
+            time.sleep(SETTLE)
+            found = _read(self._file)
         if found is not None and not _has_ended(found):
             self._wait(found)
         if found is None and not self._file.exists():

@@ -16,6 +16,10 @@ from pretrain.publish.public_names import shown_source
         ({"seed": 2**31 - 2, "seeds": 3}, "with config.seeds=3 at most 2147483645"),
         ({"learning_rates": (1e-5, 3e-5, 1e-5)}, "has one of them twice"),
         ({"learning_rates": (1e-5, 1.0000001e-5)}, "has one of them twice"),
+        (
+            {"time_limit": -7.0},
+            "config.time_limit=-7 should be a number of seconds, 0 (measured) or -1 (no limit)",
+        ),
         ({"seeds": 2, "patience": 1}, "set config.eval.restore_best=True, or train one run"),
     ],
 )

@@ -63,6 +63,13 @@ def test_a_run_without_steps_is_refused():
         ),
         ({"optimizer": {"clip_norm": -1.0}}, "config.optimizer.clip_norm=-1.0 should be 0"),
         ({"checkpoint": {"every": 0}}, "config.checkpoint.every=0 should be greater than 0"),
+        (
+            {"optimizer": {"learning_rate": float("inf")}},
+            "config.optimizer.learning_rate=inf should be .* and finite",
+        ),
+        ({"seed": 2**31}, "config.seed=2147483648 should be at most 2147483647"),
+        ({"seed": -1}, "config.seed=-1 should be 0 or more"),
+        ({"time_limit": -7.0}, "config.time_limit=-7 should be a number of seconds"),
     ],
 )
 def test_values_out_of_range_are_refused(values, message):
