@@ -132,6 +132,7 @@ class _Finetuning:
         self.mesh, self.steps, self.fingerprints = job.mesh, job.steps, job.fingerprints
         self.abstract = abstract_state(job.classifier, job.optimizer, len(job.config.members), job.mesh)
         self.guard = Guard(job.config.on_nonfinite, job.config.max_skipped, member_names(job))
+        self.rewinding = None
         self.tracking = Tracking()
         self._workdir, self._after_evaluation = workdir, after_evaluation
         self._told_to_end = False

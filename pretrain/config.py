@@ -192,6 +192,21 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class SpikeConfig:
+    """Loss spikes: the run goes back to its newest checkpoint from before, and skips batches (PaLM, section 5.1)."""
+
+    factor: float = field(
+        0.0,
+        "a loss above this many times the median of the window is a spike: the run goes back; 0 looks for none",
+    )
+    window: int = field(100, "steps before a step, whose losses it is compared with")
+    skip: int = field(
+        100, "batches to skip after the spike's, beside all those from the checkpoint to the spike"
+    )
+    max_rewinds: int = field(10, "most times that the run goes back; the next spike ends it")
+
+
+@dataclass(frozen=True)
 class CardConfig:
     """Facts for the model card that the run does not contain."""
 
@@ -254,8 +269,8 @@ class PretrainConfig:
     )
     on_nonfinite: str = field(
         "abort",
-        "if a loss or gradient is not finite: abort ends the run, skip leaves out the step",
-        ("abort", "skip"),
+        "if a loss or gradient is not finite: abort ends the run, skip leaves out the step, rewind goes back (spike)",
+        ("abort", "skip", "rewind"),
     )
     max_skipped: int = field(10, "with on_nonfinite=skip: most steps that are skipped in a row")
     time_limit: float = field(
@@ -283,6 +298,7 @@ class PretrainConfig:
     log: LogConfig = field(LogConfig, "logging")
     eval: EvalConfig = field(EvalConfig, "evaluation")
     checkpoint: CheckpointConfig = field(CheckpointConfig, "checkpoints")
+    spike: SpikeConfig = field(SpikeConfig, "loss spikes")
     card: CardConfig = field(CardConfig, "the model card")
     phases: tuple[PhaseConfig, ...] = field(
         (), "stretches of the run that differ in length, batch, mask rate, data or objective"

@@ -126,6 +126,8 @@ def check_values(config: PretrainConfig) -> None:
         "checkpoint.every": config.checkpoint.every,
         "checkpoint.keep": config.checkpoint.keep,
         "max_skipped": config.max_skipped,
+        "spike.window": config.spike.window,
+        "spike.max_rewinds": config.spike.max_rewinds,
         "optimizer.learning_rate": config.optimizer.learning_rate,
         "optimizer.eps": config.optimizer.eps,
     }
@@ -145,6 +147,12 @@ def check_values(config: PretrainConfig) -> None:
         raise UserError(
             f"config.optimizer.clip_norm={config.optimizer.clip_norm} should be 0 (does not clip) or more"
         )
+    if config.spike.factor and not 1 < config.spike.factor < math.inf:
+        raise UserError(
+            f"config.spike.factor={config.spike.factor:g} should be 0 (looks for no spikes) or more than 1, and finite"
+        )
+    if config.spike.skip < 0:
+        raise UserError(f"config.spike.skip={config.spike.skip} should be 0 or more")
     if config.eval.every < 0:
         raise UserError(f"config.eval.every={config.eval.every} should be 0 (never) or more")
     if not 0 <= config.eval.masking_rate <= 1:

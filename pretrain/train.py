@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +24,10 @@ from pretrain.job import NOTHING_SET, Job, assemble, origin_params, process_rows
 from pretrain.models import huggingface
 from pretrain.objective.evaluation import Evaluator
 from pretrain.objective.held_out_cache import held_out_rows
-from pretrain.objective.objective import Objective, full_rows
+from pretrain.objective.objective import Objective
 from pretrain.objective.train_step import make_train_step
 from pretrain.optim.train_state import TrainState, abstract_state, fresh_state, state_from_params
+from pretrain.phase_summary import phase_plan
 from pretrain.phases import Phase, ends_of_objectives
 from pretrain.reports import start_summary
 from pretrain.reports.network_facts import network_facts
@@ -48,6 +50,7 @@ from pretrain.runtime.bad_numbers import Guard
 from pretrain.runtime.checkpointer import Run
 from pretrain.runtime.interruption import Interruption
 from pretrain.runtime.loop import Loop, begun
+from pretrain.runtime.loss_spikes import Spikes
 from pretrain.runtime.programs import compiled, memory_of
 from pretrain.runtime.stage import MetricFolders
 
@@ -115,13 +118,19 @@ class _Pretraining:
     """The stage of a pretraining run: see `pretrain.runtime.stage.Stage`."""
 
     def __init__(self, job: Job, workdir: epath.Path, history: Mapping[str, Any]):
-        self.job, self.config, self.mesh, self.steps = job, job.given, job.mesh, job.steps
+        self.job, self.config, self.mesh = job, job.given, job.mesh
         self.log: LogConfig = job.given.log
         self.log_at = ends_of_objectives(job.phases)
         self.fingerprints = job.fingerprints
         self.abstract = abstract_state(job.model, job.optimizer, job.mesh)
         self.run = RunState()
         self.guard = Guard(job.given.on_nonfinite, job.given.max_skipped)
+        self.spikes = Spikes(job.given.spike, nonfinite=job.given.on_nonfinite == "rewind")
+        self.rewinding = self
+        self.steps_at_hand: _PhaseSteps | None = None
+        """The stretch that is open."""
+        self.program: tuple[int, jax.stages.Compiled] | None = None
+        """The compiled step of the phase at hand, and the phase's number."""
         self.described = False
         """Whether the network has been described; later phases say only what is their own."""
         self._workdir, self._history = workdir, history
@@ -130,6 +139,11 @@ class _Pretraining:
         """What the stretch at hand learns."""
         self._evaluators: list[Evaluator | None] = []
         """The evaluator of each phase; None for a phase that is complete, and for a run without evaluations."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run. A run of epochs makes fewer where batches are skipped."""
+        return self.job.steps - (self.spikes.skipped if self.config.epochs else 0)
 
     def first_state(self) -> TrainState:
         """Make the state of step 0: the params of init_from, or random ones."""
@@ -141,13 +155,37 @@ class _Pretraining:
 
     def recall(self, run: Run) -> Mapping[str, Any]:
         """Take the streams' positions and the best evaluation from a checkpoint; returns its sums."""
+        self.spikes.recall(run)
+        return self._recalled(run)
+
+    def pass_over(self, step: int) -> None:
+        """Have the run go on after the batches that are skipped for a spike; `step` steps were dispatched."""
+        steps_at_hand = self.steps_at_hand
+        assert steps_at_hand is not None
+        last = self.spikes.last(self.steps if self.config.epochs else None)
+        self.run.data[steps_at_hand.data_key] = steps_at_hand.states_after(last, step)
+
+    def go_back(self, run: Run | None) -> tuple[str, Mapping[str, Any]]:
+        """Go back to a checkpoint in all but the streams' positions; returns the message, and the sums."""
+        message = self.spikes.go_back(run, self.steps if self.config.epochs else None)
+        passed, self.run = self.run.data, RunState()
+        sums = self._recalled(run) if run else {}
+        self.run.data |= passed
+        start = run["step"] if run else 0
+        self._evaluators = [
+            known or self._evaluator(phase, start) for known, phase in zip(self._evaluators, self.job.phases)
+        ]
+        return message, sums
+
+    def _recalled(self, run: Run) -> Mapping[str, Any]:
         self.run = RunState(stream_states(run, self.job.data_keys), best_evaluation(run, self.config))
         return objective_sums(run["sums"])
 
     def remembered(self) -> dict[str, Any]:
         """What a checkpoint says of the run."""
         return {
-            "steps": self.steps,
+            "steps": self.job.steps,
+            "spikes": self.spikes.remembered(),
             "data": {key: of_all_processes(states) for key, states in self.run.data.items()},
             "best": self.run.best,
             **self._history,
@@ -168,6 +206,7 @@ class _Pretraining:
         self._objective = self.job.objectives[phase.index]
         if step == phase.start:
             self.run.best = None  # rows of another length: evaluations that do not compare
+            self.spikes.begin()
         with open_batches(
             phase.data,
             self.job.tokenizer.encode,
@@ -179,7 +218,8 @@ class _Pretraining:
             states=self.run.data.get(self.job.data_keys[phase.index]),
             epochs=self.config.epochs,
         ) as batches:
-            yield _PhaseSteps(self, phase, batches)
+            self.steps_at_hand = _PhaseSteps(self, phase, batches)
+            yield self.steps_at_hand
 
     def write_start(self, step: int) -> None:
         """Write the config, and the network of a run that begins."""
@@ -272,6 +312,20 @@ class _PhaseSteps:
         self.stop = phase.stop
         self._stage, self._phase, self._batches = stage, phase, batches
         self._step: jax.stages.Compiled | None = None
+        self._is_described = False
+        self._read: deque[dict[str, Any]] = deque(maxlen=2)
+        """Where the streams stood after the batches of the last two steps that were dispatched."""
+
+    @property
+    def data_key(self) -> str:
+        """The corpus that the steps read, by `Job.data_keys`."""
+        return self._stage.job.data_keys[self._phase.index]
+
+    def states_after(self, last: int, step: int) -> dict[str, Any]:
+        """Where the streams stand after the batch of step `last`, when `step` were dispatched (at most `last` + 1)."""
+        for number in range(step, last):
+            self._read.append(self.next(number).states)
+        return self._read[-1] if last >= step else self._read[-2]
 
     def next(self, step: int) -> Batch:
         """Read the batch of step number `step` (from 0)."""
@@ -286,6 +340,10 @@ class _PhaseSteps:
     def compile(self, interruption: Interruption) -> None:
         """Compile the step ahead of time, so that its memory is known before it is made."""
         stage, job, phase = self._stage, self._stage.job, self._phase
+        if stage.program is not None and stage.program[0] == phase.index:  # the run went back
+            self._step, self._is_described = stage.program[1], True
+            return
+        stage.program = None
         step = make_train_step(
             job.model,
             job.optimizer,
@@ -299,29 +357,14 @@ class _PhaseSteps:
         batch = abstract_batch(job.mesh, phase.global_batch, phase.seq_len) | interruption.abstract_flags()
         what = f"the train step for {phase.global_batch} rows of {phase.seq_len} tokens"
         self._step = compiled(interruption.carried_by(step), stage.abstract, batch, what)
+        stage.program = phase.index, self._step
 
     def describe(self, step: int) -> None:
         """Show what the phase is about to do."""
-        if not processes.is_first():
+        if self._is_described or not processes.is_first():
             return
-        stage, job, phase = self._stage, self._stage.job, self._phase
-        objective, rows = job.objectives[phase.index], phase.global_batch
-        plan = start_summary.Plan(
-            steps=job.steps,
-            start_step=step,
-            global_batch=rows,
-            seq_len=phase.seq_len,
-            predictions=objective.predictions(phase.seq_len),
-            grad_accum=phase.grad_accum,
-            dtype=job.config.dtype,
-            step_flops=StepWork(job.encoder).flops(
-                **full_rows(objective, rows, phase.seq_len, job.encoder.windows)
-            ),
-            peak_flops=job.peak_flops,
-            steps_per_epoch=job.epoch_steps // job.config.epochs
-            if job.epoch_steps and job.config.epochs
-            else None,
-        )
+        stage, job = self._stage, self._stage.job
+        plan = phase_plan(job, self._phase, start_step=step, steps=stage.steps)
         params = stage.abstract.params
         programs = [self._step] if self._step else []
         memory = memory_of(params, stage.abstract.opt_state, programs, job.mesh)
@@ -345,5 +388,6 @@ class _PhaseSteps:
         stage, phase = self._stage, self._phase
         arrays = to_devices(batch.arrays, stage.mesh, phase.global_batch, stage.job.encoder.windows)
         state, metrics = self._step(state, {**arrays, **flags})
-        stage.run.data[stage.job.data_keys[phase.index]] = batch.states
+        stage.run.data[self.data_key] = batch.states
+        self._read.append(batch.states)
         return state, metrics

@@ -92,6 +92,7 @@ def _of_learning(config: PretrainConfig) -> Iterator[Unused]:
         yield Unused(("optimizer.muon_momentum",), because, ("optimizer.name",))
     yield from unused_moments(name)
     yield from unused_skips(config.on_nonfinite)
+    yield from _of_spikes(config)
     if schedule not in ("linear", "cosine", "wsd"):
         because = (
             f"config.schedule.name={schedule!r} does not read it; unset it, or choose linear, cosine or wsd"
@@ -120,6 +121,15 @@ def unused_skips(policy: str) -> Iterator[Unused]:
     if policy != "skip":
         because = f"config.on_nonfinite={policy!r} skips no step; unset it, or set config.on_nonfinite=skip"
         yield Unused(("max_skipped",), because, ("on_nonfinite",))
+
+
+def _of_spikes(config: PretrainConfig) -> Iterator[Unused]:
+    if not config.spike.factor:
+        because = "config.spike.factor=0 looks for no spikes; unset it, or set config.spike.factor"
+        yield Unused(("spike.window",), because, ("spike.factor",))
+        if config.on_nonfinite != "rewind":
+            because += " or config.on_nonfinite=rewind"
+            yield Unused(("spike.skip", "spike.max_rewinds"), because, ("spike.factor", "on_nonfinite"))
 
 
 def unused_moments(optimizer: str) -> Iterator[Unused]:

@@ -25,7 +25,8 @@ class Guard:
         """Guard a run, or the runs of a population.
 
         Args:
-          policy: "abort" ends the run at the first bad step; "skip" lets the step leave the state as it was.
+          policy: "abort" ends the run at the first bad step; "skip" lets the step leave the state as it was; "rewind"
+            leaves bad steps to `pretrain.runtime.loss_spikes`.
           most: bad steps in a row that "skip" passes over.
           members: a name for each run of a population.
         """
@@ -44,7 +45,7 @@ class Guard:
           UserError: the run, or every run of a population, is bad and must not go on.
         """
         bad = np.broadcast_to(np.asarray(values.get(NONFINITE, 0)) > 0, len(self._members))
-        if not bad.any():
+        if not bad.any() or self._policy == "rewind":
             self.in_a_row = [0] * len(self._members)
             return
         self.in_a_row = [count + 1 if now else 0 for count, now in zip(self.in_a_row, bad)]

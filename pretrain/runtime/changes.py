@@ -22,7 +22,7 @@ ALWAYS_SAFE = (
     "max_skipped",
     "time_limit",
 )
-SAFE_IN_PRETRAINING = (*ALWAYS_SAFE, "eval.", "data.prefetch", "data.bad_documents")
+SAFE_IN_PRETRAINING = (*ALWAYS_SAFE, "eval.", "spike.", "data.prefetch", "data.bad_documents")
 SAFE_IN_FINETUNING = (*ALWAYS_SAFE, "inference", "eval.batch", "eval.tests", "search.", "benchmark.")
 
 Changes = dict[str, tuple[Any, Any]]

@@ -216,7 +216,7 @@ class Checkpointer:
         )
 
     def delete(self, step: int) -> None:
-        """Delete the checkpoint of a step."""
+        """Delete the checkpoint of a step; every process calls it."""
         self._manager.delete(step)
 
     def close(self) -> None:

@@ -80,8 +80,8 @@ class Interruption:
         return rest
 
     def __enter__(self) -> Self:
-        """Take over the signals; one whose exception was lost before counts."""
-        for number in heeded():
+        """Take over the signals; one whose exception was lost before counts. Entered again, it goes on as it is."""
+        for number in heeded() if not self._previous else ():
             self._previous[number] = signal.signal(number, self._request)
         self._seen = self._seen or noted() or 0
         return self

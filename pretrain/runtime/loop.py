@@ -21,6 +21,11 @@ checkpoint the stage makes the state of step 0. If steps are left, the finish ma
    the files before its checkpoint is.
 6. *Next batch*, unless the stretch or the run has ended, or a signal has come. If that fails, the state is saved first.
 
+**A loss spike** (`config.spike`) is found when the metrics of its step are read, in 3, 4 or 5. The step is then neither
+evaluated nor saved. The run leaves the stretch and goes back to its newest checkpoint, which is from before the spike;
+the text goes on after the batches that are skipped. The files of metrics are opened again, as on resume. All this
+follows from the checkpoint. So a run that is killed meanwhile finds the same spike and skips the same batches again.
+
 **The end**: what is pending is read; a run that a signal has stopped is saved; the last checkpoint is waited for. A
 signal in the last step changes nothing: the run has finished.
 """
@@ -39,6 +44,7 @@ from base import schema
 from base.errors import UserError
 from base.interruptible import raise_noted
 from base.set_fields import Given, as_begun
+from pretrain.optim.finite import NONFINITE
 from pretrain.reports.metric_writer import MetricWriter
 from pretrain.reports.progress_line import Progress
 from pretrain.reports.recorder import Recorder
@@ -47,6 +53,7 @@ from pretrain.runtime import workdir as workdirs
 from pretrain.runtime.changes import Changes, Rules, check_unchanged
 from pretrain.runtime.checkpointer import Checkpointer, Run
 from pretrain.runtime.interruption import Interruption
+from pretrain.runtime.loss_spikes import Spike
 from pretrain.runtime.profiling import profile
 from pretrain.runtime.stage import Stage, Stretch
 from pretrain.runtime.watchdog import Watchdog
@@ -147,7 +154,7 @@ class Loop:
         self._recorder: Recorder | None = None
         self._watchdog = Watchdog(stage.config.time_limit)
         self._sums: Mapping[str, Any] = {}
-        self._profiling = contextlib.ExitStack()
+        self._profiling, self._signals = contextlib.ExitStack(), contextlib.ExitStack()
         self._writes = processes.is_first()
 
     def run(self) -> Ended:
@@ -166,9 +173,12 @@ class Loop:
             return Ended(state, step, "", "", {})
         if self._writes:
             (self._workdir / workdirs.FINISHED_FILE).unlink(missing_ok=True)
-        with self._profiling, contextlib.ExitStack() as reports:
+        with self._profiling, contextlib.ExitStack() as reports, self._signals:
             while not (stage.ended(step) or self._interruption.requested):
                 state, step = self._make_stretch(state, step, reports)
+                if spike := self._spike():
+                    state = None  # its memory is needed for the state to come
+                    state, step = self._go_back(spike, reports)
             with self._watchdog.watching("save", "the last save"):
                 self._checkpointer.wait()  # while signals are still only noted
             self._report_save()
@@ -184,17 +194,48 @@ class Loop:
         return Ended(state, step, "" if ended else requested, requested, metrics)
 
     def _first_state(self) -> tuple[Any, int]:
-        restored = self._checkpointer.restore(self._stage.abstract)
-        processes.check_same({"the newest checkpoint that can be read": restored and restored[1]["step"]})
-        if restored is None:
-            return self._stage.first_state(), 0
-        state, run = restored
+        state, run = self._newest_state()
+        if run is None:
+            return state, 0
         self._sums = self._stage.recall(run)
         self._stage.guard.in_a_row = run.get("bad_in_a_row", self._stage.guard.in_a_row)
         if self._writes:
             workdirs.write_saved(self._workdir, run["step"])  # a run of older code has no such note
         logger.info("resumed at step %d", run["step"])
         return state, int(run["step"])
+
+    def _newest_state(self) -> tuple[Any, Run | None]:
+        """The state and `run` item of the newest checkpoint; without a checkpoint the state of step 0, and None."""
+        restored = self._checkpointer.restore(self._stage.abstract)
+        processes.check_same({"the newest checkpoint that can be read": restored and restored[1]["step"]})
+        return restored or (self._stage.first_state(), None)
+
+    def _spike(self) -> Spike | None:
+        """The loss spike that has been found, for which the run has to go back."""
+        return self._stage.rewinding.spikes.found if self._stage.rewinding else None
+
+    def _go_back(self, spike: Spike, reports: contextlib.ExitStack) -> tuple[Any, int]:
+        """Restore the newest checkpoint; all checkpoints are from before the spike."""
+        rewinding, checkpointer = self._stage.rewinding, self._checkpointer
+        assert rewinding is not None
+        self._profiling.close()
+        reports.close()
+        self._recorder = None
+        with self._watchdog.watching("start", f"going back from step {spike.step}"):
+            checkpointer.wait()
+            self._report_save()
+            steps = checkpointer.steps
+            if len(steps) > 1 and rewinding.spikes.is_suspect(steps[-1]):
+                logger.warning("step %d: the spike is back; checkpoint %d is deleted", spike.step, steps[-1])
+                checkpointer.delete(steps[-1])
+            state, run = self._newest_state()
+        if run and run.get("best") and run["best"]["step"] not in checkpointer.steps:
+            run = run | {"best": None}
+        message, self._sums = rewinding.go_back(run)
+        logger.warning("%s", message)
+        guard = self._stage.guard
+        guard.in_a_row = run["bad_in_a_row"] if run else [0] * len(guard.in_a_row)
+        return state, int(run["step"]) if run else 0
 
     def _make_stretch(self, state: Any, step: int, reports: contextlib.ExitStack) -> tuple[Any, int]:
         """Make the steps from number `step` (from 0) to the end of its stretch, of the run, or to a signal."""
@@ -227,7 +268,10 @@ class Loop:
                     waited = batch.wait
             with self._watchdog.watching("step", f"step {step}"):
                 recorder.flush()
-            if interruption.requested and step > 0:
+            if stage.rewinding and self._spike():
+                with self._watchdog.watching("data", "reading the batches that are skipped"):
+                    stage.rewinding.pass_over(step)
+            elif interruption.requested and step > 0:
                 self._save(recorder, state, step)
         return state, step
 
@@ -239,7 +283,8 @@ class Loop:
 
     def _over(self, stretch: Stretch, step: int) -> bool:
         """Whether a stretch makes no further step."""
-        return self._stage.ended(step) or step >= stretch.stop or bool(self._interruption.requested)
+        stopped = self._interruption.requested or self._spike()
+        return self._stage.ended(step) or step >= stretch.stop or bool(stopped)
 
     def _next(self, stretch: Stretch, recorder: Recorder, state: Any, step: int) -> Any:
         try:
@@ -252,6 +297,10 @@ class Loop:
     def _evaluate(self, recorder: Recorder, state: Any, step: int) -> tuple[Any, bool]:
         stage = self._stage
         if not stage.evaluation_due(step):
+            return state, False
+        with self._watchdog.watching("step", f"step {step}"):
+            recorder.flush()
+        if self._spike():
             return state, False
         with (
             self._watchdog.watching("evaluation", f"the evaluation after step {step}"),
@@ -270,7 +319,7 @@ class Loop:
                     writer.write_hyperparameters(hyperparameters)
                 writers.append(writer)
             progress = reports.enter_context(Progress(stage.steps, start_step=step))
-        reports.enter_context(self._interruption)
+        self._signals.enter_context(self._interruption)
         return Recorder(
             writers,
             progress,
@@ -280,13 +329,22 @@ class Loop:
             last_step=stage.steps,
             log_at=stage.log_at,
             sums=self._sums,
-            look=self._stage.guard.look,
+            look=self._look,
         )
 
+    def _look(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Look at the metrics of a step as soon as they are read; may end the run, or have it go back."""
+        self._stage.guard.look(step, metrics)
+        if self._stage.rewinding:
+            loss = self._stage.summarise(metrics)["loss"]
+            self._stage.rewinding.spikes.look(step, loss, is_finite=not metrics.get(NONFINITE))
+
     def _save(self, recorder: Recorder, state: Any, step: int) -> None:
-        """Start saving a checkpoint; its metrics are in the files before it is."""
+        """Start saving a checkpoint, unless its step is a loss spike; its metrics are in the files before it is."""
         self._checkpointer.check_place()
         recorder.put()
+        if self._spike():
+            return
         self._stage.guard.check_params(step, state)
         if self._writes:
             self._stage.write_before_checkpoint()

@@ -13,6 +13,7 @@ from pretrain.reports.recorder import Interval, Recorder
 from pretrain.runtime.bad_numbers import Guard
 from pretrain.runtime.checkpointer import Run
 from pretrain.runtime.interruption import Interruption
+from pretrain.runtime.loss_spikes import Spikes
 
 MetricFolders = Sequence[tuple[epath.Path, Mapping[str, Any] | None]]
 """Folders of metrics, the run's own first, each with the hyperparameters that TensorBoard shows of it."""
@@ -58,6 +59,30 @@ class Stretch(Protocol):
         """
 
 
+class Rewinding(Protocol):
+    """The parts of a stage that can go back to a checkpoint and skip text."""
+
+    @property
+    def spikes(self) -> Spikes:
+        """Looks for loss spikes."""
+
+    def pass_over(self, step: int) -> None:
+        """Have the run go on after the batches that the spike which was found makes it skip.
+
+        Called in the stretch of the spike, after `step` steps were dispatched: that of the spike, and at most one more.
+        """
+
+    def go_back(self, run: Run | None) -> tuple[str, Mapping[str, Any]]:
+        """Restore the values of `remembered` from a checkpoint's `run` item, but for the place in the text.
+
+        Args:
+          run: the item; None where the run begins again.
+
+        Returns:
+          The message that says so, and the recorder's sums.
+        """
+
+
 class Stage(Protocol):
     """The parts of a run that differ between the stages; the loop does the rest."""
 
@@ -88,6 +113,10 @@ class Stage(Protocol):
     @property
     def guard(self) -> Guard:
         """Looks for losses, gradients and weights that are not finite."""
+
+    @property
+    def rewinding(self) -> Rewinding | None:
+        """Where the run can go back; None where it cannot."""
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
