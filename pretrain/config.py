@@ -269,7 +269,7 @@ class PretrainConfig:
     )
     on_nonfinite: str = field(
         "abort",
-        "if a loss or gradient is not finite: abort ends the run, skip leaves out the step, rewind goes back (spike)",
+        "a loss or gradient is not finite: abort ends the run, skip leaves out the step, rewind goes back (see spike)",
         ("abort", "skip", "rewind"),
     )
     max_skipped: int = field(10, "with on_nonfinite=skip: most steps that are skipped in a row")

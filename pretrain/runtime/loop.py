@@ -234,7 +234,7 @@ class Loop:
         message, self._sums = rewinding.go_back(run)
         logger.warning("%s", message)
         guard = self._stage.guard
-        guard.in_a_row = run["bad_in_a_row"] if run else [0] * len(guard.in_a_row)
+        guard.in_a_row = (run or {}).get("bad_in_a_row", [0] * len(guard.in_a_row))
         return state, int(run["step"]) if run else 0
 
     def _make_stretch(self, state: Any, step: int, reports: contextlib.ExitStack) -> tuple[Any, int]:
@@ -269,7 +269,7 @@ class Loop:
             with self._watchdog.watching("step", f"step {step}"):
                 recorder.flush()
             if stage.rewinding and self._spike():
-                with self._watchdog.watching("data", "reading the batches that are skipped"):
+                with self._watchdog.watching("skipping", "reading the batches that are skipped"):
                     stage.rewinding.pass_over(step)
             elif interruption.requested and step > 0:
                 self._save(recorder, state, step)

@@ -135,7 +135,7 @@ class Spikes:
         rewinds = [*self._rewinds, Rewind(spike.step, to, last)]
         self.recall(run or {})
         self._rewinds, self.skipped = rewinds, skipped - to
-        batches = f"the batches of steps {to + 1} to {last}"
+        batches = f"the batches of steps {to + 1} to {last}" if last > to + 1 else f"the batch of step {last}"
         return f"step {spike.step}: {spike.what}; going back to step {to} and skipping {batches}"
 
     def recall(self, run: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ and forks the processes of each, so that all have the imports of one. It answers
 Runs: see `Run`. Every process leaves FOLDER/records/RUN.PROCESS.json, and its output in FOLDER/LAUNCH.PROCESS.log.
 """
 
+import dataclasses
 import gc
 import hashlib
 import json
@@ -55,8 +56,8 @@ class Run:
     step: int = 0
     """When: while this step is under way."""
     fault: str = ""
-    """SIGTERM, SIGKILL, error, mistake (a UserError), other (another config than the others have), or elsewhere
-    (another folder by the same name, as on a machine that does not share it)."""
+    """SIGTERM, SIGKILL, error, mistake (a UserError), other (another config than the others have), elsewhere (another
+    folder by the same name, as on a machine that does not share it), or spike (of the loss, the first time; of all)."""
     stage: str = "pretrain"
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -152,6 +153,7 @@ def pretrain_(run: Run, root: Path) -> dict[str, Any]:
     fed: list[dict[int, str]] = []
     streams: set[int] = set()
     feed, opened, record = pretraining.to_devices, batches.open_streams, Recorder.step
+    dispatch = pretraining._PhaseSteps.dispatch
 
     def feeding(arrays: Any, mesh: Any, global_batch: int, *more: Any) -> Any:
         fed.append(digests(arrays["tokens"], local_rows(mesh, global_batch)))
@@ -167,7 +169,13 @@ def pretrain_(run: Run, root: Path) -> dict[str, Any]:
             happen(run.fault)
         record(self, step, metrics, waited=waited)
 
+    def dispatching(self: Any, state: Any, *more: Any) -> Any:
+        if run.fault == "spike" and len(fed) + 1 == run.step:
+            state = dataclasses.replace(state, params=jax.tree.map(lambda leaf: leaf * 30, state.params))
+        return dispatch(self, state, *more)
+
     pretraining.to_devices, batches.open_streams, Recorder.step = feeding, opening, recording
+    pretraining._PhaseSteps.dispatch = dispatching  # type: ignore[method-assign]
     try:
         outcome = pretraining.train(config, workdir)
     except UserError as error:
@@ -176,6 +184,7 @@ def pretrain_(run: Run, root: Path) -> dict[str, Any]:
         return {"refused": str(error)}
     finally:
         pretraining.to_devices, batches.open_streams, Recorder.step = feed, opened, record
+        pretraining._PhaseSteps.dispatch = dispatch  # type: ignore[method-assign]
     return {
         "step": outcome.step,
         "interrupted": outcome.interrupted,

@@ -117,6 +117,7 @@ def test_a_spike_has_the_run_go_back_and_skip_exactly_the_stated_batches(
     assert feed.fed == [*range(1, 9), *range(9, 17)] and outcome.step == 12
     assert steps_in(workdir) == [4, 8, 12] and sorted(losses(workdir)) == list(range(1, 13))
     assert max(losses(workdir).values()) < 7
+    assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 12
 
     # A run made by hand: the checkpoint of step 4, and a reader that drops four batches.
     hand = epath.Path(tmp_path / "hand")
@@ -207,13 +208,16 @@ def test_a_run_of_epochs_ends_where_its_text_ends(corpus, tmp_path, feed, caplog
     assert train(config, workdir).step == total - 7  # it is complete
 
 
-def test_a_spike_in_the_next_phase_skips_the_batches_of_both(corpus, tmp_path, feed, caplog):
+def test_a_spike_in_the_next_phase_skips_the_batches_of_both(corpus, tmp_path, feed, caplog, monkeypatch):
     phases = [{"steps": 5, "seq_len": 16}, {"steps": 5, "seq_len": 32}]
     config = spiky(corpus, steps=None, phases=phases, spike={"window": 2})
     feed.bad = {8}
+    begun, begin = [], Spikes.begin
+    monkeypatch.setattr(Spikes, "begin", lambda self: (begun.append(self), begin(self)))
     assert train(config, epath.Path(tmp_path / "run")).step == 10
     assert "step 8: " in caplog.text
     assert "going back to step 4 and skipping the batches of steps 5 to 9" in caplog.text
+    assert len(begun) == 3  # a window of losses for each phase that begins
     assert feed.opened[2] == json.loads(
         json.dumps(feed.states[9])
     )  # readers of phase 1, phase 2, phase 1 again

@@ -35,6 +35,7 @@ DATA, FSDP = {"data": 4}, {"data": 1, "fsdp": 4}
 BOTH = {"data": 2, "tensor": 2}
 EVALUATED = {"eval": {"every": 4}, **EXACT}
 CHECKPOINTS = {"checkpoint": {"every": 2}, **EVALUATED}
+SPIKE = {"factor": 2.0, "window": 2, "skip": 0}
 MEMBERS = {"seeds": 2, "epochs": 1, **EXACT}
 """Two runs, spread over four devices: by member and by data."""
 
@@ -132,6 +133,7 @@ CHAIN = {
         [
             run("other", {"mesh": DATA}, process=1, fault="other", extra={"steps": 9}),
             run("stop-3", {"mesh": DATA, **EVALUATED}, workdir="stop"),
+            run("spike", {"mesh": DATA, **CHECKPOINTS, "spike": SPIKE}, step=5, fault="spike"),
             run("kill-2", {"mesh": FSDP, **CHECKPOINTS}, workdir="kill", process=0, step=7, fault="SIGKILL"),
         ],
     ),
@@ -255,6 +257,16 @@ def test_the_survivors_of_a_kill_end_and_the_run_goes_on_to_the_bit(launches):
         leaves(restore_params(root / "kill")[0]), leaves(restore_params(root / "fsdp")[0]), strict=True
     ):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_all_go_back_from_a_loss_spike_and_skip_the_same_batches(launches):
+    root, _ = launches
+    one = fed(root, "one")
+    assert fed(root, "spike")[:9] == [*one[:6], *one[5:8]]
+    assert [each["step"] for each in records(root, "spike")] == [8, 8]
+    said = [output(root, "c", number) for number in range(2)]
+    for each in said:
+        assert each.count("; going back to step 4 and skipping the batch of step 5") == 1
 
 
 def test_an_exception_in_one_ends_all_and_its_traceback_is_shown_once(launches):

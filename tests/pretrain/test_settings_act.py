@@ -339,6 +339,10 @@ BESIDE = {
 
 ELSEWHERE = {
     **dict.fromkeys(("on_nonfinite", "max_skipped"), "tests/faults/test_bad_numbers.py"),
+    **dict.fromkeys(
+        ("spike.factor", "spike.window", "spike.skip", "spike.max_rewinds"),
+        "tests/faults/test_loss_spikes.py",
+    ),
     "checkpoint.verify": "tests/faults/test_damaged_checkpoints.py",
     "time_limit": "tests/faults/test_watchdog.py",
     "card.language": "tests/pretrain/test_model_card.py",

@@ -60,6 +60,10 @@ REFUSED = {
     "eval.masking_rate=0.2": "objective.name=clm",
     "masking.rate=0.3": "objective.name=clm",
     "masking.whole_word=true": "objective.name=clm",
+    "spike.window=30": "on_nonfinite=rewind",
+    "spike.skip=30": "spike.factor=0",
+    "spike.max_rewinds=3": "on_nonfinite=skip",
+    "max_skipped=3": "on_nonfinite=rewind",
     "log.profile_start=3": "log.profile_steps=0",
     "log.profile_start=8": "log.profile_steps=3",
 }
