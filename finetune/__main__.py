@@ -24,7 +24,7 @@ from finetune.search.trials import run_search
 from finetune.train import train
 from finetune.unused_fields import unused_fields
 from pretrain.publish import hub_upload
-from pretrain.runtime import processes, train_command
+from pretrain.runtime import goodput, processes, train_command
 from pretrain.runtime.checkpointer import newest_step
 from pretrain.runtime.optional_outputs import attempt
 
@@ -148,4 +148,5 @@ def _push(found: Mapping[str, Any], workdir: epath.Path, repo_id: str, *, privat
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    goodput.count_from_process_start()
     processes.run(main)

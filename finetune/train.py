@@ -117,7 +117,7 @@ def train(
             )
         with jax.set_mesh(job.mesh), jax.default_matmul_precision(config.matmul_precision):
             stage = _Finetuning(job, workdir, after_evaluation)
-            ended = Loop(stage, workdir, run.checkpointer).run()
+            ended = Loop(stage, workdir, run.checkpointer, run.account).run()
     return Outcome(
         job, ended.state, ended.step, ended.interrupted, stage.tracking, stage.seconds, ended.requested
     )

@@ -21,7 +21,7 @@ from pretrain.phases import objective_at, objective_since
 from pretrain.reports import end_summary
 from pretrain.reports.metric_writer import FILE_NAME as METRICS_FILE
 from pretrain.reports.metric_writer import read_metrics
-from pretrain.runtime import processes, train_command
+from pretrain.runtime import goodput, processes, train_command
 from pretrain.runtime.checkpointer import newest_step
 from pretrain.runtime.optional_outputs import attempt
 from pretrain.train import Outcome, train
@@ -102,4 +102,5 @@ def _show_predictions(outcome: Outcome, workdir: epath.Path, console: Console) -
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    goodput.count_from_process_start()
     processes.run(main)

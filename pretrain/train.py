@@ -110,7 +110,7 @@ def train(
 
         # ---- state, then step by step ---------------------------------------------------------------------
         with jax.set_mesh(job.mesh), jax.default_matmul_precision(config.matmul_precision):
-            ended = Loop(_Pretraining(job, workdir, history), workdir, run.checkpointer).run()
+            ended = Loop(_Pretraining(job, workdir, history), workdir, run.checkpointer, run.account).run()
     return Outcome(job, ended.state, ended.step, ended.interrupted, ended.metrics)
 
 

@@ -108,7 +108,7 @@ def summary(lines: Sequence[Line]) -> Table:
 
     The table has the first, last and best losses, with the step of the best one. It has the medians of tokens per
     second and MFU, because a median is robust to the first interval and to pauses. And it has the mean share of time
-    that steps waited for data.
+    that steps waited for data, and the last goodput.
     """
     table = Table(box=None, padding=(0, 1), header_style="bold")
     table.add_column("metric")
@@ -132,6 +132,7 @@ def summary(lines: Sequence[Line]) -> Table:
         ("train/tokens_per_second", "tokens per second, median", statistics.median, formatting.count),
         ("train/mfu", "MFU, median", statistics.median, formatting.percent),
         ("train/data_wait", "waiting for data, mean", statistics.fmean, formatting.percent),
+        ("train/goodput", "goodput, last", lambda values: values[-1], formatting.percent),
     ):
         _, values = series(lines, name)
         if values:

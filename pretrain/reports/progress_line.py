@@ -16,6 +16,7 @@ from rich.console import Console
 
 from base import formatting
 
+COLUMNS = 80
 WINDOW = 256  # number of updates over which the speed is averaged, for the remaining time
 
 
@@ -23,7 +24,7 @@ class Progress:
     """A display of the step, the loss, the speed and the remaining time.
 
     In a terminal, one line is redrawn in place, and evaluations and messages appear above it. In a pipe or a log file,
-    each logged interval is a line of at most 80 columns.
+    each logged interval is a line of at most 80 columns; the goodput is in it where there is room.
     """
 
     def __init__(self, total_steps: int, *, start_step: int = 0, console: Console | None = None):
@@ -115,7 +116,11 @@ class Progress:
         parts = [f"step {step:>{width}}/{self._total}", f"loss {values['train/loss']:.3f}"]
         if "train/accuracy" in values:
             parts.append(f"acc {formatting.percent(values['train/accuracy'])}")
-        return "  ".join([*parts, *filter(None, [_speed(values)]), f"eta {self._time_left()}"])
+        parts += [*filter(None, [_speed(values)]), f"eta {self._time_left()}"]
+        line = "  ".join(parts)
+        goodput = values.get("train/goodput")
+        longer = line if goodput is None else f"{line}  goodput {formatting.percent(goodput, 0)}"
+        return longer if len(longer) <= COLUMNS else line
 
 
 def _speed(values: Mapping[str, float]) -> str:

@@ -47,6 +47,8 @@ class Interval:
     """Totals of all metrics but those of `LAST`."""
     seconds: float = 0.0
     """Its length, known when it ends."""
+    last_step: int = 0
+    """The number of its last step, likewise."""
 
 
 Look = Callable[[int, Mapping[str, Any]], None]
@@ -188,7 +190,7 @@ class Recorder:
 
     def _log(self, step: int, last: Mapping[str, Any]) -> None:
         interval, now = self._interval, time.perf_counter()
-        interval.seconds = max(now - interval.start - interval.paused, 1e-9)
+        interval.seconds, interval.last_step = max(now - interval.start - interval.paused, 1e-9), step
         summary = {f"train/{name}": value for name, value in {**self._summarise(self._sums), **last}.items()}
         skipped = float(np.sum(interval.totals.get(NONFINITE, 0)))
         self._sums, self._interval = {}, Interval(now)

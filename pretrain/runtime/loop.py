@@ -38,6 +38,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from etils import epath
 
 from base import schema
@@ -47,11 +48,12 @@ from base.set_fields import Given, as_begun
 from pretrain.optim.finite import NONFINITE
 from pretrain.reports.metric_writer import MetricWriter
 from pretrain.reports.progress_line import Progress
-from pretrain.reports.recorder import Recorder
+from pretrain.reports.recorder import Interval, Recorder
 from pretrain.runtime import processes
 from pretrain.runtime import workdir as workdirs
 from pretrain.runtime.changes import Changes, Rules, check_unchanged
 from pretrain.runtime.checkpointer import Checkpointer, Run
+from pretrain.runtime.goodput import Account
 from pretrain.runtime.interruption import Interruption
 from pretrain.runtime.loss_spikes import Spike
 from pretrain.runtime.profiling import profile
@@ -74,6 +76,8 @@ class Begun:
     """Its config, with the values that reproduce an older run."""
     changes: Changes
     """The fields that change here, which the user has accepted."""
+    account: Account
+    """Of its time, from here on."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,7 @@ def begun(
     Raises:
       UserError: the folder cannot be written or holds another run, or the processes disagree.
     """
+    account = Account()
     with workdirs.opened(workdir, config, keep=keep, verify=verify) as checkpointer:
         saved, changed = checkpointer.read_run(), {}
         if saved is None:
@@ -125,7 +130,7 @@ def begun(
             changed = check_unchanged(rules, saved["config"], config, accept=accept_changes)
             for name, (old, new) in changed.items():
                 logger.warning("config.%s changes from %r to %r at step %d", name, old, new, saved["step"])
-        yield Begun(checkpointer, saved, config, changed)
+        yield Begun(checkpointer, saved, config, changed, account)
 
 
 def check_stage(workdir: epath.Path, saved: Mapping[str, Any], config: type) -> None:
@@ -148,8 +153,11 @@ def check_stage(workdir: epath.Path, saved: Mapping[str, Any], config: type) -> 
 class Loop:
     """One call of a stage's `train`, from its start or its checkpoint to its end."""
 
-    def __init__(self, stage: Stage, workdir: epath.Path, checkpointer: Checkpointer):
+    def __init__(
+        self, stage: Stage, workdir: epath.Path, checkpointer: Checkpointer, account: Account | None = None
+    ):
         self._stage, self._workdir, self._checkpointer = stage, workdir, checkpointer
+        self._account = account or Account()
         self._interruption = Interruption(stage.mesh)
         self._recorder: Recorder | None = None
         self._watchdog = Watchdog(stage.config.time_limit)
@@ -163,10 +171,11 @@ class Loop:
             return self._run()
         finally:
             self._watchdog.close()
+            self._account.close()
 
     def _run(self) -> Ended:
         stage = self._stage
-        with self._watchdog.watching("start", "restoring or making the state"):
+        with self._doing("restore" if self._checkpointer.steps else "start", "restoring or making the state"):
             state, step = self._first_state()
         if stage.ended(step):
             stage.finish(step, before=True)
@@ -179,7 +188,7 @@ class Loop:
                 if spike := self._spike():
                     state = None  # its memory is needed for the state to come
                     state, step = self._go_back(spike, reports)
-            with self._watchdog.watching("save", "the last save"):
+            with self._doing("save", "the last save"):
                 self._checkpointer.wait()  # while signals are still only noted
             self._report_save()
             if ended := stage.ended(step):
@@ -189,9 +198,17 @@ class Loop:
                         "room, then run the same command again"
                     )
                 stage.finish(step, before=False)
+            logger.info("%s", self._account.end())
         requested = self._interruption.requested
         metrics = dict(self._recorder.last) if self._recorder else {}
         return Ended(state, step, "" if ended else requested, requested, metrics)
+
+    @contextlib.contextmanager
+    def _doing(self, kind: str, name: str) -> Iterator[None]:
+        """Have an activity watched, and its time counted."""
+        category = "data" if kind == "first batch" else kind
+        with self._watchdog.watching(kind, name), self._account.spending(category):
+            yield
 
     def _first_state(self) -> tuple[Any, int]:
         state, run = self._newest_state()
@@ -221,7 +238,7 @@ class Loop:
         self._profiling.close()
         reports.close()
         self._recorder = None
-        with self._watchdog.watching("start", f"going back from step {spike.step}"):
+        with self._doing("restore", f"going back from step {spike.step}"):
             checkpointer.wait()
             self._report_save()
             steps = checkpointer.steps
@@ -241,10 +258,10 @@ class Loop:
         """Make the steps from number `step` (from 0) to the end of its stretch, of the run, or to a signal."""
         stage, interruption = self._stage, self._interruption
         with stage.stretch(step) as stretch:
-            with self._watchdog.watching("first batch", "reading the first batch"):
+            with self._doing("first batch", "reading the first batch"):
                 batch = stretch.next(step)
             raise_noted()
-            with self._watchdog.watching("compile", "compiling the train step"):
+            with self._doing("compile", "compiling the train step"):
                 stretch.compile(interruption)
             raise_noted()
             stretch.describe(step)
@@ -254,22 +271,23 @@ class Loop:
             while not self._over(stretch, step):
                 profile(self._profiling, stage.log, step, self._workdir if self._writes else None)
                 step += 1
-                with self._watchdog.watching("step", f"step {step}"):
+                with self._doing("step", f"step {step}"):
                     with jax.profiler.StepTraceAnnotation("train", step_num=step - 1):
                         state, metrics = stretch.dispatch(state, batch, interruption.flags())
+                    self._account.dispatched(metrics)
                     recorder.step(step, interruption.read(metrics), waited=waited)
                 self._report_save()
                 state, improved = self._evaluate(recorder, state, step)
                 if improved or stage.ended(step) or stage.saving_due(step):
                     self._save(recorder, state, step)
                 if not self._over(stretch, step):
-                    with self._watchdog.watching("data", f"waiting for the batch of step {step + 1}"):
+                    with self._doing("data", f"waiting for the batch of step {step + 1}"):
                         batch = self._next(stretch, recorder, state, step)
                     waited = batch.wait
-            with self._watchdog.watching("step", f"step {step}"):
+            with self._doing("step", f"step {step}"):
                 recorder.flush()
             if stage.rewinding and self._spike():
-                with self._watchdog.watching("skipping", "reading the batches that are skipped"):
+                with self._doing("skipping", "reading the batches that are skipped"):
                     stage.rewinding.pass_over(step)
             elif interruption.requested and step > 0:
                 self._save(recorder, state, step)
@@ -298,12 +316,12 @@ class Loop:
         stage = self._stage
         if not stage.evaluation_due(step):
             return state, False
-        with self._watchdog.watching("step", f"step {step}"):
+        with self._doing("step", f"step {step}"):
             recorder.flush()
         if self._spike():
             return state, False
         with (
-            self._watchdog.watching("evaluation", f"the evaluation after step {step}"),
+            self._doing("evaluation", f"the evaluation after step {step}"),
             recorder.paused(compiling="" if stage.evaluation_compiled(step) else "the evaluation"),
         ):
             return stage.evaluate(state, step, recorder)
@@ -313,6 +331,7 @@ class Loop:
         stage, writers, progress = self._stage, list[MetricWriter](), None
         if self._writes:
             stage.write_start(step)
+            self._account.keep(self._workdir, step)
             for folder, hyperparameters in stage.metric_folders():
                 writer = reports.enter_context(MetricWriter(folder, resume_step=step or None))
                 if step == 0 and hyperparameters is not None:
@@ -324,7 +343,7 @@ class Loop:
             writers,
             progress,
             summarise=stage.summarise,
-            rates=stage.rates,
+            rates=self._rates,
             every=stage.log.every,
             last_step=stage.steps,
             log_at=stage.log_at,
@@ -339,7 +358,19 @@ class Loop:
             loss = self._stage.summarise(metrics)["loss"]
             self._stage.rewinding.spikes.look(step, loss, is_finite=not metrics.get(NONFINITE))
 
+    def _rates(self, interval: Interval) -> Mapping[str, float]:
+        skipped = float(np.mean(interval.totals.get(NONFINITE, 0.0))) / interval.steps
+        return {
+            **self._stage.rates(interval),
+            "train/goodput": self._account.log(interval.last_step, skipped=skipped),
+        }
+
     def _save(self, recorder: Recorder, state: Any, step: int) -> None:
+        with self._doing("save", f"the save after step {step}"):
+            self._start_save(recorder, state, step)
+        self._account.saved(step, self._checkpointer.steps)
+
+    def _start_save(self, recorder: Recorder, state: Any, step: int) -> None:
         """Start saving a checkpoint, unless its step is a loss spike; its metrics are in the files before it is."""
         self._checkpointer.check_place()
         recorder.put()
@@ -355,5 +386,4 @@ class Loop:
             "bad_in_a_row": self._stage.guard.in_a_row,
             **self._stage.remembered(),
         }
-        with self._watchdog.watching("save", f"the save after step {step}"):
-            self._checkpointer.save(step, state, run)
+        self._checkpointer.save(step, state, run)
