@@ -144,6 +144,8 @@ def test_the_last_line_has_the_rate_of_its_own_steps_and_compiling_is_said(task,
     assert all(
         line["train/tokens_per_second"] > 0 and line["train/examples_per_second"] > 0 for line in lines
     )
+    assert all(0 < line["train/goodput"] < 1 for line in lines)
+    assert len([message for message in caplog.messages if message.startswith("goodput ")]) == 1
     said = [message for message in caplog.messages if message.startswith("compiling")]
     assert said == ["compiling the train step for rows of 48 tokens ...", "compiling the evaluation ..."]
 

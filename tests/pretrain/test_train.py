@@ -71,6 +71,7 @@ def test_metrics_are_named_and_complete(finished):
         "tokens_per_second",
         "mfu",
         "data_wait",
+        "goodput",
     ):
         assert f"train/{name}" in training[0]
     assert [line["step"] for line in lines if "eval/loss" in line] == [4, 8, 12]
