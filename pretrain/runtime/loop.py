@@ -206,7 +206,7 @@ class Loop:
     @contextlib.contextmanager
     def _doing(self, kind: str, name: str) -> Iterator[None]:
         """Have an activity watched, and its time counted."""
-        category = "data" if kind == "first batch" else kind
+        category = {"first batch": "data", "skipping": "skipped"}.get(kind, kind)
         with self._watchdog.watching(kind, name), self._account.spending(category):
             yield
 

@@ -41,6 +41,7 @@ class Counting:
         self.evaluate_at, self.best_at, self.save_at = evaluate_at, best_at, save_at
         self.fail_at, self.stop_at = fail_at, stop_at
         self.stop, self.recalled, self.guard = 0, None, Guard("abort", 0, ("one", "two"))
+        self.rewinding = None
 
     def say(self, *words):
         self.said.append(" ".join(map(str, words)))
