@@ -9,10 +9,12 @@ import threading
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 from etils import epath
 from rich.console import Console
 
+from pretrain.optim.finite import NONFINITE
 from pretrain.reports.metric_writer import read_metrics
 from pretrain.reports.progress_line import Progress
 from pretrain.runtime import goodput
@@ -134,12 +136,12 @@ def test_an_error_of_a_step_is_left_to_the_loop(clock):
 
 
 def call(workdir, clock, begin, end, *, save_at=(), is_killed=False):
-    """A call with a start of 1 s, steps of 2 s, each logged, and saves of 0.5 s; returns the line at its end."""
+    """A call with a start of 1 s, saves of 0.5 s and steps of 2 s, but for the seventh; returns its last line."""
     account = clock.account()
     clock.now += 1
     account.keep(workdir, begin)
     for step in range(begin + 1, end + 1):
-        spend(account, clock, "step", 2)
+        spend(account, clock, "step", 4 if step == 7 else 2)
         account.log(step)
         if step in save_at:
             spend(account, clock, "save", 0.5)
@@ -153,12 +155,13 @@ def test_steps_that_are_made_again_are_lost_and_the_time_between_calls_is_apart(
     line = call(workdir, clock, 5, 10)
     found = kept(workdir)
     spent = {category: seconds for category, seconds in found["seconds"].items() if seconds}
-    assert spent == {"start": 2, "step": 20, "save": 1, "lost": 4}
+    assert spent == {"start": 2, "step": 22, "save": 1, "lost": 6}
     assert sum(spent.values()) == clock.now - BEGIN - 60
     assert (found["calls"], found["down"], found["step"]) == (2, 60, 10)
-    assert found["goodput"] == pytest.approx(20 / 27, abs=1e-6)
+    assert found["marks"] == {"3": 6, "5": 10}, "the checkpoints that are kept"
+    assert found["goodput"] == pytest.approx(22 / 31, abs=1e-6)
     assert line == (
-        "goodput 74.1% of 27s: lost steps 14.8%, start 7.4%, saving 3.7%; down for 1m00s between 2 calls"
+        "goodput 71.0% of 31s: lost steps 19.4%, start 6.5%, saving 3.2%; down for 1m00s between 2 calls"
     )
 
 
@@ -220,7 +223,7 @@ def test_in_a_bucket_the_account_is_written_once_a_minute_at_saves_and_at_the_en
     monkeypatch.setattr(goodput, "is_remote", lambda path: True)
     monkeypatch.setattr(goodput, "write_text", lambda path, text: written.append(json.loads(text)["step"]))
     call(workdir, clock, 0, 50, save_at=(45,))
-    assert written == [0, 30, 45, 50]
+    assert written == [0, 29, 45, 50]
 
 
 def test_an_account_that_cannot_be_written_is_a_warning(workdir, clock, caplog):
@@ -247,14 +250,18 @@ def test_a_command_counts_from_the_start_of_its_process():
 def test_the_file_the_metrics_and_the_line_at_the_end_agree(workdir, monkeypatch, caplog):
     monkeypatch.setattr("pretrain.reports.metric_writer.EventWriter", lambda folder: None)
     caplog.set_level("INFO")
-    begin = time.monotonic()
-    stage = Counting(workdir)
-    dispatch = stage.dispatch
+    begin, stage, noted = time.monotonic(), Counting(workdir), Account.dispatched
+    dispatch, steps = stage.dispatch, []
+    monkeypatch.setattr(
+        Account, "dispatched", lambda account, metrics: (steps.append(metrics), noted(account, metrics))
+    )
 
     def fail(state, batch, flags):
         if batch.number == 6:
             raise ArithmeticError("killed")
-        return dispatch(state, batch, flags)
+        state, sums = dispatch(state, batch, flags)
+        bad = [float(batch.number == 2), 0.0]  # of two runs of a population
+        return state, {**sums, NONFINITE: jnp.array(bad)}
 
     stage.dispatch = fail
     with pytest.raises(ArithmeticError):
@@ -263,12 +270,18 @@ def test_the_file_the_metrics_and_the_line_at_the_end_agree(workdir, monkeypatch
     assert first["step"] == 4, "step 5 was made, and was to be logged with step 6"
     assert "goodput" not in caplog.text
     loop(Counting(workdir))
+    assert [float(step["loss_sum"]) for step in steps] == [1, 2, 3, 4, 5, 4, 5, 6]
+    assert "goodput" not in [thread.name for thread in threading.enumerate()]
     took = time.monotonic() - begin
     found = kept(workdir)
-    assert (found["calls"], found["step"]) == (2, 6)
+    assert (found["calls"], found["step"], list(found["marks"])) == (2, 6, ["2", "3", "6"])
     total, spent = sum(found["seconds"].values()), found["seconds"]
     assert sum(first["seconds"].values()) < total <= took
-    assert spent["lost"] > 0 and spent["step"] > 0 and spent["restore"] > 0 and spent["save"] > 0
+    assert (
+        spent["lost"] > 0
+        and spent["step"] > 0
+        and all(spent[name] > 0 for name in ("restore", "save", "skipped"))
+    )
     assert found["goodput"] == pytest.approx(spent["step"] / total, abs=1e-3)
     assert f"goodput {100 * found['goodput']:.1f}% of " in caplog.text
     logged = [
