@@ -234,22 +234,18 @@ class Account:
         self._steps.put(metrics)
 
     def keep(self, workdir: epath.Path, step: int) -> None:
-        """Keep the account in a workdir, and add what is there of earlier calls; called again when the run goes back.
+        """Keep the account in a workdir from `step` on, each time that the run's files are opened.
 
-        Args:
-          workdir: the run's folder.
-          step: where the run stands; what the account has of later steps is lost.
+        At first it adds what is there of earlier calls. What the account has of steps after `step` is lost.
         """
-        if self._file is not None:
-            self.go_back(step)
-            return
-        self._file = workdir / FILE_NAME
-        earlier = read(self._file)
-        with self._lock:
-            if earlier is None:
-                self._spent.begin = self._spent.step = step
-            else:
-                self._spent.add(earlier[0], max(0.0, self._began - earlier[1]))
+        if self._file is None:
+            self._file = workdir / FILE_NAME
+            earlier = read(self._file)
+            with self._lock:
+                if earlier is None:
+                    self._spent.begin = self._spent.step = step
+                else:
+                    self._spent.add(earlier[0], max(0.0, self._began - earlier[1]))
         self.go_back(step)
         self._write()
 

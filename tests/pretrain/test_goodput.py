@@ -178,6 +178,17 @@ def test_the_time_of_lost_steps_is_that_which_they_took():
     assert (spent.seconds["step"], spent.seconds["lost"]) == (0.0, 42.0)
 
 
+def test_steps_are_lost_where_a_call_goes_back_by_itself(workdir, clock):
+    account = clock.account()
+    for begin, end in ((0, 5), (3, 4)):
+        account.keep(workdir, begin)
+        for step in range(begin, end):
+            spend(account, clock, "step", 2)
+            account.log(step + 1)
+    assert counted(account) == {"step": 8, "lost": 4}
+    assert (kept(workdir)["calls"], kept(workdir)["step"]) == (1, 4)
+
+
 def test_a_run_that_is_older_than_its_account_goes_on(workdir, clock):
     call(workdir, clock, 100, 104)
     assert kept(workdir)["begin"] == 100
