@@ -6,12 +6,13 @@ waiting process still sees signals. A run of one process runs the same code and 
 """
 
 import contextlib
+import faulthandler
 import itertools
 import json
+import logging
 import os
 import re
 import signal
-import string
 import sys
 import threading
 import time
@@ -26,33 +27,34 @@ from base import storage
 from base.command_line import INTERRUPTED
 from base.errors import UserError
 from pretrain.devices.platforms import leave_out_absent_tpu
-from pretrain.runtime.roll_call import call_the_roll
+from pretrain.runtime import cluster
+from pretrain.runtime.beats import Activity, Beats
 
 T = TypeVar("T")
 
-DISTRIBUTED = "UNMASK_DISTRIBUTED"
-"""1, which launchers set, joins the other processes before anything else. 0 does not join, even if CLUSTER is set."""
-CLUSTER = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-"""Where all three are set they say who belongs to the run; else jax asks the cluster (TPU pod, Slurm, Kubernetes)."""
+logger = logging.getLogger(__name__)
+
 LOST = re.compile(r"Gloo .*(reset|closed|timed out|broken)|heartbeat|coordination service", re.IGNORECASE)
 """JAX's messages in a process that has waited for a process that has ended."""
-HEARTBEAT = "UNMASK_HEARTBEAT_SECONDS"
-"""If a process sends no heartbeat for this number of seconds, the other processes end."""
-INITIALIZATION = "UNMASK_INITIALIZATION_SECONDS"
-"""Number of seconds that a process waits for the other processes at the start."""
-
-DIRECTLY = "no_grpc_proxy"
-"""The hosts that gRPC reaches without a proxy, by the ends of their names or addresses."""
-EVERY_HOST = ",".join(string.ascii_lowercase + string.digits)
+LATE = 75
+"""Exit status of all processes if one is late: run the same command again (EX_TEMPFAIL)."""
 
 FAILED = "unmask/failed"
 LOOK_SECONDS = 0.5  # between looks at whether another process has failed
 SLICE_MS = 500  # part of a wait; signal handlers run between two parts
 LEAVE_SECONDS = 10.0
 """Seconds after which a process that has to end at once waits for no store."""
+CUT_OFF_SECONDS = 1.0
+"""The same where the store has not answered for a while."""
 LAST_WORDS_SECONDS = 3.0  # the first process ends this much later, so that the others can read its store
 
+SAY_SECONDS = 60.0
+"""Seconds of waiting for another process after which a line says so; the next comes after twice the time."""
+AGAIN = "run the same command again to go on from what is saved"
+
 _state = distributed.global_state
+_activity = Activity()
+_beats: Beats | None = None
 _calls = itertools.count()  # every process makes the same calls in the same order, so that numbers match
 _stop_watching = threading.Event()
 _ending = threading.Lock()  # held by the thread that ends this process, so that only one says why
@@ -87,7 +89,7 @@ def run(main: Callable[[Sequence[str]], int | None], *, alone: bool = False) -> 
     leave_out_absent_tpu()
     report = ""
     try:
-        if _wanted():
+        if cluster.wanted():
             join()
         status = 0 if alone and not _first_alone() else main(sys.argv) or 0
     except SystemExit as end:
@@ -102,23 +104,12 @@ def run(main: Callable[[Sequence[str]], int | None], *, alone: bool = False) -> 
         elif _state.client is None:
             raise
         elif isinstance(error, jax.errors.JaxRuntimeError) and LOST.search(str(error)):
-            gone = "another process of the run is gone; start all again to go on from the last checkpoint"
-            status, report = 1, f"error: {gone}\n"
+            late = _late_by(error)
+            status = LATE if late else 1
+            report = f"error: {late or 'another process of the run is gone'}; {AGAIN}\n"
         else:
             status, report = 1, traceback.format_exc()
     _leave(status, report)
-
-
-def _wanted() -> bool:
-    """Whether the environment says that this is one of several processes.
-
-    Raises:
-      UserError: UNMASK_DISTRIBUTED is neither 1 nor 0.
-    """
-    said = os.environ.get(DISTRIBUTED, "")
-    if said not in ("", "0", "1"):
-        raise UserError(f"{DISTRIBUTED}={said!r} should be 1 or 0")
-    return said == "1" or (not said and all(os.environ.get(name) for name in CLUSTER))
 
 
 def join() -> None:
@@ -127,45 +118,32 @@ def join() -> None:
     Raises:
       UserError: they cannot be found, or do not come.
     """
+    global _beats
     if _state.client is not None:
         return
-    waiting, heartbeat = _seconds(INITIALIZATION, 300), _seconds(HEARTBEAT, 100)
-    # jax's own service would take SIGTERM from Python's handlers, so that a process ignores it before its first step.
-    jax.config.update("jax_enable_preemption_service", False)
-    # jax and libtpu reach the other processes by gRPC, which would use a proxy that is meant for outside connections.
-    # Downloads do not read this variable, and still use the proxy.
-    os.environ[DIRECTLY] = EVERY_HOST
-    jax.config.update("jax_check_proxy_envs", False)  # so there is nothing for jax to warn of
-    arguments: dict[str, Any] = {}
-    values = [os.environ.get(name, "") for name in CLUSTER]
-    if all(values):
-        address, number, rank = values[0], *_numbers(*values[1:])
-        call_the_roll(address, number, rank, waiting)
-        arguments = {
-            "coordinator_address": address,
-            "num_processes": number,
-            "process_id": rank,
-            "cluster_detection_method": "deactivate",
-        }
-    late = threading.Timer(waiting, _too_late, [waiting])
-    late.daemon = True
-    late.start()
-    try:
-        jax.distributed.initialize(
-            **arguments,
-            initialization_timeout=waiting
-            + 60,  # jax ends the process with a dump: the timer is to be before it
-            heartbeat_timeout_seconds=heartbeat,
-        )
-    except (ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise UserError(
-            f"the processes of the run could not be joined: {reason}; outside a cluster that jax knows set "
-            f"{', '.join(CLUSTER)}, as python -m launch.local does, or leave config.distributed=False"
-        ) from error
-    finally:
-        late.cancel()
-    threading.Thread(target=_watch, name="processes", daemon=True).start()
+    cluster.connect(lambda words: _exit(2, words))
+    _beats = Beats(_client(), number(), count(), cluster.heartbeat_seconds(), _activity)
+    threading.Thread(target=_watch, args=(_beats,), name="processes", daemon=True).start()
+    threading.Thread(
+        target=_beats.watch, args=(_stop_watching, _end_silent), name="beats", daemon=True
+    ).start()
+
+
+def doing(name: str) -> contextlib.AbstractContextManager[None]:
+    """Say what happens inside, so that it can be named if other processes wait for it; all processes must do so."""
+    return _activity.doing(name)
+
+
+def late() -> str:
+    """The process that the others wait for, in a sentence without a full stop; '' of a single process."""
+    return _beats.late() if _beats else ""
+
+
+def _late_by(error: Exception) -> str:
+    """The process that is late, if this is why a wait of jax has ended."""
+    if _beats is None:
+        return ""
+    return _beats.late() if "timed out" in str(error) else _beats.quiet()
 
 
 def from_first(make: Callable[[], T]) -> T:
@@ -175,7 +153,7 @@ def from_first(make: Callable[[], T]) -> T:
     key = _next_key()
     if is_first():
         _client().key_value_set(key, json.dumps(make()))
-    return json.loads(_get(key))
+    return json.loads(_get(key, 0))
 
 
 def same_as_first(value: T) -> T:
@@ -192,7 +170,7 @@ def first_then_all(make: Callable[[], T]) -> T:
         made = make()
         _client().key_value_set(key, "made")
         return made
-    _get(key)
+    _get(key, 0)
     return make()
 
 
@@ -204,7 +182,7 @@ def gather(value: T) -> list[T]:
     _client().key_value_set(f"{key}/{_state.process_id}", json.dumps(value))
     if not is_first():
         return []
-    values = [json.loads(_get(f"{key}/{number}")) for number in range(count())]
+    values = [json.loads(_get(f"{key}/{number}", number)) for number in range(count())]
     _client().key_value_delete(key)
     return values
 
@@ -249,10 +227,12 @@ def _difference(gathered: Sequence[Mapping[str, Any]]) -> str:
 
 def _first_alone() -> bool:
     """Disconnect from the other processes. Returns True on the first process, which then runs alone on its CPU."""
+    global _beats
     if _state.client is None:
         return True
     first = is_first()
     _part()
+    _beats = None
     _state.process_id, _state.num_processes = 0, 1
     jax.config.update(
         "jax_platforms", "cpu"
@@ -269,47 +249,47 @@ def _next_key() -> str:
     return f"unmask/{next(_calls)}"
 
 
-def _get(key: str) -> str:
-    """The value of a key, once it has one."""
-    while True:
-        try:
-            return _client().blocking_key_value_get(key, SLICE_MS)
-        except jax.errors.JaxRuntimeError as error:
-            if "DEADLINE_EXCEEDED" not in str(error):
-                raise
+def _get(key: str, process: int) -> str:
+    """The value of a key, once the process that sets it has done so."""
+    begin, due = time.monotonic(), SAY_SECONDS
+    with _activity.waiting(process):
+        while True:
+            try:
+                return _client().blocking_key_value_get(key, SLICE_MS)
+            except jax.errors.JaxRuntimeError as error:
+                if "DEADLINE_EXCEEDED" not in str(error):
+                    raise
+            if (seconds := time.monotonic() - begin) > due:
+                due *= 2
+                _say_waiting(process, seconds)
 
 
-def _seconds(name: str, default: int) -> int:
-    value = os.environ.get(name, "") or str(default)
-    if not value.isdecimal() or int(value) < 1:
-        raise UserError(f"{name}={value!r} should be a whole number of seconds")
-    return int(value)
+def _say_waiting(process: int, seconds: float) -> None:
+    record = _beats.of(process) if _beats else None
+    at = f", which is at {record.name!r}" if record else ""
+    logger.warning("waiting for process %d%s: %d s", process, at, seconds)
 
 
-def _numbers(number: str, rank: str) -> tuple[int, int]:
-    if not (number.isdecimal() and rank.isdecimal() and int(rank) < int(number)):
-        raise UserError(
-            f"{CLUSTER[1]}={number!r} and {CLUSTER[2]}={rank!r} should be a number of processes and one counted from 0"
-        )
-    return int(number), int(rank)
-
-
-def _too_late(seconds: int) -> None:
-    _exit(2, f"error: not all processes of the run have come within {seconds} s ({INITIALIZATION})\n")
-
-
-def _watch() -> None:
-    """End this process when another has failed, because it may wait forever in a collective."""
-    while not _stop_watching.wait(LOOK_SECONDS):
+def _watch(beats: Beats) -> None:
+    """Make beats; end this process when another has failed, because it may wait forever in a collective."""
+    while not _stop_watching.wait(min(LOOK_SECONDS, beats.every)):
+        with contextlib.suppress(
+            jax.errors.JaxRuntimeError
+        ):  # process 0 is gone: jax's heartbeats end this process
+            beats.beat()
         try:
             failure = json.loads(_client().key_value_try_get(FAILED))
         except jax.errors.JaxRuntimeError:
-            continue  # no process has failed; if process 0 itself is gone, jax's heartbeats end this process
+            continue  # no process has failed
         if failure["process"] != _state.process_id:
+            if failure["status"] == LATE:
+                _show_stacks()
             _fail(failure["status"], _told(failure))
 
 
-def _told(failure: Mapping[str, int]) -> str:
+def _told(failure: Mapping[str, Any]) -> str:
+    if failure["why"]:
+        return f"error: {failure['why']}: this process ends too; {AGAIN}\n"
     if failure["status"] in (0, 2):
         return ""  # it was stopped, or it is a mistake of the user's, which is shown once
     if failure["status"] in (128 + signal.SIGINT, 128 + signal.SIGTERM):
@@ -338,24 +318,30 @@ def end_all(status: int) -> int:
     return status
 
 
-def end_now(status: int, words: str) -> NoReturn:
-    """End this process at once, from any of its threads, and all others with it.
+def end_late(words: str, why: str = "") -> NoReturn:
+    """End this process and all others at once, with the stacks of their threads, because one of them is late.
 
     Args:
-      status: the exit status.
       words: what is said on stderr.
+      why: what the others say: which process is late.
     """
-    late = threading.Timer(LEAVE_SECONDS, os._exit, [status])  # the store may not answer
-    late.daemon = True
-    late.start()
+    _show_stacks()
     if _state.client is not None:
-        _end_all(status, words)
-    _exit(status, words)
+        _end_all(LATE, words, why)
+    _exit(LATE, words)
 
 
-def _end_all(status: int, report: str) -> NoReturn:
+def _end_silent(why: str) -> NoReturn:
+    end_late(f"error: {why}: the run is ended; {AGAIN}\n", why)
+
+
+def _end_all(status: int, report: str, why: str = "") -> NoReturn:
     """Tell the others to end, and end; what was told first counts."""
-    failure = {"process": _state.process_id, "status": status}
+    seconds = CUT_OFF_SECONDS if _beats and _beats.cut_off else LEAVE_SECONDS
+    stuck = threading.Timer(seconds, _exit, [status, report])  # the store may not answer
+    stuck.daemon = True
+    stuck.start()
+    failure = {"process": _state.process_id, "status": status, "why": why}
     try:
         _client().key_value_set(FAILED, json.dumps(failure))  # fails if another process has reported first
     except jax.errors.JaxRuntimeError:
@@ -383,6 +369,16 @@ def _part() -> None:
     from_first(lambda: len(done))
     _stop_watching.set()
     jax.distributed.shutdown()
+
+
+def _show_stacks() -> None:
+    """Write the stacks of all threads to stderr."""
+    logging.shutdown()
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    with contextlib.suppress(Exception):
+        faulthandler.dump_traceback(file=2, all_threads=True)
 
 
 def _exit(status: int, words: str) -> NoReturn:

@@ -5,17 +5,12 @@ until somebody looks. The loop tells the watchdog what it begins; a thread of th
 """
 
 import contextlib
-import faulthandler
-import logging
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 from pretrain.runtime import processes
 
-STATUS = 75
-"""The exit status of a process that its watchdog has ended: run the same command again (EX_TEMPFAIL)."""
 FACTOR = 20.0
 """By default an activity may take so many times as long as the slowest of its kind so far."""
 LEAST = 600.0
@@ -27,15 +22,16 @@ FIRST = 7200.0
 class Watchdog:
     """Watches one activity at a time."""
 
-    def __init__(self, limit: float, *, end: Callable[[str], None] | None = None):
+    def __init__(self, limit: float, *, end: Callable[[str, str], None] | None = None):
         """Watch from the first activity on.
 
         Args:
           limit: seconds that an activity may take; 0 takes `FACTOR` times the slowest of its kind, at least `LEAST`;
             below 0 sets no limit.
-          end: called with what took too long; by default it ends the process.
+          end: called with what took too long, and with the process that is late if there are several; by default it
+            ends them all.
         """
-        self._limit, self._end = limit, end or _end_process
+        self._limit, self._end = limit, end or _end_processes
         self._slowest: dict[str, float] = {}
         self._lock = threading.Lock()
         self._now: tuple[str, str, float, float] | None = None  # kind, name, begin, deadline
@@ -56,7 +52,8 @@ class Watchdog:
             self._now = (kind, name or kind, begin, begin + self._allowed(kind))
         self._start()
         try:
-            yield
+            with processes.doing(name or kind):
+                yield
         finally:
             with self._lock:
                 now = time.monotonic()
@@ -88,20 +85,15 @@ class Watchdog:
             with self._lock:
                 now = self._now
             if now is not None and time.monotonic() > now[3]:
-                allowed = now[3] - now[2]
+                late = processes.late()
                 self._end(
-                    f"{now[1]} has taken more than {allowed:.3g} s: the process is ended; run the same command again "
-                    "to go on from what is saved, with a longer config.time_limit if it only is slow"
+                    f"{now[1]} has taken more than {now[3] - now[2]:.3g} s: {late + ': ' if late else ''}"
+                    f"the {'run' if late else 'process'} is ended; {processes.AGAIN}, "
+                    "with a longer config.time_limit if it only is slow",
+                    late,
                 )
                 return
 
 
-def _end_process(message: str) -> None:
-    """Write the stacks of all threads and the message to stderr, and end the process at once."""
-    logging.shutdown()
-    with contextlib.suppress(Exception):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    with contextlib.suppress(Exception):
-        faulthandler.dump_traceback(file=2, all_threads=True)
-    processes.end_now(STATUS, f"error: {message}\n")
+def _end_processes(message: str, late: str) -> None:
+    processes.end_late(f"error: {message}\n", late)

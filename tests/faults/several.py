@@ -32,7 +32,7 @@ from pretrain.devices import hardware
 from pretrain.devices.global_batch import local_rows
 from pretrain.reports import metric_writer
 from pretrain.reports.recorder import Recorder
-from pretrain.runtime import processes
+from pretrain.runtime import processes, watchdog
 from pretrain.runtime.train_command import log_to_stderr
 from tests import traced_once
 from tests.finetune.tiny_task import tiny_finetune
@@ -56,8 +56,9 @@ class Run:
     step: int = 0
     """When: while this step is under way."""
     fault: str = ""
-    """SIGTERM, SIGKILL, error, mistake (a UserError), other (another config than the others have), elsewhere (another
-    folder by the same name, as on a machine that does not share it), or spike (of the loss, the first time; of all)."""
+    """SIGTERM, SIGKILL, SIGSTOP, sleep, error, mistake (a UserError), other (another config than the others have),
+    elsewhere (another folder by the same name, as on a machine that does not share it), or spike (of the loss, the first
+    time; of all)."""
     stage: str = "pretrain"
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -104,15 +105,21 @@ def be_process(
 def ends_of(started: Sequence[int]) -> list[int]:
     """The exit statuses of processes, negative where a signal has ended one; kills those that hang."""
     ends: dict[int, int] = {}
+    stopped: set[int] = set()
     until = time.monotonic() + PATIENCE
     while len(ends) < len(started):
         for process in started:
             if process not in ends:
                 if time.monotonic() > until:
                     os.kill(process, signal.SIGKILL)
-                ended, status = os.waitpid(process, os.WNOHANG)
-                if ended:
+                ended, status = os.waitpid(process, os.WNOHANG | os.WUNTRACED)
+                if ended and os.WIFSTOPPED(status):
+                    stopped.add(process)
+                elif ended:
                     ends[process] = os.waitstatus_to_exitcode(status)
+                if len(ends) + len(stopped) == len(started):
+                    for each in stopped - set(ends):
+                        os.kill(each, signal.SIGKILL)
         time.sleep(0.02)
     return [ends[process] for process in started]
 
@@ -150,6 +157,8 @@ def pretrain_(run: Run, root: Path) -> dict[str, Any]:
     if run.fault == "elsewhere":
         os.chdir(root / "elsewhere" if processes.number() == run.process else root)
         workdir = epath.Path(run.workdir)
+    if run.fault == "sleep":
+        watchdog.LEAST, watchdog.FACTOR = 5.0, 2.0
     fed: list[dict[int, str]] = []
     streams: set[int] = set()
     feed, opened, record = pretraining.to_devices, batches.open_streams, Recorder.step
@@ -202,9 +211,11 @@ def digests(tokens: Any, rows: Sequence[int]) -> dict[int, str]:
 
 
 def happen(fault: str) -> None:
-    if fault in ("SIGTERM", "SIGKILL"):
+    if fault in ("SIGTERM", "SIGKILL", "SIGSTOP"):
         os.kill(os.getpid(), signal.Signals[fault])
         time.sleep(0.1)
+    elif fault == "sleep":
+        time.sleep(10 * PATIENCE)
     elif fault == "error":
         raise ArithmeticError("something broke in this process only")
     elif fault == "mistake":

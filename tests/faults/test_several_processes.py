@@ -6,6 +6,7 @@ All launches together make a chain, so that what one leaves is where the next go
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from pretrain import train as pretraining
 from pretrain.devices.mesh import make_mesh
 from pretrain.export import export
 from pretrain.runtime.checkpointer import newest_step
+from pretrain.runtime.processes import LATE
 from pretrain.runtime.saved_params import restore_params
 from tests.faults.several import PATIENCE, digests
 from tests.finetune.tiny_task import tiny_finetune
@@ -47,7 +49,6 @@ class Launches:
         shared = {
             "PYTHONPATH": str(ROOT),
             "JAX_PLATFORMS": "cpu",
-            "UNMASK_HEARTBEAT_SECONDS": "30",
         }
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.several", str(root)],
@@ -60,7 +61,10 @@ class Launches:
 
     def launch(self, name: str, count: int, devices: int, runs: list[dict]) -> list[int]:
         """Start processes without a launcher; their exit statuses."""
-        environments = environments_of(count, devices, {"JAX_PLATFORMS": "cpu"})
+        heartbeat = {"UNMASK_HEARTBEAT_SECONDS": "10" if "frozen" in runs[-1]["name"] else "30"}
+        environments = [
+            each | heartbeat for each in environments_of(count, devices, {"JAX_PLATFORMS": "cpu"})
+        ]
         asked = {"name": name, "environments": environments, "devices": devices, "runs": runs}
         assert self._server.stdin and self._server.stdout
         self._server.stdin.write(json.dumps(asked) + "\n")
@@ -145,6 +149,9 @@ CHAIN = {
             run("mistake", {"mesh": FSDP, **CHECKPOINTS}, process=1, step=2, fault="mistake"),
         ],
     ),
+    "e": ((2, 2), [run("frozen-1", {"mesh": FSDP, **CHECKPOINTS}, process=1, step=3, fault="SIGSTOP")]),
+    "f": ((2, 2), [run("frozen-0", {"mesh": FSDP, **CHECKPOINTS}, process=0, step=3, fault="SIGSTOP")]),
+    "g": ((2, 2), [run("asleep", {"mesh": FSDP, **CHECKPOINTS}, process=1, step=4, fault="sleep")]),
 }
 """A launch ends with its last run; how processes end that succeed: tests/pretrain/test_processes.py."""
 
@@ -189,6 +196,9 @@ def test_every_process_ends_as_it_should(launches):
     assert statuses["b"] == [1, 1, 1, 1], logs["b"]
     assert statuses["c"][0] == -signal.SIGKILL and statuses["c"][1] not in (0, -signal.SIGKILL), logs["c"]
     assert statuses["d"] == [2, 2], logs["d"]
+    assert statuses["e"] == [LATE, -signal.SIGKILL], logs["e"]
+    assert statuses["f"] == [-signal.SIGKILL, LATE], logs["f"]
+    assert statuses["g"] == [LATE, LATE], logs["g"]
 
 
 @pytest.mark.parametrize("name", ["stop", "fsdp", "both"])
@@ -277,6 +287,29 @@ def test_an_exception_in_one_ends_all_and_its_traceback_is_shown_once(launches):
     for number in (0, 1, 3):
         assert "Traceback" not in shown[number]
         assert shown[number].count("process 2 has failed (exit status 1): this one ends too") == 1
+
+
+@pytest.mark.parametrize(("launch", "stopped"), [("e", 1), ("f", 0)])
+def test_a_process_that_is_stopped_is_named_by_the_other(launch, stopped, launches):
+    root, _ = launches
+    shown = output(root, launch, 1 - stopped)
+    assert re.search(
+        rf"^error: process {stopped} is late: no sign of life for 10.* s, the last at 'step \d': the run is ended; ",
+        shown,
+        re.MULTILINE,
+    ), shown
+    assert shown.count("Thread 0x") > 1 and "in run" in shown
+
+
+def test_a_process_that_sleeps_is_named_by_all_and_each_shows_its_stacks(launches):
+    root, _ = launches
+    shown = [output(root, "g", number) for number in range(2)]
+    for each in shown:
+        assert re.search(r"^error: .*process 1 is late: at 'step 4' for .* s; others are at '", each, re.M), (
+            each
+        )
+        assert each.count("Thread 0x") > 1
+    assert "in happen" in shown[1]
 
 
 def test_a_mistake_met_by_one_is_one_line_shown_once(launches):

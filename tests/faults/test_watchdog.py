@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from pretrain.runtime import watchdog
-from pretrain.runtime.watchdog import STATUS, Watchdog
+from pretrain.runtime.processes import LATE
+from pretrain.runtime.watchdog import Watchdog
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,7 +26,7 @@ def until(condition, seconds: float = 20.0) -> bool:
 
 def test_what_takes_too_long_is_named_once():
     said: list[str] = []
-    dog = Watchdog(0.2, end=said.append)
+    dog = Watchdog(0.2, end=lambda words, late: said.append(words))
     with dog.watching("step", "step 1"):
         pass
     with dog.watching("step", "step 2"):
@@ -36,7 +37,7 @@ def test_what_takes_too_long_is_named_once():
 
 def test_what_is_inside_counts_for_itself(monkeypatch):
     said: list[str] = []
-    dog = Watchdog(0.4, end=said.append)
+    dog = Watchdog(0.4, end=lambda words, late: said.append(words))
     with dog.watching("evaluation"):
         for _ in range(4):
             with dog.watching("save"):
@@ -49,7 +50,7 @@ def test_a_limit_is_measured_from_the_slowest_of_its_kind(monkeypatch):
     monkeypatch.setattr(watchdog, "LEAST", 0.0)
     monkeypatch.setattr(watchdog, "FACTOR", 4.0)
     said: list[str] = []
-    dog = Watchdog(0.0, end=said.append)
+    dog = Watchdog(0.0, end=lambda words, late: said.append(words))
     assert dog._allowed("step") == watchdog.FIRST
     with dog.watching("step"):
         time.sleep(0.3)
@@ -118,7 +119,7 @@ def test_a_run_that_hangs_ends_with_the_stacks_of_its_threads(tmp_path, what, sa
         text=True,
         timeout=500,
     )
-    assert done.returncode == STATUS, done.stderr[-3000:]
+    assert done.returncode == LATE, done.stderr[-3000:]
     lines = done.stderr.strip().splitlines()
     ended = rf"error: {said} has taken more than \S+ s: the process is ended; .*config.time_limit.*"
     assert re.fullmatch(ended, lines[-1]), lines[-1]

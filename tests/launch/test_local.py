@@ -121,8 +121,9 @@ def test_when_one_fails_the_others_are_ended_and_its_exit_status_is_returned():
     assert done.stderr == "launch.local: process 1 has exit status 7\n"
 
 
-def test_one_that_does_not_stop_is_killed():
-    script = "trap '' TERM; [ $JAX_PROCESS_ID = 1 ] && kill -9 $$; while :; do sleep 0.1; done"
+@pytest.mark.parametrize("how", ["trap '' TERM; while :; do sleep 0.1; done", "kill -STOP $$"])
+def test_one_that_does_not_end_is_killed(how):
+    script = f"[ $JAX_PROCESS_ID = 1 ] && sleep 0.2 && kill -9 $$; {how}"
     done = launch("-n", "2", "--grace", "0.5", "--", "sh", "-c", script)
     assert done.returncode == 128 + signal.SIGKILL
     assert done.stderr == (

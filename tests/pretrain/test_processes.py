@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from base.errors import UserError
-from pretrain.runtime import processes
+from pretrain.runtime import cluster, processes
 
 ALL = {
     "JAX_COORDINATOR_ADDRESS": "127.0.0.1:1",
@@ -21,7 +21,7 @@ ALL = {
 
 JOINED = """
 import os, urllib.request
-from pretrain.runtime import processes
+from pretrain.runtime import cluster, processes
 def main(argv):
     numbers = processes.gather(processes.number())
     print(numbers, urllib.request.getproxies()["https"], os.environ["no_proxy"])
@@ -65,15 +65,15 @@ def test_an_environment_that_cannot_be_joined_is_refused(changes, message, monke
 @pytest.mark.parametrize(("said", "wanted"), [("1", True), ("0", False), ("", True)])
 def test_the_three_variables_together_ask_for_joining(said, wanted, monkeypatch):
     environment(monkeypatch, UNMASK_DISTRIBUTED=said)
-    assert processes._wanted() is wanted
+    assert cluster.wanted() is wanted
     monkeypatch.delenv("JAX_PROCESS_ID")
-    assert processes._wanted() is (said == "1")
+    assert cluster.wanted() is (said == "1")
 
 
 def test_what_is_neither_yes_nor_no_is_refused(monkeypatch):
     environment(monkeypatch, UNMASK_DISTRIBUTED="yes")
     with pytest.raises(UserError, match="UNMASK_DISTRIBUTED='yes' should be 1 or 0"):
-        processes._wanted()
+        cluster.wanted()
 
 
 def test_a_command_that_cannot_join_says_so_in_one_line_before_it_is_even_read(monkeypatch, capsys):
@@ -96,7 +96,7 @@ def test_a_command_that_cannot_join_says_so_in_one_line_before_it_is_even_read(m
 
 
 def test_without_a_cluster_the_message_says_what_to_set(monkeypatch):
-    for name in processes.CLUSTER:
+    for name in cluster.CLUSTER:
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(
         UserError, match=r"could not be joined: .*python -m launch\.local does, or leave config"
