@@ -253,7 +253,7 @@ def _tokenizer(
         )
 
     try:
-        return processes.first_then_all(ensure)
+        return processes.first_then_all(ensure, "making or loading the tokenizer")
     except UserError as error:
         if not resuming and config.init_from:
             raise UserError(f"config.init_from={config.init_from!r}: {error}") from error
@@ -294,7 +294,8 @@ def _epoch_steps(config: PretrainConfig, tokenizer: Loaded, saved: Mapping[str, 
             seq_len=config.seq_len,
             epochs=config.epochs or 0,
             global_batch=config.global_batch,
-        )
+        ),
+        "counting the rows of the epochs",
     )
 
 

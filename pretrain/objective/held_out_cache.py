@@ -67,7 +67,9 @@ def held_out_rows(
     Raises:
       UserError: there is no document to evaluate on.
     """
-    rows = processes.first_then_all(lambda: _read_or_make(workdir, phase, tokenizer, max_rows))
+    rows = processes.first_then_all(
+        lambda: _read_or_make(workdir, phase, tokenizer, max_rows), "reading the held-out rows"
+    )
     if processes.is_first():
         _warn_of_few(rows["tokens"], phase, tokenizer, max_rows)
     return rows

@@ -305,7 +305,7 @@ class Checkpointer:
 
         processes.check_same({"the checkpoints that cannot be read": sorted(bad)})
         if bad:
-            processes.first_then_all(rename_and_look_again)
+            processes.first_then_all(rename_and_look_again, "setting damaged checkpoints aside")
 
     def check(self, step: int, part: str = "") -> None:
         """Compare the files of a checkpoint, or of one of its items, with its manifest.

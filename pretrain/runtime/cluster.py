@@ -101,12 +101,13 @@ def _place(seconds: int) -> dict[str, Any]:
       seconds: how long to wait for a cluster's answer.
     """
     values = [os.environ.get(name, "") for name in CLUSTER]
-    local: Any = None
+    local = [int(each) for each in os.environ.get("JAX_LOCAL_DEVICE_IDS", "").split(",") if each] or None
+    address: str | None = values[0] or None
     if all(values):
-        address, number, rank = values[0], *_numbers(*values[1:])
+        number, rank = _numbers(*values[1:])
     else:
         address, number, rank, local = clusters.ClusterEnv.auto_detect_unset_distributed_params(
-            *(None,) * 5, seconds
+            address, None, None, local, None, seconds
         )
     if not address or number is None or rank is None:
         return {}

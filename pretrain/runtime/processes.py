@@ -146,14 +146,20 @@ def _late_by(error: Exception) -> str:
     return _beats.late() if "timed out" in str(error) else _beats.quiet()
 
 
-def from_first(make: Callable[[], T]) -> T:
-    """Call `make` on the first process only, and return its result (JSON) on all processes; the others wait for it."""
+def from_first(make: Callable[[], T], what: str = "") -> T:
+    """Call `make` on the first process only, and return its result (JSON) on all processes; the others wait for it.
+
+    Args:
+      make: what the first process does.
+      what: its name, for those that wait; '' where it takes no time.
+    """
     if count() == 1:
         return make()
     key = _next_key()
-    if is_first():
-        _client().key_value_set(key, json.dumps(make()))
-    return json.loads(_get(key, 0))
+    with _activity.doing(what) if what else contextlib.nullcontext():
+        if is_first():
+            _client().key_value_set(key, json.dumps(make()))
+        return json.loads(_get(key, 0))
 
 
 def same_as_first(value: T) -> T:
@@ -161,17 +167,23 @@ def same_as_first(value: T) -> T:
     return from_first(lambda: value)
 
 
-def first_then_all(make: Callable[[], T]) -> T:
-    """Call `make` on the first process, then on the others, which find the first one's files. Returns its result."""
+def first_then_all(make: Callable[[], T], what: str) -> T:
+    """Call `make` on the first process, then on the others, which find the first one's files. Returns its result.
+
+    Args:
+      make: what each process does.
+      what: its name, for those that wait.
+    """
     if count() == 1:
         return make()
     key = _next_key()
-    if is_first():
-        made = make()
-        _client().key_value_set(key, "made")
-        return made
-    _get(key, 0)
-    return make()
+    with _activity.doing(what):
+        if is_first():
+            made = make()
+            _client().key_value_set(key, "made")
+            return made
+        _get(key, 0)
+        return make()
 
 
 def gather(value: T) -> list[T]:
@@ -273,9 +285,7 @@ def _say_waiting(process: int, seconds: float) -> None:
 def _watch(beats: Beats) -> None:
     """Make beats; end this process when another has failed, because it may wait forever in a collective."""
     while not _stop_watching.wait(min(LOOK_SECONDS, beats.every)):
-        with contextlib.suppress(
-            jax.errors.JaxRuntimeError
-        ):  # process 0 is gone: jax's heartbeats end this process
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone: it will be silent
             beats.beat()
         try:
             failure = json.loads(_client().key_value_try_get(FAILED))

@@ -179,6 +179,23 @@ def test_connection_that_stays_broken_is_given_up_in_one_line(hub, reader):
     assert expected in error(reader, name="org/broken")
 
 
+def test_a_hub_that_is_busy_is_asked_again_after_the_time_that_it_names(hub, reader):
+    hub.busy = 20
+    answer = reader.ask((1, 0), name="org/lines")
+    assert hub.busy == 0 and len(answer["reads"][0]) == 3
+    assert all(seconds >= 40 for seconds in answer["slept"]), answer["slept"]
+    ours = [seconds for seconds in answer["slept"] if seconds % 1]  # huggingface_hub waits for whole seconds
+    assert ours and all(seconds <= 50 for seconds in ours)
+
+
+def test_a_hub_that_stays_busy_is_given_up_in_one_line(hub, reader):
+    hub.busy = 10**6
+    try:
+        assert "'org/lines': the hub cannot be reached" in error(reader, name="org/lines")
+    finally:
+        hub.busy = 0
+
+
 def test_damage_in_mid_shard_stops_or_stands_for_the_rest(reader):
     assert "org/damaged: train.jsonl after row " in reader.ask((0, 0), name="org/damaged")["error"]
     answer = reader.ask((0, 0), (0, MANY + 9), name="org/damaged", bad_documents="skip")

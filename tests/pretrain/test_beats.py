@@ -1,5 +1,6 @@
 """Which process of a run is late, by what each says of itself."""
 
+import jax
 import pytest
 
 from pretrain.runtime.beats import Activity, Beats, Record, late
@@ -82,23 +83,26 @@ class Store(dict):
         return list(self.items())
 
     def key_value_try_get(self, key):
+        if key not in self:
+            raise jax.errors.JaxRuntimeError("NOT_FOUND")
         return self[key]
 
 
 def test_a_process_without_beats_is_silent_but_not_while_the_one_that_looks_was_stopped():
     store = Store()
-    first, second, third = (Beats(store, number, 3, 6.0, Activity()) for number in range(3))
-    first.every = second.every = third.every = 0.0
-    for each in (second, third, first):
-        each.beat()
-    first.every = 1.0
-    assert first.silent(1.0) == []
-    assert first.silent(500.0) == []
-    first.every = 0.0
-    for _ in range(2):
-        third.beat()
-        first.beat()
-    first.every = 1.0
-    assert [first.silent(1.0) for _ in range(4)] == [[], [], [1], [1]]
-    assert first.quiet() == "process 1 is late: no sign of life for 8 s, the last at 'the start'"
-    assert third.late() == "no process is behind the others at 'the start' (process 0 in , process 1 in )"
+    first, second, third = processes = [Beats(store, number, 3, 6.0, Activity()) for number in range(3)]
+
+    def beat(*beating: Beats) -> None:
+        for each in beating:
+            each.every = 0.0  # so that the next beat may come at once
+            each.beat()
+            each.every = 1.0
+
+    beat(second, third, first)
+    assert [first.silent(1.0), first.silent(500.0)] == [[], []]
+    beat(third, first)
+    assert [first.silent(1.0) for _ in range(4)] == [[], [], [], [1]]
+    named = "process 1 is late: no sign of life for 7 s, the last at 'the start'"
+    assert first.quiet() == named and [each.cut_off for each in processes] == [False, False, False]
+    beat(first)
+    assert third.late() == named

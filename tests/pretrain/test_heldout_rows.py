@@ -250,7 +250,9 @@ def test_a_process_waits_for_the_first_as_often_whether_or_not_the_tokenizer_is_
     for name in ("from_first", "first_then_all"):
         known = getattr(processes, name)
         monkeypatch.setattr(
-            processes, name, lambda make, known=known, name=name: waits.append(name) or known(make)
+            processes,
+            name,
+            lambda make, *what, known=known, name=name: waits.append(name) or known(make, *what),
         )
     monkeypatch.setattr("pretrain.job.check_held_out", lambda data, seq_len, place: checked.append(seq_len))
     config = tiny_config(corpus, eval={"every": 4})

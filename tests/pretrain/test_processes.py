@@ -1,11 +1,14 @@
 """Who belongs to a run is said by the environment; what is said wrongly is one line. Runs: tests/faults."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import pytest
 
 from base.errors import UserError
@@ -95,6 +98,43 @@ def test_a_command_that_cannot_join_says_so_in_one_line_before_it_is_even_read(m
     )
 
 
+def test_those_who_are_missing_are_named_where_jax_finds_the_cluster(monkeypatch):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    slurm = {"JOB_ID": "7", "STEP_NODELIST": "localhost", "NTASKS": "3", "PROCID": "0", "LOCALID": "0"}
+    for name, value in slurm.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    for name in cluster.CLUSTER:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("JAX_COORDINATOR_PORT", port)
+    monkeypatch.setenv("UNMASK_INITIALIZATION_SECONDS", "1")
+    with pytest.raises(UserError, match="processes 1, 2 have not come within 1 s, of 3 processes"):
+        processes.join()
+
+
+class SlowStore:
+    """Stands in for jax's client; the other process sets its key after three waits."""
+
+    waits = 0
+
+    def blocking_key_value_get(self, key, milliseconds):
+        self.waits += 1
+        if self.waits <= 3:
+            raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: GetKeyValue() timed out")
+        return json.dumps("tokenizer")
+
+
+def test_a_process_that_waits_for_another_says_so_now_and_then(monkeypatch, caplog):
+    monkeypatch.setattr(
+        processes, "_state", SimpleNamespace(client=SlowStore(), process_id=1, num_processes=2)
+    )
+    monkeypatch.setattr(processes, "SAY_SECONDS", 0.0)
+    assert processes.from_first(lambda: None, "making the tokenizer") == "tokenizer"
+    assert caplog.messages == ["waiting for process 0: 0 s"] * 3
+    assert processes._activity.record().name == "what comes after making the tokenizer"
+
+
 def test_without_a_cluster_the_message_says_what_to_set(monkeypatch):
     for name in cluster.CLUSTER:
         monkeypatch.delenv(name, raising=False)
@@ -107,7 +147,7 @@ def test_without_a_cluster_the_message_says_what_to_set(monkeypatch):
 def test_one_process_keeps_what_it_has(monkeypatch):
     values = object()
     assert processes.from_first(lambda: values) is values
-    assert processes.first_then_all(lambda: values) is values
+    assert processes.first_then_all(lambda: values, "values") is values
     assert processes.gather(values) == [values]
     processes.check_same({"x": values})
     assert (processes.count(), processes.number(), processes.is_first()) == (1, 0, True)
