@@ -6,7 +6,9 @@ When something takes too long, a process reads the records of all, and `late` fi
 """
 
 import contextlib
+import faulthandler
 import json
+import logging
 import sys
 import threading
 import time
@@ -153,20 +155,10 @@ class Beats:
 
     def late(self) -> str:
         """The process that the others wait for, in a sentence without a full stop; says also if none can be named."""
-        if self.cut_off:
+        records = {} if self.cut_off else self._answers()
+        if not records:
             return self._silent([0])
-        answers: list[dict[int, Record]] = []
-
-        def ask() -> None:
-            with contextlib.suppress(jax.errors.JaxRuntimeError):
-                answers.append(self._all())
-
-        asking = threading.Thread(target=ask, daemon=True)
-        asking.start()
-        asking.join(ANSWER_MS / 1000)
-        if not answers:
-            return self._silent([0])
-        records = answers[0] | {self._number: self._activity.record()}
+        records[self._number] = self._activity.record()
         quiet = self._quiet() if self._number == 0 else records.get(0, Record()).quiet
         return late(records, {int(number): seconds for number, seconds in quiet.items()})
 
@@ -174,6 +166,18 @@ class Beats:
         """The processes that have not been heard of for a while, in a sentence without a full stop; else ''."""
         quiet = [int(number) for number in self._quiet()]
         return self._silent(quiet) if quiet else ""
+
+    def gone(self) -> str:
+        """The processes that make no beats any more, in a sentence without a full stop; else ''. Waits for beats."""
+        before = self._answers()
+        if before:
+            time.sleep(MOST_BEATS * self.every)
+        after = self._answers()
+        same = [
+            number for number, each in before.items() if number in after and after[number].beat == each.beat
+        ]
+        gone = same if after else [0]
+        return f"{_names(gone)} of the run {_form(gone, 'is', 'are')} gone" if gone else ""
 
     def of(self, process: int) -> Record | None:
         """The last record of a process; None where the store does not answer."""
@@ -188,6 +192,19 @@ class Beats:
     def _all(self) -> dict[int, Record]:
         found = self._client.key_value_dir_get(KEY)
         return {int(key.rpartition("/")[2]): _read(value) for key, value in found}
+
+    def _answers(self) -> dict[int, Record]:
+        """The records of all; none where the store does not answer soon."""
+        answers: dict[int, Record] = {}
+
+        def ask() -> None:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                answers.update(self._all())
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(ANSWER_MS / 1000)
+        return answers
 
     def _silent(self, numbers: Sequence[int]) -> str:
         return _silent({number: self._seconds.get(number, 0.0) for number in numbers}, self._heard)
@@ -257,3 +274,13 @@ def _place() -> str:
     """The function in which the main thread is."""
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     return f"{frame.f_code.co_name} ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})" if frame else ""
+
+
+def show_stacks() -> None:
+    """Write the stacks of all threads of this process to stderr."""
+    logging.shutdown()
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    with contextlib.suppress(Exception):
+        faulthandler.dump_traceback(file=2, all_threads=True)

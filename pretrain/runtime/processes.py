@@ -6,7 +6,6 @@ waiting process still sees signals. A run of one process runs the same code and 
 """
 
 import contextlib
-import faulthandler
 import itertools
 import json
 import logging
@@ -28,7 +27,7 @@ from base.command_line import INTERRUPTED
 from base.errors import UserError
 from pretrain.devices.platforms import leave_out_absent_tpu
 from pretrain.runtime import cluster
-from pretrain.runtime.beats import Activity, Beats
+from pretrain.runtime.beats import Activity, Beats, show_stacks
 
 T = TypeVar("T")
 
@@ -104,9 +103,7 @@ def run(main: Callable[[Sequence[str]], int | None], *, alone: bool = False) -> 
         elif _state.client is None:
             raise
         elif isinstance(error, jax.errors.JaxRuntimeError) and LOST.search(str(error)):
-            late = _late_by(error)
-            status = LATE if late else 1
-            report = f"error: {late or 'another process of the run is gone'}; {AGAIN}\n"
+            status, report = _lost(error)
         else:
             status, report = 1, traceback.format_exc()
     _leave(status, report)
@@ -139,11 +136,14 @@ def late() -> str:
     return _beats.late() if _beats else ""
 
 
-def _late_by(error: Exception) -> str:
-    """The process that is late, if this is why a wait of jax has ended."""
-    if _beats is None:
-        return ""
-    return _beats.late() if "timed out" in str(error) else _beats.quiet()
+def _lost(error: Exception) -> tuple[int, str]:
+    """Exit status and words of a process whose wait in jax for the others has failed."""
+    status, why = 1, ""
+    if _beats and (_beats.quiet() or "timed out" in str(error)):
+        status, why = LATE, _beats.late()
+    elif _beats:
+        why = _beats.gone()
+    return status, f"error: {why or 'another process of the run is gone'}; {AGAIN}\n"
 
 
 def from_first(make: Callable[[], T], what: str = "") -> T:
@@ -293,7 +293,7 @@ def _watch(beats: Beats) -> None:
             continue  # no process has failed
         if failure["process"] != _state.process_id:
             if failure["status"] == LATE:
-                _show_stacks()
+                show_stacks()
             _fail(failure["status"], _told(failure))
 
 
@@ -335,7 +335,7 @@ def end_late(words: str, why: str = "") -> NoReturn:
       words: what is said on stderr.
       why: what the others say: which process is late.
     """
-    _show_stacks()
+    show_stacks()
     if _state.client is not None:
         _end_all(LATE, words, why)
     _exit(LATE, words)
@@ -379,16 +379,6 @@ def _part() -> None:
     from_first(lambda: len(done))
     _stop_watching.set()
     jax.distributed.shutdown()
-
-
-def _show_stacks() -> None:
-    """Write the stacks of all threads to stderr."""
-    logging.shutdown()
-    with contextlib.suppress(Exception):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    with contextlib.suppress(Exception):
-        faulthandler.dump_traceback(file=2, all_threads=True)
 
 
 def _exit(status: int, words: str) -> NoReturn:

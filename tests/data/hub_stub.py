@@ -54,8 +54,8 @@ class HubStub:
         self.breaks: dict[str, int] = {}
         """File name -> how many of its next downloads, from `break_from` bytes on, are cut off in the middle."""
         self.break_from = 0
-        self.busy = 0
-        """Number of next requests of a repository's data that are answered with 429 and `Retry-After: 40`."""
+        self.busy: dict[str, int] = {}
+        """Repository -> how many of its next requests of the API are answered with 429 and `Retry-After: 40`."""
         self.requests: list[str] = []
         self.tokens: set[str] = set()
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
@@ -114,8 +114,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         files = self.hub.repositories.get(repository)
         if files is None:
             return self._error(401 if not self.headers.get("Authorization") else 404, "RepoNotFound")
-        if api and self.hub.busy:
-            self.hub.busy -= 1
+        if api and self.hub.busy.get(repository, 0):
+            self.hub.busy[repository] -= 1
             return self._send(429, b"{}", {"Retry-After": "40"})
         if repository in self.hub.gated:
             return self._error(403 if self.headers.get("Authorization") else 401, "GatedRepo")

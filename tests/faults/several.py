@@ -1,7 +1,8 @@
 """What each process of the tests of several processes does: run after run, with a fault in its place.
 
-`python -m tests.faults.several FOLDER`: reads launches as lines of JSON, {"name", "environments", "devices", "runs"},
-and forks the processes of each, so that all have the imports of one. It answers with a line of their exit statuses.
+`python -m tests.faults.several FOLDER`: reads lines of JSON. Each is a list of launches {"name", "environments",
+"devices", "runs"}. It forks the processes of these at once, so that all have the imports of one, and answers with a
+line of their exit statuses, a list for each launch.
 Runs: see `Run`. Every process leaves FOLDER/records/RUN.PROCESS.json, and its output in FOLDER/LAUNCH.PROCESS.log.
 """
 
@@ -64,19 +65,22 @@ class Run:
 
 
 def serve(root: Path) -> None:
-    """Start the processes of each launch that is asked for, and tell how they have ended."""
+    """Start the processes of the launches that are asked for, and tell how they have ended."""
     traced_once.install()
     metric_writer.EventWriter = lambda folder: None  # type: ignore[assignment,misc]  # seconds of importing
     hardware._measure = lambda *given, **more: 1e9  # every run takes 0.6 s of all cores for it
     gc.freeze()
     for line in sys.stdin:
-        launch = json.loads(line)
+        launches = json.loads(line)
         started = []
-        for number, environment in enumerate(launch["environments"]):
-            process = os.fork()
-            if process == 0:
-                be_process(root, f"{launch['name']}.{number}", environment, launch["devices"], launch["runs"])
-            started.append(process)
+        for launch in launches:
+            started.append([])
+            for number, environment in enumerate(launch["environments"]):
+                process = os.fork()
+                if process == 0:
+                    name = f"{launch['name']}.{number}"
+                    be_process(root, name, environment, launch["devices"], launch["runs"])
+                started[-1].append(process)
         print(json.dumps(ends_of(started)), flush=True)
 
 
@@ -102,26 +106,26 @@ def be_process(
         os._exit(status)
 
 
-def ends_of(started: Sequence[int]) -> list[int]:
-    """The exit statuses of processes, negative where a signal has ended one; kills those that hang."""
+def ends_of(launches: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The exit statuses of processes by launch, negative where a signal has ended one; kills those that hang.
+
+    A process that is stopped (SIGSTOP) is killed when the others of its launch have ended.
+    """
     ends: dict[int, int] = {}
     stopped: set[int] = set()
     until = time.monotonic() + PATIENCE
-    while len(ends) < len(started):
-        for process in started:
-            if process not in ends:
-                if time.monotonic() > until:
+    while len(ends) < sum(len(started) for started in launches):
+        for started in launches:
+            for process in set(started) - set(ends):
+                if time.monotonic() > until or set(started) - set(ends) <= stopped:
                     os.kill(process, signal.SIGKILL)
                 ended, status = os.waitpid(process, os.WNOHANG | os.WUNTRACED)
                 if ended and os.WIFSTOPPED(status):
                     stopped.add(process)
                 elif ended:
                     ends[process] = os.waitstatus_to_exitcode(status)
-                if len(ends) + len(stopped) == len(started):
-                    for each in stopped - set(ends):
-                        os.kill(each, signal.SIGKILL)
         time.sleep(0.02)
-    return [ends[process] for process in started]
+    return [[ends[process] for process in started] for started in launches]
 
 
 def make(root: Path, runs: list[dict[str, Any]]) -> int:

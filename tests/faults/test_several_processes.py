@@ -59,17 +59,25 @@ class Launches:
             text=True,
         )
 
-    def launch(self, name: str, count: int, devices: int, runs: list[dict]) -> list[int]:
-        """Start processes without a launcher; their exit statuses."""
-        heartbeat = {"UNMASK_HEARTBEAT_SECONDS": "10" if "frozen" in runs[-1]["name"] else "30"}
-        environments = [
-            each | heartbeat for each in environments_of(count, devices, {"JAX_PLATFORMS": "cpu"})
-        ]
-        asked = {"name": name, "environments": environments, "devices": devices, "runs": runs}
+    def launch(self, **launches: tuple[tuple[int, int], list[dict]]) -> dict[str, list[int]]:
+        """Start processes without a launcher, of several launches at once.
+
+        Args:
+          launches: by name: numbers of processes and of the devices of each, and the runs.
+
+        Returns:
+          The exit statuses by launch.
+        """
+        asked = []
+        for name, ((count, devices), runs) in launches.items():
+            environments = environments_of(count, devices, {"JAX_PLATFORMS": "cpu"})
+            heartbeat = {"UNMASK_HEARTBEAT_SECONDS": "10" if runs[-1].get("fault") == "SIGSTOP" else "30"}
+            environments = [each | heartbeat for each in environments]
+            asked.append({"name": name, "environments": environments, "devices": devices, "runs": runs})
         assert self._server.stdin and self._server.stdout
         self._server.stdin.write(json.dumps(asked) + "\n")
         self._server.stdin.flush()
-        return json.loads(self._server.stdout.readline())
+        return dict(zip(launches, json.loads(self._server.stdout.readline()), strict=True))
 
     def close(self) -> None:
         self._server.communicate()
@@ -149,11 +157,14 @@ CHAIN = {
             run("mistake", {"mesh": FSDP, **CHECKPOINTS}, process=1, step=2, fault="mistake"),
         ],
     ),
+}
+"""A launch ends with its last run; how processes end that succeed: tests/pretrain/test_processes.py."""
+LATE_ONES = {
     "e": ((2, 2), [run("frozen-1", {"mesh": FSDP, **CHECKPOINTS}, process=1, step=3, fault="SIGSTOP")]),
     "f": ((2, 2), [run("frozen-0", {"mesh": FSDP, **CHECKPOINTS}, process=0, step=3, fault="SIGSTOP")]),
     "g": ((2, 2), [run("asleep", {"mesh": FSDP, **CHECKPOINTS}, process=1, step=4, fault="sleep")]),
 }
-"""A launch ends with its last run; how processes end that succeed: tests/pretrain/test_processes.py."""
+"""Launches in which a process gives no sign of life, or hangs; all at once, since they mostly wait."""
 
 
 @pytest.fixture(scope="module")
@@ -179,10 +190,11 @@ def launches(tmp_path_factory):
     (root / "records" / "one.0.json").write_text(json.dumps({"fed": fed_by_one}))
     statuses = {}
     with contextlib.closing(Launches(root)) as started:
-        for name, ((count, devices), runs) in CHAIN.items():
-            statuses[name] = started.launch(name, count, devices, runs)
+        for name, launch in CHAIN.items():
+            statuses |= started.launch(**{name: launch})
             if name == "a":
                 shutil.copytree(root / "stop", root / "stopped")
+        statuses |= started.launch(**LATE_ONES)
     return root, statuses
 
 
@@ -191,8 +203,11 @@ pytestmark = pytest.mark.slow
 
 def test_every_process_ends_as_it_should(launches):
     root, statuses = launches
-    logs = {name: [output(root, name, number) for number in range(len(statuses[name]))] for name in CHAIN}
+    logs = {
+        name: [output(root, name, number) for number in range(len(each))] for name, each in statuses.items()
+    }
     assert statuses["a"][1] == -signal.SIGKILL and statuses["a"][0] not in (0, -signal.SIGKILL), logs["a"]
+    assert "error: process 1 of the run is gone; run the same command again" in logs["a"][0]
     assert statuses["b"] == [1, 1, 1, 1], logs["b"]
     assert statuses["c"][0] == -signal.SIGKILL and statuses["c"][1] not in (0, -signal.SIGKILL), logs["c"]
     assert statuses["d"] == [2, 2], logs["d"]
@@ -294,7 +309,7 @@ def test_a_process_that_is_stopped_is_named_by_the_other(launch, stopped, launch
     root, _ = launches
     shown = output(root, launch, 1 - stopped)
     assert re.search(
-        rf"^error: process {stopped} is late: no sign of life for 10.* s, the last at 'step \d': the run is ended; ",
+        rf"^error: process {stopped} is late: no sign of life for 10.* s, the last at '.*step \d': the run is ended; ",
         shown,
         re.MULTILINE,
     ), shown

@@ -106,3 +106,7 @@ def test_a_process_without_beats_is_silent_but_not_while_the_one_that_looks_was_
     assert first.quiet() == named and [each.cut_off for each in processes] == [False, False, False]
     beat(first)
     assert third.late() == named
+    first.every = second.every = third.every = 0.0
+    assert second.gone() == "processes 0, 1 and 2 of the run are gone"
+    store.clear()
+    assert second.gone() == "process 0 of the run is gone"
