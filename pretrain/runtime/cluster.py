@@ -3,7 +3,7 @@
 import os
 import string
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -101,8 +101,11 @@ def _place(seconds: int) -> dict[str, Any]:
       seconds: how long to wait for a cluster's answer.
     """
     values = [os.environ.get(name, "") for name in CLUSTER]
-    local = [int(each) for each in os.environ.get("JAX_LOCAL_DEVICE_IDS", "").split(",") if each] or None
+    given = [int(each) for each in os.environ.get("JAX_LOCAL_DEVICE_IDS", "").split(",") if each]
+    local: Sequence[int] | None = given or None
     address: str | None = values[0] or None
+    number: int | None
+    rank: int | None
     if all(values):
         number, rank = _numbers(*values[1:])
     else:
