@@ -243,13 +243,10 @@ def _lines(place: str, lines: Iterable[bytes], texts: int) -> Iterator[Texts]:
 
 
 def _raw_lines(path: str) -> Iterator[bytes]:
-    if path == STDIN:
-        if sys.stdin.isatty():
-            print("reading lines from the terminal; Ctrl-D ends them", file=sys.stderr)
-        yield from stdin_lines()
-        return
+    if path == STDIN and sys.stdin.isatty():
+        print("reading lines from the terminal; Ctrl-D ends them", file=sys.stderr)
     try:
-        yield from read_lines(path)
+        yield from stdin_lines() if path == STDIN else read_lines(path)
     except FlawError as flaw:
         raise UserError(f"{path}: {flaw}") from None
 

@@ -19,6 +19,7 @@ from data.sources.documents import (
     refuse_metadata_filters,
     text_of,
 )
+from data.sources.file_versions import FileVersions
 from data.sources.lines import blank_line_documents, numbered_lines, or_empty, sound
 from data.sources.paths import File, find_files, open_file, suffixes
 from data.sources.table_rows import row_records
@@ -48,6 +49,7 @@ class FilesSource:
         self._where = where
         self._files = find_files(config.path, f"{where}.path")
         self._gate = Gate(config, where)
+        self._versions = FileVersions()
         for file in self._files:
             _check_format(file.path, f"{where}.path")
         self._check_content()
@@ -62,7 +64,8 @@ class FilesSource:
 
     def read(self, shard: int, start: int = 0) -> Iterator[Record]:
         """Records of one file from `start` on (see `data.source_protocol.Source.read`)."""
-        return read_file(self._files[shard], self._config, self._gate, start)
+        file = self._files[shard]
+        return self._versions.unchanged(read_file(file, self._config, self._gate, start), file)
 
     def fingerprint(self) -> str:
         """Hex digest of the files' names and sizes, the settings for reading them, and the filters."""

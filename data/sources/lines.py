@@ -1,9 +1,11 @@
 """Documents from a file's numbered lines; a broken line is replaced by a flaw."""
 
+import sys
 from collections.abc import Iterator
 
 from data.source_protocol import Record
-from data.sources.compressed_lines import read_lines
+from data.sources import compressed_lines
+from data.sources.compressed_lines import lines_and_flaws
 from data.sources.documents import FlawError, Gate, decode
 
 
@@ -18,10 +20,10 @@ def or_empty(records: Iterator[Record], path: str, gate: Gate, start: int) -> It
 
 
 def numbered_lines(path: str) -> Iterator[tuple[int, bytes | FlawError]]:
-    """Yield (number from 0, line) of a file. If the archive is damaged, a flaw stands for the rest."""
+    """Yield (number from 0, line) of a file. A flaw stands for a line that is too long, and for all after damage."""
     number = -1
     try:
-        for number, line in enumerate(read_lines(path)):
+        for number, line in enumerate(lines_and_flaws(path)):
             yield number, line
     except FlawError as flaw:
         yield number + 1, flaw
@@ -57,17 +59,22 @@ def _joined(number: int, first: int, run: list[bytes] | FlawError, path: str, ga
 
 
 def _runs(path: str) -> Iterator[tuple[int, list[bytes] | FlawError]]:
-    """Yield (first line from 0, lines) of each run of non-blank lines; a run cut short by damage is left out."""
+    """Yield (first line from 0, lines) of each run of non-blank lines; or (line, flaw) of a run with a flaw."""
     run: list[bytes] = []
+    flaw: tuple[int, FlawError] | None = None  # of the run
+    held = 0  # bytes of memory of the run
     index = -1
     for index, line in numbered_lines(path):
         if isinstance(line, FlawError):
-            yield index, line
-            return
-        if not line.isspace():
+            run, flaw = [], flaw or (index, line)
+        elif line.isspace():
+            if flaw or run:
+                yield flaw or (index - len(run), run)
+            run, flaw, held = [], None, 0
+        elif not flaw:
             run.append(line)
-        elif run:
-            yield index - len(run), run
-            run = []
-    if run:
-        yield index + 1 - len(run), run
+            held += sys.getsizeof(line)
+            if held > compressed_lines.LONGEST_LINE:
+                run, flaw = [], (index, compressed_lines.too_long(held))
+    if flaw or run:
+        yield flaw or (index + 1 - len(run), run)

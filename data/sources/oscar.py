@@ -7,6 +7,7 @@ from base.errors import UserError
 from data.config import FilterConfig, SourceConfig
 from data.source_protocol import BLANK, Record
 from data.sources.documents import METADATA_FILTERS, FlawError, Gate, decode, digest, json_object, text_of
+from data.sources.file_versions import FileVersions
 from data.sources.lines import blank_line_documents, numbered_lines, or_empty, sound
 from data.sources.oscar_layout import ANNOTATIONS, Layout, Shard, find_layout
 from data.sources.paths import File
@@ -29,6 +30,7 @@ class OscarSource:
                 )
         self._config = config
         self._gate = Gate(config, where)
+        self._versions = FileVersions()
         self._layout = find_layout(config, where)
         _check_filters(config, self._layout, where)
         sizes = [file.size for shard in self._layout.shards for file in (shard.text, shard.meta) if file]
@@ -59,7 +61,7 @@ class OscarSource:
                 records = or_empty(self._documents(meta.path, start), meta.path, self._gate, start)
             case Shard(text=File() as text, meta=File() as meta):
                 records = or_empty(self._slices(text.path, meta.path, start), meta.path, self._gate, start)
-        return records
+        return self._versions.unchanged(records, files.text, files.meta)
 
     def fingerprint(self) -> str:
         """Hex digest of the layout, the shards' names and sizes, and the filters."""

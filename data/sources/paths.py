@@ -117,7 +117,7 @@ def open_file(path: str) -> io.BufferedReader:
     Raises:
       UserError: the file cannot be opened. Each later read may raise it too.
     """
-    with _readable(path):
+    with readable(path):
         if is_remote(path):
             fs, inner = _filesystem(path)
             raw = fs.open(inner, "rb", block_size=READ_BLOCK)
@@ -140,11 +140,11 @@ class _Readable(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        with _readable(self._path):
+        with readable(self._path):
             return int(self._raw.readinto(buffer))
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        with _readable(self._path):
+        with readable(self._path):
             return int(self._raw.seek(offset, whence))
 
     def tell(self) -> int:
@@ -157,7 +157,7 @@ class _Readable(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def _readable(path: str) -> Iterator[None]:
+def readable(path: str) -> Iterator[None]:
     """Turn an error of opening or reading a file into one line."""
     try:
         yield
@@ -279,6 +279,13 @@ def _local_sizes(paths: Iterator[str], where: str) -> dict[str, int]:
         if stat.S_ISREG(info.st_mode):
             sizes[path] = info.st_size
     return sizes
+
+
+def information(path: str) -> dict[str, Any]:
+    """What a store tells of a file now: its size, and often a checksum; not what it told before."""
+    fs, inner = _filesystem(path)
+    fs.invalidate_cache(fs._parent(inner))
+    return dict(fs.info(inner))
 
 
 def _filesystem(path: str) -> tuple[Any, str]:

@@ -23,23 +23,28 @@ def look(path: str, chosen: str, where: str) -> None:
 
     It has no other effect: the setting is followed.
     """
-    lines = [line for _, line in itertools.islice(numbered_lines(path), LOOKED_AT) if isinstance(line, bytes)]
-    if doubt := doubtful(lines, chosen):
+    lines = itertools.islice(numbered_lines(path), LOOKED_AT)
+    blank = [not line.strip() for _, line in lines if isinstance(line, bytes)]
+    if doubt := doubtful(blank, chosen):
         log.warning("%s: %s", path, doubt.format(where=where))
 
 
-def doubtful(lines: Sequence[bytes], chosen: str) -> str:
-    """The evidence against the choice, and the other choice at `{where}`; '' if there is no evidence."""
-    blank = [not line.strip() for line in lines]
+def doubtful(blank: Sequence[bool], chosen: str) -> str:
+    """The evidence against the choice, and the other choice at `{where}`; '' if there is none.
+
+    Args:
+      blank: of each of the first lines, whether it is blank.
+      chosen: the config's `txt_documents`.
+    """
     runs = [len(list(run)) for is_blank, run in itertools.groupby(blank) if not is_blank]
     if chosen == "lines" and len(runs) >= FEWEST_RUNS and sum(runs) >= LINES_OF_A_RUN * len(runs):
         return (
-            f"its first {len(lines)} lines are {len(runs)} paragraphs of {sum(runs) / len(runs):.1f} lines with blank "
+            f"its first {len(blank)} lines are {len(runs)} paragraphs of {sum(runs) / len(runs):.1f} lines with blank "
             "lines between them, but each line is taken for a document; if a paragraph is one, set {where}=blank_line"
         )
-    if chosen == "blank_line" and len(lines) >= FEWEST_LINES and not any(blank):
+    if chosen == "blank_line" and len(blank) >= FEWEST_LINES and not any(blank):
         return (
-            f"its first {len(lines)} lines have no blank line between them, so that all are one document; if each line "
+            f"its first {len(blank)} lines have no blank line between them, so that all are one document; if each line "
             "is one, set {where}=lines"
         )
     return ""
