@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from tokenizers import Tokenizer
 
 from base.errors import UserError
 from data.special_tokens import SpecialTokens
-from tokenizer import tokenizer_files, word_starts
+from tokenizer import long_texts, tokenizer_files, word_starts
 from tokenizer.as_transformers import Opened, open_files
 from tokenizer.needs_transformers import GENERIC
 from tokenizer.no_special_tokens import without_spelling
@@ -38,6 +39,9 @@ PROBES = (
     "x" * 150,
 )
 
+
+_CHARACTERS_OF_A_CALL = 1 << 18
+"""Characters of the parts of long texts that are encoded in one call."""
 
 PROBED_TOKENS = 500
 """Number of the vocabulary's tokens that make up one more text for the comparison of tokenizers."""
@@ -64,8 +68,30 @@ class Loaded:
 
         Text that spells the token of a role ("<s>" or "<mask>" in a web page) is ordinary text. Text that spells any
         other special token of the tokenizer gets that token's id. A lone surrogate is not valid Unicode; it becomes
-        U+FFFD. Encoding runs on all cores.
+        U+FFFD. Encoding runs on all cores. A long text is cut where the tokenizer surely splits it (see
+        `tokenizer.long_texts`), so that memory does not grow with its length; the ids are those of the whole text.
         """
+        if all(len(text) <= long_texts.LONG for text in texts):
+            return self._encode(texts)
+        ids: list[list[np.ndarray]] = [[] for _ in texts]
+        call: list[tuple[int, str]] = []
+        characters = 0
+        for number, text in enumerate(texts):
+            for part in long_texts.pieces(text, self._safe_places):
+                call.append((number, part))
+                characters += len(part)
+                if characters >= _CHARACTERS_OF_A_CALL:
+                    self._encode_parts(call, ids)
+                    call, characters = [], 0
+        self._encode_parts(call, ids)
+        return [np.concatenate(parts) for parts in ids]
+
+    def _encode_parts(self, parts: Sequence[tuple[int, str]], ids: Sequence[list[np.ndarray]]) -> None:
+        """Append the ids of parts of texts, given with the text's number, to the ids of their texts."""
+        for (number, _), tokens in zip(parts, self._encode([part for _, part in parts]), strict=True):
+            ids[number].append(tokens)
+
+    def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         try:
             encodings = self._plain.encode_batch_fast(texts, add_special_tokens=False)
         except TypeError:
@@ -147,8 +173,17 @@ class Loaded:
     @cached_property
     def _plain(self) -> Tokenizer:
         """The tokenizer of `encode`."""
-        roles = {str(self.tokenizer.id_to_token(index)) for index in dataclasses.astuple(self.special)}
-        return without_spelling(self.tokenizer, sorted(roles | self.reserved))
+        return without_spelling(self.tokenizer, sorted(self._unread))
+
+    @property
+    def _unread(self) -> frozenset[str]:
+        """The tokens that `encode` finds in no text."""
+        roles = (str(self.tokenizer.id_to_token(index)) for index in dataclasses.astuple(self.special))
+        return self.reserved.union(roles)
+
+    @cached_property
+    def _safe_places(self) -> re.Pattern[str] | None:
+        return long_texts.safe_places(self.tokenizer, self._parsed, self._unread)
 
     @cached_property
     def _parsed(self) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Train a byte-level BPE tokenizer (Radford et al. 2019, section 2.2), as RoBERTa's, from a text stream."""
 
 import itertools
+import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from etils import epath
 from tokenizers import (
@@ -22,6 +23,7 @@ from base.interruptible import consume
 from tokenizer import tokenizer_files
 from tokenizer.config import TokenizerConfig
 from tokenizer.load import Loaded, from_files, valid_unicode
+from tokenizer.long_texts import pieces, safe_places
 from tokenizer.long_words import LONGEST_WORD, WordCutter
 from tokenizer.tokenizer_files import as_json
 from tokenizer.training_progress import TrainingProgress
@@ -132,7 +134,13 @@ def _train(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    consume(lambda texts: tokenizer.train_from_iterator(_batches(texts, cutter, reading), trainer), documents)
+    places = safe_places(tokenizer, json.loads(tokenizer.to_str()))
+
+    def parts(text: str) -> Iterator[str]:
+        for piece in pieces(text, places):
+            yield from cutter.cut(piece)
+
+    consume(lambda texts: tokenizer.train_from_iterator(_batches(texts, parts, reading), trainer), documents)
     sep, cls = (EOS, SPECIAL_TOKENS.index(EOS)), (BOS, SPECIAL_TOKENS.index(BOS))
     tokenizer.post_processor = processors.RobertaProcessing(
         sep, cls, trim_offsets=True, add_prefix_space=config.add_prefix_space
@@ -140,8 +148,10 @@ def _train(
     return tokenizer
 
 
-def _batches(documents: Iterable[str], cutter: WordCutter, reading: TrainingProgress) -> Iterator[list[str]]:
-    """Yield lists of documents, about a million characters each. Count the documents, and cut their long words."""
+def _batches(
+    documents: Iterable[str], cut: Callable[[str], Iterable[str]], reading: TrainingProgress
+) -> Iterator[list[str]]:
+    """Yield lists of the documents' parts, about a million characters each, and count the documents."""
     batch: list[str] = []
     characters = 0
     for document in documents:
@@ -150,12 +160,13 @@ def _batches(documents: Iterable[str], cutter: WordCutter, reading: TrainingProg
         except UnicodeEncodeError:
             document = valid_unicode(document)
             size = len(document.encode())
-        batch += cutter.cut(document)
-        characters += len(document)
         reading.read(size)
-        if characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
+        for part in cut(document):
+            batch.append(part)
+            characters += len(part)
+            if characters >= _BATCH_CHARACTERS:
+                yield batch
+                batch, characters = [], 0
     if batch:
         yield batch
     reading.merge()
