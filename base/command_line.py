@@ -30,6 +30,7 @@ from base.errors import UserError
 from base.plain_arguments import help_page
 from base.schema import Unused
 from base.set_fields import Given, say_all, settled
+from base.storage import check_no_password
 
 PACKAGES = ("data", "tokenizer", "pretrain", "finetune", "launch")  # whose modules are commands
 INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended: 128 + SIGINT
@@ -162,6 +163,10 @@ def read(
                     f"{override} has no effect: python -m {_module(argv[0])} does not read it; leave it out"
                 )
     built = schema_module.build(schema, _plain(config), partial=partial)
+    for field, value in schema_module.flatten(schema_module.as_dict(built)).items():
+        for text in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(text, str):
+                check_no_password(text, f"config.{field}")
     notes: list[str] = []
     config_settled = settled(built, given, unused, notes.append)
     return CommandLine(config_settled, values, dataclasses.replace(given, notes=tuple(notes)))

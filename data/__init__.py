@@ -3,6 +3,7 @@
 Entry points: `data.sources.open_source` and `data.batches.open_batches`.
 """
 
-from base import storage
+from base import home, storage
 
 storage.choose_client()
+home.choose_hub_cache()

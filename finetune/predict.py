@@ -22,6 +22,7 @@ from etils import epath
 
 from base.command_line import run
 from base.errors import UserError
+from base.home import cache_folder
 from base.interruptible import signal_of, sigterm_as_ctrl_c
 from base.plain_arguments import Arguments
 from data.labelled.examples import Examples
@@ -131,8 +132,7 @@ class _File(argparse.Action):
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    if arguments.compilation_cache:
-        cache = str(epath.Path(arguments.compilation_cache).expanduser())
+    if cache := cache_folder(arguments.compilation_cache):
         jax.config.update("jax_compilation_cache_dir", cache)
     model = find_model(arguments.model, inference=arguments.inference, max_length=arguments.max_length)
     encoder = encoder_of(model)

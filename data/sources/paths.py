@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from base.errors import UserError
-from base.storage import is_remote
+from base.storage import check_no_password, is_remote
 
 READ_BLOCK = 4 * 2**20
 BUFFER = 2**18
@@ -47,6 +47,7 @@ def find_files(patterns: str, where: str = "config.data.path") -> list[File]:
       UserError: the text is empty, a file is missing, a path is a folder, a glob matches no file, or a store cannot be
         read.
     """
+    check_no_password(patterns, where)
     sizes: dict[str, int] = {}
     named = split_paths(patterns)
     for pattern in named:
@@ -94,6 +95,7 @@ def walk_files(folder: str, where: str = "config.data.path", depth: int | None =
     Raises:
       UserError: the folder is not given, does not exist, or is in a store that cannot be read.
     """
+    check_no_password(folder, where)
     if not folder.strip():
         raise UserError(f"{where}={folder!r} names no folder; set it to one, local or gs://")
     with _explained(folder, where):

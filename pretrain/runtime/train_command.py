@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 from absl import logging as absl_logging
-from etils import epath
 
 from base.command_line import python
+from base.home import cache_folder
 from pretrain.runtime import processes
 
 PACKAGES = ("data", "tokenizer", "pretrain", "finetune")
@@ -32,9 +32,9 @@ def log_to_stderr() -> None:
 
 
 def use_compilation_cache(folder: str) -> None:
-    """Keep compiled programs in a folder; empty keeps none."""
-    if folder:
-        jax.config.update("jax_compilation_cache_dir", str(epath.Path(folder).expanduser()))
+    """Keep compiled programs in a folder; empty keeps none. Without a home folder, neither does a folder below `~`."""
+    if path := cache_folder(folder):
+        jax.config.update("jax_compilation_cache_dir", path)
 
 
 def stopped(module: str, by: signal.Signals, step: int, argv: Sequence[str]) -> int:

@@ -124,9 +124,14 @@ FRAGMENTS = [
     *("12", "3", "٣", "一", "二", "。", "\uff0c", "\uff01", "か\u3099", "각", "👍🏽", "👩\u200d🚀", "🇳🇴"),
     *("[E1]", "E2", "E3", "<mask>", "<s>"),
 ]
-texts = st.lists(st.sampled_from(FRAGMENTS) | st.characters(exclude_categories=("Cs",)), max_size=24).map(
-    "".join
-)
+BETWEEN = (*("", " ") * 4, "  ", "\n", ".", ",", "\uff0c", "'")
+"""What follows a fragment; a single space often, because most texts are cut there."""
+texts = st.lists(
+    st.tuples(
+        st.sampled_from(FRAGMENTS) | st.characters(exclude_categories=("Cs",)), st.sampled_from(BETWEEN)
+    ).map("".join),
+    max_size=20,
+).map("".join)
 
 
 @pytest.mark.parametrize("kind", KINDS)
