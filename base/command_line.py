@@ -24,8 +24,8 @@ from typing import Any, Generic, TypeVar
 from absl import flags
 from ml_collections import config_dict, config_flags
 
+from base import formatting, storage, suggestions, terminal
 from base import schema as schema_module
-from base import storage, suggestions
 from base.errors import UserError
 from base.plain_arguments import help_page
 from base.schema import Unused
@@ -53,17 +53,17 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         sys.stdout.flush()
         sys.exit(status)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        terminal.say(f"error: {formatting.one_line(str(error))}", error=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        terminal.say("interrupted", error=True)
         sys.exit(INTERRUPTED)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             sys.exit(128 + signal.SIGPIPE)
         if not (failure := storage.outage(error)):
             raise
-        print(f"error: {failure}", file=sys.stderr)
+        terminal.say(f"error: {formatting.one_line(failure)}", error=True)
         sys.exit(1)
 
 
@@ -130,7 +130,7 @@ def read(
     values = flags.FlagValues()
     define(values)
     if "--help" in argv or "-h" in argv:
-        print(_help(argv[0], schema, values), end="", flush=True)
+        terminal.say(_help(argv[0], schema, values), end="")
         sys.exit(0)
     if path is None:
         raise UserError("no --config given; for example --config=configs/quickstart.py")

@@ -5,6 +5,8 @@ import unicodedata
 
 UNSEEN = ("Cc", "Cs", "Zl", "Zp")
 """Unicode categories of control characters, surrogates and line breaks."""
+REORDERING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+"""Unicode's bidirectional classes of characters that put the text around them in another order."""
 
 
 def count(number: float) -> str:
@@ -51,11 +53,26 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f}%"
 
 
+def visible(text: str) -> str:
+    """A text of any number of lines, for a terminal: other control characters become Python's escapes."""
+    return _escaped(text, kept="\n\t")
+
+
 def one_line(text: str) -> str:
     """Put a text on one line: control characters and line breaks become Python's escapes."""
+    return _escaped(text, kept="")
+
+
+def _escaped(text: str, kept: str) -> str:
+    if text.isascii() and text.isprintable():
+        return text
     return "".join(
         character.encode("unicode_escape").decode()
-        if unicodedata.category(character) in UNSEEN
+        if _is_unseen(character) and character not in kept
         else character
         for character in text
     )
+
+
+def _is_unseen(character: str) -> bool:
+    return unicodedata.category(character) in UNSEEN or unicodedata.bidirectional(character) in REORDERING

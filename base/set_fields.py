@@ -2,13 +2,12 @@
 
 import dataclasses
 import re
-import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from base import schema
+from base import schema, terminal
 from base.errors import UserError
 from base.schema import Unused
 
@@ -39,7 +38,7 @@ class Given:
 
 def say(note: str) -> None:
     """Put a note on stderr."""
-    print(f"note: {note}", file=sys.stderr)
+    terminal.say(f"note: {note}", error=True)
 
 
 def say_all(given: Given) -> None:

@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
             found = processes.from_first(lambda: finished(config, workdir, given))
             if found is not None:
                 if processes.is_first():
-                    print(f"the run in {workdir} is complete")
+                    terminal.say(f"the run in {workdir} is complete")
             else:
                 outcome = train(config, workdir, accept_changes=values.accept_changes, given=given)
                 if outcome.interrupted:
@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
                         "finetune", signal.Signals[outcome.interrupted], outcome.step, argv
                     )
                 if processes.is_first():
-                    print("trained; the best model is evaluated and written", flush=True)
+                    terminal.say("trained; the best model is evaluated and written")
                 found = finish(outcome, workdir)
             if processes.is_first():
                 _show(found, workdir)
@@ -143,7 +143,7 @@ def _push(found: Mapping[str, Any], workdir: epath.Path, repo_id: str, *, privat
     # The folder's own card says how to load the folder.
     attempt(CARD, lambda: replaced.update({CARD: card_of(found, workdir, repo_id).encode()}))
     url = hub_upload.push(workdir / MODEL, repo_id, private=private, message=message, replaced=replaced)
-    print(f"on the hub: {url}")
+    terminal.say(f"on the hub: {url}")
 
 
 if __name__ == "__main__":

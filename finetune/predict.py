@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from base import terminal
 from base.command_line import run
 from base.errors import UserError
 from base.home import cache_folder
@@ -244,7 +245,7 @@ def _lines(place: str, lines: Iterable[bytes], texts: int) -> Iterator[Texts]:
 
 def _raw_lines(path: str) -> Iterator[bytes]:
     if path == STDIN and sys.stdin.isatty():
-        print("reading lines from the terminal; Ctrl-D ends them", file=sys.stderr)
+        terminal.say("reading lines from the terminal; Ctrl-D ends them", error=True)
     try:
         yield from stdin_lines() if path == STDIN else read_lines(path)
     except FlawError as flaw:
@@ -267,12 +268,7 @@ def _table_rows(path: str, wanted: dict[str, str]) -> Iterator[Texts]:
 def _writer(out: str) -> Iterator[Callable[[str], None]]:
     """Make the function that writes lines. stdout gets them at once; a file appears only when it is complete."""
     if out == STDIN:
-
-        def to_stdout(text: str) -> None:
-            sys.stdout.buffer.write(text.encode())
-            sys.stdout.buffer.flush()
-
-        yield to_stdout
+        yield terminal.pass_on
         return
     path = epath.Path(out).expanduser()
     if path.is_dir():

@@ -10,7 +10,6 @@ for STS-B, and the id of a class for the other tasks.
 
 import io
 import math
-import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -21,6 +20,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Num
 
+from base import terminal
 from base.command_line import run
 from base.errors import UserError
 from data.labelled.tasks import SCORE_RANGE, TASKS, Task
@@ -137,17 +137,17 @@ def check_submission(path: str) -> list[str]:
 def main(argv: Sequence[str]) -> int:
     """Check the submission named on the command line. The exit status is 1 if it has a fault."""
     if {"--help", "-h"} & {*argv[1:]}:
-        print(__doc__)
+        terminal.say(__doc__ or "")
         return 0
     if len(argv) != 2 or argv[1].startswith("-"):
         raise UserError("name one zip to check: python -m finetune.submission FILE.zip")
     faults = check_submission(argv[1])
     for fault in faults:
-        print(fault)
+        terminal.say(fault)
     if faults:
-        print(f"{argv[1]}: {len(faults)} faults; GLUE would refuse it", file=sys.stderr)
+        terminal.say(f"{argv[1]}: {len(faults)} faults; GLUE would refuse it", error=True)
         return 1
-    print(f"{argv[1]}: {len(FILES)} files, as GLUE wants them")
+    terminal.say(f"{argv[1]}: {len(FILES)} files, as GLUE wants them")
     return 0
 
 

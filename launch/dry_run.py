@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 
+from base import terminal
 from base.tpu_types import tpu_slice
 from launch.subprocesses import SECONDS, Result, Runner, Stream, folded
 from launch.tpu.gcloud import LABEL
@@ -32,7 +33,7 @@ class DryRunner(Runner):
 
     def run(self, argv: Sequence[str], *, stdin: str = "", seconds: float = SECONDS) -> Result:
         """Print a command, and return success. Checks of the config (this Python) are executed nevertheless."""
-        print(folded(argv), flush=True)
+        terminal.say(folded(argv))
         if argv[0] == sys.executable:
             return super().run(argv, stdin=stdin, seconds=seconds)
         return Result(0, self._answer(argv), "") if self._exists(argv) else Result(1, "", "NOT_FOUND")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from base import terminal
 from base.command_line import run
 from base.errors import UserError
 from launch.launch_command import split, with_own_python
@@ -28,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     """
     own, command = split(argv)
     if {"--help", "-h"} & {*own[1:]}:
-        print(__doc__)
+        terminal.say(__doc__ or "")
         return 0
     markers = own[1:]
     if not markers:

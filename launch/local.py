@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
+from base import terminal
 from base.command_line import run
 from base.errors import UserError
 from base.plain_arguments import Arguments
@@ -262,7 +263,7 @@ class _Processes:
 
     def _say(self, words: str) -> None:
         with self._printing:
-            print(f"launch.local: {words}", file=sys.stderr, flush=True)
+            terminal.say(f"launch.local: {words}", error=True)
 
 
 def _die_with_parent() -> None:

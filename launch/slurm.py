@@ -13,6 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
+from base import terminal
 from base.command_line import parse, run
 from base.errors import UserError
 from base.storage import write_out
@@ -48,11 +49,11 @@ def main(argv: Sequence[str]) -> int:
     config, values = parse(LaunchConfig, own, _flags, unused=unused_by("slurm"))
     script = render(name, command, config)
     if not values.out and not values.submit:
-        print(script, end="")
+        terminal.pass_on(script)
         return 0
     if values.out:
         write_out(values.out, script, "--out")
-        print(f"written: {values.out}; on the cluster: {shlex.join(['sbatch', values.out])}")
+        terminal.say(f"written: {values.out}; on the cluster: {shlex.join(['sbatch', values.out])}")
     if values.submit:
         _submit(script, config)
     return 0
@@ -243,7 +244,9 @@ def _submit(script: str, config: LaunchConfig) -> None:
     if done.returncode:
         raise UserError(f"sbatch refused the job: {' '.join(done.stderr.split())}")
     number = done.stdout.strip().partition(";")[0]
-    print(f"submitted: job {number}; to see its state: squeue -j {number}; to cancel it: scancel {number}")
+    terminal.say(
+        f"submitted: job {number}; to see its state: squeue -j {number}; to cancel it: scancel {number}"
+    )
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from base import terminal
 from base.errors import UserError
 
 ROOT = Path(__file__).absolute().parents[1]
@@ -169,4 +169,4 @@ def folded(argv: Sequence[str]) -> str:
 
 def say(text: str) -> None:
     """Print a message of the launcher to standard error; standard output is for the job's own lines."""
-    print(f"launch: {text}", file=sys.stderr, flush=True)
+    terminal.say(f"launch: {text}", error=True)

@@ -136,7 +136,7 @@ def _prune(checkpointer: Checkpointer, workdir: epath.Path, keep: int) -> int:
     for step in dropped:
         checkpointer.delete(step)
     said = f"deleted {', '.join(map(str, dropped))}" if dropped else "nothing to delete"
-    print(f"{said}; kept {', '.join(map(str, kept))}")
+    terminal.say(f"{said}; kept {', '.join(map(str, kept))}")
     return 0
 
 

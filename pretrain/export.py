@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from base import formatting
+from base import formatting, terminal
 from base.errors import UserError
 from base.plain_arguments import Arguments
 from base.storage import check_writable, is_remote
@@ -227,12 +227,12 @@ def main(argv: Sequence[str]) -> int:
     use = exported.loading.call(repr(str(out)))
     if is_remote(out):
         use = f"transformers reads it from a local copy: gcloud storage cp -r {shlex.quote(str(out))} ."
-    print(f"{out} holds step {exported.step} ({formatting.size(written)}): {use}")
+    terminal.say(f"{out} holds step {exported.step} ({formatting.size(written)}): {use}")
     if values.push_to_hub:
         url = hub_upload.push(
             out, values.push_to_hub, private=not values.public, message=f"Step {exported.step}"
         )
-        print(f"on the hub: {url}")
+        terminal.say(f"on the hub: {url}")
     return 0
 
 

@@ -21,7 +21,7 @@ from rich.text import Text
 from base import formatting, terminal
 from base.errors import UserError
 from base.plain_arguments import Arguments
-from base.schema import build as build_config
+from base.schema import restored
 from data.held_out_rows import evaluation_rows
 from data.sources.compressed_lines import read_lines, stdin_lines
 from data.sources.documents import FlawError, decode
@@ -32,7 +32,7 @@ from pretrain.objective.held_out_cache import held_out_rows
 from pretrain.objective.names import TRAITS
 from pretrain.phases import Phase, objective_at, resolve_phases, saved_phases
 from pretrain.runtime import processes
-from pretrain.runtime.workdir import MODEL_FILE, check_workdir, read_config
+from pretrain.runtime.workdir import MODEL_FILE, check_workdir
 from pretrain.trained_network import trained_network
 from tokenizer.load import Loaded, load
 from tokenizer.run_tokenizer import tokenizer_folder
@@ -321,7 +321,7 @@ def main(argv: Sequence[str]) -> int:
         _check_fills_blanks(saved)
         tokenizer = load(str(tokenizer_folder(workdir)))
         if not examples:
-            config = build_config(PretrainConfig, read_config(workdir))
+            config = restored(PretrainConfig, saved["config"])
             phases = resolve_phases(config, epoch_steps=max(saved["step"], 1))
             phase = next((each for each in phases if saved["step"] <= each.stop), phases[-1])
             examples = choose_examples(held_out_texts(workdir, config, phase, tokenizer), tokenizer)

@@ -37,7 +37,7 @@ from pretrain.optim.train_state import dropout_generator
 from pretrain.phases import Phase, resolve_phases
 from pretrain.runtime import processes
 from pretrain.runtime.changes import SAFE_IN_PRETRAINING
-from pretrain.runtime.workdir import MODEL_FILE, is_workdir
+from pretrain.runtime.workdir import MODEL_FILE, has_network, is_workdir
 from pretrain.trained_network import trained_network
 from tokenizer.load import Loaded
 from tokenizer.run_tokenizer import ensure_tokenizer, has_tokenizer
@@ -93,14 +93,14 @@ class Job:
 def with_origin(config: PretrainConfig, workdir: epath.Path, *, resuming: bool) -> PretrainConfig:
     """The config with the paths of its network and tokenizer filled in.
 
-    A resumed run has both in its workdir. A run that starts from `init_from` takes both from there, unless the config
-    sets a tokenizer or a config file.
+    A resumed run has both in its workdir. A network that is damaged there is read from where the run began. A run that
+    starts from `init_from` takes both from there, unless the config sets a tokenizer or a config file.
 
     Raises:
       UserError: init_from is neither a workdir nor a path or id that could hold a model.
     """
     file, tokenizer = config.model.config_file, config.tokenizer.path
-    if resuming:
+    if resuming and (has_network(workdir) or not (file or config.init_from)):
         file, tokenizer = str(workdir / MODEL_FILE) if file or config.init_from else "", ""
     elif config.init_from:
         origin = epath.Path(config.init_from).expanduser()
@@ -108,6 +108,8 @@ def with_origin(config: PretrainConfig, workdir: epath.Path, *, resuming: bool) 
         ours = is_workdir(origin)
         file = file or str(origin / MODEL_FILE if ours else config.init_from)
         tokenizer = tokenizer or str(origin / "tokenizer" if ours else config.init_from)
+    if resuming:
+        tokenizer = ""
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, config_file=file),

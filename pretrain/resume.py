@@ -1,6 +1,5 @@
 """The state of a run besides its arrays, and the checks of a run that resumes."""
 
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from etils import epath
 
 from base import schema
 from base.errors import UserError
+from base.json_files import json_object
 from data.streams import with_shard_order
 from pretrain import starting_network
 from pretrain.config import PretrainConfig
@@ -20,7 +20,7 @@ from pretrain.models import families, family_fields, huggingface
 from pretrain.phases import Phase, objective_at, saved_phases
 from pretrain.publish import public_names
 from pretrain.runtime import changes, processes
-from pretrain.runtime.workdir import MODEL_FILE
+from pretrain.runtime.workdir import MODEL_FILE, has_network
 from pretrain.unused_fields import unused_fields
 
 logger = logging.getLogger(__name__)
@@ -42,11 +42,10 @@ class RunState:
 def check_network(job: Job, workdir: epath.Path) -> None:
     """Refuse to resume with a network of another shape, even with --accept_changes."""
     now = huggingface.config_dict(job.encoder)
-    try:
-        was = json.loads((workdir / MODEL_FILE).read_text())
-    except (FileNotFoundError, ValueError):
+    if not has_network(workdir):
         logger.warning("%s is missing or damaged; it is made again from the config", workdir / MODEL_FILE)
-        was = now
+        return
+    was = json_object(workdir / MODEL_FILE)
     for name in sorted({*was, *now}):
         if was.get(name) != now.get(name) and "dropout" not in name:
             raise UserError(

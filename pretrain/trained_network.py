@@ -1,6 +1,7 @@
 """The network of a run from one of its checkpoints, for exports, predictions and later runs."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from etils import epath
 
@@ -11,7 +12,7 @@ from pretrain.models.vocabulary import with_rows
 from pretrain.optim.finite import first_bad
 from pretrain.runtime.checkpointer import Run
 from pretrain.runtime.saved_params import restore_params
-from pretrain.runtime.workdir import MODEL_FILE
+from pretrain.runtime.workdir import MODEL_FILE, has_network
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,20 @@ def trained_network(workdir: epath.Path, step: int | str | None = None) -> Train
             f"step {run['step']} of the run in {workdir} has weights that are not finite ({place}); take an earlier "
             "--step"
         )
-    file = str(workdir / MODEL_FILE)
-    encoder = parse_config(read_config(file), file)
+    encoder = network_of(workdir)[1]
     return TrainedNetwork(encoder, with_rows(encoder, params, encoder.vocab_size), run)
+
+
+def network_of(workdir: epath.Path) -> tuple[dict[str, Any], EncoderConfig]:
+    """The contents of a run's MODEL_FILE, and the network that it describes.
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
+    file = workdir / MODEL_FILE
+    if not has_network(workdir):
+        raise UserError(
+            f"{file} is missing or damaged; run the command of that run again, which makes it again from its config"
+        )
+    values = read_config(str(file))
+    return values, parse_config(values, str(file))

@@ -1,13 +1,12 @@
 """`python -m tokenizer --config=configs/X.py --workdir=DIR`: train a run's tokenizer ahead of the run."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from absl import flags
 from etils import epath
 
-from base import schema
+from base import schema, terminal
 from base.command_line import parse, run
 from base.errors import UserError
 from base.interruptible import signal_of, sigterm_as_ctrl_c
@@ -64,13 +63,15 @@ def main(argv: Sequence[str]) -> int:
                 config.tokenizer, config.text, workdir, model_max_length=config.longest_row
             )
     except KeyboardInterrupt as error:
-        print("stopped before the tokenizer was written; run the same command again", file=sys.stderr)
+        terminal.say("stopped before the tokenizer was written; run the same command again", error=True)
         return 128 + signal_of(error)
     folder = tokenizer_folder(workdir)
     if present:
-        print(f"{folder} holds a tokenizer of {loaded.vocab_size:,} tokens already; it is left as it is")
+        terminal.say(
+            f"{folder} holds a tokenizer of {loaded.vocab_size:,} tokens already; it is left as it is"
+        )
     else:
-        print(f"{folder} now holds a tokenizer of {loaded.vocab_size:,} tokens")
+        terminal.say(f"{folder} now holds a tokenizer of {loaded.vocab_size:,} tokens")
     return 0
 
 

@@ -4,7 +4,6 @@ The file `made_from.json` in the tokenizer's folder records the config and the c
 that asks for another tokenizer is refused, and never gets the old tokenizer by mistake.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from etils import epath
 
 from base import schema
 from base.errors import UserError
+from base.json_files import json_object
 from data.config import DataConfig
 from data.corpus import corpus_fingerprint, open_sources, training_documents
 from tokenizer import tokenizer_files
@@ -129,7 +129,7 @@ def _differences(was: Mapping[str, Any], now: Mapping[str, Any], where: str) -> 
 
 def _read_made_from(folder: epath.Path) -> Mapping[str, Any]:
     try:
-        recorded = json.loads((folder / MADE_FROM).read_text())
+        recorded = json_object(folder / MADE_FROM)
         return {
             "config": dict(recorded["config"]),
             "corpus": recorded["corpus"],

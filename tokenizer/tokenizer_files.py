@@ -8,6 +8,7 @@ from etils import epath
 
 from base import hub_errors, hub_ids, private_paths, storage
 from base.errors import UserError
+from base.json_files import parsed
 
 TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
@@ -50,7 +51,7 @@ def read_files(path_or_id: str) -> dict[str, bytes]:
 def json_object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
     """The JSON object in a file; {} if the file is missing or is not a JSON object."""
     try:
-        value = json.loads(files.get(name, b"{}"))
+        value = parsed(files.get(name, b"{}"))
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}

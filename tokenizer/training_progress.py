@@ -7,6 +7,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from base import terminal
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -17,7 +19,7 @@ class TrainingProgress:
         """Start at zero. If `shown` is False, documents are counted and nothing is printed."""
         self.documents = 0
         self.bytes = 0
-        self._console = console or Console(stderr=True)
+        self._console = console or terminal.console(stderr=True)
         self._live: Progress | None = None
         self._lines = shown and not self._console.is_terminal
         if shown and self._console.is_terminal:

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shlex
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 from etils import epath
 
+from base import terminal
 from base.errors import UserError
 from base.storage import check_readable
 from finetune.classifier.inference import FACTS_FILE, Facts, JaxModel, Logits, OnnxModel, row_lengths
@@ -175,7 +175,7 @@ def _onnx_model(model: Trained, lengths: tuple[int, ...], batch: int) -> OnnxMod
     if (folder / ONNX_FILE).exists():
         return OnnxModel(folder, lengths=lengths, batch=batch)
     check_installed(f"--inference=onnx, as {model.given} has no {ONNX_FILE} yet,")
-    print(f"{model.given} has no {ONNX_FILE} yet; making it", file=sys.stderr)
+    terminal.say(f"{model.given} has no {ONNX_FILE} yet; making it", error=True)
     if not model.downloaded and os.access(folder, os.W_OK):
         return OnnxModel(export_onnx(folder).parent, lengths=lengths, batch=batch)
     with tempfile.TemporaryDirectory() as made:

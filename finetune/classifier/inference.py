@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from base.errors import UserError
+from base.json_files import json_object
 from finetune.classifier.network import Classifier
 from finetune.config import FinetuneConfig
 from finetune.onnx import OnnxClassifier, check_installed
@@ -51,7 +52,7 @@ class Facts:
         if not file.exists():
             return cls()
         try:
-            return cls(**json.loads(file.read_text()))
+            return cls(**json_object(file))
         except (ValueError, TypeError) as error:
             raise UserError(f"{file} is damaged: {error}; remove it, or export the model again") from None
 

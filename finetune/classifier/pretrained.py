@@ -24,15 +24,13 @@ from pretrain.models.attention import NOTHING_KNOWN, Use
 from pretrain.models.huggingface import (
     CONFIG,
     Published,
-    parse_config,
-    read_config,
     read_published,
     write_config,
     write_weights,
 )
 from pretrain.models.tensor_names import BUFFERS, Tensor, empty_params, fill, with_current_names
 from pretrain.runtime.workdir import MODEL_FILE, is_workdir
-from pretrain.trained_network import trained_network
+from pretrain.trained_network import network_of, trained_network
 from tokenizer.load import Loaded
 
 logger = logging.getLogger(__name__)
@@ -82,8 +80,7 @@ def load_encoder_for_classification(
     ours = is_workdir(folder)
     if ours:
         file = str(folder / MODEL_FILE)
-        values = read_config(file)
-        config = parse_config(values, file)
+        values, config = network_of(folder)
     else:
         file = source
         published = read_published(source)

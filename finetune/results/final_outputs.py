@@ -14,6 +14,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from base.errors import UserError
 from base.set_fields import Given, as_begun
 from finetune.classifier.inference import FACTS_FILE, Facts, JaxModel, Logits, OnnxModel, row_lengths
 from finetune.classifier.pretrained import save_classifier
@@ -54,8 +55,13 @@ def finished(
     wanted_files = (workdir / MODEL / CONFIG, workdir / MODEL / CARD, workdir / PICTURE)
     if found is None or not all(file.exists() for file in wanted_files):
         return None
+    try:
+        room = room_in(workdir)
+    except UserError as error:
+        logger.warning("%s; the model is written again from the checkpoint", error)
+        return None
     config = as_begun(config, found["config"], given)
-    changed = list(changes(found["config"], config, room=room_in(workdir)))
+    changed = list(changes(found["config"], config, room=room))
     if CardConfig(**found["config"].get("card", {})) != config.card:
         changed.append("card")
     wanted = {"onnx": config.inference == "onnx", "predictions": config.eval.tests}
@@ -64,7 +70,11 @@ def finished(
 
 
 def room_in(workdir: epath.Path) -> int | None:
-    """Tokens that the model of a finished run takes at most; None where there is no model."""
+    """Tokens that the model of a finished run takes at most; None where there is no model.
+
+    Raises:
+      UserError: its config.json is damaged.
+    """
     file = workdir / MODEL / CONFIG
     return parse_config(read_config(str(file)), str(file)).max_length if file.exists() else None
 

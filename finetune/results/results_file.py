@@ -1,6 +1,7 @@
 """The results of a run: results.json, a table, and a summary over seeds for every metric."""
 
 import json
+import logging
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +14,23 @@ from rich.table import Table
 from rich.text import Text
 
 from base import formatting, schema
+from base.json_files import json_object
 from data.labelled.config import HUB_NAME
 from finetune.population.early_stopping import is_better
 from finetune.train import RESULTS_FILE, Outcome
 from pretrain.publish.public_names import hub_id
 from pretrain.runtime.workdir import write_text
+
+WANTED: Mapping[str, Any] = {
+    **dict.fromkeys(("config", "examples", "summary"), dict),
+    **dict.fromkeys(("runs", "history", "classes"), list),
+    **dict.fromkeys(("task", "title", "metric"), str),
+    **dict.fromkeys(("best_run", "steps"), int),
+    "seconds": (int, float),
+}
+"""What a results.json has at least, and the types of it."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -134,10 +147,16 @@ def as_json(found: Mapping[str, Any]) -> str:
 
 
 def read_results(workdir: epath.Path) -> dict[str, Any] | None:
-    """WORKDIR/results.json; None where there is none, or only part of one."""
+    """WORKDIR/results.json; None where there is none, or with a warning, where it is damaged."""
+    file = workdir / RESULTS_FILE
     try:
-        found = json.loads((workdir / RESULTS_FILE).read_text())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        found = json_object(file)
+        if lacking := [name for name, kind in WANTED.items() if not isinstance(found.get(name), kind)]:
+            raise ValueError(f"it has no {lacking[0]}")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        logger.warning("%s is damaged (%s); the run's own command makes it again", file, error)
         return None
     return {
         name: _exchanged(value, _nan) if name in ("runs", "summary", "history", "onnx", "tests") else value

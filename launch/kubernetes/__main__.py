@@ -13,6 +13,7 @@ from typing import Any
 
 from absl import flags
 
+from base import terminal
 from base.command_line import parse, run
 from base.errors import UserError
 from base.storage import write_out
@@ -46,11 +47,11 @@ def main(argv: Sequence[str]) -> int:
     text = render(name, command, config, os.environ)
     if values.out:
         write_out(values.out, text, "--out")
-        print(
+        terminal.say(
             f"written: {values.out}; to start the run: {shlex.join(['kubectl', 'apply', '-f', values.out])}"
         )
     else:
-        print(text, end="")
+        terminal.pass_on(text)
     return 0
 
 

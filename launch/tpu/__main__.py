@@ -15,6 +15,7 @@ from functools import cached_property
 
 from absl import flags
 
+from base import terminal
 from base.command_line import parse, python, run
 from base.errors import UserError
 from launch import preflight_checks
@@ -165,7 +166,7 @@ def _status(call: Call) -> int:
     seen = observe(call.pod, all_of_it=True)
     ready = decide(seen, queued=call.pod.queued) is Do.USE
     answers = call.workers.status() if ready else None
-    print(status_table(call.pod, seen, answers))
+    terminal.say(status_table(call.pod, seen, answers))
     return 0
 
 
@@ -258,7 +259,7 @@ def main(argv: Sequence[str]) -> int:
     """
     own, command = split(argv)
     if {"--help", "-h"} & set(own):
-        print(__doc__)
+        terminal.say(__doc__ or "")
         parse(LaunchConfig, own, _flags)
     (verb, name), rest = take_words(own, ["COMMAND", "NAME"])
     if verb not in COMMANDS:

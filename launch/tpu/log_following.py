@@ -1,9 +1,9 @@
 """Follow a job's log: show each new line of one machine exactly once, also after a broken connection."""
 
-import sys
 import threading
 from collections.abc import Callable
 
+from base import terminal
 from launch.subprocesses import Stream
 from launch.tpu.machines import Worker, Workers, answered
 from launch.tpu.pod_state import Pod
@@ -11,7 +11,7 @@ from launch.tpu.pod_state import Pod
 
 def show(line: str) -> None:
     """Print a line of the job's log."""
-    print(line, flush=True)
+    terminal.say(line)
 
 
 def prefix(pod: Pod, worker: Worker) -> str:
@@ -106,4 +106,4 @@ def tail(workers: Workers, worker: Worker, lines: int) -> None:
     )
     for line in result.stdout.splitlines():
         if next(answered(line), None) is None:
-            print(prefix(pod, worker) + line, file=sys.stderr, flush=True)
+            terminal.say(prefix(pod, worker) + line, error=True)

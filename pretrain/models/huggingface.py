@@ -18,6 +18,7 @@ from etils import epath
 
 from base import hub_errors, hub_ids
 from base.errors import UserError
+from base.json_files import json_object
 from data.special_tokens import SpecialTokens
 from pretrain.config import ModelConfig
 from pretrain.models import EncoderConfig, Params, families, family_fields
@@ -217,12 +218,9 @@ def read_config(source: str) -> dict[str, Any]:
 
 def _read_json(file: epath.Path) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_text())
+        return json_object(file)
     except ValueError as error:
         raise UserError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{file} should hold one JSON object")
-    return values
 
 
 @dataclass(frozen=True)

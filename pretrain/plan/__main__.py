@@ -109,7 +109,7 @@ def main(argv: Sequence[str]) -> int:
         except UserError as error:
             raise UserError(f"--compare={name}: {error}" if name in values.compare else str(error)) from error
     if values.check:
-        print(f"{', '.join(checked)}: can run on {pod.name} ({pod.extent}), memory not checked")
+        terminal.say(f"{', '.join(checked)}: can run on {pod.name} ({pod.extent}), memory not checked")
         return 0
     compiled_steps.require_compiler()
     console = terminal.console()

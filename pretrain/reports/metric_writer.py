@@ -5,7 +5,9 @@ run makes these steps again. Only one process of a run writes. Objects in a buck
 the files are rewritten once a minute, and when they are flushed before every checkpoint.
 """
 
+import functools
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +17,7 @@ from typing import Any, Self
 
 from etils import epath
 
+from base.json_files import parsed
 from base.storage import is_remote, write_text
 from pretrain.reports.tensorboard_events import EventWriter
 from pretrain.runtime.optional_outputs import attempt
@@ -25,19 +28,42 @@ REWRITE_SECONDS = 60.0
 Line = dict[str, Any]
 """{"step": n, "train/loss": 2.5, ...}; a value that is not finite is None."""
 
+logger = logging.getLogger(__name__)
+
 
 def read_metrics(path: epath.PathLike) -> list[Line]:
-    """The lines of a metrics.jsonl, in order. An incomplete line, which a crash may leave, is skipped."""
+    """The lines of a metrics.jsonl, in order. Damaged lines, which a crash may leave, are left out with a warning."""
     path = epath.Path(path)
-    lines = []
-    for text in path.read_text().splitlines() if path.exists() else ():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            lines.append(line)
-    return lines
+    texts = path.read_bytes().splitlines() if path.exists() else []
+    lines = [_line(text) for text in texts]
+    damaged = [number for number, line in enumerate(lines, 1) if line is None]
+    if damaged:
+        _warn(str(path), damaged[0], len(damaged))
+    return [line for line in lines if line is not None]
+
+
+def _line(text: bytes) -> Line | None:
+    """A line of a metrics.jsonl; None if it is not an object with a step and numbers."""
+    try:
+        line = parsed(text)
+        numbers = [value for value in line.values() if value is not None]
+        known = type(line["step"]) is int and all(type(value) in (int, float) for value in numbers)
+        return line if known and all(float(value) is not None for value in numbers) else None
+    except (
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        OverflowError,
+    ):  # no JSON, no object, no float
+        return None
+
+
+@functools.lru_cache
+def _warn(path: str, first: int, count: int) -> None:
+    """Warn of damaged lines, once for each file."""
+    lines = f"line {first} is" if count == 1 else f"{count} lines (the first is line {first}) are"
+    logger.warning("%s: %s damaged and left out", path, lines)
 
 
 class MetricWriter:

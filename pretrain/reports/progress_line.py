@@ -14,7 +14,7 @@ from typing import Any, Self
 from rich import progress as rich_progress
 from rich.console import Console
 
-from base import formatting
+from base import formatting, terminal
 
 COLUMNS = 80
 WINDOW = 256  # number of updates over which the speed is averaged, for the remaining time
@@ -30,7 +30,7 @@ class Progress:
     def __init__(self, total_steps: int, *, start_step: int = 0, console: Console | None = None):
         """Show a run of `total_steps` that starts or resumes at `start_step`; `console` is stdout by default."""
         self._total, self._step = total_steps, start_step
-        self._console = console or Console()
+        self._console = console or terminal.console()
         self._times: deque[tuple[float, int]] = deque(maxlen=WINDOW)
         self._live: rich_progress.Progress | None = None
         if self._console.is_terminal and not self._console.is_dumb_terminal:
@@ -80,7 +80,8 @@ class Progress:
         if self._is_broken:
             return
         try:
-            self._console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
+            shown = formatting.visible(text)
+            self._console.print(shown, highlight=False, markup=False, emoji=False, soft_wrap=True)
         except (OSError, SystemExit):  # rich makes a broken pipe an exit
             self._is_broken = True
             os.kill(os.getpid(), signal.SIGHUP)

@@ -10,7 +10,6 @@ complete instead. A killed run leaves whole checkpoints only.
 import contextlib
 import itertools
 import logging
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -32,16 +31,12 @@ from base.storage import (
     patiently,
     storage_flaw,
 )
-from pretrain.runtime import manifest, orbax_messages, processes
+from pretrain.runtime import manifest, mismatch, orbax_messages, processes
 
 Run = dict[str, Any]
 
 SAVED_FILE = "saved.json"
 """{"step": N}, the newest checkpoint that was committed; it tells a run that has lost its checkpoints."""
-MISMATCH = re.compile(
-    r"tree structures do not match|Requested shape: .* is not compatible with the stored shape"
-)
-"""How Orbax says that a checkpoint is whole, but of another state."""
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +104,8 @@ class Checkpointer:
         self._path = epath.Path(workdir) / "checkpoints"
         self._verify = verify
         self._before_save = before_save
+        self.changed: Mapping[str, tuple[Any, Any]] = {}
+        """Fields of the config that differ from the checkpoint's, (old, new) by path, for messages."""
         self._writing: int | None = None
         """The step whose checkpoint is being written, or whose end has not been looked at."""
         self._committed = 0
@@ -272,11 +269,10 @@ class Checkpointer:
                 restored = self._read(step, state=state_item)
                 _check_step(step, getattr(restored["state"], "step", step))
             except Exception as error:  # damage shows itself as errors of many kinds
-                if MISMATCH.search(str(error)):
-                    raise UserError(
-                        f"{self._name(step)} holds other arrays than the config asks for: put config.model and "
-                        "config.optimizer back as they were, or start in another --workdir"
-                    ) from error
+                if mismatch.SIGN.search(str(error)):
+                    stored = self._manager.item_metadata(step)["state"].tree
+                    said = mismatch.message(self._name(step), stored, abstract_state, self.changed)
+                    raise UserError(said) from error
                 check_damage(error, self._name(step))
                 bad[step] = first_line(error)
                 logger.error("checkpoint %d cannot be read, trying the one before: %s", step, bad[step])

@@ -20,6 +20,7 @@ from typing import Any
 from etils import epath
 
 from base.errors import UserError
+from base.json_files import parsed
 from base.storage import create, outage, write_text
 
 FILE = "lock.json"
@@ -184,7 +185,7 @@ def _has_ended(found: dict[str, Any]) -> bool:
 def _read(file: epath.Path) -> dict[str, Any] | None:
     """A lock; None where there is none, or a damaged one."""
     try:
-        found = json.loads(file.read_text())
+        found = parsed(file.read_bytes())
         wanted = {"id": str, "host": str, "pid": int, "started": str, "time": float}
         return found if all(isinstance(found[name], kind) for name, kind in wanted.items()) else None
     except (FileNotFoundError, NotADirectoryError, ValueError, LookupError, TypeError):

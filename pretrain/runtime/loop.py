@@ -130,6 +130,7 @@ def begun(
             changed = check_unchanged(rules, saved["config"], config, accept=accept_changes)
             for name, (old, new) in changed.items():
                 logger.warning("config.%s changes from %r to %r at step %d", name, old, new, saved["step"])
+        checkpointer.changed = changed
         yield Begun(checkpointer, saved, config, changed, account)
 
 

@@ -25,6 +25,7 @@ from jax._src import distributed  # its state, the key-value store among it, has
 from base import storage
 from base.command_line import INTERRUPTED
 from base.errors import UserError
+from base.formatting import one_line
 from pretrain.devices.platforms import leave_out_absent_tpu
 from pretrain.runtime import cluster
 from pretrain.runtime.beats import Activity, Beats, show_stacks
@@ -94,12 +95,12 @@ def run(main: Callable[[Sequence[str]], int | None], *, alone: bool = False) -> 
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except UserError as error:
-        status, report = 2, f"error: {error}\n"
+        status, report = 2, f"error: {one_line(str(error))}\n"
     except KeyboardInterrupt:
         status, report = INTERRUPTED, "interrupted\n"
     except BaseException as error:
         if failure := storage.outage(error):
-            status, report = 1, f"error: {failure}\n"
+            status, report = 1, f"error: {one_line(failure)}\n"
         elif _state.client is None:
             raise
         elif isinstance(error, jax.errors.JaxRuntimeError) and LOST.search(str(error)):

@@ -9,6 +9,7 @@ import jax
 from absl import flags
 from absl import logging as absl_logging
 
+from base import terminal
 from base.command_line import python
 from base.home import cache_folder
 from pretrain.runtime import processes
@@ -25,6 +26,8 @@ def log_to_stderr() -> None:
     """Log our messages from INFO on the first process and from WARNING on the others, and libraries' from WARNING."""
     absl_logging.set_verbosity(absl_logging.WARNING)
     logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(terminal.Formatter("%(message)s"))
     # huggingface_hub logs a retry in twenty lines. It ends in an error, which this project shows in one line.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     for package in PACKAGES:
@@ -49,13 +52,11 @@ def say_complete(module: str, by: str, argv: Sequence[str]) -> None:
     """Say that a signal came when the run was complete and only its results were still to show (first process)."""
     if processes.is_first():
         again = shlex.join([python(), "-m", module, *argv[1:]])
-        print(
-            f"{by}: the run is complete. To see what it came to, run the same command:\n  {again}", flush=True
-        )
+        terminal.say(f"{by}: the run is complete. To see what it came to, run the same command:\n  {again}")
 
 
 def say_stopped(module: str, by: str, saved: str, argv: Sequence[str]) -> None:
     """Say what stopped a command, what is saved, and which command goes on; the first process does."""
     if processes.is_first():
         command = shlex.join([python(), "-m", module, *argv[1:]])
-        print(f"{by}: {saved}. To go on, run the same command:\n  {command}", flush=True)
+        terminal.say(f"{by}: {saved}. To go on, run the same command:\n  {command}")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,13 +12,16 @@ from etils import epath
 
 from base import schema
 from base.errors import UserError
+from base.json_files import json_object
 from base.storage import check_readable, check_writable, is_remote
 from base.storage import write_bytes as write_bytes
 from base.storage import write_text as write_text
 from pretrain.config import PretrainConfig
 from pretrain.runtime import processes
-from pretrain.runtime.checkpointer import SAVED_FILE, Checkpointer
+from pretrain.runtime.checkpointer import SAVED_FILE, Checkpointer, first_line
 from pretrain.runtime.lock import Lock
+
+logger = logging.getLogger(__name__)
 
 MODEL_FILE = "model.json"
 """The network of a run, as a transformers config.json, in its workdir; written before the first checkpoint."""
@@ -114,11 +118,19 @@ def check_not_lost(workdir: epath.Path) -> None:
     """
     for name in (SAVED_FILE, FINISHED_FILE):
         if (workdir / name).exists():
-            step = re.search(r'"step": (\d+)', (workdir / name).read_text())
+            step = re.search(r'"step": (\d+)', (workdir / name).read_bytes().decode(errors="replace"))
             raise UserError(
                 f"the run in {workdir} has saved step {step[1] if step else '?'} ({name}), and has no checkpoint any "
                 "more: put its folder checkpoints back, or set another --workdir"
             )
+
+
+def has_network(workdir: epath.Path) -> bool:
+    """Whether a run's folder has its MODEL_FILE, undamaged."""
+    try:
+        return "model_type" in json_object(workdir / MODEL_FILE)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
 
 
 def is_workdir(workdir: epath.Path) -> bool:
@@ -157,21 +169,23 @@ def write_card(workdir: epath.Path, config: PretrainConfig) -> None:
 
     A run that is complete makes no further checkpoint that could hold it.
     """
-    if not (workdir / "config.json").exists():
+    try:
+        kept = read_config(workdir)
+    except UserError:  # it is missing or damaged
         write_config(workdir, config)
         return
-    kept = {**read_config(workdir), "card": schema.as_dict(config.card)}
+    kept["card"] = schema.as_dict(config.card)
     write_text(workdir / "config.json", json.dumps(kept, indent=2) + "\n")
 
 
 def read_card(workdir: epath.Path, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """What the model card is to say, by WORKDIR/config.json, or by a checkpoint's config where there is none.
-
-    Raises:
-      UserError: the file is damaged.
-    """
-    config = read_config(workdir) if (workdir / "config.json").exists() else saved
-    return dict(config.get("card", {}))
+    """What the model card is to say, by WORKDIR/config.json, or by a checkpoint's config where that is damaged."""
+    try:
+        return dict(read_config(workdir).get("card") or {})
+    except (UserError, ValueError, TypeError) as error:
+        if (workdir / "config.json").exists():
+            logger.warning("%s; the model card says what the checkpoint's config says", first_line(error))
+        return dict(saved.get("card", {}))
 
 
 def read_config(workdir: epath.Path) -> dict[str, Any]:
@@ -184,9 +198,11 @@ def read_config(workdir: epath.Path) -> dict[str, Any]:
     if not file.exists():
         raise UserError(f"{workdir} has no config.json; it should be the --workdir of a pretraining run")
     try:
-        return json.loads(file.read_text())
+        return json_object(file)
     except ValueError as error:
-        raise UserError(f"{file} is not valid JSON: {error}") from error
+        raise UserError(
+            f"{file} is damaged ({error}): delete it, and run the run's own command again, which writes it anew"
+        ) from error
 
 
 def write_saved(workdir: epath.Path, step: int) -> None:

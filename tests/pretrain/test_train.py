@@ -269,7 +269,7 @@ def test_a_checkpoint_of_other_arrays_is_refused_and_left_alone(wanted, tmp_path
         name: jax.ShapeDtypeStruct(shape, np.float32, sharding=layout) for name, shape in wanted.items()
     }
     with pytest.raises(
-        UserError, match=r"checkpoint 2 .* holds other arrays than the config asks for"
+        UserError, match=r"the model differs from that of checkpoint 2 .*: put config.model back as it was"
     ) as caught:
         checkpointer.restore(abstract)
     assert "\n" not in str(caught.value)
