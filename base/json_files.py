@@ -1,9 +1,19 @@
 """Reads JSON that may be damaged or hostile: every flaw of it is a ValueError that says what is wrong on one line."""
 
+import functools
 import json
+import logging
 from typing import Any
 
 from etils import epath
+
+logger = logging.getLogger(__name__)
+
+
+@functools.lru_cache
+def warn_once(message: str) -> None:
+    """Log a warning about a damaged file; the same one only once, although the file may be read several times."""
+    logger.warning("%s", message)
 
 
 def parsed(content: str | bytes) -> Any:

@@ -6,7 +6,6 @@ any batch size and length. jax2onnx cannot convert `jnp` code with symbolic leng
 
 import contextlib
 import importlib.util
-import json
 import logging
 import os
 import shutil
@@ -16,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float, Int
 
 from base.errors import UserError
+from base.json_files import json_object
 from pretrain.models import families
-from pretrain.models.huggingface import CONFIG, parse_config
+from pretrain.models.huggingface import CONFIG, class_names, parse_config
 
 FILE_NAME = "model.onnx"
 SUFFIX = "ForSequenceClassification"
@@ -142,7 +143,7 @@ def _load(folder: Path) -> Any:
 
     with _quiet():
         try:
-            named = json.loads((folder / CONFIG).read_text()).get("architectures") or ["no architecture"]
+            named = class_names(json_object(epath.Path(folder / CONFIG))) or ["no architecture"]
             if not named[0].endswith(SUFFIX):
                 raise UserError(f"{folder} holds {named[0]}, not a model {SUFFIX}; fine-tune it first")
             model, info = transformers.AutoModelForSequenceClassification.from_pretrained(

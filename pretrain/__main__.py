@@ -93,7 +93,7 @@ def _show_predictions(outcome: Outcome, workdir: epath.Path, console: Console) -
         texts = fill_mask.held_out_texts(workdir, job.config, job.phases[-1], job.tokenizer)
     except UserError:
         return  # nothing is held out
-    examples = fill_mask.choose_examples(texts, job.tokenizer)
+    examples = fill_mask.choose_examples(texts, job.tokenizer, max_length=job.encoder.max_length)
     if examples:
         params = jax.device_get(outcome.state.params)
         filled = fill_mask.fill_mask(job.model, params, job.tokenizer, [example.text for example in examples])

@@ -9,6 +9,7 @@ import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -155,6 +156,8 @@ def _card(own: Mapping[str, Any], given: CardConfig) -> CardConfig:
 
 def _check_out(out: epath.Path, overwrite: bool) -> None:
     """Refuse a place whose contents the export would destroy."""
+    if not is_remote(out) and Path(out).is_symlink():
+        raise UserError(f"--out={out} is a symbolic link, which an export would replace; name a folder")
     if not out.exists():
         return
     if not out.is_dir():

@@ -133,22 +133,26 @@ def fill_mask(
 
 def _encode(tokenizer: Loaded, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
     """The token ids of each text, int32 [length], with cls and sep. MASK becomes the mask token."""
-    special, parser = tokenizer.special, tokenizer.tokenizer
-    mask_token = parser.id_to_token(special.mask) or MASK
-    around = parser.num_special_tokens_to_add(False)
+    around = tokenizer.tokenizer.num_special_tokens_to_add(False) or 2
     rows = []
     for text in texts:
-        ids = parser.encode(text.replace(MASK, mask_token)).ids
-        if special.mask not in ids:
+        row = _row(tokenizer, text)
+        if tokenizer.special.mask not in row:
             raise UserError(f"there is no {MASK} in {text!r}; write one for the word to predict")
-        row = ids if around else [special.cls, *ids, special.sep]
         if len(row) > max_length:
-            room = len(row) - (around or 2)
             raise UserError(
-                f"{text[:40]!r}... has {room} tokens; the model takes {max_length - (around or 2)} of them at most"
+                f"{text[:40]!r}... has {len(row) - around} tokens; the model takes {max_length - around} of them at "
+                "most"
             )
         rows.append(np.array(row, np.int32))
     return rows
+
+
+def _row(tokenizer: Loaded, text: str) -> list[int]:
+    """The token ids of a text, with cls and sep. MASK becomes the mask token."""
+    special, parser = tokenizer.special, tokenizer.tokenizer
+    ids: list[int] = parser.encode(text.replace(MASK, parser.id_to_token(special.mask) or MASK)).ids
+    return ids if parser.num_special_tokens_to_add(False) else [special.cls, *ids, special.sep]
 
 
 def held_out_texts(workdir: epath.Path, config: PretrainConfig, phase: Phase, tokenizer: Loaded) -> list[str]:
@@ -176,7 +180,9 @@ def held_out_texts(workdir: epath.Path, config: PretrainConfig, phase: Phase, to
     return [text for text in texts if text.strip()]
 
 
-def choose_examples(texts: Sequence[str], tokenizer: Loaded, *, count: int = 5, seed: int = 0) -> list[Cloze]:
+def choose_examples(
+    texts: Sequence[str], tokenizer: Loaded, *, max_length: int, count: int = 5, seed: int = 0
+) -> list[Cloze]:
     """Choose sentences from the texts, and mask one word in each. The same seed gives the same sentences.
 
     A masked word is a single token and occurs at least COMMON times, so that a young model has a chance. The first and
@@ -185,6 +191,7 @@ def choose_examples(texts: Sequence[str], tokenizer: Loaded, *, count: int = 5, 
     Args:
       texts: the texts.
       tokenizer: the model's tokenizer.
+      max_length: tokens that the model takes at most; longer sentences are left out.
       count: largest number of sentences.
       seed: seed of the choice.
     """
@@ -205,8 +212,10 @@ def choose_examples(texts: Sequence[str], tokenizer: Loaded, *, count: int = 5, 
             break
         if words:
             word = draw.choice(words)
-            asked.add(word.group())
-            examples.append(Cloze(sentence[: word.start()] + MASK + sentence[word.end() :], word.group()))
+            text = sentence[: word.start()] + MASK + sentence[word.end() :]
+            if len(_row(tokenizer, text)) <= max_length:
+                asked.add(word.group())
+                examples.append(Cloze(text, word.group()))
     return examples
 
 
@@ -324,7 +333,8 @@ def main(argv: Sequence[str]) -> int:
             config = restored(PretrainConfig, saved["config"])
             phases = resolve_phases(config, epoch_steps=max(saved["step"], 1))
             phase = next((each for each in phases if saved["step"] <= each.stop), phases[-1])
-            examples = choose_examples(held_out_texts(workdir, config, phase, tokenizer), tokenizer)
+            texts = held_out_texts(workdir, config, phase, tokenizer)
+            examples = choose_examples(texts, tokenizer, max_length=encoder.max_length)
         if not examples:
             raise UserError(
                 f"no held-out sentence of this run could serve as an example; give a text with {MASK}"

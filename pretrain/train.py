@@ -286,6 +286,8 @@ class _Pretraining:
             workdirs.write_finished(self._workdir, step, self.steps)
             if before:
                 workdirs.write_card(self._workdir, self.config)
+                if not workdirs.has_network(self._workdir):
+                    self.write_before_checkpoint()
 
     def evaluation_compiled(self, step: int) -> bool:
         """Whether the evaluation of the phase at hand has been compiled."""

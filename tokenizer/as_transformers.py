@@ -17,12 +17,14 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from base.errors import UserError
-from tokenizer import tokenizer_files
+from tokenizer import panics, tokenizer_files
 from tokenizer.needs_transformers import NAMED, is_as_written
 
 OF_THE_MODEL = ("model_type", "tokenizer_class")
 """Fields of a model's config.json that choose the class of its tokenizer."""
 TOKEN_TYPES = "token_type_ids"
+TRIAL = "A text, \u00e9t\u00e9 \u4e2d\u6587 \U0001f600 123"
+"""Letters, digits and signs of several scripts."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +52,8 @@ def open_files(files: Mapping[str, bytes], where: str) -> Opened:
       UserError: transformers cannot open them, or not as a fast tokenizer.
     """
     try:
-        written = Tokenizer.from_buffer(files[tokenizer_files.TOKENIZER])
-        config = tokenizer_files.json_object(files, tokenizer_files.CONFIG)
-        beside = {tokenizer_files.SPECIAL_TOKENS_MAP, tokenizer_files.ADDED_TOKENS}
-        if beside.isdisjoint(files) and is_as_written(written, config):
-            return _as_written(written, config)
-        theirs = _open(files)
-        tokenizer = theirs.backend_tokenizer
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
+        with panics.caught():
+            return _opened(files)
     except Exception as error:  # each library has errors of its own, the Rust one a bare Exception
         code = "auto_map" in tokenizer_files.json_object(
             files, tokenizer_files.CONFIG
@@ -69,16 +64,39 @@ def open_files(files: Mapping[str, bytes], where: str) -> Opened:
             if code
             else f"the tokenizer {where} cannot be read: {' '.join(str(error).split())}; set config.tokenizer.path"
         ) from error
-    return Opened(
-        tokenizer=tokenizer,
-        written=written,
-        kind=type(theirs).__name__,
-        names={
-            field: str(theirs.special_tokens_map[field]) for field in NAMED if getattr(theirs, field, None)
-        },
-        token_types=TOKEN_TYPES in theirs.model_input_names,
-        truncation_side=theirs.truncation_side,
+
+
+def _opened(files: Mapping[str, bytes]) -> Opened:
+    written = Tokenizer.from_buffer(files[tokenizer_files.TOKENIZER])
+    config = tokenizer_files.json_object(files, tokenizer_files.CONFIG)
+    beside = {tokenizer_files.SPECIAL_TOKENS_MAP, tokenizer_files.ADDED_TOKENS}
+    if beside.isdisjoint(files) and is_as_written(written, config):
+        return _tried(_as_written(written, config))
+    theirs = _open(files)
+    tokenizer = theirs.backend_tokenizer
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return _tried(
+        Opened(
+            tokenizer=tokenizer,
+            written=written,
+            kind=type(theirs).__name__,
+            names={
+                field: str(theirs.special_tokens_map[field])
+                for field in NAMED
+                if getattr(theirs, field, None)
+            },
+            token_types=TOKEN_TYPES in theirs.model_input_names,
+            truncation_side=theirs.truncation_side,
+        )
     )
+
+
+def _tried(opened: Opened) -> Opened:
+    """A tokenizer that has encoded and decoded a text: a damaged one may open, and panic only then."""
+    for tokenizer in (opened.tokenizer, opened.written):
+        tokenizer.decode(tokenizer.encode(TRIAL, add_special_tokens=False).ids)
+    return opened
 
 
 def _as_written(written: Tokenizer, config: Mapping[str, Any]) -> Opened:

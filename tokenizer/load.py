@@ -162,7 +162,7 @@ class Loaded:
         Raises:
           UserError: the folder cannot be written.
         """
-        contents = {**(beside or {}), **tokenizer_files.without_places(self.files)}
+        contents = {**(beside or {}), **tokenizer_files.publishable(self.files)}
         if model_max_length is not None:
             config = json.loads(contents[tokenizer_files.CONFIG])
             contents[tokenizer_files.CONFIG] = tokenizer_files.as_json(

@@ -94,12 +94,13 @@ def _is_needed(name: str, files: Mapping[str, bytes]) -> bool:
     return name not in said or said[name] not in files.get(CONFIG, b"")
 
 
-def without_places(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Remove the paths and addresses that libraries note in a tokenizer's files, because the files are published."""
+def publishable(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """A tokenizer's files without the paths and addresses that libraries note there, and without names of code."""
     cleaned = dict(files)
     for name in (CONFIG, SPECIAL_TOKENS_MAP):
         values = json_object(files, name)
         kept = private_paths.without_places(values)
+        kept.pop("auto_map", None)
         if kept != values:
             cleaned[name] = as_json(kept)
     return cleaned

@@ -1,6 +1,7 @@
 """Find a fine-tuned model by its name (a workdir, a folder, a hub id), and load it for inference."""
 
 import contextlib
+import math
 import os
 import shlex
 import tempfile
@@ -22,7 +23,7 @@ from finetune.onnx import check_installed, export_onnx
 from finetune.population.state import population_mesh
 from finetune.texts.encoding import PairEncoder
 from pretrain.config import MeshConfig
-from pretrain.models import EncoderConfig
+from pretrain.models import EncoderConfig, huggingface
 from pretrain.models.huggingface import CONFIG, INDEX, download, parse_config, read_config
 from pretrain.runtime.workdir import MODEL_FILE, is_workdir
 from tokenizer import load as tokenizers
@@ -110,7 +111,8 @@ def _stated_length(folder: epath.Path) -> int:
     file = folder / tokenizer_files.CONFIG
     stated = tokenizer_files.json_object({file.name: file.read_bytes()} if file.exists() else {}, file.name)
     length = stated.get("model_max_length", stated.get("max_len"))
-    return int(length) if isinstance(length, int | float) else 0
+    known = isinstance(length, int | float) and 0 < length < math.inf
+    return int(length) if known else 0
 
 
 def class_names(values: Mapping[str, Any], model: str) -> tuple[str, ...]:
@@ -119,7 +121,7 @@ def class_names(values: Mapping[str, Any], model: str) -> tuple[str, ...]:
     Raises:
       UserError: it is not a classifier's.
     """
-    classes = [str(name) for name in values.get("architectures") or []]
+    classes = huggingface.class_names(values)
     if classes and not any(name.endswith(TASK_CLASS) for name in classes):
         raise UserError(f"--model={model} is a {classes[0]}, which labels nothing; fine-tune it first")
     if values.get("problem_type") == "multi_label_classification":

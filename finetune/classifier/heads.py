@@ -74,6 +74,10 @@ def head_config(config: EncoderConfig, values: Mapping[str, Any], where: str) ->
     extra = {name: checked(given, key, value, where) for name, (key, value) in head.extra.items()}
     fields = {"activation": head.activation, "drops_input": head.drops_input}
     found = HeadConfig(**{**fields, "dropout": checked(given, head.dropout, default, where), **extra})
+    if not 0 <= found.dropout < 1:
+        raise UserError(
+            f"{where} has {head.dropout}={found.dropout}; it should be at least 0 and less than 1"
+        )
     if found.pooling not in POOLINGS:
         raise UserError(f"{where} has classifier_pooling={found.pooling!r}; known are {', '.join(POOLINGS)}")
     if found.activation not in ACTIVATIONS:

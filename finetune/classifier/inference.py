@@ -52,7 +52,10 @@ class Facts:
         if not file.exists():
             return cls()
         try:
-            return cls(**json_object(file))
+            found = cls(**json_object(file))
+            if found.texts not in (0, 1, 2) or type(found.max_length) is not int or found.max_length < 0:
+                raise ValueError(f"it has texts={found.texts!r} and max_length={found.max_length!r}")
+            return found
         except (ValueError, TypeError) as error:
             raise UserError(f"{file} is damaged: {error}; remove it, or export the model again") from None
 

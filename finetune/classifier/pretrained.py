@@ -24,11 +24,12 @@ from pretrain.models.attention import NOTHING_KNOWN, Use
 from pretrain.models.huggingface import (
     CONFIG,
     Published,
+    class_names,
     read_published,
     write_config,
     write_weights,
 )
-from pretrain.models.tensor_names import BUFFERS, Tensor, empty_params, fill, with_current_names
+from pretrain.models.tensor_names import BUFFERS, Tensor, check, empty_params, fill, with_current_names
 from pretrain.runtime.workdir import MODEL_FILE, is_workdir
 from pretrain.trained_network import network_of, trained_network
 from tokenizer.load import Loaded
@@ -36,6 +37,7 @@ from tokenizer.load import Loaded
 logger = logging.getLogger(__name__)
 
 TASK_CLASS = "ForSequenceClassification"
+MOST_CLASSES = 10**6
 HIDDEN, HEAD, ATTENTION = "hidden_dropout_prob", "classifier_dropout", "attention_probs_dropout_prob"
 
 
@@ -91,6 +93,8 @@ def load_encoder_for_classification(
         dtype=dtype,
         use=use,
     )
+    if not ours:
+        _check_encoder(published, classifier)  # before arrays are made by what its config.json says
     head = jax.tree.map(np.asarray, classifier.init_head(jax.random.key(seed)))
     if ours:
         restored = trained_network(folder).params
@@ -129,15 +133,30 @@ def _read(published: Published, classifier: Classifier, head: Params) -> tuple[P
     heads = [tensor for tensor in wanted if tensor.path[0] == "head"]
     kept = {tensor.path[1] for tensor in heads if tensor.name in state}
     kept = set(head) if _is_task(published) and _fits(heads, state) else kept - {OUT}
-    params = empty_params(classifier.shapes()) | {"head": jax.tree.map(np.copy, head)}
     wanted = [tensor for tensor in wanted if tensor.path[0] != "head" or tensor.path[1] in kept]
-    fill(params, wanted, state, config, where, known=_of_encoder(state, family.base))
+    check(wanted, state, config, where, known=_of_encoder(state, family.base))
+    params = empty_params(classifier.shapes()) | {"head": jax.tree.map(np.copy, head)}
+    fill(params, wanted, state)
     return params, frozenset(set(head) - kept)
+
+
+def _check_encoder(published: Published, classifier: Classifier) -> None:
+    """Refuse a checkpoint whose tensors are not those of the encoder that its config.json describes.
+
+    Raises:
+      UserError: they are not.
+    """
+    state = with_current_names(classifier.encoder.config, published.state)
+    wanted = [tensor for tensor in classifier.tensors() if tensor.path[0] != "head"]
+    known = _of_encoder(state, classifier.encoder.config.family.base)
+    head = [tensor.name for tensor in classifier.tensors() if tensor.path[0] == "head"]
+    known = [name for name in known if name not in head]
+    check(wanted, state, classifier.encoder.config, published.source, known=known)
 
 
 def _is_task(published: Published) -> bool:
     """Whether the model's class is a classifier, or a class without a task in its name."""
-    classes = [str(name) for name in published.values.get("architectures") or []]
+    classes = class_names(published.values)
     return any(name.endswith(TASK_CLASS) for name in classes) or not any("For" in name for name in classes)
 
 
@@ -172,7 +191,10 @@ def learned_classes(values: Mapping[str, Any], where: str, count: int = 2) -> tu
     """
     named = values.get("id2label")
     if not isinstance(named, Mapping):
-        return tuple(f"LABEL_{index}" for index in range(values.get("num_labels", count)))
+        count = values.get("num_labels", count)
+        if not (isinstance(count, int) and 0 < count <= MOST_CLASSES):
+            raise UserError(f"{where}: num_labels={count!r} in its {CONFIG} should be a number of classes")
+        return tuple(f"LABEL_{index}" for index in range(count))
     try:
         return tuple(str(named[index]) for index in sorted(named, key=int))
     except ValueError:
@@ -253,7 +275,7 @@ def save_classifier(
 def _task_config(model_type: str, config: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
     """The config.json of a classifier that started from a checkpoint with the config.json `config`."""
     names = list(labels) or ["LABEL_0"]
-    replaced = ("_name_or_path", "torch_dtype", "num_labels", "auto_map")
+    replaced = ("_name_or_path", "torch_dtype", "num_labels", "auto_map", "custom_pipelines")
     return {name: value for name, value in without_places(config).items() if name not in replaced} | {
         "architectures": [f"{families.get(model_type).classes}{TASK_CLASS}"],
         "model_type": model_type,

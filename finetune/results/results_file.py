@@ -1,7 +1,6 @@
 """The results of a run: results.json, a table, and a summary over seeds for every metric."""
 
 import json
-import logging
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from base import formatting, schema
-from base.json_files import json_object
+from base.json_files import json_object, warn_once
 from data.labelled.config import HUB_NAME
 from finetune.population.early_stopping import is_better
 from finetune.train import RESULTS_FILE, Outcome
@@ -29,8 +28,6 @@ WANTED: Mapping[str, Any] = {
     "seconds": (int, float),
 }
 """What a results.json has at least, and the types of it."""
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -156,7 +153,7 @@ def read_results(workdir: epath.Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
-        logger.warning("%s is damaged (%s); the run's own command makes it again", file, error)
+        warn_once(f"{file} is damaged ({error}); the run's own command makes it again")
         return None
     return {
         name: _exchanged(value, _nan) if name in ("runs", "summary", "history", "onnx", "tests") else value

@@ -1,6 +1,7 @@
 """The config from which a network is built: every field is resolved, hashable, and has transformers' name."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -9,6 +10,19 @@ from pretrain.models import families
 
 if TYPE_CHECKING:
     from pretrain.models.families.family import Family
+
+
+LARGEST = {
+    "vocab_size": 10**8,
+    "hidden_size": 10**6,
+    "num_hidden_layers": 10**4,
+    "num_attention_heads": 10**5,
+    "intermediate_size": 10**7,
+    "max_position_embeddings": 10**8,
+    "type_vocab_size": 10**6,
+    "embedding_size": 10**6,
+}
+"""Sizes far above those of any network; a larger one is a damaged or hostile file."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,13 @@ class EncoderConfig:
         for name in [*sizes, "type_vocab_size"] if self.family.has_token_types else sizes:
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} should be 1 or more")
+        for name, largest in LARGEST.items():
+            if getattr(self, name) > largest:
+                raise UserError(f"{name}={getattr(self, name)} should be {largest:,} or less")
+        if not 0 < self.layer_norm_eps < 1:
+            raise UserError(f"layer_norm_eps={self.layer_norm_eps} should be above 0 and less than 1")
+        if not 0 <= self.initializer_range < math.inf:
+            raise UserError(f"initializer_range={self.initializer_range} should be a number from 0 on")
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"hidden_size={self.hidden_size} should be a multiple of num_attention_heads={self.num_attention_heads}"

@@ -6,6 +6,7 @@ Nothing is unpickled and no transformers class is imported: names and layouts ar
 import contextlib
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,8 @@ from pretrain.models.tensor_names import as_stored, from_state_dict, to_state_di
 from tokenizer.load import load as load_tokenizer
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+SHARD = re.compile(r"[^/\\]+\.safetensors")
+"""Names of the files that an index may name."""
 OURS = "config.model"
 """The place of a network's fields, for messages, if no config.json describes it."""
 
@@ -183,6 +186,12 @@ def checked(values: Mapping[str, Any], key: str, default: Any, where: str) -> An
     return value
 
 
+def class_names(values: Mapping[str, Any]) -> list[str]:
+    """The classes of transformers that a config.json says its model is of; [] where it says none."""
+    named = values.get("architectures")
+    return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+
+
 def config_dict(config: EncoderConfig) -> dict[str, Any]:
     """The contents of a transformers config.json for a masked language model of this network.
 
@@ -287,7 +296,7 @@ def _read_weights(folder: epath.Path, source: str) -> dict[str, np.ndarray]:
     if (folder / WEIGHTS).exists():
         return _read_safetensors(folder / WEIGHTS)
     if (folder / INDEX).exists():
-        shards = sorted(set(_read_json(folder / INDEX).get("weight_map", {}).values()))
+        shards = _shards(folder / INDEX)
         missing = [name for name in shards if not (folder / name).exists()]
         if missing:
             raise UserError(f"{source} lacks {missing[0]}, which its {INDEX} names")
@@ -298,11 +307,26 @@ def _read_weights(folder: epath.Path, source: str) -> dict[str, np.ndarray]:
     )
 
 
+def _shards(index: epath.Path) -> list[str]:
+    """The files that an index names, which lie beside it.
+
+    Raises:
+      UserError: it is damaged, or names a file elsewhere.
+    """
+    places = _read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise UserError(f"{index} should have a weight_map, from the names of tensors to those of files")
+    for name in places.values():
+        if not (isinstance(name, str) and SHARD.fullmatch(name)):
+            raise UserError(f"{index} names {name!r}; it should name .safetensors files of its own folder")
+    return sorted(set(places.values()))
+
+
 def _read_safetensors(file: epath.Path) -> dict[str, np.ndarray]:
     """Names to arrays; unlike safetensors.numpy this also reads bfloat16."""
     try:
         views = dict(safetensors.deserialize(file.read_bytes()))
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, IsADirectoryError) as error:
         raise UserError(f"{file} is damaged or not a safetensors file: {error}; fetch it again") from error
     arrays = {}
     for name, view in views.items():

@@ -178,8 +178,9 @@ def from_state_dict(
     wanted = encoder_tensors(model.encoder) + (head_tensors(model) if has_head else [])
     passed = {f"{decoder}.weight", decoder_bias} | (set() if has_head else of_head)
     others = [name for name in state if name not in passed and not any(part in name for part in UNUSED)]
+    check(wanted, state, config, where, known=others)
     params = empty_params(model.shapes())
-    fill(params, wanted, state, config, where, known=others)
+    fill(params, wanted, state)
     if not has_head:
         logger.warning("%s has no masked-language-model head; a fresh one is made", where)
         params["head"] = _fresh_head(model, seed)
@@ -196,8 +197,13 @@ def empty_params(shapes: Any) -> Params:
     return params
 
 
-def fill(
-    params: Params,
+def fill(params: Params, wanted: Sequence[Tensor], state: Mapping[str, np.ndarray]) -> None:
+    """Write the wanted tensors of a state dict, which `check` has passed, into params of numpy arrays."""
+    for tensor in wanted:
+        tensor.put(state[tensor.name], params)
+
+
+def check(
     wanted: Sequence[Tensor],
     state: Mapping[str, np.ndarray],
     config: EncoderConfig,
@@ -205,10 +211,9 @@ def fill(
     *,
     known: Iterable[str] = (),
 ) -> None:
-    """Write the wanted tensors of a state dict into params.
+    """Refuse a state dict that lacks wanted tensors, before any array is made by what its config.json says.
 
     Args:
-      params: numpy arrays, written to.
       wanted: tensors that must be there.
       state: names to arrays, by transformers' current names.
       config: the network.
@@ -234,7 +239,6 @@ def fill(
                 f"{where}: {tensor.name} has shape {list(array.shape)}, but by its config.json"
                 f" it is {list(tensor.shape)}"
             )
-        tensor.put(array, params)
 
 
 def as_stored(config: EncoderConfig, state: Mapping[str, np.ndarray], where: str) -> EncoderConfig:

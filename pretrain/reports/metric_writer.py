@@ -5,9 +5,7 @@ run makes these steps again. Only one process of a run writes. Objects in a buck
 the files are rewritten once a minute, and when they are flushed before every checkpoint.
 """
 
-import functools
 import json
-import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +15,7 @@ from typing import Any, Self
 
 from etils import epath
 
-from base.json_files import parsed
+from base.json_files import parsed, warn_once
 from base.storage import is_remote, write_text
 from pretrain.reports.tensorboard_events import EventWriter
 from pretrain.runtime.optional_outputs import attempt
@@ -28,8 +26,6 @@ REWRITE_SECONDS = 60.0
 Line = dict[str, Any]
 """{"step": n, "train/loss": 2.5, ...}; a value that is not finite is None."""
 
-logger = logging.getLogger(__name__)
-
 
 def read_metrics(path: epath.PathLike) -> list[Line]:
     """The lines of a metrics.jsonl, in order. Damaged lines, which a crash may leave, are left out with a warning."""
@@ -38,7 +34,12 @@ def read_metrics(path: epath.PathLike) -> list[Line]:
     lines = [_line(text) for text in texts]
     damaged = [number for number, line in enumerate(lines, 1) if line is None]
     if damaged:
-        _warn(str(path), damaged[0], len(damaged))
+        which = (
+            f"line {damaged[0]} is"
+            if len(damaged) == 1
+            else f"{len(damaged)} lines (from {damaged[0]} on) are"
+        )
+        warn_once(f"{path}: {which} damaged and left out")
     return [line for line in lines if line is not None]
 
 
@@ -57,13 +58,6 @@ def _line(text: bytes) -> Line | None:
         OverflowError,
     ):  # no JSON, no object, no float
         return None
-
-
-@functools.lru_cache
-def _warn(path: str, first: int, count: int) -> None:
-    """Warn of damaged lines, once for each file."""
-    lines = f"line {first} is" if count == 1 else f"{count} lines (the first is line {first}) are"
-    logger.warning("%s: %s damaged and left out", path, lines)
 
 
 class MetricWriter:

@@ -3,8 +3,7 @@
 import json
 
 from base.private_paths import without_places
-from tokenizer.tokenizer_files import CONFIG
-from tokenizer.tokenizer_files import without_places as files_without_places
+from tokenizer.tokenizer_files import CONFIG, publishable
 
 VALUES = {
     "u": "https://h/secret",
@@ -23,9 +22,9 @@ KEPT = ("cls_token", "chat_template", "model_type", "size")
 def test_places_are_left_out_of_a_models_and_a_tokenizers_files_alike():
     kept = {name: VALUES[name] for name in KEPT}
     assert without_places(VALUES) == kept
-    assert json.loads(files_without_places({CONFIG: json.dumps(VALUES).encode()})[CONFIG]) == kept
+    assert json.loads(publishable({CONFIG: json.dumps(VALUES).encode()})[CONFIG]) == kept
 
 
 def test_a_file_that_holds_no_object_is_let_be():
     for content in (b"[]", b"{", b"3"):
-        assert files_without_places({CONFIG: content}) == {CONFIG: content}
+        assert publishable({CONFIG: content}) == {CONFIG: content}

@@ -112,19 +112,34 @@ def test_texts_that_cannot_be_filled_are_refused(model, params, tokenizer, text,
 
 
 def test_examples_are_sentences_with_one_common_word_blanked_out(tokenizer):
-    examples = choose_examples([TEXT] * 3, tokenizer)
+    examples = choose_examples([TEXT] * 3, tokenizer, max_length=64)
     assert len(examples) == 2, "one of each sentence of prose that is neither first nor last"
     for example in examples:
         assert example.text.count(MASK) == 1
         assert example.text.replace(MASK, example.answer) in TEXT
         assert len(tokenizer.encode([" " + example.answer])[0]) == 1
-    assert choose_examples([TEXT] * 3, tokenizer) == examples
-    assert choose_examples([TEXT] * 3, tokenizer, count=1) == examples[:1]
-    assert choose_examples([TEXT], tokenizer, count=9)[0].answer in ("the", "old", "house", "river")
+    assert choose_examples([TEXT] * 3, tokenizer, max_length=64) == examples
+    assert choose_examples([TEXT] * 3, tokenizer, max_length=64, count=1) == examples[:1]
+    assert choose_examples([TEXT], tokenizer, max_length=64, count=9)[0].answer in (
+        "the",
+        "old",
+        "house",
+        "river",
+    )
+
+
+def test_sentences_that_are_longer_than_the_model_are_left_out(model, params, tokenizer):
+    lengths = [
+        len(module._row(tokenizer, each.text))
+        for each in choose_examples([TEXT] * 3, tokenizer, max_length=64)
+    ]
+    assert choose_examples([TEXT] * 3, tokenizer, max_length=min(lengths) - 1) == []
+    (kept,) = choose_examples([TEXT] * 3, tokenizer, max_length=max(lengths) - 1)
+    assert len(module._row(tokenizer, kept.text)) == min(lengths) < max(lengths)
 
 
 def test_text_without_prose_gives_no_examples(tokenizer):
-    assert choose_examples(["x = 1", ""], tokenizer) == []
+    assert choose_examples(["x = 1", ""], tokenizer, max_length=64) == []
 
 
 def test_the_table_marks_the_true_word():

@@ -67,7 +67,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(UserError, match=r"has no config\.json"):
         workdirs.read_config(epath.Path(tmp_path))
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match="is damaged .*: delete it, and run"):
+    with pytest.raises(UserError, match=r"is damaged .*: delete it, and run"):
         workdirs.read_config(epath.Path(tmp_path))
 
 

@@ -1,6 +1,7 @@
 """What ModernBERT's config.json says of each layer, in its present form and in that of older releases."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -177,7 +178,7 @@ def _theta(kind: str, fields: Mapping[str, Any], values: Mapping[str, Any]) -> f
         if rope_type != "default":
             raise UserError(f"{name} has rope_type={rope_type!r}; only 'default' is known")
     theta = scaling.get("rope_theta", rope.get("rope_theta", fields[_THETAS[kind]]))
-    if not isinstance(theta, int | float) or theta <= 0:
+    if not isinstance(theta, int | float) or not 0 < theta < math.inf:
         raise UserError(f"{_THETAS[kind]}={theta!r} should be a number above 0")
     return float(theta)
 
