@@ -48,6 +48,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     same form; the exit status is 1. Ctrl-C gives the exit status 130. If stdout is a closed pipe, the command ends
     without a message.
     """
+    terminal.guard_logs()
     try:
         status = main(sys.argv) or 0
         sys.stdout.flush()

@@ -46,6 +46,12 @@ class Formatter(logging.Formatter):
         return formatting.visible(super().format(record))
 
 
+def guard_logs() -> None:
+    """Have warnings that are logged before, or without, a handler of one's own formatted too."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(Formatter())
+
+
 class _Console(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """The segments of what is shown. Those that hold rich's own orders, such as to move the cursor, say so."""

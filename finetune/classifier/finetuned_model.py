@@ -111,8 +111,7 @@ def _stated_length(folder: epath.Path) -> int:
     file = folder / tokenizer_files.CONFIG
     stated = tokenizer_files.json_object({file.name: file.read_bytes()} if file.exists() else {}, file.name)
     length = stated.get("model_max_length", stated.get("max_len"))
-    known = isinstance(length, int | float) and 0 < length < math.inf
-    return int(length) if known else 0
+    return int(length) if isinstance(length, int | float) and 0 < length < math.inf else 0
 
 
 def class_names(values: Mapping[str, Any], model: str) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from typing import Any, NoReturn, TypeVar
 import jax
 from jax._src import distributed  # its state, the key-value store among it, has no public name
 
-from base import storage
+from base import storage, terminal
 from base.command_line import INTERRUPTED
 from base.errors import UserError
 from base.formatting import one_line
@@ -87,6 +87,7 @@ def run(main: Callable[[Sequence[str]], int | None], *, alone: bool = False) -> 
         runs it, and the others do nothing.
     """
     leave_out_absent_tpu()
+    terminal.guard_logs()
     report = ""
     try:
         if cluster.wanted():
