@@ -64,7 +64,7 @@ def ensure_tokenizer(
       for.
     """
     folder = tokenizer_folder(workdir)
-    kept = load(str(folder)) if has_tokenizer(workdir) else None
+    kept = _kept(folder) if has_tokenizer(workdir) else None
     if config.path:
         named = load(config.path)
         if kept is None:
@@ -88,6 +88,21 @@ def ensure_tokenizer(
         progress=progress,
         beside=_made_from(config, corpus_fingerprint(data, sources), _deciding(data)),
     )
+
+
+def _kept(folder: epath.Path) -> Loaded:
+    """The tokenizer in a run's folder.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    try:
+        return load(str(folder))
+    except UserError as error:
+        flaw = str(error).removesuffix("; set config.tokenizer.path")
+        raise UserError(
+            f"{flaw}; put its files back, or delete that folder and run the same command again, which makes it again"
+        ) from error
 
 
 def _made_from(

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from base import formatting
 from pretrain.config import CardConfig
 from pretrain.publish.markdown import code, escape, front_matter
 from pretrain.publish.public_names import languages
@@ -117,4 +118,4 @@ def pipeline_snippet(variable: str, pipeline: str, model: str, arguments: str) -
 
 def quoted(text: str) -> str:
     """A text of a user's as a literal of Python."""
-    return json.dumps(text, ensure_ascii=False)
+    return formatting.one_line(json.dumps(text, ensure_ascii=False))

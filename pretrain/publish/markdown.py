@@ -34,7 +34,7 @@ def front_matter(values: Mapping[str, Any]) -> str:
     """The YAML header of a model card, between its lines `---`; values that are empty are left out."""
     known = {name: value for name, value in values.items() if value not in ("", [], None)}
     text = yaml.dump(known, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6)
-    return f"---\n{text}---"
+    return f"---\n{formatting.visible(text)}---"  # what is escaped stands in double quotes
 
 
 class _Dumper(yaml.SafeDumper):

@@ -1,4 +1,4 @@
-"""Faults of fine-tuning runs: killed in an evaluation or while results are written, a damaged checkpoint, a full disk."""
+"""Faults of fine-tuning: a run killed in an evaluation or at its end, a damaged checkpoint, a full disk."""
 
 import os
 import shutil

@@ -13,7 +13,10 @@ import pytest
 from etils import epath
 
 from base.errors import UserError
+from base.schema import build
 from base.storage import create
+from finetune.config import FinetuneConfig
+from finetune.train import train as finetune
 from pretrain.reports.recorder import Recorder
 from pretrain.runtime import lock
 from pretrain.runtime.checkpointer import newest_step
@@ -69,6 +72,10 @@ def test_a_run_beside_another_is_refused_until_that_has_ended(tmp_path, holder, 
         UserError, match=rf"^process {holder.pid} on .* trains in --workdir={tmp_path}: stop it, or set"
     ):
         train(config, workdir)
+    with pytest.raises(
+        UserError, match=rf"^process {holder.pid} on .* trains in --workdir={tmp_path}: stop it"
+    ):
+        finetune(build(FinetuneConfig, {"init_from": "x", "compilation_cache": ""}), workdir)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lock.json", "text.txt"]
     holder.send_signal(signal.SIGSTOP)
     with pytest.raises(UserError, match="trains in --workdir"):  # stopped is not ended

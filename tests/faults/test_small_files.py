@@ -18,6 +18,8 @@ from pretrain.train import train
 from tests.faults.test_resume import stop_at
 from tests.finetune.tiny_task import tiny_finetune
 from tests.tiny import on_one_device, tiny_config, write_corpus
+from tokenizer.load import load
+from tokenizer.run_tokenizer import ensure_tokenizer
 
 BAD_LINES = (
     b'{"step": 2, "train/loss": "abc"}',
@@ -119,6 +121,25 @@ def test_pretraining_goes_on_with_damaged_files(runs, copy, caplog, how):
     for name in ("config.json", "saved.json", "model.json", "finished.json"):
         assert json.loads((workdir / name).read_text()) == json.loads((runs / "whole" / name).read_text())
     assert sum("are damaged and left out" in message for message in caplog.messages) == 1
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_tokenizer_is_made_again_by_hand(runs, tmp_path, how):
+    """By the same code, and from the same texts, that is; a run of other texts would notice."""
+    workdir, (config, _) = epath.Path(tmp_path), configs(runs)
+    before = Path(shutil.copytree(runs / "stopped" / "tokenizer", tmp_path / "tokenizer"))
+    damage(before / "tokenizer.json", how)
+
+    def made():
+        how = {"model_max_length": 64, "progress": False, "resuming": True}
+        return ensure_tokenizer(config.tokenizer, config.data, workdir, **how)
+
+    with pytest.raises(
+        UserError, match=r"cannot be read: .*; put its files back, or delete that folder and run the"
+    ):
+        made()
+    shutil.rmtree(before)
+    assert made().fingerprint() == load(str(runs / "stopped" / "tokenizer")).fingerprint()
 
 
 @pytest.mark.parametrize("how", DAMAGES)
