@@ -198,7 +198,10 @@ def read_config(workdir: epath.Path) -> dict[str, Any]:
     if not file.exists():
         raise UserError(f"{workdir} has no config.json; it should be the --workdir of a pretraining run")
     try:
-        return json_object(file)
+        found = json_object(file)
+        if not isinstance(found.get("data"), dict):
+            raise ValueError("it has no data")
+        return found
     except ValueError as error:
         raise UserError(
             f"{file} is damaged ({error}): delete it, and run the run's own command again, which writes it anew"
