@@ -159,7 +159,7 @@ def test_a_finished_run_makes_its_files_again(runs, copy, how):
     add_bad_lines(workdir / "metrics.jsonl")
     damage(workdir / "config.json", how)
     assert export.main(["export", f"--workdir={workdir}", f"--out={workdir}.out"]) == 0
-    assert "Held-out loss" in (Path(f"{workdir}.out") / "README.md").read_text()
+    assert "held-out, last" in (Path(f"{workdir}.out") / "README.md").read_text()
     assert fill_mask.main(["fill_mask", f"--workdir={workdir}", "the <mask> cat"]) == 0
     assert checkpoint.main(["checkpoint", "verify", str(workdir)]) == 0
 
