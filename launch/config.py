@@ -196,6 +196,16 @@ def _of_tpu(config: LaunchConfig) -> list[Unused]:
     return unused
 
 
+def of_attached(config: LaunchConfig) -> list[Unused]:
+    """The fields that `launch.tpu up --attach` does not read: they are about the creation of a pod."""
+    names = (
+        *("runtime_version", "capacity", "queued", "valid_until", "network", "subnetwork", "service_account"),
+        *("labels", "create_attempts", "backoff_seconds"),
+    )
+    because = "--attach uses a TPU VM that exists; leave it out"
+    return [Unused(tuple(f"tpu.{name}" for name in names), because)]
+
+
 def _of_slurm(config: LaunchConfig) -> list[Unused]:
     unused = []
     if not config.slurm.gpus_per_node:

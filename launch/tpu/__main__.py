@@ -5,6 +5,8 @@ create   request the pod and wait until it is ready         setup    copy the co
 run      start the job, follow it, and keep it running      status   the pod and the job on every machine
 logs     the output of the job on the machines              ssh      a shell on a machine, or a command on all
 stop     tell the job to save and stop                      delete   delete the pod, whatever state it is in
+
+up --attach uses TPU VMs that exist, which this tool did not make, and never deletes them.
 """
 
 import shlex
@@ -16,21 +18,22 @@ from functools import cached_property
 from absl import flags
 
 from base import terminal
-from base.command_line import parse, python, run
+from base.command_line import parse, python, read, run
 from base.errors import UserError
+from base.set_fields import say_all, settled
 from launch import preflight_checks
 from launch.archive import Archive, make_archive
-from launch.config import LaunchConfig, unused_by
+from launch.config import LaunchConfig, of_attached, unused_by
 from launch.dry_run import DryRunner
 from launch.job import Job, check_name, make_job
 from launch.job_outcome import judge
 from launch.launch_command import split, take_words
 from launch.subprocesses import ROOT, Runner, say
 from launch.tpu.gcloud import Gcloud
-from launch.tpu.keep_running import Launch, create, delete
+from launch.tpu.keep_running import Launch, attach, create, delete, not_ours
 from launch.tpu.log_following import Follower
 from launch.tpu.machines import UnreachableError, Worker, Workers
-from launch.tpu.pod_state import Do, Pod, decide, observe
+from launch.tpu.pod_state import Pod, observe
 from launch.tpu.status_table import status_table
 
 DEFAULT_CONFIG = "configs/launch_tpu.py"
@@ -40,6 +43,12 @@ INTERRUPTED = 130
 def _flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("dry_run", False, "print the commands, execute nothing", flag_values=values)
     flags.DEFINE_bool("no_plan", False, "up: do not compile the train step beforehand", flag_values=values)
+    flags.DEFINE_bool(
+        "attach",
+        False,
+        "up, setup, run: use TPU VMs that exist; never create or delete them",
+        flag_values=values,
+    )
     flags.DEFINE_bool(
         "delete", False, "up, run: delete the pod when the job has finished", flag_values=values
     )
@@ -72,7 +81,7 @@ class Call:
     def pod(self) -> Pod:
         """The pod, in its project and zone."""
         project, zone = preflight_checks.find_place(self.config, self.runner)
-        return Pod(self.name, Gcloud(project, zone, self.config.tpu), self.runner)
+        return Pod(self.name, Gcloud(project, zone, self.config.tpu), self.runner, self.values.attach)
 
     @property
     def workers(self) -> Workers:
@@ -89,14 +98,22 @@ class Call:
         """The job, made from the command after `--`."""
         return make_job(self.config, self.name, self.command, self.hosts)
 
-    def need(self) -> None:
+    def need(self, *, ours: bool = False) -> None:
         """Check that the pod is ready.
 
+        Args:
+          ours: whether this tool must have made the pod, unless it is attached.
+
         Raises:
-          UserError: the pod does not exist, or it is not ready.
+          UserError: the pod does not exist, it is not ready, or this tool did not make it.
         """
+        if self.pod.attached:
+            attach(self.pod)
+            return
         seen = observe(self.pod)
-        if decide(seen, queued=self.pod.queued) is not Do.USE:
+        if ours and not seen.absent and not seen.unanswered and seen.label != self.name:
+            raise UserError(not_ours(self.pod, seen))
+        if not seen.ready:
             there = "there is no pod" if seen.absent else f"the pod is not ready ({seen}):"
             raise UserError(
                 f"{there} {self.name} in {self.pod.gcloud.zone}; {self.again('create')} makes it, or waits for it"
@@ -126,14 +143,14 @@ def _create(call: Call) -> int:
 
 def _setup(call: Call) -> int:
     _ = call.archive
-    call.need()
+    call.need(ours=True)
     call.workers.setup(call.config, call.archive)
     return 0
 
 
 def _run(call: Call) -> int:
     launch = _checked(call, plan=False)
-    call.need()
+    call.need(ours=True)
     return _done(call, launch.run(create_first=False))
 
 
@@ -148,6 +165,8 @@ def _checked(call: Call, *, plan: bool) -> Launch:
     job, archive = call.job, call.archive
     preflight_checks.check_config_file(job, archive)
     pod = call.pod
+    if pod.attached:
+        attach(pod)
     preflight_checks.check_plan(job, call.config, call.runner, full=False)
     preflight_checks.check_workdir(job, call.runner)
     if plan:
@@ -158,14 +177,16 @@ def _checked(call: Call, *, plan: bool) -> Launch:
 def _done(call: Call, status: int) -> int:
     if status == 0 and call.values.delete:
         return _delete(call)
+    if call.pod.attached:
+        say(f"{call.name} was attached, and is left as it is")
+        return status
     say(f"the pod is still there, and costs money; to delete it: {call.again('delete')}")
     return status
 
 
 def _status(call: Call) -> int:
     seen = observe(call.pod, all_of_it=True)
-    ready = decide(seen, queued=call.pod.queued) is Do.USE
-    answers = call.workers.status() if ready else None
+    answers = call.workers.status() if seen.ready else None
     terminal.say(status_table(call.pod, seen, answers))
     return 0
 
@@ -199,7 +220,7 @@ def _ssh(call: Call) -> int:
 
 def _stop(call: Call) -> int:
     seen = observe(call.pod)
-    if decide(seen, queued=call.pod.queued) is not Do.USE:
+    if not seen.ready:
         say(f"nothing runs on {call.name} in {call.pod.gcloud.zone}: {seen}")
         return 0
     say(f"telling the job to save and stop; it has {call.config.tpu.grace_seconds} s")
@@ -238,6 +259,7 @@ COMMANDS: dict[str, Callable[[Call], int]] = {
 }
 OF_VERBS = {
     "no_plan": ("up",),
+    "attach": ("up", "setup", "run"),
     "delete": ("up", "run"),
     "follow": ("logs",),
     "lines": ("logs",),
@@ -255,7 +277,8 @@ def main(argv: Sequence[str]) -> int:
     """Run a command of the launcher.
 
     Returns:
-      The exit status: 0 done or finished, 1 the job failed, 2 a user's mistake, 3 the job was stopped, 130 interrupted.
+      The exit status: 0 done or finished, 1 the job failed, 2 a user's mistake, 3 the job was stopped, 75 an attached
+      pod was lost, 130 interrupted.
     """
     own, command = split(argv)
     if {"--help", "-h"} & set(own):
@@ -269,12 +292,16 @@ def main(argv: Sequence[str]) -> int:
     fields = [argument for argument in rest[1:] if argument.startswith("--config")]
     if not any(argument.lstrip("-").split("=")[0] == "config" for argument in rest[1:]):
         rest.insert(1, f"--config={ROOT / DEFAULT_CONFIG}")
-    config, values = parse(LaunchConfig, rest, _flags, unused=unused_by("tpu"))
+    given = read(LaunchConfig, rest, _flags, unused=unused_by("tpu"))
+    values = given.values
     _check_flags(verb, values)
+    config = settled(given.config, given.given, of_attached) if values.attach else given.config
+    say_all(given.given)
     hosts = preflight_checks.check_machines(config).hosts * config.tpu.slices
     if command and verb not in ("up", "run", "ssh"):
         raise UserError(f"{verb} takes no command after --")
-    runner = DryRunner(name, config.tpu.accelerator, there=verb not in MAKES) if values.dry_run else Runner()
+    there = values.attach or verb not in MAKES
+    runner = DryRunner(name, config.tpu.accelerator, there=there) if values.dry_run else Runner()
     call = Call(name, config, values, command, hosts, runner, fields)
     if verb in ("up", "run"):
         _ = call.job
@@ -299,6 +326,8 @@ def _check_flags(verb: str, values: flags.FlagValues) -> None:
             raise UserError(
                 f"--{flag} has no effect on {verb}: it is a flag of {' and '.join(verbs)}; leave it out"
             )
+    if values.attach and values["delete"].value:
+        raise UserError("--delete has no effect with --attach, which never deletes a TPU VM; leave it out")
     if values.worker == "all" and values["slice"].present:
         raise UserError(f"--worker=all means all machines of all slices; leave out --slice={values.slice}")
 
@@ -321,7 +350,9 @@ def _interrupted(call: Call, verb: str) -> int:
     except (UserError, KeyboardInterrupt) as error:
         seen, left = None, f"what exists is not known ({error or 'interrupted'})"
     say(f"interrupted; {left}")
-    if seen is None or not seen.absent:
+    if call.values.attach:
+        say(f"{call.name} was attached, and is left as it is; a job that has started goes on")
+    elif seen is None or not seen.absent:
         say(f"it goes on without this launcher, and costs money; to delete it: {call.again('delete')}")
     if verb in ("up", "run"):
         say(f"the same command follows it again; to tell the job to save and stop: {call.again('stop')}")

@@ -8,15 +8,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from base.errors import UserError
+from base.tpu_types import tpu_slice
 from launch.archive import Archive
 from launch.config import LaunchConfig
+from launch.finished import UNFINISHED
 from launch.job import Job
 from launch.job_outcome import STOPPED, USER_ERROR, Stage, Verdict, is_finished, judge
 from launch.subprocesses import say
 from launch.tpu.gcloud_errors import Failure, classify, message, pause
 from launch.tpu.log_following import Follower, tail
 from launch.tpu.machines import Answers, UnreachableError, Worker, Workers
-from launch.tpu.pod_state import Do, Pod, decide, observe
+from launch.tpu.pod_state import Do, Pod, Seen, decide, observe
 
 DELETE_TRIES = 6
 SETTLE = 3
@@ -43,10 +45,7 @@ def create(pod: Pod, config: LaunchConfig) -> None:
             before = str(seen)
             say(f"{pod.name}: {before}")
         if do in (Do.USE, Do.RECREATE) and seen.label != pod.name:
-            raise UserError(
-                f"{pod.name} exists ({seen}), but was not made by this tool: choose another NAME, or delete it by "
-                f"python -m launch.tpu delete {pod.name}"
-            )
+            raise UserError(not_ours(pod, seen))
         match do:
             case Do.USE:
                 return
@@ -59,6 +58,62 @@ def create(pod: Pod, config: LaunchConfig) -> None:
                 delete(pod)
             case Do.CREATE:
                 refused = _ask_for(pod, config, refused)
+
+
+REMEDIES = {
+    Do.CREATE: "create it again",
+    Do.RECREATE: "delete it and create it again",
+    Do.GIVE_UP: "start it again",
+}
+"""What the owner of an attached TPU VM has to do, by what the launcher would do with its own."""
+
+
+def attach(pod: Pod, *, before: str = "") -> None:
+    """Wait until TPU VMs that exist are ready. Nothing is created or deleted.
+
+    Args:
+      pod: the pod, whose TPU VMs somebody else may have made.
+      before: what happened before, for the message.
+
+    Raises:
+      UserError: they do not exist, they are lost, or they have another TPU type.
+    """
+    tpu, last = pod.gcloud.tpu, ""
+    wanted = tpu_slice(tpu.accelerator).accelerator
+    while True:
+        seen = observe(pod)
+        do = decide(seen, queued=False)
+        missing = [node for node, state in seen.nodes.items() if state is None]
+        if missing and not before:
+            raise UserError(
+                f"--attach: there is no TPU VM {missing[0]} in {pod.gcloud.zone} of {pod.gcloud.project}; name one "
+                "that exists, or leave out --attach to create it"
+            )
+        if missing or do in REMEDIES:
+            state = f"TPU VM {missing[0]} is gone" if missing else f"{pod.name} is not usable ({seen})"
+            raise UserError(
+                f"{before}{state}, and --attach neither deletes nor creates it: its owner has to "
+                f"{REMEDIES[Do.CREATE if missing else do]}; then the same command goes on"
+            )
+        if seen.accelerator not in ("", wanted):
+            raise UserError(
+                f"config.tpu.accelerator={tpu.accelerator!r}, but {pod.name} is a {seen.accelerator}: set "
+                f"--config.tpu.accelerator={seen.accelerator}"
+            )
+        if do is Do.USE:
+            return
+        if str(seen) != last:
+            last = str(seen)
+            say(f"{pod.name}: {last}; waiting until it is ready")
+        pod.runner.sleep(tpu.poll_seconds)
+
+
+def not_ours(pod: Pod, seen: Seen) -> str:
+    """The message about resources that this tool did not make."""
+    return (
+        f"{pod.name} exists ({seen}), but was not made by this tool: add --attach to up, setup or run to use it as "
+        "it is, or choose another NAME"
+    )
 
 
 def _ask_for(pod: Pod, config: LaunchConfig, refused: int) -> int:
@@ -85,13 +140,23 @@ def delete(pod: Pod) -> bool:
     """Delete the pod's queued resource and TPU VMs, if they exist. Returns whether any of them existed.
 
     Raises:
-      UserError: a resource still exists afterwards.
+      UserError: this tool did not make the resources, or one of them still exists afterwards.
     """
     seen, complaint = observe(pod, all_of_it=True), ""
     anything = not seen.absent
     for attempt in range(DELETE_TRIES):
         if seen.absent:
             return anything
+        if seen.label != pod.name:
+            if not seen.unanswered:
+                raise UserError(
+                    f"{pod.name} ({seen}) was not made by this tool, and is not deleted; its owner deletes it by "
+                    "gcloud compute tpus"
+                )
+            complaint = "the cloud does not tell who made it"
+            pod.runner.sleep(pause(attempt, pod.gcloud.tpu.backoff_seconds))
+            seen = observe(pod, all_of_it=True)
+            continue
         if seen.queued:
             calls = [pod.gcloud.delete(pod.name, queued=True)]
         else:
@@ -133,7 +198,13 @@ class Launch:
         """
         losses = 0
         while True:
-            if create_first or losses:
+            if losses and self.pod.attached:
+                try:
+                    attach(self.pod, before="the job was interrupted: ")
+                except UserError as lost:
+                    say(f"{lost}; its checkpoints are in {self.job.workdir}")
+                    return UNFINISHED
+            elif not self.pod.attached and (create_first or losses):
                 create(self.pod, self.config)
             verdict = self._run_once(fresh=losses > 0 or create_first)
             if verdict.stage not in (Stage.INTERRUPTED, Stage.ABSENT):
@@ -164,6 +235,7 @@ class Launch:
                 elif any(fields and not fields.get("archive") for fields in answers.of.values()):
                     raise UserError(
                         f"{self.pod.name} is not set up: python -m launch.tpu setup {self.pod.name}"
+                        f"{' --attach' * self.pod.attached}"
                     )
                 self.workers.start(self.job)
         except UnreachableError as error:

@@ -22,11 +22,13 @@ class Pod:
     name: str
     gcloud: Gcloud
     runner: Runner
+    attached: bool = False
+    """Whether to use TPU VMs that exist (--attach), which are neither created nor deleted."""
 
     @property
     def queued(self) -> bool:
-        """Whether a queued resource creates the pod."""
-        return self.gcloud.tpu.queued
+        """Whether a queued resource creates the pod. How an attached TPU VM was created does not matter."""
+        return self.gcloud.tpu.queued and not self.attached
 
     @property
     def nodes(self) -> list[str]:
@@ -46,6 +48,8 @@ class Seen:
     """Name of the pod in this tool's label; empty if this tool did not create the resources."""
     reason: str = ""
     """The cloud's message about a failure."""
+    accelerator: str = ""
+    """TPU type of the TPU VMs; empty if the cloud does not tell."""
 
     @property
     def absent(self) -> bool:
@@ -56,6 +60,12 @@ class Seen:
     def unanswered(self) -> bool:
         """Whether the cloud gave no answer about one of the resources."""
         return UNKNOWN in (self.queued, *self.nodes.values())
+
+    @property
+    def ready(self) -> bool:
+        """Whether every TPU VM is ready. Then the machines can be reached."""
+        states = [*self.nodes.values()]
+        return self.queued in (None, "ACTIVE") and bool(states) and set(states) == {"READY"}
 
     def __str__(self) -> str:
         """All existing resources with their states, in one line."""
@@ -99,9 +109,9 @@ def decide(seen: Seen, *, queued: bool) -> Do:
         return Do.RECREATE
     if any(state in _STOPPED for state in states):
         return Do.GIVE_UP
-    if not queued and states == [None]:
+    if not queued and not any(states):
         return Do.CREATE
-    return Do.USE if states and all(state == "READY" for state in states) else Do.WAIT
+    return Do.USE if seen.ready else Do.WAIT
 
 
 def observe(pod: Pod, *, all_of_it: bool = False) -> Seen:
@@ -114,22 +124,29 @@ def observe(pod: Pod, *, all_of_it: bool = False) -> Seen:
     Raises:
       UserError: the cloud refuses the question: no permission, no such project or zone, or no login.
     """
-    queued, label, reason = None, "", ""
+    queued, label, reason, accelerator = None, None, "", ""
     if pod.queued or all_of_it:
         described = _answer(
             pod.runner.run(pod.gcloud.describe(pod.name, queued=True)), f"queued resource {pod.name}"
         )
         queued = _state(described)
-        label, reason = _label(described), _reason(described)
+        label, reason = _label_of_nodes(described), _reason(described)
         if queued not in (None, "ACTIVE") and not all_of_it:
-            return Seen(queued, {}, label, reason)
+            return Seen(queued, {}, label or "", reason)
     states: dict[str, str | None] = {}
+    labels = set()
     calls = [pod.gcloud.describe(node, queued=False) for node in pod.nodes]
     for node, result in zip(pod.nodes, pod.runner.run_all(calls)):
         described = _answer(result, f"TPU VM {node}")
         states[node] = _state(described)
-        label = label or _label(described)
-    return Seen(queued, states, label, reason)
+        if described is not None:
+            labels.add(_label(described))
+        accelerator = accelerator or str((described or {}).get("acceleratorType", ""))
+    if (
+        label is None and len(labels) == 1
+    ):  # else the label of the queued resource, which its TPU VMs have too
+        label = labels.pop()
+    return Seen(queued, states, label or "", reason, accelerator)
 
 
 def _answer(result: Result, what: str) -> dict[str, Any] | None:
@@ -154,12 +171,15 @@ def _state(described: dict[str, Any] | None) -> str | None:
     return str(state.get("state", UNKNOWN) if isinstance(state, dict) else state)
 
 
-def _label(described: dict[str, Any] | None) -> str:
-    """The value of this tool's label. A queued resource has it on the nodes that it creates."""
-    described = described or {}
-    specs = described.get("tpu", {}).get("nodeSpec", [])
-    holder = specs[0].get("node", {}) if specs else described
-    return str(holder.get("labels", {}).get(LABEL, ""))
+def _label(described: dict[str, Any]) -> str:
+    """The value of this tool's label on a TPU VM."""
+    return str(described.get("labels", {}).get(LABEL, ""))
+
+
+def _label_of_nodes(described: dict[str, Any] | None) -> str | None:
+    """The value of this tool's label on the TPU VMs that a queued resource creates; None if it does not tell."""
+    specs = (described or {}).get("tpu", {}).get("nodeSpec", [])
+    return _label(specs[0].get("node", {})) if specs else None
 
 
 def _reason(described: dict[str, Any] | None) -> str:

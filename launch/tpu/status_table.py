@@ -25,7 +25,7 @@ def status_table(pod: Pod, seen: Seen, answers: Answers | None, now: float | Non
     tpu = pod.gcloud.tpu
     slices = f"{tpu.slices} x " if tpu.slices > 1 else ""
     lines = [
-        f"pod     {pod.name}: {slices}{tpu.accelerator}, {tpu.capacity}",
+        f"pod     {pod.name}: {slices}{tpu.accelerator}, {_maker(pod, seen)}",
         f"place   {pod.gcloud.zone}, project {pod.gcloud.project}",
         f"cloud   {seen}" if seen.queued is None else f"cloud   queued resource {seen.queued}",
     ]
@@ -41,6 +41,12 @@ def status_table(pod: Pod, seen: Seen, answers: Answers | None, now: float | Non
     if answers.complaint:
         lines.append(f"        {answers.complaint}")
     return "\n".join([*lines, "", *_rows(pod, answers, time.time() if now is None else now)])
+
+
+def _maker(pod: Pod, seen: Seen) -> str:
+    """How this tool asked for the pod, unless somebody else made it."""
+    ours = seen.absent or seen.unanswered or seen.label == pod.name
+    return pod.gcloud.tpu.capacity if ours else "not made by this tool"
 
 
 def _rows(pod: Pod, answers: Answers, now: float) -> list[str]:

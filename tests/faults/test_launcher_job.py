@@ -76,19 +76,22 @@ def unique(calls):
     return {tuple(call) for call in calls}
 
 
-@pytest.mark.parametrize("verb", ["up", "create", "setup", "run", "stop", "delete", "status", "logs", "ssh"])
+@pytest.mark.parametrize(
+    "verb", ["up", "create", "setup", "run", "stop", "delete", "status", "logs", "ssh", "up --attach"]
+)
 def test_a_dry_run_prints_what_a_real_run_executes_and_executes_nothing(verb, cloud, capfd):
+    verb, *flags = verb.split()
     command = COMMAND if verb in ("up", "run") else ["uname"] if verb == "ssh" else None
-    assert launch(verb, "--dry-run", command=command) == 0
+    assert launch(verb, *flags, "--dry-run", command=command) == 0
     printed = commands(capfd.readouterr().out)
     assert cloud.calls == []
     assert printed
-    if verb not in ("up", "create"):
+    if verb not in ("up", "create") or flags:
         cloud.add()
     if verb == "run":
         assert launch("setup") == 0
     before = len(cloud.calls)
-    assert launch(verb, command=command) == 0
+    assert launch(verb, *flags, command=command) == 0
     executed = cloud.calls[before:]
     assert unique(printed) == unique(executed)
     assert mutations(printed) == mutations(executed)

@@ -75,15 +75,15 @@ class Cloud:
         state["settings"].update(settings)
         self.write(state)
 
-    def add(self, queued="ACTIVE", node="READY", label=NAME, name=NAME) -> None:
+    def add(self, queued="ACTIVE", node="READY", label=NAME, name=NAME, kind="v4-16") -> None:
         """Put a pod there."""
         state, labels = self.read(), {"unmask-pod": label} if label else {}
         if queued:
             state["queued-resources"][name] = {"state": queued, "labels": labels, "nodes": [name]}
         if node:
-            state["tpu-vm"][name] = {"state": node, "labels": labels, "port": 1}
+            state["tpu-vm"][name] = {"state": node, "labels": labels, "port": 1, "type": kind}
             for worker in range(state["settings"]["hosts"]):
-                self.home(worker, name).mkdir(parents=True)
+                self.home(worker, name).mkdir(parents=True, exist_ok=True)
         self.write(state)
 
     def home(self, worker=0, node=NAME) -> Path:

@@ -153,7 +153,8 @@ def describe(there, kind, name, flags):
     if found is None:
         return fail("NOT_FOUND", f"Resource {name} was not found")
     if kind == "tpu-vm":
-        print(json.dumps({"name": name, "state": found["state"], "labels": found["labels"]}))
+        told = {"name": name, "acceleratorType": found.get("type", ""), "state": found["state"]}
+        print(json.dumps({**told, "labels": found["labels"]}))
     else:
         specs = [{"nodeId": name, "node": {"labels": found["labels"]}}]
         print(json.dumps({"name": name, "state": {"state": found["state"]}, "tpu": {"nodeSpec": specs}}))
