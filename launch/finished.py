@@ -3,7 +3,8 @@
 A run that a signal stops saves a step and exits with status 0. A finished run exits with 0 too, but only a finished run
 has written its marker file (see `launch.launch_command`). A scheduler sees exit statuses alone, so this program exits
 with 75 for a stopped run that can continue. With a command, it runs the command first and passes signals on to it. A
-container uses it so, as its first process.
+container uses it so, as its first process. If the command itself exits with 75, its watchdog has ended it. This program
+then exits with 1, because a hang is a failure.
 """
 
 import signal
@@ -18,14 +19,18 @@ from base.errors import UserError
 from launch.launch_command import split, with_own_python
 
 UNFINISHED = 75
-"""Exit status of a stopped run that can continue: EX_TEMPFAIL of sysexits.h."""
+"""Exit status of a launcher for a stopped run that can continue: EX_TEMPFAIL of sysexits.h."""
+HUNG = 75
+"""Exit status of a training command that its watchdog ended; the same command continues. The launchers that use it know
+whether it comes from the command or from this program."""
+FAILED = 1
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command if there is one, and look for the markers.
 
     Returns:
-      The command's exit status if it failed; else 0 if any marker exists, 75 if none exists.
+      The command's exit status if it failed, 1 in place of 75; else 0 if any marker exists, 75 if none exists.
     """
     own, command = split(argv)
     if {"--help", "-h"} & {*own[1:]}:
@@ -35,6 +40,8 @@ def main(argv: Sequence[str]) -> int:
     if not markers:
         raise UserError("no marker given: the file that a finished run leaves, WORKDIR/finished.json")
     status = run_command(command) if command else 0
+    if status == HUNG:
+        return FAILED
     if status == 0 and not any(_exists(marker) for marker in markers):
         return UNFINISHED
     return status

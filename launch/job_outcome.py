@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from base.errors import UserError
+from launch.finished import HUNG
 from launch.job import Job
 from launch.subprocesses import Runner
 from launch.tpu import gcloud
@@ -14,8 +15,6 @@ from launch.tpu.gcloud_errors import Failure, classify, message
 from launch.tpu.machines import UnreachableError, Worker
 
 USER_ERROR = 2
-STOPPED = 3
-"""Exit status of the launcher when a person stopped the job before its end and its last step is saved."""
 INTERRUPTED = (0, 143)
 """Exit statuses of a job that a signal stopped: after it saved a step, or before its first step."""
 
@@ -28,7 +27,7 @@ class Stage(Enum):
     FAILING = "failed on some machines, not ended on all"
     FINISHED = "finished"
     STOPPED = "stopped, as a person requested"
-    INTERRUPTED = "stopped by a signal, or lost with its machine"
+    INTERRUPTED = "stopped by a signal, lost with its machine, or ended by its watchdog"
     FAILED = "failed"
 
 
@@ -45,7 +44,8 @@ def judge(answers: Mapping[Worker, dict[str, Any] | None], finished: bool | None
     """Decide the stage of a job.
 
     An exit status counts only if the machine itself wrote it down. The verdict has the first failure's status, not the
-    largest status: a machine that was killed must not count as a machine that finished.
+    largest status: a machine that was killed must not count as a machine that finished. If a watchdog ended the job on
+    one machine, the failures of the others follow from that.
 
     Args:
       answers: the answer of each machine; None for a machine that did not answer.
@@ -56,7 +56,8 @@ def judge(answers: Mapping[Worker, dict[str, Any] | None], finished: bool | None
     ended = {
         worker: int(fields["exit"]) for worker, fields in known.items() if fields.get("state") == "exited"
     }
-    failed = [(worker, status) for worker, status in ended.items() if status not in INTERRUPTED]
+    hung = [(worker, status) for worker, status in ended.items() if status == HUNG]
+    failed = hung or [(worker, status) for worker, status in ended.items() if status not in INTERRUPTED]
     broken = [worker for worker, state in states.items() if state in ("lost", "none")]
     asked = any(fields.get("asked") for fields in known.values())
     if len(known) < len(answers) or "running" in states.values():
@@ -69,6 +70,8 @@ def judge(answers: Mapping[Worker, dict[str, Any] | None], finished: bool | None
         return Verdict(Stage.FINISHED)
     if asked:
         return Verdict(Stage.STOPPED)
+    if hung:
+        return Verdict(Stage.INTERRUPTED, *hung[0])
     return Verdict(Stage.FAILED, *failed[0]) if failed and not broken else Verdict(Stage.INTERRUPTED)
 
 

@@ -19,7 +19,7 @@ from base.errors import UserError
 from base.storage import write_out
 from launch import launch_command as commands
 from launch.config import LaunchConfig, SlurmConfig, unused_by
-from launch.finished import UNFINISHED
+from launch.finished import HUNG, UNFINISHED
 from launch.variables import check_names
 
 TEMPLATE = Path(__file__).with_name("slurm_job.sh")
@@ -92,6 +92,7 @@ def render(name: str, command: Sequence[str], config: LaunchConfig) -> str:
         f"limit_seconds={seconds(job.time)}",
         f"max_restarts={job.max_restarts}",
         f"unfinished={UNFINISHED}",
+        f"hung={HUNG}",
         f"secrets_file={_path(job.secrets_file)}",
         f"names={shlex.quote(' '.join([*config.env, *secrets]))}",
         _array("markers", commands.markers(command, workdir)),

@@ -28,13 +28,16 @@ EXCLUSIVE = "alpha.jobset.sigs.k8s.io/exclusive-topology"
 """JobSet's annotation that gives each Job a node pool of its own. A node pool is a slice."""
 USER_ERROR = 2
 """Exit status of a user's mistake; another start would not help."""
+STOPPED_EARLY = 143
+"""Exit status of a process that SIGTERM stopped before the run's first step."""
 FAIL: dict[str, Any] = {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [USER_ERROR]}}
 """Rule that ends a Job at once."""
 IGNORE: tuple[dict[str, Any], ...] = (
     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-    {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [UNFINISHED]}},
+    {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [UNFINISHED, STOPPED_EARLY]}},
 )
-"""Rules for ends that are not failures: the cloud took the node away, or the run was stopped and is saved."""
+"""Rules for ends that are not failures: the cloud took the node away, or the run was stopped, and is saved or had not
+made a step."""
 LONGEST_NAME = 40
 """Most characters of a run's name. The names of Pods, NAME-slice-0-15-abcde, have at most 63."""
 

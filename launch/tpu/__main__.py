@@ -277,8 +277,8 @@ def main(argv: Sequence[str]) -> int:
     """Run a command of the launcher.
 
     Returns:
-      The exit status: 0 done or finished, 1 the job failed, 2 a user's mistake, 3 the job was stopped, 75 an attached
-      pod was lost, 130 interrupted.
+      The exit status: 0 done or finished, 1 the job failed, 2 a user's mistake, 75 the job was stopped or lost and can
+      continue, 130 interrupted.
     """
     own, command = split(argv)
     if {"--help", "-h"} & set(own):

@@ -11,9 +11,9 @@ from base.errors import UserError
 from base.tpu_types import tpu_slice
 from launch.archive import Archive
 from launch.config import LaunchConfig
-from launch.finished import UNFINISHED
+from launch.finished import HUNG, UNFINISHED
 from launch.job import Job
-from launch.job_outcome import STOPPED, USER_ERROR, Stage, Verdict, is_finished, judge
+from launch.job_outcome import USER_ERROR, Stage, Verdict, is_finished, judge
 from launch.subprocesses import say
 from launch.tpu.gcloud_errors import Failure, classify, message, pause
 from launch.tpu.log_following import Follower, tail
@@ -93,7 +93,7 @@ def attach(pod: Pod, *, before: str = "") -> None:
             state = f"TPU VM {missing[0]} is gone" if missing else f"{pod.name} is not usable ({seen})"
             raise UserError(
                 f"{before}{state}, and --attach neither deletes nor creates it: its owner has to "
-                f"{REMEDIES[Do.CREATE if missing else do]}; then the same command goes on"
+                f"{REMEDIES[Do.CREATE if missing else do]}"
             )
         if seen.accelerator not in ("", wanted):
             raise UserError(
@@ -187,6 +187,10 @@ class Launch:
         """The pod's machines."""
         return Workers(self.pod)
 
+    @property
+    def _go_on(self) -> str:
+        return f"the same command goes on with the run: {self.job.workdir}"
+
     def run(self, *, create_first: bool) -> int:
         """Run the job to its end, and restart it after preemptions. Returns the launcher's exit status.
 
@@ -194,7 +198,7 @@ class Launch:
           create_first: whether to create the pod if it does not exist.
 
         Raises:
-          UserError: the cloud or a machine refuses something, or the pod was lost too often.
+          UserError: the cloud or a machine refuses something.
         """
         losses = 0
         while True:
@@ -202,7 +206,7 @@ class Launch:
                 try:
                     attach(self.pod, before="the job was interrupted: ")
                 except UserError as lost:
-                    say(f"{lost}; its checkpoints are in {self.job.workdir}")
+                    say(f"{lost}; {self._go_on}")
                     return UNFINISHED
             elif not self.pod.attached and (create_first or losses):
                 create(self.pod, self.config)
@@ -210,14 +214,14 @@ class Launch:
             if verdict.stage not in (Stage.INTERRUPTED, Stage.ABSENT):
                 return self._close(verdict)
             losses += 1
-            if losses > self.config.tpu.max_restarts:
-                raise UserError(
-                    f"{self.pod.name} was lost {losses} times, more than config.tpu.max_restarts="
-                    f"{self.config.tpu.max_restarts}; its checkpoints are in {self.job.workdir}"
-                )
-            say(
-                f"the pod or the job on it was lost ({losses} of at most {self.config.tpu.max_restarts} times)"
-            )
+            most = self.config.tpu.max_restarts
+            lost = "the pod or the job on it was lost"
+            if verdict.status == HUNG:
+                lost = "the job hung, and its watchdog ended it"
+            if losses > most:
+                say(f"{lost} {losses} times, more than config.tpu.max_restarts={most}: {self._go_on}")
+                return UNFINISHED
+            say(f"{lost} ({losses} of at most {most} times)")
 
     def _run_once(self, *, fresh: bool) -> Verdict:
         """Start the job if it is not running, and wait for its end. With `fresh`, set up the machines first."""
@@ -287,7 +291,7 @@ class Launch:
                     say("the job has failed on one machine: ending it on the others")
                     self.workers.stop(FAILING_GRACE, asked=False)
             if verdict.stage in (Stage.FAILED, Stage.INTERRUPTED, Stage.ABSENT) and looks >= SETTLE:
-                return replace(culprit, stage=Stage.FAILED) if culprit and verdict.worker else verdict
+                return replace(culprit, stage=verdict.stage) if culprit and verdict.worker else verdict
             self.pod.runner.sleep(self.config.tpu.poll_seconds)
 
     def _confirm(self, answers: Answers) -> Verdict:
@@ -305,8 +309,8 @@ class Launch:
                 say(f"finished: {self.job.workdir}")
                 status = 0
             case Stage.STOPPED:
-                say(f"stopped; the same command goes on with it: {self.job.workdir}")
-                status = STOPPED
+                say(f"stopped; {self._go_on}")
+                status = UNFINISHED
             case _:
                 assert verdict.worker is not None
                 worker = verdict.worker

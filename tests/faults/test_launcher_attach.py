@@ -88,9 +88,7 @@ def test_an_attached_vm_that_is_lost_ends_the_launcher(state, remedy, made_by_us
     on_first_pause(monkeypatch, lose)
     assert launch("up", "--attach", command=[*COMMAND, "--hold"]) == 75
     line = next(line for line in capfd.readouterr().err.splitlines() if "interrupted" in line)
-    assert line.endswith(
-        f"its owner has to {remedy}; then the same command goes on; its checkpoints are in gs://bucket/run"
-    )
+    assert line.endswith(f"its owner has to {remedy}; the same command goes on with the run: gs://bucket/run")
     assert untouched(cloud)
 
 

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from base.errors import UserError
 from launch.config import TpuConfig
+from launch.job_outcome import Stage, judge
 from launch.subprocesses import Runner, folded
 from launch.tpu import __main__ as tpu
 from launch.tpu import gcloud, keep_running
+from launch.tpu.machines import Worker
 from tests.launch.cloud import NAME, Cloud, launch, tiny_archive
 
 COMMAND = ["python", "-m", "show", "--workdir=gs://bucket/run"]
@@ -279,3 +281,33 @@ def test_a_failed_job_is_not_taken_for_a_lost_pod(status, code, cloud, capfd):
     assert f"the job failed with status {status} on worker 0 of {NAME}" in told
     assert "[0] last line" in told
     assert cloud.verbs("create", "delete") == ["create"]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "stage", "status"),
+    [
+        ([0, 0], Stage.INTERRUPTED, 0),  # saved, but not finished
+        ([143, 0], Stage.INTERRUPTED, 0),
+        ([134, 75], Stage.INTERRUPTED, 75),
+        ([None, 75], Stage.FAILING, 75),  # the other one may be frozen
+        ([137, 1], Stage.FAILED, 137),
+        ([None, 1], Stage.FAILING, 1),
+        ([0, 2], Stage.FAILED, 2),
+    ],
+)
+def test_exit_statuses_tell_an_interruption_from_a_failure(statuses, stage, status):
+    answers = {
+        Worker("n", index): {"state": "running"} if exit is None else {"state": "exited", "exit": exit}
+        for index, exit in enumerate(statuses)
+    }
+    verdict = judge(answers, finished=False)
+    assert (verdict.stage, verdict.status) == (stage, status)
+
+
+def test_a_job_that_its_watchdog_ended_is_started_again(cloud, monkeypatch, capfd):
+    cloud.set(environment={"EXIT": "75"})
+    assert launch("up", "--config.tpu.max_restarts=1", command=COMMAND) == 75
+    told = capfd.readouterr().err
+    assert "launch: the job hung, and its watchdog ended it (1 of at most 1 times)" in told
+    assert "2 times, more than config.tpu.max_restarts=1: the same command goes on" in told
+    assert cloud.verbs("create", "delete", "start") == ["create", "start", "start"]

@@ -134,7 +134,7 @@ def test_a_mistake_ends_the_job_at_once_and_what_is_no_failure_is_not_counted():
     assert job["spec"]["podFailurePolicy"]["rules"] == [
         {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [2]}},
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-        {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [75]}},
+        {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [75, 143]}},
     ]
     assert job["spec"]["backoffLimit"] == 5 * 4  # each of the four Pods fails with the run
     assert job["spec"]["template"]["spec"]["restartPolicy"] == "Never"

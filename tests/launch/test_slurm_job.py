@@ -66,12 +66,19 @@ def test_a_job_goes_back_to_the_queue_until_its_run_has_finished(tmp_path):
     assert not slurm.requeued()
 
 
-@pytest.mark.parametrize("status", [1, 2, 3])
+@pytest.mark.parametrize("status", [1, 2, 137])
 def test_a_run_that_fails_is_not_tried_again(tmp_path, status):
     slurm, script = job(tmp_path)
     ended = slurm.end(slurm.start(script, FAIL=str(status)))
     assert ended == (status, f"big: the run has failed with exit status {status}")
     assert not slurm.requeued()
+
+
+def test_a_run_that_hung_goes_back_to_the_queue(tmp_path):
+    slurm, script = job(tmp_path)
+    ended = slurm.end(slurm.start(script, FAIL="75"))
+    assert ended == (0, "big: the run hung, and its watchdog ended it; put in the queue again")
+    assert slurm.requeued()
 
 
 def test_a_run_stopped_before_its_first_step_goes_back_unless_it_had_time(tmp_path):

@@ -22,6 +22,7 @@ python=.venv/bin/python
 limit_seconds=216000
 max_restarts=100
 unfinished=75
+hung=75
 secrets_file="$HOME"/'.unmask secrets'
 names='HF_HOME HF_TOKEN'
 markers=(gs://bucket/long-run/finished.json)
@@ -69,13 +70,16 @@ export UNMASK_DISTRIBUTED=1
 srun "${srun_options[@]}" "${command[@]}"
 status=$?
 
-if ((status == 0 && ${#markers[@]})); then
+outcome="the run was stopped and is saved"
+if ((status == hung)); then
+  outcome="the run hung, and its watchdog ended it"
+elif ((status == 0 && ${#markers[@]})); then
   "$python" -m launch.finished "${markers[@]}"
   status=$?
 fi
 case $status in
   0) say "the run has finished" && exit 0 ;;
-  "$unfinished") outcome="the run was stopped and is saved" ;;
+  "$unfinished" | "$hung") ;;
   143) outcome="the run was stopped before a step was saved" ;;
   *) say "the run has failed with exit status $status" && exit "$status" ;;
 esac
