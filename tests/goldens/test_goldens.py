@@ -6,7 +6,7 @@ import pytest
 
 from tests.goldens.runs import CASES, GO_ON, LOSSES, STEPS, assert_golden, losses, name_of
 
-LENGTHS = {"train/loss": STEPS, "eval/loss": STEPS // 10}
+LENGTHS = {"train/loss": STEPS, "train/grad_norm": STEPS, "eval/loss": STEPS // 10}
 
 
 def test_every_case_has_its_losses():
