@@ -2,7 +2,8 @@
 
 The first process of a run holds it, renews it every `BEAT` seconds, and looks before each save whether it is still its
 own. A lock that nobody renews is taken over: at once if its process ran on this machine and has ended, else after
-`STALE` seconds.
+`STALE` seconds, of which at least `WATCH` are spent looking at it. The clocks of two machines may differ by minutes, so
+the time in a lock only shortens the wait, and a lock that changes is never taken over.
 """
 
 import contextlib
@@ -28,6 +29,8 @@ BEAT = 20.0
 """Seconds between renewals."""
 STALE = 90.0
 """Seconds without a renewal after which a lock on another machine is nobody's."""
+WATCH = 30.0
+"""Seconds that a lock on another machine is looked at, however old it seems: a beat, and time to write it."""
 SETTLE = 0.2
 """Seconds after which a lock that several processes took over at once is one's."""
 LOOK = 1.0
@@ -95,17 +98,17 @@ class Lock:
             raise self._held(now)
 
     def _wait(self, found: dict[str, Any]) -> None:
-        """Wait until a lock has not been renewed for `STALE` seconds.
+        """Wait until a lock has not been renewed for `STALE` seconds, and not while this process looks at it.
 
         Raises:
           UserError: it is renewed.
         """
         if found["host"] == self._own["host"]:
             raise self._held(found)
-        age = time.time() - found["time"]
-        if age < STALE:
-            logger.info("waiting whether %s still trains in %s", _who(found), self._workdir)
-        until = time.monotonic() + min(STALE, STALE - age)
+        age = time.time() - found["time"]  # by two clocks
+        seconds = min(STALE, max(STALE - age, WATCH))
+        logger.info("waiting %.0f s whether %s still trains in %s", seconds, _who(found), self._workdir)
+        until = time.monotonic() + seconds
         while time.monotonic() < until:
             time.sleep(LOOK)
             now = _read(self._file)

@@ -65,6 +65,37 @@ def elsewhere(folder: Path, **changes: object) -> None:
     (folder / "lock.json").write_text(json.dumps(values))
 
 
+class Clock:
+    """A clock in place of the lock's, which passes while the lock sleeps."""
+
+    def __init__(self, monkeypatch):
+        self.now = self._begin = 1e9
+        self._beat, self._renew, self._next = 0.0, lambda: None, float("inf")
+        monkeypatch.setattr(lock, "LOOK", 1.0)
+        monkeypatch.setattr(lock, "time", self)
+
+    def every(self, seconds, renew):
+        """Have another machine renew its lock, now and after each of these seconds."""
+        self._beat, self._renew, self._next = seconds, renew, self.now + seconds
+        renew()
+
+    @property
+    def waited(self) -> float:
+        return self.now - self._begin
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now + 5e6
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        if self.now >= self._next:
+            self._next += self._beat
+            self._renew()
+
+
 def test_a_run_beside_another_is_refused_until_that_has_ended(tmp_path, holder, caplog):
     workdir = epath.Path(tmp_path)
     config = tiny_config(write_corpus(tmp_path / "text.txt"), steps=3)
@@ -87,31 +118,31 @@ def test_a_run_beside_another_is_refused_until_that_has_ended(tmp_path, holder, 
     assert not (tmp_path / "lock.json").exists()
 
 
-def test_a_lock_of_another_machine_that_is_renewed_is_respected(tmp_path, monkeypatch):
-    elsewhere(tmp_path)
-    slept = time.sleep
+def test_a_lock_of_another_machine_that_nobody_renews_is_taken_over(tmp_path, monkeypatch, caplog):
+    clock = Clock(monkeypatch)
+    elsewhere(tmp_path, time=clock.now)
+    with held(epath.Path(tmp_path)):
+        assert content(tmp_path)["pid"] == os.getpid()
+    assert lock.STALE <= clock.waited < lock.STALE + 2
+    assert "taking over the workdir from process 7 on other-host" in caplog.text
 
-    def renewing(seconds: float) -> None:
-        elsewhere(tmp_path)
-        slept(seconds)
 
-    monkeypatch.setattr(time, "sleep", renewing)
+@pytest.mark.parametrize("skew", [-600.0, -60.0, 0.0, 600.0])
+def test_clocks_that_differ_do_not_take_a_lock_away_from_a_run(tmp_path, monkeypatch, skew):
+    clock = Clock(monkeypatch)
+    clock.every(lock.BEAT, lambda: elsewhere(tmp_path, time=clock.now + skew))
     with pytest.raises(UserError, match=r"process 7 on other-host trains in"):
         Lock(epath.Path(tmp_path))
+    assert clock.waited <= lock.BEAT + 1
 
 
-def test_a_lock_of_another_machine_that_nobody_renews_is_taken_over(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(lock, "STALE", 0.3)
-    elsewhere(tmp_path)
-    begin = time.monotonic()
+@pytest.mark.parametrize(("skew", "least"), [(-600.0, 30.0), (600.0, 90.0)])
+def test_a_lock_of_a_machine_that_is_gone_costs_a_bounded_wait(tmp_path, monkeypatch, skew, least):
+    clock = Clock(monkeypatch)
+    elsewhere(tmp_path, time=clock.now - 300 + skew)
     with held(epath.Path(tmp_path)):
-        assert time.monotonic() - begin >= 0.25
         assert content(tmp_path)["pid"] == os.getpid()
-    assert "taking over the workdir from process 7 on other-host" in caplog.text
-    elsewhere(tmp_path, time=time.time() - 1)
-    begin = time.monotonic()
-    with held(epath.Path(tmp_path)):
-        assert time.monotonic() - begin < 0.3
+    assert least <= clock.waited < least + 2
 
 
 def test_a_number_of_a_process_that_is_used_again_is_another_process(tmp_path):
