@@ -144,6 +144,7 @@ def read(
     names = suggestions.Names.of(schema, values)
     _check_names(config, schema, names, "config", partial)
     _fill(config, schema, "config", overrides)
+    rest = _emptied(config, rest)
     for override in overrides:
         _check_override(config, override, names)
     try:
@@ -285,6 +286,20 @@ def _fill(config: config_dict.ConfigDict, schema: type, where: str, overrides: S
                 config[field.name] = tuple(present)
 
 
+def _emptied(config: config_dict.ConfigDict, rest: Sequence[str]) -> list[str]:
+    """Empty each list of groups that is set to (), as in --config.phases=(); returns the other arguments."""
+    paths = {word: word.lstrip("-").removeprefix("config.").removesuffix("=()") for word in rest}
+    emptied = [word for word, path in paths.items() if word.endswith("=()") and _is_groups(config.get(path))]
+    with config.unlocked():
+        for word in emptied:
+            config[paths[word]] = []
+    return [word for word in rest if word not in emptied]
+
+
+def _is_groups(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], config_dict.ConfigDict)
+
+
 def _check_override(config: config_dict.ConfigDict, override: str, names: suggestions.Names) -> None:
     """Refuse an override of a field that does not exist, naming those that were probably meant."""
     holder: Any = config
@@ -303,9 +318,10 @@ def _check_override(config: config_dict.ConfigDict, override: str, names: sugges
             holder = holder[int(index)]
             if isinstance(holder, Mapping):
                 return  # this command does not know the fields of this group
-    if isinstance(holder, list | tuple) and holder and isinstance(holder[0], config_dict.ConfigDict):
+    if _is_groups(holder):
         raise UserError(
-            f"{override} is a list of groups; fields of its members can be set: --{override}[0].FIELD=VALUE"
+            f"{override} is a list of groups: set fields of its members, --{override}[0].FIELD=VALUE, or leave out all "
+            f"of them, --{override}=()"
         )
 
 
