@@ -234,13 +234,14 @@ def assemble(
 
 
 def _check_held_out(phases: Sequence[Phase], workdir: epath.Path) -> None:
-    """Call `check_held_out` for each phase, if the run has no tokenizer yet.
+    """Call `check_held_out` for the longest rows of each corpus, if the run has no tokenizer yet.
 
     Only the first process looks for a tokenizer. Another process might look after the first one has made it.
     """
     if not has_tokenizer(workdir):
-        for phase in phases:
-            check_held_out(phase.data, phase.seq_len, phase.place("data"))
+        longest = {phase.place("data"): phase for phase in sorted(phases, key=lambda phase: phase.seq_len)}
+        for place, phase in longest.items():
+            check_held_out(phase.data, phase.seq_len, place)
 
 
 def _tokenizer(

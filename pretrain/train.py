@@ -137,6 +137,8 @@ class _Pretraining:
         self._work = StepWork(job.encoder)
         self._objective: Objective = job.objectives[0]
         """What the stretch at hand learns."""
+        self._looked_at: set[str] = set()
+        """Data whose held-out documents have been counted; phases that share them are warned of once."""
         self._evaluators: list[Evaluator | None] = []
         """The evaluator of each phase; None for a phase that is complete, and for a run without evaluations."""
 
@@ -303,7 +305,12 @@ class _Pretraining:
         job, config = self.job, self.config.eval
         if config.every == 0 or step >= phase.stop:
             return None
-        rows = held_out_rows(self._workdir, phase, job.tokenizer, config.steps * phase.global_batch)
+        place = phase.place("data")
+        warn = place not in self._looked_at
+        self._looked_at.add(place)
+        rows = held_out_rows(
+            self._workdir, phase, job.tokenizer, config.steps * phase.global_batch, warn=warn
+        )
         return Evaluator(job.model, job.evaluations[phase.index], phase, job.mesh, rows)
 
 
@@ -378,6 +385,7 @@ class _PhaseSteps:
             sizes=job.model.sizes(),
             network={} if stage.described else network_facts(job.model, job.mesh.shape),
             processes=processes.count(),
+            again=stage.described,
         )
         terminal.console().print(overview)
         stage.described = True

@@ -57,9 +57,16 @@ def check_held_out(data: DataConfig, seq_len: int, where: str = "config.data") -
 
 
 def held_out_rows(
-    workdir: epath.Path, phase: Phase, tokenizer: Loaded, max_rows: int
+    workdir: epath.Path, phase: Phase, tokenizer: Loaded, max_rows: int, *, warn: bool = True
 ) -> dict[str, np.ndarray]:
     """The rows that a phase is evaluated on, from WORKDIR/heldout_N.npz where it holds them, else from the corpus.
+
+    Args:
+      workdir: the run's folder.
+      phase: the phase.
+      tokenizer: the run's tokenizer.
+      max_rows: the largest R.
+      warn: whether to warn if there are few.
 
     Returns:
       tokens, segments, positions: int32 [R, S], 1 <= R <= max_rows; the same to the bit from either.
@@ -70,7 +77,7 @@ def held_out_rows(
     rows = processes.first_then_all(
         lambda: _read_or_make(workdir, phase, tokenizer, max_rows), "reading the held-out rows"
     )
-    if processes.is_first():
+    if warn and processes.is_first():
         _warn_of_few(rows["tokens"], phase, tokenizer, max_rows)
     return rows
 

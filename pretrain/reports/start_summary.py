@@ -106,6 +106,7 @@ def overview(
     sizes: PyTree[int] | None = None,
     network: Mapping[str, str] | None = None,
     processes: int = 1,
+    again: bool = False,
 ) -> RenderableType:
     """The overview, to be printed with rich; at most 80 columns wide.
 
@@ -117,8 +118,11 @@ def overview(
       sizes: as of `parameter_rows`.
       network: what else is to be said of the network (`pretrain.reports.network_facts`).
       processes: of the run.
+      again: leave out what all phases of a run share, since an earlier phase has shown it.
     """
     facts = _describe(mesh, plan, memory, processes) | dict(network or {})
+    if again:
+        return _facts({name: text for name, text in facts.items() if name not in ("devices", "mesh")})
     return Group(_parameter_table(parameter_rows(params, sizes)), "", _facts(facts))
 
 

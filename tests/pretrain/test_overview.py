@@ -75,6 +75,12 @@ def test_the_whole_overview_fits_80_columns(params, mesh):
         assert part in words
 
 
+def test_a_later_phase_shows_only_what_is_its_own(params, mesh):
+    text = show(overview(params, mesh, PLAN, Memory(params=1024, optimizer=0), again=True))
+    assert "layers" not in text and "devices" not in text and "mesh" not in text
+    assert "32 rows x 128 tokens" in text and "memory per device" in text
+
+
 def test_what_is_not_known_is_left_out(params, mesh):
     plan = Plan(10, 0, 8, 16, 3, 1, "float32", 1e9, None)
     text = show(overview(params, mesh, plan, Memory(params=1024, optimizer=0)))
