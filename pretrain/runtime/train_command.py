@@ -3,16 +3,21 @@
 import logging
 import shlex
 import signal
+import tempfile
 from collections.abc import Sequence
 
 import jax
 from absl import flags
 from absl import logging as absl_logging
+from etils import epath
 
 from base import terminal
 from base.command_line import python
 from base.home import cache_folder
+from base.storage import is_remote
 from pretrain.runtime import processes
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = ("data", "tokenizer", "pretrain", "finetune")
 
@@ -35,9 +40,26 @@ def log_to_stderr() -> None:
 
 
 def use_compilation_cache(folder: str) -> None:
-    """Keep compiled programs in a folder; empty keeps none. Without a home folder, neither does a folder below `~`."""
-    if path := cache_folder(folder):
-        jax.config.update("jax_compilation_cache_dir", path)
+    """Keep compiled programs in a folder; empty keeps none. Without a home folder, neither does a folder below `~`.
+
+    A folder that cannot be written costs a line and the cache.
+    """
+    if not (place := cache_folder(folder)):
+        return
+    path = epath.Path(place)
+    try:
+        if not is_remote(path):
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                pass
+    except OSError as error:
+        logger.warning(
+            "config.compilation_cache=%s cannot be written (%s): programs are compiled each time; set another folder",
+            folder,
+            error.strerror,
+        )
+        return
+    jax.config.update("jax_compilation_cache_dir", place)
 
 
 def stopped(module: str, by: signal.Signals, step: int, argv: Sequence[str]) -> int:
