@@ -289,7 +289,9 @@ def _fill(config: config_dict.ConfigDict, schema: type, where: str, overrides: S
 def _emptied(config: config_dict.ConfigDict, rest: Sequence[str]) -> list[str]:
     """Empty each list of groups that is set to (), as in --config.phases=(); returns the other arguments."""
     paths = {word: word.lstrip("-").removeprefix("config.").removesuffix("=()") for word in rest}
-    emptied = [word for word, path in paths.items() if word.endswith("=()") and _is_groups(config.get(path))]
+    emptied = [
+        w for w, path in paths.items() if w.endswith("=()") and path in config and _is_groups(config[path])
+    ]
     with config.unlocked():
         for word in emptied:
             config[paths[word]] = []
@@ -320,8 +322,8 @@ def _check_override(config: config_dict.ConfigDict, override: str, names: sugges
                 return  # this command does not know the fields of this group
     if _is_groups(holder):
         raise UserError(
-            f"{override} is a list of groups: set fields of its members, --{override}[0].FIELD=VALUE, or leave out all "
-            f"of them, --{override}=()"
+            f"{override} is a list of groups; fields of its members can be set: --{override}[0].FIELD=VALUE"
+            + (f"; all members can be left out: --{override}=()" if override.count(".") == 1 else "")
         )
 
 
