@@ -3,17 +3,22 @@
 import errno
 import gc
 import io
+import json
 import os
+import random
 import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 from etils import epath
 from rich.console import Console
 
+import pretrain.__main__ as command
 from base.interruptible import raise_noted, sigterm_as_ctrl_c
 from finetune.train import _RunSteps
 from finetune.train import train as finetune
@@ -82,6 +87,77 @@ def test_a_signal_that_is_lost_before_the_first_step_ends_the_run(stage, place, 
             interrupted = error.args[0].name
     assert interrupted == "SIGTERM"
     assert newest_step(workdir) == 0
+
+
+class Killed(BaseException):
+    """What SIGTERM does to a process that has no handler of its own."""
+
+
+def call(arguments: list[str], moment: float | None) -> int:
+    """The exit status of a training command that gets SIGTERM after some seconds, unless it has ended by then."""
+
+    def die(number, frame):
+        raise Killed
+
+    timer = threading.Timer(moment or 1e6, os.kill, [os.getpid(), signal.SIGTERM])
+    before = signal.signal(signal.SIGTERM, die)
+    try:
+        timer.start()
+        status = command.main(["pretrain", *arguments])
+        timer.cancel()
+        timer.join()
+        return status
+    except Killed:
+        return 128 + signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def write_recipe(folder: Path) -> Path:
+    """A recipe of 40 steps, with a checkpoint every 10."""
+    corpus = write_corpus(folder / "text.txt")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    values = {
+        "steps": 40,
+        "global_batch": 8,
+        "seq_len": 32,
+        "tokenizer": {"vocab_size": 300, "min_frequency": 1},
+        "data": {"source": "files", "path": str(corpus), "streams": 4, "window": 8, "eval_fraction": 0.0},
+        "model": {**sizes, "max_position_embeddings": 66},
+        "schedule": {"warmup_steps": 2},
+        "log": {"every": 1},
+        "eval": {"every": 0},
+        "checkpoint": {"every": 10},
+        "compilation_cache": "",
+    }
+    recipe = folder / "recipe.py"
+    recipe.write_text(
+        f"from ml_collections import ConfigDict\n\ndef get_config():\n    return ConfigDict({values!r})\n"
+    )
+    return recipe
+
+
+def losses(workdir: epath.Path) -> dict[int, float]:
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
+
+
+@LOST
+def test_a_signal_at_any_moment_ends_the_command_and_the_next_one_goes_on(tmp_path, monkeypatch):
+    """A few moments of the many that benchmarks/random_kills.py takes."""
+    recipe = write_recipe(tmp_path)
+    monkeypatch.setattr("pretrain.runtime.train_command.log_to_stderr", lambda: None)
+    begin, whole = time.monotonic(), epath.Path(tmp_path / "whole")
+    assert call([f"--config={recipe}", f"--workdir={whole}"], None) == 0
+    seconds, draw = time.monotonic() - begin, random.Random(7)
+    for number in range(3):
+        workdir = epath.Path(tmp_path / f"run{number}")
+        arguments = [f"--config={recipe}", f"--workdir={workdir}"]
+        for _ in range(2):
+            status = call(arguments, draw.uniform(0, seconds))
+            assert status == 0 if newest_step(workdir) else status == 143
+        assert call(arguments, None) == 0
+        assert losses(workdir) == losses(whole)
 
 
 def test_a_connection_that_drops_saves_the_run(tmp_path, monkeypatch):
