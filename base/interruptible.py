@@ -2,11 +2,13 @@
 
 A handler's exception can be lost: Python runs handlers between any two instructions of the main thread, also inside a
 destructor or a callback of the garbage collector, which pass over exceptions. So a handler notes its signal besides,
-and code that can end asks for it at places of its own: `raise_noted`.
+and code that can end asks for it at places of its own: `raise_noted`. Where the exception would be lost for certain,
+none is raised, since Python would print its traceback.
 """
 
 import atexit
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -37,7 +39,8 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         _noted.append(signal.Signals(number))
-        raise KeyboardInterrupt(signal.Signals(number))
+        if not _passes_over_exceptions(frame):
+            raise KeyboardInterrupt(signal.Signals(number))
 
     previous = {number: signal.signal(number, stop) for number in heeded()}
     try:
@@ -46,6 +49,16 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
         for number, handler in previous.items():
             signal.signal(number, handler)
         _noted.clear()
+
+
+def _passes_over_exceptions(frame: FrameType | None) -> bool:
+    """Whether a frame is part of a destructor or of a callback of the garbage collector."""
+    callbacks = [getattr(callback, "__code__", None) for callback in gc.callbacks]
+    while frame is not None:
+        if frame.f_code.co_name == "__del__" or frame.f_code in callbacks:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def noted() -> signal.Signals | None:

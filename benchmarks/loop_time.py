@@ -18,14 +18,13 @@ import os
 import signal
 import statistics
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.random_kills import fork, wait
+from benchmarks.random_kills import fork, temporary_folder, wait
 from benchmarks.soak_runs import write_corpus, write_recipe
 from pretrain.reports.recorder import Recorder
 from pretrain.runtime import loop
@@ -129,6 +128,7 @@ class Runs:
             "tokenizer": {"vocab_size": 1000, "min_frequency": 1},
             "data": {"source": "files", "path": str(self.folder / "corpus.txt"), "eval_fraction": 0.0},
             "model": {**SIZES[millions], "vocab_size": VOCABULARY[millions], "scan_unroll": 0},
+            "schedule": {"warmup_steps": 4},
             "log": {"every": 1},
             "eval": {"every": 0},
             "checkpoint": {"every": every, "keep": 1},
@@ -220,8 +220,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seq_len", type=int, default=128)
     options = parser.parse_args(argv[1:])
-    with tempfile.TemporaryDirectory(prefix="loop-") as folder:
-        runs = Runs(Path(folder), options)
+    with temporary_folder("loop-") as folder:
+        runs = Runs(folder, options)
         if "watchdog" in options.what:
             bare_watchdog()
         for millions in map(int, options.millions.split(",")):

@@ -30,7 +30,7 @@ import threading
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +98,16 @@ def start(stage: str, arguments: Sequence[str], log: Path) -> int:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output).pid
 
 
+@contextlib.contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """A folder that is removed at the end; `tempfile`'s own would be removed at the end of each child."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
 def wait(child: int, seconds: float) -> int | None:
     """The exit status of a child, negative for a signal; None where it does not end within some seconds."""
     until = time.monotonic() + seconds
@@ -153,6 +163,8 @@ class Kills:
         call = Call(status, time.monotonic() - begin, self.log.read_text(errors="replace"))
         if status != 0:
             self.problem(f"a call without a signal ended with exit status {status}", call)
+            if not self.calls:
+                raise SystemExit(1)
         return call
 
     def interrupted(self, workdir: Path, moment: float, *, fresh: bool = False) -> Call | None:
@@ -213,7 +225,7 @@ class Kills:
         expected = losses(self.folder / "expected")
         print(f"a call without a signal: {length:.1f} s, {len(expected)} losses", flush=True)
         for number in range(self.options.starts):
-            self.one(expected, [self.draw.uniform(0, 6.0)], fresh=True, name=f"start{number}")
+            self.one(expected, [self.draw.uniform(0, 4.0)], fresh=True, name=f"start{number}")
         number = 0
         while len(self.calls) < self.options.times + self.options.starts:
             self.one(expected, [self.draw.uniform(0, length) for _ in range(2)], name=f"run{number}")
@@ -267,6 +279,7 @@ def prepare(folder: Path) -> None:
         "tokenizer": {"vocab_size": 1000, "min_frequency": 1},
         "data": {"source": "files", "path": str(folder / "corpus.txt"), "streams": 4, "eval_fraction": 0.05},
         "model": {**sizes, "max_position_embeddings": 66},
+        "schedule": {"warmup_steps": 4},
         "eval": {"every": 10, "steps": 2},
         "checkpoint": {"every": 10},
     }
@@ -298,9 +311,9 @@ def main(argv: Sequence[str]) -> int:
     )
     options = parser.parse_args(argv[1:])
     gc.freeze()
-    with tempfile.TemporaryDirectory(prefix="kills-") as folder:
-        prepare(Path(folder))
-        kills = Kills(options, Path(folder))
+    with temporary_folder("kills-") as folder:
+        prepare(folder)
+        kills = Kills(options, folder)
         with contextlib.suppress(KeyboardInterrupt):
             kills.run()
         kills.summary()

@@ -214,7 +214,7 @@ class Soak:
         from tokenizer.load import load
 
         texts = (self.folder / "corpus.txt").read_text().splitlines()
-        ids = load(str(self.workdir / "tokenizer")).tokenizer.encode(texts)
+        ids = load(str(self.workdir / "tokenizer")).encode(texts)
         wanted = Counter(digest(each) for each in ids)
         size = PRETRAIN["global_batch"] // STREAMS
         begun: list[Counter[str]] = []

@@ -65,10 +65,10 @@ class Layout:
 
 
 def write_corpus(path: Path, count: int, seed: int) -> list[str]:
-    """Write documents of 6 to 26 words, one a line, each with a number of its own; returns them."""
+    """Write documents of 4 to 21 words, one a line, each with a number of its own; returns them."""
     draw = random.Random(seed)
     documents = [
-        f"{number} " + " ".join(draw.choices(WORDS, k=draw.randint(5, 25))) for number in range(count)
+        f"{number} " + " ".join(draw.choices(WORDS, k=draw.randint(3, 20))) for number in range(count)
     ]
     path.write_text("\n".join(documents) + "\n")
     return documents
@@ -81,7 +81,7 @@ def write_examples(path: Path, count: int, seed: int) -> None:
         writer = csv.writer(file)
         writer.writerow(["sentence", "label"])
         for number in range(count):
-            words = draw.choices(WORDS, k=draw.randint(5, 25))
+            words = draw.choices(WORDS, k=draw.randint(3, 12))
             label = any(word.startswith("ba") for word in words)
             writer.writerow([f"{number} " + " ".join(words), "yes" if label else "no"])
 
@@ -109,7 +109,7 @@ class Launch:
             RECORDS: str(folder / "records" / name),
             "JAX_PLATFORMS": "cpu",
             "UNMASK_HEARTBEAT_SECONDS": os.environ.get("UNMASK_HEARTBEAT_SECONDS", "10"),
-            "UNMASK_INITIALIZATION_SECONDS": "120",
+            "UNMASK_INITIALIZATION_SECONDS": "60",
             "NPROC": "16",
         }
         if layout.processes > 1:
@@ -192,7 +192,10 @@ def metrics(workdir: Path) -> Iterator[dict[str, Any]]:
 
 def last_step(workdir: Path) -> int:
     """The last step whose metrics are written; 0 where there is none."""
-    with contextlib.suppress(OSError, ValueError), (workdir / "metrics.jsonl").open("rb") as file:
+    with (
+        contextlib.suppress(OSError, ValueError, LookupError),
+        (workdir / "metrics.jsonl").open("rb") as file,
+    ):
         file.seek(max(0, file.seek(0, os.SEEK_END) - 2000))
         return int(json.loads(file.read().splitlines()[-1])["step"])
     return 0
