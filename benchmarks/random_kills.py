@@ -2,8 +2,8 @@
 
 python -m benchmarks.random_kills [--stage=pretrain|finetune] [--signal=TERM|KILL] [--times=100] [--starts=10]
 
-A tiny run of a few seconds on one device. Two calls of each run get a signal, at moments that are uniform from the
-start of a call to its end; a third call is left alone. Calls are forked from a process that has imported everything,
+A tiny run of a few seconds on one device. The first four calls of each run get a signal, at moments that are uniform from
+the start of a call to its end; a fifth call is left alone. Calls are forked from a process that has imported everything,
 so `--starts` calls more are started as a user starts them, and get the signal while they import. Checked:
 
 - the call ends within --grace seconds, with the exit status that docs/resuming.md gives;
@@ -46,6 +46,8 @@ from pretrain.runtime import processes
 
 COMMANDS = {"pretrain": pretrain, "finetune": finetune}
 STEPS = 40
+CALLS = 4
+"""Calls of a run that get the signal; one more ends it."""
 FEW = 3
 """Steps that may be made after a signal: the one at hand, and what the reader of the metrics lags behind."""
 PATIENCE = 300.0
@@ -228,7 +230,7 @@ class Kills:
             self.one(expected, [self.draw.uniform(0, 4.0)], fresh=True, name=f"start{number}")
         number = 0
         while len(self.calls) < self.options.times + self.options.starts:
-            self.one(expected, [self.draw.uniform(0, length) for _ in range(2)], name=f"run{number}")
+            self.one(expected, [self.draw.uniform(0, length) for _ in range(CALLS)], name=f"run{number}")
             number += 1
 
     def one(
