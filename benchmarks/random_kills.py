@@ -2,9 +2,9 @@
 
 python -m benchmarks.random_kills [--stage=pretrain|finetune] [--signal=TERM|KILL] [--times=100] [--starts=10]
 
-A tiny run of a few seconds on one device. The first four calls of each run get a signal, at moments that are uniform from
-the start of a call to its end; a fifth call is left alone. Calls are forked from a process that has imported everything,
-so `--starts` calls more are started as a user starts them, and get the signal while they import. Checked:
+A tiny run of a few seconds on one device. The first four calls of each run get a signal, at moments that are uniform
+from the start of a call to its end; a fifth call is left alone. Calls are forked from a process that has imported
+everything, so `--starts` calls more are started as a user starts them, and get the signal while they import. Checked:
 
 - the call ends within --grace seconds, with the exit status that docs/resuming.md gives;
 - it makes no more than a few steps after the signal;
