@@ -6,6 +6,7 @@ part. gcsfs gives up after half a minute, TensorStore after a quarter of an hour
 """
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -276,8 +277,17 @@ def explained(path: str | os.PathLike[str], setting: str = "") -> Iterator[None]
         raise UserError(f"{where}: {_flaw(error, os.fspath(path))}") from error
 
 
+class StorageError(Exception):
+    """The disk or the network has failed, and it ends a run; the message is one line."""
+
+
 def outage(error: BaseException) -> str:
-    """The message for an error of a bucket's or server's client that ends a run; empty for any other error."""
+    """The message for an error of storage, or of a bucket's or server's client, that ends a run; else empty."""
+    if isinstance(error, StorageError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = error.filename or "a file"
+        return f"{where} cannot be written ({error.strerror}): make room, then run the same command again"
     if type(error).__module__.split(".")[0] not in ("aiohttp", "gcsfs", "google", "requests"):
         return ""
     return f"a bucket or server failed ({_detail(error)}); run the same command again to go on from the last checkpoint"

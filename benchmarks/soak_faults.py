@@ -174,7 +174,20 @@ def full(launch: Launch, draw: random.Random) -> Outcome:
         if outcome.status == 0 or launch.layout.processes == 1:
             outcome.problems.append(f"ended with exit status {outcome.status}")
         return outcome
-    return _goes_on(launch, outcome, last_step(launch.workdir))
+    _goes_on(launch, outcome, last_step(launch.workdir))
+    return _saves_again(launch, outcome) if said and outcome.status is None else outcome
+
+
+def _saves_again(launch: Launch, outcome: Outcome, seconds: float = 180.0) -> Outcome:
+    """Wait until a run has a checkpoint of a step after the fault."""
+    begin = time.monotonic()
+    while not launch.ended() and time.monotonic() - begin < seconds:
+        if max(checkpoints(launch.workdir), default=0) > outcome.step:
+            return outcome
+        time.sleep(0.2)
+    outcome.problems.append("saved no later step")
+    outcome.status = launch.process.poll()
+    return outcome
 
 
 @contextlib.contextmanager

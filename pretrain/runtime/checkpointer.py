@@ -23,6 +23,7 @@ from orbax.checkpoint import checkpoint_managers
 from base import formatting
 from base.errors import UserError
 from base.storage import (
+    StorageError,
     check_damage,
     explained,
     is_remote,
@@ -131,11 +132,11 @@ class Checkpointer:
         """Steps with a committed checkpoint, oldest first; also the one that is being written."""
         return sorted(self._manager.all_steps(read=False))
 
-    def save(self, step: int, state: Any, run: Run) -> None:
+    def save(self, step: int, state: Any, run: Run, *, first: Callable[[], None] = lambda: None) -> None:
         """Start writing the checkpoint of a step; returns once the arrays are copied to the host.
 
         A checkpoint that cannot be written costs a single process no more than that checkpoint: the log says so, and
-        the older ones are kept.
+        the older ones are kept. `first` writes what has to be there before it.
         """
         self.wait()
         if step in self.steps:
@@ -153,6 +154,7 @@ class Checkpointer:
             items[manifest.FOLDER] = _SaveManifest({})
         self._writing = step
         try:
+            first()
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         except Exception as error:
             self._failed(error)
@@ -172,7 +174,7 @@ class Checkpointer:
         """Block until what was saved is committed, or say that it could not be.
 
         Raises:
-          Exception: what went wrong, if there are several processes.
+          StorageError: it could not, and there are several processes.
         """
         try:
             self._manager.wait_until_finished()
@@ -184,8 +186,14 @@ class Checkpointer:
 
     def _failed(self, error: Exception) -> None:
         self.check_place()
-        if processes.count() > 1 or self._writing is None or not is_storage_failure(error):
+        if self._writing is None or not is_storage_failure(error):
             raise error
+        if processes.count() > 1:
+            raise StorageError(
+                f"the checkpoint of step {self._writing} could not be saved ({storage_flaw(error)}): of several "
+                f"processes this ends the run; once it is mended, run the same command again to go on from the "
+                "checkpoint before"
+            ) from error
         step, self._writing = self._writing, None
         with contextlib.suppress(Exception):  # it raises the error again
             self._manager.close()

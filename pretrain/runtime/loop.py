@@ -56,6 +56,7 @@ from pretrain.runtime.checkpointer import Checkpointer, Run
 from pretrain.runtime.goodput import Account
 from pretrain.runtime.interruption import Interruption
 from pretrain.runtime.loss_spikes import Spike
+from pretrain.runtime.optional_outputs import attempt
 from pretrain.runtime.profiling import profile
 from pretrain.runtime.stage import Stage, Stretch
 from pretrain.runtime.watchdog import Watchdog
@@ -298,7 +299,7 @@ class Loop:
         """Note the newest checkpoint that is committed, and say if the last one has failed; waits for nothing."""
         committed = self._checkpointer.report()
         if committed and self._writes:
-            workdirs.write_saved(self._workdir, committed)
+            attempt(workdirs.SAVED_FILE, workdirs.write_saved, self._workdir, committed)
 
     def _over(self, stretch: Stretch, step: int) -> bool:
         """Whether a stretch makes no further step."""
@@ -378,8 +379,7 @@ class Loop:
         if self._spike():
             return
         self._stage.guard.check_params(step, state)
-        if self._writes:
-            self._stage.write_before_checkpoint()
+        first = self._stage.write_before_checkpoint if self._writes else lambda: None
         run = {
             "config": schema.as_dict(self._stage.config),
             "fingerprints": dict(self._stage.fingerprints),
@@ -387,4 +387,4 @@ class Loop:
             "bad_in_a_row": self._stage.guard.in_a_row,
             **self._stage.remembered(),
         }
-        self._checkpointer.save(step, state, run)
+        self._checkpointer.save(step, state, run, first=first)

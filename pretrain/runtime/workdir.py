@@ -18,7 +18,8 @@ from base.storage import write_bytes as write_bytes
 from base.storage import write_text as write_text
 from pretrain.config import PretrainConfig
 from pretrain.runtime import processes
-from pretrain.runtime.checkpointer import SAVED_FILE, Checkpointer, first_line
+from pretrain.runtime.checkpointer import SAVED_FILE as SAVED_FILE
+from pretrain.runtime.checkpointer import Checkpointer, first_line
 from pretrain.runtime.lock import Lock
 
 logger = logging.getLogger(__name__)

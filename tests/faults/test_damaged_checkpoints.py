@@ -18,6 +18,7 @@ from etils import epath
 
 from base import storage
 from base.errors import UserError
+from base.storage import StorageError, outage
 from pretrain.runtime import manifest
 from pretrain.runtime.checkpointer import Checkpointer
 from pretrain.runtime.saved_params import restore_params
@@ -267,6 +268,20 @@ def test_a_full_disk_costs_a_checkpoint_and_a_line(folder: Path, longest: int, c
     checkpointer.save(15, state(15), {"best": None, "data": {"offset": 15}})
     checkpointer.close()
     assert restored(folder)[0] == 15
+
+
+def test_of_several_processes_a_full_disk_ends_the_run_in_one_line(folder: Path, monkeypatch):
+    """It ended with a traceback of a hundred lines."""
+    monkeypatch.setattr("pretrain.runtime.checkpointer.processes.count", lambda: 2)
+    checkpointer = Checkpointer(folder, keep=2)
+    with no_file_longer_than(50_000), pytest.raises(StorageError) as error:
+        checkpointer.save(12, state(12), {"best": None})
+        checkpointer.wait()
+    assert outage(error.value).startswith(
+        "the checkpoint of step 12 could not be saved (File too large): of several"
+    )
+    monkeypatch.undo()
+    assert restored(folder)[0] == 9
 
 
 def test_a_checkpoint_that_does_not_fit_the_disk_is_not_begun(folder: Path, monkeypatch, caplog):

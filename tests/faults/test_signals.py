@@ -23,6 +23,7 @@ from base.interruptible import raise_noted, sigterm_as_ctrl_c
 from finetune.train import _RunSteps
 from finetune.train import train as finetune
 from pretrain.reports.recorder import Recorder
+from pretrain.runtime import workdir as workdirs
 from pretrain.runtime.checkpointer import newest_step
 from pretrain.train import _PhaseSteps, train
 from tests.finetune.tiny_task import tiny_finetune
@@ -233,3 +234,22 @@ def test_a_run_whose_output_goes_nowhere_is_saved(tmp_path, monkeypatch, number)
     workdir = epath.Path(tmp_path / "run")
     outcome = train(tiny_config(write_corpus(tmp_path / "text.txt")), workdir)
     assert outcome.interrupted == "SIGHUP" and newest_step(workdir) == outcome.step in (4, 5)
+
+
+def test_a_disk_that_takes_nothing_more_costs_a_checkpoint(tmp_path, monkeypatch, caplog):
+    """The run ended with a traceback when it wrote the small files beside a checkpoint."""
+    write, refused = workdirs.write_text, []
+
+    def full(path, text):
+        if path.name == workdirs.SAVED_FILE or (path.name == workdirs.MODEL_FILE and len(refused) == 1):
+            refused.append(path.name)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        refused.extend([path.name] * (path.name == workdirs.MODEL_FILE))
+        write(path, text)
+
+    monkeypatch.setattr(workdirs, "write_text", full)
+    workdir = epath.Path(tmp_path / "run")
+    outcome = train(tiny_config(write_corpus(tmp_path / "text.txt"), checkpoint={"every": 4}), workdir)
+    assert (outcome.step, outcome.interrupted, newest_step(workdir)) == (8, "", 8)
+    assert "the checkpoint of step 4 could not be saved (No space left on device)" in caplog.text
+    assert not (workdir / "checkpoints" / "4").exists()
