@@ -69,9 +69,9 @@ def stop_at(place: str, file: Path) -> None:
     if place == "step":
         before(Recorder, "step", at_step)
     elif place == "save":
-        before(Checkpointer, "save", lambda *_: threading.Timer(0.05, send).start())
+        before(Checkpointer, "save", lambda *_, **__: threading.Timer(0.05, send).start())
     else:
-        before(_PhaseSteps, "compile", lambda *_: threading.Timer(0.5, send).start())
+        before(_PhaseSteps, "compile", lambda *_, **__: threading.Timer(0.5, send).start())
 
 
 def time_steps(times: list[tuple[int, float]], file: Path, last: int) -> None:
@@ -89,9 +89,9 @@ def time_saves(file: Path) -> None:
     """Write down what each save takes in the loop."""
     original, stalls = Checkpointer.save, list[float]()
 
-    def save(self: Checkpointer, *given: Any) -> None:
+    def save(self: Checkpointer, *given: Any, **named: Any) -> None:
         begin = time.perf_counter()
-        original(self, *given)
+        original(self, *given, **named)
         stalls.append(time.perf_counter() - begin)
         file.write_text(json.dumps(stalls))
 
