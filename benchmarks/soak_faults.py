@@ -108,7 +108,7 @@ def stop(launch: Launch, draw: random.Random) -> Outcome:
     outcome, pid = _choose(launch, draw, "STOP")
     _send(pid, signal.SIGSTOP)
     if launch.layout.processes > 1:
-        _wait(launch, outcome, 180)
+        _wait(launch, outcome, 240)
         if outcome.status == 0:
             outcome.problems.append("exit status 0")
         return outcome

@@ -25,7 +25,7 @@ PRETRAIN = {
     "steps": 1_000_000,
     "global_batch": 16,
     "seq_len": 64,
-    "time_limit": 60.0,
+    "time_limit": 120.0,
     "tokenizer": {"vocab_size": 1000, "min_frequency": 1},
     "model": {
         "hidden_size": 128,
@@ -45,7 +45,7 @@ FINETUNE = {
     "global_batch": 16,
     "max_length": 48,
     "lengths": [48],
-    "time_limit": 60.0,
+    "time_limit": 120.0,
     "optimizer": {"learning_rate": 3e-4},
     "log": {"every": 1},
     "eval": {"every": 100},

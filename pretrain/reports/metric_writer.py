@@ -10,6 +10,8 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -64,7 +66,7 @@ class MetricWriter:
     """A writer of scalars to metrics.jsonl and TensorBoard that does not delay the training loop.
 
     Slow writes happen on a separate thread. A failed write (a full disk, a lost connection) logs a warning and does not
-    stop the run.
+    stop the run. The next write makes up for it.
     """
 
     def __init__(self, workdir: epath.PathLike, *, resume_step: int | None = None, tensorboard: bool = True):
@@ -81,7 +83,11 @@ class MetricWriter:
         self._lines = [_as_json(line) for line in kept if line["step"] <= (resume_step or 0)]
         self._rewrite(self._lines)
         self._rewritten = time.monotonic()
-        self._file = None if is_remote(self._path) else self._path.open("a")
+        self._file: FileIO | None = None
+        if not is_remote(self._path):
+            self._file = FileIO(Path(self._path), "a")
+        self._unwritten = b""
+        """The end of the lines so far that is not in the file yet."""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
         self._events = EventWriter(self._path.parent / "tensorboard") if tensorboard else None
 
@@ -90,8 +96,8 @@ class MetricWriter:
         values = {name: float(value) for name, value in values.items()}
         line = _as_json({"step": int(step), **values})
         if self._file is not None:
-            file = self._file
-            attempt("metrics.jsonl", lambda: (file.write(line), file.flush()))
+            self._unwritten += line.encode()
+            attempt("metrics.jsonl", self._append)
         else:
             self._lines.append(line)
         if self._events is not None:
@@ -116,6 +122,8 @@ class MetricWriter:
             self._submit("TensorBoard", self._events.close)
         self._thread.shutdown(wait=True)
         if self._file is not None:
+            if self._unwritten:
+                attempt("metrics.jsonl", self._append)
             attempt("metrics.jsonl", self._file.close)
 
     def __enter__(self) -> Self:
@@ -128,6 +136,12 @@ class MetricWriter:
 
     def _submit(self, what: str, action: Callable[..., Any], *arguments: Any) -> None:
         self._thread.submit(attempt, what, action, *arguments)
+
+    def _append(self) -> None:
+        """Write what is not in the file yet. A full disk takes a part of it, then refuses the rest."""
+        assert self._file is not None
+        while self._unwritten:
+            self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
 
     def _put(self) -> None:
         """Let the thread write everything so far into the files."""

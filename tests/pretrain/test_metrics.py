@@ -3,6 +3,8 @@
 import json
 import logging
 import math
+import resource
+import signal
 
 import pytest
 
@@ -73,6 +75,24 @@ def test_a_failed_write_is_a_warning(tmp_path, caplog):
         writer.write(10, {"train/loss": 1.0})
     assert "metrics.jsonl could not be written" in caplog.text
     writer.close()
+
+
+def test_lines_that_a_full_disk_refused_are_written_when_there_is_room(tmp_path, caplog):
+    """Of thirty steps on a full disk, the first were missing for good."""
+    with MetricWriter(tmp_path, tensorboard=False) as writer:
+        writer.write(1, {"train/loss": 1.0})
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        try:
+            for step in range(2, 400):
+                writer.write(step, {"train/loss": 1.0})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, ignored)
+        assert (tmp_path / "metrics.jsonl").stat().st_size == 100
+        writer.write(400, {"train/loss": 1.0})
+        assert steps(tmp_path) == list(range(1, 401))
 
 
 def test_tensorboard_gets_scalars_and_hyperparameters(tmp_path):
