@@ -21,7 +21,6 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "xla"))
 
 import jax
-import pytest
 
 from base import storage
 from pretrain.devices import hardware
@@ -42,13 +41,3 @@ def pytest_collection_finish() -> None:
     """Have Python's garbage collector pass over what the libraries have made when they were imported."""
     gc.collect()
     gc.freeze()
-
-
-@pytest.fixture(scope="module")
-def optimized():
-    """With all optimisations, for comparisons that leave little room; as users compile with `tests.compiled.jit`."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", False)
-    with traced_once.Pause():
-        yield
-    jax.config.update("jax_disable_most_optimizations", before)

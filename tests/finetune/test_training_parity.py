@@ -11,12 +11,11 @@ import transformers
 from finetune.classifier.pretrained import load_encoder_for_classification
 from finetune.population.state import abstract_state, first_state, member_params, population_mesh
 from finetune.population.train_step import make_train_step, optimizer_of, schedule_of
-from tests.compiled import jit
+from tests.compiled import jit_as_users
 from tests.finetune.reference_models import SIZES, inputs, random_model
 from tests.finetune.tiny_task import tiny_finetune
 from tests.nearness import SILENT, assert_near
 
-pytestmark = pytest.mark.usefixtures("optimized")
 STEPS, B, S = 12, 6, 10
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 PEAK, WARMUP, DECAY, CLIP = 1e-2, 3, 0.3, 1.0
@@ -85,7 +84,7 @@ def test_our_steps_are_pytorchs(case: str, labels: tuple[str, ...], tmp_path: Pa
     optimizer = optimizer_of(config, classifier, STEPS)
     abstract = abstract_state(classifier, optimizer, 1, population_mesh(config.mesh, 1, jax.devices()[:1]))
     state = first_state(classifier, start.params, start.fresh_head, config.members, optimizer, abstract)
-    step = jit(make_train_step(classifier, optimizer, schedule_of(config, STEPS), config))
+    step = jit_as_users(make_train_step(classifier, optimizer, schedule_of(config, STEPS), config))
     losses, rates, norms = [], [], []
     with jax.default_matmul_precision("highest"):
         for batch in batches:
