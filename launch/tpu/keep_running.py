@@ -205,8 +205,8 @@ class Launch:
             if losses and self.pod.attached:
                 try:
                     attach(self.pod, before="the job was interrupted: ")
-                except UserError as lost:
-                    say(f"{lost}; {self._go_on}")
+                except UserError as error:
+                    say(f"{error}; {self._go_on}")
                     return UNFINISHED
             elif not self.pod.attached and (create_first or losses):
                 create(self.pod, self.config)

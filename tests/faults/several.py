@@ -58,8 +58,8 @@ class Run:
     """When: while this step is under way."""
     fault: str = ""
     """SIGTERM, SIGKILL, SIGSTOP, sleep, error, mistake (a UserError), other (another config than the others have),
-    elsewhere (another folder by the same name, as on a machine that does not share it), or spike (of the loss, the first
-    time; of all)."""
+    elsewhere (another folder by the same name, as on a machine that does not share it), or spike (of the loss, the
+    first time; of all)."""
     stage: str = "pretrain"
     extra: dict[str, Any] = field(default_factory=dict)
 
