@@ -43,12 +43,11 @@ def prepare(workdir: epath.Path) -> None:
     if re.match(r"\w+:/(?!/)", str(workdir)):
         raise UserError(f"--workdir={workdir}: a folder in a bucket is written gs://BUCKET/FOLDER")
     whole = str(workdir if is_remote(workdir) else Path(workdir).absolute())
-    if found := re.search(
-        r"[*?\[]", whole
-    ):  # Orbax would take the name for a pattern, and find no checkpoint of it
+    # Orbax takes a name with *, ? or [ for a pattern, and TensorStore takes \ for /: neither finds the checkpoint again.
+    if found := re.search(r"[*?\[\\]", whole):
         raise UserError(
-            f"--workdir={workdir} lies at {whole}, where {found[0]!r} stands for other names: checkpoints could not be "
-            "read again; name a folder without *, ? and ["
+            f"--workdir={workdir} lies at {whole}, where {found[0]} stands for other names: checkpoints could not be "
+            "read again; name a folder without *, ?, [ and \\"
         )
     probe = workdir / f".writable-{processes.number()}"
     if is_remote(workdir):

@@ -24,7 +24,7 @@ from tests.tiny import WORDS, on_one_device, tiny_config
 from tokenizer import __main__ as tokenizer_command
 
 ROOT = Path(__file__).parents[2]
-NAME = "r\x1b]0;title\x07\u202e :smile: {a} \\ $x$ \x9b31m"
+NAME = "r\x1b]0;title\x07\u202e :smile: {a} $x$ \x9b31m"
 """Of a folder, a file and a field."""
 WORDS_OF_TEXT = ("\x1b[2J", "\x07", "[red]", "[/]", "\u202e", "\\<mask>", ":smile:", "\x9b31m", "\r")
 CLASSES = ("[red]\x1b[2J", "\u202ewen\x07")

@@ -71,7 +71,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
         workdirs.read_config(epath.Path(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["run[1]", "what?/run", "a*b"])
+@pytest.mark.parametrize("name", ["run[1]", "what?/run", "a*b", "a\\b", "\\<mask>"])
 def test_a_folder_that_checkpoints_could_not_be_read_from_is_refused_and_not_made(tmp_path, name):
     with pytest.raises(
         UserError, match=r"checkpoints could not be read again; name a folder without"
