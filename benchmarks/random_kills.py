@@ -247,6 +247,7 @@ class Kills:
         if losses(workdir) != expected:
             self.problem(f"{name} has other losses than a run without signals", last)
         shutil.rmtree(workdir)
+        print(f"{name}: {len(self.calls)} signals so far, {len(self.problems)} problems", flush=True)
 
     def summary(self) -> None:
         """Print what happened, by the place at which the signal came."""
@@ -316,9 +317,10 @@ def main(argv: Sequence[str]) -> int:
     with temporary_folder("kills-") as folder:
         prepare(folder)
         kills = Kills(options, folder)
-        with contextlib.suppress(KeyboardInterrupt):
+        try:
             kills.run()
-        kills.summary()
+        finally:
+            kills.summary()
     return 1 if kills.problems else 0
 
 
