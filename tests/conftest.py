@@ -18,11 +18,14 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 if version("jaxlib").startswith("0.10."):
     flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     os.environ.setdefault("XLA_FLAGS", flags)
+# Programs leave out the lines of Python that they come from.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 # Small programs too, which are many; for commands that tests start as well.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "xla"))
 
 import jax
+import pytest
 
 from base import storage
 from pretrain.devices import hardware
@@ -37,6 +40,35 @@ hardware._measure = functools.cache(hardware._measure)  # every run of pretraini
 gc.set_threshold(
     10_000, 10, 10
 )  # tracing makes many objects, few of them garbage: a tenth of the time went into this
+
+
+FIRST = (
+    "faults/test_several_processes",
+    "finetune/test_finetuning",
+    "pretrain/test_family_runs",
+    "finetune/test_classifier_parity",
+    "faults/test_resume",
+    "pretrain/test_vocabulary",
+    "pretrain/test_gcs",
+    "finetune/test_onnx",
+    "pretrain/test_train",
+    "pretrain/test_mesh",
+    "pretrain/test_products",
+    "launch/test_end_to_end",
+    "launch/test_slurm_job",
+    "faults/test_bad_numbers",
+    "finetune/test_config_fields",
+    "faults/test_signals",
+)
+"""Files that take longest. They begin first, so that none is left over to one worker at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files of FIRST before the others; the tests of a file stay together and in order."""
+    folder = Path(__file__).parent
+    names = [item.path.relative_to(folder).with_suffix("").as_posix() for item in items]
+    places = [FIRST.index(name) if name in FIRST else len(FIRST) for name in names]
+    items[:] = [items[index] for index in sorted(range(len(items)), key=places.__getitem__)]
 
 
 def pytest_collection_finish() -> None:

@@ -38,7 +38,7 @@ def run(config, workdir):
 
 
 def params_of(outcome, member=0):
-    return jax.tree.map(lambda array: np.asarray(array[member]), outcome.state.params)
+    return jax.tree.map(lambda array: np.asarray(array)[member], outcome.state.params)
 
 
 def assert_equal(ours, theirs, **tolerance):

@@ -1,7 +1,11 @@
 """A labelled task, a pretrained model and a config small enough to fine-tune in a test."""
 
+import atexit
 import csv
+import functools
 import random
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +55,16 @@ def write_examples(
 
 
 def write_model(folder: Path, *, dropout: float = 0.1, seed: int = 0, layers: int = 2) -> Path:
-    """Write a RoBERTa of small layers with random weights and its tokenizer; returns the folder."""
+    """Write a RoBERTa of small layers with random weights and its tokenizer; returns the model's folder."""
+    shutil.copytree(_made(dropout, seed, layers), folder, dirs_exist_ok=True)
+    return folder / "model"
+
+
+@functools.cache
+def _made(dropout: float, seed: int, layers: int) -> Path:
+    """Make such a model and its tokenizer in a folder that stays until the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="tiny_task"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     config = TokenizerConfig(vocab_size=320, min_frequency=1)
     documents = [" ".join(random.Random(i).choices(WORDS, k=20)) for i in range(50)]
     tokenizer = train_tokenizer(
@@ -70,7 +83,7 @@ def write_model(folder: Path, *, dropout: float = 0.1, seed: int = 0, layers: in
     encoder = encoder_config(model, tokenizer.vocab_size, tokenizer.special)
     params = jax.jit(build_model(encoder).init)(jax.random.key(seed))
     save_pretrained(folder / "model", encoder, params, folder / "tokenizer")
-    return folder / "model"
+    return folder
 
 
 def tiny_finetune(folder: Path, **changes: Any) -> FinetuneConfig:
