@@ -43,7 +43,7 @@ def prepare(workdir: epath.Path) -> None:
     if re.match(r"\w+:/(?!/)", str(workdir)):
         raise UserError(f"--workdir={workdir}: a folder in a bucket is written gs://BUCKET/FOLDER")
     whole = str(workdir if is_remote(workdir) else Path(workdir).absolute())
-    # Orbax takes a name with *, ? or [ for a pattern, and TensorStore takes \ for /: neither finds the checkpoint again.
+    # Orbax takes a name with *, ? or [ for a pattern, and TensorStore takes \ for /: they would find no checkpoint.
     if found := re.search(r"[*?\[\\]", whole):
         raise UserError(
             f"--workdir={workdir} lies at {whole}, where {found[0]} stands for other names: checkpoints could not be "

