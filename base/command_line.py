@@ -27,10 +27,10 @@ from ml_collections import config_dict, config_flags
 from base import formatting, storage, suggestions, terminal
 from base import schema as schema_module
 from base.errors import UserError
+from base.passwords import check_no_password
 from base.plain_arguments import help_page
 from base.schema import Unused
 from base.set_fields import Given, say_all, settled
-from base.storage import check_no_password
 
 PACKAGES = ("data", "tokenizer", "pretrain", "finetune", "launch")  # whose modules are commands
 INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended: 128 + SIGINT

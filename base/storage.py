@@ -47,28 +47,6 @@ def choose_client() -> None:
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs what it raises anyway
 
 
-PASSWORD = re.compile(r"(\w+)://[^/\s@]*:[^/\s]*@|(https?)://[^/\s@]+@", re.ASCII)
-"""Matches the start of an address that holds a password or a token."""
-
-
-def check_no_password(value: str, setting: str) -> None:
-    """Refuse an address that holds a password: it would be kept in config.json, in checkpoints and in logs.
-
-    Args:
-      value: paths and addresses, or any other text.
-      setting: the field that holds it, for the message.
-
-    Raises:
-      UserError: it does; the message does not show it.
-    """
-    if found := PASSWORD.search(value):
-        raise UserError(
-            f"{setting} holds an address with a password ({found[1] or found[2]}://...@...), which would be kept in "
-            "config.json, in checkpoints and in logs; leave it out: give the password to the store's client (in the "
-            "environment or in its own file), or download the files"
-        )
-
-
 def is_remote(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a URL, such as gs://BUCKET/NAME."""
     return "://" in os.fspath(path)

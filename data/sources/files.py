@@ -101,12 +101,9 @@ class FilesSource:
             self._gate.unreadable(0, empty, FlawError("empty file"))
         for file in self._files:
             flaws: list[FlawError] = []
-            first = list(
-                itertools.islice(
-                    read_file(file, self._config, _Peek(self._config, self._where, flaws)), PEEKED
-                )
-            )
-            if flaws and len(flaws) == len(first) and all(flaw.reason == "missing field" for flaw in flaws):
+            records = read_file(file, self._config, _Peek(self._config, self._where, flaws))
+            read = sum(1 for _ in itertools.islice(records, PEEKED))  # their texts are not kept
+            if flaws and len(flaws) == read and all(flaw.reason == "missing field" for flaw in flaws):
                 raise UserError(f"{file.path}: {flaws[0].detail}")
             if [flaw.reason for flaw in flaws] != ["empty file"]:
                 return

@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from base.errors import UserError
-from base.storage import check_no_password, is_remote
+from base.passwords import check_no_password
+from base.storage import is_remote
 
 READ_BLOCK = 4 * 2**20
 BUFFER = 2**18

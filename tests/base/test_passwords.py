@@ -6,7 +6,7 @@ import pytest
 
 from base.command_line import parse
 from base.errors import UserError
-from base.storage import check_no_password
+from base.passwords import check_no_password
 from data.sources.paths import find_files, walk_files
 from pretrain.config import PretrainConfig
 

@@ -136,3 +136,22 @@ def test_memory_does_not_grow_with_the_epochs(tmp_path):
     finally:
         tracemalloc.stop()
     assert max(held[epoch] for epoch in range(50, 60)) < 1.1 * max(held[epoch] for epoch in range(5, 15))
+
+
+def test_a_stream_holds_the_texts_of_two_windows(tmp_path):
+    size, window = 100_000, 8
+    lines = [f"{line} ".ljust(size, "x") for line in range(10 * window)]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    del lines
+    config = DataConfig(
+        source="files", path=f"{tmp_path}/a.txt", streams=1, window=window, eval_fraction=0.0, prefetch=1
+    )
+
+    def encode(texts):
+        return [np.full(len(text) // 10, 7, np.int32) for text in texts]
+
+    with (
+        peak_below(2 * window * size + 2 * MB),
+        open_batches(config, encode, SPECIAL, seed=1, seq_len=512, global_batch=32, epochs=2) as batches,
+    ):
+        assert sum(1 for _ in batches) > 90
