@@ -292,9 +292,7 @@ def _emptied(config: config_dict.ConfigDict, rest: Sequence[str]) -> list[str]:
     emptied = [
         w for w, path in paths.items() if w.endswith("=()") and path in config and _is_groups(config[path])
     ]
-    with config.unlocked():
-        for word in emptied:
-            config[paths[word]] = []
+    config.update({paths[word]: [] for word in emptied})
     return [word for word in rest if word not in emptied]
 
 
