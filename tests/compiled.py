@@ -12,7 +12,7 @@ AS_USERS = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_pas
 """XLA's defaults, which tests/conftest.py has JAX change."""
 
 
-def jit_as_users(function: Callable[..., Any]) -> Callable[..., Any]:
+def jit_as_users(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """`jax.jit` as users have it: for comparisons that leave little room, and for one program of each kind."""
     emitters = EMITTERS if version("jaxlib").startswith("0.10.") else {}
-    return jax.jit(function, compiler_options={**AS_USERS, **emitters})
+    return jax.jit(function, compiler_options={**AS_USERS, **emitters}, **options)

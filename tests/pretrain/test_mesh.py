@@ -64,7 +64,7 @@ def rows(seed):
 
 
 @functools.cache
-def run(mesh_config, devices, *, accum=1, steps=4, dtype="float32", objective=MASKED, **changes):
+def run(mesh_config, devices, *, accum=1, steps=4, dtype="float32", objective=MASKED, jit=jax.jit, **changes):
     """Losses of some steps, the final state, and the metrics of each step; the tests take equal runs once."""
     mesh = make_mesh(mesh_config, jax.devices()[:devices])
     model = build(encoder(**changes), dtype=dtype)
@@ -86,7 +86,7 @@ def run(mesh_config, devices, *, accum=1, steps=4, dtype="float32", objective=MA
         abstract = abstract_state(model, optimizer, mesh)
         state = fresh_state(model, optimizer, abstract, seed=0)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-        jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+        jitted = jit(step, donate_argnums=0, out_shardings=(shardings, None))
         found = []
         for number in range(steps):
             state, metrics = jitted(state, to_devices(rows(number), mesh, B))

@@ -1,10 +1,7 @@
 """Products of short types: rounded once, the same gradients, in the form that each platform's units take."""
 
 import functools
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -14,9 +11,13 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AxisType
 
+from finetune.classifier.pretrained import load_encoder_for_classification
+from pretrain.config import MeshConfig
 from pretrain.devices.mesh import make_mesh, sharding
 from pretrain.models.matrix_products import einsum
-from tests.quick_start import CACHE
+from tests.compiled import jit_as_users
+from tests.finetune.reference_models import pairs_of_texts, random_model
+from tests.pretrain.test_mesh import run
 from tests.tiny import tiny_config
 
 SPECS = ("XD,DF->XF", "XYD,DF->XYF", "XYZD,DF->XYZF", "BQNH,BSNH->BNQS", "BNQS,BSNH->BQNH", "BKD,VD->BKV")
@@ -163,41 +164,24 @@ def test_float32_is_left_to_xla():
     assert "custom_vjp" not in ours and ours.count("dot_general") == plain.count("dot_general") == 1
 
 
-AS_USERS_COMPILE = """
-import sys, tempfile
-from pathlib import Path
-import jax, jax.numpy as jnp, numpy as np
-from finetune.classifier.pretrained import load_encoder_for_classification
-from tests.finetune.reference_models import pairs_of_texts, random_model
-from tests.pretrain.test_mesh import MeshConfig, run
-
-assert np.isfinite(run(MeshConfig(data=1, fsdp=2, tensor=2), 4, steps=1, dtype="bfloat16")[0]).all()
-for family in sys.argv[1:]:
-    with tempfile.TemporaryDirectory() as folder:
-        random_model(family, Path(folder), num_hidden_layers=2)
-        start = load_encoder_for_classification(folder, ("a", "b", "c"), dtype="bfloat16")
-    batch = pairs_of_texts(start.classifier.token_types, padded=True)
-    loss = lambda params: jnp.sum(jax.nn.log_softmax(start.classifier.logits(params, **batch))[:, 0])
-    params = jax.tree.map(lambda array: np.stack([array] * 2), start.params)
-    gradients = jax.device_get(jax.jit(jax.vmap(jax.grad(loss)))(params))
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients)), family
-    print(family)
-"""
+@pytest.mark.slow
+def test_a_step_on_a_mesh_runs_as_users_compile_it():
+    """Which products XLA refuses depends on the whole program and on its optimisations."""
+    mesh = MeshConfig(data=1, fsdp=2, tensor=2)
+    losses, *_ = run(mesh, 4, steps=1, dtype="bfloat16", jit=jit_as_users)
+    assert np.isfinite(losses).all()
 
 
 @pytest.mark.slow
-def test_the_networks_train_as_users_compile_them():
-    """Which products XLA refuses depends on the whole program and on its optimisations."""
-    kinds_of_layer = ["bert", "distilbert", "modernbert"]
-    unset = ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")
-    env = {name: value for name, value in os.environ.items() if name not in unset}
-    done = subprocess.run(
-        [sys.executable, "-c", AS_USERS_COMPILE, *kinds_of_layer],
-        cwd=Path(__file__).parents[2],
-        # A program that XLA refuses is never in the cache.
-        env={**env, "JAX_NUM_CPU_DEVICES": "4", "JAX_COMPILATION_CACHE_DIR": str(CACHE)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.stdout.split() == kinds_of_layer, done.stderr[-2000:]
+@pytest.mark.parametrize("family", ["bert", "distilbert", "modernbert"])
+def test_a_kind_of_layer_has_gradients_as_users_compile_them(family: str, tmp_path: Path):
+    random_model(family, tmp_path, num_hidden_layers=2)
+    start = load_encoder_for_classification(str(tmp_path), ("a", "b", "c"), dtype="bfloat16")
+    batch = pairs_of_texts(start.classifier.token_types, padded=True)
+
+    def loss(params):
+        return jnp.sum(jax.nn.log_softmax(start.classifier.logits(params, **batch))[:, 0])
+
+    params = jax.tree.map(lambda array: np.stack([array] * 2), start.params)
+    gradients = jax.device_get(jit_as_users(jax.vmap(jax.grad(loss)))(params))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
