@@ -135,7 +135,8 @@ def test_memory_does_not_grow_with_the_epochs(tmp_path):
                 held.setdefault(epoch, tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
-    assert max(held[epoch] for epoch in range(50, 60)) < 1.1 * max(held[epoch] for epoch in range(5, 15))
+    # An epoch's texts are 60 kB. A file that is open at the moment takes 0.4 MB.
+    assert max(held[epoch] for epoch in range(50, 60)) < max(held[epoch] for epoch in range(5, 15)) + MB
 
 
 def test_a_stream_holds_the_texts_of_two_windows(tmp_path):
