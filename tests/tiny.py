@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
-import pytest
 
 from base.schema import build
 from pretrain.config import MeshConfig, PretrainConfig
@@ -65,7 +65,9 @@ def on_one_device(*places: str) -> Iterator[None]:
     Args:
       places: modules whose `make_mesh` is replaced; none are `pretrain.job`.
     """
-    with pytest.MonkeyPatch.context() as patch:
+    with contextlib.ExitStack() as stack:
         for module in places or ("pretrain.job",):
-            patch.setattr(f"{module}.make_mesh", lambda *_: make_mesh(MeshConfig(), jax.devices()[:1]))
+            # Not by pytest's MonkeyPatch, which pauses tests.traced_once: no traced code makes a mesh.
+            one = mock.patch(f"{module}.make_mesh", lambda *_: make_mesh(MeshConfig(), jax.devices()[:1]))
+            stack.enter_context(one)
         yield

@@ -25,7 +25,7 @@ from pretrain.runtime.saved_params import restore_params
 from pretrain.runtime.workdir import prepare
 from pretrain.train import train
 from tests.gcs_emulator import RESET, emulator, folder, gcs  # noqa: F401  # fixtures
-from tests.tiny import tiny_config, write_corpus
+from tests.tiny import on_one_device, tiny_config, write_corpus
 
 REPOSITORY = Path(__file__).parents[2]
 CORPUS, RUN = folder("corpus/text.txt"), folder("runs/one")
@@ -35,9 +35,10 @@ import tests.conftest
 from etils import epath
 from pretrain.reports import metric_writer
 from pretrain.train import train
-from tests.tiny import tiny_config
+from tests.tiny import on_one_device, tiny_config
 metric_writer.EventWriter = lambda folder: None  # seconds of importing
-train(tiny_config(epath.Path({str(CORPUS)!r}), **{CHANGES!r}), epath.Path({str(RUN)!r}))
+with on_one_device():
+    train(tiny_config(epath.Path({str(CORPUS)!r}), **{CHANGES!r}), epath.Path({str(RUN)!r}))
 """
 
 
@@ -63,8 +64,9 @@ def run(emulator, tmp_path_factory):  # noqa: F811
         "objects": emulator.names(str(RUN)),
     }
     config, local = tiny_config(CORPUS, **CHANGES), epath.Path(tmp_path_factory.mktemp("local"))
-    train(config, RUN)
-    train(config, local)
+    with on_one_device():
+        train(config, RUN)
+        train(config, local)
     return {"killed": killed, "local": local}
 
 
