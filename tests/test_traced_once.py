@@ -14,7 +14,7 @@ from flax import nnx
 from pretrain.objective.train_step import make_train_step
 from pretrain.optim import train_state
 from tests import traced_once
-from tests.traced_once import Pause, contents, first_of
+from tests.traced_once import Apart, Pause, contents, first_of
 
 
 def adder(value):
@@ -164,3 +164,11 @@ def test_modules_of_a_function_that_is_equal_are_alike_and_of_their_own(monkeypa
     assert first.kernel.shape == second.kernel.shape == (3, 2) and other.kernel.shape == (4, 2)
     second.kernel = None
     assert nnx.eval_shape(maker(3)).kernel.shape == first.kernel.shape == (3, 2)
+
+
+def test_functions_apart_are_shared_among_themselves_alone():
+    before, apart, same, after = (adder(7.25) for _ in range(4))
+    assert first_of(before, "pretrain") is before
+    with Apart():
+        assert first_of(apart, "pretrain") is apart and first_of(same, "pretrain") is apart
+    assert first_of(after, "pretrain") is before

@@ -176,6 +176,20 @@ class Pause:
         _pauses.discard(self)
 
 
+class Apart:
+    """While this is open, functions are shared among themselves alone: all call what a module of tests has replaced."""
+
+    def __enter__(self) -> None:
+        self._kept = [(shared, dict(shared)) for shared in (_first, _modules)]
+        for shared, _ in self._kept:
+            shared.clear()
+
+    def __exit__(self, *error: object) -> None:
+        for shared, kept in self._kept:
+            shared.clear()
+            shared.update(kept)
+
+
 def setattr_(self: pytest.MonkeyPatch, target: Any, name: Any, *rest: Any, **options: Any) -> None:
     """Replace something as pytest does, and pause where traced code may call it."""
     _setattr(self, target, name, *rest, **options)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from pretrain.runtime.bad_numbers import Guard
 from pretrain.runtime.checkpointer import Checkpointer
 from pretrain.runtime.saved_params import restore_params
 from pretrain.train import train
+from tests import traced_once
 from tests.faults.test_resume import stop_at
 from tests.finetune.tiny_task import tiny_finetune
 from tests.tiny import on_one_device, tiny_config, write_corpus
@@ -40,12 +42,27 @@ def one_device():
         yield
 
 
+@pytest.fixture(scope="module")
+def poisonable():
+    """Have a batch with the token POISON give a loss that is NaN, in all tests from here on: they share their steps."""
+    prepare = MaskedLM.prepare
+
+    def preparing(self, key, row_ids, batch):
+        prepared = prepare(self, key, row_ids, batch)
+        return prepared._replace(
+            weights=jnp.where(jnp.any(batch["tokens"] == POISON), jnp.nan, prepared.weights)
+        )
+
+    with traced_once.Apart(), mock.patch.object(MaskedLM, "prepare", preparing):
+        yield
+
+
 @pytest.fixture
-def poisoned(monkeypatch):
+def poisoned(monkeypatch, poisonable):
     """Have the batches of these steps (from 1) give a loss that is NaN."""
     steps: set[int] = set()
     fed: list[int] = []
-    feed, prepare = train_module.to_devices, MaskedLM.prepare
+    feed = train_module.to_devices
 
     def feeding(arrays, *arguments):
         fed.append(len(fed) + 1 if not fed else fed[-1] + 1)
@@ -55,14 +72,7 @@ def poisoned(monkeypatch):
             }
         return feed(arrays, *arguments)
 
-    def preparing(self, key, row_ids, batch):
-        prepared = prepare(self, key, row_ids, batch)
-        return prepared._replace(
-            weights=jnp.where(jnp.any(batch["tokens"] == POISON), jnp.nan, prepared.weights)
-        )
-
     monkeypatch.setattr(train_module, "to_devices", feeding)
-    monkeypatch.setattr(MaskedLM, "prepare", preparing)
 
     def poison(*bad: int, after: int = 0):
         fed[:] = [after] * (after > 0)
