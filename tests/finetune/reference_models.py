@@ -10,7 +10,7 @@ B, S = 3, 12
 SIZES = {
     "vocab_size": 61,
     "hidden_size": 32,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 2,  # as many as differ: the last one runs for fewer tokens
     "num_attention_heads": 4,
     "intermediate_size": 48,
     "max_position_embeddings": 20,
@@ -27,6 +27,7 @@ CASES = {
     "electra_as_wide": {"model_type": "electra", "embedding_size": 32},
     "modernbert": {
         "model_type": "modernbert",
+        "num_hidden_layers": 3,
         "global_attn_every_n_layers": 2,
         "local_attention": 4,  # a token sees two to each side, of 12
         "global_rope_theta": 500.0,
@@ -35,6 +36,7 @@ CASES = {
     },
     "modernbert_biases_mean": {
         "model_type": "modernbert",
+        "num_hidden_layers": 3,
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
         "local_attention": 7,
         "classifier_pooling": "mean",
