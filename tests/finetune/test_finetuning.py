@@ -24,6 +24,8 @@ from pretrain.reports.recorder import Recorder
 from tests.finetune.tiny_task import tiny_finetune, write_examples, write_model
 
 AT_THE_END = {"every": 1 << 30}
+CONSTANT = {"name": "constant"}
+"""For runs of any length to share one step."""
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +140,7 @@ def test_the_same_losses_on_any_mesh(on_any_mesh, task, tmp_path, mesh):
 
 def test_the_last_line_has_the_rate_of_its_own_steps_and_compiling_is_said(task, tmp_path, caplog):
     with caplog.at_level("INFO"):
-        outcome = run(tiny_finetune(task, steps=5, lengths=[48], log={"every": 4}), tmp_path / "run")
+        outcome = run(tiny_finetune(task, steps=5, log={"every": 4}, schedule=CONSTANT), tmp_path / "run")
     lines = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "train/loss" in line]
     assert outcome.step == 5 and [line["step"] for line in lines] == [4, 5]
     assert all(
@@ -297,7 +299,7 @@ def test_an_accepted_change_goes_on_with_the_new_values_but_the_start_and_the_ru
 
 
 def test_changed_examples_are_refused_in_the_same_workdir_and_accepted_where_that_is_said(tmp_path, caplog):
-    config = tiny_finetune(tmp_path, steps=2)
+    config = tiny_finetune(tmp_path, steps=2, schedule=CONSTANT)
     run(config, tmp_path / "run")
     write_examples(tmp_path / "train.csv", 50, seed=5)
     with pytest.raises(UserError, match=r"examples or the tokenizer .* have changed"):
@@ -338,10 +340,11 @@ def test_the_profile_starts_where_it_is_set(task, tmp_path, monkeypatch, caplog)
         record(self, step, metrics, waited=waited)
 
     monkeypatch.setattr(Recorder, "step", noting)
-    run(tiny_finetune(task, steps=5, log={"profile_start": 2, "profile_steps": 2}), tmp_path / "1")
+    short = {"steps": 5, "schedule": CONSTANT}
+    run(tiny_finetune(task, **short, log={"profile_start": 2, "profile_steps": 2}), tmp_path / "1")
     assert happened == [1, 2, str(tmp_path / "1" / "profile"), 3, 4, "stop", 5]
     with caplog.at_level("INFO"):
-        run(tiny_finetune(task, steps=5, log={"profile_start": 5, "profile_steps": 2}), tmp_path / "1")
+        run(tiny_finetune(task, **short, log={"profile_start": 5, "profile_steps": 2}), tmp_path / "1")
     assert "without effect: config.log.profile_start=5; the run ends before, at step 5" in caplog.messages
 
 
