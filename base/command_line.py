@@ -393,13 +393,3 @@ def _illegal_value(error: flags.IllegalFlagValueError, values: flags.FlagValues)
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
-
-
-def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Fields that differ between two configs as nested dicts: {'a.b': (saved, current)}."""
-    before, after = schema_module.flatten(saved), schema_module.flatten(current)
-    return {
-        path: (before.get(path), after.get(path))
-        for path in sorted({*before, *after})
-        if before.get(path) != after.get(path)
-    }

@@ -13,7 +13,6 @@ from etils import epath
 from jax.sharding import Mesh
 
 from base import schema
-from base.command_line import differences
 from base.errors import UserError
 from base.set_fields import Given, say
 from base.storage import check_readable
@@ -305,7 +304,7 @@ def _epoch_steps(config: PretrainConfig, tokenizer: Loaded, saved: Mapping[str, 
 def _counted_alike(config: PretrainConfig, saved: Mapping[str, Any]) -> bool:
     """Whether two configs agree in all fields that determine the number of steps of their epochs."""
     deciding = ("epochs", "seed", "global_batch", "seq_len", "data.", "tokenizer.")
-    changed = differences(schema.completed(saved, PretrainConfig), schema.as_dict(config))
+    changed = schema.differences(schema.completed(saved, PretrainConfig), schema.as_dict(config))
     return not any(name.startswith(deciding) and not name.startswith(SAFE_IN_PRETRAINING) for name in changed)
 
 

@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any
 
 from base import formatting, schema
-from base.command_line import differences
 from base.schema import Unused
 from base.set_fields import Given, settled
 from data.config import DataConfig, SourceConfig, leaf_sources
@@ -345,7 +344,7 @@ def _changes(
     """What differs between two stages of a run, whose published configs are `old` and `new`."""
     fields = [
         f"`config.{name}` from {code(repr(was))} to {code(repr(now))}"
-        for name, (was, now) in differences(old, new).items()
+        for name, (was, now) in schema.differences(old, new).items()
         if not name.startswith(SAFE_IN_PRETRAINING)
     ]
     was, now = before["fingerprints"], after["fingerprints"]

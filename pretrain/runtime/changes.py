@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from base import schema
-from base.command_line import differences
 from base.errors import UserError
 
 C = TypeVar("C")
@@ -47,7 +46,7 @@ def changes(rules: Rules[C], saved: Mapping[str, Any], config: C) -> Changes:
     before = schema.completed(saved, rules.config)
     return {
         name: pair
-        for name, pair in differences(before, schema.as_dict(config)).items()
+        for name, pair in schema.differences(before, schema.as_dict(config)).items()
         if not name.startswith(tuple(rules.safe)) and not rules.means_the_same(name, *pair, before, config)
     }
 

@@ -29,6 +29,7 @@ from base.formatting import one_line
 from pretrain.devices.platforms import leave_out_absent_tpu
 from pretrain.runtime import cluster
 from pretrain.runtime.beats import Activity, Beats, show_stacks
+from pretrain.runtime.roll_call import MissingError
 
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 LOST = re.compile(r"Gloo .*(reset|closed|timed out|broken)|heartbeat|coordination service", re.IGNORECASE)
 """JAX's messages in a process that has waited for a process that has ended."""
 LATE = 75
-"""Exit status of all processes if one is late: run the same command again (EX_TEMPFAIL)."""
+"""Exit status of all processes if one is late or has not come: run the same command again (EX_TEMPFAIL)."""
 
 FAILED = "unmask/failed"
 LOOK_SECONDS = 0.5  # between looks at whether another process has failed
@@ -96,7 +97,8 @@ def run(main: Callable[[Sequence[str]], int | None], *, alone: bool = False) -> 
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except UserError as error:
-        status, report = 2, f"error: {one_line(str(error))}\n"
+        status = LATE if isinstance(error, MissingError) else 2
+        report = f"error: {one_line(str(error))}\n"
     except KeyboardInterrupt:
         status, report = INTERRUPTED, "interrupted\n"
     except BaseException as error:
@@ -120,7 +122,7 @@ def join() -> None:
     global _beats
     if _state.client is not None:
         return
-    cluster.connect(lambda words: _exit(2, words))
+    cluster.connect(lambda words: _exit(LATE, words))
     _beats = Beats(_client(), number(), count(), cluster.heartbeat_seconds(), _activity)
     threading.Thread(target=_watch, args=(_beats,), name="processes", daemon=True).start()
     threading.Thread(

@@ -10,6 +10,11 @@ import time
 
 from base.errors import UserError
 
+
+class MissingError(UserError):
+    """Processes of the run have not come in time; they may come if the command is run again."""
+
+
 GREETING = "unmask"
 RETRY_SECONDS = 0.2
 
@@ -24,7 +29,8 @@ def call_the_roll(address: str, count: int, rank: int, seconds: float) -> None:
       seconds: how long to wait.
 
     Raises:
-      UserError: processes are missing, and the message names them; the port is taken; process 0 does not answer.
+      MissingError: processes are missing, and the message names them, or process 0 does not answer.
+      UserError: the address is wrong, or the port is taken.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
@@ -70,7 +76,7 @@ def _listen(address: str, port: int, count: int, deadline: float, seconds: float
         with connection:
             connection.sendall(f"{GREETING} {verdict}\n".encode())
     if verdict:
-        raise UserError(f"{verdict}: see why in its output, or raise UNMASK_INITIALIZATION_SECONDS")
+        raise MissingError(f"{verdict}: see why in its output, or raise UNMASK_INITIALIZATION_SECONDS")
 
 
 def _number_of(connection: socket.socket, count: int) -> int | None:
@@ -100,7 +106,7 @@ def _report(address: str, place: tuple[str, int], rank: int, deadline: float, se
         if not answer:
             time.sleep(RETRY_SECONDS)
     if not answer:
-        raise UserError(
+        raise MissingError(
             f"process {rank} did not reach process 0 at JAX_COORDINATOR_ADDRESS={address} within {seconds:g} s; "
             "is it running, and is the address right?"
         )
@@ -108,4 +114,4 @@ def _report(address: str, place: tuple[str, int], rank: int, deadline: float, se
     if greeting != GREETING:
         raise UserError(f"what listens at JAX_COORDINATOR_ADDRESS={address} is not process 0 of this run")
     if verdict:
-        raise UserError(verdict)
+        raise MissingError(verdict)

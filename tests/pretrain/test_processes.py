@@ -91,7 +91,7 @@ def test_a_command_that_cannot_join_says_so_in_one_line_before_it_is_even_read(m
     )
     with pytest.raises(SystemExit) as end:
         processes.run(lambda argv: pytest.fail("the command was run"))
-    assert end.value.code == 2
+    assert end.value.code == 75
     assert capsys.readouterr().err == (
         "error: process 1 has not come within 1 s, of 2 processes of the run: see why in its output, "
         "or raise UNMASK_INITIALIZATION_SECONDS\n"
