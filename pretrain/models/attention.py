@@ -19,6 +19,8 @@ from pretrain.models.dropout import dropout
 from pretrain.models.matrix_products import einsum
 
 AUTO = "auto"
+BLOCKS = 3
+"""A block of queries sees so many blocks of keys: its own, and one to each side."""
 DROPOUT_FIELD = "config.model.attention_probs_dropout_prob"
 """Where pretraining sets the dropout of attention weights."""
 
@@ -29,8 +31,9 @@ class Sight:
 
     segments: Int[Array, "B S"]
     """The document within the row, 0 for padding. A token sees the tokens with the same number."""
-    window: Int[Array, ""] | None
-    """How far from itself a token sees, to both sides; None is the whole document."""
+    window: Int[Array, ""] | int | None
+    """How far from itself a token sees, to both sides; None is the whole document. An int where it is known before the
+    program is compiled."""
     causal: bool
     """Whether a token sees itself and earlier tokens alone."""
 
@@ -73,7 +76,7 @@ class Kernel:
     segments: bool = True
     """Whether it keeps the documents of a row apart."""
     windows: bool = True
-    """Whether it computes layers that see a window."""
+    """Whether it computes layers that see a window; if not, they run by blocks."""
     causal: bool = True
     """Whether it can hide later tokens."""
     dropout: bool = True
@@ -104,6 +107,56 @@ def _xla(
     return einsum("BNQS,BSNH->BQNH", weights, value)
 
 
+def is_shorter(window: int, length: int) -> bool:
+    """Whether a window hides so much of a row of `length` tokens that blocks have fewer pairs than the whole row."""
+    return 0 < BLOCKS * window < length
+
+
+def _by_blocks(
+    query: Float[Array, "B Q N H"],
+    key: Float[Array, "B S N H"],
+    value: Float[Array, "B S N H"],
+    sight: Sight,
+    weight_dropout: WeightDropout,
+) -> Float[Array, "B Q N H"]:
+    """Attention within a window, by blocks as wide as it: each block of queries reads its keys and those at both sides.
+
+    Time and memory are linear in S. The scores are [B, C, N, W, 3 W] for C blocks of W tokens, in float32.
+    """
+    assert isinstance(sight.window, int), "the blocks are as wide as the window"
+    width = sight.window
+    rows, queries = query.shape[:2]
+    if not is_shorter(width, key.shape[1]):
+        return _xla(query, key, value, sight, weight_dropout)
+    blocks = -(-queries // width)
+
+    def around(x: Array) -> Array:
+        """Blocks [B, C, 3 W, ...]: each with the block before it and the block after it."""
+        after = max((blocks + 1) * width - x.shape[1], 0)
+        x = jnp.pad(x, [(0, 0), (width, after), *[(0, 0)] * (x.ndim - 2)])[:, : (blocks + 2) * width]
+        x = x.reshape(rows, blocks + 2, width, *x.shape[2:])
+        return jnp.concatenate([x[:, :-2], x[:, 1:-1], x[:, 2:]], axis=2)
+
+    def own(x: Array) -> Array:
+        """Blocks [B, C, W, ...]."""
+        x = jnp.pad(x, [(0, 0), (0, blocks * width - queries), *[(0, 0)] * (x.ndim - 2)])
+        return x.reshape(rows, blocks, width, *x.shape[2:])
+
+    # Numbers of documents from 1, so that no token sees what pads the row to whole blocks, which is 0.
+    documents = sight.segments + 1
+    distance = jnp.arange(BLOCKS * width) - width - jnp.arange(width)[:, None]
+    near = (jnp.abs(distance) <= width) & (distance <= 0 if sight.causal else True)
+    mask = own(documents[:, :queries])[:, :, :, None] == around(documents)[:, :, None, :]
+    mask = (mask & near)[:, :, None]
+    scale = 1 / math.sqrt(query.shape[-1])
+    scores = einsum("BCQNH,BCSNH->BCNQS", own(query) * scale, around(key), jnp.float32)
+    scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    weights = dropout(weights, weight_dropout.rate, weight_dropout.key)
+    attended = einsum("BCNQS,BCSNH->BCQNH", weights, around(value))
+    return attended.reshape(rows, blocks * width, *query.shape[2:])[:, :queries]
+
+
 def _cudnn(
     query: Float[Array, "B S N H"],
     key: Float[Array, "B S N H"],
@@ -118,7 +171,6 @@ def _cudnn(
 
 
 KERNELS: dict[str, Kernel] = {
-    # It is not known whether cudnn is faster than xla with a mask for windows.
     "cudnn": Kernel(
         _cudnn,
         platforms=("gpu",),
@@ -194,14 +246,19 @@ class Choice:
     name: str
     refused: Mapping[str, str]
     """Faster kernels of the platform that `auto` could not take, and why: "has no ...", "needs ..."."""
+    by_blocks: bool = False
+    """Whether the layers that see a window run by blocks instead."""
 
     def __str__(self) -> str:
-        """In words: `xla; cudnn needs config.dtype=bfloat16, not float32`."""
-        return "; ".join([self.name, *(f"{name} {why}" for name, why in self.refused.items())])
+        """In words: `xla, windows by blocks; cudnn needs config.dtype=bfloat16, not float32`."""
+        name = self.name + ", windows by blocks" * self.by_blocks
+        return "; ".join([name, *(f"{name} {why}" for name, why in self.refused.items())])
 
 
 def choose(asked: str, needs: Needs) -> Choice:
     """The kernel to run for `config.model.attention`: the one that it names, or the first of the table that can.
+
+    Layers that see a window run by blocks, unless the kernel that is named computes windows.
 
     Args:
       asked: `auto`, or the name of a kernel.
@@ -217,13 +274,14 @@ def choose(asked: str, needs: Needs) -> Choice:
     if asked == AUTO:
         faster = itertools.takewhile(lambda name: name != able[0], KERNELS)
         candidates = [name for name in faster if needs.platform in KERNELS[name].platforms]
-        return Choice(able[0], {name: ", and ".join(obstacles[name]) for name in candidates})
+        refused = {name: ", and ".join(obstacles[name]) for name in candidates}
+        return Choice(able[0], refused, by_blocks=needs.windows)
     if obstacles[asked]:
         raise UserError(
             f"config.model.attention={asked} {', and '.join(obstacles[asked])}; "
             f"or set config.model.attention={able[0]}"
         )
-    return Choice(asked, {})
+    return Choice(asked, {}, by_blocks=needs.windows and not KERNELS[asked].windows)
 
 
 def _obstacles(kernel: Kernel, needs: Needs) -> list[str]:
@@ -244,8 +302,6 @@ def _obstacles(kernel: Kernel, needs: Needs) -> list[str]:
             f"takes heads of a multiple of {kernel.head_multiple} up to {kernel.widest_head}, not of "
             f"{needs.head_width}: set config.model.num_attention_heads"
         )
-    if needs.windows and not kernel.windows:
-        found.append("has no local windows, which this network's layers have")
     odd = [length for length in needs.use.row_lengths if length % kernel.row_multiple]
     if odd:
         found.append(
@@ -267,7 +323,7 @@ def attention(
     implementation: str = "xla",
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
-    window: Int[Array, ""] | None = None,
+    window: Int[Array, ""] | int | None = None,
     causal: bool = False,
 ) -> Float[Array, "B Q N H"]:
     """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1) among the tokens of one document.
@@ -283,10 +339,10 @@ def attention(
         queries, because there is little to compute.
       dropout_rate: dropout of the attention weights.
       dropout_key: the key of the dropout mask; None drops nothing.
-      window: how far from itself a token sees, to both sides; None is the whole document.
+      window: how far from itself a token sees, to both sides; None is the whole document. An int runs by blocks.
       causal: whether a token sees itself and earlier tokens alone.
     """
-    kernel = KERNELS[implementation]
+    kernel = KERNELS[implementation] if not isinstance(window, int) else Kernel(_by_blocks)
     if query.shape[1] < segments.shape[1] and not kernel.some_queries:
         kernel = KERNELS["xla"]
     return kernel.compute(

@@ -3,12 +3,13 @@
 Flax NNX describes the parts once (`jax.eval_shape`, `nnx.split`); `nnx.merge` rebuilds a part inside jit. The params of
 all layers are stacked on a leading axis L and run by `jax.lax.scan`. No layer is indexed alone, because the gradient of
 an index pads every layer to all L. Values that differ between layers (a window, a rotation) are arrays with a leading
-axis L too, and are scanned with the params.
+axis L too, and are scanned with the params. Windows whose attention runs by blocks are known to the program, and the
+scan runs over turns of layers (whole documents, window, window).
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +77,12 @@ class Encoder:
         """The tree of `params` with True where weight decay applies: kernels and embeddings, not biases and norms."""
         return module_shapes.decay_mask(self.modules())
 
+    def _block_windows(self, length: int) -> tuple[int, ...]:
+        """The windows of the layers, where those that have one run by blocks; () where no layer does."""
+        windows = self.config.windows
+        by_blocks = self.kernel.by_blocks and any(attention.is_shorter(window, length) for window in windows)
+        return windows if by_blocks else ()
+
     def encode(
         self,
         params: Params,
@@ -111,39 +118,73 @@ class Encoder:
             x: Float[Array, "B S D"],
             inputs: tuple[Params, dict[str, jax.Array], jax.Array],
             first: int | None = None,
-        ) -> tuple[jax.Array, None]:
+            **known: int | None,
+        ) -> Float[Array, "B Q D"]:
             layer_params, traits, index = inputs
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
             return nnx.merge(self.layer, layer_params)(
-                x, segments, positions, key, first, causal=causal, **traits
-            ), None
+                x, segments, positions, key, first, causal=causal, **traits, **known
+            )
 
-        traits = self.config.family.parts.layer.traits(self.config)
+        traits = {**self.config.family.parts.layer.traits(self.config)}
+        known: list[dict[str, int | None]] = [{} for _ in range(layers)]
+        if windows := self._block_windows(tokens.shape[1]):
+            known = [{"window": window or None} for window in windows]
+            del traits["window"]
         scanned = {name: jnp.asarray(values) for name, values in traits.items()}
-        stacked, last = (params["layers"], scanned, jnp.arange(layers)), None
-        if first is not None:
-            stacked, last = _split_off_last(stacked)
+        # Layers of several kinds take turns. The loop runs whole turns; the layers after them follow one by one.
+        turn = _turn(known)
+        looped = (layers - (first is not None)) // turn * turn
+        turns, rest = _split_layers((params["layers"], scanned, jnp.arange(layers)), looped, turn)
         unroll = self.config.scan_unroll or layers
-        body = run_layer
         if self.config.remat:
             # Recomputation needs a loop. If all layers are unrolled, XLA finds the same computation in both passes and
             # keeps the first result (on CPU with any value of prevent_cse).
             unroll = unroll if unroll < layers else 1
-            body = jax.checkpoint(run_layer, prevent_cse=False)
-        x, _ = jax.lax.scan(body, x, stacked, unroll=unroll)
-        if last is not None:
-            x, _ = run_layer(x, last, first)
+
+        def run_turn(x: Float[Array, "B S D"], inputs: list[Any]) -> tuple[jax.Array, None]:
+            for layer, own in zip(inputs, known):
+                run = functools.partial(run_layer, **own)
+                x = (jax.checkpoint(run, prevent_cse=False) if self.config.remat else run)(x, layer)
+            return x, None
+
+        x, _ = jax.lax.scan(run_turn, x, turns, unroll=max(unroll // turn, 1))
+        for index, layer in enumerate(rest, start=looped):
+            x = run_layer(x, layer, first if index == layers - 1 else None, **known[index])
         return x if self.final is None else nnx.merge(self.final, params["final"])(x)
 
 
-def _split_off_last(stacked: Any) -> tuple[Any, Any]:
-    """Split the stacked layers into all but the last, and the last. The gradient of a split is a concatenation."""
+def _turn(kinds: Sequence[Any]) -> int:
+    """The number of layers after which the kinds of layers repeat."""
+    return next(turn for turn in range(1, len(kinds) + 1) if kinds[turn:] == kinds[:-turn])
+
+
+def _split_layers(stacked: Any, looped: int, turn: int) -> tuple[list[Any], list[Any]]:
+    """Split stacked layers [L, ...]. The gradient of a split is a concatenation; that of an index pads each layer to L.
+
+    Args:
+      stacked: a tree of arrays with a leading axis L.
+      looped: layers of the loop.
+      turn: layers of a turn, a divisor of `looped`.
+
+    Returns:
+      For each place in a turn, the layers of that place, stacked [looped / turn, ...]; and the layers after the loop.
+    """
     leaves, tree = jax.tree.flatten(stacked)
-    parts = [jax.lax.split(leaf, (leaf.shape[0] - 1, 1)) for leaf in leaves]
+    layers = leaves[0].shape[0]
+    parts = [jax.lax.split(leaf, (looped, *[1] * (layers - looped))) for leaf in leaves]
+    turns = [[part[0]] if turn == 1 else _places(part[0], turn) for part in parts]
+    rest = [[one[0] for one in part[1:]] for part in parts]
     return (
-        jax.tree.unflatten(tree, [rest for rest, _ in parts]),
-        jax.tree.unflatten(tree, [last[0] for _, last in parts]),
+        [jax.tree.unflatten(tree, place) for place in zip(*turns)],
+        [jax.tree.unflatten(tree, layer) for layer in zip(*rest)],
     )
+
+
+def _places(layers: Array, turn: int) -> list[Array]:
+    """Split stacked layers [L, ...] into those of each place in a turn, [L / turn, ...]."""
+    turns = layers.reshape(layers.shape[0] // turn, turn, *layers.shape[1:])
+    return [place[:, 0] for place in jax.lax.split(turns, [1] * turn, axis=1)]
 
 
 def build_encoder(

@@ -94,7 +94,6 @@ FLOAT32 = "needs config.dtype=bfloat16, not float32"
         ({"dtype": "float32"}, FLOAT32),
         ({"dropout": 0.1}, DROPOUT),
         ({"dtype": "float32", "dropout": 0.1}, f"{FLOAT32}, and {DROPOUT}"),
-        ({"windows": True}, "has no local windows, which this network's layers have"),
         (
             {"head_width": 20},
             "takes heads of a multiple of 8 up to 128, not of 20: set config.model.num_attention_heads",
@@ -139,6 +138,15 @@ def test_the_last_kernel_can_do_everything():
         assert choose(list(KERNELS)[-1], Needs(*changes)).refused == {}
 
 
+def test_windows_run_by_blocks_beside_a_kernel_that_has_none():
+    windows = dataclasses.replace(NEEDS, windows=True)
+    assert choose("auto", windows) == choose("cudnn", windows) == Choice("cudnn", {}, by_blocks=True)
+    assert choose("xla", windows) == Choice("xla", {})
+    assert str(choose("auto", dataclasses.replace(windows, platform="cpu"))) == "xla, windows by blocks"
+    choice = choose("auto", dataclasses.replace(windows, dtype="float32"))
+    assert str(choice) == f"xla, windows by blocks; cudnn {FLOAT32}"
+
+
 def test_a_kernel_is_added_by_a_function_and_a_row(monkeypatch: pytest.MonkeyPatch):
     def doubled(query, key, value, sight, dropout):
         return 2 * query
@@ -180,6 +188,79 @@ def test_a_window_hides_what_is_further_away():
     np.testing.assert_array_equal(wide, attention(query, key, value, SEGMENTS))
 
 
+LONG = 41
+"""Tokens of a row, in which windows of 4 hide much; no multiple of the window."""
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("queries", [LONG, 1, 7])
+def test_blocks_compute_what_the_whole_row_computes(causal: bool, queries: int):
+    rng = np.random.default_rng(1)
+    query, key, value = (jnp.asarray(rng.normal(size=(B, LONG, N, H)), jnp.float32) for _ in range(3))
+    segments = np.stack([np.repeat([1, 2, 3, 0], [9, 20, 2, 10]), np.ones(LONG, int)]).astype(np.int32)
+    weights = jnp.asarray(rng.normal(size=(B, queries, N, H)) * (segments[:, :queries] > 0)[..., None, None])
+
+    def total(query, key, value, window):
+        out = attention(query[:, :queries], key, value, segments, window=window, causal=causal)
+        return jnp.sum(out * weights), out
+
+    by_blocks, whole = (
+        jax.grad(total, argnums=(0, 1, 2), has_aux=True)(query, key, value, window)
+        for window in (4, jnp.int32(4))
+    )
+    inside = segments[:, :queries] > 0
+    np.testing.assert_allclose(by_blocks[1][inside], whole[1][inside], atol=1e-6)
+    assert np.any(whole[0][2])
+    for mine, reference in zip(by_blocks[0], whole[0], strict=True):
+        np.testing.assert_allclose(mine, reference, atol=1e-5)
+
+
+def test_blocks_see_the_window_and_the_document_alone():
+    query, key, value = (jnp.tile(x, (1, 4, 1, 1)) for x in _heads())
+    segments = np.repeat([[1, 2], [1, 1]], 18, axis=1)
+
+    def seen(row: int, token: int) -> list[int]:
+        def of_token(value):
+            return jnp.sum(attention(query, key, value, segments, window=4)[row, token])
+
+        gradient = np.asarray(jax.grad(of_token)(value))
+        assert not gradient[1 - row].any()
+        return np.flatnonzero(np.any(gradient[row] != 0, axis=(1, 2))).tolist()
+
+    assert seen(0, 16) == [12, 13, 14, 15, 16, 17]
+    assert seen(0, 19) == [18, 19, 20, 21, 22, 23]
+    assert seen(1, 16) == list(range(12, 21))
+    assert seen(1, 35) == [31, 32, 33, 34, 35]
+
+
+def test_the_memory_of_blocks_is_linear_in_the_row():
+    def temporaries(length: int) -> int:
+        heads = [jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)] * 3
+        segments = np.ones((1, length), np.int32)
+
+        def total(query, key, value):
+            return jnp.sum(attention(query, key, value, segments, window=16) ** 2)
+
+        program = jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(*heads).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(4096) < 4.5 * temporaries(1024)
+
+
+def test_dropout_by_blocks_keeps_the_mean_over_many_keys():
+    heads = [jnp.tile(x[:1], (1, 2, 1, 1)) for x in _heads()]
+    segments = np.ones((1, 2 * S), np.int32)
+
+    @jax.jit
+    def dropped(key):
+        return attention(*heads, segments, dropout_rate=0.3, dropout_key=key, window=2)
+
+    draws = jax.vmap(dropped)(jax.random.split(jax.random.key(0), 4000))
+    assert np.std(draws[:, 0, 0, 0, 0]) > 0.05
+    error = 5 * np.std(draws, axis=0) / np.sqrt(len(draws)) + 1e-6
+    assert (np.abs(np.mean(draws, axis=0) - attention(*heads, segments, window=2)) < error).all()
+
+
 def _seen_by(row: int, token: int, **options) -> list[int]:
     """The places of a row whose values have a gradient in what one token attends to."""
     query, key, value = _heads()
@@ -218,7 +299,6 @@ def test_causal_padding_gives_finite_values_and_gradients():
             {"dropout": 0.1, "use": Use(dropout_field="config.model.attention_dropout")},
             "which is 0.1: set config.model.attention_dropout=0",
         ),
-        ({"windows": True}, "has no local windows, which this network's layers have; or set"),
     ],
 )
 def test_cudnn_asked_for_where_it_cannot_run_is_refused(changes: dict, message: str):

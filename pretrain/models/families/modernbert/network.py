@@ -86,7 +86,7 @@ class SelfAttention(nnx.Module):
         dropout_key: Key[Array, ""] | None,
         first: int | None,
         causal: bool,
-        window: Int[Array, ""],
+        window: Int[Array, ""] | int | None,
         frequencies: Float[Array, "H/2"],
     ) -> Float[Array, "B Q D"]:
         """Attend within each document and the window. Returns the output for the first Q tokens of each row."""
@@ -172,7 +172,7 @@ class EncoderLayer(nnx.Module):
         first: int | None = None,
         *,
         causal: bool = False,
-        window: Int[Array, ""],
+        window: Int[Array, ""] | int | None,
         frequencies: Float[Array, "H/2"],
         normalises: Bool[Array, ""],
     ) -> Float[Array, "B Q D"]:
