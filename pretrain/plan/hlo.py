@@ -205,7 +205,9 @@ def _parse(text: str) -> tuple[_Computations, str]:
         if header:
             current = computations.setdefault(header[2], [])
             entry = header[2] if header[1] else entry
-        elif line.startswith("}"):
+        elif re.match(
+            r"\}(,|$)", line
+        ):  # the attributes of a kernel take several lines, one of them "}}, metadata=..."
             current = None
         elif current is not None:
             instruction = re.match(r"\s+(?:ROOT )?%[\w.\-]+ = (.*)", line)

@@ -174,6 +174,11 @@ def test_what_has_no_estimate_is_listed_where_it_is_large():
     }
 
 
+def test_a_kernel_whose_attributes_take_several_lines_ends_nothing():
+    kernel = '%k = f32[8]{0} custom-call(%p), custom_call_target="kernel", frontend_attributes={x={\n}}, metadata={}'
+    assert read_program(program(kernel, fusion("after", 5), others=INSIDE)).cycles == 5
+
+
 def test_a_text_that_is_no_program_is_refused():
     with pytest.raises(ValueError, match="no ENTRY computation"):
         read_program("HloModule step\n")
