@@ -56,7 +56,7 @@ class ModelConfig:
     attention_dropout: float | None = field(
         None, "dropout of attention weights; None takes the checkpoint's value"
     )
-    attention: str = field("auto", "attention kernel, as in pretraining: auto, xla or cudnn")
+    attention: str = field("auto", "attention kernel, as in pretraining: auto, xla, cudnn or one_pass")
     remat: bool = field(False, "recompute each layer in the backward pass, to save memory")
     scan_unroll: int = field(0, "layers unrolled in the scan over them; 0: all")
 

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from base.errors import UserError
+from pretrain.models import lean_gradients
 from pretrain.models.config import EncoderConfig
-from pretrain.models.dropout import dropout
+from pretrain.models.dropout import dropout, kept
 from pretrain.models.matrix_products import einsum
 
 AUTO = "auto"
@@ -36,6 +37,8 @@ class Sight:
     program is compiled."""
     causal: bool
     """Whether a token sees itself and earlier tokens alone."""
+    unrolled: bool = False
+    """Whether no loop runs the layers."""
 
     def mask(self, queries: int) -> Bool[Array, "B 1 Q S"]:
         """True where the first Q tokens of a row see a token."""
@@ -157,6 +160,22 @@ def _by_blocks(
     return attended.reshape(rows, blocks * width, *query.shape[2:])[:, :queries]
 
 
+def _one_pass(
+    query: Float[Array, "B Q N H"],
+    key: Float[Array, "B S N H"],
+    value: Float[Array, "B S N H"],
+    sight: Sight,
+    weight_dropout: WeightDropout,
+) -> Float[Array, "B Q N H"]:
+    """The scores of all pairs as in the reference, read once in each direction: see `lean_gradients.attend`."""
+    query, key, value = (jnp.swapaxes(heads, 1, 2) for heads in (query, key, value))
+    keep, scale = kept(
+        weight_dropout.key, (*query.shape[:2], key.shape[2], query.shape[2]), weight_dropout.rate
+    )
+    visible = jnp.swapaxes(sight.mask(query.shape[2]), 2, 3)
+    return jnp.swapaxes(lean_gradients.attend(query, key, value, visible, keep, scale, sight.unrolled), 1, 2)
+
+
 def _cudnn(
     query: Float[Array, "B S N H"],
     key: Float[Array, "B S N H"],
@@ -182,6 +201,7 @@ KERNELS: dict[str, Kernel] = {
         row_multiple=2,
         some_queries=False,
     ),
+    "one_pass": Kernel(_one_pass, platforms=("tpu",), dtypes=("bfloat16",), windows=False),
     "xla": Kernel(_xla),
 }
 """Kernels by name, the fastest first; the last can do everything."""
@@ -325,6 +345,7 @@ def attention(
     dropout_key: Key[Array, ""] | None = None,
     window: Int[Array, ""] | int | None = None,
     causal: bool = False,
+    unrolled: bool = False,
 ) -> Float[Array, "B Q N H"]:
     """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1) among the tokens of one document.
 
@@ -341,10 +362,11 @@ def attention(
       dropout_key: the key of the dropout mask; None drops nothing.
       window: how far from itself a token sees, to both sides; None is the whole document. An int runs by blocks.
       causal: whether a token sees itself and earlier tokens alone.
+      unrolled: whether no loop runs the layers.
     """
     kernel = KERNELS[implementation] if not isinstance(window, int) else Kernel(_by_blocks)
     if query.shape[1] < segments.shape[1] and not kernel.some_queries:
         kernel = KERNELS["xla"]
     return kernel.compute(
-        query, key, value, Sight(segments, window, causal), WeightDropout(dropout_rate, dropout_key)
+        query, key, value, Sight(segments, window, causal, unrolled), WeightDropout(dropout_rate, dropout_key)
     )

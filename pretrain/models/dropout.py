@@ -21,11 +21,20 @@ def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> 
 
     The rate is rounded to 1/65536 and the scale follows the rounded rate, so the mean is exact.
     """
+    keep, scale = kept(key, x.shape, rate)
+    if keep is None:
+        return x
+    return jnp.where(keep, x * jnp.asarray(scale, x.dtype), jnp.zeros((), x.dtype))
+
+
+def kept(
+    key: Key[Array, ""] | None, shape: tuple[int, ...], rate: float
+) -> tuple[Bool[Array, "..."] | None, float]:
+    """Which elements dropout keeps (None: all), and their factor; the rate is rounded as in `dropout`."""
     threshold = round(rate * LEVELS)
     if key is None or threshold == 0:
-        return x
-    scale = jnp.asarray(LEVELS / (LEVELS - threshold), x.dtype)
-    return jnp.where(keep_mask(key, x.shape, threshold), x * scale, jnp.zeros((), x.dtype))
+        return None, 1.0
+    return keep_mask(key, shape, threshold), LEVELS / (LEVELS - threshold)
 
 
 def keep_mask(key: Key[Array, ""], shape: tuple[int, ...], threshold: int) -> Bool[Array, "..."]:

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from pretrain.devices.mesh import gathered
+from pretrain.models import lean_gradients
 from pretrain.models.matrix_products import einsum
 
 Axes = tuple[str | None, ...]
@@ -37,6 +38,13 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "tanh": jnp.tanh,
 }
+
+
+def activate(x: Float[Array, "..."], name: str, *, unrolled: bool = False) -> Float[Array, "..."]:
+    """Apply an activation of `ACTIVATIONS`; `unrolled`: see `lean_gradients.gelu`."""
+    if name == "gelu" and lean_gradients.are_used(x.dtype):
+        return lean_gradients.gelu(x, unrolled)
+    return ACTIVATIONS[name](x)
 
 
 def normal(
@@ -136,8 +144,11 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         """Normalise the last axis; the result has the type of `x`."""
+        bias = self.bias[...] if hasattr(self, "bias") else None
+        if lean_gradients.are_used(x.dtype):
+            return lean_gradients.layer_norm(x, self.scale[...], bias, self.eps)
         y = x.astype(jnp.float32)
         y = y - jnp.mean(y, axis=-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
         y = y * self.scale[...]
-        return (y + self.bias[...] if hasattr(self, "bias") else y).astype(x.dtype)
+        return (y if bias is None else y + bias).astype(x.dtype)

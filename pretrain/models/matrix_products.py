@@ -30,10 +30,10 @@ def einsum(
     """
     assert x.dtype == y.dtype, f"a product of {x.dtype} and {y.dtype}"
     dtype = jnp.dtype(dtype or x.dtype)
-    platform = "" if x.dtype.itemsize >= 4 else _platform()
-    if platform in ("cpu", None):
+    where = "" if x.dtype.itemsize >= 4 else platform()
+    if where in ("cpu", None):
         return _short_product(spec, dtype, x, y)
-    if platform == "gpu" and dtype != x.dtype:
+    if where == "gpu" and dtype != x.dtype:
         return _wide_product(spec, dtype, x, y)
     return jnp.einsum(spec, x, y, preferred_element_type=dtype)
 
@@ -58,7 +58,7 @@ def _tangent(
     return jnp.einsum(spec, x, y, preferred_element_type=dtype), tangent.astype(dtype)
 
 
-def _platform() -> str | None:
+def platform() -> str | None:
     """The platform that the program being traced is for; None where no mesh says it."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device.platform if device else None
@@ -76,7 +76,7 @@ def _short_product(spec: str, dtype: jnp.dtype, x: Array, y: Array) -> Array:
     def rounded_within(x: Array, y: Array) -> Array:
         return jnp.einsum(spec, x, y, preferred_element_type=dtype)
 
-    if _platform() == "cpu":
+    if platform() == "cpu":
         return rounded_after(x, y)
     return jax.lax.platform_dependent(x, y, cpu=rounded_after, default=rounded_within)
 

@@ -116,9 +116,12 @@ def test_auto_takes_cudnn_only_where_it_computes_the_same_and_says_why_not(chang
     assert str(choice) == f"xla; cudnn {reason}"
 
 
-@pytest.mark.parametrize("platform", ["cpu", "tpu"])
-def test_a_kernel_of_other_hardware_is_no_faster_one(platform: str):
-    assert str(choose("auto", dataclasses.replace(NEEDS, platform=platform))) == "xla"
+def test_a_kernel_of_other_hardware_is_no_faster_one():
+    assert str(choose("auto", dataclasses.replace(NEEDS, platform="cpu"))) == "xla"
+    tpu = dataclasses.replace(NEEDS, platform="tpu")
+    assert str(choose("auto", tpu)) == "one_pass"
+    wide = "xla; one_pass needs config.dtype=bfloat16, not float32"
+    assert str(choose("auto", dataclasses.replace(tpu, dtype="float32"))) == wide
 
 
 def test_a_kernel_that_is_named_is_taken():
@@ -160,7 +163,7 @@ def test_a_kernel_is_added_by_a_function_and_a_row(monkeypatch: pytest.MonkeyPat
         str(choose("auto", dataclasses.replace(cpu, use=Use(causal=True))))
         == "xla; doubled has no causal attention"
     )
-    with pytest.raises(UserError, match="attention='dubbled' should be one of auto, doubled, cudnn, xla"):
+    with pytest.raises(UserError, match="attention='dubbled' should be one of auto, doubled, cudnn, one_pass, xla"):
         choose("dubbled", cpu)
     with pytest.raises(UserError, match=r"attention=doubled runs on a CPU, not on gpu; or set .*=cudnn"):
         choose("doubled", NEEDS)

@@ -16,7 +16,7 @@ from pretrain.devices.mesh import constrain
 from pretrain.models.attention import attention
 from pretrain.models.config import EncoderConfig
 from pretrain.models.dropout import dropout
-from pretrain.models.layers import ACTIVATIONS, LayerNorm, Linear, normal
+from pretrain.models.layers import LayerNorm, Linear, activate, normal
 
 
 def sinusoids(positions: int, width: int, rms: float) -> Float[Array, "P E"]:
@@ -106,6 +106,7 @@ class SelfAttention(nnx.Module):
             dropout_rate=self.config.attention_probs_dropout_prob,
             dropout_key=dropout_key,
             causal=causal,
+            unrolled=self.config.scan_unroll == 0,
         )
         return self.output(constrain(attended, "batch", "seq", "act_heads", None))
 
@@ -152,6 +153,10 @@ class EncoderLayer(nnx.Module):
         if self.drops_attended:
             attended = dropout(attended, rate, keys[1])
         x = constrain(self.attention_norm(x[:, :first] + attended), "batch", "seq", "act_embed")
-        hidden = ACTIVATIONS[self.config.hidden_act](constrain(self.up(x), "batch", "seq", "act_mlp"))
+        hidden = activate(
+            constrain(self.up(x), "batch", "seq", "act_mlp"),
+            self.config.hidden_act,
+            unrolled=self.config.scan_unroll == 0,
+        )
         transformed = dropout(self.down(hidden), rate, keys[2])
         return constrain(self.feed_forward_norm(x + transformed), "batch", "seq", "act_embed")

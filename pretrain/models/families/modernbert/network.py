@@ -19,7 +19,7 @@ from pretrain.models.config import EncoderConfig
 from pretrain.models.dropout import dropout
 from pretrain.models.families.family import KernelStart
 from pretrain.models.families.modernbert.fields import own_fields
-from pretrain.models.layers import ACTIVATIONS, LayerNorm, Linear, normal
+from pretrain.models.layers import LayerNorm, Linear, activate, normal
 
 
 def norm(config: EncoderConfig) -> LayerNorm:
@@ -103,6 +103,7 @@ class SelfAttention(nnx.Module):
             dropout_key=dropout_key,
             window=window,
             causal=causal,
+            unrolled=self.config.scan_unroll == 0,
         )
         return self.output(constrain(attended, "batch", "seq", "act_heads", None))
 
@@ -138,7 +139,8 @@ class FeedForward(nnx.Module):
     def __call__(self, x: Float[Array, "B S D"], dropout_key: Key[Array, ""] | None) -> Float[Array, "B S D"]:
         """Apply the layer, with dropout of the gated activation."""
         both = constrain(self.up(x), "batch", "seq", None, "act_mlp")
-        gated = ACTIVATIONS[self.config.hidden_act](both[:, :, 0]) * both[:, :, 1]
+        unrolled = self.config.scan_unroll == 0
+        gated = activate(both[:, :, 0], self.config.hidden_act, unrolled=unrolled) * both[:, :, 1]
         return self.down(dropout(gated, own_fields(self.config).mlp_dropout, dropout_key))
 
 

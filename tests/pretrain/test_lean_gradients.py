@@ -1,0 +1,163 @@
+"""Functions with gradients of their own against the references: values and gradients, and what they save."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.test_util import check_grads
+
+from pretrain.models import lean_gradients
+from pretrain.models.attention import KERNELS, Sight, WeightDropout
+from pretrain.models.layers import LayerNorm, activate, gelu
+
+B, S, N, H = 2, 11, 3, 8
+SEGMENTS = jnp.asarray([[1, 1, 1, 1, 2, 2, 3, 3, 3, 0, 0], [1] * S], jnp.int32)
+
+
+def _arrays(*shape: int, count: int = 1, dtype: str = "float32") -> list[jax.Array]:
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.normal(size=shape), dtype) for _ in range(count)]
+
+
+def _near(mine, reference, tolerance: float):
+    """Equal to `tolerance` of the reference's largest element, in each array of two trees."""
+
+    def compare(one, other):
+        one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+        np.testing.assert_allclose(one, other, atol=tolerance * np.abs(other).max())
+
+    jax.tree.map(compare, mine, reference)
+
+
+def _values_and_gradients(function, *arrays):
+    """What it gives, and the gradients of a weighted sum of that."""
+    value = function(*arrays)
+    weights = _arrays(*value.shape)[0]
+    gradients = jax.grad(
+        lambda *given: jnp.sum(function(*given).astype(jnp.float32) * weights),
+        argnums=tuple(range(len(arrays))),
+    )(*arrays)
+    assert [leaf.dtype for leaf in jax.tree.leaves(gradients)] == [
+        leaf.dtype for leaf in jax.tree.leaves(arrays)
+    ]
+    return value, gradients
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 0.02)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_layer_norm(dtype: str, tolerance: float, bias: bool):
+    graph = nnx.split(LayerNorm(24, 1e-5, bias=bias))[0]
+    (x,), (scale, shift) = _arrays(B, S, 24, dtype=dtype), _arrays(24, count=2)
+
+    def reference(x, scale, *shift):
+        return nnx.merge(graph, {"scale": scale, "bias": shift[0]} if bias else {"scale": scale})(x)
+
+    def lean(x, scale, *shift):
+        return lean_gradients.layer_norm(x, scale, shift[0] if bias else None, 1e-5)
+
+    params = (x, scale, shift) if bias else (x, scale)
+    _near(_values_and_gradients(lean, *params), _values_and_gradients(reference, *params), tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-4), ("bfloat16", 0.005)])
+@pytest.mark.parametrize("unrolled", [True, False])
+def test_gelu(dtype: str, tolerance: float, unrolled: bool):
+    x = jnp.linspace(-9, 9, 4001, dtype=dtype)
+    lean = functools.partial(lean_gradients.gelu, unrolled=unrolled)
+    _near(_values_and_gradients(lean, x), _values_and_gradients(gelu, x), tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("bfloat16", 0.03)])
+@pytest.mark.parametrize(
+    ("queries", "options"),
+    [(S, {}), (S, {"unrolled": True}), (4, {}), (S, {"causal": True}), (S, {"window": jnp.int32(2)})],
+)
+def test_attention(dtype: str, tolerance: float, queries: int, options: dict):
+    query, key, value = _arrays(B, S, N, H, count=3, dtype=dtype)
+    sight = Sight(
+        SEGMENTS, options.get("window"), options.get("causal", False), options.get("unrolled", False)
+    )
+    inside = (SEGMENTS[:, :queries] > 0)[..., None, None]
+
+    def run(name: str):
+        def function(query, key, value):
+            return KERNELS[name].compute(query, key, value, sight, WeightDropout(0.0, None)) * inside
+
+        return _values_and_gradients(function, query[:, :queries], key, value)
+
+    _near(run("one_pass"), run("xla"), tolerance)
+
+
+def test_attention_with_dropout_has_the_gradient_of_its_own_values():
+    heads, sight = _arrays(1, 5, 2, 4, count=3), Sight(jnp.ones((1, 5), jnp.int32), None, False)
+    (weights,) = _arrays(1, 5, 2, 4)
+
+    def total(*heads):
+        drop = WeightDropout(0.5, jax.random.key(3))
+        return jnp.sum(KERNELS["one_pass"].compute(*heads, sight, drop) * weights)
+
+    assert (
+        abs(
+            total(*heads) - jnp.sum(KERNELS["xla"].compute(*heads, sight, WeightDropout(0.0, None)) * weights)
+        )
+        > 0.1
+    )
+    check_grads(total, heads, order=1, modes=["rev"], atol=0.02, rtol=0.02)
+
+
+def test_dropout_keeps_the_mean_over_many_keys():
+    heads, sight = _arrays(1, 5, 2, 4, count=3), Sight(jnp.ones((1, 5), jnp.int32), None, False)
+
+    @jax.jit
+    def dropped(key):
+        return KERNELS["one_pass"].compute(*heads, sight, WeightDropout(0.3, key))
+
+    draws = jax.vmap(dropped)(jax.random.split(jax.random.key(0), 4000))
+    assert np.std(draws[:, 0, 0, 0, 0]) > 0.05
+    error = 5 * np.std(draws, axis=0) / np.sqrt(len(draws)) + 1e-6
+    assert (
+        np.abs(np.mean(draws, axis=0) - KERNELS["xla"].compute(*heads, sight, WeightDropout(0.0, None)))
+        < error
+    ).all()
+
+
+def test_a_score_that_is_too_large_is_clipped_and_gives_finite_gradients():
+    heads = [400 * x for x in _arrays(1, 5, 2, 4, count=3)]
+    sight = Sight(jnp.ones((1, 5), jnp.int32), None, False)
+    _, gradients = _values_and_gradients(
+        lambda *heads: KERNELS["one_pass"].compute(*heads, sight, WeightDropout(0.0, None)), *heads
+    )
+    assert all(np.isfinite(leaf).all() for leaf in gradients)
+
+
+def test_what_is_saved_has_the_compute_type():
+    """Beside one number a row, and the parameters: these are what the backward pass reads."""
+    saved: list[jax.ShapeDtypeStruct] = []
+
+    def of(function, *arrays):
+        _, backward = jax.eval_shape(lambda *given: jax.vjp(function, *given), *arrays)
+        saved.extend(leaf for leaf in jax.tree.leaves(backward) if leaf.size > B * S * N)
+
+    x, scale = _arrays(B, S, 24, dtype="bfloat16")[0], _arrays(24)[0]
+    of(lambda x: lean_gradients.layer_norm(x, scale, None, 1e-5), x)
+    of(lambda x: lean_gradients.gelu(x, True), x)
+    sight = Sight(SEGMENTS, None, False)
+    of(
+        lambda *heads: KERNELS["one_pass"].compute(*heads, sight, WeightDropout(0.0, None)),
+        *_arrays(B, S, N, H, count=3, dtype="bfloat16"),
+    )
+    assert {leaf.dtype.name for leaf in saved} == {"bfloat16"}
+
+
+def test_they_are_taken_on_a_tpu_in_a_short_type_alone(monkeypatch: pytest.MonkeyPatch):
+    short, wide = jnp.dtype("bfloat16"), jnp.dtype("float32")
+    assert not lean_gradients.are_used(short)
+    monkeypatch.setattr(lean_gradients, "platform", lambda: "tpu")
+    assert lean_gradients.are_used(short) and not lean_gradients.are_used(wide)
+    x = jnp.linspace(-3, 3, 101)
+    assert str(jax.make_jaxpr(lambda x: activate(x, "gelu"))(x.astype(short))).count("custom_vjp") == 1
+    assert "custom_vjp" not in str(jax.make_jaxpr(lambda x: activate(x, "gelu"))(x))
+    assert "custom_vjp" not in str(jax.make_jaxpr(lambda x: activate(x, "relu"))(x.astype(short)))
