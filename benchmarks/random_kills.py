@@ -18,6 +18,7 @@ import argparse
 import atexit
 import contextlib
 import gc
+import importlib
 import os
 import random
 import shutil
@@ -35,8 +36,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 os.environ |= {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
-
-import matplotlib.pyplot as plt  # noqa: F401  the commands import it late
 
 from benchmarks.soak_runs import checkpoints, last_step, losses, write_corpus, write_examples, write_recipe
 from finetune.__main__ import main as finetune
@@ -313,6 +312,7 @@ def main(argv: Sequence[str]) -> int:
         "--grace", type=float, default=30.0, help="most seconds from a signal to the end of the call"
     )
     options = parser.parse_args(argv[1:])
+    importlib.import_module("matplotlib.pyplot")  # the commands import it late
     gc.freeze()
     with temporary_folder("kills-") as folder:
         prepare(folder)

@@ -1,21 +1,58 @@
-"""What a phase of a run is about to do, for the summary that is shown before its first step."""
+"""Shows what a phase of a run is about to do, before its first step."""
 
+from collections.abc import Sequence
+
+import jax
+
+from base import terminal
 from pretrain.devices.flops import StepWork
 from pretrain.job import Job
 from pretrain.objective.objective import full_rows
+from pretrain.optim.train_state import TrainState
 from pretrain.phases import Phase
+from pretrain.reports import start_summary
+from pretrain.reports.network_facts import network_facts
 from pretrain.reports.start_summary import Plan
+from pretrain.runtime import processes
+from pretrain.runtime.programs import memory_of
 
 
-def phase_plan(job: Job, phase: Phase, *, start_step: int, steps: int) -> Plan:
-    """The plain numbers of a phase.
+def show(
+    job: Job,
+    phase: Phase,
+    state: TrainState,
+    programs: Sequence[jax.stages.Compiled],
+    *,
+    start_step: int,
+    steps: int,
+    again: bool,
+) -> None:
+    """Print a phase's network, plan and memory.
 
     Args:
       job: the run.
       phase: the phase.
+      state: the state's tree with shape, dtype and sharding at each leaf.
+      programs: the compiled steps.
       start_step: steps that the run has made.
       steps: steps of the whole run.
+      again: whether the network has been shown.
     """
+    overview = start_summary.overview(
+        state.params,
+        job.mesh,
+        _plan(job, phase, start_step=start_step, steps=steps),
+        memory_of(state.params, state.opt_state, programs, job.mesh),
+        sizes=job.model.sizes(),
+        network={} if again else network_facts(job.model, job.mesh.shape),
+        processes=processes.count(),
+        again=again,
+    )
+    terminal.console().print(overview)
+
+
+def _plan(job: Job, phase: Phase, *, start_step: int, steps: int) -> Plan:
+    """The plain numbers of a phase; arguments as of `show`."""
     objective, rows, epochs = job.objectives[phase.index], phase.global_batch, job.config.epochs
     work = full_rows(objective, rows, phase.seq_len, job.encoder.windows)
     return Plan(

@@ -12,11 +12,11 @@ from typing import Any
 import jax
 from etils import epath
 
-from base import schema, terminal
+from base import schema
 from base.errors import UserError
 from base.set_fields import Given
 from data.batches import Batch, BatchIterator, open_batches
-from pretrain import starting_network
+from pretrain import phase_summary, starting_network
 from pretrain.config import LogConfig, PretrainConfig
 from pretrain.devices.flops import StepWork
 from pretrain.devices.global_batch import abstract_batch, to_devices
@@ -27,10 +27,7 @@ from pretrain.objective.held_out_cache import held_out_rows
 from pretrain.objective.objective import Objective
 from pretrain.objective.train_step import make_train_step
 from pretrain.optim.train_state import TrainState, abstract_state, fresh_state, state_from_params
-from pretrain.phase_summary import phase_plan
 from pretrain.phases import Phase, ends_of_objectives
-from pretrain.reports import start_summary
-from pretrain.reports.network_facts import network_facts
 from pretrain.reports.recorder import Interval, Recorder
 from pretrain.resume import (
     RULES,
@@ -51,7 +48,7 @@ from pretrain.runtime.checkpointer import Run
 from pretrain.runtime.interruption import Interruption
 from pretrain.runtime.loop import Loop, begun
 from pretrain.runtime.loss_spikes import Spikes
-from pretrain.runtime.programs import compiled, memory_of
+from pretrain.runtime.programs import compiled
 from pretrain.runtime.stage import MetricFolders
 
 logger = logging.getLogger(__name__)
@@ -372,22 +369,16 @@ class _PhaseSteps:
         """Show what the phase is about to do."""
         if self._is_described or not processes.is_first():
             return
-        stage, job = self._stage, self._stage.job
-        plan = phase_plan(job, self._phase, start_step=step, steps=stage.steps)
-        params = stage.abstract.params
-        programs = [self._step] if self._step else []
-        memory = memory_of(params, stage.abstract.opt_state, programs, job.mesh)
-        overview = start_summary.overview(
-            params,
-            job.mesh,
-            plan,
-            memory,
-            sizes=job.model.sizes(),
-            network={} if stage.described else network_facts(job.model, job.mesh.shape),
-            processes=processes.count(),
+        stage, programs = self._stage, [self._step] if self._step else []
+        phase_summary.show(
+            stage.job,
+            self._phase,
+            stage.abstract,
+            programs,
+            start_step=step,
+            steps=stage.steps,
             again=stage.described,
         )
-        terminal.console().print(overview)
         stage.described = True
 
     def dispatch(

@@ -163,7 +163,9 @@ def test_a_kernel_is_added_by_a_function_and_a_row(monkeypatch: pytest.MonkeyPat
         str(choose("auto", dataclasses.replace(cpu, use=Use(causal=True))))
         == "xla; doubled has no causal attention"
     )
-    with pytest.raises(UserError, match="attention='dubbled' should be one of auto, doubled, cudnn, one_pass, xla"):
+    with pytest.raises(
+        UserError, match="attention='dubbled' should be one of auto, doubled, cudnn, one_pass, xla"
+    ):
         choose("dubbled", cpu)
     with pytest.raises(UserError, match=r"attention=doubled runs on a CPU, not on gpu; or set .*=cudnn"):
         choose("doubled", NEEDS)
