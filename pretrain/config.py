@@ -88,7 +88,7 @@ class ModelConfig:
     tie_word_embeddings: bool = field(True, "the head's output matrix is the input embedding")
     attention: str = field(
         "auto",
-        "attention kernel: xla, cudnn (GPU), one_pass (TPU), or auto, which takes the fastest that can do what is needed",
+        "attention kernel: xla, cudnn (GPU), one_pass (TPU), or auto, which takes the fastest that can run",
     )
     remat: bool = field(
         False, "recompute each layer in the backward pass: about a third more arithmetic, far less memory"

@@ -9,7 +9,7 @@ scan runs over turns of layers (whole documents, window, window).
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,8 +117,8 @@ class Encoder:
         def run_layer(
             x: Float[Array, "B S D"],
             inputs: tuple[Params, dict[str, jax.Array], jax.Array],
+            known: Mapping[str, Any],
             first: int | None = None,
-            **known: int | None,
         ) -> Float[Array, "B Q D"]:
             layer_params, traits, index = inputs
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
@@ -127,7 +127,7 @@ class Encoder:
             )
 
         traits = {**self.config.family.parts.layer.traits(self.config)}
-        known: list[dict[str, int | None]] = [{} for _ in range(layers)]
+        known: list[dict[str, Any]] = [{} for _ in range(layers)]
         if windows := self._block_windows(tokens.shape[1]):
             known = [{"window": window or None} for window in windows]
             del traits["window"]
@@ -144,13 +144,13 @@ class Encoder:
 
         def run_turn(x: Float[Array, "B S D"], inputs: list[Any]) -> tuple[jax.Array, None]:
             for layer, own in zip(inputs, known):
-                run = functools.partial(run_layer, **own)
+                run = functools.partial(run_layer, known=own)
                 x = (jax.checkpoint(run, prevent_cse=False) if self.config.remat else run)(x, layer)
             return x, None
 
         x, _ = jax.lax.scan(run_turn, x, turns, unroll=max(unroll // turn, 1))
         for index, layer in enumerate(rest, start=looped):
-            x = run_layer(x, layer, first if index == layers - 1 else None, **known[index])
+            x = run_layer(x, layer, known[index], first if index == layers - 1 else None)
         return x if self.final is None else nnx.merge(self.final, params["final"])(x)
 
 
