@@ -108,16 +108,16 @@ def assert_same(one, other):
 def test_a_spike_has_the_run_go_back_and_skip_exactly_the_stated_batches(
     corpus, tmp_path, feed, caplog, monkeypatch
 ):
-    config, workdir = spiky(corpus), epath.Path(tmp_path / "run")
+    config, workdir = spiky(corpus, log={"every": 3}), epath.Path(tmp_path / "run")
     feed.bad = {7}
     outcome = train(config, workdir)
     (said,) = [line for line in caplog.messages if "going back" in line]
     assert said.startswith("step 7: the loss ") and " is over 2 x " in said
     assert said.endswith("; going back to step 4 and skipping the batches of steps 5 to 8")
     assert feed.fed == [*range(1, 9), *range(9, 17)] and outcome.step == 12
-    assert steps_in(workdir) == [4, 8, 12] and sorted(losses(workdir)) == list(range(1, 13))
+    assert steps_in(workdir) == [4, 8, 12] and sorted(losses(workdir)) == [3, 6, 9, 12]
     assert max(losses(workdir).values()) < 7
-    assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 12
+    assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 4
 
     # A run made by hand: the checkpoint of step 4, and a reader that drops four batches.
     hand = epath.Path(tmp_path / "hand")
@@ -136,7 +136,7 @@ def test_a_spike_has_the_run_go_back_and_skip_exactly_the_stated_batches(
     feed.fed.clear()
     with monkeypatch.context() as patch:
         patch.setattr(train_module, "open_batches", dropping)
-        by_hand = train(spiky(corpus, spike={"factor": 0.0}), hand)
+        by_hand = train(spiky(corpus, spike={"factor": 0.0}, log={"every": 3}), hand)
     assert feed.fed == list(range(9, 17))
     assert_same(leaves(outcome.state), leaves(by_hand.state))
     assert losses(workdir) == losses(hand)
@@ -186,13 +186,20 @@ def test_a_run_goes_back_as_often_as_it_may(corpus, tmp_path, feed):
     assert steps_in(workdir) == [4, 8] and not (workdir / "finished.json").exists()
 
 
-def test_numbers_that_are_not_finite_are_a_spike_under_rewind(corpus, tmp_path, feed, caplog):
+def test_numbers_that_are_not_finite_are_a_spike_under_rewind(corpus, tmp_path, feed, caplog, monkeypatch):
     workdir = epath.Path(tmp_path / "run")
-    feed.bad, feed.by = {4}, math.nan  # the spike is at a step that is saved
-    outcome = train(spiky(corpus, spike={"factor": 0.0}, every=2, steps=8, on_nonfinite="rewind"), workdir)
+    feed.bad, feed.by = {4}, math.nan  # the spike is at a step that is evaluated and saved
+    evaluated, evaluate = [], train_module._Pretraining.evaluate
+    monkeypatch.setattr(
+        train_module._Pretraining, "evaluate", lambda *each: (evaluated.append(each[2]), evaluate(*each))[1]
+    )
+    outcome = train(
+        spiky(corpus, spike={"factor": 0.0}, every=2, steps=8, on_nonfinite="rewind", eval={"every": 4}),
+        workdir,
+    )
     assert "step 4: the loss or the gradient is not finite; going back to step 2 and skipping" in caplog.text
     assert feed.fed == [*range(1, 5), *range(6, 12)] and outcome.step == 8
-    assert not first_bad(restore_params(workdir)[0])
+    assert evaluated == [4, 8] and not first_bad(restore_params(workdir)[0])
 
 
 def test_a_run_of_epochs_ends_where_its_text_ends(corpus, tmp_path, feed, caplog):
