@@ -156,6 +156,7 @@ DROPOUT = {
         "attention_dropout": 0.22,
         "mlp_dropout": 0.55,
         "classifier_dropout": 0.33,
+        "local_attention": 24,  # windows that are written out, as those of transformers
     },
 }
 
