@@ -132,12 +132,12 @@ def test_a_run_whose_checkpoints_are_all_damaged_stops(task, tmp_path):
 def test_a_full_disk_costs_a_checkpoint_and_a_line(task, tmp_path, caplog, monkeypatch):
     save = Checkpointer.save
 
-    def full(self, step, state, run):
+    def full(self, step, state, run, **first):
         if step != 4:
-            return save(self, step, state, run)
+            return save(self, step, state, run, **first)
         self.wait()
         with no_file_longer_than(10):
-            save(self, step, state, run)
+            save(self, step, state, run, **first)
             self.wait()
 
     monkeypatch.setattr(Checkpointer, "save", full)

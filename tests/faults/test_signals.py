@@ -230,7 +230,7 @@ class Gone(io.StringIO):
 def test_a_run_whose_output_goes_nowhere_is_saved(tmp_path, monkeypatch, number):
     """It ended with exit status 1, and nothing was saved."""
     stream = Gone(OSError(number, os.strerror(number)))
-    monkeypatch.setattr("base.terminal.console", lambda: Console(file=stream))
+    monkeypatch.setattr("base.terminal.console", lambda **_: Console(file=stream))
     workdir = epath.Path(tmp_path / "run")
     outcome = train(tiny_config(write_corpus(tmp_path / "text.txt")), workdir)
     assert outcome.interrupted == "SIGHUP" and newest_step(workdir) == outcome.step in (4, 5)

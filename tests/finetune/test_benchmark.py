@@ -20,7 +20,7 @@ from finetune.config import FinetuneConfig
 from finetune.glue import all_tasks
 from finetune.glue.all_tasks import run_benchmark, task_configs, write_submission
 from finetune.glue.benchmark_table import NINE, Row, averages, markdown, picture, row_of, table, write_reports
-from finetune.results.results_file import Summary, read_results, write_results
+from finetune.results.results_file import WANTED, Summary, read_results, write_results
 from finetune.submission import FILES
 from tests.finetune.tiny_task import tiny_finetune
 
@@ -236,12 +236,15 @@ def test_a_run_that_has_diverged_leaves_no_mean_but_a_best():
 
 
 def test_scores_that_are_no_numbers_are_kept_as_json_has_them(tmp_path):
-    found = {"task": "rte", "seconds": None, "runs": [{"metrics": {"loss": math.nan}}], "steps": 3}
+    found: dict[str, Any] = {
+        name: (kind[0] if isinstance(kind, tuple) else kind)() for name, kind in WANTED.items()
+    }
+    found |= {"runs": [{"metrics": {"loss": math.nan}}], "steps": 3, "init_from": None}
     write_results(found, epath.Path(tmp_path))
     written = json.loads((tmp_path / "results.json").read_text())
     assert written["runs"] == [{"metrics": {"loss": None}}]
     read = read_results(epath.Path(tmp_path))
-    assert math.isnan(read["runs"][0]["metrics"]["loss"]) and read["seconds"] is None and read["steps"] == 3
+    assert math.isnan(read["runs"][0]["metrics"]["loss"]) and read["init_from"] is None and read["steps"] == 3
 
 
 def test_of_several_learning_rates_the_one_with_the_best_mean_counts():

@@ -81,7 +81,7 @@ def test_a_killed_run_leaves_whole_checkpoints_and_the_metrics_that_lead_to_the_
     killed = run["killed"]
     assert killed["newest"] == 2
     assert any(name.startswith("checkpoints/4") for name in killed["objects"])
-    assert set(killed["logged"]) == {1, 2, 3, 4}
+    assert set(killed["logged"]) >= {1, 2, 3, 4}  # the run may have gone on while the checkpoint was written
 
 
 @pytest.mark.slow
