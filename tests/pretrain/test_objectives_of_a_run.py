@@ -196,9 +196,9 @@ def forget_new_fields(monkeypatch):
     """Save checkpoints as they were before a run had an objective, and a rate of evaluation masks."""
     save = Checkpointer.save
 
-    def save_older(self, step, state, run):
+    def save_older(self, step, state, run, **first):
         del run["config"]["objective"], run["config"]["eval"]["masking_rate"]
-        save(self, step, state, run)
+        save(self, step, state, run, **first)
 
     monkeypatch.setattr(Checkpointer, "save", save_older)
 
