@@ -11,9 +11,9 @@ import pytest
 from absl import flags
 
 from base import command_line
-from base.command_line import differences, parse, python, run
+from base.command_line import parse, python, run
 from base.errors import UserError
-from base.schema import field
+from base.schema import differences, field
 from base.storage import write_out
 from data.config import DataConfig, FilterConfig, SourceConfig
 from pretrain.config import PretrainConfig
