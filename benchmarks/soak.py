@@ -67,6 +67,8 @@ class Soak:
         self.launches = 0
         self.launch: Launch | None = None
         """The command that was started last."""
+        self.damaged: set[int] = set()
+        """Checkpoints that a fault has damaged, and that no launch has come to set aside."""
         self.resumes: list[float] = []
         """Seconds from each start to the first step."""
 
@@ -113,7 +115,7 @@ class Soak:
             if outcome.status is None:
                 continue
             self.check_resumed(launch, expected)
-            expected = self.newest(outcome.damaged)
+            expected = self.newest()
             launch = self.begin()
         self.end(launch)
 
@@ -122,18 +124,22 @@ class Soak:
         outcome = FAULTS["TERM"](launch, self.draw)
         self.tell(outcome, launch)
 
-    def newest(self, damaged: int | None = None) -> int:
+    def newest(self) -> int:
         """The newest checkpoint that is whole."""
-        return max((step for step in checkpoints(self.workdir) if step != damaged), default=0)
+        return max((step for step in checkpoints(self.workdir) if step not in self.damaged), default=0)
 
     def tell(self, outcome: Outcome, launch: Launch) -> None:
-        """Print how a command took a fault."""
+        """Print how a command took a fault, and note what it damaged."""
+        if launch.resumed_at() is not None:
+            self.damaged.clear()  # the launch has set them aside
+        if outcome.damaged is not None:
+            self.damaged.add(outcome.damaged)
         how = "goes on" if outcome.status is None else f"exit status {outcome.status}"
         where = "all" if outcome.process < 0 else f"process {outcome.process}"
         self.say(
             f"{outcome.fault} {launch.layout} {where}, {time.monotonic() - launch.begin - outcome.seconds:.0f} s after "
             f"the start (from {launch.resumed_at() or 0}), step {outcome.step}: {how} after {outcome.seconds:.1f} s; "
-            f"saved {self.newest(outcome.damaged)}" + "".join(f"; {note}" for note in outcome.notes)
+            f"saved {self.newest()}" + "".join(f"; {note}" for note in outcome.notes)
         )
         for words in outcome.problems:
             self.problem(f"{outcome.fault} in {launch.log.name}: {words}")

@@ -89,7 +89,12 @@ class MetricWriter:
         self._unwritten = b""
         """The end of the lines so far that is not in the file yet."""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
-        self._events = EventWriter(self._path.parent / "tensorboard") if tensorboard else None
+        self._events: EventWriter | None = None
+        if tensorboard:
+            attempt("TensorBoard", self._open_events, remedy="this call of the run has no events")
+
+    def _open_events(self) -> None:
+        self._events = EventWriter(self._path.parent / "tensorboard")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write the scalars of a step. NaN and infinities become null in metrics.jsonl."""

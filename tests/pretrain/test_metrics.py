@@ -77,6 +77,22 @@ def test_a_failed_write_is_a_warning(tmp_path, caplog):
     writer.close()
 
 
+def test_events_that_cannot_be_opened_are_a_warning(tmp_path, caplog, monkeypatch):
+    """TensorFlow raises errors of its own; on a full disk they ended the run with a traceback."""
+
+    def full(folder):
+        raise RuntimeError("no space is left")
+
+    monkeypatch.setattr("pretrain.reports.metric_writer.EventWriter", full)
+    with MetricWriter(tmp_path) as writer:
+        writer.write_hyperparameters({"steps": 1})
+        writer.write(1, {"loss": 2.0})
+    assert [line["loss"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [2.0]
+    assert caplog.messages == [
+        "TensorBoard could not be written: no space is left; this call of the run has no events"
+    ]
+
+
 def test_lines_that_a_full_disk_refused_are_written_when_there_is_room(tmp_path, caplog):
     """Of thirty steps on a full disk, the first were missing for good."""
     with MetricWriter(tmp_path, tensorboard=False) as writer:
