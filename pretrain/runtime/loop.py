@@ -6,7 +6,7 @@ checkpoint the stage makes the state of step 0. If steps are left, the finish ma
 **A stretch** is a number of steps that one reader feeds: a phase of pretraining, or a whole fine-tuning run. Its order:
 
 1. The stretch reads its first batch. What is wrong with the text shows before anything is compiled or written.
-2. It compiles its steps, and the run's summary, memory included, is shown.
+2. It compiles its steps. All processes wait for the last of them. The run's summary, memory included, is shown.
 3. At the first stretch only: the files that describe the run are written, and the metric files are opened. From here
    on a signal ends the run after the step at hand. (Before, it ends the command: see `pretrain.runtime.train_command`.)
 
@@ -265,6 +265,7 @@ class Loop:
             raise_noted()
             with self._doing("compile", "compiling the train step"):
                 stretch.compile(interruption)
+                processes.check_same({"the number of steps made": step})  # collectives do not wait for a compilation
             raise_noted()
             stretch.describe(step)
             recorder = self._recorder = self._recorder or self._start_reports(reports, step)
