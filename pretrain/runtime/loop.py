@@ -265,7 +265,9 @@ class Loop:
             raise_noted()
             with self._doing("compile", "compiling the train step"):
                 stretch.compile(interruption)
-                processes.check_same({"the number of steps made": step})  # collectives do not wait for a compilation
+                processes.check_same(
+                    {"the number of steps made": step}
+                )  # collectives do not wait for a compilation
             raise_noted()
             stretch.describe(step)
             recorder = self._recorder = self._recorder or self._start_reports(reports, step)
