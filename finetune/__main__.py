@@ -13,6 +13,7 @@ from base import terminal
 from base.command_line import python, read
 from base.errors import UserError
 from base.interruptible import signal_of, sigterm_as_ctrl_c
+from base.places import place_of
 from base.set_fields import say_all
 from finetune.config import FinetuneConfig
 from finetune.glue.all_tasks import run_benchmark
@@ -62,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
         )  # it pushes, the others need no token
     train_command.log_to_stderr()
     train_command.use_compilation_cache(config.compilation_cache)
-    workdir = epath.Path(values.workdir).expanduser()
+    workdir = place_of(values.workdir, "--workdir")
     if config.benchmark.tasks or config.search.trials:
         if values.push_to_hub:
             raise UserError(

@@ -18,13 +18,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 
 from base import terminal
 from base.command_line import run
 from base.errors import UserError
 from base.home import cache_folder
 from base.interruptible import signal_of, sigterm_as_ctrl_c
+from base.places import place_of
 from base.plain_arguments import Arguments
 from data.labelled.examples import Examples
 from data.labelled.tables import FORMATS, delimited_rows, json_rows
@@ -270,7 +270,7 @@ def _writer(out: str) -> Iterator[Callable[[str], None]]:
     if out == STDIN:
         yield terminal.pass_on
         return
-    path = epath.Path(out).expanduser()
+    path = place_of(out, "--out")
     if path.is_dir():
         raise UserError(f"--out={out} is a folder; name a file")
     unfinished = path.with_name(f"{path.name}.unfinished-{os.getpid()}")

@@ -14,6 +14,7 @@ from base import terminal
 from base.command_line import python, read
 from base.errors import UserError
 from base.interruptible import signal_of, sigterm_as_ctrl_c
+from base.places import place_of
 from pretrain import fill_mask
 from pretrain.config import PretrainConfig
 from pretrain.objective.names import TRAITS
@@ -47,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         processes.join()
     train_command.log_to_stderr()
     train_command.use_compilation_cache(config.compilation_cache)
-    workdir = epath.Path(values.workdir).expanduser()
+    workdir = place_of(values.workdir, "--workdir")
     complete = False
     try:
         with sigterm_as_ctrl_c():

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from base import formatting, terminal
 from base.errors import UserError
+from base.places import place_of
 from base.plain_arguments import Arguments
 from base.storage import check_readable, is_remote, objects_below
 from pretrain.runtime import manifest, processes
@@ -86,7 +87,7 @@ def _state_of(checkpointer: Checkpointer, folder: epath.Path, step: int, *, veri
 def main(argv: Sequence[str]) -> int:
     """Run the command; the exit status is 1 where a checkpoint is damaged."""
     values = _arguments(argv)
-    workdir = epath.Path(values.workdir).expanduser()
+    workdir = place_of(values.workdir, "--workdir")
     check_readable(workdir, "WORKDIR")
     if not (workdir / "checkpoints").exists():
         raise UserError(f"{workdir} has no folder checkpoints; name the --workdir of a run")

@@ -16,6 +16,7 @@ from etils import epath
 
 from base import formatting, terminal
 from base.errors import UserError
+from base.places import place_of
 from base.plain_arguments import Arguments
 from base.storage import check_writable, is_remote
 from pretrain.config import CardConfig
@@ -222,7 +223,7 @@ def main(argv: Sequence[str]) -> int:
         hub_upload.check(values.push_to_hub)
     card = CardConfig(values.language, values.license)
     check_card(card, "--")
-    workdir, out = (epath.Path(getattr(values, name)).expanduser() for name in ("workdir", "out"))
+    workdir, out = (place_of(getattr(values, name), f"--{name}") for name in ("workdir", "out"))
     exported = export(
         workdir, out, step=values.step, overwrite=values.overwrite, name=values.push_to_hub, card=card
     )

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from base import formatting, terminal
 from base.errors import UserError
+from base.places import place_of
 from base.plain_arguments import Arguments
 from base.schema import restored
 from data.held_out_rows import evaluation_rows
@@ -323,7 +324,7 @@ def main(argv: Sequence[str]) -> int:
         tokenizer = load(arguments.model)
         encoder, params = huggingface.load_pretrained(arguments.model)
     else:
-        workdir = epath.Path(arguments.workdir).expanduser()
+        workdir = place_of(arguments.workdir, "--workdir")
         check_workdir(workdir)
         network = trained_network(workdir, arguments.step)
         encoder, params, saved = network.encoder, network.params, network.run

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from absl import flags
-from etils import epath
 
 from base import schema, terminal
 from base.command_line import parse, run
 from base.errors import UserError
 from base.interruptible import signal_of, sigterm_as_ctrl_c
+from base.places import place_of
 from base.schema import Unused, field
 from base.storage import check_writable, is_remote
 from data.config import DataConfig
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
         )
     if not values.workdir:
         raise UserError("no --workdir given; for example --workdir=runs/quickstart")
-    workdir = epath.Path(values.workdir).expanduser()
+    workdir = place_of(values.workdir, "--workdir")
     if is_remote(workdir):
         check_writable(workdir, "--workdir")
     present = has_tokenizer(workdir)

@@ -244,7 +244,7 @@ def test_an_account_that_cannot_be_written_is_a_warning(workdir, clock, caplog):
 
 
 @pytest.mark.skipif(
-    not Path("/proc/self/stat").exists() or not shutil.which("ps"), reason="needs Linux's /proc"
+    not Path("/proc/self/stat").exists() or not shutil.which("ps"), reason="/proc and ps are not there"
 )
 def test_a_command_counts_from_the_start_of_its_process():
     known = subprocess.run(["ps", "-o", "etimes=", "-p", str(os.getpid())], capture_output=True, text=True)
