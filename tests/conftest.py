@@ -11,6 +11,8 @@ os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+# Two workers share two cores: PyTorch's threads would wait for each other most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Most of a test is compilation: what LLVM does to make code fast takes longer than the slow code.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 # And the older emitters of fused loops take a third of the newer ones' time; tests/compiled.py has the newer. A small
