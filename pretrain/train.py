@@ -263,6 +263,11 @@ class _Pretraining:
         """Evaluate on held-out rows and log; returns the state, and whether this is the best so far."""
         evaluator = self._evaluator_at(step)
         assert evaluator is not None
+        if not evaluator.compiled:
+            evaluator.compile(state.params)
+            processes.check_same(
+                {"the step of the first evaluation": step}
+            )  # collectives do not wait so long
         values = processes.same_as_first(evaluator(state.params))
         recorder.evaluation(step, values)
         loss, best = values["eval/loss"], self.run.best

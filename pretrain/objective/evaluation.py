@@ -24,8 +24,7 @@ class Evaluator:
         """Keep the held-out rows ({tokens, segments, positions}: [R, S], the same on every process) ready to feed."""
         self._objective = objective
         self._step = jax.jit(make_eval_step(model, objective))
-        self.compiled = False
-        """Whether an evaluation has been made: the first compiles."""
+        self._compiled: jax.stages.Compiled | None = None
         self._mesh = mesh
         self._batch = phase.global_batch
         self._count = rows["tokens"].shape[0]
@@ -38,16 +37,30 @@ class Evaluator:
         """Batches of one evaluation."""
         return math.ceil(self._count / self._batch)
 
+    @property
+    def compiled(self) -> bool:
+        """Whether the step is compiled."""
+        return self._compiled is not None
+
+    def compile(self, params: Any) -> None:
+        """Compile the step ahead of time."""
+        self._compiled = self._step.lower(params, *self._batch_from(0)).compile()
+
     def __call__(self, params: Any) -> dict[str, float]:
         """Return the objective's metrics over all rows: eval/loss (nats a prediction), eval/accuracy, ..."""
-        mine = local_rows(self._mesh, self._batch)
-        sums = []
-        for first in range(0, self.batches * self._batch, self._batch):
-            ids = first + np.array(mine, np.int32)
-            part = {name: array[ids] for name, array in self._rows.items()}
-            row_ids = global_array(ids, self._mesh, ("batch",), mine, self._batch)
-            sums.append(self._step(params, to_devices(part, self._mesh, self._batch), row_ids))
+        if self._compiled is None:
+            self.compile(params)
+        assert self._compiled is not None
+        starts = range(0, self.batches * self._batch, self._batch)
+        sums = [self._compiled(params, *self._batch_from(first)) for first in starts]
         fetched = jax.device_get(sums)
-        self.compiled = True
         total = {name: float(sum(np.float64(part[name]) for part in fetched)) for name in fetched[0]}
         return {f"eval/{name}": value for name, value in self._objective.summarise(total).items()}
+
+    def _batch_from(self, first: int) -> tuple[dict[str, jax.Array], jax.Array]:
+        """The batch whose first row has the number `first`, and the numbers of its rows."""
+        mine = local_rows(self._mesh, self._batch)
+        ids = first + np.array(mine, np.int32)
+        part = {name: array[ids] for name, array in self._rows.items()}
+        row_ids = global_array(ids, self._mesh, ("batch",), mine, self._batch)
+        return to_devices(part, self._mesh, self._batch), row_ids
