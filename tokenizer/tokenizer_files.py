@@ -1,5 +1,6 @@
 """The files of a tokenizer: read from a folder, a bucket or the hub; written all or nothing."""
 
+import functools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +9,7 @@ from etils import epath
 
 from base import hub_errors, hub_ids, private_paths, storage
 from base.errors import UserError
+from base.hub_patience import patiently
 from base.json_files import parsed
 
 TOKENIZER = "tokenizer.json"
@@ -70,7 +72,7 @@ def _download(hub_id: str) -> dict[str, bytes]:
         if not _is_needed(name, files):
             continue
         try:
-            files[name] = epath.Path(hf_hub_download(hub_id, name)).read_bytes()
+            files[name] = epath.Path(patiently(functools.partial(hf_hub_download, hub_id, name))).read_bytes()
         except errors.RemoteEntryNotFoundError as error:
             if name == TOKENIZER:
                 raise UserError(

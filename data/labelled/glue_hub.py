@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from base.errors import UserError
+from base.hub_patience import patiently
 from data.config import SourceConfig
 from data.labelled.config import HUB_NAME, LabelledConfig
 from data.labelled.examples import Examples, Limits
@@ -30,7 +31,7 @@ def read_hub(
 
     name = config.name or HUB_NAME
     try:
-        dataset = load_dataset(name, task.dataset, revision=config.revision or None)
+        dataset = patiently(lambda: load_dataset(name, task.dataset, revision=config.revision or None))
     except Exception as error:  # datasets, huggingface_hub and pyarrow raise many types
         asked = SourceConfig(source="hub", name=name, subset=task.dataset, revision=config.revision)
         raise explain(error, asked, WHERE, subset="config.task", alternatives=HUB_NAME) from error

@@ -3,25 +3,19 @@
 The token comes from huggingface_hub (HF_TOKEN, or a login); this module never reads or shows it.
 """
 
-import random
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from base.errors import UserError
 from base.hub_errors import may_pass, one_line
+from base.hub_patience import ATTEMPTS, patiently, pause
 from data.config import SourceConfig
 from data.source_protocol import Record
 from data.sources.documents import FlawError, Gate, column_of, digest, missing_field, refuse_metadata_filters
-from data.sources.hub_errors import asked_seconds, explain, is_busy
+from data.sources.hub_errors import explain
 from data.sources.table_rows import row_records
 
 BATCH = 256
-ATTEMPTS = 6
-FIRST_WAIT_SECONDS = 1.0
-LONGEST_WAIT_SECONDS = 30.0
-LONGEST_ASKED_SECONDS = 600.0
-"""Longest wait that the hub may ask for. It counts requests in windows of five minutes."""
 CLIENT_LIMITS = {
     "STREAMING_OPEN_MAX_RETRIES": 1,
     "STREAMING_READ_MAX_RETRIES": 1,
@@ -54,18 +48,12 @@ class HubSource:
         self._where = where
         self._gate = Gate(config, where)
         _bound_retries()
-        failures = 0
-        while True:
-            try:
-                self._open()
-                return
-            except UserError:
-                raise
-            except Exception as error:  # datasets, huggingface_hub and pyarrow raise many types
-                failures += 1
-                if failures == ATTEMPTS or not is_busy(error):
-                    raise explain(error, config, where) from error
-                _pause(error, failures)
+        try:
+            patiently(self._open)
+        except UserError:
+            raise
+        except Exception as error:  # datasets, huggingface_hub and pyarrow raise many types
+            raise explain(error, config, where) from error
 
     @property
     def shards(self) -> Sequence[str]:
@@ -95,7 +83,7 @@ class HubSource:
                 failures += 1
                 if failures == ATTEMPTS or not may_pass(error):
                     raise explain(error, self._config, self._where) from error
-                _pause(error, failures)
+                pause(error, failures)
 
     def fingerprint(self) -> str:
         """Hex digest of id, revision, configuration, split, text field, shards, filters, and the card's count."""
@@ -155,16 +143,6 @@ class HubSource:
         if number >= start:
             flaw = FlawError("damaged file", one_line(damage))
             yield self._gate.unreadable(number, f"{place} after row {number}", flaw)
-
-
-def _pause(error: Exception, failures: int) -> None:
-    """Wait before the next try: as long as the hub asks for, and a part that differs from process to process.
-
-    The processes of a run open a data set at the same time. So the hub would refuse those that come back together.
-    """
-    wait = min(FIRST_WAIT_SECONDS * 2 ** (failures - 1), LONGEST_WAIT_SECONDS)
-    asked = min(asked_seconds(error), LONGEST_ASKED_SECONDS)
-    time.sleep(max(asked, wait) + random.uniform(0, max(wait, asked / 4)))
 
 
 def _tables(dataset: Any, batch: int) -> Iterator[Any]:

@@ -4,31 +4,12 @@ import os
 import re
 
 from base.errors import UserError
-from base.hub_errors import TRANSIENT_STATUS, Problem, causes, one_line, problem, status
+from base.hub_errors import Problem, causes, one_line, problem
 from data.config import SourceConfig
 
 ALTERNATIVES = (
     "oscar-corpus/community-oscar (text_field='content'), HPLT/HPLT2.0_cleaned, HuggingFaceFW/fineweb-2"
 )
-
-
-def is_busy(error: BaseException) -> bool:
-    """Whether the hub has answered that it takes no request now (429, 503 and the like)."""
-    return any(status(cause) in TRANSIENT_STATUS for cause in causes(error))
-
-
-def asked_seconds(error: BaseException) -> float:
-    """How long the hub asks to wait, by the headers of its answer; 0 where it does not say."""
-    from huggingface_hub.utils import parse_ratelimit_headers
-
-    for cause in causes(error):
-        headers = getattr(getattr(cause, "response", None), "headers", {})
-        limit = parse_ratelimit_headers(headers)
-        if status(cause) == 429 and limit is not None and limit.remaining == 0:
-            return float(limit.reset_in_seconds)
-        if (value := headers.get("Retry-After", "")).isdecimal():
-            return float(value)
-    return 0.0
 
 
 def explain(

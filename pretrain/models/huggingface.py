@@ -19,6 +19,7 @@ from etils import epath
 
 from base import hub_errors, hub_ids
 from base.errors import UserError
+from base.hub_patience import patiently
 from base.json_files import json_object
 from data.special_tokens import SpecialTokens
 from pretrain.config import ModelConfig
@@ -381,6 +382,6 @@ def download(hub_id: str, patterns: list[str]) -> epath.Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return epath.Path(snapshot_download(hub_id, allow_patterns=patterns))
+        return epath.Path(patiently(lambda: snapshot_download(hub_id, allow_patterns=patterns)))
     except hub_errors.error_types() as error:
         raise hub_errors.of_model(error, hub_id, patterns[0]) from error

@@ -14,8 +14,9 @@ import pytest
 from hub_stub import HubStub
 
 READER = """
-import json, sys
+import json, sys, time
 import datasets
+time.sleep = lambda seconds: None
 from base.errors import UserError
 from data.labelled.config import LabelledConfig
 from data.labelled.open import open_labelled
@@ -93,6 +94,7 @@ def hub():
     with HubStub() as stub:
         stub.repositories = {
             "nyu-mll/glue": repository(),
+            "org/busy": repository(),
             "org/turned": repository({**CLASSES, "mrpc": ["equivalent", "not_equivalent"]}),
             "org/other": repository({**CLASSES, "mrpc": ["other", "same"]}),
             "org/nothing": {"README.md": b""},
@@ -195,6 +197,12 @@ def test_mnli_has_both_halves_and_mismatched_one(reader):
 
 def test_classes_in_another_order_are_put_in_the_tasks_own(reader):
     assert reader.ask("mrpc", name="org/turned")["train"]["labels"] == [0, 1]
+
+
+def test_a_hub_that_is_busy_is_asked_again(hub, reader):
+    hub.busy = {"org/busy": 2}
+    assert reader.ask("mrpc", name="org/busy")["train"]["labels"] == [1, 0]
+    assert hub.busy == {"org/busy": 0}
 
 
 def test_what_is_read_once_is_read_again_without_the_hub(reader, home):

@@ -1,0 +1,73 @@
+"""A hub that is busy is asked again when it says; what else goes wrong is not."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import pytest
+from huggingface_hub.errors import HfHubHTTPError
+
+from base.hub_patience import ATTEMPTS, patiently
+from pretrain.models import huggingface
+from tokenizer import tokenizer_files
+
+
+def answered(status: int, headers: dict[str, str] | None = None) -> HfHubHTTPError:
+    """What the hub's client raises for an answer."""
+    request = httpx2.Request("GET", "https://huggingface.co")
+    return HfHubHTTPError("said", response=httpx2.Response(status, request=request, headers=headers))
+
+
+BUSY = answered(429, {"Retry-After": "40"})
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    seconds: list[float] = []
+    monkeypatch.setattr("time.sleep", seconds.append)
+    return seconds
+
+
+def in_turn(*answers: Exception | str) -> Callable[..., str]:
+    """A function that gives one answer a call."""
+    left = list(answers)
+
+    def answer(*arguments: object, **named: object) -> str:
+        if isinstance(given := left.pop(0), Exception):
+            raise given
+        return given
+
+    return answer
+
+
+def test_a_busy_hub_is_asked_again_when_it_says(slept: list[float]):
+    assert patiently(in_turn(BUSY, BUSY, "found")) == "found"
+    assert len(slept) == 2 and all(40 < seconds < 60 for seconds in slept)
+
+
+def test_a_hub_that_stays_busy_is_given_up(slept: list[float]):
+    with pytest.raises(HfHubHTTPError):
+        patiently(in_turn(*[BUSY] * ATTEMPTS))
+    assert len(slept) == ATTEMPTS - 1
+
+
+@pytest.mark.parametrize("error", [answered(404), ValueError("not of the hub"), OSError("no network")])
+def test_another_error_is_raised_at_once(slept: list[float], error: Exception):
+    with pytest.raises(type(error)):
+        patiently(in_turn(error, "found"))
+    assert not slept
+
+
+def test_downloads_of_models_and_tokenizers_are_patient(
+    slept: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "roberta"}))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", in_turn(BUSY, str(tmp_path)))
+    assert huggingface.read_config("owner/name") == {"model_type": "roberta"}
+    file = tmp_path / "tokenizer.json"
+    file.write_text("{}")
+    files = [str(file)] * (1 + len(tokenizer_files.OPTIONAL))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", in_turn(BUSY, *files))
+    assert tokenizer_files.read_files("owner/name")["tokenizer.json"] == b"{}"
+    assert len(slept) == 2
