@@ -76,8 +76,9 @@ class Watchdog:
 
     def _start(self) -> None:
         if self._thread is None and self._limit >= 0:
-            self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+            thread.start()  # a signal may break this off
+            self._thread = thread
 
     def _watch(self) -> None:
         pause = min(1.0, self._limit / 10) if self._limit else 1.0

@@ -35,6 +35,17 @@ def test_what_takes_too_long_is_named_once():
     assert len(said) == 1 and said[0].startswith("step 2 has taken more than 0.2 s: the process is ended")
 
 
+def test_a_signal_while_its_thread_starts_leaves_a_watchdog_that_can_be_closed(monkeypatch):
+    def broken_off(thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", broken_off)
+    dog = Watchdog(0.2)
+    with pytest.raises(KeyboardInterrupt), dog.watching("step"):
+        pass
+    dog.close()
+
+
 def test_what_is_inside_counts_for_itself(monkeypatch):
     said: list[str] = []
     dog = Watchdog(0.4, end=lambda words, late: said.append(words))
