@@ -18,6 +18,7 @@ from base.places import place_of
 from pretrain import fill_mask
 from pretrain.config import PretrainConfig
 from pretrain.objective.names import TRAITS
+from pretrain.objective.token_frequencies import FREQUENCY_LOSS, verdict
 from pretrain.phases import objective_at, objective_since
 from pretrain.reports import end_summary
 from pretrain.reports.metric_writer import FILE_NAME as METRICS_FILE
@@ -76,6 +77,9 @@ def _close(outcome: Outcome, workdir: epath.Path) -> None:
     since = objective_since(outcome.job.phases, outcome.step)
     lines = [line for line in read_metrics(workdir / METRICS_FILE) if line["step"] > since]
     attempt("the run's table", lambda: console.print(end_summary.summary(lines)), remedy=REMEDY)
+    evaluations = [line for line in lines if FREQUENCY_LOSS in line]
+    if evaluations and (said := verdict(evaluations[-1])):
+        console.print(said, soft_wrap=True)
     if end_summary.draw_loss_curve(workdir, workdir, remedy=REMEDY):
         console.print(f"loss curve: {workdir / end_summary.LOSS_CURVE}", soft_wrap=True)
     attempt("the model's guesses", _show_predictions, outcome, workdir, console, remedy=REMEDY)

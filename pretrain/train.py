@@ -313,7 +313,8 @@ class _Pretraining:
         rows = held_out_rows(
             self._workdir, phase, job.tokenizer, config.steps * phase.global_batch, warn=warn
         )
-        return Evaluator(job.model, job.evaluations[phase.index], phase, job.mesh, rows)
+        objective, special = job.evaluations[phase.index], job.tokenizer.special_ids
+        return Evaluator(job.model, objective, phase, job.mesh, rows, special)
 
 
 class _PhaseSteps:

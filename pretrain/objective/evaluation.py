@@ -1,7 +1,7 @@
 """Evaluation on held-out rows. The rows and the predicted positions are the same in every evaluation."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from pretrain.devices.global_batch import global_array, local_rows, to_devices
 from pretrain.models import Model
 from pretrain.objective.objective import Objective
+from pretrain.objective.token_frequencies import FREQUENCY_LOSS, frequency_loss
 from pretrain.objective.train_step import make_eval_step
 from pretrain.phases import Phase
 
@@ -19,15 +20,32 @@ class Evaluator:
     """Evaluates params of one phase's shape on the same rows each time."""
 
     def __init__(
-        self, model: Model, objective: Objective, phase: Phase, mesh: Mesh, rows: Mapping[str, np.ndarray]
+        self,
+        model: Model,
+        objective: Objective,
+        phase: Phase,
+        mesh: Mesh,
+        rows: Mapping[str, np.ndarray],
+        special: Collection[int],
     ):
-        """Keep the held-out rows ({tokens, segments, positions}: [R, S], the same on every process) ready to feed."""
+        """Keep the held-out rows ready to feed.
+
+        Args:
+          model: the network.
+          objective: what is evaluated.
+          phase: its batches.
+          mesh: the devices.
+          rows: tokens, segments and positions, int32 [R, S], the same on every process.
+          special: ids of the special tokens.
+        """
         self._objective = objective
         self._step = jax.jit(make_eval_step(model, objective))
         self._compiled: jax.stages.Compiled | None = None
         self._mesh = mesh
         self._batch = phase.global_batch
         self._count = rows["tokens"].shape[0]
+        self.frequency_loss = frequency_loss(rows, special)
+        """Of token frequencies alone on these rows, in nats."""
         missing = -self._count % self._batch
         # Rows added to fill the last batch are padding (segment 0): nothing in them is predicted.
         self._rows = {name: np.pad(array, ((0, missing), (0, 0))) for name, array in rows.items()}
@@ -47,7 +65,10 @@ class Evaluator:
         self._compiled = self._step.lower(params, *self._batch_from(0)).compile()
 
     def __call__(self, params: Any) -> dict[str, float]:
-        """Return the objective's metrics over all rows: eval/loss (nats a prediction), eval/accuracy, ..."""
+        """Return the objective's metrics over all rows: eval/loss (nats a prediction), eval/accuracy, ...
+
+        eval/frequency_loss is what token frequencies alone have.
+        """
         if self._compiled is None:
             self.compile(params)
         assert self._compiled is not None
@@ -55,7 +76,8 @@ class Evaluator:
         sums = [self._compiled(params, *self._batch_from(first)) for first in starts]
         fetched = jax.device_get(sums)
         total = {name: float(sum(np.float64(part[name]) for part in fetched)) for name in fetched[0]}
-        return {f"eval/{name}": value for name, value in self._objective.summarise(total).items()}
+        metrics = {f"eval/{name}": value for name, value in self._objective.summarise(total).items()}
+        return metrics | {FREQUENCY_LOSS: self.frequency_loss}
 
     def _batch_from(self, first: int) -> tuple[dict[str, jax.Array], jax.Array]:
         """The batch whose first row has the number `first`, and the numbers of its rows."""

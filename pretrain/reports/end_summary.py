@@ -8,6 +8,7 @@ from etils import epath
 from rich.table import Table
 
 from base import formatting
+from pretrain.objective.token_frequencies import FREQUENCY_LOSS
 from pretrain.reports.metric_writer import FILE_NAME, Line, read_metrics
 from pretrain.reports.pictures import png
 from pretrain.runtime.optional_outputs import attempt
@@ -15,6 +16,7 @@ from pretrain.runtime.optional_outputs import attempt
 LOSS_CURVE = "loss_curve.png"
 TRAIN, HELD_OUT = "#9bb8d8", "#c44e52"
 SMOOTHED = "#2f6fae"
+FREQUENCIES = "#7a7a7a"
 SMOOTHING_POINTS = 100
 """From this number of points on, training metrics are drawn faintly, with a running mean over a fiftieth of them."""
 
@@ -87,6 +89,12 @@ def _draw(axes: Any, lines: Sequence[Line], name: str, label: str, *, scale: flo
     if values:
         text = f"held-out, last {values[-1]:.{digits}f}"
         axes.plot(steps, values, color=HELD_OUT, linewidth=1.6, marker="o", markersize=4, label=text)
+    steps, values = series(lines, FREQUENCY_LOSS)
+    if name == "loss" and values:
+        text = f"token frequencies alone, {values[-1]:.{digits}f}"
+        axes.plot(
+            [0, *steps], [values[0], *values], color=FREQUENCIES, linestyle="--", linewidth=1.2, label=text
+        )
     axes.set_ylabel(label)
     axes.grid(color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -117,6 +125,7 @@ def summary(lines: Sequence[Line]) -> Table:
     for name, text, better in (
         ("train/loss", "training loss", min),
         ("eval/loss", "held-out loss", min),
+        (FREQUENCY_LOSS, "token frequencies alone", min),
         ("eval/perplexity", "held-out perplexity", min),
         ("eval/accuracy", "held-out accuracy", max),
     ):

@@ -15,6 +15,7 @@ from rich import progress as rich_progress
 from rich.console import Console
 
 from base import formatting, terminal
+from pretrain.objective.token_frequencies import FREQUENCY_LOSS
 
 COLUMNS = 80
 WINDOW = 256  # number of updates over which the speed is averaged, for the remaining time
@@ -135,8 +136,13 @@ def _speed(values: Mapping[str, float]) -> str:
 
 def _evaluation_line(step: int, values: Mapping[str, float]) -> str:
     parts = []
+    frequencies = values.get(FREQUENCY_LOSS)
     for name, value in values.items():
+        if frequencies is not None and name in (FREQUENCY_LOSS, "eval/perplexity"):
+            continue  # the line has room for one of them
         short = name.rpartition("/")[2]
         parts.append(f"{short} {formatting.percent(value) if short == 'accuracy' else f'{value:.4g}'}")
+        if frequencies is not None and name == "eval/loss":
+            parts[-1] += f" (token frequencies {frequencies:.4g})"
     group = next(iter(values), "").partition("/")[0]
     return "  ".join([f"{group} after step {step}:", *parts])

@@ -134,7 +134,9 @@ def test_evaluation_gives_the_same_figure_each_time(finished, single):
     for devices in (1, 8):
         mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
         with jax.set_mesh(mesh):
-            evaluator = Evaluator(job.model, job.evaluations[0], job.phases[0], mesh, rows)
+            evaluator = Evaluator(
+                job.model, job.evaluations[0], job.phases[0], mesh, rows, job.tokenizer.special_ids
+            )
             value = evaluator(jax.device_get(outcome.state.params))["eval/loss"]
         assert value == pytest.approx(trainer_metrics[12], rel=1e-5)
 

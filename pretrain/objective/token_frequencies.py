@@ -1,0 +1,50 @@
+"""What a model reaches that knows how frequent each token is, and nothing else: the plateau that training begins with.
+
+A model learns token frequencies first. Its loss then stays near theirs until it learns to use the context; a small
+model on little text may stay there for most of a run. So every evaluation has this loss beside its own.
+"""
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+FREQUENCY_LOSS = "eval/frequency_loss"
+MARGIN = 0.1
+"""A model has left token frequencies when its held-out loss is so many nats below theirs. A thousand predictions give
+this loss with a standard error of a twelfth of a nat."""
+
+
+def frequency_loss(rows: Mapping[str, np.ndarray], special: Collection[int]) -> float:
+    """The loss of token frequencies on held-out rows, in nats a token: the entropy of their tokens.
+
+    The frequencies are those of the rows themselves. No distribution that is the same at every place has a lower loss
+    on these tokens.
+
+    Args:
+      rows: tokens and segments, int32 [R, S].
+      special: ids of the tokens that are never predicted.
+    """
+    counts = np.bincount(rows["tokens"][rows["segments"] > 0])
+    counts[[token for token in special if token < len(counts)]] = 0
+    shares = counts[counts > 0] / max(counts.sum(), 1)
+    return float(-(shares * np.log(shares)).sum())
+
+
+def has_left(loss: float, frequencies: float) -> bool:
+    """Whether a held-out loss shows that a model uses the context."""
+    return loss < frequencies - MARGIN
+
+
+def verdict(values: Mapping[str, float | None]) -> str:
+    """What an evaluation says of token frequencies, as a sentence; empty if it does not have their loss.
+
+    Args:
+      values: metrics by full name; None is a value that is not finite.
+    """
+    frequencies, loss = values.get(FREQUENCY_LOSS), values.get("eval/loss")
+    if frequencies is None or loss is None:
+        return ""
+    alone = f"token frequencies alone have a held-out loss of {frequencies:.2f}"
+    if has_left(loss, frequencies):
+        return f"{alone}; the model has left them, by {frequencies - loss:.2f}"
+    return f"{alone}; the model ({loss:.2f}) is still there: it does not use the context yet, so train longer"
