@@ -3,7 +3,7 @@
 A handler's exception can be lost: Python runs handlers between any two instructions of the main thread, also inside a
 destructor or a callback of the garbage collector, which pass over exceptions. So a handler notes its signal besides,
 and code that can end asks for it at places of its own: `raise_noted`. Where the exception would be lost for certain,
-none is raised, since Python would print its traceback.
+none is raised. Where it is lost all the same (in the callback of a weak reference), its traceback is not printed.
 """
 
 import atexit
@@ -42,10 +42,16 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
         if not _passes_over_exceptions(frame):
             raise KeyboardInterrupt(signal.Signals(number))
 
+    def leave_out(lost: "sys.UnraisableHookArgs") -> None:
+        if not (_noted and isinstance(lost.exc_value, KeyboardInterrupt)):
+            show(lost)
+
+    show, sys.unraisablehook = sys.unraisablehook, leave_out
     previous = {number: signal.signal(number, stop) for number in heeded()}
     try:
         yield
     finally:
+        sys.unraisablehook = show
         for number, handler in previous.items():
             signal.signal(number, handler)
         _noted.clear()

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -63,13 +64,16 @@ def test_a_signal_whose_exception_is_lost_is_raised_at_the_next_safe_place(numbe
         raise_noted()
 
 
-@pytest.mark.parametrize("place", ["callback", "destructor"])
+@pytest.mark.parametrize("place", ["callback", "destructor", "weak reference"])
 def test_a_signal_where_its_exception_would_be_lost_shows_no_traceback(place):
     """Python would print `Exception ignored in` and a traceback; warnings are errors here."""
 
     def callback(phase, info):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.01)
+
+    class Watched:
+        pass
 
     class Destroyed:
         def __del__(self):
@@ -82,6 +86,11 @@ def test_a_signal_where_its_exception_would_be_lost_shows_no_traceback(place):
                 gc.collect()
             finally:
                 gc.callbacks.remove(callback)
+        elif place == "weak reference":
+            watched = Watched()
+            reference = weakref.ref(watched, lambda _: callback("", {}))
+            del watched
+            assert reference() is None
         else:
             Destroyed()
         with pytest.raises(KeyboardInterrupt):
