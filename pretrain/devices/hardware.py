@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -20,8 +21,8 @@ from pretrain.models.matrix_products import einsum
 logger = logging.getLogger(__name__)
 
 SIZES = (512, 1024)
-"""Sizes of the square matrices for the measurement of a CPU. Small products fit into short pauses of other programs;
-large products use all cores."""
+"""Sizes of the square matrices for the measurement of a CPU. Small products fit into the caches of few cores; large
+products use all cores."""
 NOISE = 1.1
 """Two measurements of the same machine may differ by this factor."""
 
@@ -79,8 +80,9 @@ def peak_flops(device: jax.Device, dtype: str, precision: str = "default") -> Pe
         local = jax.local_devices(backend="cpu")[0]
         count = jax.local_device_count("cpu")
         rate = max(_measure(local, dtype, size=size) for size in SIZES)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return Peak(rate / count, "measured", f"{count} devices on {cores} cores, {dtype} at {precision}")
+        return Peak(
+            rate / count, "measured", f"{count} devices on {_cores()} cores, {dtype} at {precision}"
+        )
     known = published_peak(device.device_kind, dtype, precision)
     return None if known is None else Peak(known, "spec sheet")
 
@@ -132,8 +134,30 @@ def device_memory(device: jax.Device) -> int | None:
     return None if limit is None else int(limit)
 
 
+def _cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _share(cores: int, quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> float:
+    """The cores' worth of time that this process gets at most: less than its cores if its container has a quota.
+
+    Args:
+      cores: the cores that it may use.
+      quota: the file of the container's limit (Linux, cgroup v2): the quota and the period in microseconds.
+    """
+    try:
+        most, period = quota.read_text().split()
+        return min(cores, int(most) / int(period))
+    except (OSError, ValueError):  # no such file, or "max": no limit
+        return cores
+
+
 def _measure(device: jax.Device, dtype: str, seconds: float = 0.3, size: int = 1024) -> float:
     """FLOP/s of the fastest square product within a time limit, with all threads of the process.
+
+    The time of a product is its wall time, or the time of the processors that it took, divided by their number, if that
+    is less. So other programs that run meanwhile do not make the peak lower.
 
     Args:
       device: the CPU device.
@@ -144,8 +168,10 @@ def _measure(device: jax.Device, dtype: str, seconds: float = 0.3, size: int = 1
     ones = jax.device_put(jnp.ones((size, size), dtype), device)
     product = jax.jit(functools.partial(einsum, "MK,KN->MN"))
     product(ones, ones).block_until_ready()
-    best, end = float("inf"), time.perf_counter() + seconds
+    best, end, share = float("inf"), time.perf_counter() + seconds, _share(_cores())
     while (start := time.perf_counter()) < end:
+        worked = time.process_time()
         product(ones, ones).block_until_ready()
-        best = min(best, time.perf_counter() - start)
+        worked = time.process_time() - worked
+        best = min(best, time.perf_counter() - start, worked / share or best)
     return 2 * size**3 / best

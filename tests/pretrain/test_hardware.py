@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from base.tpu_types import GENERATIONS
+from pretrain.devices import hardware
 from pretrain.devices.hardware import Peak, device_memory, kept_peak, peak_flops, published_peak
 
 # Multiprocessors, their boost clock in MHz at which the vendor states the peak, and the floating-point operations that
@@ -70,6 +71,32 @@ def test_a_cpu_is_measured_and_shared_by_its_fake_devices():
     assert (
         np.isfinite(peak.flops_per_second) and peak.flops_per_second > ones.size
     )  # far above one product a second
+
+
+def test_the_peak_is_not_lower_where_products_wait_for_other_programs(monkeypatch):
+    elapsed = {"wall": 0.0, "cores": 0.0}
+
+    def clock(name, seconds):
+        def read():
+            elapsed[name] += seconds
+            return elapsed[name]
+
+        return read
+
+    device, measure = jax.devices("cpu")[0], getattr(hardware._measure, "__wrapped__", hardware._measure)
+    monkeypatch.setattr(hardware, "_cores", lambda: 2)
+    monkeypatch.setattr(hardware, "_share", lambda cores: cores)
+    for wall, cores, expected in ((8.0, 2.0, 1.0), (1.0, 2.0, 1.0), (1.0, 4.0, 1.0)):
+        monkeypatch.setattr(hardware.time, "perf_counter", clock("wall", wall))
+        monkeypatch.setattr(hardware.time, "process_time", clock("cores", cores))
+        assert measure(device, "float32", seconds=20.0, size=8) == 2 * 8**3 / expected
+
+
+def test_a_container_has_as_many_cores_as_its_limit(tmp_path):
+    (limit := tmp_path / "cpu.max").write_text("150000 100000\n")
+    assert (hardware._share(8, limit), hardware._share(1, limit)) == (1.5, 1)
+    limit.write_text("max 100000\n")
+    assert hardware._share(8, limit) == hardware._share(8, tmp_path / "none") == 8
 
 
 def test_a_resumed_run_keeps_its_peak_unless_the_machine_can_do_more(caplog):
