@@ -144,6 +144,7 @@ def read(
     names = suggestions.Names.of(schema, values)
     _check_names(config, schema, names, "config", partial)
     _fill(config, schema, "config", overrides)
+    rest = [f"{word}=true" if word.lstrip("-") in schema_module.may_be_bare(schema) else word for word in rest]
     rest = _emptied(config, rest)
     for override in overrides:
         _check_override(config, override, names)
@@ -281,6 +282,9 @@ def _fill(config: config_dict.ConfigDict, schema: type, where: str, overrides: S
                     if isinstance(member, config_dict.ConfigDict):
                         _fill(member, _member(hint), f"{path}[{index}]", overrides)
                 config[field.name] = members
+            elif (named := schema_module.without_alias(field, present)) is not present:
+                del config[field.name]  # ml_collections would refuse a value of another type
+                config[field.name] = named
             elif isinstance(present, list) and typing.get_origin(hint) is tuple:
                 del config[field.name]  # ml_collections overrides tuples, but not lists
                 config[field.name] = tuple(present)

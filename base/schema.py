@@ -48,6 +48,7 @@ def field(
     choices: Sequence[Any] | Callable[[], Sequence[Any]] = (),
     *,
     older: Any = AS_DEFAULT,
+    aliases: Mapping[str, str] | None = None,
 ) -> Any:
     """Declare a configuration field.
 
@@ -56,8 +57,10 @@ def field(
       doc: one line of documentation.
       choices: the allowed values if they are few, or a function that gives them when they are needed.
       older: the value that reproduces runs that were saved before the field existed; without it they take the default.
+      aliases: other names of some values, in lower case; "true" and "false" are also the booleans.
     """
     metadata = {
+        "aliases": dict(aliases or {}),
         "doc": doc,
         "choices": choices if callable(choices) else tuple(choices),
         **({} if older is AS_DEFAULT else {"older": older}),
@@ -89,12 +92,30 @@ def build(schema: type[T], values: Mapping[str, Any], where: str = "config", *, 
             from base.suggestions import unknown_field  # imported here: base.suggestions imports this module
 
             raise UserError(unknown_field(f"{where}.{name}", list(fields)))
-        checked = _coerce(hints[name], value, f"{where}.{name}")
+        checked = _coerce(hints[name], without_alias(fields[name], value), f"{where}.{name}")
         choices = choices_of(fields[name])
         if choices and checked not in choices:
             raise UserError(f"{where}.{name}={checked!r} is not one of {', '.join(map(repr, choices))}")
         arguments[name] = checked
     return schema(**arguments)
+
+
+def without_alias(declared: dataclasses.Field[Any], value: Any) -> Any:
+    """The value of a field by the name that its declaration prefers."""
+    aliases = declared.metadata.get("aliases", {})
+    return aliases.get(str(value).lower(), value) if isinstance(value, bool | str) else value
+
+
+def may_be_bare(schema: type, where: str = "config") -> set[str]:
+    """The paths of the fields that a command line may name without a value: "true" is an alias of one of theirs."""
+    found, types = set(), typing.get_type_hints(schema)
+    for declared in dataclasses.fields(schema):
+        hint, path = types[declared.name], f"{where}.{declared.name}"
+        if dataclasses.is_dataclass(hint):
+            found |= may_be_bare(typing.cast(type, hint), path)
+        elif "true" in declared.metadata.get("aliases", {}):
+            found.add(path)
+    return found
 
 
 def choices_of(declared: dataclasses.Field[Any]) -> tuple[Any, ...]:
@@ -158,7 +179,7 @@ def completed(saved: Mapping[str, Any], schema: type[Any]) -> dict[str, Any]:
     fields = {f.name: f for f in dataclasses.fields(schema)}
     hints = typing.get_type_hints(schema)
     known = {
-        name: _completed_value(value, member(hints[name])) if name in fields else value
+        name: _completed_value(without_alias(fields[name], value), member(hints[name])) if name in fields else value
         for name, value in saved.items()
     }
     return {name: older_value(f) for name, f in fields.items() if name not in saved} | known

@@ -35,6 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
         "max_position_embeddings": 512,
         "type_vocab_size": 2,
         "layer_norm_eps": 1e-12,
+        "attention_probs_dropout_prob": 0.0,
     }
     config.optimizer = {
         "learning_rate": 1e-4,

@@ -26,9 +26,10 @@ def get_config() -> ml_collections.ConfigDict:
         "streams": 64,
         "eval_fraction": 0.01,
     }
-    config.model = {"family": "roberta"}
+    config.model = {"family": "roberta", "attention_probs_dropout_prob": 0.0}
     config.optimizer = {"learning_rate": 6e-4, "weight_decay": 0.01, "beta2": 0.98, "eps": 1e-6}
     config.schedule = {"name": "linear", "warmup_steps": 24_000}
+    config.mesh = {"data": 1, "fsdp": -1}
     config.log = {"every": 100}
     config.eval = {"every": 5000, "steps": 1}
     config.checkpoint = {"every": 2500}

@@ -20,9 +20,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.dtype = "bfloat16"
     config.tokenizer = {"vocab_size": 50265, "min_frequency": 2}
     config.data = {"source": "oscar", "path": "", "streams": 32, "eval_fraction": 0.01}
-    config.model = {"family": "roberta"}
+    config.model = {"family": "roberta", "attention_probs_dropout_prob": 0.0}
     config.optimizer = {"learning_rate": 3e-4, "weight_decay": 0.01, "beta1": 0.9, "beta2": 0.98}
     config.schedule = {"name": "linear", "warmup_steps": 1000}
+    config.mesh = {"data": 1, "fsdp": -1}
     config.log = {"every": 100}
     config.eval = {"every": 2500, "steps": 4}
     config.checkpoint = {"every": 2500}

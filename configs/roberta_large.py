@@ -16,6 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.steps = 100_000
     config.global_batch = 2048
     config.seq_len = 512
+    config.grad_accum = 4
     config.dtype = "bfloat16"
     config.tokenizer = {"vocab_size": 50265, "sample_documents": 1_000_000}
     config.data = {
@@ -31,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
         "num_hidden_layers": 24,
         "num_attention_heads": 16,
         "intermediate_size": 4096,
-        "remat": True,
+        "attention_probs_dropout_prob": 0.0,
     }
     config.optimizer = {"learning_rate": 4e-4, "weight_decay": 0.01, "beta2": 0.98, "eps": 1e-6}
     config.schedule = {"name": "linear", "warmup_steps": 30_000}

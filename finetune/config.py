@@ -10,7 +10,7 @@ from base import schema
 from base.errors import UserError
 from base.schema import field
 from data.labelled.config import LabelledConfig
-from pretrain.config import CardConfig, LogConfig, MeshConfig, check_shared
+from pretrain.config import REMAT_ALIASES, REMAT_POLICIES, CardConfig, LogConfig, MeshConfig, check_shared
 from pretrain.publish.public_names import check_card
 
 MAX_LENGTH = 128
@@ -57,7 +57,12 @@ class ModelConfig:
         None, "dropout of attention weights; None takes the checkpoint's value"
     )
     attention: str = field("auto", "attention kernel, as in pretraining: auto, xla, cudnn or one_pass")
-    remat: bool = field(False, "recompute each layer in the backward pass, to save memory")
+    remat: str = field(
+        "none",
+        "what the backward pass computes again, to save memory, as in pretraining",
+        REMAT_POLICIES,
+        aliases=REMAT_ALIASES,
+    )
     scan_unroll: int = field(0, "layers unrolled in the scan over them; 0: all")
 
 

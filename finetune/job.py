@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,7 @@ from finetune.population.state import population_mesh
 from finetune.population.train_step import optimizer_of
 from finetune.texts.batching import Plan, choose_lengths
 from finetune.texts.encoding import Encoded, PairEncoder
+from pretrain.devices.mesh import BATCH_AXES
 from pretrain.models.attention import Use
 from pretrain.runtime.workdir import is_workdir
 from tokenizer import load as tokenizers
@@ -242,12 +244,12 @@ def check_batch(config: FinetuneConfig, mesh: Mesh) -> None:
     Raises:
       UserError: it does not.
     """
-    across = mesh.shape["replica"] * mesh.shape["data"] * mesh.shape["fsdp"]
+    across = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     micro = config.global_batch // config.grad_accum
     if micro % across:
         raise UserError(
             f"config.global_batch={config.global_batch} in {config.grad_accum} micro-batches is {micro} rows, which "
-            f"{across} devices (config.mesh replica x data x fsdp, less those that the runs are spread over) do not "
+            f"{across} devices (config.mesh replica x data x zero1 x fsdp, less those that the runs are spread over) do not "
             "divide; change one of them"
         )
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from base.errors import UserError
+from base.tpu_types import GENERATIONS
 from data.special_tokens import SpecialTokens
 from pretrain.config import PretrainConfig
 from pretrain.models import EncoderConfig, Model, build
@@ -11,6 +12,8 @@ from pretrain.objective.names import TRAITS
 from pretrain.optim.learning_rates import learning_rate_schedule
 from pretrain.phases import Phase, check_length, check_lengths, check_phase, check_values
 
+CRASHING_FSDP = 64
+"""On a TPU v5e, layers that are recomputed and split over so many devices crash libtpu."""
 TO_COME = SpecialTokens(cls=0, sep=2, pad=1, mask=4, unk=3)
 """Special tokens of a tokenizer that is still to be trained."""
 
@@ -45,6 +48,30 @@ def check_steps(
         raise UserError("a mix has no epochs of its own: set config.steps instead of config.epochs")
     if known:
         learning_rate_schedule(config.schedule, config.optimizer.learning_rate, phases[-1].stop)
+
+
+def check_compiler(config: PretrainConfig, mesh_sizes: Mapping[str, int], generation: str) -> None:
+    """Refuse a step that crashes the compiler of TPUs (libtpu 0.0.42), which would end the process without a message.
+
+    Args:
+      config: the run.
+      mesh_sizes: devices along each axis of the mesh.
+      generation: of the TPU, as in `base.tpu_types`; empty for other devices.
+
+    Raises:
+      UserError: a mesh and a policy of recomputation that crash it.
+    """
+    fsdp, remat = mesh_sizes["fsdp"], config.model.remat
+    if generation == "v5e" and remat in ("full", "offload") and fsdp >= CRASHING_FSDP:
+        raise UserError(
+            f"config.model.remat={remat} with config.mesh.fsdp={fsdp} crashes the compiler of TPU v5e (libtpu): "
+            "set config.model.remat=none, or config.mesh.data=-1 config.mesh.fsdp=16"
+        )
+
+
+def tpu_generation(device_kind: str) -> str:
+    """The generation of a TPU by `jax.Device.device_kind`; empty for other devices."""
+    return next((each.name for each in GENERATIONS if device_kind in each.device_kinds), "")
 
 
 def checked_model(

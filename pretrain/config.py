@@ -15,6 +15,10 @@ from pretrain.objective.names import TRAITS
 from tokenizer.config import TokenizerConfig
 
 OBJECTIVES = tuple(TRAITS)
+REMAT_POLICIES = ("none", "attention", "full", "offload")
+"""See `pretrain.models.recomputation`."""
+REMAT_ALIASES = {"false": "none", "true": "full"}
+"""The values of `remat` where it is given as a boolean."""
 
 
 def _activations() -> tuple[str, ...]:
@@ -90,12 +94,25 @@ class ModelConfig:
         "auto",
         "attention kernel: xla, cudnn (GPU), one_pass (TPU), or auto, which takes the fastest that can run",
     )
-    remat: bool = field(
-        False, "recompute each layer in the backward pass: about a third more arithmetic, far less memory"
+    remat: str = field(
+        "none",
+        "what the backward pass computes again: none, attention (its scores), full (each layer: a third more "
+        "arithmetic, far less memory), offload (full, and layer inputs wait in the host's memory)",
+        REMAT_POLICIES,
+        aliases=REMAT_ALIASES,
     )
-    scan_unroll: int = field(
-        1,
-        "layers unrolled in each iteration of the scan over them; 0: all (slower to compile; not with remat)",
+    scan_unroll: int | None = field(
+        None,
+        "layers unrolled in each iteration of the scan over them; 0: all (slower to compile; not with remat=full); "
+        "None: all on a TPU, up to 24 layers without remat=full, else 1",
+        older=1,
+    )
+    dropout_bits: int = field(
+        0,
+        "random bits that decide each element of a dropout mask: 8 rounds rates to 1/256, 16 to 1/65536; "
+        "0: 8 from the hardware's generator, 16 from threefry",
+        (0, 8, 16),
+        older=16,
     )
 
 
@@ -156,7 +173,8 @@ class MeshConfig:
 
     replica: int = field(1, "copies over slow links (slices of a multi-slice TPU)")
     data: int = field(-1, "data parallel")
-    fsdp: int = field(1, "data parallel, with params and moments sharded")
+    zero1: int = field(1, "data parallel, with moments sharded (ZeRO stage 1)")
+    fsdp: int = field(1, "data parallel, with params and moments sharded (ZeRO stage 3)")
     tensor: int = field(1, "each matrix product split over devices")
 
 

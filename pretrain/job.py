@@ -18,7 +18,7 @@ from base.set_fields import Given, say
 from base.storage import check_readable
 from data.corpus import corpus_fingerprint, count_steps
 from pretrain import starting_network
-from pretrain.checks import TO_COME, check_fields, check_steps, checked_model
+from pretrain.checks import TO_COME, check_compiler, check_fields, check_steps, checked_model, tpu_generation
 from pretrain.config import PretrainConfig
 from pretrain.devices import hardware
 from pretrain.devices.global_batch import local_rows
@@ -193,6 +193,7 @@ def assemble(
     mesh = make_mesh(config.mesh)
     planned = resolve_phases(config, epoch_steps=1)
     check_steps(config, planned, mesh.shape, known=config.epochs is None)
+    check_compiler(config, mesh.shape, tpu_generation(mesh.devices.flat[0].device_kind))
     if not config.model.config_file:
         # TO_COME stands in for the tokenizer, so that an impossible network is refused before a tokenizer is trained.
         sizes = config.tokenizer.vocab_size, config.model.vocab_size

@@ -36,8 +36,11 @@ def _of_start(config: PretrainConfig) -> Iterator[Unused]:
         yield Unused(
             ("model.position_init",), f"{start} brings its weights; unset one of the two", ("init_from",)
         )
-    if config.model.remat and not config.model.scan_unroll:
-        because = "config.model.remat=True keeps the layers in a loop; set it to fewer than the layers, or unset remat"
+    if config.model.remat in ("full", "offload") and config.model.scan_unroll == 0:
+        because = (
+            f"config.model.remat={config.model.remat!r} keeps the layers in a loop; "
+            "set it to fewer than the layers, or unset remat"
+        )
         yield Unused(("model.scan_unroll",), because, ("model.remat",))
 
 
@@ -109,7 +112,7 @@ def _of_learning(config: PretrainConfig) -> Iterator[Unused]:
         because = (
             "nothing is dropped: config.model.hidden_dropout_prob and attention_probs_dropout_prob are 0"
         )
-        yield Unused(("dropout_rng",), because, ("model.hidden_dropout_prob",))
+        yield Unused(("dropout_rng", "model.dropout_bits"), because, ("model.hidden_dropout_prob",))
 
 
 def unused_skips(policy: str) -> Iterator[Unused]:

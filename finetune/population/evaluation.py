@@ -16,7 +16,7 @@ from finetune.population.train_step import make_logits
 from finetune.results.glue_metrics import scores
 from finetune.texts.batching import evaluation_batches
 from finetune.texts.encoding import Encoded
-from pretrain.devices.mesh import sharding
+from pretrain.devices.mesh import BATCH_AXES, sharding
 
 Scores = dict[str, float]
 
@@ -33,7 +33,7 @@ class Predictor:
           lengths: row lengths that batches are padded to, in tokens.
           batch: rows of a batch; it is rounded up to a multiple of the devices that share a batch.
         """
-        across = mesh.shape["replica"] * mesh.shape["data"] * mesh.shape["fsdp"]
+        across = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
         self._batch = -(-batch // across) * across
         self._lengths = tuple(lengths)
         self._shardings = batch_shardings(mesh, members=False)

@@ -42,7 +42,7 @@ class PopulationState:
 
 
 def population_mesh(config: MeshConfig, members: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh (member, replica, data, fsdp, tensor). The member axis takes gcd(M, data) devices of the data axis.
+    """The mesh with the axes (member, *MESH_AXES). The member axis takes gcd(M, data) devices of the data axis.
 
     Raises:
       UserError: the config's sizes do not fit the devices.
@@ -50,9 +50,8 @@ def population_mesh(config: MeshConfig, members: int, devices: Sequence[jax.Devi
     mesh = make_mesh(config, devices)
     shape = dict(mesh.shape)
     spread = math.gcd(members, shape["data"])
-    layout = mesh.devices.reshape(
-        shape["replica"], spread, shape["data"] // spread, shape["fsdp"], shape["tensor"]
-    )
+    replica, data, *others = shape.values()
+    layout = mesh.devices.reshape(replica, spread, data // spread, *others)
     axes = ("member", *MESH_AXES)
     return Mesh(np.moveaxis(layout, 1, 0), axes, axis_types=(AxisType.Auto,) * len(axes))
 

@@ -17,8 +17,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from base.errors import UserError
 from pretrain.config import MeshConfig
 
-MESH_AXES = ("replica", "data", "fsdp", "tensor")
-BATCH_AXES = ("replica", "data", "fsdp")
+MESH_AXES = ("replica", "data", "zero1", "fsdp", "tensor")
+BATCH_AXES = ("replica", "data", "zero1", "fsdp")
 
 # Logical axis -> the mesh axes over which it is split, in order of preference.
 RULES: dict[str, tuple[str, ...]] = {
@@ -32,6 +32,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "act_vocab": ("tensor",),  # vocabulary of logits
     "vocab": ("tensor",),  # vocabulary of a parameter
     "embed": ("fsdp",),  # model width of a parameter
+    "moment_embed": ("zero1", "fsdp"),  # model width of a parameter's moments
     "heads": ("tensor",),  # heads x head width of a parameter
     "mlp": ("tensor",),  # feed-forward width of a parameter
     "positions": (),  # rows of a position table
@@ -41,10 +42,12 @@ RULES: dict[str, tuple[str, ...]] = {
 }
 STORED = {"embed"}
 """Logical axes of parameters that are split only in storage. A layer uses the parameter whole along these axes."""
+OF_MOMENTS = {"embed": "moment_embed"}
+"""Logical axes of parameters that are split further in the state of the optimiser."""
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Make the mesh (replica, data, fsdp, tensor) of the config from the devices.
+    """Make the mesh of the config, with the axes `MESH_AXES`, from the devices.
 
     Args:
       config: the size of each mesh axis.
@@ -58,7 +61,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     sizes = list(mesh_sizes(config, len(devices), slices if devices[0].platform == "tpu" else None).values())
     if sizes[0] > 1 and slices == sizes[0]:
-        layout = mesh_utils.create_hybrid_device_mesh([1, *sizes[1:]], [sizes[0], 1, 1, 1], devices=devices)
+        layout = mesh_utils.create_hybrid_device_mesh([1, *sizes[1:]], [sizes[0], *(1 for _ in sizes[1:])], devices=devices)
     else:
         layout = mesh_utils.create_device_mesh(sizes, devices=devices, allow_split_physical_axes=True)
     return Mesh(layout, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
@@ -173,6 +176,16 @@ def sharding(mesh: Mesh, axes: Sequence[str | None], shape: Sequence[int] | None
     return NamedSharding(mesh, spec(mesh, axes, shape))
 
 
+def of_moments(axes: Sequence[str | None]) -> tuple[str | None, ...]:
+    """The logical axes of a parameter's moments, and of the gradient that they are updated with."""
+    return tuple(OF_MOMENTS.get(name, name) if name else None for name in axes)
+
+
+def is_whole(name: str) -> bool:
+    """Whether the mesh (`jax.set_mesh`) splits no logical axis of this name."""
+    return not _split_over(jax.sharding.get_abstract_mesh().shape, name)
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Fix an activation's layout inside jit by its logical axes. Without a mesh (`jax.set_mesh`) it does nothing."""
     mesh = jax.sharding.get_abstract_mesh()
@@ -183,7 +196,7 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def gathered(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-    """A parameter in the layout for its layer: whole along the axes in `STORED`. Its gradient is split as in storage.
+    """A parameter in the layout for its layer: whole along the axes in `STORED`. Its gradient is split as its moments.
 
     Without this, XLA's TPU compiler splits a matrix product by the stored parts of its kernel. It sends the parts
     between devices and multiplies each part when it arrives. These many small products are several times slower than
@@ -199,7 +212,7 @@ def _gathered_forward(x: jax.Array, axes: tuple[str | None, ...]) -> tuple[jax.A
 def _gathered_backward(axes: tuple[str | None, ...], _: None, gradient: jax.Array) -> tuple[jax.Array]:
     # First whole, then split. If only the split were requested, XLA would split the product for the gradient too.
     whole = constrain(gradient, *(None if name in STORED else name for name in axes))
-    return (constrain(whole, *axes),)
+    return (constrain(whole, *of_moments(axes)),)
 
 
 gathered.defvjp(_gathered_forward, _gathered_backward)

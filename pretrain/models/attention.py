@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from base.errors import UserError
 from pretrain.models import lean_gradients
 from pretrain.models.config import EncoderConfig
-from pretrain.models.dropout import dropout, kept
+from pretrain.models.dropout import MOST_BITS, dropout, kept
 from pretrain.models.matrix_products import einsum
 
 AUTO = "auto"
@@ -58,6 +58,8 @@ class WeightDropout:
     rate: float
     key: Key[Array, ""] | None
     """The key of the mask; None drops nothing."""
+    bits: int = MOST_BITS
+    """Random bits for each weight."""
 
 
 Compute = Callable[
@@ -106,7 +108,7 @@ def _xla(
     scores = einsum("BQNH,BSNH->BNQS", query * scale, key, jnp.float32)
     scores = jnp.where(sight.mask(query.shape[1]), scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    weights = dropout(weights, weight_dropout.rate, weight_dropout.key)
+    weights = dropout(weights, weight_dropout.rate, weight_dropout.key, weight_dropout.bits)
     return einsum("BNQS,BSNH->BQNH", weights, value)
 
 
@@ -155,7 +157,7 @@ def _by_blocks(
     scores = einsum("BCQNH,BCSNH->BCNQS", own(query) * scale, around(key), jnp.float32)
     scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    weights = dropout(weights, weight_dropout.rate, weight_dropout.key)
+    weights = dropout(weights, weight_dropout.rate, weight_dropout.key, weight_dropout.bits)
     attended = einsum("BCNQS,BCSNH->BCQNH", weights, around(value))
     return attended.reshape(rows, blocks * width, *query.shape[2:])[:, :queries]
 
@@ -169,9 +171,8 @@ def _one_pass(
 ) -> Float[Array, "B Q N H"]:
     """The scores of all pairs as in the reference, read once in each direction: see `lean_gradients.attend`."""
     query, key, value = (jnp.swapaxes(heads, 1, 2) for heads in (query, key, value))
-    keep, scale = kept(
-        weight_dropout.key, (*query.shape[:2], key.shape[2], query.shape[2]), weight_dropout.rate
-    )
+    shape = (*query.shape[:2], key.shape[2], query.shape[2])
+    keep, scale = kept(weight_dropout.key, shape, weight_dropout.rate, weight_dropout.bits)
     visible = jnp.swapaxes(sight.mask(query.shape[2]), 2, 3)
     return jnp.swapaxes(lean_gradients.attend(query, key, value, visible, keep, scale, sight.unrolled), 1, 2)
 
@@ -343,6 +344,7 @@ def attention(
     implementation: str = "xla",
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
+    dropout_bits: int = MOST_BITS,
     window: Int[Array, ""] | int | None = None,
     causal: bool = False,
     unrolled: bool = False,
@@ -360,6 +362,7 @@ def attention(
         queries, because there is little to compute.
       dropout_rate: dropout of the attention weights.
       dropout_key: the key of the dropout mask; None drops nothing.
+      dropout_bits: random bits for each weight, see `dropout`.
       window: how far from itself a token sees, to both sides; None is the whole document. An int runs by blocks.
       causal: whether a token sees itself and earlier tokens alone.
       unrolled: whether no loop runs the layers.
@@ -367,6 +370,5 @@ def attention(
     kernel = KERNELS[implementation] if not isinstance(window, int) else Kernel(_by_blocks)
     if query.shape[1] < segments.shape[1] and not kernel.some_queries:
         kernel = KERNELS["xla"]
-    return kernel.compute(
-        query, key, value, Sight(segments, window, causal, unrolled), WeightDropout(dropout_rate, dropout_key)
-    )
+    sight = Sight(segments, window, causal, unrolled)
+    return kernel.compute(query, key, value, sight, WeightDropout(dropout_rate, dropout_key, dropout_bits))

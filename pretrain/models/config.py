@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from base.errors import UserError
 from pretrain.models import families
+from pretrain.models.dropout import MOST_BITS
 
 if TYPE_CHECKING:
     from pretrain.models.families.family import Family
@@ -77,8 +78,12 @@ class EncoderConfig:
     vocab_multiple: int = 1
     """The vocabulary axes of params are padded to a multiple of this."""
     attention: str = "auto"
-    remat: bool = False
-    scan_unroll: int = 1
+    remat: str = "none"
+    """What the backward pass computes again, see `pretrain.models.recomputation`."""
+    scan_unroll: int | None = 1
+    """Layers unrolled in each iteration of the loop over them; 0 is all; None leaves it to the platform."""
+    dropout_bits: int = 16
+    """Random bits that decide each element of a dropout mask: 8, 16 or 0 (see `pretrain.models.dropout`)."""
     position_init: str = "normal"
     """How the position embedding starts: "normal", or "sinusoidal"."""
 
@@ -121,10 +126,13 @@ class EncoderConfig:
             raise UserError(f"embedding_size={self.embedding_size} should be 1 or more")
         if self.vocab_multiple < 1:
             raise UserError(f"vocab_multiple={self.vocab_multiple} should be 1 (rounds nothing) or more")
-        if self.scan_unroll < 0:
+        if self.scan_unroll is not None and self.scan_unroll < 0:
             raise UserError(f"scan_unroll={self.scan_unroll} should be 0 (all layers) or more")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             _check_rate(name, getattr(self, name))
+        for rate in (self.hidden_dropout, self.attention_probs_dropout_prob):
+            if self.dropout_bits == 8 and rate and not 0 < round(rate * 256) < 256:
+                raise UserError(f"dropout_bits=8 cannot give a dropout of {rate}: set dropout_bits=16")
 
     def require_masked_lm(self) -> None:
         """Refuse a network that can only be fine-tuned.
@@ -151,6 +159,11 @@ class EncoderConfig:
     def family(self) -> "Family":
         """The family of this model_type."""
         return families.get(self.model_type)
+
+    @property
+    def unrolled(self) -> bool:
+        """Whether no loop runs the layers."""
+        return self.scan_unroll == 0
 
     @property
     def windows(self) -> tuple[int, ...]:

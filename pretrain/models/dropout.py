@@ -9,60 +9,88 @@ import math
 import jax
 import jax.numpy as jnp
 from jax.extend.random import threefry2x32_p
-from jaxtyping import Array, Bool, Float, Key, UInt32
+from jaxtyping import Array, Bool, DTypeLike, Float, Key, UInt, UInt32
 
 from pretrain.devices.mesh import spec
 
-LEVELS = 1 << 16
+MOST_BITS = 16
+"""Bits that decide an element, where a network does not say otherwise."""
+FEWEST_BITS = 8
+LEAST_SHARE = 1 / 32
+"""The lowest rate for which `AUTO_BITS` takes 8 bits: rounding then changes it by less than a sixteenth."""
+AUTO_BITS = 0
+"""Takes 8 bits of the hardware's generator, and 16 of threefry."""
 
 
-def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> Float[Array, "..."]:
+def dropout(
+    x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None, bits: int = MOST_BITS
+) -> Float[Array, "..."]:
     """Zero a share `rate` of `x` and scale the rest to keep the mean; without a key return `x` itself.
 
-    The rate is rounded to 1/65536 and the scale follows the rounded rate, so the mean is exact.
+    The rate is rounded to 1/256 or 1/65536. The scale follows the rounded rate, so the mean is exact.
+
+    Args:
+      x: the array.
+      rate: the share.
+      key: the key of the mask.
+      bits: random bits for each element, 8, 16 or `AUTO_BITS`.
     """
-    keep, scale = kept(key, x.shape, rate)
+    keep, scale = kept(key, x.shape, rate, bits)
     if keep is None:
         return x
     return jnp.where(keep, x * jnp.asarray(scale, x.dtype), jnp.zeros((), x.dtype))
 
 
 def kept(
-    key: Key[Array, ""] | None, shape: tuple[int, ...], rate: float
+    key: Key[Array, ""] | None, shape: tuple[int, ...], rate: float, bits: int = MOST_BITS
 ) -> tuple[Bool[Array, "..."] | None, float]:
     """Which elements dropout keeps (None: all), and their factor; the rate is rounded as in `dropout`."""
-    threshold = round(rate * LEVELS)
-    if key is None or threshold == 0:
+    if key is None or rate == 0:
         return None, 1.0
-    return keep_mask(key, shape, threshold), LEVELS / (LEVELS - threshold)
+    if bits == AUTO_BITS:
+        bits = MOST_BITS if _is_threefry(key) or rate < LEAST_SHARE else FEWEST_BITS
+    levels = 1 << bits
+    threshold = round(rate * levels)
+    return (keep_mask(key, shape, threshold, bits), levels / (levels - threshold)) if threshold else (None, 1.0)
 
 
-def keep_mask(key: Key[Array, ""], shape: tuple[int, ...], threshold: int) -> Bool[Array, "..."]:
-    """True with probability 1 - threshold/65536, independently for each element.
+def keep_mask(
+    key: Key[Array, ""], shape: tuple[int, ...], threshold: int, bits: int = MOST_BITS
+) -> Bool[Array, "..."]:
+    """True with probability 1 - threshold / 2^bits, independently for each element.
 
-    Each 16-bit half of a generated word decides one element. The halves of the first word decide the first parts of
-    the last axis, and so on. All operations are elementwise. So the mask has the layout of the array that it masks,
-    and with threefry it does not depend on the mesh.
+    Each part of a generated word decides one element. The parts of the first word decide the first parts of the last
+    axis, and so on. All operations are elementwise. So the mask has the layout of the array that it masks, and with
+    threefry it does not depend on the mesh.
     """
-    draw = _threefry_words if str(jax.random.key_impl(key)) == "threefry2x32" else _words
-    halves = [half for word in draw(key, shape) for half in (word & (LEVELS - 1), word >> 16)]
-    return jnp.concatenate([half >= threshold for half in halves], axis=-1)[..., : shape[-1]]
+    if bits == FEWEST_BITS and not _is_threefry(key):
+        return _drawn(key, shape, jnp.uint8) >= threshold
+    per_word = 32 // bits
+    if _is_threefry(key):
+        words = _threefry_words(key, (*shape[:-1], math.ceil(shape[-1] / (2 * per_word))))
+    else:
+        words = [_drawn(key, (*shape[:-1], math.ceil(shape[-1] / per_word)), jnp.uint32)]
+    parts = [(word >> (bits * part)) & ((1 << bits) - 1) for word in words for part in range(per_word)]
+    return jnp.concatenate([part >= threshold for part in parts], axis=-1)[..., : shape[-1]]
 
 
-def _words(key: Key[Array, ""], shape: tuple[int, ...]) -> list[UInt32[Array, "..."]]:
-    """One word for two elements. Each device draws its own rows; without `shard_map`, it would draw all rows."""
-    counts = (*shape[:-1], math.ceil(shape[-1] / 2))
+def _is_threefry(key: Key[Array, ""]) -> bool:
+    return str(jax.random.key_impl(key)) == "threefry2x32"
+
+
+def _drawn(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> UInt[Array, "..."]:
+    """Random bits. Each device draws its own rows; without `shard_map`, it would draw all rows."""
     mesh = jax.sharding.get_abstract_mesh()
     split = spec(mesh, ("batch",), shape)[0] if not mesh.empty else None
     rows = (split,) if isinstance(split, str) else split
     if rows is None:
-        return [jax.random.bits(key, counts, jnp.uint32)]
-    share = (counts[0] // math.prod(mesh.shape[axis] for axis in rows), *counts[1:])
+        return jax.random.bits(key, shape, dtype)
+    share = (shape[0] // math.prod(mesh.shape[axis] for axis in rows), *shape[1:])
 
-    def draw(key: Key[Array, ""]) -> UInt32[Array, "..."]:
-        return jax.random.bits(jax.random.fold_in(key, jax.lax.axis_index(rows)), share, jnp.uint32)
+    def draw(key: Key[Array, ""]) -> UInt[Array, "..."]:
+        return jax.random.bits(jax.random.fold_in(key, jax.lax.axis_index(rows)), share, dtype)
 
-    return [jax.shard_map(draw, in_specs=jax.P(), out_specs=jax.P(rows))(key)]
+    return jax.shard_map(draw, in_specs=jax.P(), out_specs=jax.P(rows))(key)
 
 
 def _threefry_words(key: Key[Array, ""], shape: tuple[int, ...]) -> list[UInt32[Array, "..."]]:
@@ -70,10 +98,9 @@ def _threefry_words(key: Key[Array, ""], shape: tuple[int, ...]) -> list[UInt32[
 
     The counter is the row (first axis) and the place in it, so neither half of it overflows at the size of a pod.
     """
-    counts = (*shape[:-1], math.ceil(shape[-1] / 4))
-    row = jax.lax.broadcasted_iota(jnp.uint32, counts, 0)
-    place = jnp.zeros(counts, jnp.uint32)
-    for axis in range(1, len(counts)):
-        place += jax.lax.broadcasted_iota(jnp.uint32, counts, axis) * math.prod(counts[axis + 1 :])
+    row = jax.lax.broadcasted_iota(jnp.uint32, shape, 0)
+    place = jnp.zeros(shape, jnp.uint32)
+    for axis in range(1, len(shape)):
+        place += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * math.prod(shape[axis + 1 :])
     first, second = jax.random.key_data(key)
     return list(threefry2x32_p.bind(first, second, row, place))

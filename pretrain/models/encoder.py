@@ -18,10 +18,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from pretrain.models import attention, module_shapes
+from pretrain.models import attention, module_shapes, recomputation
 from pretrain.models.config import EncoderConfig
 from pretrain.models.families.family import Maker
 from pretrain.models.module_shapes import Params
+
+
+MOST_UNROLLED = 24
+"""The most layers that are unrolled where nothing says otherwise: the time to compile grows with them."""
 
 
 @dataclass(frozen=True)
@@ -137,15 +141,11 @@ class Encoder:
         looped = (layers - (first is not None)) // turn * turn
         turns, rest = _split_layers((params["layers"], scanned, jnp.arange(layers)), looped, turn)
         unroll = self.config.scan_unroll or layers
-        if self.config.remat:
-            # Recomputation needs a loop. If all layers are unrolled, XLA finds the same computation in both passes and
-            # keeps the first result (on CPU with any value of prevent_cse).
-            unroll = unroll if unroll < layers else 1
 
         def run_turn(x: Float[Array, "B S D"], inputs: list[Any]) -> tuple[jax.Array, None]:
             for layer, own in zip(inputs, known):
                 run = functools.partial(run_layer, known=own)
-                x = (jax.checkpoint(run, prevent_cse=False) if self.config.remat else run)(x, layer)
+                x = recomputation.of_layer(self.config.remat, run)(x, layer)
             return x, None
 
         x, _ = jax.lax.scan(run_turn, x, turns, unroll=max(unroll // turn, 1))
@@ -203,12 +203,26 @@ def build_encoder(
       use: what the run asks of the attention kernel.
 
     Raises:
-      UserError: an attention kernel that cannot run here.
+      UserError: an attention kernel or a policy of recomputation that cannot run here.
     """
+    recomputation.check(config.remat, platform or jax.default_backend())
     kernel = attention.choose(config.attention, attention.Needs.of(config, dtype, platform, use))
-    config = dataclasses.replace(config, attention=kernel.name)
+    config = dataclasses.replace(config, attention=kernel.name, scan_unroll=_unroll(config, platform))
     graphs = {part: nnx.split(module)[0] for part, module in _modules(config).items()}
     return Encoder(config, dtype, graphs["embeddings"], graphs["layers"], graphs.get("final"), kernel)
+
+
+def _unroll(config: EncoderConfig, platform: str | None) -> int:
+    """The layers unrolled in each iteration of the loop over them; 0 is all.
+
+    A TPU spends a fifth of its time on stacking what a loop saves for the backward pass.
+    """
+    layers = config.num_hidden_layers
+    unroll = config.scan_unroll
+    if unroll is None:
+        unroll = 0 if (platform or jax.default_backend()) == "tpu" and layers <= MOST_UNROLLED else 1
+    in_loop = recomputation.keeps_loop(config.remat)
+    return 1 if in_loop and not 0 < unroll < layers else unroll
 
 
 @functools.lru_cache(maxsize=32)  # every tree of shapes, axes and names is made of them

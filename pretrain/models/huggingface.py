@@ -108,6 +108,7 @@ def encoder_config(model: ModelConfig, vocab_size: int, special: SpecialTokens) 
             attention=model.attention,
             remat=model.remat,
             scan_unroll=model.scan_unroll,
+            dropout_bits=model.dropout_bits,
             position_init=model.position_init,
         )
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from pretrain.devices.mesh import gathered
+from pretrain.devices.mesh import gathered, is_whole
 from pretrain.models import lean_gradients
 from pretrain.models.matrix_products import einsum
 
@@ -125,7 +125,13 @@ class Linear(nnx.Module):
         """
         rows = x.shape[: x.ndim - len(self.inputs)]
         width, out = math.prod(self.inputs), math.prod(self.outputs)
-        kernel = gathered(self.kernel[...].astype(x.dtype), self.axes).reshape(width, out)
+        kernel, axes = self.kernel[...].astype(x.dtype), self.axes
+        if lean_gradients.are_used(x.dtype):
+            kernel = lean_gradients.cast_once(kernel)
+            if is_whole("heads"):
+                # Reshaped before it is gathered: XLA would copy the gathered kernel to another layout.
+                kernel, axes = kernel.reshape(width, out), (axes[0], axes[len(self.inputs)])
+        kernel = gathered(kernel, axes).reshape(width, out)
         letters = "STUVWXYZ"[: len(rows)]
         y = einsum(f"{letters}D,DF->{letters}F", x.reshape(*rows, width), kernel)
         y = y.reshape(*rows, *self.outputs)
@@ -142,13 +148,14 @@ class LayerNorm(nnx.Module):
         if bias:
             self.bias = constant(0.0, (width,), ("norm",))
 
-    def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
-        """Normalise the last axis; the result has the type of `x`."""
+    def __call__(self, x: Float[Array, "B S D"], dtype: jnp.dtype | None = None) -> Float[Array, "B S D"]:
+        """Normalise the last axis; the result has the type `dtype`, or that of `x`."""
         bias = self.bias[...] if hasattr(self, "bias") else None
-        if lean_gradients.are_used(x.dtype):
-            return lean_gradients.layer_norm(x, self.scale[...], bias, self.eps)
+        dtype = dtype or x.dtype
+        if lean_gradients.are_used(dtype):
+            return lean_gradients.layer_norm(x, self.scale[...], bias, self.eps, dtype)
         y = x.astype(jnp.float32)
         y = y - jnp.mean(y, axis=-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
         y = y * self.scale[...]
-        return (y if bias is None else y + bias).astype(x.dtype)
+        return (y if bias is None else y + bias).astype(dtype)

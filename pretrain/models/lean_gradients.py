@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pretrain.models.matrix_products import platform
+from pretrain.models.matrix_products import einsum, platform
 
 LARGEST_SCORE = 80.0
 """Scores are clipped to this size: their exponentials, and a sum of 2^16 of them, are finite in float32."""
@@ -24,39 +24,65 @@ def are_used(dtype: jnp.dtype) -> bool:
     return dtype.itemsize < 4 and platform() == "tpu"
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@jax.custom_vjp
+def cast_once(kernel: Float[Array, "..."]) -> Float[Array, "..."]:
+    """A kernel that has been rounded to the compute type. Otherwise XLA rounds it again in each product that reads it."""
+    return jax.lax.optimization_barrier(kernel)
+
+
+cast_once.defvjp(lambda kernel: (cast_once(kernel), None), lambda _, gradient: (gradient,))
+
+
 def layer_norm(
-    x: Float[Array, "... D"], scale: Float[Array, " D"], bias: Float[Array, " D"] | None, eps: float
+    x: Float[Array, "... D"],
+    scale: Float[Array, " D"],
+    bias: Float[Array, " D"] | None,
+    eps: float,
+    dtype: jnp.dtype | None = None,
 ) -> Float[Array, "... D"]:
-    """Layer normalisation of the last axis, computed in float32. Saves the normalised array in the type of `x`."""
-    return _layer_norm_forward(x, scale, bias, eps)[0]
+    """Layer normalisation of the last axis, computed in float32. Saves the normalised array in the type of the result.
+
+    Args:
+      x: what is normalised.
+      scale, bias: of each element; without bias None.
+      eps: added to the variance.
+      dtype: of the result; None is that of `x`.
+    """
+    return _layer_norm(x.astype(jnp.float32), scale, bias, eps, jnp.dtype(dtype or x.dtype))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _layer_norm(wide: Array, scale: Array, bias: Array | None, eps: float, dtype: jnp.dtype) -> Array:
+    return _layer_norm_forward(wide, scale, bias, eps, dtype)[0]
 
 
 def _layer_norm_forward(
-    x: Array, scale: Array, bias: Array | None, eps: float
+    wide: Array, scale: Array, bias: Array | None, eps: float, dtype: jnp.dtype
 ) -> tuple[Array, tuple[Array, Array, Array, Array | None]]:
-    centred = x.astype(jnp.float32)
-    centred -= jnp.mean(centred, axis=-1, keepdims=True)
-    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
-    normalised = centred * inverse
+    # Both means are of `x`, so that the product before the norm can give both: the variance as the mean square of the
+    # centred array would take another pass.
+    mean = jnp.mean(wide, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(wide), axis=-1, keepdims=True) - jnp.square(mean)
+    inverse = jax.lax.rsqrt(jnp.maximum(variance, 0.0) + eps)
+    normalised = (wide - mean) * inverse
     y = normalised * scale if bias is None else normalised * scale + bias
-    return y.astype(x.dtype), (normalised.astype(x.dtype), inverse, scale, bias)
+    return y.astype(dtype), (normalised.astype(dtype), inverse, scale, bias)
 
 
 def _layer_norm_backward(
-    eps: float, saved: tuple[Array, Array, Array, Array | None], gradient: Array
+    eps: float, dtype: jnp.dtype, saved: tuple[Array, Array, Array, Array | None], gradient: Array
 ) -> tuple[Array, Array, Array | None]:
     normalised, inverse, scale, bias = saved
-    dtype, rows = normalised.dtype, tuple(range(normalised.ndim - 1))
+    rows = tuple(range(normalised.ndim - 1))
     normalised, gradient = normalised.astype(jnp.float32), gradient.astype(jnp.float32)
     scaled = gradient * scale
     along = jnp.mean(scaled * normalised, axis=-1, keepdims=True)
     dx = inverse * (scaled - jnp.mean(scaled, axis=-1, keepdims=True) - normalised * along)
     d_bias = None if bias is None else jnp.sum(gradient, axis=rows)
-    return dx.astype(dtype), jnp.sum(gradient * normalised, axis=rows), d_bias
+    return dx, jnp.sum(gradient * normalised, axis=rows), d_bias
 
 
-layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -77,10 +103,11 @@ def _gelu_forward(x: Array, unrolled: bool) -> tuple[Array, Array]:
     wide = x.astype(jnp.float32)
     square = jnp.minimum(jnp.square(wide), 36.0)  # beyond, the tanh is 1
     first, third, fifth = 0.797487584, 0.0370241879, -0.000354543175
-    t = jnp.tanh(wide * (first + square * (third + square * fifth)))
-    slope = first + square * (3 * third + square * (5 * fifth))
-    derivative = 0.5 + 0.5 * t + 0.5 * wide * (1 - t * t) * slope
-    y, derivative = (wide * (0.5 + 0.5 * t)).astype(x.dtype), derivative.astype(x.dtype)
+    phi = 0.5 + 0.5 * jnp.tanh(wide * (first + square * (third + square * fifth)))
+    slope = 2 * first + square * (6 * third + square * (10 * fifth))  # of the logarithm of phi / (1 - phi)
+    y = wide * phi
+    derivative = (phi + y * (1 - phi) * slope).astype(x.dtype)
+    y = y.astype(x.dtype)
     return jax.lax.optimization_barrier((y, derivative)) if unrolled else (y, derivative)
 
 
@@ -142,6 +169,20 @@ def _attend_forward(
     return out, (query, key, value, weights, inverse, out, keep)
 
 
+def _dot_of_heads(x: Float[Array, "B N Q H"], y: Float[Array, "B N Q H"]) -> Float[Array, "B N Q"]:
+    """The sum of x * y over H, in float32.
+
+    As a product with a matrix of ones, which a TPU computes several times faster than a sum over a part of its lanes. A
+    product of two bfloat16 numbers is the exact sum of two bfloat16 numbers.
+    """
+    B, N, Q, H = x.shape
+    exact = (x.astype(jnp.float32) * y.astype(jnp.float32)).swapaxes(1, 2).reshape(B, Q, N * H)
+    high = exact.astype(x.dtype)
+    low = (exact - high.astype(jnp.float32)).astype(x.dtype)
+    heads = jnp.repeat(jnp.eye(N, dtype=x.dtype), H, axis=0)
+    return einsum("BQD,DN->BNQ", high, heads, jnp.float32) + einsum("BQD,DN->BNQ", low, heads, jnp.float32)
+
+
 def _attend_backward(
     keep_scale: float, unrolled: bool, saved: tuple[Array, ...], gradient: Array
 ) -> tuple[Array, Array, Array, None, None]:
@@ -149,7 +190,7 @@ def _attend_backward(
     if unrolled:
         gradient = jax.lax.optimization_barrier(gradient)
     wide = gradient.astype(jnp.float32)
-    delta = jnp.sum(wide * out.astype(jnp.float32), axis=-1)[:, :, None, :] * inverse
+    delta = _dot_of_heads(gradient, out)[:, :, None, :] * inverse
     scaled = (wide * (jnp.swapaxes(inverse, 2, 3) * keep_scale)).astype(gradient.dtype)
     kept = weights if keep is None else jnp.where(keep, weights, jnp.zeros((), weights.dtype))
     d_value = jnp.einsum("BNSQ,BNQH->BNSH", kept, scaled)

@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Int
 
 from pretrain.devices.flops import causal_pairs, pairs_of_documents
 from pretrain.devices.mesh import constrain
-from pretrain.models import Model
+from pretrain.models import Model, lean_gradients
+from pretrain.models.lean_gradients import LARGEST_SCORE
 
 Batch = Mapping[str, Array]
 """tokens, segments and positions, int32 [B, S]; see `data.packing`."""
@@ -136,7 +137,12 @@ def cross_entropy_sums(
     target_logits = jnp.sum(jnp.where(is_target, logits, 0.0), axis=2)
     highest = jnp.max(jax.lax.stop_gradient(logits), axis=2)
     # log(sum(exp)) with the maximum at hand, which also tells whether the target is the best guess.
-    normaliser = jnp.log(jnp.sum(jnp.exp(logits - highest[:, :, None]), axis=2)) + highest
+    if lean_gradients.are_used(hidden.dtype):
+        # Without it, the product that gives the logits gives the sum too, and they are read once less.
+        clipped = jnp.clip(logits, -LARGEST_SCORE, LARGEST_SCORE)
+        normaliser = jnp.log(jnp.sum(jnp.exp(clipped), axis=2))
+    else:
+        normaliser = jnp.log(jnp.sum(jnp.exp(logits - highest[:, :, None]), axis=2)) + highest
     return {
         "loss_sum": jnp.sum((normaliser - target_logits) * weights),
         "correct_sum": jnp.sum((target_logits >= highest) * weights),

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from base.errors import UserError
-from pretrain.devices.mesh import sharding
+from pretrain.devices.mesh import of_moments, sharding
 from pretrain.models import Model
 from pretrain.optim.optimizers import opt_state_axes
 
@@ -70,11 +70,14 @@ def state_layout(
             shape, named = (members, *shape), ("member", *names)
         return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding(mesh, named, shape))
 
+    def lay_out_moments(leaf: jax.ShapeDtypeStruct, names: tuple[str | None, ...]) -> jax.ShapeDtypeStruct:
+        return lay_out(leaf, of_moments(names))
+
     opt_state = jax.eval_shape(optimizer.init, params)
     return TrainState(
         step=jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding(mesh, ())),
         params=jax.tree.map(lay_out, params, axes),
-        opt_state=jax.tree.map(lay_out, opt_state, opt_state_axes(optimizer, params, axes)),
+        opt_state=jax.tree.map(lay_out_moments, opt_state, opt_state_axes(optimizer, params, axes)),
     )
 
 

@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from base.errors import UserError
 from base.set_fields import Given
 from base.tpu_types import GIB, TpuSlice
-from pretrain.checks import TO_COME, check_fields, check_steps, checked_model
+from pretrain.checks import TO_COME, check_compiler, check_fields, check_steps, checked_model
 from pretrain.config import MeshConfig, PretrainConfig
 from pretrain.devices.flops import StepWork
 from pretrain.devices.global_batch import abstract_batch
@@ -154,6 +154,7 @@ def check(config: PretrainConfig, pod: Pod, corpus_tokens: float = 0, given: Giv
     known = config.epochs is None or steps > 0
     phases = resolve_phases(config, epoch_steps=steps or max(LONG_RUN, 10 * config.schedule.warmup_steps))
     check_steps(config, phases, sizes, known=known)
+    check_compiler(config, sizes, pod.slice.generation)
     for phase in phases:
         check_streams(phase, pod, sizes)
     encoder, tables, separator = _network(config)
@@ -320,7 +321,7 @@ def _xla_flops(checked: Checked, phase: Phase) -> float:
 
     def counted(layers: int) -> float:
         encoder = dataclasses.replace(
-            checked.encoder.with_layers(layers), scan_unroll=0, remat=False, attention="xla"
+            checked.encoder.with_layers(layers), scan_unroll=0, remat="none", attention="xla"
         )
         model = build(encoder, dtype=checked.config.dtype, platform=PLATFORM)
         costs = _lowered(checked, whole, one_device, model, objective)[1].cost_analysis()

@@ -6,12 +6,13 @@ from typing import Any, Protocol
 import jax
 from jaxtyping import PyTree
 
-from pretrain.devices.mesh import WholeAxis, whole_axes
+from pretrain.devices.mesh import WholeAxis, of_moments, whole_axes
 from pretrain.models import Encoder, EncoderConfig
 
 FIELDS = {
     "vocab": "config.model.vocab_multiple",
     "embed": "config.model.hidden_size",
+    "moment_embed": "config.model.hidden_size",
     "heads": "config.model.num_attention_heads",
     "mlp": "config.model.intermediate_size",
 }
@@ -61,10 +62,13 @@ def _vocabulary(config: EncoderConfig) -> str:
 
 
 def _whole(model: Network, sizes: Mapping[str, int]) -> list[WholeAxis]:
-    """The axes of parameters that stay whole although the mesh would split them, each once."""
-    found = jax.tree.map(
-        lambda shape, axes: tuple(whole_axes(sizes, axes, shape.shape)), model.shapes(), model.logical_axes()
-    )
+    """The axes of parameters and moments that stay whole although the mesh would split them, each once."""
+
+    def whole(shape: jax.ShapeDtypeStruct, axes: tuple[str | None, ...]) -> tuple[WholeAxis, ...]:
+        moments = whole_axes(sizes, of_moments(axes), shape.shape) if sizes.get("zero1", 1) > 1 else []
+        return (*whole_axes(sizes, axes, shape.shape), *moments)
+
+    found = jax.tree.map(whole, model.shapes(), model.logical_axes())
     leaves = jax.tree.leaves(found, is_leaf=lambda node: isinstance(node, WholeAxis))
     return list(dict.fromkeys(leaves))
 
@@ -72,7 +76,7 @@ def _whole(model: Network, sizes: Mapping[str, int]) -> list[WholeAxis]:
 def _sentence(
     axis: WholeAxis, sizes: Mapping[str, int], config: EncoderConfig, fields: Mapping[str, str]
 ) -> str:
-    narrow = bool(fields) and axis.name == "embed" and axis.length != config.hidden_size
+    narrow = bool(fields) and axis.name in ("embed", "moment_embed") and axis.length != config.hidden_size
     mesh = " x ".join(f"config.mesh.{name}={sizes[name]}" for name in axis.mesh_axes)
     field = NARROW if narrow else fields.get(axis.name, "the mesh")
     return f"{axis.name} ({axis.length:,}) is whole on every device, since {mesh} does not divide it: change {field}"

@@ -48,7 +48,7 @@ def parsed(config_file, *arguments):
 
 def test_a_field_that_the_file_does_not_mention_can_be_overridden(config_file):
     config = parsed(config_file, "--config.optimizer.beta1=0.5", "--config.epochs=3", "--config.model.remat")
-    assert (config.optimizer.beta1, config.epochs, config.model.remat) == (0.5, 3, True)
+    assert (config.optimizer.beta1, config.epochs, config.model.remat) == (0.5, 3, "full")
 
 
 def test_references_follow_an_override(config_file):
@@ -135,7 +135,7 @@ def test_flags_of_the_command_are_parsed(config_file):
         ("--config.steps=1.5", "config.steps='1.5' should be a whole number"),
         ("--config.epochs=1e3", "config.epochs='1e3' should be a whole number"),
         ("--config.optimizer.beta1=much", "config.optimizer.beta1='much' should be a number"),
-        ("--config.model.remat=maybe", "config.model.remat='maybe' should be true or false"),
+        ("--config.masking.whole_word=maybe", "config.masking.whole_word='maybe' should be true or false"),
         ("--config.phases[1].steps=abc", "config.phases[1].steps='abc' should be a whole number"),
         (
             "--config.phases[7].steps=1",

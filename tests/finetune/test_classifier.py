@@ -51,7 +51,7 @@ def test_every_member_of_a_population_gives_what_it_gives_alone(case: str, tmp_p
     assert np.abs(together[0] - together[1]).min() > 0
 
 
-@pytest.mark.parametrize("fields", [{}, {"num_hidden_layers": 1}, {"remat": True}], ids=str)
+@pytest.mark.parametrize("fields", [{}, {"num_hidden_layers": 1}, {"remat": "full"}], ids=str)
 def test_the_first_tokens_alone_are_what_they_are_among_all(start, fields: dict[str, object]):
     encoder, params = start.classifier.encoder, start.params
     if "num_hidden_layers" in fields:

@@ -225,14 +225,14 @@ def test_fields_of_the_network_can_be_set_otherwise(tmp_path: Path):
         "hidden_dropout_prob": 0.3,
         "classifier_dropout": 0.4,
         "attention_probs_dropout_prob": 0.2,
-        "remat": True,
+        "remat": "full",
         "scan_unroll": 0,
         "attention": "xla",
     }
     for case in ("modernbert", "bert"):
         start = load_encoder_for_classification(str(tmp_path / case), LABELS, overrides=overrides)
         config = start.classifier.encoder.config
-        assert (config.attention_probs_dropout_prob, config.remat, config.scan_unroll) == (0.2, True, 0)
+        assert (config.attention_probs_dropout_prob, config.remat, config.scan_unroll) == (0.2, "full", 1)
         assert start.classifier.head_config.dropout == 0.4
         own = config.own
         hidden = (own.embedding_dropout, own.mlp_dropout) if own else (config.hidden_dropout_prob,)

@@ -36,6 +36,8 @@ SMALL = ModelConfig(
     intermediate_size=24,
     max_position_embeddings=14,
     vocab_multiple=1,
+    scan_unroll=1,
+    dropout_bits=16,
 )
 BERT = {"family": "bert", "type_vocab_size": 2, "layer_norm_eps": 1e-12}
 WORDS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abcdefghijklmnop"]
@@ -76,8 +78,8 @@ def test_a_config_takes_sizes_from_the_tokenizer_and_ids_from_its_special_tokens
     assert (config.bos_token_id, config.pad_token_id, config.eos_token_id) == (0, 1, 2)
     assert config.max_length == 512
     assert encoder_config(ModelConfig(vocab_size=50304), 50265, SPECIAL).vocab_size == 50304
-    running = encoder_config(ModelConfig(attention="xla", remat=True, scan_unroll=0), 99, SPECIAL)
-    assert (running.attention, running.remat, running.scan_unroll) == ("xla", True, 0)
+    running = encoder_config(ModelConfig(attention="xla", remat="full", scan_unroll=0), 99, SPECIAL)
+    assert (running.attention, running.remat, running.scan_unroll) == ("xla", "full", 0)
 
 
 def test_bert_counts_positions_from_zero_and_has_no_bos():
@@ -91,8 +93,9 @@ def test_a_config_file_decides_the_network_and_the_run_decides_how_it_runs(tmp_p
     expected, _ = _model()
     (tmp_path / "config.json").write_text(json.dumps(config_dict(expected)))
     path = tmp_path / "config.json" if form == "file" else tmp_path
-    config = encoder_config(ModelConfig(config_file=str(path), remat=True), len(WORDS), SPECIAL)
-    assert config == dataclasses.replace(expected, remat=True, vocab_multiple=128)
+    config = encoder_config(ModelConfig(config_file=str(path), remat="full"), len(WORDS), SPECIAL)
+    how = {"remat": "full", "scan_unroll": None, "dropout_bits": 0}
+    assert config == dataclasses.replace(expected, **how, vocab_multiple=128)
 
 
 @pytest.mark.parametrize("model_type", families.names())

@@ -1,5 +1,6 @@
 """Functions with gradients of their own against the references: values and gradients, and what they save."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,9 +10,11 @@ import pytest
 from flax import nnx
 from jax.test_util import check_grads
 
-from pretrain.models import lean_gradients
+from pretrain.models import build_encoder, lean_gradients
 from pretrain.models.attention import KERNELS, Sight, WeightDropout
+from pretrain.models.huggingface import parse_config
 from pretrain.models.layers import LayerNorm, activate, gelu
+from pretrain.objective.objective import cross_entropy_sums
 
 B, S, N, H = 2, 11, 3, 8
 SEGMENTS = jnp.asarray([[1, 1, 1, 1, 2, 2, 3, 3, 3, 0, 0], [1] * S], jnp.int32)
@@ -161,3 +164,48 @@ def test_they_are_taken_on_a_tpu_in_a_short_type_alone(monkeypatch: pytest.Monke
     assert str(jax.make_jaxpr(lambda x: activate(x, "gelu"))(x.astype(short))).count("custom_vjp") == 1
     assert "custom_vjp" not in str(jax.make_jaxpr(lambda x: activate(x, "gelu"))(x))
     assert "custom_vjp" not in str(jax.make_jaxpr(lambda x: activate(x, "relu"))(x.astype(short)))
+
+
+def test_a_network_that_runs_them_is_the_network_that_does_not(monkeypatch: pytest.MonkeyPatch):
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 32}
+    values = {"model_type": "bert", "vocab_size": 40, "max_position_embeddings": 16, **sizes}
+    config = dataclasses.replace(parse_config(values, "test"), scan_unroll=0)
+    params = build_encoder(config).init(jax.random.key(0))
+    positions = jnp.broadcast_to(jnp.arange(S), (B, S))
+    tokens = jnp.asarray(np.random.default_rng(0).integers(5, 40, (B, S)), jnp.int32)
+    inside = (SEGMENTS > 0)[..., None]
+
+    def run(attention: str):
+        encoder = build_encoder(dataclasses.replace(config, attention=attention), dtype="bfloat16", platform="tpu")
+
+        def function(params):
+            return encoder.encode(params, tokens, SEGMENTS, positions).astype(jnp.float32) * inside
+
+        return jax.jit(lambda params: _values_and_gradients(function, params))(params)
+
+    plain = run("xla")
+    monkeypatch.setattr(lean_gradients, "platform", lambda: "tpu")
+    _near(run("one_pass"), plain, 0.05)
+
+
+def test_the_loss_without_a_maximum_is_the_loss_with_one(monkeypatch: pytest.MonkeyPatch):
+    logits = 5 * jnp.stack(_arrays(B, 3, 20, count=1))[0]
+    targets, weights = jnp.asarray([[1, 2, 3], [4, 5, 6]]), jnp.asarray([[1.0, 1, 0], [1, 1, 1]])
+
+    class Fixed:
+        def predict(self, params, hidden):
+            return params.at[:, :, -1].set(jnp.finfo(jnp.float32).min)  # a padding row of the vocabulary
+
+    def run():
+        def loss(logits):
+            sums = cross_entropy_sums(Fixed(), logits, jnp.zeros((B, 3, 4), jnp.bfloat16), targets, weights)
+            return sums["loss_sum"], sums
+
+        return jax.value_and_grad(loss, has_aux=True)(logits)
+
+    (_, plain), plain_gradient = run()
+    monkeypatch.setattr(lean_gradients, "platform", lambda: "tpu")
+    (_, lean), gradient = run()
+    _near(lean, plain, 1e-6)
+    _near(gradient, plain_gradient, 1e-6)
+    assert not np.any(gradient[:, :, -1])

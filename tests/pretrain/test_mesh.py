@@ -20,12 +20,14 @@ from pretrain.objective.train_step import make_train_step
 from pretrain.optim.optimizers import make_optimizer
 from pretrain.optim.train_state import MASKS, PARAMS, abstract_state, fresh_state, random_key
 from pretrain.phases import Phase
+from pretrain.reports.start_summary import bytes_per_device
 
 B, S, V = 16, 24, 96
 MESHES = {
     "one device": (MeshConfig(data=1), 1),
     "data=8": (MeshConfig(data=8), 8),
     "fsdp=8": (MeshConfig(data=1, fsdp=8), 8),
+    "zero1=8": (MeshConfig(data=1, zero1=8), 8),
     "tensor=2 x fsdp=4": (MeshConfig(data=1, fsdp=4, tensor=2), 8),
 }
 
@@ -139,6 +141,35 @@ def test_params_and_moments_are_split_as_the_table_says():
     assert up.addressable_shards[0].data.shape == (2, 32 // 4, 64 // 2)
     moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape == up.shape]
     assert [leaf.addressable_shards[0].data.shape for leaf in moments] == [(2, 8, 32)] * 2
+
+
+def test_zero1_splits_the_moments_and_leaves_params_whole():
+    state = run(*MESHES["zero1=8"])[1]
+    up = state.params["layers"]["up"]["kernel"]
+    assert up.addressable_shards[0].data.shape == up.shape == (2, 32, 64)
+    moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape == up.shape]
+    assert [leaf.addressable_shards[0].data.shape for leaf in moments] == [(2, 4, 64)] * 2
+
+
+@pytest.mark.parametrize(
+    ("mesh", "params", "moments"),
+    [
+        (MeshConfig(data=1, fsdp=8), 1.1 / 8, 1.1 / 8),
+        (MeshConfig(data=1, zero1=8), 1, 1.1 / 8),
+        (MeshConfig(data=1, zero1=4, fsdp=2), 1.1 / 2, 1.1 / 8),
+    ],
+    ids=str,
+)
+def test_a_device_holds_its_share_of_a_base_networks_params_and_moments(mesh, params, moments):
+    sizes = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+    model = build(encoder(vocab_size=50265, max_position_embeddings=514, **sizes))
+    state = abstract_state(model, optax.adam(1e-3), make_mesh(mesh))
+
+    def share(tree) -> float:
+        """Bytes of one device as a share of all bytes."""
+        return bytes_per_device(tree) / sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+    assert share(state.params) <= params and share(state.opt_state) <= moments
 
 
 def test_a_kernel_is_whole_where_it_is_used_and_its_gradient_split_as_it_is_stored():

@@ -187,7 +187,7 @@ def test_dropout_follows_its_key_and_stops_without_one(implementation: str):
 def test_every_dropout_of_every_layer_has_a_key_of_its_own(monkeypatch: pytest.MonkeyPatch):
     keys = []
 
-    def record(x, rate, key):
+    def record(x, rate, key, bits):
         keys.append(tuple(jax.random.key_data(key).tolist()))
         return x
 
@@ -200,14 +200,16 @@ def test_every_dropout_of_every_layer_has_a_key_of_its_own(monkeypatch: pytest.M
     assert len(set(keys)) == len(keys) == 1 + 3 * CONFIG.num_hidden_layers
 
 
-def test_recomputing_layers_keeps_fewer_values_for_the_backward_pass():
+def test_each_policy_of_recomputation_keeps_fewer_values_for_the_backward_pass():
     batch, params = _batch(), _params()
 
-    def kept(model: Model) -> int:
+    def kept(policy: str) -> int:
+        model = build(dataclasses.replace(CONFIG, remat=policy))
         residuals = jax.eval_shape(lambda: jax.vjp(lambda params: _loss(model, params, batch), params)[1])
         return sum(leaf.size for leaf in jax.tree.leaves(residuals))
 
-    assert kept(build(dataclasses.replace(CONFIG, remat=True))) < 0.5 * kept(build(CONFIG))
+    everything, attention, full = (kept(policy) for policy in ("none", "attention", "full"))
+    assert full < 0.5 * everything and full < 0.7 * attention < 0.7 * everything
 
 
 @pytest.mark.parametrize("unroll", [1, 3, 0])
@@ -215,12 +217,12 @@ def test_recomputing_layers_saves_memory_however_they_are_unrolled(unroll: int):
     config = dataclasses.replace(CONFIG, num_hidden_layers=6, scan_unroll=unroll)
     batch = _batch()
 
-    def temporary_bytes(remat: bool) -> int:
+    def temporary_bytes(remat: str) -> int:
         model = build(dataclasses.replace(config, remat=remat))
         gradients = jax.jit(jax.grad(lambda params: _loss(model, params, batch, jax.random.key(0))))
         return gradients.lower(model.shapes()).compile().memory_analysis().temp_size_in_bytes
 
-    assert temporary_bytes(True) < 0.7 * temporary_bytes(False)
+    assert temporary_bytes("full") < 0.7 * temporary_bytes("none")
 
 
 @pytest.mark.parametrize(
@@ -232,6 +234,7 @@ def test_recomputing_layers_saves_memory_however_they_are_unrolled(unroll: int):
         ({"pad_token_id": 96}, "vocab_size=96 should be above pad_token_id=96"),
         ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob=1.0 should be at least 0 and less than 1"),
         ({"scan_unroll": -1}, "scan_unroll=-1 should be 0"),
+        ({"dropout_bits": 8, "hidden_dropout_prob": 0.001}, "dropout_bits=8 cannot give a dropout of 0.001"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(changes: dict[str, int], message: str):

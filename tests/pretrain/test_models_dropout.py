@@ -7,9 +7,10 @@ import pytest
 
 from pretrain.config import MeshConfig
 from pretrain.devices.mesh import make_mesh, sharding
-from pretrain.models.dropout import LEVELS, dropout, keep_mask
+from pretrain.models.dropout import AUTO_BITS, dropout, keep_mask, kept
 
 GENERATORS = ["threefry2x32", "rbg"]
+LEVELS = 1 << 16
 
 
 def _key(implementation: str, seed: int = 0) -> jax.Array:
@@ -17,9 +18,11 @@ def _key(implementation: str, seed: int = 0) -> jax.Array:
 
 
 @pytest.mark.parametrize("implementation", GENERATORS)
-@pytest.mark.parametrize("rate", [0.1, 0.5])
-def test_the_rate_is_the_one_asked_for_in_every_part_of_the_last_axis(implementation: str, rate: float):
-    keep = np.asarray(keep_mask(_key(implementation), (64, 128, 64), round(rate * LEVELS)))
+@pytest.mark.parametrize(("rate", "bits"), [(0.1, 16), (0.5, 16), (26 / 256, 8)])
+def test_the_rate_is_the_one_asked_for_in_every_part_of_the_last_axis(
+    implementation: str, rate: float, bits: int
+):
+    keep = np.asarray(keep_mask(_key(implementation), (64, 128, 64), round(rate * (1 << bits)), bits))
     error = 4 * np.sqrt(rate * (1 - rate))
     assert abs(keep.mean() - (1 - rate)) < error / np.sqrt(keep.size)
     by_column = keep.mean((0, 1))
@@ -27,8 +30,10 @@ def test_the_rate_is_the_one_asked_for_in_every_part_of_the_last_axis(implementa
 
 
 @pytest.mark.parametrize("implementation", GENERATORS)
-def test_elements_that_share_a_random_word_are_independent(implementation: str):
-    drop = 1.0 - np.asarray(keep_mask(_key(implementation), (200, 100, 8), LEVELS // 2)).reshape(-1, 8)
+@pytest.mark.parametrize("bits", [8, 16])
+def test_elements_that_share_a_random_word_are_independent(implementation: str, bits: int):
+    mask = keep_mask(_key(implementation), (200, 100, 8), (1 << bits) // 2, bits)
+    drop = 1.0 - np.asarray(mask).reshape(-1, 8)
     correlation = np.corrcoef(drop, rowvar=False) - np.eye(8)
     assert np.abs(correlation).max() < 5 / np.sqrt(len(drop))
     along_rows = np.corrcoef(drop[:-1, 0], drop[1:, 0])[0, 1]
@@ -37,8 +42,16 @@ def test_elements_that_share_a_random_word_are_independent(implementation: str):
 
 @pytest.mark.parametrize("implementation", GENERATORS)
 @pytest.mark.parametrize("width", [1, 5, 6, 7])
-def test_a_last_axis_of_any_width_gets_a_mask(implementation: str, width: int):
-    assert keep_mask(_key(implementation), (300, width), LEVELS // 2).shape == (300, width)
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_last_axis_of_any_width_gets_a_mask(implementation: str, width: int, bits: int):
+    assert keep_mask(_key(implementation), (300, width), 1 << (bits - 1), bits).shape == (300, width)
+
+
+def test_masks_of_16_bits_are_those_that_earlier_runs_drew():
+    """Each half of a word decides an element; a run that goes on must draw them again."""
+    word = np.asarray(jax.random.bits(_key("rbg"), (3, 4), jnp.uint32))
+    halves = np.concatenate([word & 0xFFFF, word >> 16], axis=-1)[:, :7]
+    np.testing.assert_array_equal(keep_mask(_key("rbg"), (3, 7), 6554), halves >= 6554)
 
 
 def test_kept_elements_are_scaled_and_the_mean_stays():
@@ -46,6 +59,24 @@ def test_kept_elements_are_scaled_and_the_mean_stays():
     y = np.asarray(dropout(x, 0.25, _key("threefry2x32")))
     assert set(np.unique(y)) == {0.0, np.float32(2 / 0.75)}
     np.testing.assert_allclose(y.mean(), 2.0, rtol=0.01)
+
+
+def test_the_scale_follows_the_rate_as_rounded():
+    x = jnp.full((400, 256), 2.0)
+    for bits, threshold in ((8, 26), (16, 6554)):
+        y = np.asarray(dropout(x, 0.1, _key("rbg"), bits))
+        levels = 1 << bits
+        assert set(np.unique(y)) == {0.0, np.float32(2 * np.float32(levels / (levels - threshold)))}
+        np.testing.assert_allclose(y.mean(), 2.0, rtol=0.01)
+
+
+def test_the_hardwares_generator_takes_8_bits_where_they_round_the_rate_by_little():
+    def scale(implementation: str, rate: float) -> float:
+        return kept(_key(implementation), (4, 4), rate, AUTO_BITS)[1]
+
+    assert scale("rbg", 0.1) == 256 / 230
+    assert scale("threefry2x32", 0.1) == LEVELS / (LEVELS - 6554)
+    assert scale("rbg", 0.01) == LEVELS / (LEVELS - 655)
 
 
 def test_without_a_key_or_a_rate_nothing_is_dropped():

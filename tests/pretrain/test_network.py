@@ -129,7 +129,7 @@ def test_what_gives_way_is_said_before_anything_is_compiled(run, tmp_path, monke
 
 def test_how_the_network_runs_can_always_be_set(run):
     encoder = run(line={"remat": True, "scan_unroll": 2, "attention": "xla"})[1].encoder
-    assert (encoder.remat, encoder.scan_unroll, encoder.attention) == (True, 2, "xla")
+    assert (encoder.remat, encoder.scan_unroll, encoder.attention) == ("full", 2, "xla")
 
 
 def begun(tmp_path, job, **dropout):

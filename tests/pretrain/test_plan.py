@@ -175,7 +175,7 @@ def test_variants_are_the_recipe_with_fields_changed():
     assert list(found) == ["as given", "mesh.data=2,model.remat=true", "config.steps=9"]
     given, remat, longer = (line.config for line in found.values())
     assert (given.steps, remat.steps, longer.steps) == (7, 7, 9)
-    assert (remat.mesh.data, remat.model.remat, given.model.remat) == (2, True, False)
+    assert (remat.mesh.data, remat.model.remat, given.model.remat) == (2, "full", "none")
     assert isinstance(longer, PretrainConfig)
 
 

@@ -43,7 +43,7 @@ def test_the_turn_is_the_shortest_that_repeats(kinds: str, turn: int):
     [
         ({}, None),
         ({}, 1),
-        ({"num_hidden_layers": 5, "remat": True}, None),
+        ({"num_hidden_layers": 5, "remat": "full"}, None),
         ({"num_hidden_layers": 2, "scan_unroll": 0}, 5),
     ],
 )

@@ -4,6 +4,7 @@ RoBERTa, XLM-R, CamemBERT, DistilBERT and ELECTRA run it too. They differ in whe
 types, in the width of the embeddings. `EncoderLayer` describes a single layer; `pretrain.models.encoder` stacks it.
 """
 
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -13,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from pretrain.devices.mesh import constrain
+from pretrain.models import recomputation
 from pretrain.models.attention import attention
 from pretrain.models.config import EncoderConfig
 from pretrain.models.dropout import dropout
@@ -61,8 +63,8 @@ class Embeddings(nnx.Module):
         x = self.word[...][tokens] + self.position[...][positions + self.config.position_offset]
         if hasattr(self, "token_type"):
             x += self.token_type[...][0] if token_types is None else self.token_type[...][token_types]
-        x = constrain(self.norm(x).astype(dtype), "batch", "seq", "act_embed")
-        x = dropout(x, self.config.hidden_dropout_prob, dropout_key)
+        x = constrain(self.norm(x, dtype), "batch", "seq", "act_embed")
+        x = dropout(x, self.config.hidden_dropout_prob, dropout_key, self.config.dropout_bits)
         return (
             constrain(self.projection(x), "batch", "seq", "act_embed") if hasattr(self, "projection") else x
         )
@@ -97,17 +99,16 @@ class SelfAttention(nnx.Module):
             constrain(linear(read), "batch", "seq", "act_heads", None)
             for linear, read in ((self.query, x[:, :first]), (self.key, x), (self.value, x))
         )
-        attended = attention(
-            query,
-            key,
-            value,
-            segments,
+        attend = functools.partial(
+            attention,
             implementation=self.config.attention,
             dropout_rate=self.config.attention_probs_dropout_prob,
-            dropout_key=dropout_key,
+            dropout_bits=self.config.dropout_bits,
             causal=causal,
-            unrolled=self.config.scan_unroll == 0,
+            unrolled=self.config.unrolled,
         )
+        attend = recomputation.of_attention(self.config.remat, attend, unrolled=self.config.unrolled)
+        attended = attend(query, key, value, segments, dropout_key=dropout_key)
         return self.output(constrain(attended, "batch", "seq", "act_heads", None))
 
 
@@ -147,16 +148,16 @@ class EncoderLayer(nnx.Module):
         causal: bool = False,
     ) -> Float[Array, "B Q D"]:
         """Run one layer, for the first Q tokens of a row or for all; positions are in the embeddings."""
-        rate = self.config.hidden_dropout_prob
+        rate, bits = self.config.hidden_dropout_prob, self.config.dropout_bits
         keys = (None, None, None) if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
         attended = self.attention(x, segments, keys[0], first, causal)
         if self.drops_attended:
-            attended = dropout(attended, rate, keys[1])
+            attended = dropout(attended, rate, keys[1], bits)
         x = constrain(self.attention_norm(x[:, :first] + attended), "batch", "seq", "act_embed")
         hidden = activate(
             constrain(self.up(x), "batch", "seq", "act_mlp"),
             self.config.hidden_act,
-            unrolled=self.config.scan_unroll == 0,
+            unrolled=self.config.unrolled,
         )
-        transformed = dropout(self.down(hidden), rate, keys[2])
+        transformed = dropout(self.down(hidden), rate, keys[2], bits)
         return constrain(self.feed_forward_norm(x + transformed), "batch", "seq", "act_embed")

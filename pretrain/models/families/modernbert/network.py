@@ -5,6 +5,7 @@ with the params: the window, the rotary frequencies, and whether the layer has a
 layer has none, because the embeddings are normalised already. Its scale and bias are in the stack, but unused.
 """
 
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -14,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from pretrain.devices.mesh import constrain
+from pretrain.models import recomputation
 from pretrain.models.attention import attention
 from pretrain.models.config import EncoderConfig
 from pretrain.models.dropout import dropout
@@ -48,8 +50,10 @@ class Embeddings(nnx.Module):
         dropout_key: Key[Array, ""] | None,
     ) -> Float[Array, "B S D"]:
         """Embed tokens. Their positions have no effect."""
-        x = constrain(self.norm(self.word[...][tokens]).astype(dtype), "batch", "seq", "act_embed")
-        return dropout(x, own_fields(self.config).embedding_dropout, dropout_key)
+        x = constrain(self.norm(self.word[...][tokens], dtype), "batch", "seq", "act_embed")
+        return dropout(
+            x, own_fields(self.config).embedding_dropout, dropout_key, self.config.dropout_bits
+        )
 
 
 class SelfAttention(nnx.Module):
@@ -93,17 +97,22 @@ class SelfAttention(nnx.Module):
         heads = constrain(self.query_key_value(x), "batch", "seq", None, "act_heads", None)
         query, key, value = heads[:, :first, 0], heads[:, :, 1], heads[:, :, 2]
         angles = positions[..., None].astype(jnp.float32) * frequencies
-        attended = attention(
+        attend = functools.partial(
+            attention,
+            implementation=self.config.attention,
+            dropout_rate=self.config.attention_probs_dropout_prob,
+            dropout_bits=self.config.dropout_bits,
+            window=window,
+            causal=causal,
+            unrolled=self.config.unrolled,
+        )
+        attend = recomputation.of_attention(self.config.remat, attend, unrolled=self.config.unrolled)
+        attended = attend(
             rotate(query, angles[:, :first]),
             rotate(key, angles),
             value,
             segments,
-            implementation=self.config.attention,
-            dropout_rate=self.config.attention_probs_dropout_prob,
             dropout_key=dropout_key,
-            window=window,
-            causal=causal,
-            unrolled=self.config.scan_unroll == 0,
         )
         return self.output(constrain(attended, "batch", "seq", "act_heads", None))
 
@@ -139,9 +148,11 @@ class FeedForward(nnx.Module):
     def __call__(self, x: Float[Array, "B S D"], dropout_key: Key[Array, ""] | None) -> Float[Array, "B S D"]:
         """Apply the layer, with dropout of the gated activation."""
         both = constrain(self.up(x), "batch", "seq", None, "act_mlp")
-        unrolled = self.config.scan_unroll == 0
+        unrolled = self.config.unrolled
         gated = activate(both[:, :, 0], self.config.hidden_act, unrolled=unrolled) * both[:, :, 1]
-        return self.down(dropout(gated, own_fields(self.config).mlp_dropout, dropout_key))
+        return self.down(
+            dropout(gated, own_fields(self.config).mlp_dropout, dropout_key, self.config.dropout_bits)
+        )
 
 
 class EncoderLayer(nnx.Module):
@@ -182,7 +193,9 @@ class EncoderLayer(nnx.Module):
         keys = (None, None, None) if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
         read = jnp.where(normalises, self.attention_norm(x), x)
         attended = self.attention(read, segments, positions, keys[0], first, causal, window, frequencies)
-        x = x[:, :first] + dropout(attended, self.config.attention_probs_dropout_prob, keys[1])
+        x = x[:, :first] + dropout(
+            attended, self.config.attention_probs_dropout_prob, keys[1], self.config.dropout_bits
+        )
         x = x + self.feed_forward(self.feed_forward_norm(x), keys[2])
         return constrain(x, "batch", "seq", "act_embed")
 
