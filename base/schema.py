@@ -179,7 +179,9 @@ def completed(saved: Mapping[str, Any], schema: type[Any]) -> dict[str, Any]:
     fields = {f.name: f for f in dataclasses.fields(schema)}
     hints = typing.get_type_hints(schema)
     known = {
-        name: _completed_value(without_alias(fields[name], value), member(hints[name])) if name in fields else value
+        name: _completed_value(without_alias(fields[name], value), member(hints[name]))
+        if name in fields
+        else value
         for name, value in saved.items()
     }
     return {name: older_value(f) for name, f in fields.items() if name not in saved} | known

@@ -61,7 +61,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     sizes = list(mesh_sizes(config, len(devices), slices if devices[0].platform == "tpu" else None).values())
     if sizes[0] > 1 and slices == sizes[0]:
-        layout = mesh_utils.create_hybrid_device_mesh([1, *sizes[1:]], [sizes[0], *(1 for _ in sizes[1:])], devices=devices)
+        across_slices = [sizes[0], *[1] * len(sizes[1:])]
+        layout = mesh_utils.create_hybrid_device_mesh([1, *sizes[1:]], across_slices, devices=devices)
     else:
         layout = mesh_utils.create_device_mesh(sizes, devices=devices, allow_split_physical_axes=True)
     return Mesh(layout, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from base.errors import UserError
 from pretrain.models import families
-from pretrain.models.dropout import MOST_BITS
 
 if TYPE_CHECKING:
     from pretrain.models.families.family import Family

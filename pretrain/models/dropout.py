@@ -51,7 +51,9 @@ def kept(
         bits = MOST_BITS if _is_threefry(key) or rate < LEAST_SHARE else FEWEST_BITS
     levels = 1 << bits
     threshold = round(rate * levels)
-    return (keep_mask(key, shape, threshold, bits), levels / (levels - threshold)) if threshold else (None, 1.0)
+    return (
+        (keep_mask(key, shape, threshold, bits), levels / (levels - threshold)) if threshold else (None, 1.0)
+    )
 
 
 def keep_mask(

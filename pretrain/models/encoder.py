@@ -23,7 +23,6 @@ from pretrain.models.config import EncoderConfig
 from pretrain.models.families.family import Maker
 from pretrain.models.module_shapes import Params
 
-
 MOST_UNROLLED = 24
 """The most layers that are unrolled where nothing says otherwise: the time to compile grows with them."""
 

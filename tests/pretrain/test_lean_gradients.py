@@ -176,7 +176,9 @@ def test_a_network_that_runs_them_is_the_network_that_does_not(monkeypatch: pyte
     inside = (SEGMENTS > 0)[..., None]
 
     def run(attention: str):
-        encoder = build_encoder(dataclasses.replace(config, attention=attention), dtype="bfloat16", platform="tpu")
+        encoder = build_encoder(
+            dataclasses.replace(config, attention=attention), dtype="bfloat16", platform="tpu"
+        )
 
         def function(params):
             return encoder.encode(params, tokens, SEGMENTS, positions).astype(jnp.float32) * inside

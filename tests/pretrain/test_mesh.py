@@ -161,7 +161,12 @@ def test_zero1_splits_the_moments_and_leaves_params_whole():
     ids=str,
 )
 def test_a_device_holds_its_share_of_a_base_networks_params_and_moments(mesh, params, moments):
-    sizes = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+    sizes = {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+    }
     model = build(encoder(vocab_size=50265, max_position_embeddings=514, **sizes))
     state = abstract_state(model, optax.adam(1e-3), make_mesh(mesh))
 

@@ -34,7 +34,13 @@ def _tokens(config: EncoderConfig) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("model_type", "remat"),
-    [("roberta", "none"), ("roberta", "full"), ("bert", "none"), ("distilbert", "none"), ("modernbert", "none")],
+    [
+        ("roberta", "none"),
+        ("roberta", "full"),
+        ("bert", "none"),
+        ("distilbert", "none"),
+        ("modernbert", "none"),
+    ],
 )
 def test_a_later_token_changes_no_earlier_output(model_type: str, remat: str):
     config = parse_config({"model_type": model_type, "bos_token_id": 0, "eos_token_id": 2, **SIZES}, "test")

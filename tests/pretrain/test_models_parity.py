@@ -217,9 +217,7 @@ def test_a_packed_row_has_the_loss_and_gradients_of_its_documents_alone(pair):
 
 
 @pytest.mark.parametrize("pair", ["roberta"], indirect=True)
-@pytest.mark.parametrize(
-    ("unroll", "remat"), [(0, "none"), (2, "full"), (1, "attention")], ids=["unrolled", "two_at_once_remat", "attention"]
-)
+@pytest.mark.parametrize(("unroll", "remat"), [(0, "none"), (2, "full"), (1, "attention")])
 def test_unrolling_and_recomputing_change_no_gradient(pair, unroll: int, remat: str):
     _, theirs, config, params = pair
     batch = _batch(config, PADDED)

@@ -51,9 +51,7 @@ class Embeddings(nnx.Module):
     ) -> Float[Array, "B S D"]:
         """Embed tokens. Their positions have no effect."""
         x = constrain(self.norm(self.word[...][tokens], dtype), "batch", "seq", "act_embed")
-        return dropout(
-            x, own_fields(self.config).embedding_dropout, dropout_key, self.config.dropout_bits
-        )
+        return dropout(x, own_fields(self.config).embedding_dropout, dropout_key, self.config.dropout_bits)
 
 
 class SelfAttention(nnx.Module):
