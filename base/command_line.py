@@ -144,9 +144,8 @@ def read(
     names = suggestions.Names.of(schema, values)
     _check_names(config, schema, names, "config", partial)
     _fill(config, schema, "config", overrides)
-    rest = [
-        f"{word}=true" if word.lstrip("-") in schema_module.may_be_bare(schema) else word for word in rest
-    ]
+    bare = schema_module.may_be_bare(schema)
+    rest = [f"{word}=true" if word.lstrip("-") in bare else word for word in rest]
     rest = _emptied(config, rest)
     for override in overrides:
         _check_override(config, override, names)

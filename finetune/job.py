@@ -249,8 +249,8 @@ def check_batch(config: FinetuneConfig, mesh: Mesh) -> None:
     if micro % across:
         raise UserError(
             f"config.global_batch={config.global_batch} in {config.grad_accum} micro-batches is {micro} rows, which "
-            f"{across} devices (config.mesh replica x data x zero1 x fsdp, less those that the runs are spread over) do "
-            "not divide; change one of them"
+            f"{across} devices (config.mesh replica x data x zero1 x fsdp, less those that the runs are spread over) "
+            "do not divide; change one of them"
         )
 
 

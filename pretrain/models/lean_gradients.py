@@ -26,7 +26,7 @@ def are_used(dtype: jnp.dtype) -> bool:
 
 @jax.custom_vjp
 def cast_once(kernel: Float[Array, "..."]) -> Float[Array, "..."]:
-    """A kernel that was rounded to the compute type. Without this, XLA rounds it again in each product that reads it."""
+    """A kernel that was rounded to the compute type. Else XLA rounds it again in each product that reads it."""
     return jax.lax.optimization_barrier(kernel)
 
 
