@@ -159,7 +159,9 @@ def _start(config: FinetuneConfig, labels: Sequence[str]) -> tuple[Loaded, Start
         seed=config.seed,
         dtype=config.dtype,
         overrides=_overrides(config),
-        use=Use(row_lengths=lengths, row_field=field, dropout_field="config.model.attention_dropout"),
+        use=Use(
+            row_lengths=lengths, row_field=field, dropout_field="config.model.attention_dropout", packed=False
+        ),
     )
     rows = start.classifier.encoder.config.vocab_size
     if tokenizer.vocab_size > rows:

@@ -91,6 +91,7 @@ def checked_model(
     use = Use(
         causal=any(TRAITS[phase.objective].causal for phase in phases),
         row_lengths=tuple(phase.seq_len for phase in phases),
+        packed=any(phase.data.packing == "documents" for phase in phases),
     )
     model = build(encoder, dtype=config.dtype, platform=platform, use=use)
     for phase in phases:

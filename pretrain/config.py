@@ -76,7 +76,7 @@ class ModelConfig:
         "layers); None takes the checkpoint's rate, or 0.1 in a new network (modernbert: 0)",
     )
     attention_probs_dropout_prob: float | None = field(
-        None, "dropout of attention weights (the xla attention only); None as above"
+        None, "dropout of attention weights, which cudnn, triton and splash do not have; None as above"
     )
     embedding_size: int | None = field(
         None, "electra: width of the embeddings, which are projected to hidden_size; None is hidden_size"
@@ -92,7 +92,8 @@ class ModelConfig:
     tie_word_embeddings: bool = field(True, "the head's output matrix is the input embedding")
     attention: str = field(
         "auto",
-        "attention kernel: xla, cudnn (GPU), one_pass (TPU), or auto, which takes the fastest that can run",
+        "attention kernel: xla, chunked, cudnn or triton (GPU), one_pass or splash (TPU), or auto, which takes the "
+        "fastest that can run",
     )
     remat: str = field(
         "none",

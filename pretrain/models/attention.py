@@ -6,17 +6,20 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from base.errors import UserError
 from pretrain.models import lean_gradients
 from pretrain.models.config import EncoderConfig
-from pretrain.models.dropout import MOST_BITS, dropout, kept
+from pretrain.models.dropout import dropout, kept
+from pretrain.models.kernels import chunked, gpu, splash
+from pretrain.models.kernels.chunked import in_chunks
+from pretrain.models.kernels.sight import Compute, Sight, WeightDropout
 from pretrain.models.matrix_products import einsum
 
 AUTO = "auto"
@@ -24,49 +27,10 @@ BLOCKS = 3
 """A block of queries sees so many blocks of keys: its own, and one to each side."""
 DROPOUT_FIELD = "config.model.attention_probs_dropout_prob"
 """Where pretraining sets the dropout of attention weights."""
-
-
-@dataclass(frozen=True)
-class Sight:
-    """Which tokens of a row a token sees."""
-
-    segments: Int[Array, "B S"]
-    """The document within the row, 0 for padding. A token sees the tokens with the same number."""
-    window: Int[Array, ""] | int | None
-    """How far from itself a token sees, to both sides; None is the whole document. An int where it is known before the
-    program is compiled."""
-    causal: bool
-    """Whether a token sees itself and earlier tokens alone."""
-    unrolled: bool = False
-    """Whether no loop runs the layers."""
-
-    def mask(self, queries: int) -> Bool[Array, "B 1 Q S"]:
-        """True where the first Q tokens of a row see a token."""
-        places = jnp.arange(self.segments.shape[1])
-        mask = self.segments[:, None, :queries, None] == self.segments[:, None, None, :]
-        if self.causal:
-            mask &= places <= places[:queries, None]
-        if self.window is not None:
-            mask &= jnp.abs(places[:queries, None] - places) <= self.window
-        return mask
-
-
-@dataclass(frozen=True)
-class WeightDropout:
-    """Dropout of the attention weights."""
-
-    rate: float
-    key: Key[Array, ""] | None
-    """The key of the mask; None drops nothing."""
-    bits: int = MOST_BITS
-    """Random bits for each weight."""
-
-
-Compute = Callable[
-    [Float[Array, "B Q N H"], Float[Array, "B S N H"], Float[Array, "B S N H"], Sight, WeightDropout],
-    Float[Array, "B Q N H"],
-]
-"""A kernel's function: query, key, value, visible tokens, dropout -> the attention's output for each query."""
+LONG = 2048
+"""Tokens of a row from which `auto` runs attention by chunks."""
+SPLASH_FROM = 1024
+"""Tokens of a row from which `auto` runs splash attention."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +58,8 @@ class Kernel:
     """In training, the number of tokens of a row must be a multiple of this number."""
     some_queries: bool = True
     """Whether the queries may be the first Q < S tokens of each row."""
+    auto_from: int = 0
+    """`auto` takes it if the longest row has at least so many tokens."""
 
 
 def _xla(
@@ -177,24 +143,24 @@ def _one_pass(
     return jnp.swapaxes(lean_gradients.attend(query, key, value, visible, keep, scale, sight.unrolled), 1, 2)
 
 
-def _cudnn(
-    query: Float[Array, "B S N H"],
+def _dense(
+    query: Float[Array, "B Q N H"],
     key: Float[Array, "B S N H"],
     value: Float[Array, "B S N H"],
     sight: Sight,
     weight_dropout: WeightDropout,
-) -> Float[Array, "B S N H"]:
-    """cuDNN's fused attention, which never writes the scores out; jax hands it the mask as a bias [B, 1, S, S]."""
-    return jax.nn.dot_product_attention(
-        query, key, value, mask=sight.mask(query.shape[1]), implementation="cudnn"
-    )
+) -> Float[Array, "B Q N H"]:
+    """All pairs of some queries, by the faster of `_one_pass` and the reference."""
+    compute = _one_pass if lean_gradients.are_used(query.dtype) else _xla
+    return compute(query, key, value, sight, weight_dropout)
 
 
 KERNELS: dict[str, Kernel] = {
     "cudnn": Kernel(
-        _cudnn,
+        gpu.cudnn,
         platforms=("gpu",),
         dtypes=("bfloat16", "float16"),
+        segments=False,
         windows=False,
         dropout=False,
         head_multiple=8,
@@ -202,6 +168,30 @@ KERNELS: dict[str, Kernel] = {
         row_multiple=2,
         some_queries=False,
     ),
+    "triton": Kernel(
+        gpu.triton,
+        platforms=("gpu",),
+        dtypes=("bfloat16", "float16"),
+        windows=False,
+        dropout=False,
+        head_multiple=16,
+        widest_head=128,
+        row_multiple=gpu.BLOCK,
+        some_queries=False,
+    ),
+    "splash": Kernel(
+        splash.attend,
+        platforms=("tpu",),
+        dtypes=("bfloat16", "float32"),
+        windows=False,
+        dropout=False,
+        head_multiple=64,
+        widest_head=256,
+        row_multiple=splash.LANES,
+        some_queries=False,
+        auto_from=SPLASH_FROM,
+    ),
+    "chunked": Kernel(in_chunks(_dense), row_multiple=chunked.SMALLEST, some_queries=False, auto_from=LONG),
     "one_pass": Kernel(_one_pass, platforms=("tpu",), dtypes=("bfloat16",), windows=False),
     "xla": Kernel(_xla),
 }
@@ -223,6 +213,8 @@ class Use:
     """Where they are set."""
     dropout_field: str = DROPOUT_FIELD
     """Where the dropout of attention weights is set."""
+    packed: bool = True
+    """Whether several documents may share a row, each of which attends to itself alone."""
 
 
 NOTHING_KNOWN = Use()
@@ -291,9 +283,11 @@ def choose(asked: str, needs: Needs) -> Choice:
     if asked != AUTO and asked not in KERNELS:
         raise UserError(f"config.model.attention={asked!r} should be one of {', '.join([AUTO, *KERNELS])}")
     obstacles = {name: _obstacles(kernel, needs) for name, kernel in KERNELS.items()}
-    able = [name for name in KERNELS if not obstacles[name]]
+    longest = max(needs.use.row_lengths, default=0)
+    worthwhile = [name for name, kernel in KERNELS.items() if kernel.auto_from <= longest]
+    able = [name for name in worthwhile if not obstacles[name]]
     if asked == AUTO:
-        faster = itertools.takewhile(lambda name: name != able[0], KERNELS)
+        faster = itertools.takewhile(lambda name: name != able[0], worthwhile)
         candidates = [name for name in faster if needs.platform in KERNELS[name].platforms]
         refused = {name: ", and ".join(obstacles[name]) for name in candidates}
         return Choice(able[0], refused, by_blocks=needs.windows)
@@ -330,8 +324,8 @@ def _obstacles(kernel: Kernel, needs: Needs) -> list[str]:
         )
     if needs.use.causal and not kernel.causal:
         found.append("has no causal attention")
-    if not kernel.segments:
-        found.append("does not keep the documents of a row apart")
+    if needs.use.packed and not kernel.segments:
+        found.append("does not keep the documents of a row apart (config.data.packing=documents)")
     return found
 
 
@@ -358,8 +352,8 @@ def attention(
       query: heads of the first Q <= S tokens of each row, in the compute type; scores and softmax are float32.
       key, value: heads of all S tokens.
       segments: the document within the row, 0 for padding.
-      implementation: a kernel of `KERNELS` that `choose` returned. If Q < S, xla replaces a kernel that needs all S
-        queries, because there is little to compute.
+      implementation: a kernel of `KERNELS` that `choose` returned. xla replaces a kernel that needs all S queries where
+        Q < S, because there is little to compute, and one that cannot divide S, which no training row is.
       dropout_rate: dropout of the attention weights.
       dropout_key: the key of the dropout mask; None drops nothing.
       dropout_bits: random bits for each weight, see `dropout`.
@@ -368,7 +362,9 @@ def attention(
       unrolled: whether no loop runs the layers.
     """
     kernel = KERNELS[implementation] if not isinstance(window, int) else Kernel(_by_blocks)
-    if query.shape[1] < segments.shape[1] and not kernel.some_queries:
+    if segments.shape[1] % kernel.row_multiple or (
+        query.shape[1] < segments.shape[1] and not kernel.some_queries
+    ):
         kernel = KERNELS["xla"]
     sight = Sight(segments, window, causal, unrolled)
     return kernel.compute(query, key, value, sight, WeightDropout(dropout_rate, dropout_key, dropout_bits))

@@ -10,7 +10,17 @@ import pytest
 
 from base.errors import UserError
 from pretrain.models import build_encoder
-from pretrain.models.attention import KERNELS, Choice, Kernel, Needs, Use, attention, choose
+from pretrain.models.attention import (
+    KERNELS,
+    LONG,
+    SPLASH_FROM,
+    Choice,
+    Kernel,
+    Needs,
+    Use,
+    attention,
+    choose,
+)
 from pretrain.models.huggingface import parse_config
 
 B, S, N, H = 2, 9, 3, 4
@@ -83,7 +93,8 @@ def test_dropout_keeps_the_mean_over_many_keys():
     assert (np.abs(np.mean(draws, axis=0) - attention(*heads, SEGMENTS)) < error).all()
 
 
-NEEDS = Needs(platform="gpu", dtype="bfloat16", dropout=0.0, head_width=64, windows=False)
+ONE_DOCUMENT = Use(packed=False)
+NEEDS = Needs(platform="gpu", dtype="bfloat16", dropout=0.0, head_width=64, windows=False, use=ONE_DOCUMENT)
 DROPOUT = "has no dropout of attention weights, which is 0.1: set config.model.attention_probs_dropout_prob=0"
 FLOAT32 = "needs config.dtype=bfloat16, not float32"
 
@@ -103,17 +114,53 @@ FLOAT32 = "needs config.dtype=bfloat16, not float32"
             "takes heads of a multiple of 8 up to 128, not of 192: set config.model.num_attention_heads",
         ),
         (
-            {"use": Use(row_lengths=(128, 127))},
+            {"use": Use(row_lengths=(128, 127), packed=False)},
             "takes rows of a multiple of 2 tokens, not of 127: set config.seq_len",
         ),
+        ({"use": Use()}, "does not keep the documents of a row apart (config.data.packing=documents)"),
     ],
 )
 def test_auto_takes_cudnn_only_where_it_computes_the_same_and_says_why_not(changes: dict, reason: str):
     assert choose("auto", NEEDS) == Choice("cudnn", {})
-    assert choose("auto", dataclasses.replace(NEEDS, use=Use(causal=True))) == Choice("cudnn", {})
+    assert choose("auto", dataclasses.replace(NEEDS, use=Use(causal=True, packed=False))) == Choice(
+        "cudnn", {}
+    )
     choice = choose("auto", dataclasses.replace(NEEDS, **changes))
-    assert choice == Choice("xla", {"cudnn": reason})
-    assert str(choice) == f"xla; cudnn {reason}"
+    assert choice.refused["cudnn"] == reason
+    assert str(choice).startswith(f"{choice.name}; cudnn {reason}")
+
+
+def test_a_gpu_keeps_packed_documents_apart_by_their_segments():
+    choice = choose("auto", dataclasses.replace(NEEDS, use=Use(row_lengths=(1024,))))
+    assert choice.name == "triton" and list(choice.refused) == ["cudnn"]
+    choice = choose("auto", dataclasses.replace(NEEDS, use=Use(row_lengths=(1000,))))
+    assert (
+        choice.refused["triton"] == "takes rows of a multiple of 64 tokens, not of 1000: set config.seq_len"
+    )
+
+
+@pytest.mark.parametrize(
+    ("platform", "dtype", "dropout", "lengths", "name"),
+    [
+        ("cpu", "float32", 0.1, (128,), "xla"),
+        ("cpu", "float32", 0.1, (LONG // 2,), "xla"),
+        ("cpu", "float32", 0.1, (128, LONG), "chunked"),
+        ("gpu", "float32", 0.0, (LONG,), "chunked"),
+        ("tpu", "bfloat16", 0.0, (SPLASH_FROM // 2,), "one_pass"),
+        ("tpu", "bfloat16", 0.0, (SPLASH_FROM,), "splash"),
+        ("tpu", "float32", 0.0, (SPLASH_FROM,), "splash"),
+        ("tpu", "bfloat16", 0.1, (SPLASH_FROM,), "one_pass"),
+        ("tpu", "bfloat16", 0.1, (LONG,), "chunked"),
+    ],
+)
+def test_long_rows_take_a_kernel_that_writes_no_scores(
+    platform: str, dtype: str, dropout: float, lengths: tuple[int, ...], name: str
+):
+    needs = Needs(platform, dtype, dropout, 64, False, Use(row_lengths=lengths))
+    choice = choose("auto", needs)
+    assert choice.name == name
+    if dropout and max(lengths) >= SPLASH_FROM and platform == "tpu":
+        assert choice.refused["splash"].startswith("has no dropout of attention weights")
 
 
 def test_a_kernel_of_other_hardware_is_no_faster_one():
@@ -147,7 +194,7 @@ def test_windows_run_by_blocks_beside_a_kernel_that_has_none():
     assert choose("xla", windows) == Choice("xla", {})
     assert str(choose("auto", dataclasses.replace(windows, platform="cpu"))) == "xla, windows by blocks"
     choice = choose("auto", dataclasses.replace(windows, dtype="float32"))
-    assert str(choice) == f"xla, windows by blocks; cudnn {FLOAT32}"
+    assert str(choice).startswith(f"xla, windows by blocks; cudnn {FLOAT32}; triton {FLOAT32}")
 
 
 def test_a_kernel_is_added_by_a_function_and_a_row(monkeypatch: pytest.MonkeyPatch):
@@ -160,11 +207,12 @@ def test_a_kernel_is_added_by_a_function_and_a_row(monkeypatch: pytest.MonkeyPat
     assert choose("auto", cpu) == choose("doubled", cpu) == Choice("doubled", {})
     assert choose("auto", NEEDS) == Choice("cudnn", {})
     assert (
-        str(choose("auto", dataclasses.replace(cpu, use=Use(causal=True))))
+        str(choose("auto", dataclasses.replace(cpu, use=Use(causal=True, packed=False))))
         == "xla; doubled has no causal attention"
     )
     with pytest.raises(
-        UserError, match="attention='dubbled' should be one of auto, doubled, cudnn, one_pass, xla"
+        UserError,
+        match="attention='dubbled' should be one of auto, doubled, cudnn, triton, splash, chunked, one_pass, xla",
     ):
         choose("dubbled", cpu)
     with pytest.raises(UserError, match=r"attention=doubled runs on a CPU, not on gpu; or set .*=cudnn"):
@@ -177,7 +225,9 @@ def test_a_kernel_that_mixes_documents_is_never_taken(monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         "pretrain.models.attention.KERNELS", {"mixing": Kernel(lambda *_: None, segments=False)} | KERNELS
     )
-    assert choose("auto", NEEDS).refused == {"mixing": "does not keep the documents of a row apart"}
+    packed = dataclasses.replace(NEEDS, use=Use())
+    assert choose("auto", packed).refused["mixing"].startswith("does not keep the documents of a row apart")
+    assert choose("auto", NEEDS).name == "mixing"
 
 
 def test_a_window_hides_what_is_further_away():
@@ -193,16 +243,16 @@ def test_a_window_hides_what_is_further_away():
     np.testing.assert_array_equal(wide, attention(query, key, value, SEGMENTS))
 
 
-LONG = 41
+WIDE = 41
 """Tokens of a row, in which windows of 4 hide much; no multiple of the window."""
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("queries", [LONG, 1, 7])
+@pytest.mark.parametrize("queries", [WIDE, 1, 7])
 def test_blocks_compute_what_the_whole_row_computes(causal: bool, queries: int):
     rng = np.random.default_rng(1)
-    query, key, value = (jnp.asarray(rng.normal(size=(B, LONG, N, H)), jnp.float32) for _ in range(3))
-    segments = np.stack([np.repeat([1, 2, 3, 0], [9, 20, 2, 10]), np.ones(LONG, int)]).astype(np.int32)
+    query, key, value = (jnp.asarray(rng.normal(size=(B, WIDE, N, H)), jnp.float32) for _ in range(3))
+    segments = np.stack([np.repeat([1, 2, 3, 0], [9, 20, 2, 10]), np.ones(WIDE, int)]).astype(np.int32)
     weights = jnp.asarray(rng.normal(size=(B, queries, N, H)) * (segments[:, :queries] > 0)[..., None, None])
 
     def total(query, key, value, window):
@@ -320,38 +370,6 @@ def test_fine_tuning_names_its_own_field_of_attention_dropout():
             platform="gpu",
             use=Use(dropout_field="config.model.attention_dropout"),
         )
-
-
-@pytest.mark.parametrize("causal", [False, True])
-def test_cudnn_is_asked_for_the_attention_that_xla_computes(monkeypatch: pytest.MonkeyPatch, causal: bool):
-    """Without a GPU: the whole call is looked at, and what it asks for is computed by hand."""
-    calls = []
-
-    def recorded(*heads, **options):
-        calls.append((heads, options))
-        return heads[0]
-
-    monkeypatch.setattr(jax.nn, "dot_product_attention", recorded)
-    given = _heads("bfloat16")
-    out = attention(*given, SEGMENTS, implementation="cudnn", causal=causal)
-    ((heads, options),) = calls
-    assert out is heads[0]
-    assert all(mine is theirs for mine, theirs in zip(heads, given, strict=True))
-    assert [x.dtype for x in heads] == ["bfloat16"] * 3
-    assert set(options) == {"mask", "implementation"}, "no scale, bias or length of its own"
-    assert options["implementation"] == "cudnn"
-    mask = np.asarray(options["mask"])
-    assert mask.shape == (B, 1, S, S) and mask.dtype == bool
-    for row, token, other in itertools.product(range(B), range(S), range(S)):
-        sees = SEGMENTS[row, token] == SEGMENTS[row, other] and (other <= token or not causal)
-        assert mask[row, 0, token, other] == sees
-    scores = np.einsum("BQNH,BSNH->BNQS", *(np.asarray(x, np.float64) for x in heads[:2])) / np.sqrt(H)
-    weights = np.where(mask, np.exp(scores), 0)
-    by_hand = np.einsum(
-        "BNQS,BSNH->BQNH", weights / weights.sum(-1, keepdims=True), np.asarray(heads[2], np.float64)
-    )
-    expected = attention(*given, SEGMENTS, causal=causal)
-    np.testing.assert_allclose(np.asarray(expected, np.float64), by_hand, atol=0.02)
 
 
 @pytest.mark.parametrize("causal", [False, True])
