@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 from base.errors import UserError
 from pretrain.models import lean_gradients
 from pretrain.models.config import EncoderConfig
-from pretrain.models.dropout import dropout, kept
+from pretrain.models.dropout import MOST_BITS, dropout, kept
 from pretrain.models.kernels import chunked, gpu, splash
 from pretrain.models.kernels.chunked import in_chunks
 from pretrain.models.kernels.sight import Compute, Sight, WeightDropout
