@@ -56,7 +56,9 @@ class ModelConfig:
     attention_dropout: float | None = field(
         None, "dropout of attention weights; None takes the checkpoint's value"
     )
-    attention: str = field("auto", "attention kernel, as in pretraining: auto, xla, cudnn or one_pass")
+    attention: str = field(
+        "auto", "attention kernel, as in pretraining: auto, xla, chunked, cudnn, triton, one_pass or splash"
+    )
     remat: str = field(
         "none",
         "what the backward pass computes again, to save memory, as in pretraining",

@@ -6,7 +6,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -45,7 +45,9 @@ class Kernel:
     segments: bool = True
     """Whether it keeps the documents of a row apart."""
     windows: bool = True
-    """Whether it computes layers that see a window; if not, they run by blocks."""
+    """Whether it computes layers that see a window, which may be an array; if not, they run by blocks."""
+    known_windows: bool = False
+    """Whether it computes windows that are known when the program is compiled, and only those."""
     causal: bool = True
     """Whether it can hide later tokens."""
     dropout: bool = True
@@ -184,6 +186,7 @@ KERNELS: dict[str, Kernel] = {
         platforms=("tpu",),
         dtypes=("bfloat16", "float32"),
         windows=False,
+        known_windows=True,
         dropout=False,
         head_multiple=64,
         widest_head=256,
@@ -262,6 +265,12 @@ class Choice:
     by_blocks: bool = False
     """Whether the layers that see a window run by blocks instead."""
 
+    def is_given(self, windows: Sequence[int], length: int) -> bool:
+        """Whether windows have to be known when the program is compiled, for rows of `length` tokens."""
+        if self.by_blocks:
+            return any(is_shorter(window, length) for window in windows)
+        return any(windows) and KERNELS[self.name].known_windows
+
     def __str__(self) -> str:
         """In words: `xla, windows by blocks; cudnn needs config.dtype=bfloat16, not float32`."""
         name = self.name + ", windows by blocks" * self.by_blocks
@@ -290,13 +299,14 @@ def choose(asked: str, needs: Needs) -> Choice:
         faster = itertools.takewhile(lambda name: name != able[0], worthwhile)
         candidates = [name for name in faster if needs.platform in KERNELS[name].platforms]
         refused = {name: ", and ".join(obstacles[name]) for name in candidates}
-        return Choice(able[0], refused, by_blocks=needs.windows)
+        return Choice(able[0], refused, by_blocks=needs.windows and not KERNELS[able[0]].known_windows)
     if obstacles[asked]:
         raise UserError(
             f"config.model.attention={asked} {', and '.join(obstacles[asked])}; "
             f"or set config.model.attention={able[0]}"
         )
-    return Choice(asked, {}, by_blocks=needs.windows and not KERNELS[asked].windows)
+    has_windows = KERNELS[asked].windows or KERNELS[asked].known_windows
+    return Choice(asked, {}, by_blocks=needs.windows and not has_windows)
 
 
 def _obstacles(kernel: Kernel, needs: Needs) -> list[str]:
@@ -357,14 +367,15 @@ def attention(
       dropout_rate: dropout of the attention weights.
       dropout_key: the key of the dropout mask; None drops nothing.
       dropout_bits: random bits for each weight, see `dropout`.
-      window: how far from itself a token sees, to both sides; None is the whole document. An int runs by blocks.
+      window: how far from itself a token sees, to both sides; None is the whole document. An int runs by blocks, unless
+        the kernel computes known windows itself.
       causal: whether a token sees itself and earlier tokens alone.
       unrolled: whether no loop runs the layers.
     """
-    kernel = KERNELS[implementation] if not isinstance(window, int) else Kernel(_by_blocks)
-    if segments.shape[1] % kernel.row_multiple or (
-        query.shape[1] < segments.shape[1] and not kernel.some_queries
-    ):
+    kernel, length = KERNELS[implementation], segments.shape[1]
+    if length % kernel.row_multiple or (query.shape[1] < length and not kernel.some_queries):
         kernel = KERNELS["xla"]
+    if isinstance(window, int) and not kernel.known_windows:
+        kernel = Kernel(_by_blocks)
     sight = Sight(segments, window, causal, unrolled)
     return kernel.compute(query, key, value, sight, WeightDropout(dropout_rate, dropout_key, dropout_bits))

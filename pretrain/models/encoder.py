@@ -80,11 +80,10 @@ class Encoder:
         """The tree of `params` with True where weight decay applies: kernels and embeddings, not biases and norms."""
         return module_shapes.decay_mask(self.modules())
 
-    def _block_windows(self, length: int) -> tuple[int, ...]:
-        """The windows of the layers, where those that have one run by blocks; () where no layer does."""
+    def _known_windows(self, length: int) -> tuple[int, ...]:
+        """The windows of the layers, where the kernel must know them; () where it need not."""
         windows = self.config.windows
-        by_blocks = self.kernel.by_blocks and any(attention.is_shorter(window, length) for window in windows)
-        return windows if by_blocks else ()
+        return windows if self.kernel.is_given(windows, length) else ()
 
     def encode(
         self,
@@ -131,7 +130,7 @@ class Encoder:
 
         traits = {**self.config.family.parts.layer.traits(self.config)}
         known: list[dict[str, Any]] = [{} for _ in range(layers)]
-        if windows := self._block_windows(tokens.shape[1]):
+        if windows := self._known_windows(tokens.shape[1]):
             known = [{"window": window or None} for window in windows]
             del traits["window"]
         scanned = {name: jnp.asarray(values) for name, values in traits.items()}

@@ -368,7 +368,7 @@ def test_fine_tuning_names_its_own_field_of_attention_dropout():
             dataclasses.replace(config, attention="cudnn"),
             dtype="bfloat16",
             platform="gpu",
-            use=Use(dropout_field="config.model.attention_dropout"),
+            use=Use(dropout_field="config.model.attention_dropout", packed=False),
         )
 
 

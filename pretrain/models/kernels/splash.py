@@ -18,6 +18,8 @@ LANES = 128
 """Rows are a multiple of this: the width of a TPU's registers."""
 BLOCK = 512
 """Queries and keys of a block, at most."""
+NARROW = 256
+"""The same in layers that see a window."""
 
 
 def attend(
@@ -35,7 +37,7 @@ def attend(
     assert sight.window is None or isinstance(sight.window, int), "blocks are chosen before the program runs"
     length, scale = query.shape[1], 1 / math.sqrt(query.shape[-1])
     mask = _mask(length, sight)
-    block = math.gcd(length, LANES if sight.window else BLOCK)
+    block = math.gcd(length, NARROW if sight.window else BLOCK)
     sizes = splash.BlockSizes(
         block_q=block,
         block_kv=block,
