@@ -28,6 +28,12 @@ log = logging.getLogger(__name__)
 WAIT_SECONDS = 0.2
 """Seconds of one wait for a batch. A longer wait repeats it, so that signal handlers can run in between."""
 
+LEAST_AHEAD, MOST_AHEAD = 4, 64
+"""Batches that are prepared ahead by default."""
+TOKENS_AHEAD = 1 << 16
+"""Tokens that are prepared ahead by default, between these two limits. All streams wait for the tokenizer at about the
+same time, for longer than a few small steps take."""
+
 SMALL_WINDOW = 32
 """Number of documents. Each window ends with a row that is not filled up; smaller windows have many such rows."""
 
@@ -106,7 +112,13 @@ def open_batches(
             complete,
         )
 
-    return BatchIterator(start, config.prefetch, min(state["epoch"] for state in chosen.values()))
+    depth = config.prefetch or batches_ahead(size * seq_len)
+    return BatchIterator(start, depth, min(state["epoch"] for state in chosen.values()))
+
+
+def batches_ahead(tokens: int) -> int:
+    """The number of batches that are prepared ahead by default, if this process's share of one has so many tokens."""
+    return max(LEAST_AHEAD, min(MOST_AHEAD, TOKENS_AHEAD // tokens))
 
 
 def dropped(states: Mapping[str, Any]) -> dict[str, int]:
@@ -125,11 +137,13 @@ def check_data(config: DataConfig, where: str = "config.data") -> None:
       where: the path of `config` in messages.
 
     Raises:
-      UserError: streams, window or prefetch is below 1, or eval_fraction is not in [0, 1).
+      UserError: streams or window is below 1, prefetch is below 0, or eval_fraction is not in [0, 1).
     """
-    for name in ("streams", "window", "prefetch"):
+    for name in ("streams", "window"):
         if getattr(config, name) < 1:
             raise UserError(f"{where}.{name}={getattr(config, name)} should be 1 or more")
+    if config.prefetch < 0:
+        raise UserError(f"{where}.prefetch={config.prefetch} should be 1 or more, or 0 for the default")
     if not 0 <= config.eval_fraction < 1:
         raise UserError(f"{where}.eval_fraction={config.eval_fraction} should be at least 0 and below 1")
 

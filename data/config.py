@@ -75,7 +75,7 @@ class DataConfig(SourceConfig):
     eval_source: SourceConfig | None = field(
         None, "a separate source for evaluation, instead of a held-out share"
     )
-    prefetch: int = field(4, "batches prepared ahead of the step")
+    prefetch: int = field(0, "batches prepared ahead of the step; 0: 4 to 64, more if batches are small")
 
 
 def leaf_sources(config: DataConfig) -> tuple[SourceConfig, ...]:

@@ -13,7 +13,7 @@ import pytest
 
 from base.errors import UserError
 from data import token_streams
-from data.batches import Batch, BatchIterator, check_data, open_batches
+from data.batches import Batch, BatchIterator, batches_ahead, check_data, open_batches
 from data.config import DataConfig, SourceConfig
 from data.corpus import count_steps
 from tests.memory_corpus import FIRST_TOKEN, SPECIAL, Encoder, MemorySource, documents_of, make_corpus
@@ -220,6 +220,12 @@ def test_batches_do_not_depend_on_prefetch_or_chunks(monkeypatch: pytest.MonkeyP
     assert_same(take(configured(prefetch=7), [source], 10), expected)
 
 
+def test_more_batches_are_prepared_ahead_if_they_are_small() -> None:
+    assert [batches_ahead(tokens) for tokens in (64, 1024, 4096, 1 << 20)] == [64, 64, 16, 4]
+    with opened(CONFIG, [MemorySource(make_corpus(3, 90))]) as batches:
+        assert batches._ready.maxsize == 64
+
+
 @pytest.mark.parametrize("shards", [3, 40])
 def test_the_last_epoch_reads_no_record_beyond_it(shards: int) -> None:
     source = MemorySource(make_corpus(shards, 90))
@@ -307,7 +313,7 @@ def test_an_iterator_that_is_dropped_stops_its_background_work() -> None:
         ({}, {"global_batch": 10}, "config.global_batch=10 is not a multiple of config.data.streams=4"),
         ({"streams": 0}, {}, "config.data.streams=0 should be 1 or more"),
         ({"window": 0}, {}, "config.data.window=0 should be 1 or more"),
-        ({"prefetch": 0}, {}, "config.data.prefetch=0 should be 1 or more"),
+        ({"prefetch": -1}, {}, "config.data.prefetch=-1 should be 1 or more, or 0 for the default"),
         ({"eval_fraction": 1.0}, {}, "config.data.eval_fraction=1.0 should be at least 0 and below 1"),
         ({}, {"seq_len": 2}, "seq_len=2 should be at least 3"),
         ({}, {"epochs": 0}, "epochs=0 should be at least 1"),
