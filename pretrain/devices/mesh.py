@@ -182,11 +182,6 @@ def of_moments(axes: Sequence[str | None]) -> tuple[str | None, ...]:
     return tuple(OF_MOMENTS.get(name, name) if name else None for name in axes)
 
 
-def is_whole(name: str) -> bool:
-    """Whether the mesh (`jax.set_mesh`) splits no logical axis of this name."""
-    return not _split_over(jax.sharding.get_abstract_mesh().shape, name)
-
-
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Fix an activation's layout inside jit by its logical axes. Without a mesh (`jax.set_mesh`) it does nothing."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from pretrain.devices.mesh import gathered, is_whole
+from pretrain.devices.mesh import gathered
 from pretrain.models import lean_gradients
 from pretrain.models.matrix_products import einsum
 
@@ -125,13 +125,10 @@ class Linear(nnx.Module):
         """
         rows = x.shape[: x.ndim - len(self.inputs)]
         width, out = math.prod(self.inputs), math.prod(self.outputs)
-        kernel, axes = self.kernel[...].astype(x.dtype), self.axes
+        kernel = self.kernel[...].astype(x.dtype)
         if lean_gradients.are_used(x.dtype):
             kernel = lean_gradients.cast_once(kernel)
-            if is_whole("heads"):
-                # Reshaped before it is gathered: XLA would copy the gathered kernel to another layout.
-                kernel, axes = kernel.reshape(width, out), (axes[0], axes[len(self.inputs)])
-        kernel = gathered(kernel, axes).reshape(width, out)
+        kernel = gathered(kernel, self.axes).reshape(width, out)
         letters = "STUVWXYZ"[: len(rows)]
         y = einsum(f"{letters}D,DF->{letters}F", x.reshape(*rows, width), kernel)
         y = y.reshape(*rows, *self.outputs)
