@@ -5,7 +5,8 @@ python -m pretrain --config=configs/roberta_base_oscar_no.py --workdir=gs://BUCK
 
 Data: a folder with the Norwegian part of any OSCAR release. To read from a hub instead, without a download:
     --config.data.source=hub --config.data.name=HPLT/HPLT2.0_cleaned --config.data.subset=nob_Latn
-Hardware: TPU v3-8. The Flax example took 15 h 32 m on OSCAR 2019. It reached a loss of 1.78 and an accuracy of 0.64.
+Hardware: TPU v3-8. `python -m pretrain.plan` models 202M cycles a step, 0.22 s, and 6.2 GiB a device. The Flax
+example took 15 h 32 m on OSCAR 2019. It reached a loss of 1.78 and an accuracy of 0.64.
 """
 
 import ml_collections
