@@ -185,7 +185,9 @@ def test_a_network_that_runs_them_is_the_network_that_does_not(monkeypatch: pyte
 
     plain = run()
     monkeypatch.setattr(lean_gradients, "are_used", lambda dtype: True)
-    _near(run(), plain, 1e-3)
+    for mine, reference in zip(jax.tree.leaves(run()), jax.tree.leaves(plain), strict=True):
+        # Not relative alone: the gradient of a key's bias is 0 but for rounding.
+        np.testing.assert_allclose(mine, reference, atol=1e-3 * np.abs(reference).max() + 1e-6)
 
 
 def test_the_loss_without_a_maximum_is_the_loss_with_one(monkeypatch: pytest.MonkeyPatch):
