@@ -15,6 +15,7 @@ from base.errors import UserError
 
 GIB = 1024**3
 TERA = 1e12
+PUBLISHED = "Google's figure"
 MOST_SLICES = 256
 """A larger number of slices is refused as a typing error: the largest published Multislice run joined 199."""
 
@@ -38,8 +39,12 @@ class TpuSlice:
     """Clock rate of a TensorCore, in Hz."""
     peak_bf16: float
     """Peak rate of bfloat16 matrix products of one JAX device, in FLOP/s."""
+    hbm_bytes: float
+    """Rate of the HBM of one JAX device, in bytes/s."""
     link_bytes: float
-    """Rate of all links of a chip within the slice, both directions, in bytes/s; 0 if Google gives no figure."""
+    """Rate at which a chip can send through all its links within the slice, in bytes/s."""
+    link_source: str
+    """Where the rate of the links comes from, in words."""
     runtime_version: str
     """Image of the TPU VMs, for gcloud's --version; empty if there is none (GKE only)."""
     topology: str
@@ -63,14 +68,18 @@ class Generation:
     devices_per_chip: int
     chip_memory: float
     """HBM of a chip, in GiB."""
+    hbm_gigabytes: float
+    """Rate of a chip's HBM, in GB/s."""
     chip_tera: float
     """Peak rate of bfloat16 matrix products of a chip, in TFLOP/s."""
     clock_mhz: float
     runtime_version: str
     shapes: tuple[str, ...]
     """Number of chips along each axis, for every size on offer, smallest first."""
-    link_gigabytes: float = 0
-    """Rate of all links of a chip, both directions, in GB/s; 0 if Google gives no figure."""
+    link_gigabytes: float
+    """Rate of all links of a chip, both directions, in GB/s."""
+    link_source: str = PUBLISHED
+    """Where that rate comes from, in words."""
     one_host: int = 4
     """Largest number of chips on one host; a larger slice has 4 chips on each host."""
     gke_only: bool = False
@@ -86,18 +95,22 @@ class Generation:
         return {f"{self.prefix}-{self.counted * _chips(shape)}": shape for shape in self.shapes}
 
 
-# Sources. Memory, peak rate, links and sizes: Google's pages "TPU v2" to "TPU v6e" and "TPU7x (Ironwood)" at
+# Sources. Memory, rates, links and sizes: Google's pages "TPU v2" to "TPU v6e" and "TPU7x (Ironwood)" at
 # cloud.google.com/tpu/docs; sizes also from GKE's page "Plan TPUs". Runtime versions: "TPU software versions".
-# Clock of v2 and v3: Norrie et al. 2021, "The Design Process for Google's Training Chips: TPUv2 and TPUv3". Clock of
-# v4: Jouppi et al. 2023, "TPU v4: An Optically Reconfigurable Supercomputer". The other clocks follow from the pages'
-# peak rate and matrix units: peak = 2 x units x side^2 x clock, which also holds for the first three. Units of a chip:
-# v5e 4 of 128 x 128, v5p 2 x 4 of 128 x 128, v6e 4 of 256 x 256, 7x 2 x 4 of 256 x 256. Some pages name only 2 units
-# for v6e and 7x, but libtpu's compiler issues more products in a cycle than 2 units could compute.
+# Clock of v2 and v3, v2's rates of HBM and links (4 of 496 Gbit/s in each direction): Norrie et al. 2021, "The Design
+# Process for Google's Training Chips: TPUv2 and TPUv3". Clock of v4: Jouppi et al. 2023, "TPU v4: An Optically
+# Reconfigurable Supercomputer". The other clocks follow from the pages' peak rate and matrix units: peak = 2 x units x
+# side^2 x clock, which also holds for the first three. Units of a chip: v5e 4 of 128 x 128, v5p 2 x 4 of 128 x 128, v6e
+# 4 of 256 x 256, 7x 2 x 4 of 256 x 256. Some pages name only 2 units for v6e and 7x, but libtpu's compiler issues more
+# products in a cycle than 2 units could compute. The pages give no rate of v3's and v4's links. It follows from the
+# bisection bandwidth of a pod: 6.4 TB/s through 2 x 32 links of a 32 x 32 torus, 24 TB/s through 2 x 16 x 16 links of a
+# torus of 16 x 16 x 16. The same sum gives the published rates of v5e and v6e.
 _PLANES = ("2x2", "4x4", "4x8", "8x8", "8x16", "16x16", "16x32", "32x32")
 _LITE_PLANES = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _SMALL_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4")
 _CUBES = (*_SMALL_CUBES, "4x4x8", "4x8x8", "8x8x8", "8x8x12", "8x8x16", "8x16x16")
 _LARGE_CUBES = (*_CUBES, "16x16x16", "16x16x24")
+_BISECTION = "derived from Google's bisection bandwidth of a pod"
 _UBUNTU = "tpu-ubuntu2204-base"
 GENERATIONS = (
     Generation(
@@ -107,10 +120,13 @@ GENERATIONS = (
         counted=2,
         devices_per_chip=2,
         chip_memory=16,
+        hbm_gigabytes=700,
         chip_tera=45,
         clock_mhz=700,
         runtime_version=_UBUNTU,
         shapes=_PLANES[:6],
+        link_gigabytes=496,
+        link_source="from Norrie et al. 2021",
     ),
     Generation(
         name="v3",
@@ -119,10 +135,13 @@ GENERATIONS = (
         counted=2,
         devices_per_chip=2,
         chip_memory=32,
+        hbm_gigabytes=900,
         chip_tera=123,
         clock_mhz=940,
         runtime_version=_UBUNTU,
         shapes=_PLANES,
+        link_gigabytes=800,
+        link_source=_BISECTION,
     ),
     Generation(
         name="v4",
@@ -131,10 +150,13 @@ GENERATIONS = (
         counted=2,
         devices_per_chip=1,
         chip_memory=32,
+        hbm_gigabytes=1200,
         chip_tera=275,
         clock_mhz=1050,
         runtime_version=_UBUNTU,
         shapes=_CUBES,
+        link_gigabytes=562.5,
+        link_source=_BISECTION,
     ),
     Generation(
         name="v5e",
@@ -143,6 +165,7 @@ GENERATIONS = (
         counted=1,
         devices_per_chip=1,
         chip_memory=16,
+        hbm_gigabytes=819,
         chip_tera=197,
         clock_mhz=1500,
         runtime_version="v2-alpha-tpuv5-lite",
@@ -157,6 +180,7 @@ GENERATIONS = (
         counted=2,
         devices_per_chip=1,
         chip_memory=95,
+        hbm_gigabytes=2765,
         chip_tera=459,
         clock_mhz=1750,
         runtime_version="v2-alpha-tpuv5",
@@ -170,6 +194,7 @@ GENERATIONS = (
         counted=1,
         devices_per_chip=1,
         chip_memory=32,
+        hbm_gigabytes=1638,
         chip_tera=918,
         clock_mhz=1750,
         runtime_version="v2-alpha-tpuv6e",
@@ -184,6 +209,7 @@ GENERATIONS = (
         counted=2,
         devices_per_chip=2,
         chip_memory=192,
+        hbm_gigabytes=7380,
         chip_tera=2307,
         clock_mhz=2200,
         runtime_version="",
@@ -221,7 +247,9 @@ def tpu_slice(accelerator: str) -> TpuSlice:
         memory=int(generation.chip_memory * GIB) // generation.devices_per_chip,
         clock_hz=generation.clock_mhz * 1e6,
         peak_bf16=generation.peak_bf16,
-        link_bytes=generation.link_gigabytes * 1e9,
+        hbm_bytes=generation.hbm_gigabytes * 1e9 / generation.devices_per_chip,
+        link_bytes=generation.link_gigabytes * 1e9 / 2,
+        link_source=generation.link_source,
         runtime_version=generation.runtime_version,
         topology=f"{generation.name}:{shape}",
         gke_only=generation.gke_only,

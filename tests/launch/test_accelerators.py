@@ -3,7 +3,7 @@
 import pytest
 
 from base.errors import UserError
-from base.tpu_types import GENERATIONS, GIB, parse_topology, tpu_slice
+from base.tpu_types import GENERATIONS, GIB, PUBLISHED, parse_topology, tpu_slice
 
 
 @pytest.mark.parametrize(
@@ -57,10 +57,31 @@ def test_clock_and_peak_agree(generation):
     assert generation.peak_bf16 == pytest.approx(2 * units * side**2 * generation.clock_mhz * 1e6, rel=0.03)
 
 
-def test_the_speed_of_links_is_known_where_google_gives_it():
-    known = {one.name: one.link_gigabytes for one in GENERATIONS if one.link_gigabytes}
-    assert known == {"v5e": 400, "v5p": 1200, "v6e": 800, "tpu7x": 1200}
-    assert tpu_slice("v5litepod-16").link_bytes == 400e9
+def test_the_speed_of_links_says_where_it_comes_from():
+    published = {one.name: one.link_gigabytes for one in GENERATIONS if one.link_source == PUBLISHED}
+    assert published == {"v5e": 400, "v5p": 1200, "v6e": 800, "tpu7x": 1200}
+    assert tpu_slice("v5litepod-16").link_bytes == 200e9  # in one direction
+
+
+# Of a pod, by Google's pages: bisection bandwidth in GB/s, links that a cut through its torus crosses, links of a chip.
+PODS = {
+    "v3": (6400, 2 * 32, 4),
+    "v4": (24_000, 2 * 16 * 16, 6),
+    "v5e": (1600, 2 * 16, 4),
+    "v6e": (3200, 2 * 16, 4),
+}
+
+
+@pytest.mark.parametrize("generation", PODS)
+def test_the_speed_of_links_agrees_with_the_bisection_bandwidth_of_a_pod(generation):
+    bisection, crossed, links = PODS[generation]
+    (one,) = (one for one in GENERATIONS if one.name == generation)
+    assert one.link_gigabytes == 2 * links * bisection / crossed
+
+
+def test_the_memory_of_a_device_has_its_share_of_the_chips_speed():
+    assert tpu_slice("v3-8").hbm_bytes == 450e9
+    assert tpu_slice("v4-8").hbm_bytes == 1200e9
 
 
 def test_every_type_is_read_back_and_grows():
