@@ -339,6 +339,7 @@ def _obstacles(kernel: Kernel, needs: Needs) -> list[str]:
     return found
 
 
+@jax.named_scope("attention")
 def attention(
     query: Float[Array, "B Q N H"],
     key: Float[Array, "B S N H"],

@@ -22,6 +22,7 @@ AUTO_BITS = 0
 """Takes 8 bits of the hardware's generator, and 16 of threefry."""
 
 
+@jax.named_scope("dropout")
 def dropout(
     x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None, bits: int = MOST_BITS
 ) -> Float[Array, "..."]:
@@ -56,6 +57,7 @@ def kept(
     )
 
 
+@jax.named_scope("dropout_mask")
 def keep_mask(
     key: Key[Array, ""], shape: tuple[int, ...], threshold: int, bits: int = MOST_BITS
 ) -> Bool[Array, "..."]:

@@ -112,10 +112,12 @@ class Encoder:
         """
         layers = self.config.num_hidden_layers
         embedding_key = None if dropout_key is None else jax.random.fold_in(dropout_key, layers)
-        x = nnx.merge(self.embeddings, params["embeddings"])(
-            tokens, positions, token_types, jnp.dtype(self.dtype), embedding_key
-        )
+        with jax.named_scope("embeddings"):
+            x = nnx.merge(self.embeddings, params["embeddings"])(
+                tokens, positions, token_types, jnp.dtype(self.dtype), embedding_key
+            )
 
+        @jax.named_scope("layer")
         def run_layer(
             x: Float[Array, "B S D"],
             inputs: tuple[Params, dict[str, jax.Array], jax.Array],
@@ -157,6 +159,7 @@ def _turn(kinds: Sequence[Any]) -> int:
     return next(turn for turn in range(1, len(kinds) + 1) if kinds[turn:] == kinds[:-turn])
 
 
+@jax.named_scope("layer_stack")
 def _split_layers(stacked: Any, looped: int, turn: int) -> tuple[list[Any], list[Any]]:
     """Split stacked layers [L, ...]. The gradient of a split is a concatenation; that of an index pads each layer to L.
 

@@ -40,6 +40,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+@jax.named_scope("activation")
 def activate(x: Float[Array, "..."], name: str, *, unrolled: bool = False) -> Float[Array, "..."]:
     """Apply an activation of `ACTIVATIONS`; `unrolled`: see `lean_gradients.gelu`."""
     if name == "gelu" and lean_gradients.are_used(x.dtype):
@@ -111,6 +112,11 @@ class Linear(nnx.Module):
         """
         self.inputs, self.outputs = tuple(inputs.values()), tuple(outputs.values())
         self.axes = axes
+        # By the last logical axes, `embed_to_heads` say: profiles and `pretrain.plan` show it.
+        read, made = (
+            next(filter(None, reversed(part)), "width") for part in (axes[: len(inputs)], axes[len(inputs) :])
+        )
+        self.scope = f"{read}_to_{made}"
         self.kernel = normal(
             rngs, (*self.inputs, *self.outputs), stddev, axes, cutoff=cutoff, inputs=len(inputs)
         )
@@ -123,6 +129,10 @@ class Linear(nnx.Module):
 
         The kernel is reshaped to two axes, because XLA would transpose the gradient of a kernel with more axes.
         """
+        with jax.named_scope(self.scope):
+            return self._map(x)
+
+    def _map(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         rows = x.shape[: x.ndim - len(self.inputs)]
         width, out = math.prod(self.inputs), math.prod(self.outputs)
         kernel = self.kernel[...].astype(x.dtype)
@@ -145,6 +155,7 @@ class LayerNorm(nnx.Module):
         if bias:
             self.bias = constant(0.0, (width,), ("norm",))
 
+    @jax.named_scope("norm")
     def __call__(self, x: Float[Array, "B S D"], dtype: jnp.dtype | None = None) -> Float[Array, "B S D"]:
         """Normalise the last axis; the result has the type `dtype`, or that of `x`."""
         bias = self.bias[...] if hasattr(self, "bias") else None

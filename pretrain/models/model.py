@@ -97,6 +97,7 @@ class Model:
             params, tokens, segments, positions, token_types, dropout_key=dropout_key, causal=causal
         )
 
+    @jax.named_scope("head")
     def predict(self, params: Params, hidden: Float[Array, "B K D"]) -> Float[Array, "B K V"]:
         """Logits (float32) over the vocabulary for hidden states: all S of a row, or the K that are predicted.
 

@@ -51,7 +51,8 @@ class MaskedLM:
             params, prepared.inputs, prepared.segments, prepared.positions, dropout_key=dropout_key
         )
         assert prepared.predicted is not None
-        chosen = jnp.take_along_axis(hidden, prepared.predicted[:, :, None], axis=1)
+        with jax.named_scope("predicted_positions"):
+            chosen = jnp.take_along_axis(hidden, prepared.predicted[:, :, None], axis=1)
         return cross_entropy_sums(model, params, chosen, prepared.targets, prepared.weights)
 
     def counts(self, batch: Batch) -> Sums:

@@ -123,6 +123,7 @@ def full_rows(objective: Objective, rows: int, seq_len: int, windows: Sequence[i
     }
 
 
+@jax.named_scope("loss")
 def cross_entropy_sums(
     model: Model,
     params: Any,

@@ -58,7 +58,8 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         mask_key = jax.random.fold_in(random_key(seed, MASKS), state.step)
         dropout_key = jax.random.fold_in(random_key(seed, DROPOUT, dropout_implementation), state.step)
-        prepared = objective.prepare(mask_key, rows, batch)
+        with jax.named_scope("masking"):
+            prepared = objective.prepare(mask_key, rows, batch)
         total_weight = jnp.maximum(jnp.sum(prepared.weights), 1.0)
 
         def loss_fn(params: Any, part: Prepared, key: jax.Array) -> tuple[Array, Sums]:
@@ -70,9 +71,10 @@ def make_train_step(
             grads, sums = grad_fn(state.params, prepared, dropout_key)
         else:
             grads, sums = accumulate(grad_fn, state.params, prepared, dropout_key, micro_batches)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        grad_norm = optax.tree.norm(grads)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            grad_norm = optax.tree.norm(grads)
         bad = is_bad(sums["loss_sum"], grad_norm)
         sums = sums | dict(objective.counts(batch))
         if skip_bad:
