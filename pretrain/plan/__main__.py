@@ -47,6 +47,12 @@ def _flags(values: flags.FlagValues) -> None:
         "a variant beside the config: FIELD=VALUE,FIELD=VALUE without 'config.'; may be given several times",
         flag_values=values,
     )
+    flags.DEFINE_bool(
+        "breakdown",
+        False,
+        "where the step goes, by part of the network, beside the roofline",
+        flag_values=values,
+    )
     flags.DEFINE_string("json", "", "also write the plan to this file", flag_values=values)
 
 
@@ -88,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
     for name in ("tokens", "price"):
         if (values[name].value or 0) < 0:
             raise UserError(f"--{name}={values[name].value:g} should be 0 (not known) or more")
-    for name in ("json", "price"):
+    for name in ("json", "price", "breakdown"):
         if values.check and values[name].value:
             raise UserError(f"--{name} has no effect: --check makes no plan; leave one of the two out")
     found = variants(argv, values.compare)
@@ -124,6 +130,8 @@ def main(argv: Sequence[str]) -> int:
         console.print(plan_table.report(plan, values.price))
     if values.compare:
         console.print(plan_table.comparison(plans, values.price))
+    if values.breakdown:
+        console.print(plan_table.breakdowns(plans))
     return 0 if any(plan.fits for plan in plans) else DOES_NOT_FIT
 
 

@@ -6,10 +6,12 @@ that `pretrain.train` runs, for the devices that libtpu describes and with the c
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +41,7 @@ from pretrain.optim.learning_rates import learning_rate_schedule
 from pretrain.optim.optimizers import make_optimizer
 from pretrain.optim.train_state import TrainState, abstract_state, dropout_generator
 from pretrain.phases import Phase, resolve_phases
-from pretrain.plan.hlo import Program, read_program
+from pretrain.plan.program import Program, read_program
 from pretrain.reports.start_summary import bytes_per_device
 from tokenizer.load import load as load_tokenizer
 
@@ -123,6 +125,8 @@ class StepPlan:
     """What the compiled program says of itself; None where it does not fit."""
     seconds: float
     """The program's estimated cycles at the pod's clock; NaN where it does not fit."""
+    whole_seconds: float
+    """The same with the least time of what has no estimate, exchanges too; NaN where it does not fit."""
 
     @property
     def memory(self) -> int:
@@ -261,6 +265,7 @@ def plan_step(checked: Checked, phase: Phase, mesh: Mesh) -> StepPlan:
         xla_flops=_xla_flops(checked, phase),
         program=None,
         seconds=math.nan,
+        whole_seconds=math.nan,
     )
     try:
         with quiet_stderr():
@@ -273,12 +278,14 @@ def plan_step(checked: Checked, phase: Phase, mesh: Mesh) -> StepPlan:
     if memory is None or text is None:
         raise RuntimeError("the TPU compiler says nothing of the program that it has compiled")
     used = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    program = read_program(text, slices=checked.pod.slices)
+    one = checked.pod.slice
+    program = read_program(text, one, checked.pod.slices)
     return dataclasses.replace(
         plan,
         temporary=used + memory.temp_size_in_bytes - plan.params - plan.optimizer,
         program=program,
-        seconds=program.cycles / checked.pod.slice.clock_hz,
+        seconds=program.cycles / one.clock_hz,
+        whole_seconds=program.whole_seconds(one.clock_hz),
     )
 
 
@@ -311,24 +318,34 @@ def _xla_flops(checked: Checked, phase: Phase) -> float:
     """FLOPs that XLA counts in the step as it is written, recomputation and micro-batches left out.
 
     They are counted before compiling, for one CPU. XLA counts a loop's body once, for any number of rounds. So the
-    FLOPs of a layer are the difference between networks of two layers and of one, both without loops.
+    FLOPs of a layer are the difference between networks with and without it, which have no loops. Layers that see the
+    same window have the same FLOPs. No kernel is counted but the one that XLA can read; windows run by blocks where
+    they do in the step.
     """
     whole, objective = (
         dataclasses.replace(phase, grad_accum=1),
         checked.objectives[phase.index].in_one_piece(),
     )
     one_device = make_mesh(MeshConfig(), jax.devices("cpu")[:1])
+    by_blocks = checked.model.encoder.kernel.by_blocks
 
+    @functools.cache
     def counted(layers: int) -> float:
-        encoder = dataclasses.replace(
+        fields = dataclasses.replace(
             checked.encoder.with_layers(layers), scan_unroll=0, remat="none", attention="xla"
         )
-        model = build(encoder, dtype=checked.config.dtype, platform=PLATFORM)
+        model = build(fields, dtype=checked.config.dtype, platform=PLATFORM)
+        kernel = dataclasses.replace(model.encoder.kernel, by_blocks=by_blocks)
+        model = dataclasses.replace(model, encoder=dataclasses.replace(model.encoder, kernel=kernel))
         costs = _lowered(checked, whole, one_device, model, objective)[1].cost_analysis()
         return float(costs["flops"]) if costs else math.nan
 
-    one, two = counted(1), counted(2)
-    return one + (checked.encoder.num_hidden_layers - 1) * (two - one)
+    windows = checked.encoder.windows or (0,) * checked.encoder.num_hidden_layers
+    further = Counter(windows[1:])
+    firsts = {window: windows.index(window, 1) for window in further}
+    return counted(1) + sum(
+        layers * (counted(firsts[window] + 1) - counted(firsts[window])) for window, layers in further.items()
+    )
 
 
 def _obstacle(message: str, one: TpuSlice) -> str:

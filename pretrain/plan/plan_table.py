@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from base import formatting
+from pretrain.plan import breakdown
 from pretrain.plan.compiled_steps import Checked, StepPlan
-from pretrain.plan.hlo import Program
+from pretrain.plan.program import Program
 from pretrain.reports.network_facts import network_facts
 
 NOTE = "~ marks estimates of the TPU compiler: a model of the chip, not a measurement."
@@ -40,22 +41,22 @@ class RunPlan:
 
     @property
     def seconds(self) -> float:
-        """Estimated seconds of all the run's steps; NaN where it does not fit or their number is not known."""
+        """Least seconds of all the run's steps; NaN where it does not fit or their number is not known."""
         if not self.checked.steps_known:
             return math.nan
-        return sum(step.seconds * (step.phase.stop - step.phase.start) for step in self.steps)
+        return sum(step.whole_seconds * (step.phase.stop - step.phase.start) for step in self.steps)
 
     @property
     def tokens_per_second(self) -> float:
-        """Estimated tokens a second, over all phases by their steps."""
+        """Tokens a second at most, over all phases by their steps."""
         weights = [step.phase.stop - step.phase.start for step in self.steps]
-        seconds = sum(step.seconds * weight for step, weight in zip(self.steps, weights))
+        seconds = sum(step.whole_seconds * weight for step, weight in zip(self.steps, weights))
         return sum(step.tokens * weight for step, weight in zip(self.steps, weights)) / seconds
 
-    def mfu(self, step: StepPlan) -> float:
-        """Estimated model FLOPs utilisation of a phase: its useful FLOPs at peak over its estimated time."""
+    def mfu(self, step: StepPlan, seconds: float) -> float:
+        """Model FLOPs utilisation of a step that takes so long: its useful FLOPs at the peak rate over its time."""
         peak = self.checked.pod.devices * self.checked.pod.slice.peak_bf16
-        return step.model_flops / (step.seconds * peak)
+        return step.model_flops / (seconds * peak)
 
 
 def report(plan: RunPlan, price: float) -> RenderableType:
@@ -101,53 +102,47 @@ def _step_facts(plan: RunPlan, step: StepPlan) -> dict[str, str]:
         f"{formatting.size(step.temporary or 0)})",
         "step": f"~{_milliseconds(step.seconds)}: {formatting.count(program.cycles)} cycles at "
         f"{one.clock_hz / 1e6:.0f} MHz",
-        "left out": _left_out(program),
+        "left out": _left_out(program, one.clock_hz),
         "exchanges": _exchanges(plan, program),
-        "speed": f"~{formatting.count(step.tokens / step.seconds)} tokens/s, MFU "
-        f"~{formatting.percent(plan.mfu(step))}, by the step as estimated",
+        "whole step": f"at least ~{_milliseconds(step.whole_seconds)}, with what is left out and the exchanges",
+        "speed": f"at most ~{formatting.count(step.tokens / step.whole_seconds)} tokens/s, MFU "
+        f"~{formatting.percent(plan.mfu(step, step.whole_seconds))}; MFU by the cycles alone "
+        f"~{formatting.percent(plan.mfu(step, step.seconds))}",
     }
 
 
-def _left_out(program: Program) -> str:
-    """The parts of a step that its estimated time leaves out."""
-    parts = ["the exchanges below"] if program.collectives else []
-    parts += [
-        f"{name} ({one.count} times, {formatting.size(one.bytes)})"
+def _left_out(program: Program, clock_hz: float) -> str:
+    """The instructions without an estimate, and the least time that they take."""
+    parts = [
+        f"{name} ({one.count} times, {formatting.size(one.bytes)}"
+        + f", {formatting.flops(one.flops)}" * bool(one.flops)
+        + f", at least {_milliseconds(one.least / clock_hz)})"
         for name, one in program.unestimated.items()
     ]
     if program.open_loops:
         parts.append(f"all rounds but one of {program.open_loops} loops whose end depends on the data")
-    return "; ".join(parts) or "nothing that the program names"
+    if not program.least:
+        return "; ".join(parts) or "nothing that the program names"
+    return f"at least {_milliseconds(program.least / clock_hz)}: {'; '.join(parts) or 'small instructions'}"
 
 
 def _exchanges(plan: RunPlan, program: Program) -> str:
-    """Collectives of a step, each device's share, and the least time of those within a slice where it can be said."""
+    """Collectives of a step, each device's share, and the least time of those within a slice."""
     if not program.collectives:
         return "none"
-    lines = [
-        f"{one.kind}{' between slices' * one.between_slices}: {one.count}, {formatting.size(one.bytes)}, "
-        f"a device sends {formatting.size(one.sent)}"
-        for one in program.collectives
-    ]
-    least = link_seconds(plan, program)
-    if least is None:
-        lines.append("time not estimated: Google gives no bandwidth for a chip's links")
-    else:
-        speed = plan.checked.pod.slice.link_bytes / 1e9
-        lines.append(
-            f"at least {_milliseconds(least)} within a slice, at Google's {speed:.0f} GB/s of a chip; some of it may "
-            "overlap with the step"
-        )
-    return "\n".join(lines)
-
-
-def link_seconds(plan: RunPlan, program: Program) -> float | None:
-    """The least time of a step's exchanges within a slice, at the published speed of a chip's links; None without."""
     one = plan.checked.pod.slice
-    if not one.link_bytes:
-        return None
-    sent = sum(part.sent for part in program.collectives if not part.between_slices)
-    return sent * (one.devices / one.chips) / one.link_bytes
+    lines = [
+        f"{part.kind}{' between slices' * part.between_slices}: {part.count}, {formatting.size(part.bytes)}, "
+        f"a device sends {formatting.size(part.sent)}" + ", asynchronous" * part.asynchronous
+        for part in program.collectives
+    ]
+    for asynchronous, how in ((False, "not overlapped"), (True, "may overlap with the rest of the step")):
+        if seconds := program.exchange_seconds(asynchronous=asynchronous):
+            lines.append(f"at least {_milliseconds(seconds)} within a slice, {how}")
+    lines.append(f"a chip sends {one.link_bytes / 1e9:.0f} GB/s at most ({one.link_source})")
+    if any(part.between_slices for part in program.collectives):
+        lines.append("between slices: no time, since no bandwidth is known")
+    return "\n".join(lines)
 
 
 def _run_facts(plan: RunPlan, price: float) -> dict[str, str]:
@@ -196,17 +191,29 @@ def comparison(plans: Sequence[RunPlan], price: float) -> RenderableType:
             table.add_row(Text(f"{plan.name}\n  does not fit: ~{obstacle}"), *["-"] * (5 + bool(price)))
     verdict = f"fastest that fits: {best.name}" if best else "none of them fits"
     pod = plans[0].checked.pod
-    return Group(
-        Text(f"Variants on {pod.name}", style="bold"), Text(NOTE), "", table, "", Text(verdict, style="bold")
-    )
+    title = Text(f"Variants on {pod.name}, by the whole step at the least", style="bold")
+    return Group(title, Text(NOTE), "", table, "", Text(verdict, style="bold"))
+
+
+def breakdowns(plans: Sequence[RunPlan]) -> RenderableType:
+    """Where the time of each step goes, by part of the network."""
+    parts: list[RenderableType] = []
+    for plan in plans:
+        for step in plan.steps:
+            phase = f", phase {step.phase.index}" * (len(plan.steps) > 1)
+            if step.program is not None:
+                parts += ["", breakdown.table(plan.name + phase, step.program, plan.checked.pod.slice)]
+    return Group(*parts)
 
 
 def _cells(plan: RunPlan, price: float) -> list[str]:
     largest = max(step.memory for step in plan.steps)
     seconds = plan.seconds if plan.checked.steps_known else BILLION / plan.tokens_per_second
     steps = sum(step.phase.stop - step.phase.start for step in plan.steps)
-    times = [step.seconds * (step.phase.stop - step.phase.start) for step in plan.steps]
-    mfu = sum(plan.mfu(step) * time for step, time in zip(plan.steps, times, strict=True)) / sum(times)
+    times = [step.whole_seconds * (step.phase.stop - step.phase.start) for step in plan.steps]
+    mfu = sum(
+        plan.mfu(step, step.whole_seconds) * time for step, time in zip(plan.steps, times, strict=True)
+    ) / sum(times)
     cells = [
         formatting.size(largest),
         _milliseconds(sum(times) / steps),
@@ -265,12 +272,15 @@ def _phase(plan: RunPlan, step: StepPlan, known: bool) -> dict[str, Any]:
             "temporary": step.temporary,
             "cycles": step.program.cycles,
             "step_seconds": step.seconds,
-            "mfu": plan.mfu(step),
+            "mfu": plan.mfu(step, step.seconds),
+            "least_cycles_without_estimate": step.program.least,
+            "whole_step_seconds": step.whole_seconds,
+            "whole_step_mfu": plan.mfu(step, step.whole_seconds),
             "collectives": [dataclasses.asdict(one) for one in step.program.collectives],
-            "least_link_seconds": link_seconds(plan, step.program),
             "without_estimate": {
                 name: dataclasses.asdict(one) for name, one in step.program.unestimated.items()
             },
+            "breakdown": breakdown.as_json(step.program, plan.checked.pod.slice),
         }
     return {
         "steps": step.phase.stop - step.phase.start if known else None,

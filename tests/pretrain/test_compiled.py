@@ -2,9 +2,17 @@
 
 import pytest
 
-from pretrain.plan.hlo import Collective, Unestimated, read_program
+from base.tpu_types import tpu_slice
+from pretrain.plan.exchanges import Collective
+from pretrain.plan.program import Program, Unestimated, read_program
 
+CHIP = tpu_slice("v5litepod-8")
+RATE = CHIP.link_bytes
 ESTIMATE = 'backend_config={"window_config":{},"estimated_cycles":"%d"}'
+
+
+def read(text: str, accelerator: str = "v5litepod-8", slices: int = 1) -> Program:
+    return read_program(text, tpu_slice(accelerator), slices)
 
 
 def program(*entry: str, others: str = "") -> str:
@@ -42,18 +50,20 @@ COUNTED = (
 
 
 def test_a_fusions_estimate_stands_for_what_is_in_it():
-    assert read_program(program(fusion("a", 100), fusion("b", 20), others=INSIDE)).cycles == 120
-    assert read_program(program(fusion("a", None), others=INSIDE)).cycles == 7
+    assert read(program(fusion("a", 100), fusion("b", 20), others=INSIDE)).cycles == 120
+    assert read(program(fusion("a", None), others=INSIDE)).cycles == 7
 
 
 def test_a_call_is_what_it_calls():
-    assert read_program(program("%c = f32[8]{0} call(%p), to_apply=%inside", others=INSIDE)).cycles == 7
+    assert read(program("%c = f32[8]{0} call(%p), to_apply=%inside", others=INSIDE)).cycles == 7
 
 
 def test_a_loop_counts_as_often_as_it_runs():
-    found = read_program(loop(COUNTED))
+    found = read(loop(COUNTED))
     assert (found.cycles, found.open_loops) == (24 * 100 + 5, 0)
-    assert found.collectives == (Collective("all-reduce", False, 24, 24 * 32, 24 * 48),)
+    assert found.collectives == (
+        Collective("all-reduce", False, False, 24, 24 * 32, 24 * 48, 24 * 48 / RATE),
+    )
 
 
 def test_a_loop_whose_condition_is_a_fusion_is_counted_too():
@@ -65,7 +75,7 @@ def test_a_loop_whose_condition_is_a_fusion_is_counted_too():
         + ESTIMATE % 3
         + "\n"
     )
-    found = read_program(compared + loop(condition))
+    found = read(compared + loop(condition))
     assert found.cycles == 6 * 100 + 5
 
 
@@ -73,7 +83,7 @@ def test_a_loop_whose_condition_is_a_fusion_is_counted_too():
     "condition", ["  ROOT %c = pred[] get-tuple-element(%t), index=1\n", COUNTED.replace("=LT", "=NE")]
 )
 def test_a_loop_that_ends_by_its_data_is_said_to(condition):
-    found = read_program(loop(condition))
+    found = read(loop(condition))
     assert (found.cycles, found.open_loops) == (105, 1)
 
 
@@ -84,7 +94,7 @@ def test_a_loop_that_ends_by_its_data_is_said_to(condition):
 def test_of_a_choice_the_longer_branch_counts(attributes):
     long = "%long (q: f32[8]) -> f32[8] {\n  " + fusion("l", 50) + "\n}\n"
     line = f"%c = f32[8]{{0}} conditional(%p, %a, %b), {attributes}"
-    assert read_program(program(line, others=INSIDE + long)).cycles == 50
+    assert read(program(line, others=INSIDE + long)).cycles == 50
 
 
 @pytest.mark.parametrize(
@@ -116,13 +126,14 @@ def test_of_a_choice_the_longer_branch_counts(attributes):
     ],
 )
 def test_exchanges_are_counted_in_bytes(instruction, kind, size, sent):
-    found = read_program(program(f"%x = {instruction}, to_apply=%sum"))
-    assert found.collectives == (Collective(kind, False, 1, size, sent),)
+    found = read(program(f"%x = {instruction}, to_apply=%sum"))
+    started = "-start" in instruction
+    assert found.collectives == (Collective(kind, False, started, 1, size, sent, sent / RATE),)
     assert found.cycles == 0
 
 
 def test_an_exchange_that_has_started_is_not_counted_again():
-    found = read_program(
+    found = read(
         program(
             "%s = f32[8]{0} all-reduce-start(%p), replica_groups={{0,1}}",
             "%d = f32[8]{0} all-reduce-done(%s)",
@@ -132,7 +143,7 @@ def test_an_exchange_that_has_started_is_not_counted_again():
 
 
 def test_a_group_of_one_device_exchanges_nothing():
-    found = read_program(program("%x = f32[8]{0} all-reduce(%p), replica_groups={{0},{1}}"))
+    found = read(program("%x = f32[8]{0} all-reduce(%p), replica_groups={{0},{1}}"))
     assert found.collectives == ()
 
 
@@ -148,14 +159,14 @@ def test_a_group_of_one_device_exchanges_nothing():
 )
 def test_exchanges_between_slices_are_kept_apart(groups, between):
     text = program(f"%x = f32[8]{{0}} all-reduce(%p), replica_groups={groups}")
-    assert [one.between_slices for one in read_program(text, slices=2).collectives] == [between]
-    assert not read_program(text).collectives[0].between_slices
+    assert [one.between_slices for one in read(text, slices=2).collectives] == [between]
+    assert not read(text).collectives[0].between_slices
 
 
 def test_what_has_no_estimate_is_listed_where_it_is_large():
     large = "u32[512,1024]{1,0:T(8,128)}"
     scatters = "%adds (q: f32[8]) -> f32[8] {\n  ROOT %s = f32[8]{0} scatter(%q, %q, %q), to_apply=%sum\n}\n"
-    found = read_program(
+    found = read(
         program(
             f"%r = {large} rng-bit-generator(%p), algorithm=rng_default",
             f"%q = {large} rng-bit-generator(%p), algorithm=rng_default",
@@ -167,18 +178,19 @@ def test_what_has_no_estimate_is_listed_where_it_is_large():
             others=scatters,
         )
     )
+    least = 2**21 / CHIP.hbm_bytes * CHIP.clock_hz
     assert found.unestimated == {
-        "rng-bit-generator": Unestimated(2, 2 * 2**21),
-        "SortKernel": Unestimated(1, 2**21),
-        "scatter": Unestimated(1, 2**21),
+        "rng-bit-generator": Unestimated(2, 0, 2 * 2**21, 2 * least),
+        "SortKernel": Unestimated(1, 0, 2**21, least),
+        "scatter": Unestimated(1, 0, 32, 32 / 2**21 * least),  # what it adds has 32 bytes
     }
 
 
 def test_a_kernel_whose_attributes_take_several_lines_ends_nothing():
     kernel = '%k = f32[8]{0} custom-call(%p), custom_call_target="kernel", frontend_attributes={x={\n}}, metadata={}'
-    assert read_program(program(kernel, fusion("after", 5), others=INSIDE)).cycles == 5
+    assert read(program(kernel, fusion("after", 5), others=INSIDE)).cycles == 5
 
 
 def test_a_text_that_is_no_program_is_refused():
     with pytest.raises(ValueError, match="no ENTRY computation"):
-        read_program("HloModule step\n")
+        read("HloModule step\n")
