@@ -31,6 +31,7 @@ RECIPES = [
     *(f"configs/roberta_{name}.py" for name in ("small", "base", "base_oscar_no", "large")),
 ]
 LARGE = "--config=configs/roberta_large.py"
+PRODUCTS = ("attention's products", "attention's output", "feed-forward up", "feed-forward down", "head")
 PROGRAM = Program(
     parts={
         (Part.QUERY_KEY_VALUE, False): Work(cycles=1e6, flops=1e11, bytes=2**29),
@@ -372,6 +373,10 @@ def test_a_real_plan_of_a_small_pod(tmp_path: Path):
     assert phase["params"] < estimate["memory"] < found["device_memory"]
     assert 0 < estimate["mfu"] < 1
     assert estimate["step_seconds"] == pytest.approx(estimate["cycles"] / 1.5e9)
+    assert sum(part["cycles"] for part in estimate["breakdown"]) == pytest.approx(estimate["cycles"])
+    products = {part["part"] for part in estimate["breakdown"] if part["flops"]}
+    assert products == {"query, key, value", *PRODUCTS}
+    assert estimate["whole_step_seconds"] > estimate["step_seconds"]
     kinds = {one["kind"] for one in estimate["collectives"]}
     assert "all-gather" in kinds and kinds & {"all-reduce", "reduce-scatter"}
     assert "~" in done.stdout and "not a measurement" in done.stdout
