@@ -80,9 +80,7 @@ def peak_flops(device: jax.Device, dtype: str, precision: str = "default") -> Pe
         local = jax.local_devices(backend="cpu")[0]
         count = jax.local_device_count("cpu")
         rate = max(_measure(local, dtype, size=size) for size in SIZES)
-        return Peak(
-            rate / count, "measured", f"{count} devices on {_cores()} cores, {dtype} at {precision}"
-        )
+        return Peak(rate / count, "measured", f"{count} devices on {_cores()} cores, {dtype} at {precision}")
     known = published_peak(device.device_kind, dtype, precision)
     return None if known is None else Peak(known, "spec sheet")
 
