@@ -90,7 +90,7 @@ def _backward(plan: _Chunks, saved: Any, gradient: Array) -> tuple[Array, Array,
         sums: tuple[Array, Array], chunk: tuple[Array, Array, Array]
     ) -> tuple[tuple[Array, Array], Array]:
         index, queries, gradients = chunk
-        _, pull = jax.vjp(lambda *heads: plan.attend(index, *heads, others), queries, key, value)
+        _, pull = jax.vjp(lambda q, k, v: plan.attend(index, q, k, v, others), queries, key, value)
         d_query, *d_others = pull(gradients)
         d_key, d_value = (total + d.astype(jnp.float32) for total, d in zip(sums, d_others))
         return (d_key, d_value), d_query
