@@ -145,6 +145,25 @@ class Linear(nnx.Module):
         # Added in float32, so that its gradient is summed in float32: a sum in bfloat16 takes a CPU ten times as long.
         return (y + self.bias[...]).astype(x.dtype) if hasattr(self, "bias") else y
 
+    def parts(self, x: Float[Array, "B S D"]) -> list[Float[Array, "B S ..."]]:
+        """The result along its first output axis: query, key and value, say.
+
+        On a TPU in a short type, each part is a product of its own. The gradient of a slice would be padded to the
+        whole result and added.
+        """
+        count = self.outputs[0]
+        if not lean_gradients.are_used(x.dtype):
+            y = self(x)
+            return [y[:, :, part] for part in range(count)]
+        kernel = gathered(self.kernel[...].astype(x.dtype), self.axes)
+        bias = self.bias[...] if hasattr(self, "bias") else None
+        results = []
+        for part in range(count):
+            flat = kernel[:, part].reshape(x.shape[-1], -1)
+            y = einsum("STD,DF->STF", x, flat).reshape(*x.shape[:-1], *self.outputs[1:])
+            results.append(y if bias is None else (y + bias[part]).astype(x.dtype))
+        return results
+
 
 class LayerNorm(nnx.Module):
     """Layer normalisation over the model width (Ba et al. 2016), computed in float32."""

@@ -93,8 +93,10 @@ class SelfAttention(nnx.Module):
         frequencies: Float[Array, "H/2"],
     ) -> Float[Array, "B Q D"]:
         """Attend within each document and the window. Returns the output for the first Q tokens of each row."""
-        heads = constrain(self.query_key_value(x), "batch", "seq", None, "act_heads", None)
-        query, key, value = heads[:, :first, 0], heads[:, :, 1], heads[:, :, 2]
+        query, key, value = (
+            constrain(heads, "batch", "seq", "act_heads", None) for heads in self.query_key_value.parts(x)
+        )
+        query = query[:, :first]
         angles = positions[..., None].astype(jnp.float32) * frequencies
         attend = functools.partial(
             attention,
@@ -152,9 +154,8 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x: Float[Array, "B S D"], dropout_key: Key[Array, ""] | None) -> Float[Array, "B S D"]:
         """Apply the layer, with dropout of the gated activation."""
-        both = constrain(self.up(x), "batch", "seq", None, "act_mlp")
-        unrolled = self.config.unrolled
-        gated = activate(both[:, :, 0], self.config.hidden_act, unrolled=unrolled) * both[:, :, 1]
+        up, gate = (constrain(part, "batch", "seq", "act_mlp") for part in self.up.parts(x))
+        gated = activate(up, self.config.hidden_act, unrolled=self.config.unrolled) * gate
         return self.down(
             dropout(gated, own_fields(self.config).mlp_dropout, dropout_key, self.config.dropout_bits)
         )

@@ -1,0 +1,48 @@
+"""ModernBERT's forms for TPUs compute what its other forms compute: the rotation, and the parts of a combined map."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from pretrain.models import lean_gradients
+from pretrain.models.families.modernbert.network import rotate
+from pretrain.models.layers import Linear
+
+
+def _both_forms(monkeypatch: pytest.MonkeyPatch, function, *arrays):
+    """Values and gradients in the usual form, and in that of a TPU, in float32."""
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=jax.eval_shape(function, *arrays).shape))
+    run = jax.value_and_grad(
+        lambda *given: jnp.sum(function(*given) * weights), argnums=tuple(range(len(arrays)))
+    )
+    usual = run(*arrays)
+    monkeypatch.setattr(lean_gradients, "are_used", lambda dtype: True)
+    return jax.tree.leaves(usual), jax.tree.leaves(run(*arrays))
+
+
+def test_heads_are_rotated_by_a_product(monkeypatch: pytest.MonkeyPatch):
+    rng = np.random.default_rng(0)
+    heads = jnp.asarray(rng.normal(size=(2, 5, 3, 8)), jnp.float32)
+    angles = jnp.asarray(rng.normal(size=(2, 5, 4)), jnp.float32)
+    usual, ours = _both_forms(monkeypatch, lambda heads: rotate(heads, angles), heads)
+    for mine, reference in zip(ours, usual, strict=True):
+        np.testing.assert_allclose(mine, reference, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_parts_of_a_map_are_products_of_their_own(monkeypatch: pytest.MonkeyPatch, bias: bool):
+    axes = ("embed", "matrices", "heads", None)
+    linear = Linear(nnx.Rngs(0), {"D": 6}, {"P": 3, "N": 2, "H": 4}, axes, 1.0, bias=bias)
+    graph, state = nnx.split(linear)
+    params = nnx.to_pure_dict(jax.tree.map(lambda x: x + 0.5, state))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 6)), jnp.float32)
+
+    def stacked(x, params):
+        return jnp.stack(nnx.merge(graph, params).parts(x))
+
+    usual, ours = _both_forms(monkeypatch, stacked, x, params)
+    assert len(usual) == 3 + bias
+    for mine, reference in zip(ours, usual, strict=True):
+        np.testing.assert_allclose(mine, reference, rtol=1e-5, atol=1e-5)
