@@ -155,13 +155,14 @@ class Linear(nnx.Module):
         if not lean_gradients.are_used(x.dtype):
             y = self(x)
             return [y[:, :, part] for part in range(count)]
-        kernel = gathered(self.kernel[...].astype(x.dtype), self.axes)
-        bias = self.bias[...] if hasattr(self, "bias") else None
-        results = []
-        for part in range(count):
-            flat = kernel[:, part].reshape(x.shape[-1], -1)
-            y = einsum("STD,DF->STF", x, flat).reshape(*x.shape[:-1], *self.outputs[1:])
-            results.append(y if bias is None else (y + bias[part]).astype(x.dtype))
+        with jax.named_scope(self.scope):
+            kernel = gathered(self.kernel[...].astype(x.dtype), self.axes)
+            bias = self.bias[...] if hasattr(self, "bias") else None
+            results = []
+            for part in range(count):
+                flat = kernel[:, part].reshape(x.shape[-1], -1)
+                y = einsum("STD,DF->STF", x, flat).reshape(*x.shape[:-1], *self.outputs[1:])
+                results.append(y if bias is None else (y + bias[part]).astype(x.dtype))
         return results
 
 
