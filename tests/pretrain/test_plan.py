@@ -107,7 +107,7 @@ def printed(shown: object) -> str:
         ([NORWEGIAN], "no --topology given: v3-8"),
         (["--topology=v3-8"], "no --config given"),
         ([NORWEGIAN, "--topology=v3-8", "--config.mesh.tensor=3"], "config.mesh.tensor=3 does not divide"),
-        ([NORWEGIAN, "--topology=v3-8", "--config.mesh.data=4"], "does not make the number of devices, 8"),
+        ([NORWEGIAN, "--topology=v3-8", "--config.mesh.fsdp=4"], "does not make the number of devices, 8"),
         ([NORWEGIAN, "--topology=v3-8", "--config.global_batch=1020"], "should be a multiple of 8"),
         ([NORWEGIAN, "--topology=v3-8", "--config.grad_accum=3"], "should be a multiple of 24"),
         ([NORWEGIAN, "--topology=v3-8", "--config.seq_len=1024"], "config.seq_len=1024"),
