@@ -96,7 +96,8 @@ STACK = """%put (s: f32[24,8,128], i: s32[], x: bf16[8,128]) -> f32[24,8,128] {
 %take (s: f32[24,8,128], i: s32[]) -> f32[8,128] {
   %s = f32[24,8,128]{2,1,0} parameter(0)
   %i = s32[] parameter(1)
-  %e = f32[1,8,128]{2,1,0} dynamic-slice(%s, %i, %i, %i), dynamic_slice_sizes={1,8,128}
+  %m = f32[24,8,128]{2,1,0} negate(%s)
+  %e = f32[1,8,128]{2,1,0} dynamic-slice(%m, %i, %i, %i), dynamic_slice_sizes={1,8,128}
   %b = f32[8,128]{1,0} bitcast(%e)
   ROOT %n = f32[8,128]{1,0} negate(%b)
 }
