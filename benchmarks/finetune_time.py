@@ -1,7 +1,6 @@
 """Examples a second of fine-tuning: one run and several trained as one program, against transformers' Trainer.
 
 python -m benchmarks.finetune_time [--members=5] [--batch=32] [--seq_len=64] [--rounds=10] [--hidden_size=320]
-    [--only=CONTESTANT,...]
 
 transformers' Trainer needs accelerate: pip install accelerate.
 
@@ -30,13 +29,11 @@ ROUNDS = flags.DEFINE_integer("rounds", 10, "measured rounds; each takes one ste
 HIDDEN = flags.DEFINE_integer("hidden_size", 320, "width D")
 LAYERS = flags.DEFINE_integer("layers", 3, "layers L")
 DEVICES = flags.DEFINE_integer("cpu_devices", 0, "CPU devices the population is spread over; 0: one")
-ONLY = flags.DEFINE_list("only", [], "the contestants that take part beside one run; empty: all")
 MODEL = flags.DEFINE_string("model", "", "(set by the benchmark) the folder of the model")
 
 STEPS = 10_000
 """Steps of the learning-rate schedule: more than the benchmark takes."""
 VOCAB, HEAD_WIDTH = 16_000, 64
-ALONE = ("one run fp32", "one run bf16")
 
 
 def write_model(folder: str) -> None:
@@ -85,8 +82,8 @@ class Turns:
         return wanted
 
 
-def ours(members: int, dtype: str, population: str, turns: Turns) -> None:
-    """Take steps of a population of so many runs; `population`: config.population."""
+def ours(members: int, dtype: str, turns: Turns) -> None:
+    """Take steps of a population of so many runs."""
     import jax
 
     if DEVICES.value and members > 1:
@@ -102,7 +99,7 @@ def ours(members: int, dtype: str, population: str, turns: Turns) -> None:
     )
     from finetune.population.train_step import make_train_step, optimizer_of, schedule_of
 
-    config = FinetuneConfig(seeds=members, global_batch=BATCH.value, dtype=dtype, population=population)
+    config = FinetuneConfig(seeds=members, global_batch=BATCH.value, dtype=dtype)
     start = load_encoder_for_classification(
         MODEL.value, ("no", "yes"), dtype=dtype, overrides={"scan_unroll": 0}
     )
@@ -166,18 +163,14 @@ def contest(name: str, arguments: list[str], pipe: Connection) -> None:
 
 def contestants() -> dict[str, Callable[[Turns], None]]:
     """Who takes part, by name."""
-    runs = MEMBERS.value
-    every = {
-        "one run fp32": functools.partial(ours, 1, "float32", "auto"),
-        "one run bf16": functools.partial(ours, 1, "bfloat16", "auto"),
-        "population fp32": functools.partial(ours, runs, "float32", "auto"),
-        "population bf16": functools.partial(ours, runs, "bfloat16", "auto"),
-        "together fp32": functools.partial(ours, runs, "float32", "together"),
-        "together bf16": functools.partial(ours, runs, "bfloat16", "together"),
+    return {
+        "one run fp32": functools.partial(ours, 1, "float32"),
+        "one run bf16": functools.partial(ours, 1, "bfloat16"),
+        "population fp32": functools.partial(ours, MEMBERS.value, "float32"),
+        "population bf16": functools.partial(ours, MEMBERS.value, "bfloat16"),
         "HF Trainer fp32": functools.partial(trainer, False),
         "HF Trainer bf16": functools.partial(trainer, True),
     }
-    return {name: each for name, each in every.items() if not ONLY.value or name in (*ALONE, *ONLY.value)}
 
 
 def main(argv: list[str]) -> None:
@@ -207,14 +200,19 @@ def report(seconds: dict[str, list[float]]) -> None:
     print(f"RoBERTa, {LAYERS.value} layers of width {HIDDEN.value}, batch {BATCH.value} x {SEQ_LEN.value}")
     rates = {}
     for name, times in seconds.items():
-        examples = BATCH.value * (1 if name.startswith(("one run", "HF")) else MEMBERS.value)
+        examples = BATCH.value * (MEMBERS.value if name.startswith("population") else 1)
         rates[name] = [examples / second for second in times]
-    print(f"{'':27s} examples/s   {ALONE[0]} / this   {ALONE[1]} / this")
+    print(f"{'':18s} examples/s   one run fp32 / this   one run bf16 / this")
     for name, values in rates.items():
         ratios = [
-            statistics.median(mine / theirs for mine, theirs in zip(rates[run], values)) for run in ALONE
+            statistics.median(mine / theirs for mine, theirs in zip(rates[run], values))
+            for run in ("one run fp32", "one run bf16")
         ]
-        print(f"  {name:25s} {statistics.median(values):10.1f}   {ratios[0]:19.2f}   {ratios[1]:19.2f}")
+        print(f"  {name:16s} {statistics.median(values):10.1f}   {ratios[0]:19.2f}   {ratios[1]:19.2f}")
+    for dtype in ("fp32", "bf16"):
+        pairs = zip(rates[f"population {dtype}"], rates[f"one run {dtype}"])
+        gain = statistics.median(together / alone for together, alone in pairs)
+        print(f"  {MEMBERS.value} runs together against one after another, {dtype}: {gain:.2f}")
 
 
 if __name__ == "__main__":

@@ -142,12 +142,6 @@ class FinetuneConfig:
     learning_rates: tuple[float, ...] = field(
         (), "peak learning rates trained together, each with every seed; empty takes optimizer.learning_rate"
     )
-    population: str = field(
-        "auto",
-        "how a device trains several runs: together, in_turn (a loop in the program); auto: in_turn on CPUs",
-        ("auto", "together", "in_turn"),
-        older="together",
-    )
     epochs: int = field(3, "passes over the training examples")
     steps: int = field(0, "steps of the run instead of epochs; 0 takes epochs")
     global_batch: int = field(32, "examples in a batch of each run, over all devices and micro-batches")

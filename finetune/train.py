@@ -137,13 +137,7 @@ class _Finetuning:
         self._workdir, self._after_evaluation = workdir, after_evaluation
         self._told_to_end = False
         self._begin = time.perf_counter()
-        self._predictor = Predictor(
-            job.classifier,
-            job.mesh,
-            job.plan.lengths,
-            job.config.eval.batch,
-            population=job.config.population,
-        )
+        self._predictor = Predictor(job.classifier, job.mesh, job.plan.lengths, job.config.eval.batch)
         self._evaluated = False
         layout = jax.tree.map(lambda leaf: leaf.sharding, self.abstract.best)  # as the compiled steps take it
         self._keep_better = jax.jit(keep_better, donate_argnums=0, out_shardings=layout)

@@ -50,9 +50,6 @@ def _of_data(config: FinetuneConfig) -> Iterator[Unused]:
 
 
 def _of_learning(config: FinetuneConfig) -> Iterator[Unused]:
-    if len(config.members) == 1:
-        because = "there is one run; unset it, or set config.seeds or config.learning_rates"
-        yield Unused(("population",), because, ("seeds", "learning_rates"))
     if config.learning_rates:
         because = (
             f"config.learning_rates={list(config.learning_rates)} is trained in its place; set that instead"

@@ -24,15 +24,7 @@ Scores = dict[str, float]
 class Predictor:
     """A function that computes the logits of every member for a set of examples."""
 
-    def __init__(
-        self,
-        classifier: Classifier,
-        mesh: Mesh,
-        lengths: Sequence[int],
-        batch: int,
-        *,
-        population: str = "auto",
-    ):
+    def __init__(self, classifier: Classifier, mesh: Mesh, lengths: Sequence[int], batch: int):
         """Make the function.
 
         Args:
@@ -40,15 +32,12 @@ class Predictor:
           mesh: the devices.
           lengths: row lengths that batches are padded to, in tokens.
           batch: rows of a batch; it is rounded up to a multiple of the devices that share a batch.
-          population: whether the members are computed together or in turn: `config.population`.
         """
         across = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
         self._batch = -(-batch // across) * across
         self._lengths = tuple(lengths)
         self._shardings = batch_shardings(mesh, members=False)
-        self._logits = jax.jit(
-            make_logits(classifier, population), out_shardings=sharding(mesh, (None, None, None))
-        )
+        self._logits = jax.jit(make_logits(classifier), out_shardings=sharding(mesh, (None, None, None)))
 
     def __call__(self, params: Any, encoded: Encoded) -> np.ndarray:
         """Logits float32 [M, n, C], in the order of the examples."""

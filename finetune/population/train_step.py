@@ -1,8 +1,7 @@
 """The two compiled functions of fine-tuning: one step of every run, and the logits of one evaluation batch.
 
-One program trains a population of M runs. Params, moments, batches and keys have a leading axis M, and
-`finetune.population.members` applies the step of a single run along this axis. Member i makes the same steps as a
-single run with its seed.
+One program trains a population of M runs. Params, moments, batches and keys have a leading axis M, and `jax.vmap`
+applies the step of a single run along this axis. Member i makes the same steps as a single run with its seed.
 """
 
 from collections.abc import Callable
@@ -16,7 +15,6 @@ from jaxtyping import Array, Float
 
 from finetune.classifier.network import Classifier
 from finetune.config import FinetuneConfig
-from finetune.population.members import compute_each, update_each
 from finetune.population.state import PopulationState
 from pretrain.config import OptimizerConfig as PretrainOptimizer
 from pretrain.config import ScheduleConfig as PretrainSchedule
@@ -29,6 +27,9 @@ from pretrain.optim.train_state import DROPOUT, random_key
 
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
+
+MEMBER = "member"
+"""The mesh axis over which the runs are distributed."""
 
 
 def schedule_of(config: FinetuneConfig, steps: int) -> optax.Schedule:
@@ -112,9 +113,8 @@ def make_train_step(
         return loss_sum / total[0], {"loss_sum": loss_sum, "correct_sum": jnp.sum(right * weights)}
 
     def member_step(
-        state: tuple[Any, Any], step: Array, seed: Array, rate: Array, batch: Batch
-    ) -> tuple[tuple[Any, Any], Metrics]:
-        params, moments = state
+        params: Any, moments: Any, step: Array, seed: Array, rate: Array, batch: Batch
+    ) -> tuple[Any, Any, Metrics]:
         key = jax.random.fold_in(random_key(seed, DROPOUT), step)
         weight_sum = jnp.sum(batch["weights"])
         part = (batch, jnp.broadcast_to(weight_sum, batch["weights"].shape))
@@ -130,36 +130,28 @@ def make_train_step(
         sums |= {"weight_sum": weight_sum}
         bad = is_bad(sums["loss_sum"], grad_norm)
         if skips:
-            new, sums = kept(bad, state, new), kept(bad, jax.tree.map(jnp.zeros_like, sums), sums)
+            new, sums = kept(bad, (params, moments), new), kept(bad, jax.tree.map(jnp.zeros_like, sums), sums)
         more = {"grad_norm": grad_norm, "learning_rate": rate * schedule(step), NONFINITE: bad}
-        return new, sums | more
+        return *new, sums | more
+
+    every_member = jax.vmap(member_step, in_axes=(0, 0, None, 0, 0, 0), spmd_axis_name=MEMBER)
 
     def train_step(state: PopulationState, batch: Batch) -> tuple[PopulationState, Metrics]:
-        def update(
-            own: tuple[Any, Any], inputs: tuple[Array, Array, Batch]
-        ) -> tuple[tuple[Any, Any], Metrics]:
-            return member_step(own, state.step, *inputs)
-
-        (params, opt_state), metrics = update_each(
-            update, (state.params, state.opt_state), (seeds, rates, batch), config.population
+        params, opt_state, metrics = every_member(
+            state.params, state.opt_state, state.step, seeds, rates, batch
         )
         return replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return train_step
 
 
-def make_logits(classifier: Classifier, population: str) -> Callable[[Any, Batch], Float[Array, "M B C"]]:
-    """Make the function that computes every member's logits for evaluation rows [B, S], without dropout.
-
-    Args:
-      classifier: the network.
-      population: `config.population`.
-    """
+def make_logits(classifier: Classifier) -> Callable[[Any, Batch], Float[Array, "M B C"]]:
+    """Make the function that computes every member's logits for evaluation rows [B, S], without dropout."""
 
     def logits(params: Any, batch: Batch) -> Array:
-        return compute_each(lambda own: logits_of(classifier, own, batch, None), params, population)
+        return logits_of(classifier, params, batch, None)
 
-    return logits
+    return jax.vmap(logits, in_axes=(0, None), spmd_axis_name=MEMBER)
 
 
 def logits_of(

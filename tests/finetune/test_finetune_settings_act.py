@@ -134,7 +134,6 @@ ACTS: dict[str, tuple[typing.Any, typing.Any]] = {
     "seed": (3, members),
     "seeds": (2, members),
     "learning_rates": ([1e-3, 2e-3], members),
-    "population": ("together", program),
     "epochs": (3, examples),
     "steps": (3, examples),
     "global_batch": (16, examples),
@@ -202,7 +201,6 @@ BESIDE = {
         "task": "rte",
         "data": {"source": "folder", "path": "{place}/glue", "train": "", "validation": ""},
     },
-    "population": {"seeds": 3},  # three runs on each of eight devices
     "data.validation_share": {"data": {"validation": ""}},
     "data.text": {"data": {"train": "{place}/columns.csv", "validation": "{place}/columns.csv"}},
     "data.label": {"data": {"train": "{place}/columns.csv", "validation": "{place}/columns.csv"}},
@@ -227,14 +225,17 @@ ELSEWHERE = {
     "checkpoint.verify": "tests/faults/test_damaged_checkpoints.py",
     "time_limit": "tests/faults/test_watchdog.py",
     "log.profile_start": "tests/finetune/test_finetuning.py",
+    "inference": "tests/finetune/test_finish.py",
     "distributed": "tests/finetune/test_finetune_command.py",
     "compilation_cache": "tests/pretrain/test_settings_unused.py",
-    **dict.fromkeys(("card.language", "card.license"), "tests/finetune/test_classifier_card.py"),
+    "card.language": "tests/finetune/test_classifier_card.py",
+    "card.license": "tests/finetune/test_classifier_card.py",
     **dict.fromkeys(("data.source", "data.path"), "tests/data/test_labelled_folder.py"),
     **dict.fromkeys(("data.name", "data.revision"), "tests/data/test_labelled_hub.py"),
     "data.data_dir": "tests/data/test_labelled_tfds.py",
-    **dict.fromkeys(("inference", "eval.tests"), "tests/finetune/test_finish.py"),
-    **dict.fromkeys(("search.trials", "search.objective"), "tests/finetune/test_search.py"),
+    "eval.tests": "tests/finetune/test_finish.py",
+    "search.trials": "tests/finetune/test_search.py",
+    "search.objective": "tests/finetune/test_search.py",
 }
 """Fields that need data or a whole run of their own: the tests in which they are seen to act."""
 REFUSED_HERE = {"model.attention": "config.model.attention=cudnn runs on a GPU"}
@@ -281,7 +282,6 @@ def get_config():
 FILES = "data.source=files"
 REFUSED = {
     "optimizer.learning_rate=2e-5": "learning_rates=1e-5",
-    "population=together": "seeds=1",
     "epochs=4": "steps=9",
     "schedule.warmup_ratio=0.3": "schedule.warmup_steps=9",
     "search.warmup_ratio=(0.1,0.2)": "search.trials=3 schedule.warmup_steps=9",

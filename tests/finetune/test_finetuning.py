@@ -102,14 +102,10 @@ def test_it_learns_and_its_results_say_so(task, tmp_path):
 
 def test_a_member_is_the_run_of_its_seed_and_learning_rate(task, tmp_path):
     changes = {"init_from": str(write_model(tmp_path)), "checkpoint": AT_THE_END}
-    config = tiny_finetune(task, seeds=3, learning_rates=[3e-3, 1e-3], seed=3, **changes)
-    together = run(
-        config, tmp_path / "together"
-    )  # of six runs, each half of the devices trains three in turn
-    assert [(m.seed, m.learning_rate) for m in config.members] == [
-        (seed, rate) for rate in (3e-3, 1e-3) for seed in (3, 4, 5)
-    ]
-    for index in (2, 4):  # another seed, and another seed and learning rate
+    config = tiny_finetune(task, seeds=2, learning_rates=[3e-3, 1e-3], seed=3, **changes)
+    together = run(config, tmp_path / "together")
+    assert [(m.seed, m.learning_rate) for m in config.members] == [(3, 3e-3), (4, 3e-3), (3, 1e-3), (4, 1e-3)]
+    for index in (1, 2):  # the other seed, and the other learning rate
         member = config.members[index]
         rate = {"learning_rate": member.learning_rate}
         alone = run(tiny_finetune(task, seed=member.seed, optimizer=rate, **changes), tmp_path / str(index))
@@ -118,7 +114,6 @@ def test_a_member_is_the_run_of_its_seed_and_learning_rate(task, tmp_path):
         theirs = [each["members"][0]["loss"] for each in alone.tracking.history]
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
     first, second = (params_of(together, index)["head"]["out"]["kernel"] for index in (0, 1))
-    assert dict(together.job.mesh.shape)["member"] == 2
     assert np.abs(first - second).max() > 1e-3
 
 
