@@ -40,6 +40,9 @@ def main() -> None:
     """Run the sections, print a table of each, and write them to a file."""
     options = parse()
     if options.only:
+        from pretrain.devices.platforms import leave_out_absent_tpu
+
+        leave_out_absent_tpu()
         run = {"kernels": kernels, "train": train, "seeds": seeds, "losses": losses}[options.only]
         Path(options.json).write_text(json.dumps(run(Path(options.folder), options.small)))
         return
@@ -258,7 +261,7 @@ def middle(metrics: Table, name: str) -> float | None:
 def after(printed: str, name: str) -> str:
     """The rest of the first line that begins with these words."""
     lines = (line.strip() for line in printed.splitlines())
-    return next((line.removeprefix(name).strip() for line in lines if line.startswith(name)), "")
+    return next((line.removeprefix(name).strip() for line in lines if line.startswith(f"{name} ")), "")
 
 
 def seeds(folder: Path, small: bool) -> Table:
