@@ -320,14 +320,14 @@ def _xla_flops(checked: Checked, phase: Phase) -> float:
     They are counted before compiling, for one CPU. XLA counts a loop's body once, for any number of rounds. So the
     FLOPs of a layer are the difference between networks with and without it, which have no loops. Layers that see the
     same window have the same FLOPs. No kernel is counted but the one that XLA can read; windows run by blocks where
-    they do in the step.
+    the step leaves out what they hide.
     """
     whole, objective = (
         dataclasses.replace(phase, grad_accum=1),
         checked.objectives[phase.index].in_one_piece(),
     )
     one_device = make_mesh(MeshConfig(), jax.devices("cpu")[:1])
-    by_blocks = checked.model.encoder.kernel.by_blocks
+    by_blocks = checked.model.encoder.kernel.is_given(checked.encoder.windows, phase.seq_len)
 
     @functools.cache
     def counted(layers: int) -> float:
