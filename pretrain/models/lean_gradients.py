@@ -19,9 +19,22 @@ LARGEST_SCORE = 80.0
 """Scores are clipped to this size: their exponentials, and a sum of 2^16 of them, are finite in float32."""
 
 
+LARGEST_LOGIT = 70.0
+"""Logits are capped at this size in the loss: the exponentials of a million of them have a finite sum in float32."""
+
+
 def are_used(dtype: jnp.dtype) -> bool:
     """Whether the program being traced takes these functions: on a TPU, in a type shorter than float32."""
     return dtype.itemsize < 4 and platform() == "tpu"
+
+
+@jax.custom_jvp
+def capped(logits: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Logits of at most `LARGEST_LOGIT` in size. The gradient passes, so a loss of them still moves a larger one."""
+    return jnp.clip(logits, -LARGEST_LOGIT, LARGEST_LOGIT)
+
+
+capped.defjvp(lambda primals, tangents: (capped(*primals), *tangents))
 
 
 @jax.custom_vjp

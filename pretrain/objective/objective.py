@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from pretrain.devices.flops import causal_pairs, pairs_of_documents
 from pretrain.devices.mesh import constrain
 from pretrain.models import Model, lean_gradients
-from pretrain.models.lean_gradients import LARGEST_SCORE
+from pretrain.models.lean_gradients import capped
 
 Batch = Mapping[str, Array]
 """tokens, segments and positions, int32 [B, S]; see `data.packing`."""
@@ -140,12 +140,13 @@ def cross_entropy_sums(
     # log(sum(exp)) with the maximum at hand, which also tells whether the target is the best guess.
     if lean_gradients.are_used(hidden.dtype):
         # Without it, the product that gives the logits gives the sum too, and they are read once less.
-        clipped = jnp.clip(logits, -LARGEST_SCORE, LARGEST_SCORE)
-        normaliser = jnp.log(jnp.sum(jnp.exp(clipped), axis=2))
+        normaliser = jnp.log(jnp.sum(jnp.exp(capped(logits)), axis=2))
+        losses = normaliser - capped(target_logits)
     else:
         normaliser = jnp.log(jnp.sum(jnp.exp(logits - highest[:, :, None]), axis=2)) + highest
+        losses = normaliser - target_logits
     return {
-        "loss_sum": jnp.sum((normaliser - target_logits) * weights),
+        "loss_sum": jnp.sum(losses * weights),
         "correct_sum": jnp.sum((target_logits >= highest) * weights),
         "weight_sum": jnp.sum(weights),
     }

@@ -190,6 +190,33 @@ def test_a_network_that_runs_them_is_the_network_that_does_not(monkeypatch: pyte
         np.testing.assert_allclose(mine, reference, atol=1e-3 * np.abs(reference).max() + 1e-6)
 
 
+@pytest.mark.parametrize("offset", [0.0, 100.0, -100.0, 1e30])
+@pytest.mark.parametrize("largest", [0.0, 90.0, 300.0])
+def test_logits_beyond_the_cap_have_a_loss_and_a_gradient_that_mend_them(
+    offset: float, largest: float, monkeypatch: pytest.MonkeyPatch
+):
+    """The target's logit is large, or another's, or those of a whole vocabulary."""
+    monkeypatch.setattr(lean_gradients, "platform", lambda: "tpu")
+    logits = jnp.full((1, 2, 60_000), offset).at[0, 0, 1].add(largest).at[0, 1, 3].add(largest)
+    targets, weights = jnp.asarray([[1, 2]]), jnp.ones((1, 2))
+
+    class Fixed:
+        def predict(self, params, hidden):
+            return params
+
+    def loss(logits):
+        hidden = jnp.zeros((1, 2, 4), jnp.bfloat16)
+        return cross_entropy_sums(Fixed(), logits, hidden, targets, weights)["loss_sum"]
+
+    value, gradient = jax.value_and_grad(loss)(logits)
+    assert np.isfinite(value) and value >= 0
+    assert np.all(np.isfinite(gradient)) and np.abs(gradient).max() <= 1.001
+    assert gradient[0, 1, 2] < -0.4, "the target goes up"
+    if largest and offset == 0:
+        assert gradient[0, 1, 3] > 0.4, "the wrong one goes down"
+        assert abs(gradient[0, 0, 1]) < 1e-3, "the right one stays"
+
+
 def test_the_loss_without_a_maximum_is_the_loss_with_one(monkeypatch: pytest.MonkeyPatch):
     logits = 5 * jnp.stack(_arrays(B, 3, 20, count=1))[0]
     targets, weights = jnp.asarray([[1, 2, 3], [4, 5, 6]]), jnp.asarray([[1.0, 1, 0], [1, 1, 1]])
