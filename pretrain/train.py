@@ -265,9 +265,7 @@ class _Pretraining:
         assert evaluator is not None
         if not evaluator.compiled:
             evaluator.compile(state.params)
-            processes.check_same(
-                {"the step of the first evaluation": step}
-            )  # collectives do not wait so long
+            processes.check_same({"the number of steps made": step})  # collectives do not wait so long
         values = processes.same_as_first(evaluator(state.params))
         recorder.evaluation(step, values)
         loss, best = values["eval/loss"], self.run.best
@@ -313,8 +311,7 @@ class _Pretraining:
         rows = held_out_rows(
             self._workdir, phase, job.tokenizer, config.steps * phase.global_batch, warn=warn
         )
-        objective, special = job.evaluations[phase.index], job.tokenizer.special_ids
-        return Evaluator(job.model, objective, phase, job.mesh, rows, special)
+        return Evaluator(job.model, job.evaluations[phase.index], phase, job.mesh, rows)
 
 
 class _PhaseSteps:

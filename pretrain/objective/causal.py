@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from pretrain.models import Model
 from pretrain.objective.names import TRAITS
@@ -39,18 +39,22 @@ class CausalLM:
 
     def prepare(self, key: jax.Array, row_ids: Int[Array, "B"], batch: Batch) -> Prepared:
         """The next token at each position. Neither the last token of a document nor padding predicts one."""
-        tokens, segments = batch["tokens"], batch["segments"]
-        following, segments_following = jnp.roll(tokens, -1, axis=1), jnp.roll(segments, -1, axis=1)
-        not_last = jnp.arange(tokens.shape[1]) < tokens.shape[1] - 1
-        same_document = (segments > 0) & (segments == segments_following) & (tokens != self.separator)
+        tokens = batch["tokens"]
         return Prepared(
             inputs=tokens,
-            segments=segments,
+            segments=batch["segments"],
             positions=batch["positions"],
             predicted=None,
-            targets=following,
-            weights=(same_document & not_last).astype(jnp.float32),
+            targets=jnp.roll(tokens, -1, axis=1),
+            weights=jnp.roll(self.may_be_predicted(batch), -1, axis=1).astype(jnp.float32),
         )
+
+    def may_be_predicted(self, batch: Batch) -> Bool[Array, "B S"]:
+        """Those with a token of their document before them in the row."""
+        tokens, segments = batch["tokens"], batch["segments"]
+        before, segments_before = jnp.roll(tokens, 1, axis=1), jnp.roll(segments, 1, axis=1)
+        same_document = (segments > 0) & (segments == segments_before) & (before != self.separator)
+        return same_document & (jnp.arange(tokens.shape[1]) > 0)
 
     def loss(self, model: Model, params: Any, prepared: Prepared, dropout_key: jax.Array | None) -> Sums:
         """loss_sum, correct_sum and weight_sum over the tokens that are predicted.

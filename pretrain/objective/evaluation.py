@@ -1,7 +1,7 @@
 """Evaluation on held-out rows. The rows and the predicted positions are the same in every evaluation."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -26,7 +26,6 @@ class Evaluator:
         phase: Phase,
         mesh: Mesh,
         rows: Mapping[str, np.ndarray],
-        special: Collection[int],
     ):
         """Keep the held-out rows ready to feed.
 
@@ -36,7 +35,6 @@ class Evaluator:
           phase: its batches.
           mesh: the devices.
           rows: tokens, segments and positions, int32 [R, S], the same on every process.
-          special: ids of the special tokens.
         """
         self._objective = objective
         self._step = jax.jit(make_eval_step(model, objective))
@@ -44,7 +42,7 @@ class Evaluator:
         self._mesh = mesh
         self._batch = phase.global_batch
         self._count = rows["tokens"].shape[0]
-        self.frequency_loss = frequency_loss(rows, special)
+        self.frequency_loss = frequency_loss(rows["tokens"][np.asarray(objective.may_be_predicted(rows))])
         """Of token frequencies alone on these rows, in nats."""
         missing = -self._count % self._batch
         # Rows added to fill the last batch are padding (segment 0): nothing in them is predicted.

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from pretrain.models import Model
 from pretrain.objective.masking import MaskingTables, mask_tokens, maskable_tokens, predictions_per_row
@@ -55,9 +55,13 @@ class MaskedLM:
             chosen = jnp.take_along_axis(hidden, prepared.predicted[:, :, None], axis=1)
         return cross_entropy_sums(model, params, chosen, prepared.targets, prepared.weights)
 
+    def may_be_predicted(self, batch: Batch) -> Bool[Array, "B S"]:
+        """Those that are neither padding nor special."""
+        return maskable_tokens(batch["tokens"], batch["segments"], self.tables)
+
     def counts(self, batch: Batch) -> Sums:
         """maskable_sum: tokens that may be predicted."""
-        return {"maskable_sum": jnp.sum(maskable_tokens(batch["tokens"], batch["segments"], self.tables))}
+        return {"maskable_sum": jnp.sum(self.may_be_predicted(batch))}
 
     def summarise(self, sums: Mapping[str, float]) -> dict[str, float]:
         """loss, accuracy, perplexity; in training also predicted_share, the share of maskable tokens."""

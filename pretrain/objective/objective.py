@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from pretrain.devices.flops import causal_pairs, pairs_of_documents
 from pretrain.devices.mesh import constrain
@@ -73,6 +73,9 @@ class Objective(Protocol):
           prepared: the predictions, as `prepare` gives them.
           dropout_key: the key of the dropout masks; None drops nothing (evaluation).
         """
+
+    def may_be_predicted(self, batch: Batch) -> Bool[Array, "B S"]:
+        """Which tokens may be targets."""
 
     def counts(self, batch: Batch) -> Sums:
         """Further sums of a training batch, which do not depend on params."""

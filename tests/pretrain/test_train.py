@@ -127,14 +127,14 @@ def test_evaluation_gives_the_same_figure_each_time(finished, single):
     from data.held_out_rows import evaluation_rows
     from pretrain.objective.evaluation import Evaluator
 
-    job, special = outcome.job, outcome.job.tokenizer.special_ids
+    job = outcome.job
     rows = evaluation_rows(
         config.data, job.tokenizer.encode, job.tokenizer.special, seq_len=config.seq_len, max_rows=16
     )
     for devices in (1, 8):
         mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
         with jax.set_mesh(mesh):
-            evaluator = Evaluator(job.model, job.evaluations[0], job.phases[0], mesh, rows, special)
+            evaluator = Evaluator(job.model, job.evaluations[0], job.phases[0], mesh, rows)
             values = evaluator(jax.device_get(outcome.state.params))
         assert values["eval/loss"] == pytest.approx(trainer_metrics[12], rel=1e-5)
         assert 3 < values["eval/frequency_loss"] < 5.7, "the logarithm of 300 tokens"
