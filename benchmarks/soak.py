@@ -9,8 +9,8 @@ come while the command starts. In the end:
 - every launch went on from the newest whole checkpoint, and every command ended as docs/resuming.md says;
 - every document was read exactly once an epoch, by the steps that led to the final state;
 - each step read the rows that it reads in a run that nothing disturbs;
-- the losses are those of that run: to the bit if all launches had its layout, else to --tolerance. (Fine-tuning comes to
-  losses so small that the rounding of another layout shows in them; --layouts=1x8 compares it to the bit.)
+- the losses are those of that run: to the bit if all launches had its layout, else to --tolerance. (Fine-tuning comes
+  to losses so small that the rounding of another layout shows in them; --layouts=1x8 compares it to the bit.)
 
 The exit status is 1 if any of it does not hold. A line is printed for each fault, and the folder with everything.
 """

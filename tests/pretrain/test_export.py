@@ -83,7 +83,9 @@ def _params(workdir: Path, step: int):
     special = load_tokenizer(str(workdir / "tokenizer")).special
     padded = encoder_config(CONFIG.model, len(WORDS), special)
     params = jax.jit(build(padded).init)(jax.random.key(step))
-    encoder = encoder_config(dataclasses.replace(CONFIG.model, vocab_multiple=1), len(WORDS), special)
+    # A folder does not say how the network is run; these are the values where nothing says it.
+    model = dataclasses.replace(CONFIG.model, vocab_multiple=1, scan_unroll=1, dropout_bits=16)
+    encoder = encoder_config(model, len(WORDS), special)
     return encoder, with_rows(padded, params, len(WORDS))
 
 
