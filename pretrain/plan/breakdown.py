@@ -75,16 +75,18 @@ def table(name: str, program: Program, chip: TpuSlice) -> RenderableType:
 
 def _line(part: Part, program: Program, chip: TpuSlice) -> tuple[Any, ...]:
     """A part's name, cycles forward, backward and left out, FLOPs, bytes, and cycles by peak, by HBM and by both."""
-    if part is Part.EXCHANGES:
-        alone, overlapped = (program.exchange_seconds(asynchronous=which) for which in (False, True))
-        bound = (alone + overlapped) * chip.clock_hz
-        return (part, 0.0, 0.0, alone * chip.clock_hz, 0.0, 0.0, 0.0, 0.0, bound)
     total = Work()
     for work in (both := [program.parts.get((part, backward), Work()) for backward in (False, True)]):
         total.add(work)
     best = roofline(total, chip)
     cycles = (work.cycles for work in both)
-    return (part, *cycles, total.least, total.flops, total.bytes, best.peak, best.hbm, best.bound)
+    left_out, bound = total.least, best.bound
+    if part is Part.EXCHANGES:  # also fusions of an exchange and arithmetic, which have cycles
+        alone, overlapped = (
+            chip.clock_hz * program.exchange_seconds(asynchronous=which) for which in (False, True)
+        )
+        left_out, bound = left_out + alone, max(bound, alone + overlapped)
+    return (part, *cycles, left_out, total.flops, total.bytes, best.peak, best.hbm, bound)
 
 
 def as_json(program: Program, chip: TpuSlice) -> list[dict[str, Any]]:

@@ -74,7 +74,7 @@ class Program:
     """What a run of the program takes on one device."""
 
     parts: Mapping[tuple[Part, bool], Work]
-    """Everything but exchanges, by part of the network, and whether it is of the backward pass."""
+    """By part of the network, and whether it is of the backward pass: all but exchanges without an estimate."""
     collectives: tuple[Collective, ...]
     unestimated: Mapping[str, Unestimated] = field(default_factory=dict)
     """The large ones, by what they do."""

@@ -208,6 +208,24 @@ def test_the_parts_of_a_loop_and_of_exchanges_sum_to_the_step():
     assert sum(columns[-1][:3]) == pytest.approx(1e-3 * CHIP.clock_hz * (random + sent) + 12, abs=0.2)
 
 
+def test_the_arithmetic_of_a_fusion_with_an_exchange_counts_in_the_row_of_exchanges():
+    inside = (
+        "%sums (p: f32[2048,2048]) -> f32[2048,2048] {\n  %q = f32[2048,2048]{1,0} parameter(0)\n"
+        "  %m = f32[2048,2048]{1,0} multiply(%q, %q)\n"
+        "  ROOT %r = f32[2048,2048]{1,0} all-reduce(%m), replica_groups={{0,1}}\n}\n"
+    )
+    fusion = f"%x = f32[2048,2048]{{1,0}} fusion(%p), calls=%sums, {note(BACKWARD + '/add', 7_000_000)}"
+    found = read("%p = f32[2048,2048]{1,0} parameter(0)", fusion, others=inside)
+    shown = Console(width=80, color_system=None)
+    with shown.capture() as capture:
+        shown.print(breakdown.table("x", found, CHIP))
+    rows = {line.strip()[:9].strip(): line.split()[-8:] for line in capture.get().splitlines()}
+    assert rows["exchanges"] == rows["the step"]
+    forward, backward, left_out = (float(cell.replace("-", "0")) for cell in rows["exchanges"][:3])
+    assert (forward, backward, left_out) == (0, 7.0, 0)
+    assert found.whole_seconds(CHIP.clock_hz) == pytest.approx(7_000_000 / CHIP.clock_hz)
+
+
 def test_an_exchange_within_the_chips_of_a_v3_leaves_none():
     """A v3-8 has two devices on each of four chips: these may sum up before anything leaves a chip."""
     for members, chips in ((8, 4), (2, 1)):
