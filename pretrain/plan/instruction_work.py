@@ -122,7 +122,8 @@ def _shares_read(
     shares = []
     for index, operand in enumerate(operands):
         if index == 0 and user.opcode in READS_A_PART and operand:
-            shares.append(demand * min(1.0, user.bytes / operand.bytes))
+            share = user.bytes / operand.bytes if operand.bytes else 1.0  # none: empty, or not in BYTES
+            shares.append(demand * min(1.0, share))
         elif index == 0 and user.opcode in WRITES_A_PART:
             shares.append(0.0)
         else:

@@ -137,6 +137,16 @@ def test_a_look_up_reads_its_rows_and_not_the_table():
     assert [(name, one.count) for name, one in found.unestimated.items()] == [("gather", 1), ("scatter", 1)]
 
 
+@pytest.mark.parametrize("kind", ["f8e4m3fn[24,8]", "s4[24,8]", "f32[0,8]"])
+def test_a_part_of_an_array_without_bytes_moves_none(kind):
+    part = kind.replace("24", "1").replace("[0", "[1")
+    found = read(
+        f"%s = {kind}{{1,0}} parameter(0)",
+        f"%e = {part}{{1,0}} dynamic-slice(%s, %i, %i), {note(FORWARD + '/dynamic_slice', 3)}",
+    )
+    assert found.cycles == 3
+
+
 KERNEL = (
     '%mha.7 = bf16[8,1024,64]{2,1,0} custom-call(%q, %k), custom_call_target="tpu_custom_call", '
     'frontend_attributes={kernel_metadata={\n}}, metadata={op_name="jit(train_step)/jvp(layer)/attention/mha"}, '
