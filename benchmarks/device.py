@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -35,21 +36,25 @@ SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "a
 Table = list[dict[str, Any]]
 """Rows of a section: column -> value."""
 
+FAILED: list[str] = []
+"""What has failed in this process: sections, or recipes of runs."""
 
-def main() -> None:
-    """Run the sections, print a table of each, and write them to a file."""
-    options = parse()
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the sections, print a table of each, and write them to a file; the exit status."""
+    options = parse(arguments)
+    FAILED.clear()
     if options.only:
         from pretrain.devices.platforms import leave_out_absent_tpu
 
         leave_out_absent_tpu()
         run = {"kernels": kernels, "train": train, "seeds": seeds, "losses": losses}[options.only]
         Path(options.json).write_text(json.dumps(run(Path(options.folder), options.small)))
-        return
+        return int(bool(FAILED))
     end, found = time.monotonic() + LIMIT, dict[str, Any]()
     with tempfile.TemporaryDirectory() as folder:
         write_text(Path(folder) / "text.txt", documents=200 if options.small else 40_000)
-        for section in (each for each in SECTIONS if each in options.sections.split(",")):
+        for section in (each for each in SECTIONS if each in options.sections):
             begin = time.monotonic()
             file = Path(folder) / f"{section}.json"
             command = [
@@ -58,40 +63,70 @@ def main() -> None:
                 f"--json={file}",
                 *["--small"] * options.small,
             ]
-            print(python(["benchmarks.device", *command], end - begin), end="")
+            printed, problem = python(["benchmarks.device", *command], end - begin, is_section=True)
+            print(printed, end="")
+            if problem:
+                FAILED.append(section)
+                print(f"{section} failed: {problem}")
             found[section] = json.loads(file.read_text()) if file.exists() else []
             show(section, found[section], time.monotonic() - begin)
             Path(options.json).write_text(json.dumps(found, indent=1))
+    return int(bool(FAILED))
 
 
-def parse() -> argparse.Namespace:
-    """The command line."""
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line, which is that of the process by default."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", default="device.json", help="where the figures are written")
     parser.add_argument("--small", action="store_true", help="tiny sizes")
-    parser.add_argument("--sections", default=",".join(SECTIONS), help="the parts to run")
+    parser.add_argument("--sections", default=SECTIONS, type=names_of_sections, help="the parts to run")
     parser.add_argument("--only", default="", help=argparse.SUPPRESS)
     parser.add_argument("--folder", default="", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def python(module: list[str], seconds: float, **environment: str) -> str:
-    """Run a module; returns what it printed, and prints the end of it where it fails or takes too long."""
-    command = [sys.executable, "-m", *module]
+def names_of_sections(text: str) -> list[str]:
+    """The sections that a list with commas names."""
+    names = text.split(",")
+    for name in names:
+        if name not in SECTIONS:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(SECTIONS)}")
+    if "seeds" in names and "train" not in names:
+        raise argparse.ArgumentTypeError("seeds need the network that train leaves: --sections=train,seeds")
+    return names
+
+
+def python(
+    module: list[str], seconds: float, *, is_section: bool = False, **environment: str
+) -> tuple[str, str]:
+    """Run a module for some seconds at most; returns what it printed, and what went wrong ('' if nothing).
+
+    A section is killed with the run that it has started, and so it is if this process is interrupted.
+    """
     started = subprocess.Popen(
-        command, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-m", *module],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=is_section,
     )
+
+    def killed() -> str:
+        if is_section:
+            os.killpg(started.pid, signal.SIGKILL)
+        else:
+            started.kill()
+        return started.communicate()[0]
+
     try:
-        printed, problem = (
-            started.communicate(timeout=max(seconds, 1))[0],
-            f"exit status {started.returncode}",
-        )
+        printed = started.communicate(timeout=max(seconds, 1))[0]
     except subprocess.TimeoutExpired:
-        started.kill()
-        printed, problem = started.communicate()[0], f"not finished after {seconds:.0f} s"
-    if started.returncode:
-        print(f"{' '.join(module)}: {problem}\n{printed[-3000:]}")
-    return printed
+        return killed(), f"not finished after {seconds:.0f} s"
+    except BaseException:
+        killed()
+        raise
+    return printed, f"exit status {started.returncode}" if started.returncode else ""
 
 
 def show(section: str, table: Table, seconds: float) -> None:
@@ -149,10 +184,12 @@ def kernels(folder: Path, small: bool) -> Table:
             return lambda: jax.block_until_ready(step(*given))
 
         exact = jax.tree.leaves(compiled("chunked" if length > 1024 else "xla", "float32")())
-        run_as = {name: name for name, kernel in KERNELS.items() if platform in kernel.platforms}
-        if documents > 1:
-            run_as = {name: name for name in run_as if KERNELS[name].segments}
-        steps = {name: compiled(name, "bfloat16") for name in run_as}
+        names = [
+            name
+            for name, kernel in KERNELS.items()
+            if platform in kernel.platforms and (kernel.segments or documents == 1)
+        ]
+        steps = {name: compiled(name, "bfloat16") for name in names}
         took = interleaved(steps, 3 if small else 20)
         for name, step in steps.items():
             errors = [
@@ -198,9 +235,11 @@ def pretrained(
             **fields,
         }.items()
     }
-    printed = python(
-        ["pretrain", *(f"--{key}={value}" for key, value in settings.items())], seconds, **environment
-    )
+    arguments = [f"--{key}={value}" for key, value in settings.items()]
+    printed, problem = python(["pretrain", *arguments], seconds, is_section=False, **environment)
+    if problem:
+        FAILED.append(recipe)
+        print(f"pretrain {' '.join(arguments)}: {problem}\n{printed[-3000:]}")
     file = workdir / "metrics.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else [], printed
 
@@ -354,4 +393,6 @@ def losses(folder: Path, small: bool) -> Table:
 
 
 if __name__ == "__main__":
-    main()
+    for stops in (signal.SIGTERM, signal.SIGHUP):  # end the section too, which is in a session of its own
+        signal.signal(stops, lambda number, _: sys.exit(128 + number))
+    sys.exit(main())
