@@ -3,8 +3,8 @@
 Flax NNX describes the parts once (`jax.eval_shape`, `nnx.split`); `nnx.merge` rebuilds a part inside jit. The params of
 all layers are stacked on a leading axis L and run by `jax.lax.scan`. No layer is indexed alone, because the gradient of
 an index pads every layer to all L. Values that differ between layers (a window, a rotation) are arrays with a leading
-axis L too, and are scanned with the params. Windows whose attention runs by blocks are known to the program, and the
-scan runs over turns of layers (whole documents, window, window).
+axis L too, and are scanned with the params. Windows that run by blocks or in splash are known to the program, and the
+scan runs over turns of layers (whole documents, window, window). With a named xla or chunked they are arrays.
 """
 
 import dataclasses
