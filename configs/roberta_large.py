@@ -3,7 +3,8 @@
 python -m pretrain --config=configs/roberta_large.py --workdir=gs://BUCKET/roberta-large \
     --config.data.source=hub --config.data.name=allenai/c4 --config.data.subset=en
 
-Hardware: a TPU v4-32 or 16 GPUs of 80 GB.
+Hardware: a TPU v4-32 or 16 GPUs of 80 GB. Without remat, as here, it has not been compiled for a v4-32 yet: see
+docs/plan.md. If it does not fit: --config.model.remat=full.
 On a v5litepod-256: --config.grad_accum=1 --config.data.streams=256 --config.mesh.data=16 --config.mesh.fsdp=16.
 100,000 steps of 2048 x 512 are 1.0e11 tokens, about 2.1e20 FLOP: 9 hours of 16 H100 at 40% MFU (arithmetic, not a
 measurement).
