@@ -174,7 +174,7 @@ def test_dropout_is_where_transformers_has_it_with_the_same_rates(
         expected.append((p, tuple(x.shape)))
         return x
 
-    def record_ours(x, rate, key, bits):
+    def record_ours(x, rate, key, bits=16):
         ours.append((rate, x.shape))
         keys.append(tuple(np.asarray(jax.random.key_data(key)).tolist()))
         return x
