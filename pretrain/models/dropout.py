@@ -18,8 +18,10 @@ MOST_BITS = 16
 FEWEST_BITS = 8
 LEAST_SHARE = 1 / 32
 """The lowest rate for which `AUTO_BITS` takes 8 bits: rounding then changes it by less than a sixteenth."""
+LARGEST_SHARE = 255.5 / 256
+"""From this rate on `AUTO_BITS` takes 16 bits: 8 would round it to 1."""
 AUTO_BITS = 0
-"""Takes 8 bits of the hardware's generator, and 16 of threefry."""
+"""Takes 8 bits of the hardware's generator where they round the rate by little, else 16."""
 
 
 @jax.named_scope("dropout")
@@ -28,7 +30,7 @@ def dropout(
 ) -> Float[Array, "..."]:
     """Zero a share `rate` of `x` and scale the rest to keep the mean; without a key return `x` itself.
 
-    The rate is rounded to 1/256 or 1/65536. The scale follows the rounded rate, so the mean is exact.
+    The rate is rounded to 1/256 or 1/65536, and never to 1. The scale follows the rounded rate, so the mean is exact.
 
     Args:
       x: the array.
@@ -49,9 +51,10 @@ def kept(
     if key is None or rate == 0:
         return None, 1.0
     if bits == AUTO_BITS:
-        bits = MOST_BITS if _is_threefry(key) or rate < LEAST_SHARE else FEWEST_BITS
+        few = LEAST_SHARE <= rate < LARGEST_SHARE and not _is_threefry(key)
+        bits = FEWEST_BITS if few else MOST_BITS
     levels = 1 << bits
-    threshold = round(rate * levels)
+    threshold = min(round(rate * levels), levels - 1)
     return (
         (keep_mask(key, shape, threshold, bits), levels / (levels - threshold)) if threshold else (None, 1.0)
     )

@@ -77,6 +77,14 @@ def test_the_hardwares_generator_takes_8_bits_where_they_round_the_rate_by_littl
     assert scale("rbg", 0.1) == 256 / 230
     assert scale("threefry2x32", 0.1) == LEVELS / (LEVELS - 6554)
     assert scale("rbg", 0.01) == LEVELS / (LEVELS - 655)
+    assert scale("rbg", 0.999) == LEVELS / (LEVELS - 65470)
+
+
+@pytest.mark.parametrize("bits", [AUTO_BITS, 8, 16])
+@pytest.mark.parametrize("implementation", GENERATORS)
+def test_no_rate_below_1_is_rounded_to_1(implementation: str, bits: int):
+    keep, scale = kept(_key(implementation), (4, 4), 1 - 1e-9, bits)
+    assert keep is not None and scale == 1 << (bits or 16)
 
 
 def test_without_a_key_or_a_rate_nothing_is_dropped():
