@@ -132,13 +132,17 @@ class Linear(nnx.Module):
         with jax.named_scope(self.scope):
             return self._map(x)
 
+    def _kernel(self, dtype: jnp.dtype) -> Float[Array, "..."]:
+        """The kernel in a compute type, whole as a layer needs it."""
+        kernel = self.kernel[...].astype(dtype)
+        if lean_gradients.are_used(dtype):
+            kernel = lean_gradients.cast_once(kernel)
+        return gathered(kernel, self.axes)
+
     def _map(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         rows = x.shape[: x.ndim - len(self.inputs)]
         width, out = math.prod(self.inputs), math.prod(self.outputs)
-        kernel = self.kernel[...].astype(x.dtype)
-        if lean_gradients.are_used(x.dtype):
-            kernel = lean_gradients.cast_once(kernel)
-        kernel = gathered(kernel, self.axes).reshape(width, out)
+        kernel = self._kernel(x.dtype).reshape(width, out)
         letters = "STUVWXYZ"[: len(rows)]
         y = einsum(f"{letters}D,DF->{letters}F", x.reshape(*rows, width), kernel)
         y = y.reshape(*rows, *self.outputs)
@@ -156,7 +160,7 @@ class Linear(nnx.Module):
             y = self(x)
             return [y[:, :, part] for part in range(count)]
         with jax.named_scope(self.scope):
-            kernel = gathered(self.kernel[...].astype(x.dtype), self.axes)
+            kernel = self._kernel(x.dtype)
             bias = self.bias[...] if hasattr(self, "bias") else None
             results = []
             for part in range(count):

@@ -13,7 +13,7 @@ from jax.test_util import check_grads
 from pretrain.models import build_encoder, lean_gradients
 from pretrain.models.attention import KERNELS, Sight, WeightDropout
 from pretrain.models.huggingface import parse_config
-from pretrain.models.layers import LayerNorm, activate, gelu
+from pretrain.models.layers import LayerNorm, Linear, activate, gelu
 from pretrain.objective.objective import cross_entropy_sums
 
 B, S, N, H = 2, 11, 3, 8
@@ -164,6 +164,14 @@ def test_they_are_taken_on_a_tpu_in_a_short_type_alone(monkeypatch: pytest.Monke
     assert str(jax.make_jaxpr(lambda x: activate(x, "gelu"))(x.astype(short))).count("custom_vjp") == 1
     assert "custom_vjp" not in str(jax.make_jaxpr(lambda x: activate(x, "gelu"))(x))
     assert "custom_vjp" not in str(jax.make_jaxpr(lambda x: activate(x, "relu"))(x.astype(short)))
+
+
+@pytest.mark.parametrize("apply", [Linear.__call__, Linear.parts])
+def test_a_kernel_is_rounded_once(apply, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lean_gradients, "platform", lambda: "tpu")
+    linear = Linear(nnx.Rngs(0), {"D": 8}, {"P": 2, "F": 6}, ("embed", "matrices", "mlp"), 0.02)
+    program = jax.make_jaxpr(lambda x: apply(linear, x))(jnp.ones((B, S, 8), "bfloat16"))
+    assert str(program).count("cast_once") == 1
 
 
 def test_a_network_that_runs_them_is_the_network_that_does_not(monkeypatch: pytest.MonkeyPatch):
