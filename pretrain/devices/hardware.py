@@ -155,7 +155,8 @@ def _measure(device: jax.Device, dtype: str, seconds: float = 0.3, size: int = 1
     """FLOP/s of the fastest square product within a time limit, with all threads of the process.
 
     The time of a product is its wall time, or the time of the processors that it took, divided by their number, if that
-    is less. So other programs that run meanwhile do not make the peak lower.
+    is less. So other programs that run meanwhile do not make the peak lower. Where two of the processors are threads of
+    one core and XLA keeps only one of them busy, the time is too short, and the peak up to twice as high as it is.
 
     Args:
       device: the CPU device.
