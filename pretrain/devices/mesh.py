@@ -42,7 +42,7 @@ RULES: dict[str, tuple[str, ...]] = {
 }
 STORED = {"embed"}
 """Logical axes of parameters that are split only in storage. A layer uses the parameter whole along these axes."""
-OF_MOMENTS = {"embed": "moment_embed"}
+SPLIT_FURTHER = {"embed": "moment_embed"}
 """Logical axes of parameters that are split further in the state of the optimiser."""
 
 
@@ -179,7 +179,7 @@ def sharding(mesh: Mesh, axes: Sequence[str | None], shape: Sequence[int] | None
 
 def of_moments(axes: Sequence[str | None]) -> tuple[str | None, ...]:
     """The logical axes of a parameter's moments, and of the gradient that they are updated with."""
-    return tuple(OF_MOMENTS.get(name, name) if name else None for name in axes)
+    return tuple(SPLIT_FURTHER.get(name, name) if name else None for name in axes)
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
