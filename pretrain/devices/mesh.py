@@ -128,7 +128,8 @@ def spec(
     Args:
       mesh: the mesh.
       axes: a logical axis, or None, for each axis of the array.
-      shape: the array's shape. With it, an axis whose size the mesh does not divide stays whole.
+      shape: the array's shape. With it, an axis whose size the mesh does not divide stays whole; that of moments is
+        split over `fsdp` or `zero1` alone if that divides it.
 
     Raises:
       ValueError: two axes of the array use the same mesh axis.
@@ -136,8 +137,8 @@ def spec(
     entries: list[Any] = []
     for index, name in enumerate(axes):
         mesh_axes = _split_over(mesh.shape, name)
-        if shape is not None and shape[index] % math.prod(mesh.shape[axis] for axis in mesh_axes):
-            mesh_axes = ()
+        if shape is not None:
+            mesh_axes = _dividing(mesh.shape, name, mesh_axes, shape[index])
         entries.append(mesh_axes or None)
     used = [axis for entry in entries if entry for axis in entry]
     if len(used) != len(set(used)):
@@ -150,26 +151,44 @@ def _split_over(sizes: Mapping[str, int], name: str | None) -> tuple[str, ...]:
     return tuple(axis for axis in (RULES[name] if name else ()) if sizes.get(axis, 1) > 1)
 
 
+def _dividing(
+    sizes: Mapping[str, int], name: str | None, mesh_axes: tuple[str, ...], length: int
+) -> tuple[str, ...]:
+    """Those of its mesh axes that a logical axis of this length is split over: all, or one for moments, or none."""
+    if length % math.prod(sizes[axis] for axis in mesh_axes) == 0:
+        return mesh_axes
+    if name not in SPLIT_FURTHER.values():
+        return ()
+    return next(((axis,) for axis in reversed(mesh_axes) if length % sizes[axis] == 0), ())
+
+
 class WholeAxis(NamedTuple):
-    """An axis of an array that stays whole on each device although the mesh would split it."""
+    """An axis of an array that the mesh would split, or split further, if its devices divided it."""
 
     name: str
     """The logical axis."""
     length: int
     mesh_axes: tuple[str, ...]
     """The axes of the mesh, whose devices do not divide the length."""
+    split: tuple[str, ...] = ()
+    """Those of them that it is split over all the same."""
 
 
 def whole_axes(sizes: Mapping[str, int], axes: Sequence[str | None], shape: Sequence[int]) -> list[WholeAxis]:
-    """The axes of an array that `spec` leaves whole because they do not divide.
+    """The axes of an array that `spec` leaves whole, or splits less far, because they do not divide.
 
     Args:
       sizes: devices along each axis of the mesh.
       axes: the array's logical axes.
       shape: its shape.
     """
-    split = [(name or "", length, _split_over(sizes, name)) for name, length in zip(axes, shape, strict=True)]
-    return [WholeAxis(*each) for each in split if each[1] % math.prod(sizes[axis] for axis in each[2])]
+    found = []
+    for name, length in zip(axes, shape, strict=True):
+        mesh_axes = _split_over(sizes, name)
+        split = _dividing(sizes, name, mesh_axes, length)
+        if split != mesh_axes:
+            found.append(WholeAxis(name or "", length, mesh_axes, split))
+    return found
 
 
 def sharding(mesh: Mesh, axes: Sequence[str | None], shape: Sequence[int] | None = None) -> NamedSharding:

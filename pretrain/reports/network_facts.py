@@ -1,4 +1,4 @@
-"""Facts of a network for the start of a run: its attention kernel, its padding, and the axes that stay whole."""
+"""Facts of a network for the start of a run: its attention kernel, its padding, and the axes that are not split."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -6,13 +6,15 @@ from typing import Any, Protocol
 import jax
 from jaxtyping import PyTree
 
-from pretrain.devices.mesh import WholeAxis, of_moments, whole_axes
+from pretrain.devices.mesh import SPLIT_FURTHER, WholeAxis, of_moments, whole_axes
 from pretrain.models import Encoder, EncoderConfig
 
+MOMENTS = SPLIT_FURTHER["embed"]
+"""The logical axis of moments that is split further than that of their parameter."""
 FIELDS = {
     "vocab": "config.model.vocab_multiple",
     "embed": "config.model.hidden_size",
-    "moment_embed": "config.model.hidden_size",
+    MOMENTS: "config.model.hidden_size",
     "heads": "config.model.num_attention_heads",
     "mlp": "config.model.intermediate_size",
 }
@@ -62,7 +64,7 @@ def _vocabulary(config: EncoderConfig) -> str:
 
 
 def _whole(model: Network, sizes: Mapping[str, int]) -> list[WholeAxis]:
-    """The axes of parameters and moments that stay whole although the mesh would split them, each once."""
+    """The axes of parameters and moments that the mesh would split, or split further, each once."""
 
     def whole(shape: jax.ShapeDtypeStruct, axes: tuple[str | None, ...]) -> tuple[WholeAxis, ...]:
         moments = whole_axes(sizes, of_moments(axes), shape.shape) if sizes.get("zero1", 1) > 1 else []
@@ -76,7 +78,12 @@ def _whole(model: Network, sizes: Mapping[str, int]) -> list[WholeAxis]:
 def _sentence(
     axis: WholeAxis, sizes: Mapping[str, int], config: EncoderConfig, fields: Mapping[str, str]
 ) -> str:
-    narrow = bool(fields) and axis.name in ("embed", "moment_embed") and axis.length != config.hidden_size
-    mesh = " x ".join(f"config.mesh.{name}={sizes[name]}" for name in axis.mesh_axes)
+    narrow = bool(fields) and axis.name in ("embed", MOMENTS) and axis.length != config.hidden_size
+    mesh, split = (
+        " x ".join(f"config.mesh.{name}={sizes[name]}" for name in names)
+        for names in (axis.mesh_axes, axis.split)
+    )
     field = NARROW if narrow else fields.get(axis.name, "the mesh")
-    return f"{axis.name} ({axis.length:,}) is whole on every device, since {mesh} does not divide it: change {field}"
+    layout = f"split over {split} alone" if split else "whole on every device"
+    name, whose = ("embed", " of the moments") if axis.name == MOMENTS else (axis.name, "")
+    return f"{name} ({axis.length:,}){whose} is {layout}, since {mesh} does not divide it: change {field}"

@@ -152,6 +152,19 @@ def test_zero1_splits_the_moments_and_leaves_params_whole():
 
 
 @pytest.mark.parametrize(
+    ("config", "width", "split"),
+    [
+        (MeshConfig(data=1, zero1=2, fsdp=4), 24, ("zero1", "fsdp")),
+        (MeshConfig(data=1, zero1=2, fsdp=4), 12, ("fsdp",)),
+        (MeshConfig(data=1, zero1=2, fsdp=4), 6, ("zero1",)),
+        (MeshConfig(data=1, zero1=2, fsdp=4), 5, None),
+    ],
+)
+def test_moments_are_split_over_the_axes_that_divide(config, width, split):
+    assert spec(make_mesh(config), ("moment_embed",), (width,)) == jax.P(split)
+
+
+@pytest.mark.parametrize(
     ("mesh", "params", "moments"),
     [
         (MeshConfig(data=1, fsdp=8), 1.1 / 8, 1.1 / 8),
