@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from base.errors import UserError
-from pretrain.models import lean_gradients
+from pretrain.models import lean_gradients, recomputation
 from pretrain.models.config import EncoderConfig
 from pretrain.models.dropout import MOST_BITS, dropout, kept
 from pretrain.models.kernels import chunked, gpu, splash
@@ -62,6 +62,8 @@ class Kernel:
     """Whether the queries may be the first Q < S tokens of each row."""
     auto_from: int = 0
     """`auto` takes it if the longest row has at least so many tokens."""
+    scores_up_to: float = 0
+    """The longest row whose scores it keeps for the backward pass; `remat=attention` acts up to there."""
 
 
 def _xla(
@@ -194,9 +196,17 @@ KERNELS: dict[str, Kernel] = {
         some_queries=False,
         auto_from=SPLASH_FROM,
     ),
-    "chunked": Kernel(in_chunks(_dense), row_multiple=chunked.SMALLEST, some_queries=False, auto_from=LONG),
-    "one_pass": Kernel(_one_pass, platforms=("tpu",), dtypes=("bfloat16",), windows=False),
-    "xla": Kernel(_xla),
+    "chunked": Kernel(
+        in_chunks(_dense),
+        row_multiple=chunked.SMALLEST,
+        some_queries=False,
+        auto_from=LONG,
+        scores_up_to=chunked.CHUNK,
+    ),
+    "one_pass": Kernel(
+        _one_pass, platforms=("tpu",), dtypes=("bfloat16",), windows=False, scores_up_to=math.inf
+    ),
+    "xla": Kernel(_xla, scores_up_to=math.inf),
 }
 """Kernels by name, the fastest first; the last can do everything."""
 
@@ -353,6 +363,7 @@ def attention(
     window: Int[Array, ""] | int | None = None,
     causal: bool = False,
     unrolled: bool = False,
+    remat: str = recomputation.NONE,
 ) -> Float[Array, "B Q N H"]:
     """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1) among the tokens of one document.
 
@@ -372,11 +383,18 @@ def attention(
         the kernel computes known windows itself.
       causal: whether a token sees itself and earlier tokens alone.
       unrolled: whether no loop runs the layers.
+      remat: a policy of `pretrain.models.recomputation`. Kernels that keep no scores run as they are.
     """
     kernel, length = KERNELS[implementation], segments.shape[1]
     if length % kernel.row_multiple or (query.shape[1] < length and not kernel.some_queries):
         kernel = KERNELS["xla"]
     if isinstance(window, int) and not kernel.known_windows:
-        kernel = Kernel(_by_blocks)
-    sight = Sight(segments, window, causal, unrolled)
-    return kernel.compute(query, key, value, sight, WeightDropout(dropout_rate, dropout_key, dropout_bits))
+        kernel = Kernel(_by_blocks, scores_up_to=math.inf)
+    others = Sight(segments, window, causal, unrolled), WeightDropout(dropout_rate, dropout_key, dropout_bits)
+
+    def attend(query: Array, key: Array, value: Array) -> Array:
+        return kernel.compute(query, key, value, *others)
+
+    if length <= kernel.scores_up_to:
+        attend = recomputation.of_attention(remat, attend, unrolled=unrolled)
+    return attend(query, key, value)

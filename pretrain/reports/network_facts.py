@@ -1,5 +1,6 @@
 """Facts of a network for the start of a run: its attention kernel, its padding, and the axes that are not split."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -7,7 +8,8 @@ import jax
 from jaxtyping import PyTree
 
 from pretrain.devices.mesh import SPLIT_FURTHER, WholeAxis, of_moments, whole_axes
-from pretrain.models import Encoder, EncoderConfig
+from pretrain.models import Encoder, EncoderConfig, recomputation
+from pretrain.models.attention import KERNELS
 
 MOMENTS = SPLIT_FURTHER["embed"]
 """The logical axis of moments that is split further than that of their parameter."""
@@ -49,8 +51,21 @@ def network_facts(
     """
     config = model.encoder.config
     whole = "\n".join(_sentence(axis, sizes, config, fields) for axis in _whole(model, sizes))
-    facts = {"attention": str(model.encoder.kernel), "vocabulary": _vocabulary(config), "not split": whole}
+    facts = {
+        "attention": f"{model.encoder.kernel}{_not_recomputed(config)}",
+        "vocabulary": _vocabulary(config),
+        "not split": whole,
+    }
     return {name: text for name, text in facts.items() if text}
+
+
+def _not_recomputed(config: EncoderConfig) -> str:
+    """That a policy leaves attention as it is, where it does."""
+    longest = KERNELS[config.attention].scores_up_to
+    if config.remat != recomputation.ATTENTION or longest == math.inf:
+        return ""
+    where = f" in rows of more than {longest:g} tokens" if longest else ""
+    return f"; config.model.remat=attention leaves {config.attention} as it is{where}: it keeps no scores"
 
 
 def _vocabulary(config: EncoderConfig) -> str:

@@ -77,6 +77,20 @@ def test_the_kernel_is_said_with_the_reason_why_a_faster_one_was_refused():
     assert "; triton needs config.dtype=bfloat16" in facts["attention"]
 
 
+def test_a_kernel_whose_scores_are_not_recomputed_is_said_to_keep_none():
+    config = dataclasses.replace(CONFIG, attention="chunked", remat="attention")
+    assert _facts(config, {"data": 1})["attention"] == (
+        "chunked; config.model.remat=attention leaves chunked as it is in rows of more than 512 tokens: it keeps no "
+        "scores"
+    )
+    config = dataclasses.replace(config, attention="cudnn", attention_probs_dropout_prob=0.0)
+    model = build(config, dtype="bfloat16", platform="gpu", use=Use(packed=False))
+    assert network_facts(model, {"data": 1})["attention"] == (
+        "cudnn; config.model.remat=attention leaves cudnn as it is: it keeps no scores"
+    )
+    assert _facts(dataclasses.replace(CONFIG, remat="attention"), {"data": 1}) == {"attention": "xla"}
+
+
 @pytest.mark.parametrize("asked", ["auto", "cudnn"])
 def test_the_kernel_that_is_taken_stands_alone(asked: str):
     config = dataclasses.replace(CONFIG, attention_probs_dropout_prob=0.0, attention=asked)

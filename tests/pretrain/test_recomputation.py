@@ -14,6 +14,7 @@ from base.schema import completed
 from pretrain.checks import check_compiler, tpu_generation
 from pretrain.config import REMAT_POLICIES, PretrainConfig
 from pretrain.models import build_encoder
+from pretrain.models.attention import KERNELS
 from pretrain.models.huggingface import parse_config
 
 B, S = 2, 24
@@ -51,6 +52,28 @@ def test_a_policy_changes_no_loss_and_no_gradient_and_keeps_less(family: str, po
     for mine, theirs in zip(jax.tree.leaves(gradients), jax.tree.leaves(reference), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-5 * float(jnp.abs(theirs).max()) + 1e-7)
     assert kept < (0.9 if policy == "attention" else 0.5) * everything
+
+
+@functools.cache
+def _program(kernel: str, length: int, **fields) -> str:
+    """The program of an encoder that recomputes attention, and of its gradients."""
+    config = parse_config({"model_type": "roberta", **SIZES, "max_position_embeddings": length + 2}, "test")
+    encoder = build_encoder(dataclasses.replace(config, remat="attention", attention=kernel, **fields))
+    tokens = jnp.ones((1, length), jnp.int32)
+
+    def loss(params):
+        return jnp.sum(encoder.encode(params, tokens, tokens, tokens))
+
+    return str(jax.make_jaxpr(jax.grad(loss))(encoder.shapes()))
+
+
+def test_a_kernel_that_keeps_no_scores_is_not_run_again():
+    assert "remat" in _program("xla", 1024)
+    assert "remat" not in _program("chunked", 1024)
+    assert "remat" in _program("chunked", 512), "one chunk is the whole row, whose scores are kept"
+    assert {name for name, kernel in KERNELS.items() if not kernel.scores_up_to} == {
+        "cudnn", "triton", "splash",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("policy", REMAT_POLICIES)

@@ -4,7 +4,6 @@ RoBERTa, XLM-R, CamemBERT, DistilBERT and ELECTRA run it too. They differ in whe
 types, in the width of the embeddings. `EncoderLayer` describes a single layer; `pretrain.models.encoder` stacks it.
 """
 
-import functools
 from collections.abc import Mapping
 
 import jax
@@ -14,7 +13,6 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from pretrain.devices.mesh import constrain
-from pretrain.models import recomputation
 from pretrain.models.attention import attention
 from pretrain.models.config import EncoderConfig
 from pretrain.models.dropout import dropout
@@ -99,16 +97,19 @@ class SelfAttention(nnx.Module):
             constrain(linear(read), "batch", "seq", "act_heads", None)
             for linear, read in ((self.query, x[:, :first]), (self.key, x), (self.value, x))
         )
-        attend = functools.partial(
-            attention,
+        attended = attention(
+            query,
+            key,
+            value,
+            segments,
+            dropout_key=dropout_key,
             implementation=self.config.attention,
             dropout_rate=self.config.attention_probs_dropout_prob,
             dropout_bits=self.config.dropout_bits,
             causal=causal,
             unrolled=self.config.unrolled,
+            remat=self.config.remat,
         )
-        attend = recomputation.of_attention(self.config.remat, attend, unrolled=self.config.unrolled)
-        attended = attend(query, key, value, segments, dropout_key=dropout_key)
         return self.output(constrain(attended, "batch", "seq", "act_heads", None))
 
 

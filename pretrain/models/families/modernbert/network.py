@@ -5,7 +5,6 @@ with the params: the window, the rotary frequencies, and whether the layer has a
 layer has none, because the embeddings are normalised already. Its scale and bias are in the stack, but unused.
 """
 
-import functools
 from collections.abc import Mapping
 
 import jax
@@ -15,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from pretrain.devices.mesh import constrain
-from pretrain.models import lean_gradients, recomputation
+from pretrain.models import lean_gradients
 from pretrain.models.attention import attention
 from pretrain.models.config import EncoderConfig
 from pretrain.models.dropout import dropout
@@ -98,22 +97,19 @@ class SelfAttention(nnx.Module):
         )
         query = query[:, :first]
         angles = positions[..., None].astype(jnp.float32) * frequencies
-        attend = functools.partial(
-            attention,
+        attended = attention(
+            rotate(query, angles[:, :first]),
+            rotate(key, angles),
+            value,
+            segments,
+            dropout_key=dropout_key,
             implementation=self.config.attention,
             dropout_rate=self.config.attention_probs_dropout_prob,
             dropout_bits=self.config.dropout_bits,
             window=window,
             causal=causal,
             unrolled=self.config.unrolled,
-        )
-        attend = recomputation.of_attention(self.config.remat, attend, unrolled=self.config.unrolled)
-        attended = attend(
-            rotate(query, angles[:, :first]),
-            rotate(key, angles),
-            value,
-            segments,
-            dropout_key=dropout_key,
+            remat=self.config.remat,
         )
         return self.output(constrain(attended, "batch", "seq", "act_heads", None))
 
