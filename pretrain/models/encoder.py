@@ -40,6 +40,8 @@ class Encoder:
     """Compute type; layer norms and softmax are float32 whatever it is."""
     embeddings: nnx.GraphDef[Any]
     layer: nnx.GraphDef[Any]
+    outside: nnx.GraphDef[Any]
+    """A layer outside the loop over the layers; it is told that no loop runs it."""
     final: nnx.GraphDef[Any] | None
     kernel: attention.Choice = dataclasses.field(compare=False)
     """The attention kernel that it runs, and the reasons against faster kernels."""
@@ -122,11 +124,12 @@ class Encoder:
             x: Float[Array, "B S D"],
             inputs: tuple[Params, dict[str, jax.Array], jax.Array],
             known: Mapping[str, Any],
+            graph: nnx.GraphDef[Any],
             first: int | None = None,
         ) -> Float[Array, "B Q D"]:
             layer_params, traits, index = inputs
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
-            return nnx.merge(self.layer, layer_params)(
+            return nnx.merge(graph, layer_params)(
                 x, segments, positions, key, first, causal=causal, **traits, **known
             )
 
@@ -136,21 +139,24 @@ class Encoder:
             known = [{"window": window or None} for window in windows]
             del traits["window"]
         scanned = {name: jnp.asarray(values) for name, values in traits.items()}
-        # Layers of several kinds take turns. The loop runs whole turns; the layers after them follow one by one.
+        # Layers of several kinds take turns. The loop runs whole turns; the layers after them follow one by one. So do
+        # turns that would be left over where an iteration runs several.
         turn = _turn(known)
-        looped = (layers - (first is not None)) // turn * turn
+        whole = (layers - (first is not None)) // turn
+        at_once = max(min((self.config.scan_unroll or layers) // turn, whole), 1)
+        looped = whole // at_once * at_once * turn
+        graph = self.layer if looped > at_once * turn else self.outside
         turns, rest = _split_layers((params["layers"], scanned, jnp.arange(layers)), looped, turn)
-        unroll = self.config.scan_unroll or layers
 
         def run_turn(x: Float[Array, "B S D"], inputs: list[Any]) -> tuple[jax.Array, None]:
             for layer, own in zip(inputs, known):
-                run = functools.partial(run_layer, known=own)
+                run = functools.partial(run_layer, known=own, graph=graph)
                 x = recomputation.of_layer(self.config.remat, run)(x, layer)
             return x, None
 
-        x, _ = jax.lax.scan(run_turn, x, turns, unroll=max(unroll // turn, 1))
+        x, _ = jax.lax.scan(run_turn, x, turns, unroll=at_once)
         for index, layer in enumerate(rest, start=looped):
-            x = run_layer(x, layer, known[index], first if index == layers - 1 else None)
+            x = run_layer(x, layer, known[index], self.outside, first if index == layers - 1 else None)
         return x if self.final is None else nnx.merge(self.final, params["final"])(x)
 
 
@@ -210,7 +216,10 @@ def build_encoder(
     kernel = attention.choose(config.attention, attention.Needs.of(config, dtype, platform, use))
     config = dataclasses.replace(config, attention=kernel.name, scan_unroll=_unroll(config, platform))
     graphs = {part: nnx.split(module)[0] for part, module in _modules(config).items()}
-    return Encoder(config, dtype, graphs["embeddings"], graphs["layers"], graphs.get("final"), kernel)
+    outside = nnx.split(_modules(dataclasses.replace(config, scan_unroll=0))["layers"])[0]
+    return Encoder(
+        config, dtype, graphs["embeddings"], graphs["layers"], outside, graphs.get("final"), kernel
+    )
 
 
 def _unroll(config: EncoderConfig, platform: str | None) -> int:
@@ -222,8 +231,9 @@ def _unroll(config: EncoderConfig, platform: str | None) -> int:
     unroll = config.scan_unroll
     if unroll is None:
         unroll = 0 if (platform or jax.default_backend()) == "tpu" and layers <= MOST_UNROLLED else 1
-    in_loop = recomputation.keeps_loop(config.remat)
-    return 1 if in_loop and not 0 < unroll < layers else unroll
+    if 0 < unroll < layers:
+        return unroll
+    return 1 if recomputation.keeps_loop(config.remat) else 0
 
 
 @functools.lru_cache(maxsize=32)  # every tree of shapes, axes and names is made of them

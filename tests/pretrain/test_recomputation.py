@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -55,14 +56,15 @@ def test_a_policy_changes_no_loss_and_no_gradient_and_keeps_less(family: str, po
 
 
 @functools.cache
-def _program(kernel: str, length: int, **fields) -> str:
+def _program(kernel: str, length: int, layers: int = 2, first: int | None = None, **fields) -> str:
     """The program of an encoder that recomputes attention, and of its gradients."""
-    config = parse_config({"model_type": "roberta", **SIZES, "max_position_embeddings": length + 2}, "test")
+    sizes = SIZES | {"max_position_embeddings": length + 2, "num_hidden_layers": layers}
+    config = parse_config({"model_type": "roberta", **sizes}, "test")
     encoder = build_encoder(dataclasses.replace(config, remat="attention", attention=kernel, **fields))
     tokens = jnp.ones((1, length), jnp.int32)
 
     def loss(params):
-        return jnp.sum(encoder.encode(params, tokens, tokens, tokens))
+        return jnp.sum(encoder.encode(params, tokens, tokens, tokens, first=first))
 
     return str(jax.make_jaxpr(jax.grad(loss))(encoder.shapes()))
 
@@ -74,6 +76,27 @@ def test_a_kernel_that_keeps_no_scores_is_not_run_again():
     assert {name for name, kernel in KERNELS.items() if not kernel.scores_up_to} == {
         "cudnn", "triton", "splash",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("layers", "unroll", "first", "kinds"),
+    [
+        (4, 1, None, {"False"}),
+        (4, 2, None, {"False"}),
+        (4, 0, None, {"True"}),
+        (4, 4, None, {"True"}),
+        (4, 9, None, {"True"}),
+        (4, 1, 1, {"False", "True"}),
+        (4, 3, 1, {"True"}),
+        (5, 2, None, {"False", "True"}),
+        (5, 4, None, {"True"}),
+    ],
+)
+def test_xla_may_not_undo_recomputation_where_no_loop_keeps_it_from_that(
+    layers: int, unroll: int, first: int | None, kinds: set[str]
+):
+    program = _program("xla", 16, layers, first, scan_unroll=unroll)
+    assert set(re.findall(r"prevent_cse=(\w+)", program)) == kinds
 
 
 @pytest.mark.parametrize("policy", REMAT_POLICIES)
