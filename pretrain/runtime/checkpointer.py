@@ -111,6 +111,7 @@ class Checkpointer:
         """The step whose checkpoint is being written, or whose end has not been looked at."""
         self._committed = 0
         """The step that was committed last, until `report` has said so."""
+        self._sound = 0  # the step whose files `read_run` has found as they were written
         try:
             with explained(self._path):
                 self._manager = self._open(create)
@@ -245,11 +246,15 @@ class Checkpointer:
                 f"the folder {self._path} is gone: the run ends; put it back, and run the same command again"
             )
 
-    def read_run(self) -> Run | None:
-        """The `run` item of the newest readable checkpoint, with its step as run["step"]; None where there is none."""
+    def read_run(self, *, whole: bool = False) -> Run | None:
+        """The `run` item of the newest readable checkpoint, with its step as run["step"]; None where there is none.
+        `whole`: all of its files are compared; every process calls it."""
         bad: dict[int, str] = {}
         for step in reversed(self.steps):
             try:
+                if whole:
+                    self.check(step)
+                    self._sound = step
                 return self.run(step)
             except Exception as error:  # damage shows itself as errors of many kinds
                 check_damage(error, self._name(step))
@@ -272,7 +277,8 @@ class Checkpointer:
         bad: dict[int, str] = {}
         for step in reversed(self.steps):
             try:
-                self.check(step)
+                if step != self._sound:
+                    self.check(step)
                 run = self.run(step)
                 restored = self._read(step, state=state_item)
                 _check_step(step, getattr(restored["state"], "step", step))
@@ -285,6 +291,7 @@ class Checkpointer:
                 bad[step] = first_line(error)
                 logger.error("checkpoint %d cannot be read, trying the one before: %s", step, bad[step])
                 continue
+            self._sound = 0
             self._policy.best = run["best"]["step"] if run.get("best") else None
             self._set_aside(bad)
             return restored["state"], run

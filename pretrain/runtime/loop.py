@@ -122,7 +122,7 @@ def begun(
     """
     account = Account()
     with workdirs.opened(workdir, config, keep=keep, verify=verify) as checkpointer:
-        saved, changed = checkpointer.read_run(), {}
+        saved, changed = checkpointer.read_run(whole=True), {}
         if saved is None:
             processes.from_first(lambda: workdirs.check_not_lost(workdir))
         else:

@@ -159,6 +159,25 @@ def test_a_damaged_checkpoint_is_set_aside_and_what_is_wrong_is_named(folder: Pa
     assert restored(folder)[0] == 6
 
 
+def test_a_run_is_told_of_the_checkpoint_that_it_goes_on_from(folder: Path, monkeypatch):
+    """A change of the config was dated by the run item of a checkpoint whose arrays were damaged."""
+    array = next(
+        path for path in files_of(folder / "checkpoints" / "9" / "state") if "/d/" in path.as_posix()
+    )
+    flip(array, 0.5)
+    checkpointer = Checkpointer(folder, keep=9)
+    compared: list[int] = []
+    check = checkpointer.check
+    monkeypatch.setattr(
+        checkpointer, "check", lambda step, part="": (part or compared.append(step), check(step, part))[1]
+    )
+    told = checkpointer.read_run(whole=True)
+    found = checkpointer.restore(ABSTRACT)
+    checkpointer.close()
+    assert told and found and told["step"] == found[1]["step"] == 6
+    assert compared == [9, 6, 9], "the one that is taken is compared once"
+
+
 def test_an_empty_folder_is_no_checkpoint(folder: Path):
     empty(folder / "checkpoints" / "9")
     assert restored(folder)[0] == 6
