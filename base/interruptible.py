@@ -51,7 +51,8 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.unraisablehook = show
+        if sys.unraisablehook is leave_out:
+            sys.unraisablehook = show
         for number, handler in previous.items():
             signal.signal(number, handler)
         _noted.clear()

@@ -290,8 +290,8 @@ PASSING = re.compile(
 """Start of messages of TensorStore and XLA about a failure that says nothing about a file's content."""
 
 
-DISK = re.compile(r"([^:\[]+) \[os_error_code=")
-"""How TensorStore says that the file system has refused something."""
+DISK = re.compile(r"\[os_error_code='(\d+)'\]")
+"""How TensorStore says that the file system has refused something; its own words stand before this, or elsewhere."""
 
 
 def check_damage(error: Exception, what: str) -> None:
@@ -323,7 +323,7 @@ def is_storage_failure(error: BaseException) -> bool:
 def storage_flaw(error: BaseException) -> str:
     """What the disk or the network says in such an exception, on one line: File too large."""
     found = DISK.search(str(error))
-    return found[1].strip() if found else (getattr(error, "strerror", "") or _detail(error))
+    return os.strerror(int(found[1])) if found else (getattr(error, "strerror", "") or _detail(error))
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -3,6 +3,7 @@
 import logging
 import re
 import sys
+import warnings
 
 SAID_BY_ORBAX = re.compile(
     r"Failed to run .* Commit operations|Save Finalize thread .* failed|_SignalingThread.run\(\) raised|"
@@ -17,8 +18,9 @@ def _is_new(record: logging.LogRecord) -> bool:
 
 
 def leave_out() -> None:
-    """Leave out these messages, and Python's of event loops that Orbax has closed before its last writes report."""
+    """Leave out these messages, and Python's of writes that Orbax has not begun, or whose event loop it has closed."""
     logging.getLogger("absl").addFilter(_is_new)
+    warnings.filterwarnings("ignore", "coroutine 'async_serialize_from_host", RuntimeWarning)
     said = sys.unraisablehook
     if getattr(said, "passes_over_closed_loops", False):
         return

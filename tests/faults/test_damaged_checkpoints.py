@@ -18,6 +18,7 @@ from etils import epath
 
 from base import storage
 from base.errors import UserError
+from base.storage import is_storage_failure, storage_flaw
 from base.storage import StorageError, outage
 from pretrain.runtime import manifest
 from pretrain.runtime.checkpointer import Checkpointer
@@ -267,6 +268,17 @@ def no_file_longer_than(size: int) -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [("[os_error_code='27']", "[tensorstore_spec='{true}']"), ("[spec='{x: y}']", "[os_error_code='27']")],
+)
+def test_what_the_disk_says_is_found_wherever_tensorstore_puts_it(order: tuple[str, str]):
+    error = ValueError(
+        f"OUT_OF_RANGE: Error writing: Failed to write 61118 bytes: File too large {' '.join(order)}"
+    )
+    assert storage_flaw(error) == "File too large" and is_storage_failure(error)
 
 
 @pytest.mark.parametrize("longest", [50_000, 10])

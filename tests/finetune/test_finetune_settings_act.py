@@ -32,7 +32,7 @@ from tests.settings import not_mentioned, placed, with_field
 def place(tmp_path_factory):
     """A folder with examples of several kinds, and models."""
     folder = tmp_path_factory.mktemp("place")
-    write_model(folder)  # of layers enough to unroll
+    write_model(folder, layers=3)  # two of them in a loop, which can be unrolled
     write_examples(folder / "train.csv", 50)
     write_examples(folder / "validation.csv", 21, seed=1)
     write_examples(folder / "pairs.csv", 30, pairs=True)
