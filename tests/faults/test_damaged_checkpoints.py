@@ -18,8 +18,7 @@ from etils import epath
 
 from base import storage
 from base.errors import UserError
-from base.storage import is_storage_failure, storage_flaw
-from base.storage import StorageError, outage
+from base.storage import StorageError, is_storage_failure, outage, storage_flaw
 from pretrain.runtime import manifest
 from pretrain.runtime.checkpointer import Checkpointer
 from pretrain.runtime.saved_params import restore_params
