@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -42,7 +43,8 @@ class Evaluator:
         self._mesh = mesh
         self._batch = phase.global_batch
         self._count = rows["tokens"].shape[0]
-        self.frequency_loss = frequency_loss(rows["tokens"][np.asarray(objective.may_be_predicted(rows))])
+        predicted = objective.may_be_predicted({name: jnp.asarray(array) for name, array in rows.items()})
+        self.frequency_loss = frequency_loss(rows["tokens"][np.asarray(predicted)])
         """Of token frequencies alone on these rows, in nats."""
         missing = -self._count % self._batch
         # Rows added to fill the last batch are padding (segment 0): nothing in them is predicted.
