@@ -6,7 +6,8 @@ python -m pretrain --config=configs/modernbert_base.py --workdir=gs://BUCKET/mod
 Hardware: a TPU v5litepod-256, with --config.data.streams=256. `python -m pretrain.plan` models a step of 1024 with at
 least 0.25 s and 12.2 of 16 GiB a chip.
 On 8 devices (v6e-8, or GPUs of 80 GB) raise --config.grad_accum, to 16 or more (arithmetic). Rows of 8192, with as many
-tokens in a batch: --config.seq_len=8192 --config.global_batch=512; they have not been compiled. The paper trains on 1.7T tokens; these 40,000 steps are a tenth of it.
+tokens in a batch: --config.seq_len=8192 --config.global_batch=512; they have not been compiled.
+The paper trains on 1.7T tokens; these 40,000 steps are a tenth of it.
 """
 
 import ml_collections
