@@ -36,7 +36,6 @@ def get_config() -> ml_collections.ConfigDict:
         "num_attention_heads": 12,
         "intermediate_size": 1152,
         "max_position_embeddings": 8192,
-        "scan_unroll": 0,
     }
     config.masking = {"rate": 0.3}
     config.optimizer = {"learning_rate": 8e-4, "weight_decay": 1e-5, "beta2": 0.98, "eps": 1e-6}

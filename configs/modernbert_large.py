@@ -3,7 +3,8 @@
 python -m pretrain --config=configs/modernbert_large.py --workdir=gs://BUCKET/modernbert-large \
     --config.data.source=hub --config.data.name=allenai/c4 --config.data.subset=en
 
-Hardware: a TPU v5litepod-256. It has not been compiled for one yet, nor have rows of 8192: see docs/plan.md.
+Hardware: a TPU v5litepod-256. Neither its step nor rows of 8192 have been compiled for one
+(`python -m pretrain.plan` does).
 On 8 devices (v6e-8, or GPUs of 80 GB) raise --config.grad_accum, to 16 or more (arithmetic). Rows of 8192, with as many
 tokens in a batch: --config.seq_len=8192 --config.global_batch=512. The paper trains on 1.7T tokens; these 40,000 steps
 are a tenth of it.
