@@ -101,7 +101,9 @@ def _show_predictions(outcome: Outcome, workdir: epath.Path, console: Console) -
     examples = fill_mask.choose_examples(texts, job.tokenizer, max_length=job.encoder.max_length)
     if examples:
         params = jax.device_get(outcome.state.params)
-        filled = fill_mask.fill_mask(job.model, params, job.tokenizer, [example.text for example in examples])
+        filled = fill_mask.fill_mask(
+            job.models[-1], params, job.tokenizer, [example.text for example in examples]
+        )
         console.print(fill_mask.prediction_table(examples, filled))
 
 

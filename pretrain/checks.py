@@ -9,7 +9,7 @@ from pretrain.config import PretrainConfig
 from pretrain.models import EncoderConfig, Model, build
 from pretrain.models.attention import Use
 from pretrain.objective.names import TRAITS
-from pretrain.optim.learning_rates import learning_rate_schedule
+from pretrain.optim.learning_rates import schedule_of_phases
 from pretrain.phases import Phase, check_length, check_lengths, check_phase, check_values
 
 CRASHING_FSDP = 64
@@ -47,7 +47,7 @@ def check_steps(
     if config.epochs is not None and config.data.source == "mix":
         raise UserError("a mix has no epochs of its own: set config.steps instead of config.epochs")
     if known:
-        learning_rate_schedule(config.schedule, config.optimizer.learning_rate, phases[-1].stop)
+        schedule_of_phases(config.schedule, config.optimizer.learning_rate, phases)
 
 
 def check_compiler(config: PretrainConfig, mesh_sizes: Mapping[str, int], generation: str) -> None:
@@ -88,12 +88,35 @@ def checked_model(
     Raises:
       UserError: it cannot be built, or rows are too long for it.
     """
-    use = Use(
+    model = build(encoder, dtype=config.dtype, platform=platform, use=_use(phases))
+    for phase in phases:
+        check_length(phase, encoder, config.model.config_file)
+        phase.network(encoder)
+    return model
+
+
+def models_of_phases(
+    config: PretrainConfig, phases: Sequence[Phase], encoder: EncoderConfig, model: Model
+) -> tuple[Model, ...]:
+    """The network of each phase: `model`, or one that differs from it in what phases may change.
+
+    Args:
+      config: the run.
+      phases: its phases.
+      encoder: the fields of its network.
+      model: its network, as `checked_model` returns it.
+    """
+    built = {encoder: model}
+    for phase in phases:
+        if (own := phase.network(encoder)) not in built:
+            built[own] = build(own, dtype=config.dtype, use=_use(phases))
+    return tuple(built[phase.network(encoder)] for phase in phases)
+
+
+def _use(phases: Sequence[Phase]) -> Use:
+    """What the phases of a run ask of the attention kernel."""
+    return Use(
         causal=any(TRAITS[phase.objective].causal for phase in phases),
         row_lengths=tuple(phase.seq_len for phase in phases),
         packed=any(phase.data.packing == "documents" for phase in phases),
     )
-    model = build(encoder, dtype=config.dtype, platform=platform, use=use)
-    for phase in phases:
-        check_length(phase, encoder, config.model.config_file)
-    return model

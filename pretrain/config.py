@@ -10,11 +10,13 @@ from typing import Any
 from base import schema
 from base.errors import UserError
 from base.schema import field
-from data.config import DataConfig
+from data.config import PACKINGS, DataConfig
 from pretrain.objective.names import TRAITS
 from tokenizer.config import TokenizerConfig
 
 OBJECTIVES = tuple(TRAITS)
+PHASE_SCHEDULES = ("constant", "linear", "cosine", "1-sqrt")
+"""Shapes of the learning rate over a phase, see `pretrain.optim.learning_rates`."""
 REMAT_POLICIES = ("none", "attention", "full", "offload")
 """See `pretrain.models.recomputation`."""
 REMAT_ALIASES = {"false": "none", "true": "full"}
@@ -132,7 +134,16 @@ class ObjectiveConfig:
 class MaskingConfig:
     """Which tokens are predicted, and what the model sees in their place (BERT, section 3.1)."""
 
-    rate: float = field(0.15, "share of each row's maskable tokens that is predicted")
+    rate: float = field(
+        0.15, "share of each row's maskable tokens that is predicted; with rate_shape, at the start"
+    )
+    rate_shape: str = field(
+        "constant",
+        "the rate over the run: constant, linear to final_rate, or rate_levels steps of equal length to final_rate",
+        ("constant", "linear", "steps"),
+    )
+    final_rate: float = field(0.15, "rate_shape: the rate at the end of the run")
+    rate_levels: int = field(4, "rate_shape=steps: number of rates, the first and the last included")
     mask_fraction: float = field(0.8, "of the predicted tokens, the share replaced by the mask token")
     random_fraction: float = field(
         0.1, "of the predicted tokens, the share replaced by a random token; the rest stay"
@@ -243,7 +254,19 @@ class PhaseConfig:
     seq_len: int | None = field(None, "tokens in a row S")
     global_batch: int | None = field(None, "rows in a batch B")
     grad_accum: int | None = field(None, "micro-batches a step")
-    masking_rate: float | None = field(None, "masking.rate in this phase")
+    masking_rate: float | None = field(None, "masking.rate in this phase, which is then constant in it")
+    learning_rate: float | None = field(None, "peak learning rate of this phase")
+    schedule: str | None = field(
+        None,
+        "shape of the learning rate over this phase alone, from its peak: linear, cosine and 1-sqrt (as wsd's decay) "
+        "fall to schedule.final_fraction; unset goes on with schedule.name over the whole run",
+        (None, *PHASE_SCHEDULES),
+    )
+    global_rope_theta: float | None = field(None, "modernbert: model.global_rope_theta in this phase")
+    local_rope_theta: float | None = field(None, "modernbert: model.local_rope_theta in this phase")
+    packing: str | None = field(
+        None, "data.packing in this phase, of the same corpus from where it stood", (None, *PACKINGS)
+    )
     data: DataConfig | None = field(
         None, "data of this phase; unset goes on with config.data where the last phase that read it stopped"
     )
@@ -257,6 +280,11 @@ PHASE_FIELDS = {
     "global_batch": "global_batch",
     "grad_accum": "grad_accum",
     "masking_rate": "masking.rate",
+    "learning_rate": "optimizer.learning_rate",
+    "schedule": "schedule.name",
+    "global_rope_theta": "model.global_rope_theta",
+    "local_rope_theta": "model.local_rope_theta",
+    "packing": "data.packing",
     "data": "data",
     "objective": "objective.name",
 }
@@ -272,6 +300,11 @@ class PretrainConfig:
     epochs: int | None = field(None, "passes over the corpus instead of steps; the corpus is counted first")
     global_batch: int = field(256, "rows in a batch B, over all devices and micro-batches")
     seq_len: int = field(128, "tokens in a row S")
+    batch_warmup_steps: int = field(
+        0,
+        "steps at the start with smaller batches: batch_warmup_from rows, then twice as many, and so on; 0: none",
+    )
+    batch_warmup_from: int = field(0, "batch_warmup_steps: rows of the first batches")
     grad_accum: int = field(1, "micro-batches in a step; the result equals a step with the whole batch")
     dtype: str = field(
         "float32", "compute type; params and optimiser state are float32", ("float32", "bfloat16")
@@ -320,7 +353,8 @@ class PretrainConfig:
     spike: SpikeConfig = field(SpikeConfig, "loss spikes")
     card: CardConfig = field(CardConfig, "the model card")
     phases: tuple[PhaseConfig, ...] = field(
-        (), "stretches of the run that differ in length, batch, mask rate, data or objective"
+        (),
+        "stretches of the run that differ in row length, batch, mask rate, learning rate, rotation, data or objective",
     )
 
 

@@ -169,7 +169,7 @@ def held_out_texts(workdir: epath.Path, config: PretrainConfig, phase: Phase, to
       UserError: the run holds out no documents.
     """
     if config.eval.every:
-        rows = held_out_rows(workdir, phase, tokenizer, config.eval.steps * phase.global_batch)
+        rows = held_out_rows(workdir, phase, tokenizer, config.eval.steps * phase.whole.global_batch)
     else:
         rows = evaluation_rows(
             phase.data, tokenizer.encode, tokenizer.special, seq_len=512, max_rows=FEW_ROWS

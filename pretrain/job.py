@@ -18,7 +18,15 @@ from base.set_fields import Given, say
 from base.storage import check_readable
 from data.corpus import corpus_fingerprint, count_steps
 from pretrain import starting_network
-from pretrain.checks import TO_COME, check_compiler, check_fields, check_steps, checked_model, tpu_generation
+from pretrain.checks import (
+    TO_COME,
+    check_compiler,
+    check_fields,
+    check_steps,
+    checked_model,
+    models_of_phases,
+    tpu_generation,
+)
 from pretrain.config import PretrainConfig
 from pretrain.devices import hardware
 from pretrain.devices.global_batch import local_rows
@@ -30,7 +38,7 @@ from pretrain.objective.held_out_cache import check_held_out
 from pretrain.objective.masking import MaskingTables
 from pretrain.objective.objective import Objective
 from pretrain.objective.registry import evaluation_objective, training_objective
-from pretrain.optim.learning_rates import learning_rate_schedule
+from pretrain.optim.learning_rates import schedule_of_phases
 from pretrain.optim.optimizers import make_optimizer
 from pretrain.optim.train_state import dropout_generator
 from pretrain.phases import Phase, resolve_phases
@@ -62,6 +70,8 @@ class Job:
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
     phases: tuple[Phase, ...]
+    models: tuple[Model, ...]
+    """The network of each phase: `model`, or one with the rotary bases of the phase."""
     objectives: tuple[Objective, ...]
     """What each phase learns."""
     evaluations: tuple[Objective, ...]
@@ -139,7 +149,8 @@ def settled_with_origin(
     if not starting_network.is_given(config):
         return config, originated
     file = originated.model.config_file
-    asked = starting_network.with_network(config, given, parse_config(read_config(file), file), note)
+    network = starting_network.as_begun(parse_config(read_config(file), file), saved)
+    asked = starting_network.with_network(config, given, network, note)
     if saved is not None:
         originated = starting_network.resumed(originated, saved)
     return asked, originated
@@ -203,12 +214,13 @@ def assemble(
         processes.from_first(partial(_check_held_out, planned, workdir))
     tokenizer = _tokenizer(config, planned, workdir, resuming=saved is not None)
     encoder = encoder_config(config.model, tokenizer.vocab_size, tokenizer.special)
+    encoder = starting_network.as_begun(encoder, saved if config.model.config_file else None)
     model = checked_model(config, planned, encoder)
     epoch_steps = _epoch_steps(asked, tokenizer, saved)
     phases = resolve_phases(config, epoch_steps=epoch_steps)
     notes += _note_on_profile(config, epoch_steps)
     fingerprints = [corpus_fingerprint(phase.data) for phase in phases]
-    schedule = learning_rate_schedule(config.schedule, config.optimizer.learning_rate, phases[-1].stop)
+    schedule = schedule_of_phases(config.schedule, config.optimizer.learning_rate, phases)
     tables, separator = MaskingTables.build(config.masking, tokenizer), tokenizer.special.sep
     return Job(
         config=config,
@@ -221,6 +233,7 @@ def assemble(
         schedule=schedule,
         optimizer=make_optimizer(config.optimizer, schedule, model.decay_mask(), model.logical_axes()),
         phases=phases,
+        models=models_of_phases(config, phases, encoder, model),
         objectives=tuple(training_objective(phase, tables, separator) for phase in phases),
         evaluations=tuple(evaluation_objective(phase, config.eval, tables, separator) for phase in phases),
         epoch_steps=epoch_steps,

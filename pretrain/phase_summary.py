@@ -7,6 +7,7 @@ import jax
 from base import terminal
 from pretrain.devices.flops import StepWork
 from pretrain.job import Job
+from pretrain.objective.names import TRAITS
 from pretrain.objective.objective import full_rows
 from pretrain.optim.train_state import TrainState
 from pretrain.phases import Phase
@@ -54,6 +55,7 @@ def show(
 def _plan(job: Job, phase: Phase, *, start_step: int, steps: int) -> Plan:
     """The plain numbers of a phase; arguments as of `show`."""
     objective, rows, epochs = job.objectives[phase.index], phase.global_batch, job.config.epochs
+    rates = phase.mask_rates if TRAITS[phase.objective].hides_tokens else None
     work = full_rows(objective, rows, phase.seq_len, job.encoder.windows)
     return Plan(
         steps=steps,
@@ -61,6 +63,8 @@ def _plan(job: Job, phase: Phase, *, start_step: int, steps: int) -> Plan:
         global_batch=rows,
         seq_len=phase.seq_len,
         predictions=objective.predictions(phase.seq_len),
+        changing_predictions=rates.predictions(phase.seq_len)[1:] if rates else None,
+        tokens=sum((each.stop - each.start) * each.global_batch * each.seq_len for each in job.phases),
         grad_accum=phase.grad_accum,
         dtype=job.config.dtype,
         step_flops=StepWork(job.encoder).flops(**work),

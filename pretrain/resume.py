@@ -16,7 +16,7 @@ from data.streams import with_shard_order
 from pretrain import starting_network
 from pretrain.config import PretrainConfig
 from pretrain.job import Job
-from pretrain.models import families, family_fields, huggingface
+from pretrain.models import EncoderConfig, families, family_fields, huggingface
 from pretrain.phases import Phase, objective_at, saved_phases
 from pretrain.publish import public_names
 from pretrain.runtime import changes, processes
@@ -41,17 +41,24 @@ class RunState:
 
 def check_network(job: Job, workdir: epath.Path) -> None:
     """Refuse to resume with a network of another shape, even with --accept_changes."""
-    now = huggingface.config_dict(job.encoder)
+    now, *others = (huggingface.config_dict(each) for each in (job.encoder, *_networks_of_phases(job)))
     if not has_network(workdir):
         logger.warning("%s is missing or damaged; it is made again from the config", workdir / MODEL_FILE)
         return
     was = json_object(workdir / MODEL_FILE)
     for name in sorted({*was, *now}):
-        if was.get(name) != now.get(name) and "dropout" not in name:
+        known = [each.get(name) for each in (now, *others)]
+        if was.get(name) not in known and "dropout" not in name:
             raise UserError(
                 f"the network of a run cannot change: config.model.{name} was {was.get(name)!r}, is {now.get(name)!r}; "
                 "put it back, or start in another --workdir with --config.init_from"
             )
+
+
+def _networks_of_phases(job: Job) -> list[EncoderConfig]:
+    """The networks of the phases that differ from the run's, each of which model.json may describe."""
+    networks = dict.fromkeys(phase.network(job.encoder) for phase in job.phases)
+    return [network for network in networks if network != job.encoder]
 
 
 def check_fingerprints(job: Job, saved: dict[str, str], *, accept: bool) -> None:

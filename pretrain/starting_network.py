@@ -78,6 +78,18 @@ def with_network(
     return dataclasses.replace(read, model=dataclasses.replace(read.model, **theirs))
 
 
+def as_begun(network: EncoderConfig, saved: Mapping[str, Any] | None) -> EncoderConfig:
+    """The network of a resumed run, without the rotary bases of a phase, which its workdir's model.json may have.
+
+    Args:
+      network: what that file describes.
+      saved: the `run` item of the run's checkpoint; None for a run that begins.
+    """
+    before = saved["config"]["model"] if saved is not None else {}
+    bases = {name: before[name] for name in family_fields.rotary_bases(network) if before.get(name)}
+    return network.with_own(**bases) if bases else network
+
+
 def dropout(network: EncoderConfig) -> dict[str, float]:
     """The dropout rates of a network, by field. If hidden states have several, hidden_dropout_prob is left out."""
     rates = {DROPOUTS[0]: network.hidden_dropout, DROPOUTS[1]: network.attention_probs_dropout_prob}

@@ -21,7 +21,7 @@ from pretrain.config import LogConfig, PretrainConfig
 from pretrain.devices.flops import StepWork
 from pretrain.devices.global_batch import abstract_batch, to_devices
 from pretrain.job import NOTHING_SET, Job, assemble, origin_params, process_rows
-from pretrain.models import huggingface
+from pretrain.models import family_fields, huggingface
 from pretrain.objective.evaluation import Evaluator
 from pretrain.objective.held_out_cache import held_out_rows
 from pretrain.objective.objective import Objective
@@ -134,10 +134,12 @@ class _Pretraining:
         self._work = StepWork(job.encoder)
         self._objective: Objective = job.objectives[0]
         """What the stretch at hand learns."""
+        self._network = job.phases[-1].network(job.encoder)
+        """That of the stretch at hand, or of the end."""
         self._looked_at: set[str] = set()
         """Data whose held-out documents have been counted; phases that share them are warned of once."""
-        self._evaluators: list[Evaluator | None] = []
-        """The evaluator of each phase; None for a phase that is complete, and for a run without evaluations."""
+        self._evaluators: dict[int, Evaluator] = {}
+        """By the number of a phase that is not complete; {} in a run without evaluations."""
 
     @property
     def steps(self) -> int:
@@ -171,9 +173,7 @@ class _Pretraining:
         sums = self._recalled(run) if run else {}
         self.run.data |= passed
         start = run["step"] if run else 0
-        self._evaluators = [
-            known or self._evaluator(phase, start) for known, phase in zip(self._evaluators, self.job.phases)
-        ]
+        self._make_evaluators(start)
         return message, sums
 
     def _recalled(self, run: Run) -> Mapping[str, Any]:
@@ -189,6 +189,7 @@ class _Pretraining:
             "best": self.run.best,
             **self._history,
             "dropout": starting_network.dropout(self.job.encoder),
+            "rotary": family_fields.rotary_bases(self._network),
             "peak": self.job.peak and self.job.peak._asdict(),
         }
 
@@ -200,11 +201,12 @@ class _Pretraining:
     def stretch(self, step: int) -> Iterator["_PhaseSteps"]:
         """Open the phase that step number `step` (from 0) belongs to."""
         if not self._evaluators:
-            self._evaluators = [self._evaluator(phase, step) for phase in self.job.phases]
+            self._make_evaluators(step)
         phase = next(phase for phase in self.job.phases if step < phase.stop)
         self._objective = self.job.objectives[phase.index]
+        self._network = phase.network(self.job.encoder)
         if step == phase.start:
-            self.run.best = None  # rows of another length: evaluations that do not compare
+            self.run.best = None if step == phase.whole.start else self.run.best  # other rows do not compare
             self.spikes.begin()
         with open_batches(
             phase.data,
@@ -228,7 +230,7 @@ class _Pretraining:
 
     def write_before_checkpoint(self) -> None:
         """Write the network of the kept checkpoints and of all later checkpoints."""
-        text = json.dumps(huggingface.config_dict(self.job.encoder), indent=2) + "\n"
+        text = json.dumps(huggingface.config_dict(self._network), indent=2) + "\n"
         workdirs.write_text(self._workdir / workdirs.MODEL_FILE, text)
 
     def metric_folders(self) -> MetricFolders:
@@ -298,20 +300,20 @@ class _Pretraining:
 
     def _evaluator_at(self, step: int) -> Evaluator | None:
         """The evaluator of the phase with step number `step` (from 1)."""
-        phase = next(phase for phase in self.job.phases if step <= phase.stop)
-        return self._evaluators[phase.index]
+        return self._evaluators.get(next(each.number for each in self.job.phases if step <= each.stop))
 
-    def _evaluator(self, phase: Phase, step: int) -> Evaluator | None:
-        job, config = self.job, self.config.eval
-        if config.every == 0 or step >= phase.stop:
-            return None
-        place = phase.place("data")
-        warn = place not in self._looked_at
+    def _make_evaluators(self, step: int) -> None:
+        """Make the evaluators that are missing, of the phases that are not complete after so many steps."""
+        for phase in self.job.phases if self.config.eval.every else ():
+            if step < phase.stop and phase.number not in self._evaluators:
+                self._evaluators[phase.number] = self._evaluator(phase)
+
+    def _evaluator(self, phase: Phase) -> Evaluator:
+        job, place = self.job, phase.place("data")
+        most = self.config.eval.steps * phase.whole.global_batch
+        rows = held_out_rows(self._workdir, phase, job.tokenizer, most, warn=place not in self._looked_at)
         self._looked_at.add(place)
-        rows = held_out_rows(
-            self._workdir, phase, job.tokenizer, config.steps * phase.global_batch, warn=warn
-        )
-        return Evaluator(job.model, job.evaluations[phase.index], phase, job.mesh, rows)
+        return Evaluator(job.models[phase.index], job.evaluations[phase.index], phase, job.mesh, rows)
 
 
 class _PhaseSteps:
@@ -354,7 +356,7 @@ class _PhaseSteps:
             return
         stage.program = None
         step = make_train_step(
-            job.model,
+            job.models[phase.index],
             job.optimizer,
             job.schedule,
             job.objectives[phase.index],

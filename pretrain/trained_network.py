@@ -42,8 +42,19 @@ def trained_network(workdir: epath.Path, step: int | str | None = None) -> Train
             f"step {run['step']} of the run in {workdir} has weights that are not finite ({place}); take an earlier "
             "--step"
         )
-    encoder = network_of(workdir)[1]
+    encoder = network_at(workdir, run)
     return TrainedNetwork(encoder, with_rows(encoder, params, encoder.vocab_size), run)
+
+
+def network_at(workdir: epath.Path, run: Run) -> EncoderConfig:
+    """The network of a run at the checkpoint whose `run` item is given; model.json is that of the newest one.
+
+    Raises:
+      UserError: model.json is missing or damaged.
+    """
+    encoder = network_of(workdir)[1]
+    bases = run.get("rotary")
+    return encoder.with_own(**bases) if bases else encoder
 
 
 def network_of(workdir: epath.Path) -> tuple[dict[str, Any], EncoderConfig]:

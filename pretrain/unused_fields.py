@@ -10,6 +10,8 @@ from pretrain.models import family_fields
 from pretrain.objective.names import TRAITS
 from tokenizer import config as tokenizer_config
 
+OF_RATE = ("masking.rate_shape", "masking.final_rate", "masking.rate_levels")
+"""Fields of a mask rate that changes over the run."""
 OF_ADAM = ("optimizer.beta1", "optimizer.beta2", "optimizer.eps")
 
 
@@ -63,7 +65,19 @@ def _of_phases(config: PretrainConfig) -> Iterator[Unused]:
             and all(getattr(config.phases[index], name) is not None for index in reads)
         ):
             set_in = tuple(f"phases[{index}].{name}" for index in reads)
-            yield Unused((path,), f"every phase has its own; set config.{set_in[0]}", set_in)
+            paths = (path, *(OF_RATE if name == "masking_rate" else ()))
+            yield Unused(paths, f"every phase has its own; set config.{set_in[0]}", set_in)
+    for index, phase in enumerate(config.phases):
+        if phase.data is not None:
+            place = f"phases[{index}].data"
+            yield Unused(
+                (f"phases[{index}].packing",),
+                f"the phase has its own data; set config.{place}.packing",
+                (place,),
+            )
+    if not config.batch_warmup_steps:
+        because = "config.batch_warmup_steps=0 warms up no batch; unset it, or set config.batch_warmup_steps"
+        yield Unused(("batch_warmup_from",), because, ("batch_warmup_steps",))
 
 
 def _of_objectives(config: PretrainConfig) -> Iterator[Unused]:
@@ -80,6 +94,15 @@ def _of_objectives(config: PretrainConfig) -> Iterator[Unused]:
         )
         yield Unused(("masking", "eval.masking_rate"), because, ("objective.name", *places))
 
+    shape = config.masking.rate_shape
+    for name, shapes in (("final_rate", ("linear", "steps")), ("rate_levels", ("steps",))):
+        if shape not in shapes:
+            because = (
+                f"config.masking.rate_shape={shape!r} does not read it; unset it, or set config.masking.rate_shape to "
+                f"{' or '.join(shapes)}"
+            )
+            yield Unused((f"masking.{name}",), because, ("masking.rate_shape",))
+
 
 def _learned(config: PretrainConfig) -> list[str]:
     """The objective of each phase, or the only objective of a run without phases."""
@@ -87,7 +110,7 @@ def _learned(config: PretrainConfig) -> list[str]:
 
 
 def _of_learning(config: PretrainConfig) -> Iterator[Unused]:
-    name, schedule = config.optimizer.name, config.schedule.name
+    name = config.optimizer.name
     if name != "muon":
         because = (
             f"config.optimizer.name={name!r} does not read it; unset it, or set config.optimizer.name=muon"
@@ -96,16 +119,7 @@ def _of_learning(config: PretrainConfig) -> Iterator[Unused]:
     yield from unused_moments(name)
     yield from unused_skips(config.on_nonfinite)
     yield from _of_spikes(config)
-    if schedule not in ("linear", "cosine", "wsd"):
-        because = (
-            f"config.schedule.name={schedule!r} does not read it; unset it, or choose linear, cosine or wsd"
-        )
-        yield Unused(("schedule.final_fraction",), because, ("schedule.name",))
-    if schedule != "wsd":
-        because = (
-            f"config.schedule.name={schedule!r} does not read it; unset it, or set config.schedule.name=wsd"
-        )
-        yield Unused(("schedule.decay_fraction",), because, ("schedule.name",))
+    yield from _of_schedule(config)
     rates = (config.model.hidden_dropout_prob, config.model.attention_probs_dropout_prob)
     new = not starting_network.is_given(config)
     if rates == (0, 0) or (new and family_fields.drops_nothing(config.model)):
@@ -113,6 +127,18 @@ def _of_learning(config: PretrainConfig) -> Iterator[Unused]:
             "nothing is dropped: config.model.hidden_dropout_prob and attention_probs_dropout_prob are 0"
         )
         yield Unused(("dropout_rng", "model.dropout_bits"), because, ("model.hidden_dropout_prob",))
+
+
+def _of_schedule(config: PretrainConfig) -> Iterator[Unused]:
+    name = config.schedule.name
+    shapes = [phase.schedule or name for phase in config.phases] or [name]
+    by = ("schedule.name", *(f"phases[{index}].schedule" for index in range(len(config.phases))))
+    if not {"linear", "cosine", "wsd", "1-sqrt"} & {*shapes}:
+        because = f"config.schedule.name={name!r} does not read it; unset it, or choose linear, cosine or wsd"
+        yield Unused(("schedule.final_fraction",), because, by)
+    if "wsd" not in shapes:
+        because = f"config.schedule.name={name!r} does not read it; unset it, or set config.schedule.name=wsd"
+        yield Unused(("schedule.decay_fraction",), because, by)
 
 
 def unused_skips(policy: str) -> Iterator[Unused]:

@@ -7,6 +7,20 @@ from base.schema import as_dict, build
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent.parent
+_PHASES = "tests/faults/test_phases_of_a_run.py"
+CHANGING_OVER_A_RUN = {
+    "masking.rate_shape": "tests/pretrain/test_mask_rates.py",
+    "masking.final_rate": "tests/pretrain/test_mask_rates.py",
+    "masking.rate_levels": "tests/pretrain/test_mask_rates.py",
+    "batch_warmup_steps": "tests/pretrain/test_batch_warmup.py",
+    "batch_warmup_from": "tests/pretrain/test_batch_warmup.py",
+    "phases[0].learning_rate": "tests/pretrain/test_schedules.py",
+    "phases[0].schedule": "tests/pretrain/test_schedules.py",
+    "phases[0].packing": _PHASES,
+    "phases[0].global_rope_theta": _PHASES,
+    "phases[0].local_rope_theta": _PHASES,
+}
+"""Fields of pretraining that change a run at a later step, and the tests in which they are seen to act."""
 
 
 def placed(value: Any, place: Path) -> Any:

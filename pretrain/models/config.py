@@ -154,6 +154,11 @@ class EncoderConfig:
         own = self.own and self.own.with_layers(layers)
         return dataclasses.replace(self, num_hidden_layers=layers, own=own)
 
+    def with_own(self, **fields: Any) -> Self:
+        """The same network with other values of fields that only its family has."""
+        assert self.own is not None
+        return dataclasses.replace(self, own=dataclasses.replace(self.own, **fields))
+
     @property
     def family(self) -> "Family":
         """The family of this model_type."""

@@ -17,6 +17,8 @@ OWN = (
     "local_rope_theta",
 )
 """Fields of config.model that only some families have; None there is the family's default."""
+ROTARY = ("global_rope_theta", "local_rope_theta")
+"""Those of them that may differ between the phases of a run. They have no effect on the params' shapes."""
 HIDDEN, ATTENTION = "hidden_dropout_prob", "attention_probs_dropout_prob"
 
 
@@ -35,6 +37,16 @@ def unused_fields(model: ModelConfig) -> Iterator[Unused]:
     names = tuple(f"model.{name}" for name in lacking(families.get(model.family)))
     because = f"config.model.family={model.family!r} has no such field; unset it, or choose another family"
     yield Unused(names, because, ("model.family",))
+
+
+def has_own(network: EncoderConfig, name: str) -> bool:
+    """Whether a network has a field that only some families have."""
+    return hasattr(network.own, name)
+
+
+def rotary_bases(network: EncoderConfig) -> dict[str, float]:
+    """The rotary bases of a network, by field; {} if it has none."""
+    return {name: getattr(network.own, name) for name in ROTARY if has_own(network, name)}
 
 
 def default_dropout(family: Family, name: str) -> float:

@@ -37,7 +37,9 @@ class CausalLM:
         """S - 1: the last token of a row has none after it."""
         return seq_len - 1
 
-    def prepare(self, key: jax.Array, row_ids: Int[Array, "B"], batch: Batch) -> Prepared:
+    def prepare(
+        self, key: jax.Array, row_ids: Int[Array, "B"], batch: Batch, step: Int[Array, ""] | None = None
+    ) -> Prepared:
         """The next token at each position. Neither the last token of a document nor padding predicts one."""
         tokens = batch["tokens"]
         return Prepared(

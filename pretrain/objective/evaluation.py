@@ -41,7 +41,7 @@ class Evaluator:
         self._step = jax.jit(make_eval_step(model, objective))
         self._compiled: jax.stages.Compiled | None = None
         self._mesh = mesh
-        self._batch = phase.global_batch
+        self._batch = phase.whole.global_batch
         self._count = rows["tokens"].shape[0]
         predicted = objective.may_be_predicted({name: jnp.asarray(array) for name, array in rows.items()})
         self.frequency_loss = frequency_loss(rows["tokens"][np.asarray(predicted)])

@@ -86,7 +86,7 @@ def _read_or_make(
     workdir: epath.Path, phase: Phase, tokenizer: Loaded, max_rows: int
 ) -> dict[str, np.ndarray]:
     """Read the rows from their file. If the file does not hold them, read them from the corpus and write the file."""
-    data, file = phase.data, workdir / f"heldout_{phase.index}.npz"
+    data, file = phase.data, workdir / f"heldout_{phase.number}.npz"
     sources = _sources(data, phase.place("data"))
     key = _key(data, sources, tokenizer, phase.seq_len, max_rows)
     rows = _load(file, key)

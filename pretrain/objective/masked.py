@@ -3,6 +3,7 @@
 The head runs on the K predicted positions of a row alone.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -12,7 +13,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from pretrain.models import Model
-from pretrain.objective.masking import MaskingTables, mask_tokens, maskable_tokens, predictions_per_row
+from pretrain.objective.mask_rates import MaskRates
+from pretrain.objective.masking import (
+    BudgetsOf,
+    MaskingTables,
+    mask_tokens,
+    maskable_tokens,
+    predictions_per_row,
+)
 from pretrain.objective.names import TRAITS
 from pretrain.objective.objective import Batch, Prepared, Sums, cross_entropy_sums, prediction_metrics
 
@@ -23,19 +31,29 @@ class MaskedLM:
 
     tables: MaskingTables
     rate: float
-    """Share of a row's maskable tokens that is predicted."""
+    """Share of a row's maskable tokens that is predicted; with `rates`, the largest."""
+    rates: MaskRates | None = None
+    """The rate of each step; None if it is constant."""
     name = "mlm"
     causal = TRAITS[name].causal
 
     def predictions(self, seq_len: int) -> int:
-        """K, the predictions in a row that is full of maskable tokens."""
+        """K, the most predictions in a row that is full of maskable tokens."""
+        if self.rates is not None:
+            return self.rates.predictions(seq_len)[0]
         return predictions_per_row(self.rate, seq_len)
 
-    def prepare(self, key: jax.Array, row_ids: Int[Array, "B"], batch: Batch) -> Prepared:
+    def prepare(
+        self, key: jax.Array, row_ids: Int[Array, "B"], batch: Batch, step: Int[Array, ""] | None = None
+    ) -> Prepared:
         """Choose the predicted tokens of each row by its id and the key, and hide them."""
         tokens, segments = batch["tokens"], batch["segments"]
         predictions = self.predictions(tokens.shape[1])
-        masked = mask_tokens(key, row_ids, tokens, segments, self.tables, self.rate, predictions)
+        rate: float | BudgetsOf = self.rate
+        if self.rates is not None:
+            assert step is not None
+            rate = functools.partial(self.rates.budgets, step)
+        masked = mask_tokens(key, row_ids, tokens, segments, self.tables, rate, predictions)
         return Prepared(
             inputs=masked.inputs,
             segments=segments,

@@ -7,6 +7,7 @@ that key and on nothing else: not on the mesh, the other rows, or how many there
 use the same function.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -17,6 +18,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pretrain.config import MaskingConfig
 from tokenizer.load import Loaded
+
+BudgetsOf = Callable[[Int[Array, "B"]], Int[Array, "B"]]
+"""From the number of maskable tokens of each row to the number of its predictions."""
 
 
 class Masked(NamedTuple):
@@ -77,7 +81,7 @@ def mask_tokens(
     tokens: Int[Array, "B S"],
     segments: Int[Array, "B S"],
     tables: MaskingTables,
-    rate: float,
+    rate: float | BudgetsOf,
     predictions: int,
 ) -> Masked:
     """Choose and hide the predicted tokens of each row.
@@ -97,12 +101,14 @@ def mask_tokens(
       tokens: the rows.
       segments: 0 for padding, 1.. for the document within the row.
       tables: the tables of the tokenizer and the config.
-      rate: the share of a row's maskable tokens that is predicted.
-      predictions: K, from `predictions_per_row`.
+      rate: the share of a row's maskable tokens that is predicted; or a function from the number of maskable tokens of
+        each row to the number of predictions, where the rate depends on the step.
+      predictions: K, from `predictions_per_row`, or the largest number that the function gives.
     """
     row_keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
     maskable = maskable_tokens(tokens, segments, tables)
-    budgets = jnp.asarray(_budgets(rate, tokens.shape[1]))[jnp.sum(maskable, axis=1)]
+    counts = jnp.sum(maskable, axis=1)
+    budgets = rate(counts) if callable(rate) else jnp.asarray(_budgets(rate, tokens.shape[1]))[counts]
 
     def mask_row(key: jax.Array, tokens: Array, segments: Array, maskable: Array, budget: Array) -> Masked:
         choice_key, action_key, replacement_key = jax.random.split(key, 3)

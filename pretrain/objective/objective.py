@@ -55,13 +55,16 @@ class Objective(Protocol):
     def predictions(self, seq_len: int) -> int:
         """The most predictions of a row of S tokens."""
 
-    def prepare(self, key: jax.Array, row_ids: Int[Array, "B"], batch: Batch) -> Prepared:
+    def prepare(
+        self, key: jax.Array, row_ids: Int[Array, "B"], batch: Batch, step: Int[Array, ""] | None = None
+    ) -> Prepared:
         """The predictions of a batch.
 
         Args:
           key: a threefry key, of the step or of all evaluations.
           row_ids: what tells a row from the others under this key.
           batch: the rows.
+          step: of the run, from 0, in training; None in an evaluation.
         """
 
     def loss(self, model: Model, params: Any, prepared: Prepared, dropout_key: jax.Array | None) -> Sums:

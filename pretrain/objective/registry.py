@@ -9,11 +9,12 @@ from pretrain.objective.masking import MaskingTables
 from pretrain.objective.objective import Objective
 from pretrain.phases import Phase
 
-MAKERS: Mapping[str, Callable[[MaskingTables, float, int], Objective]] = {
-    MaskedLM.name: lambda tables, rate, separator: MaskedLM(tables, rate),
-    CausalLM.name: lambda tables, rate, separator: CausalLM(separator),
+MAKERS: Mapping[str, Callable[..., Objective]] = {
+    MaskedLM.name: lambda tables, rate, separator, rates=None: MaskedLM(tables, rate, rates),
+    CausalLM.name: lambda tables, rate, separator, rates=None: CausalLM(separator),
 }
-"""The objectives by name: made of the masking's tables, a mask rate and the token that closes a document."""
+"""The objectives by name: made of the masking's tables, the largest mask rate, the token that closes a document, and
+the rate of each step if it is not constant."""
 
 
 def training_objective(phase: Phase, tables: MaskingTables, separator: int) -> Objective:
@@ -24,7 +25,7 @@ def training_objective(phase: Phase, tables: MaskingTables, separator: int) -> O
       tables: what masking knows of the config and the tokenizer.
       separator: the token that closes a document.
     """
-    return MAKERS[phase.objective](tables, phase.masking_rate, separator)
+    return MAKERS[phase.objective](tables, phase.masking_rate, separator, phase.mask_rates)
 
 
 def evaluation_objective(

@@ -59,7 +59,7 @@ def make_train_step(
         mask_key = jax.random.fold_in(random_key(seed, MASKS), state.step)
         dropout_key = jax.random.fold_in(random_key(seed, DROPOUT, dropout_implementation), state.step)
         with jax.named_scope("masking"):
-            prepared = objective.prepare(mask_key, rows, batch)
+            prepared = objective.prepare(mask_key, rows, batch, state.step)
         total_weight = jnp.maximum(jnp.sum(prepared.weights), 1.0)
 
         def loss_fn(params: Any, part: Prepared, key: jax.Array) -> tuple[Array, Sums]:

@@ -2,8 +2,10 @@
 
 Steps are counted as in optax: the update at step `t` (from 0) uses the value at `t`. So with warm-up, the rate is
 exactly 0 at step 0 and the peak at `warmup_steps`. A decaying shape reaches its last value at `total_steps`, one step
-after the last update.
+after the last update. A phase may have a peak of its own, and a shape that spans this phase alone.
 """
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,68 @@ import optax
 
 from base.errors import UserError
 from pretrain.config import ScheduleConfig
+from pretrain.phases import Phase
+
+
+def schedule_of_phases(
+    config: ScheduleConfig, learning_rate: float, phases: Sequence[Phase]
+) -> optax.Schedule:
+    """Make the learning-rate schedule of a run.
+
+    A phase with a peak of its own multiplies the run's shape by that peak. A phase with a shape of its own begins at
+    its peak, and p runs from 0 to 1 over this phase:
+      constant, linear, cosine: as in `learning_rate_schedule`.
+      1-sqrt: 1-(1-f)sqrt(p), the decay of wsd.
+    The warm-up is the run's.
+
+    Args:
+      config: the run's shape and its settings.
+      learning_rate: the run's peak learning rate.
+      phases: the run's phases.
+
+    Returns:
+      A function as that of `learning_rate_schedule`.
+
+    Raises:
+      UserError: as of `learning_rate_schedule`.
+    """
+    run = learning_rate_schedule(config, learning_rate, phases[-1].stop)
+    own = {"learning_rate", "schedule"}
+    if not any(phase.own & own for phase in phases):
+        return run
+    parts = [
+        (phase.start, _of_phase(config, phase, phases[-1].stop) if phase.own & own else run)
+        for phase in phases
+    ]
+
+    def schedule(count: jax.typing.ArrayLike) -> jax.Array:
+        rate = run(count)
+        for start, part in parts:
+            rate = jnp.where(jnp.asarray(count) >= start, part(count), rate)
+        return rate
+
+    return schedule
+
+
+def _of_phase(config: ScheduleConfig, phase: Phase, total_steps: int) -> optax.Schedule:
+    """The learning rate within a phase that has a peak or a shape of its own."""
+    if phase.schedule is None:
+        return learning_rate_schedule(config, phase.learning_rate, total_steps)
+    first, last, final = phase.whole.start, phase.whole.stop, config.final_fraction
+
+    def schedule(count: jax.typing.ArrayLike) -> jax.Array:
+        step = jnp.asarray(count, jnp.float32)
+        progress = jnp.clip((step - first) / (last - first), 0.0, 1.0)
+        warming = jnp.minimum(step / config.warmup_steps, 1.0) if config.warmup_steps else 1.0
+        fallen = {
+            "constant": jnp.zeros_like(step),
+            "linear": progress,
+            "cosine": 0.5 * (1.0 - jnp.cos(jnp.pi * progress)),
+            "1-sqrt": jnp.sqrt(progress),
+        }[phase.schedule or "constant"]
+        return phase.learning_rate * warming * (1.0 - (1.0 - final) * fallen)
+
+    return schedule
 
 
 def learning_rate_schedule(config: ScheduleConfig, learning_rate: float, total_steps: int) -> optax.Schedule:

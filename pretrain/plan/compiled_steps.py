@@ -37,7 +37,7 @@ from pretrain.objective.masking import MaskingTables
 from pretrain.objective.objective import Objective, full_rows
 from pretrain.objective.registry import training_objective
 from pretrain.objective.train_step import lower, make_train_step
-from pretrain.optim.learning_rates import learning_rate_schedule
+from pretrain.optim.learning_rates import schedule_of_phases
 from pretrain.optim.optimizers import make_optimizer
 from pretrain.optim.train_state import TrainState, abstract_state, dropout_generator
 from pretrain.phases import Phase, resolve_phases
@@ -294,9 +294,7 @@ def _lowered(
 ) -> tuple[TrainState, jax.stages.Lowered]:
     """The train step of a phase, with some network and objective, and the shapes of its state."""
     config = checked.config
-    schedule = learning_rate_schedule(
-        config.schedule, config.optimizer.learning_rate, checked.phases[-1].stop
-    )
+    schedule = schedule_of_phases(config.schedule, config.optimizer.learning_rate, checked.phases)
     optimizer = make_optimizer(config.optimizer, schedule, model.decay_mask(), model.logical_axes())
     # Outside of `jax.set_mesh`: jax may compute something here, and the mesh's devices do not exist.
     state = abstract_state(model, optimizer, mesh)

@@ -16,7 +16,7 @@ from pretrain import starting_network
 from pretrain.config import CardConfig, PretrainConfig
 from pretrain.models import EncoderConfig, ParameterCount, families, family_fields
 from pretrain.objective.names import TRAITS
-from pretrain.phases import objective_at, resolve_phases
+from pretrain.phases import Phase, objective_at, resolve_phases
 from pretrain.publish import public_names
 from pretrain.publish.card_objective import TEXTS, ObjectiveText, limits, usage
 from pretrain.publish.card_writer import Card, Scores, start_shown, written
@@ -83,7 +83,8 @@ class CardFacts:
 
         read = settled(built, everything, idle_fields)
         if starting_network.is_given(read):
-            read = starting_network.with_network(read, Given(), self.encoder, lambda note: None)
+            network = starting_network.as_begun(self.encoder, {"config": self.config})
+            read = starting_network.with_network(read, Given(), network, lambda note: None)
             rates, last = starting_network.dropout(self.encoder), self.config["model"]
             idle = {name: last.get(name) for name in rates if last.get(name) != rates[name]}
         else:
@@ -222,9 +223,7 @@ def _hyperparameters(facts: CardFacts) -> str:
     planned = resolve_phases(schema.build(PretrainConfig, config), epoch_steps=facts.step)
     phases = [phase for phase in planned if phase.start < facts.step]
     batches = [f"{phase.global_batch:,} rows of {phase.seq_len} tokens" for phase in phases]
-    rates = [
-        formatting.percent(phase.masking_rate, 0) for phase in phases if TRAITS[phase.objective].hides_tokens
-    ]
+    rates = [_mask_rate(phase) for phase in phases if TRAITS[phase.objective].hides_tokens]
     learned = _in_turn([TEXTS[phase.objective].task.lower() for phase in phases])
     rows = {
         "steps": f"{facts.step:,}",
@@ -248,6 +247,12 @@ def _hyperparameters(facts: CardFacts) -> str:
         rows[f"phase {number}"] = changed
     note = ["Some of these values were different earlier in the run, see below.", ""] if facts.past else []
     return "\n".join([*note, table(("", ""), list(rows.items()))])
+
+
+def _mask_rate(phase: Phase) -> str:
+    """The mask rate of a phase, or the rates of its first and its last step."""
+    ends = phase.whole.mask_rates.ends if phase.whole.mask_rates else (phase.masking_rate,)
+    return " to ".join(dict.fromkeys(formatting.percent(rate, 0) for rate in ends))
 
 
 def _in_turn(values: Sequence[str]) -> str:

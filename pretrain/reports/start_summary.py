@@ -53,6 +53,10 @@ class Plan:
     """FLOP/s of all devices together; None where it is not known."""
     steps_per_epoch: int | None = None
     """Steps in a pass over the corpus, where it has been counted."""
+    changing_predictions: tuple[int, int] | None = None
+    """Predictions of a full row in the first and in the last step, where the mask rate changes over the steps."""
+    tokens: int | None = None
+    """Tokens of all rows of the run; None if its batches are all of one size."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ def _describe(mesh: jax.sharding.Mesh, plan: Plan, memory: Memory, processes: in
         "memory per device": memory_text(memory),
         "batch": f"{plan.global_batch} rows x {plan.seq_len} tokens = {tokens:,} tokens a step"
         + (f", in {plan.grad_accum} micro-batches" if plan.grad_accum > 1 else ""),
-        "predictions": f"up to {plan.predictions} a row",
+        "predictions": _predictions(plan),
         "steps": _steps(plan, tokens),
         "arithmetic": _arithmetic(plan),
     }
@@ -172,8 +176,15 @@ def memory_text(memory: Memory) -> str:
     return f"{formatting.size(known)}{limit} ({', '.join(parts)})"
 
 
+def _predictions(plan: Plan) -> str:
+    if plan.changing_predictions is None:
+        return f"up to {plan.predictions} a row"
+    return "up to {} a row at first, up to {} at last".format(*plan.changing_predictions)
+
+
 def _steps(plan: Plan, tokens: int) -> str:
-    text = f"{plan.steps:,} ({formatting.count(plan.steps * tokens)} tokens)"
+    total = plan.steps * tokens if plan.tokens is None else plan.tokens
+    text = f"{plan.steps:,} ({formatting.count(total)} tokens)"
     if plan.start_step:
         text += f", {plan.start_step:,} done"
     if plan.steps_per_epoch:

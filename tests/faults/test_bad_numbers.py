@@ -47,8 +47,8 @@ def poisonable():
     """Have a batch with the token POISON give a loss that is NaN, in all tests from here on: they share their steps."""
     prepare = MaskedLM.prepare
 
-    def preparing(self, key, row_ids, batch):
-        prepared = prepare(self, key, row_ids, batch)
+    def preparing(self, key, row_ids, batch, step=None):
+        prepared = prepare(self, key, row_ids, batch, step)
         return prepared._replace(
             weights=jnp.where(jnp.any(batch["tokens"] == POISON), jnp.nan, prepared.weights)
         )

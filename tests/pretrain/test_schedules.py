@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from base.errors import UserError
-from pretrain.config import ScheduleConfig
-from pretrain.optim.learning_rates import learning_rate_schedule
+from base.schema import build
+from pretrain.config import PretrainConfig, ScheduleConfig
+from pretrain.optim.learning_rates import learning_rate_schedule, schedule_of_phases
+from pretrain.phases import resolve_phases
 
 PEAK = 0.5
 
@@ -74,3 +76,54 @@ def test_the_same_value_under_jit():
 def test_impossible_schedules_are_refused(fields, message):
     with pytest.raises(UserError, match=message):
         rates([0], **fields)
+
+
+def rates_of_phases(phases, steps, **fields):
+    config = build(
+        PretrainConfig, {"phases": phases, "schedule": fields, "optimizer": {"learning_rate": PEAK}}
+    )
+    schedule = schedule_of_phases(config.schedule, PEAK, resolve_phases(config))
+    return [float(schedule(step)) for step in steps]
+
+
+def test_the_three_phases_of_modernbert_a_stable_rate_a_lower_one_and_its_decay():
+    phases = [
+        {"steps": 50},
+        {"steps": 20, "learning_rate": 0.2},
+        {"steps": 40, "learning_rate": 0.2, "schedule": "1-sqrt"},
+    ]
+    got = rates_of_phases(phases, [5, 10, 49, 50, 69, 70, 80, 110], name="constant", warmup_steps=10)
+    np.testing.assert_allclose(got, [0.25, 0.5, 0.5, 0.2, 0.2, 0.2, 0.1, 0.0], rtol=1e-6, atol=1e-7)
+
+
+def test_a_phase_with_a_peak_of_its_own_follows_the_shape_of_the_run():
+    got = rates_of_phases([{"steps": 50}, {"steps": 50, "learning_rate": 0.2}], [25, 50, 75], warmup_steps=0)
+    np.testing.assert_allclose(got, [0.375, 0.1, 0.05], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("shape", "middle"), [("linear", 0.6), ("cosine", 0.6), ("constant", 1.0)])
+def test_the_shape_of_a_phase_spans_the_phase_alone(shape, middle):
+    phases = [{"steps": 20, "schedule": "constant"}, {"steps": 80, "schedule": shape}]
+    got = rates_of_phases(phases, [0, 20, 60], warmup_steps=0, final_fraction=0.2)
+    np.testing.assert_allclose(got, [PEAK, PEAK, PEAK * middle], rtol=1e-6)
+
+
+def test_the_shape_of_a_phase_spans_its_batch_warmup_too():
+    values = {
+        "phases": [{"steps": 80, "schedule": "linear"}, {"steps": 1}],
+        "batch_warmup_steps": 40,
+        "batch_warmup_from": 64,
+        "schedule": {"warmup_steps": 0},
+        "optimizer": {"learning_rate": PEAK},
+    }
+    config = build(PretrainConfig, values)
+    schedule = schedule_of_phases(config.schedule, PEAK, resolve_phases(config))
+    np.testing.assert_allclose([float(schedule(step)) for step in (0, 20, 40)], [0.5, 0.375, 0.25], rtol=1e-6)
+
+
+def test_phases_without_a_rate_of_their_own_change_no_schedule():
+    phases = [{"steps": 50}, {"steps": 50, "seq_len": 16}]
+    steps = range(0, 100, 7)
+    assert rates_of_phases(phases, steps, name="wsd", warmup_steps=10) == rates(
+        steps, name="wsd", warmup_steps=10
+    )

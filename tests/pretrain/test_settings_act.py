@@ -25,13 +25,13 @@ from pretrain.job import assemble
 from pretrain.models import build as build_model
 from pretrain.models.huggingface import encoder_config
 from pretrain.objective.masking import MaskingTables, predictions_per_row
-from pretrain.optim.learning_rates import learning_rate_schedule
+from pretrain.optim.learning_rates import schedule_of_phases
 from pretrain.optim.optimizers import make_optimizer
 from pretrain.optim.train_state import dropout_generator
 from pretrain.phases import resolve_phases
 from pretrain.train import train
 from tests.finetune.tiny_task import write_model
-from tests.settings import not_mentioned, placed, with_field
+from tests.settings import CHANGING_OVER_A_RUN, not_mentioned, placed, with_field
 from tests.tiny import on_one_device, tiny_config, write_corpus
 from tokenizer.load import load
 from tokenizer.train import train_tokenizer
@@ -86,7 +86,7 @@ def program(config, place):
 
 def rates(config, place):
     phases = resolve_phases(config, epoch_steps=8)
-    schedule = learning_rate_schedule(config.schedule, config.optimizer.learning_rate, phases[-1].stop)
+    schedule = schedule_of_phases(config.schedule, config.optimizer.learning_rate, phases)
     return [float(schedule(step)) for step in range(phases[-1].stop)]
 
 
@@ -339,6 +339,7 @@ BESIDE = {
 ELSEWHERE = {
     **dict.fromkeys(("on_nonfinite", "max_skipped"), "tests/faults/test_bad_numbers.py"),
     **{f"spike.{each.name}": "tests/faults/test_loss_spikes.py" for each in dataclasses.fields(SpikeConfig)},
+    **CHANGING_OVER_A_RUN,
     "checkpoint.verify": "tests/faults/test_damaged_checkpoints.py",
     "time_limit": "tests/faults/test_watchdog.py",
     "card.language": "tests/pretrain/test_model_card.py",

@@ -59,6 +59,9 @@ REFUSED = {
     "eval.masking_rate=0.3": "eval.every=0",
     "eval.masking_rate=0.2": "objective.name=clm",
     "masking.rate=0.3": "objective.name=clm",
+    "masking.final_rate=0.2": "masking.rate_shape=constant",
+    "masking.rate_levels=3": "masking.rate_shape=linear",
+    "batch_warmup_from=8": "batch_warmup_steps=0",
     "masking.whole_word=true": "objective.name=clm",
     "spike.window=30": "on_nonfinite=rewind",
     "spike.skip=30": "spike.factor=0",
@@ -92,6 +95,12 @@ def test_a_field_that_could_not_act_is_refused(tmp_path, field):
         ("masking.rate=0.3", "masking_rate", 0.2),
         ("data.window=3", "data", {"source": "pydoc"}),
         ("objective.name=clm", "objective", "mlm"),
+        ("masking.rate_shape=linear", "masking_rate", 0.2),
+        ("optimizer.learning_rate=0.1", "learning_rate", 0.2),
+        ("schedule.name=cosine", "schedule", "constant"),
+        ("data.packing=lines", "packing", "documents"),
+        ("model.global_rope_theta=5.0", "global_rope_theta", 6.0),
+        ("model.local_rope_theta=5.0", "local_rope_theta", 6.0),
     ],
 )
 def test_a_field_that_every_phase_replaces_is_refused_and_one_that_some_replace_acts(
@@ -100,7 +109,7 @@ def test_a_field_that_every_phase_replaces_is_refused_and_one_that_some_replace_
     recipe = tmp_path / "recipe.py"
     for own, refused in (({name: value}, True), ({}, False)):
         phases = [{"steps": 3, name: value}, {"steps": 4, **own}]
-        recipe.write_text(RECIPE % {"phases": phases})
+        recipe.write_text(RECIPE % {"phases": phases, "model": {"family": "modernbert"}})
         arguments = ["x", f"--config={recipe}", "--config.steps=0", f"--config.{field}"]
         if refused:
             with pytest.raises(UserError, match="every phase has its own"):
