@@ -1,4 +1,4 @@
-"""`python -m pretrain.checkpoint list|verify|prune WORKDIR`: the checkpoints of a run, of either stage."""
+"""`python -m pretrain.checkpoint list|verify|prune|branch WORKDIR`: the checkpoints of a run, of either stage."""
 
 import argparse
 from collections.abc import Sequence
@@ -12,11 +12,12 @@ from base.errors import UserError
 from base.places import place_of
 from base.plain_arguments import Arguments
 from base.storage import check_readable, is_remote, objects_below
+from pretrain.branch import branch
 from pretrain.runtime import manifest, processes
 from pretrain.runtime.checkpointer import Checkpointer, first_line
 from pretrain.runtime.lock import held
 
-ACTIONS = ("list", "verify", "prune")
+ACTIONS = ("list", "verify", "prune", "branch")
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -27,19 +28,27 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     """
     parser = Arguments(
         prog="python -m pretrain.checkpoint",
-        usage="python -m pretrain.checkpoint list|verify|prune WORKDIR [--keep=N]",
+        usage="python -m pretrain.checkpoint list|verify|prune|branch WORKDIR [--keep=N] [--step=N --out=NEW]",
         description=__doc__,
     )
     parser.add_argument(
-        "action", help="list: steps and sizes; verify: every file too; prune: delete older ones"
+        "action",
+        help="list: steps and sizes; verify: every file too; prune: delete older ones; branch: copy one to a workdir",
     )
     parser.add_argument("workdir", help="the run's folder, local or gs://")
     parser.add_argument(
         "--keep", type=int, help="prune: newest checkpoints to keep, beside the best (default 1)"
     )
+    parser.add_argument("--step", type=int, help="branch: the checkpoint to copy (default: the newest)")
+    parser.add_argument("--out", help="branch: the new workdir")
     values = parser.read(argv)
     if values.action not in ACTIONS:
         raise UserError(f"{values.action!r} should be one of {', '.join(ACTIONS)}")
+    if values.action == "branch" and not values.out:
+        raise UserError("no --out given; it is the new workdir of the branch")
+    for name in ("step", "out"):
+        if values.action != "branch" and getattr(values, name) is not None:
+            raise UserError(f"--{name} has no effect: {values.action} copies nothing; leave it out")
     if values.keep is None:
         values.keep = 1
     elif values.action != "prune":
@@ -95,12 +104,25 @@ def main(argv: Sequence[str]) -> int:
     try:
         if not checkpointer.steps:
             raise UserError(f"{workdir} has no checkpoint yet")
+        if values.action == "branch":
+            return _branch(workdir, values.out, values.step)
         if values.action == "prune":
             with held(workdir):  # a run that trains there counts on its checkpoints
                 return _prune(checkpointer, workdir, values.keep)
         return _show(checkpointer, workdir, verify=values.action == "verify")
     finally:
         checkpointer.close()
+
+
+def _branch(workdir: epath.Path, out: str, step: int | None) -> int:
+    """Copy a checkpoint to a new workdir, and say how a run goes on there."""
+    folder = place_of(out, "--out")
+    copied = branch(workdir, folder, step)
+    terminal.say(
+        f"{folder} holds step {copied}: python -m pretrain --workdir={folder} goes on there, with --accept_changes if "
+        "its --config has another length, schedule or data"
+    )
+    return 0
 
 
 def _show(checkpointer: Checkpointer, workdir: epath.Path, *, verify: bool) -> int:

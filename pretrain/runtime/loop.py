@@ -216,6 +216,7 @@ class Loop:
         state, run = self._newest_state()
         if run is None:
             return state, 0
+        run = self._with_best_that_is_there(run)
         self._sums = self._stage.recall(run)
         self._stage.guard.in_a_row = run.get("bad_in_a_row", self._stage.guard.in_a_row)
         if self._writes:
@@ -228,6 +229,11 @@ class Loop:
         restored = self._checkpointer.restore(self._stage.abstract)
         processes.check_same({"the newest checkpoint that can be read": restored and restored[1]["step"]})
         return restored or (self._stage.first_state(), None)
+
+    def _with_best_that_is_there(self, run: Run) -> Run:
+        """A `run` item without a best evaluation whose checkpoint is gone, or was left behind by a branch."""
+        best = run.get("best")
+        return run | {"best": None} if best and best["step"] not in self._checkpointer.steps else run
 
     def _spike(self) -> Spike | None:
         """The loss spike that has been found, for which the run has to go back."""
@@ -248,8 +254,7 @@ class Loop:
                 logger.warning("step %d: the spike is back; checkpoint %d is deleted", spike.step, steps[-1])
                 checkpointer.delete(steps[-1])
             state, run = self._newest_state()
-        if run and run.get("best") and run["best"]["step"] not in checkpointer.steps:
-            run = run | {"best": None}
+        run = run and self._with_best_that_is_there(run)
         message, self._sums = rewinding.go_back(run)
         logger.warning("%s", message)
         guard = self._stage.guard

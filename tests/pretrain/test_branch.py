@@ -1,0 +1,95 @@
+"""A branch of a run: a checkpoint in a workdir of its own, from which a decay goes on."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from etils import epath
+
+from base.errors import UserError
+from pretrain import checkpoint
+from pretrain.runtime.saved_params import restore_params
+from pretrain.train import train
+from tests.faults.test_damaged_checkpoints import truncate
+from tests.faults.test_resume import losses, stop_at
+from tests.tiny import on_one_device, tiny_config, write_corpus
+
+
+def stable(corpus, **changes):
+    values = {
+        "steps": 12,
+        "schedule": {"name": "constant"},
+        "eval": {"every": 2},
+        "checkpoint": {"every": 4, "keep": 9},
+    }
+    return tiny_config(corpus, **{**values, **changes})
+
+
+def run(*arguments: object) -> int:
+    return checkpoint.main(["checkpoint", *map(str, arguments)])
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A stable run that was stopped after step 8, and its corpus."""
+    folder = tmp_path_factory.mktemp("stable")
+    corpus = write_corpus(folder / "text.txt")
+    with pytest.MonkeyPatch.context() as patch, on_one_device():
+        stop_at(patch, 8)
+        train(stable(corpus), epath.Path(folder / "run"))
+    return folder / "run", corpus
+
+
+def test_a_decay_goes_on_from_a_branch_and_the_stable_run_goes_on_beside_it(stopped, tmp_path, capsys):
+    folder, corpus = stopped
+    before, out = content(folder), tmp_path / "decay"
+    assert run("branch", folder, "--step=4", f"--out={out}") == 0
+    assert f"{out} holds step 4" in capsys.readouterr().out
+    assert sorted(losses(out)) == [1, 2, 3, 4]
+    config = stable(corpus, steps=9, schedule={"name": "wsd", "decay_fraction": 1 / 3})
+    with on_one_device():
+        with pytest.raises(UserError, match=r"config\.schedule\.name was 'constant', is 'wsd'.*--accept_ch"):
+            train(config, epath.Path(out))
+        outcome = train(config, epath.Path(out), accept_changes=True)
+    assert outcome.step == 9 and json.loads((out / "finished.json").read_text())["step"] == 9
+    assert content(folder) == before
+
+    with on_one_device():
+        train(stable(corpus), epath.Path(folder))
+        train(stable(corpus), epath.Path(tmp_path / "whole"))
+    assert losses(folder) == losses(tmp_path / "whole")
+    ours, theirs = losses(out), losses(folder)
+    # The learning rate of the update after step 7 is the first that is lower; step 9 is the first to show it.
+    assert [ours[step] for step in range(1, 9)] == [theirs[step] for step in range(1, 9)]
+    assert ours[9] != theirs[9]
+    assert restore_params(out, "best")[1]["step"] > 4
+
+
+def test_the_newest_checkpoint_is_copied_where_no_step_is_named(stopped, tmp_path):
+    assert run("branch", stopped[0], f"--out={tmp_path / 'new'}") == 0
+    newest = restore_params(stopped[0])[1]["step"]
+    assert [path.name for path in (tmp_path / "new" / "checkpoints").iterdir()] == [str(newest)]
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_what_cannot_be_branched_is_refused_and_leaves_nothing(stopped, tmp_path):
+    folder = Path(shutil.copytree(stopped[0], tmp_path / "run"))
+    truncate(folder / "checkpoints" / "4")
+    for arguments, message in (
+        (("--step=5", f"--out={tmp_path}/new"), r"there is no checkpoint of step 5 in .*; there are \["),
+        (("--step=4", f"--out={tmp_path}/new"), r"checkpoint 4 cannot be copied: it is damaged \("),
+        ((f"--out={folder}",), r"is there already; name a new folder"),
+        (("--out=gs://bucket/new",), r"--out=gs://bucket/new is in a bucket, where branch copies nothing: "),
+        ((), r"no --out given"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run("branch", folder, *arguments)
+    for flag in ("--step=4", "--out=x"):
+        with pytest.raises(UserError, match=r"has no effect: list copies nothing; leave it out"):
+            run("list", folder, flag)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
