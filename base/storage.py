@@ -7,6 +7,7 @@ part. gcsfs gives up after half a minute, TensorStore after a quarter of an hour
 
 import contextlib
 import errno
+import itertools
 import json
 import logging
 import os
@@ -121,6 +122,12 @@ def write_out(path: str, text: str, flag: str) -> None:
             write_text(file, text)
     except OSError as error:
         raise UserError(f"{flag}={path} cannot be written: {error.strerror or error}") from error
+
+
+def free_name(folder: "epath.Path", name: str) -> "epath.Path":
+    """A path in a folder that does not exist: of this name, or with a number after it."""
+    names = itertools.chain([name], (f"{name}.{number}" for number in itertools.count(1)))
+    return next(folder / each for each in names if not (folder / each).exists())
 
 
 def move_folder(source: "epath.Path", target: "epath.Path") -> None:

@@ -21,11 +21,12 @@ import numpy as np
 import optax
 from absl import app, flags
 
-from pretrain.config import MaskingConfig, OptimizerConfig
+from pretrain.config import MaskingConfig
 from pretrain.models import EncoderConfig, build
 from pretrain.objective.masked import MaskedLM
 from pretrain.objective.masking import MaskingTables
 from pretrain.objective.train_step import make_train_step
+from pretrain.optim.config import OptimizerConfig
 from pretrain.optim.optimizers import make_optimizer
 from pretrain.optim.train_state import TrainState, random_key
 from pretrain.phases import Phase

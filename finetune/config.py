@@ -10,7 +10,15 @@ from base import schema
 from base.errors import UserError
 from base.schema import field
 from data.labelled.config import LabelledConfig
-from pretrain.config import REMAT_ALIASES, REMAT_POLICIES, CardConfig, LogConfig, MeshConfig, check_shared
+from pretrain.config import (
+    REMAT_ALIASES,
+    REMAT_POLICIES,
+    CardConfig,
+    LogConfig,
+    MeshConfig,
+    check_shared,
+)
+from pretrain.optim.config import OPTIMIZERS, WEIGHTS
 from pretrain.publish.public_names import check_card
 
 MAX_LENGTH = 128
@@ -23,7 +31,7 @@ FROM_MNLI = ("mrpc", "rte", "stsb")
 class OptimizerConfig:
     """The optimiser (optax), and its settings."""
 
-    name: str = field("adamw", "the optimiser, as in pretraining", ("adamw", "lamb", "adafactor", "muon"))
+    name: str = field("adamw", "the optimiser, as in pretraining", OPTIMIZERS)
     learning_rate: float = field(2e-5, "peak learning rate")
     weight_decay: float = field(0.01, "decoupled weight decay; biases and layer norms are exempt")
     beta1: float = field(0.9, "decay of the first moment")
@@ -137,6 +145,11 @@ class FinetuneConfig:
 
     task: str = field("", "a GLUE task (cola, mnli, ...), or empty with config.data.source=files")
     init_from: str = field("", "the model to start from: a workdir, a Hugging Face folder or a hub id")
+    init_weights: str = field(
+        "raw",
+        "which weights of a workdir of pretraining: as trained, or their average (average.decay there)",
+        WEIGHTS,
+    )
     seed: int = field(0, "seed of the first run: head, data order, dropout")
     seeds: int = field(1, "number of runs trained together, with seeds seed, seed + 1, ...")
     learning_rates: tuple[float, ...] = field(

@@ -159,6 +159,7 @@ def _start(config: FinetuneConfig, labels: Sequence[str]) -> tuple[Loaded, Start
         seed=config.seed,
         dtype=config.dtype,
         overrides=_overrides(config),
+        weights=config.init_weights,
         use=Use(
             row_lengths=lengths, row_field=field, dropout_field="config.model.attention_dropout", packed=False
         ),

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 FIXED = {
     "init_from": "the model that a run starts from",
+    "init_weights": "the model that a run starts from",
     "task": "the task of a run",
     "data.regression": "the task of a run",
     "data.label_names": "the task of a run",

@@ -9,6 +9,7 @@ from pretrain.config import PretrainConfig
 from pretrain.models import EncoderConfig, Model, build
 from pretrain.models.attention import Use
 from pretrain.objective.names import TRAITS
+from pretrain.optim.learning_checks import check_learning
 from pretrain.optim.learning_rates import schedule_of_phases
 from pretrain.phases import Phase, check_length, check_lengths, check_phase, check_values
 
@@ -26,6 +27,7 @@ def check_fields(config: PretrainConfig) -> None:
     """
     check_lengths(config)
     check_values(config)
+    check_learning(config)
 
 
 def check_steps(

@@ -12,6 +12,7 @@ from base.errors import UserError
 from base.schema import field
 from data.config import PACKINGS, DataConfig
 from pretrain.objective.names import TRAITS
+from pretrain.optim.config import WEIGHTS, AverageConfig, OptimizerConfig
 from tokenizer.config import TokenizerConfig
 
 OBJECTIVES = tuple(TRAITS)
@@ -128,6 +129,10 @@ class ObjectiveConfig:
         "mlm: hidden tokens are predicted from both sides; clm: each token is predicted from those before it",
         OBJECTIVES,
     )
+    z_loss: float = field(
+        0.0,
+        "weight of log(Z)^2 in what is minimised, where Z normalises a prediction's probabilities (PaLM: 1e-4); 0: off",
+    )
 
 
 @dataclass(frozen=True)
@@ -151,20 +156,6 @@ class MaskingConfig:
     whole_word: bool = field(
         False, "predict whole words; a word with more tokens than a row's predictions is split into tokens"
     )
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """The optimiser (optax) and gradient clipping."""
-
-    name: str = field("adamw", "the optimiser", ("adamw", "lamb", "adafactor", "muon"))
-    learning_rate: float = field(3e-4, "peak learning rate")
-    weight_decay: float = field(0.01, "decoupled weight decay; biases and layer norms are exempt")
-    beta1: float = field(0.9, "decay of the first moment")
-    beta2: float = field(0.98, "decay of the second moment")
-    eps: float = field(1e-6, "added to the root of the second moment")
-    muon_momentum: float = field(0.95, "muon: decay of the momentum that is orthogonalised")
-    clip_norm: float = field(0.0, "clip gradients to this global norm; 0 does not clip")
 
 
 @dataclass(frozen=True)
@@ -307,7 +298,9 @@ class PretrainConfig:
     batch_warmup_from: int = field(0, "batch_warmup_steps: rows of the first batches")
     grad_accum: int = field(1, "micro-batches in a step; the result equals a step with the whole batch")
     dtype: str = field(
-        "float32", "compute type; params and optimiser state are float32", ("float32", "bfloat16")
+        "float32",
+        "compute type; params are float32, and moments too but for optimizer.moment_dtype",
+        ("float32", "bfloat16"),
     )
     matmul_precision: str = field(
         "default",
@@ -333,6 +326,11 @@ class PretrainConfig:
         "",
         "start from this model: a workdir, a Hugging Face folder or a hub id; a fresh optimiser and step 0",
     )
+    init_weights: str = field(
+        "raw",
+        "which weights of a workdir init_from takes: as trained, or their average (average.decay)",
+        WEIGHTS,
+    )
     distributed: bool = field(
         False, "this process is one of several processes of a run, see docs/processes.md"
     )
@@ -346,6 +344,7 @@ class PretrainConfig:
     masking: MaskingConfig = field(MaskingConfig, "masked language modelling")
     optimizer: OptimizerConfig = field(OptimizerConfig, "the optimiser")
     schedule: ScheduleConfig = field(ScheduleConfig, "the learning rate")
+    average: AverageConfig = field(AverageConfig, "the average of weights")
     mesh: MeshConfig = field(MeshConfig, "the devices")
     log: LogConfig = field(LogConfig, "logging")
     eval: EvalConfig = field(EvalConfig, "evaluation")

@@ -22,6 +22,7 @@ from base.storage import check_writable, is_remote
 from pretrain.config import CardConfig
 from pretrain.models import build
 from pretrain.models.huggingface import save_pretrained
+from pretrain.optim.config import WEIGHTS
 from pretrain.phases import objective_since, saved_phases
 from pretrain.publish import hub_upload
 from pretrain.publish.loading import Loading, caution, loading
@@ -63,6 +64,8 @@ def export(
     overwrite: bool = False,
     name: str = "",
     card: CardConfig | None = None,
+    weights: str = "raw",
+    mean_of: int = 1,
 ) -> Exported:
     """Write config.json, model.safetensors, the tokenizer's files, README.md and the loss curve of a run to `out`.
 
@@ -76,6 +79,8 @@ def export(
       overwrite: replace an earlier export in `out`; a folder that holds anything else is refused all the same.
       name: the name that loads the model, its id on the hub; '' takes the name of `out`.
       card: the settings of the model card; an empty field takes the run's value.
+      weights: "raw", as they were trained, or "average", their moving average.
+      mean_of: the mean over so many kept checkpoints, of which that of `step` is the last.
 
     Raises:
       UserError: no such run or checkpoint, or `out` holds something already.
@@ -84,7 +89,7 @@ def export(
         check_writable(out, "--out")
     _check_out(out, overwrite)
     check_workdir(workdir)
-    network = trained_network(workdir, step)
+    network = trained_network(workdir, step, weights, mean_of)
     run = {
         **network.run,
         "config": {**network.run["config"], "card": read_card(workdir, network.run["config"])},
@@ -96,7 +101,7 @@ def export(
         folder.mkdir(parents=True)
         facts = _facts(workdir, network, run, name or out.name, card or CardConfig())
         has_loss_curve = draw_loss_curve(workdir, folder, remedy=REMEDY)
-        facts = dataclasses.replace(facts, has_loss_curve=has_loss_curve)
+        facts = dataclasses.replace(facts, has_loss_curve=has_loss_curve, weights=weights, mean_of=mean_of)
         attempt("README.md", lambda: (folder / "README.md").write_text(model_card(facts)), remedy=REMEDY)
         save_pretrained(folder, network.encoder, network.params, workdir / "tokenizer")
         if folder != out:
@@ -197,6 +202,18 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--workdir", default="", help="the run's folder, local or gs://")
     parser.add_argument("--out", default="", help="the folder to write, local or gs://")
     parser.add_argument("--step", default="last", help="which checkpoint: a step, 'last' or 'best'")
+    parser.add_argument(
+        "--weights",
+        default="raw",
+        choices=WEIGHTS,
+        help="which weights: raw, as they were trained, or average, their moving average (config.average.decay)",
+    )
+    parser.add_argument(
+        "--mean_of",
+        type=int,
+        default=1,
+        help="the mean of the weights of so many kept checkpoints, of which --step is the last",
+    )
     parser.add_switch("--overwrite", "replace an earlier export in --out")
     parser.add_argument(
         "--language", default="", help="language of the text, by its code, for the model card"
@@ -225,7 +242,14 @@ def main(argv: Sequence[str]) -> int:
     check_card(card, "--")
     workdir, out = (place_of(getattr(values, name), f"--{name}") for name in ("workdir", "out"))
     exported = export(
-        workdir, out, step=values.step, overwrite=values.overwrite, name=values.push_to_hub, card=card
+        workdir,
+        out,
+        step=values.step,
+        overwrite=values.overwrite,
+        name=values.push_to_hub,
+        card=card,
+        weights=values.weights,
+        mean_of=values.mean_of,
     )
     written = sum(file.stat().length for file in out.iterdir())
     use = exported.loading.call(repr(str(out)))

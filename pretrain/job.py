@@ -38,6 +38,8 @@ from pretrain.objective.held_out_cache import check_held_out
 from pretrain.objective.masking import MaskingTables
 from pretrain.objective.objective import Objective
 from pretrain.objective.registry import evaluation_objective, training_objective
+from pretrain.optim.averages import averaged
+from pretrain.optim.batch_scaling import scaled_by_batch
 from pretrain.optim.learning_rates import schedule_of_phases
 from pretrain.optim.optimizers import make_optimizer
 from pretrain.optim.train_state import dropout_generator
@@ -45,7 +47,7 @@ from pretrain.phases import Phase, resolve_phases
 from pretrain.runtime import processes
 from pretrain.runtime.changes import SAFE_IN_PRETRAINING
 from pretrain.runtime.workdir import MODEL_FILE, has_network, is_workdir
-from pretrain.trained_network import trained_network
+from pretrain.trained_network import check_weights, trained_network
 from tokenizer.load import Loaded
 from tokenizer.run_tokenizer import ensure_tokenizer, has_tokenizer
 
@@ -164,8 +166,9 @@ def origin_params(job: Job) -> Any:
     """
     origin = epath.Path(job.config.init_from).expanduser()
     if is_workdir(origin):
-        network = trained_network(origin)
+        network = trained_network(origin, weights=job.config.init_weights)
         return _with_vocabulary(network.encoder, network.params, job.encoder)
+    check_weights(job.config.init_weights, job.config.init_from)
     encoder, params = load_pretrained(job.config.init_from, seed=job.config.seed)
     if encoder.tie_word_embeddings != job.encoder.tie_word_embeddings:
         raise UserError(
@@ -221,6 +224,8 @@ def assemble(
     notes += _note_on_profile(config, epoch_steps)
     fingerprints = [corpus_fingerprint(phase.data) for phase in phases]
     schedule = schedule_of_phases(config.schedule, config.optimizer.learning_rate, phases)
+    schedule = scaled_by_batch(schedule, config.optimizer, phases)
+    optimizer = make_optimizer(config.optimizer, schedule, model.decay_mask(), model.logical_axes())
     tables, separator = MaskingTables.build(config.masking, tokenizer), tokenizer.special.sep
     return Job(
         config=config,
@@ -231,10 +236,12 @@ def assemble(
         encoder=encoder,
         model=model,
         schedule=schedule,
-        optimizer=make_optimizer(config.optimizer, schedule, model.decay_mask(), model.logical_axes()),
+        optimizer=averaged(optimizer, config.average.decay),
         phases=phases,
         models=models_of_phases(config, phases, encoder, model),
-        objectives=tuple(training_objective(phase, tables, separator) for phase in phases),
+        objectives=tuple(
+            training_objective(phase, tables, separator, config.objective.z_loss) for phase in phases
+        ),
         evaluations=tuple(evaluation_objective(phase, config.eval, tables, separator) for phase in phases),
         epoch_steps=epoch_steps,
         fingerprints={

@@ -9,6 +9,7 @@ from pretrain.devices.flops import StepWork
 from pretrain.job import Job
 from pretrain.objective.names import TRAITS
 from pretrain.objective.objective import full_rows
+from pretrain.optim.batch_scaling import rate_text
 from pretrain.optim.train_state import TrainState
 from pretrain.phases import Phase
 from pretrain.reports import start_summary
@@ -70,4 +71,5 @@ def _plan(job: Job, phase: Phase, *, start_step: int, steps: int) -> Plan:
         step_flops=StepWork(job.encoder).flops(**work),
         peak_flops=job.peak_flops,
         steps_per_epoch=job.epoch_steps // epochs if job.epoch_steps and epochs else None,
+        learning_rate=rate_text(job.config.optimizer, phase),
     )

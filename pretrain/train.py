@@ -26,6 +26,7 @@ from pretrain.objective.evaluation import Evaluator
 from pretrain.objective.held_out_cache import held_out_rows
 from pretrain.objective.objective import Objective
 from pretrain.objective.train_step import make_train_step
+from pretrain.optim.averages import average_of
 from pretrain.optim.train_state import TrainState, abstract_state, fresh_state, state_from_params
 from pretrain.phases import Phase, ends_of_objectives
 from pretrain.reports.recorder import Interval, Recorder
@@ -268,7 +269,7 @@ class _Pretraining:
         if not evaluator.compiled:
             evaluator.compile(state.params)
             processes.check_same({"the number of steps made": step})  # collectives do not wait so long
-        values = processes.same_as_first(evaluator(state.params))
+        values = processes.same_as_first(evaluator(state.params, average_of(state.opt_state)))
         recorder.evaluation(step, values)
         loss, best = values["eval/loss"], self.run.best
         improved = math.isfinite(loss) and (best is None or loss < best["eval/loss"])

@@ -26,17 +26,21 @@ class TrainedNetwork:
     """The checkpoint's `run` item."""
 
 
-def trained_network(workdir: epath.Path, step: int | str | None = None) -> TrainedNetwork:
+def trained_network(
+    workdir: epath.Path, step: int | str | None = None, weights: str = "raw", mean_of: int = 1
+) -> TrainedNetwork:
     """The network of a run at one of its checkpoints.
 
     Args:
       workdir: the run's folder.
       step: a step, "best" (lowest eval/loss), or None or "last" for the newest checkpoint.
+      weights: "raw" or "average", the moving average.
+      mean_of: the mean over so many kept checkpoints, of which that of `step` is the last.
 
     Raises:
-      UserError: no such checkpoint, a damaged file, or weights that are not finite.
+      UserError: no such checkpoint or weights, a damaged file, or weights that are not finite.
     """
-    params, run = restore_params(workdir, step)
+    params, run = restore_params(workdir, step, weights, mean_of)
     if place := first_bad(params):
         raise UserError(
             f"step {run['step']} of the run in {workdir} has weights that are not finite ({place}); take an earlier "
@@ -55,6 +59,23 @@ def network_at(workdir: epath.Path, run: Run) -> EncoderConfig:
     encoder = network_of(workdir)[1]
     bases = run.get("rotary")
     return encoder.with_own(**bases) if bases else encoder
+
+
+def check_weights(weights: str, init_from: str) -> None:
+    """Refuse the average of a model that has none.
+
+    Args:
+      weights: config.init_weights.
+      init_from: a model that is no workdir.
+
+    Raises:
+      UserError: its average is asked for.
+    """
+    if weights != "raw":
+        raise UserError(
+            f"config.init_weights={weights!r} is for a workdir of pretraining, and config.init_from={init_from!r} is "
+            "none; set init_weights=raw"
+        )
 
 
 def network_of(workdir: epath.Path) -> tuple[dict[str, Any], EncoderConfig]:

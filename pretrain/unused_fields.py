@@ -8,6 +8,8 @@ from pretrain import starting_network
 from pretrain.config import PHASE_FIELDS, LogConfig, PretrainConfig
 from pretrain.models import family_fields
 from pretrain.objective.names import TRAITS
+from pretrain.optim import muon
+from pretrain.optim.config import OptimizerConfig
 from tokenizer import config as tokenizer_config
 
 OF_RATE = ("masking.rate_shape", "masking.final_rate", "masking.rate_levels")
@@ -38,6 +40,9 @@ def _of_start(config: PretrainConfig) -> Iterator[Unused]:
         yield Unused(
             ("model.position_init",), f"{start} brings its weights; unset one of the two", ("init_from",)
         )
+    else:
+        because = "config.init_from is empty: the weights are random; unset it, or set config.init_from"
+        yield Unused(("init_weights",), because, ("init_from",))
     if config.model.remat in ("full", "offload") and config.model.scan_unroll == 0:
         because = (
             f"config.model.remat={config.model.remat!r} keeps the layers in a loop; "
@@ -110,13 +115,7 @@ def _learned(config: PretrainConfig) -> list[str]:
 
 
 def _of_learning(config: PretrainConfig) -> Iterator[Unused]:
-    name = config.optimizer.name
-    if name != "muon":
-        because = (
-            f"config.optimizer.name={name!r} does not read it; unset it, or set config.optimizer.name=muon"
-        )
-        yield Unused(("optimizer.muon_momentum",), because, ("optimizer.name",))
-    yield from unused_moments(name)
+    yield from _of_optimizer(config.optimizer)
     yield from unused_skips(config.on_nonfinite)
     yield from _of_spikes(config)
     yield from _of_schedule(config)
@@ -139,6 +138,31 @@ def _of_schedule(config: PretrainConfig) -> Iterator[Unused]:
     if "wsd" not in shapes:
         because = f"config.schedule.name={name!r} does not read it; unset it, or set config.schedule.name=wsd"
         yield Unused(("schedule.decay_fraction",), because, by)
+
+
+def _of_optimizer(config: OptimizerConfig) -> Iterator[Unused]:
+    name = config.name
+    for readers, fields in (
+        (muon.NAMES, ("optimizer.muon_momentum", "optimizer.matrix_weight_decay")),
+        (("normuon",), ("optimizer.normuon_beta2",)),
+    ):
+        if name not in readers:
+            because = (
+                f"config.optimizer.name={name!r} does not read it; unset it, or set config.optimizer.name="
+                f"{' or '.join(readers)}"
+            )
+            yield Unused(fields, because, ("optimizer.name",))
+    yield from unused_moments(name)
+    if name == "adafactor":
+        because = (
+            f"config.optimizer.name={name!r} has no first moments; unset it, or choose another optimiser"
+        )
+        yield Unused(("optimizer.moment_dtype",), because, ("optimizer.name",))
+    if not config.reference_batch:
+        because = (
+            "config.optimizer.reference_batch=0 scales no learning rate; unset it, or set reference_batch"
+        )
+        yield Unused(("optimizer.batch_exponent",), because, ("optimizer.reference_batch",))
 
 
 def unused_skips(policy: str) -> Iterator[Unused]:

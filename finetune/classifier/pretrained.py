@@ -31,7 +31,7 @@ from pretrain.models.huggingface import (
 )
 from pretrain.models.tensor_names import BUFFERS, Tensor, check, empty_params, fill, with_current_names
 from pretrain.runtime.workdir import MODEL_FILE, is_workdir
-from pretrain.trained_network import network_of, trained_network
+from pretrain.trained_network import check_weights, network_of, trained_network
 from tokenizer.load import Loaded
 
 logger = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ def load_encoder_for_classification(
     dtype: str = "float32",
     overrides: Mapping[str, Any] | None = None,
     use: Use = NOTHING_KNOWN,
+    weights: str = "raw",
 ) -> Start:
     """A classifier that starts from a pretrained encoder, or from another classifier.
 
@@ -74,6 +75,7 @@ def load_encoder_for_classification(
       overrides: fields to set in place of the checkpoint's: hidden_dropout_prob (all dropout of hidden states),
         classifier_dropout, attention_probs_dropout_prob, attention, remat, scan_unroll.
       use: what the run asks of the attention kernel.
+      weights: of a workdir: "raw", as they were trained, or their "average".
 
     Raises:
       UserError: nothing there, a damaged file, or tensors that do not fit the config; they are named.
@@ -85,6 +87,7 @@ def load_encoder_for_classification(
         values, config = network_of(folder)
     else:
         file = source
+        check_weights(weights, source)
         published = read_published(source)
         values, config = published.values, published.config
     classifier = build_classifier(
@@ -97,7 +100,7 @@ def load_encoder_for_classification(
         _check_encoder(published, classifier)  # before arrays are made by what its config.json says
     head = jax.tree.map(np.asarray, classifier.init_head(jax.random.key(seed)))
     if ours:
-        restored = trained_network(folder).params
+        restored = trained_network(folder, weights=weights).params
         params = {part: tree for part, tree in restored.items() if part != "head"}
         params, fresh = params | {"head": head}, frozenset(head)
     else:

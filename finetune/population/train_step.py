@@ -16,10 +16,10 @@ from jaxtyping import Array, Float
 from finetune.classifier.network import Classifier
 from finetune.config import FinetuneConfig
 from finetune.population.state import PopulationState
-from pretrain.config import OptimizerConfig as PretrainOptimizer
 from pretrain.config import ScheduleConfig as PretrainSchedule
 from pretrain.models.positions import positions_of_texts
 from pretrain.objective.train_step import accumulate
+from pretrain.optim.config import OptimizerConfig as PretrainOptimizer
 from pretrain.optim.finite import NONFINITE, is_bad, kept
 from pretrain.optim.learning_rates import learning_rate_schedule
 from pretrain.optim.optimizers import make_optimizer

@@ -16,7 +16,14 @@ from jaxtyping import Array, Bool, Int
 
 from pretrain.models import Model
 from pretrain.objective.names import TRAITS
-from pretrain.objective.objective import Batch, Prepared, Sums, cross_entropy_sums, prediction_metrics
+from pretrain.objective.objective import (
+    Z_LOSS_SUM,
+    Batch,
+    Prepared,
+    Sums,
+    cross_entropy_sums,
+    prediction_metrics,
+)
 
 POSITIONS_AT_ONCE = 128
 """Positions of a row whose logits [B, 128, V] are held at a time."""
@@ -30,6 +37,8 @@ class CausalLM:
     """The token that ends a document. The token after it is of another document, and is not predicted from it."""
     at_once: int | None = POSITIONS_AT_ONCE
     """Positions of a row that the head runs on at a time; None is all of them."""
+    z_loss: float = 0.0
+    """Weight of log(Z)^2 in what is minimised."""
     name = "clm"
     causal = TRAITS[name].causal
 
@@ -59,7 +68,7 @@ class CausalLM:
         return same_document & (jnp.arange(tokens.shape[1]) > 0)
 
     def loss(self, model: Model, params: Any, prepared: Prepared, dropout_key: jax.Array | None) -> Sums:
-        """loss_sum, correct_sum and weight_sum over the tokens that are predicted.
+        """loss_sum, correct_sum and weight_sum over the tokens that are predicted; z_loss_sum too where there is one.
 
         The head takes `at_once` positions of each row at a time, and the backward pass computes their logits again.
         The logits of all positions at once may not fit in memory.
@@ -75,7 +84,7 @@ class CausalLM:
         predictions = (hidden, prepared.targets, prepared.weights)
 
         def sums_of(part: tuple[Array, Array, Array]) -> Sums:
-            return cross_entropy_sums(model, params, *part)
+            return cross_entropy_sums(model, params, *part, z_loss=self.z_loss)
 
         size = self.at_once
         if size is None or hidden.shape[1] <= size:
@@ -85,7 +94,8 @@ class CausalLM:
             return jax.tree.map(jnp.add, total, sums_of(part)), None
 
         parts = jax.tree.map(lambda x: _split(x, size), predictions)
-        zeros = {name: jnp.zeros(()) for name in ("loss_sum", "correct_sum", "weight_sum")}
+        names = ("loss_sum", "correct_sum", "weight_sum", *([Z_LOSS_SUM] if self.z_loss else []))
+        zeros = {name: jnp.zeros(()) for name in names}
         return jax.lax.scan(jax.checkpoint(add, prevent_cse=False), zeros, parts)[0]
 
     def counts(self, batch: Batch) -> Sums:

@@ -64,11 +64,23 @@ class Evaluator:
         """Compile the step ahead of time."""
         self._compiled = self._step.lower(params, *self._batch_from(0)).compile()
 
-    def __call__(self, params: Any) -> dict[str, float]:
+    def __call__(self, params: Any, average: Any = None) -> dict[str, float]:
         """Return the objective's metrics over all rows: eval/loss (nats a prediction), eval/accuracy, ...
 
         eval/frequency_loss is what token frequencies alone have.
+
+        Args:
+          params: the weights.
+          average: an average of the weights, in the layout of moments; its metrics are eval/average_loss and
+            eval/average_accuracy.
         """
+        metrics = {f"eval/{name}": value for name, value in self._evaluate(params).items()}
+        if average is not None:
+            own = self._evaluate(jax.device_put(average, jax.tree.map(lambda leaf: leaf.sharding, params)))
+            metrics |= {f"eval/average_{name}": own[name] for name in ("loss", "accuracy")}
+        return metrics | {FREQUENCY_LOSS: self.frequency_loss}
+
+    def _evaluate(self, params: Any) -> dict[str, float]:
         if self._compiled is None:
             self.compile(params)
         assert self._compiled is not None
@@ -76,8 +88,7 @@ class Evaluator:
         sums = [self._compiled(params, *self._batch_from(first)) for first in starts]
         fetched = jax.device_get(sums)
         total = {name: float(sum(np.float64(part[name]) for part in fetched)) for name in fetched[0]}
-        metrics = {f"eval/{name}": value for name, value in self._objective.summarise(total).items()}
-        return metrics | {FREQUENCY_LOSS: self.frequency_loss}
+        return dict(self._objective.summarise(total))
 
     def _batch_from(self, first: int) -> tuple[dict[str, jax.Array], jax.Array]:
         """The batch whose first row has the number `first`, and the numbers of its rows."""

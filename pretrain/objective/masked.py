@@ -34,6 +34,8 @@ class MaskedLM:
     """Share of a row's maskable tokens that is predicted; with `rates`, the largest."""
     rates: MaskRates | None = None
     """The rate of each step; None if it is constant."""
+    z_loss: float = 0.0
+    """Weight of log(Z)^2 in what is minimised."""
     name = "mlm"
     causal = TRAITS[name].causal
 
@@ -64,14 +66,16 @@ class MaskedLM:
         )
 
     def loss(self, model: Model, params: Any, prepared: Prepared, dropout_key: jax.Array | None) -> Sums:
-        """loss_sum, correct_sum and weight_sum over the predicted tokens."""
+        """loss_sum, correct_sum and weight_sum over the predicted tokens; z_loss_sum too where there is one."""
         hidden = model.encode(
             params, prepared.inputs, prepared.segments, prepared.positions, dropout_key=dropout_key
         )
         assert prepared.predicted is not None
         with jax.named_scope("predicted_positions"):
             chosen = jnp.take_along_axis(hidden, prepared.predicted[:, :, None], axis=1)
-        return cross_entropy_sums(model, params, chosen, prepared.targets, prepared.weights)
+        return cross_entropy_sums(
+            model, params, chosen, prepared.targets, prepared.weights, z_loss=self.z_loss
+        )
 
     def may_be_predicted(self, batch: Batch) -> Bool[Array, "B S"]:
         """Those that are neither padding nor special."""

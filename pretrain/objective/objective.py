@@ -24,6 +24,10 @@ Sums = dict[str, Array]
 """Scalars that add up, each under a name that ends in `_sum`."""
 
 
+Z_LOSS_SUM = "z_loss_sum"
+"""The sum of an objective's z-loss, times its weight; `minimised` adds it to the loss."""
+
+
 class Prepared(NamedTuple):
     """What the network reads of a batch, and what it is to predict. Every array has the rows as its first axis."""
 
@@ -70,6 +74,8 @@ class Objective(Protocol):
     def loss(self, model: Model, params: Any, prepared: Prepared, dropout_key: jax.Array | None) -> Sums:
         """loss_sum (cross-entropy, nats), correct_sum (right first guesses) and weight_sum (predictions).
 
+        With a z-loss, z_loss_sum too (`cross_entropy_sums`).
+
         Args:
           model: the network.
           params: its params.
@@ -90,14 +96,20 @@ class Objective(Protocol):
         """The same without loops or recomputation of its own, for counting arithmetic."""
 
 
+def minimised(sums: Sums) -> Array:
+    """The sum that a train step minimises: of the loss, and of the z-loss where there is one."""
+    return sums["loss_sum"] + sums[Z_LOSS_SUM] if Z_LOSS_SUM in sums else sums["loss_sum"]
+
+
 def prediction_metrics(sums: Mapping[str, float]) -> dict[str, float]:
-    """loss (nats a prediction), accuracy and perplexity of the sums of `Objective.loss`."""
+    """loss (nats a prediction), accuracy and perplexity of the sums of `Objective.loss`; z_loss where there is one."""
     weight = max(float(sums["weight_sum"]), 1.0)
     loss = float(sums["loss_sum"]) / weight
     return {
         "loss": loss,
         "accuracy": float(sums["correct_sum"]) / weight,
         "perplexity": math.exp(min(loss, 700.0)) if math.isfinite(loss) else math.nan,
+        **({"z_loss": float(sums[Z_LOSS_SUM]) / weight} if Z_LOSS_SUM in sums else {}),
     }
 
 
@@ -136,8 +148,14 @@ def cross_entropy_sums(
     hidden: Float[Array, "B K D"],
     targets: Int[Array, "B K"],
     weights: Float[Array, "B K"],
+    *,
+    z_loss: float = 0.0,
 ) -> Sums:
-    """loss_sum, correct_sum and weight_sum of predictions of tokens from hidden states."""
+    """loss_sum, correct_sum and weight_sum of predictions of tokens from hidden states.
+
+    With a `z_loss` above 0 also z_loss_sum: `z_loss` times the sum of log(Z)^2, where Z is the sum of the exponentials
+    of a prediction's logits (Chowdhery et al. 2022, section 5). It is no part of loss_sum.
+    """
     logits = model.predict(params, constrain(hidden, "batch", None, "act_embed"))
     # A comparison fuses into the reductions around it; a gather's gradient would be a scatter into [B, K, V] zeros.
     is_target = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == targets[:, :, None]
@@ -151,8 +169,9 @@ def cross_entropy_sums(
     else:
         normaliser = jnp.log(jnp.sum(jnp.exp(logits - highest[:, :, None]), axis=2)) + highest
         losses = normaliser - target_logits
-    return {
+    sums = {
         "loss_sum": jnp.sum(losses * weights),
         "correct_sum": jnp.sum((target_logits >= highest) * weights),
         "weight_sum": jnp.sum(weights),
     }
+    return sums | {Z_LOSS_SUM: z_loss * jnp.sum(jnp.square(normaliser) * weights)} if z_loss else sums

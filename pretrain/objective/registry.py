@@ -1,5 +1,6 @@
 """Which objective a phase trains with, and which it is evaluated with."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 from pretrain.config import EvalConfig
@@ -9,7 +10,7 @@ from pretrain.objective.masking import MaskingTables
 from pretrain.objective.objective import Objective
 from pretrain.phases import Phase
 
-MAKERS: Mapping[str, Callable[..., Objective]] = {
+MAKERS: Mapping[str, Callable[..., MaskedLM | CausalLM]] = {
     MaskedLM.name: lambda tables, rate, separator, rates=None: MaskedLM(tables, rate, rates),
     CausalLM.name: lambda tables, rate, separator, rates=None: CausalLM(separator),
 }
@@ -17,15 +18,17 @@ MAKERS: Mapping[str, Callable[..., Objective]] = {
 the rate of each step if it is not constant."""
 
 
-def training_objective(phase: Phase, tables: MaskingTables, separator: int) -> Objective:
+def training_objective(phase: Phase, tables: MaskingTables, separator: int, z_loss: float = 0.0) -> Objective:
     """What a phase learns.
 
     Args:
       phase: the phase.
       tables: what masking knows of the config and the tokenizer.
       separator: the token that closes a document.
+      z_loss: `config.objective.z_loss`.
     """
-    return MAKERS[phase.objective](tables, phase.masking_rate, separator, phase.mask_rates)
+    made = MAKERS[phase.objective](tables, phase.masking_rate, separator, phase.mask_rates)
+    return dataclasses.replace(made, z_loss=z_loss)
 
 
 def evaluation_objective(

@@ -16,7 +16,7 @@ from jaxtyping import Array, Int
 
 from pretrain.devices.mesh import constrain
 from pretrain.models import Model
-from pretrain.objective.objective import Objective, Prepared, Sums, attended_pairs
+from pretrain.objective.objective import Objective, Prepared, Sums, attended_pairs, minimised
 from pretrain.optim.finite import NONFINITE, is_bad, kept
 from pretrain.optim.train_state import DROPOUT, EVALUATION, MASKS, TrainState, random_key
 from pretrain.phases import Phase
@@ -64,7 +64,7 @@ def make_train_step(
 
         def loss_fn(params: Any, part: Prepared, key: jax.Array) -> tuple[Array, Sums]:
             sums = objective.loss(model, params, part, key)
-            return sums["loss_sum"] / total_weight, sums
+            return minimised(sums) / total_weight, sums
 
         grad_fn = jax.grad(loss_fn, has_aux=True)
         if micro_batches == 1:

@@ -2,10 +2,9 @@
 
 Layers are stacked in one array for the scan over layers. For AdamW this makes no difference, because it acts on
 each element. LAMB and Adafactor scale by the norm of a parameter. Here they use the norm of one layer's parameter,
-separately for each index of the "layers" axis.
+separately for each index of the "layers" axis. Muon and NorMuon are in `pretrain.optim.muon`.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,17 +12,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
-from optax import contrib
 
-from pretrain.config import OptimizerConfig
+from pretrain.optim import muon
+from pretrain.optim.config import OptimizerConfig
 
 LeafFunction = Callable[[jax.Array, jax.Array], jax.Array]
-"""(update, param) -> update, for one parameter."""
+"""(update, param or another array of its shape) -> update, for one parameter."""
 
 ADAFACTOR_CLIP = 1.0  # Shazeer and Stern 2018, section 6: threshold d on the root mean square of an update
-APART = ("layers", "matrices")
-"""Logical axes along which an array holds several matrices, each of which Muon makes orthogonal."""
-MUON_RMS = 0.2  # Liu et al. 2025, section 2.2: root mean square of an update, as AdamW's typically is
 ADAFACTOR_MIN_SCALE = 1e-3  # section 8: epsilon 2, the least scale of a parameter
 
 
@@ -44,6 +40,9 @@ def make_optimizer(
       eps have no effect.
     - muon: Jordan et al. 2024, for the matrices of the layers; the rest (embeddings, head, biases, norms) by AdamW.
       Updates are scaled as in Liu et al. 2025, section 2.2, so that AdamW's learning rate and decay fit both.
+    - normuon: Li et al. 2025: muon, with even sizes of the neurons' updates (`pretrain.optim.muon`).
+    - stable_adamw: Wortsman et al. 2023, algorithm 2: adamw, with a smaller step for a parameter whose gradient is
+      large beside its second moment.
 
     Args:
       config: `config.optimizer`.
@@ -54,9 +53,11 @@ def make_optimizer(
     """
     if params_axes is None:
         params_axes = jax.tree.map(lambda _: (), decay_mask)
-    decay = optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
+    decay = _decay(config, decay_mask, params_axes)
     scale = optax.scale_by_learning_rate(schedule)
-    adam = optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.eps)
+    adam = optax.scale_by_adam(
+        b1=config.beta1, b2=config.beta2, eps=config.eps, mu_dtype=muon.first_moment_dtype(config)
+    )
     match config.name:
         case "adamw":
             parts = [adam, decay, scale]
@@ -66,8 +67,10 @@ def make_optimizer(
             clip = _by_parameter(_clip_rms, params_axes)
             relative = _by_parameter(_scale_by_param_rms, params_axes)
             parts = [optax.scale_by_factored_rms(), clip, relative, decay, scale]
-        case "muon":
-            parts = [_muon_or(adam, config.muon_momentum, params_axes), decay, scale]
+        case "muon" | "normuon":
+            parts = [muon.muon_or(adam, config, params_axes), decay, scale]
+        case "stable_adamw":
+            parts = [_smaller_steps(optax.chain(adam, decay), config, params_axes), scale]
         case _:
             raise ValueError(f"unknown optimizer {config.name!r}")
     optimizer = optax.chain(*parts)
@@ -79,8 +82,8 @@ def opt_state_axes(
 ) -> PyTree[tuple[str | None, ...]]:
     """The tree of the optimiser's state with the logical axes of each leaf, a tuple, in its place.
 
-    A moment has its parameter's axes; a factored moment (a parameter's shape less one dimension) those that
-    are left; counters and placeholders are replicated.
+    A moment has its parameter's axes; a factored moment (a parameter's shape less one dimension, or with 1 in place of
+    some) those that are left; counters and placeholders are replicated.
 
     Args:
       optimizer: the optimiser.
@@ -109,8 +112,8 @@ def _is_masked(node: Any) -> bool:
 def _leaf_axes(
     shape: tuple[int, ...], param_shape: tuple[int, ...], axes: tuple[str | None, ...]
 ) -> tuple[str | None, ...]:
-    if shape == param_shape:
-        return axes
+    if len(shape) == len(param_shape):
+        return tuple(name if size == whole else None for name, size, whole in zip(axes, shape, param_shape))
     candidates = [
         axes[:index] + axes[index + 1 :]
         for index in range(len(param_shape))
@@ -146,65 +149,83 @@ def _clip_by_global_norm(
     return optax.GradientTransformation(optimizer.init, update)
 
 
+def _decay(
+    config: OptimizerConfig, decay_mask: PyTree[bool], params_axes: PyTree
+) -> optax.GradientTransformation:
+    """Weight decay; that of the matrices of the layers may differ. The state has the same tree in both cases."""
+    if config.matrix_weight_decay is None:
+        return optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
+    rates = jax.tree.map(
+        lambda decayed, is_matrix: (
+            (config.matrix_weight_decay if is_matrix else config.weight_decay)
+            if decayed
+            else optax.MaskedNode()
+        ),
+        decay_mask,
+        muon.are_matrices(params_axes),
+    )
+
+    def add(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        return jax.tree.map(lambda update, param, rate: update + rate * param, updates, params, rates)
+
+    return optax.masked(optax.stateless(add), decay_mask)
+
+
+def _smaller_steps(
+    adamw: optax.GradientTransformationExtraArgs, config: OptimizerConfig, params_axes: PyTree
+) -> optax.GradientTransformation:
+    """Divide the update of each parameter by the root mean square of g / sqrt(v), if that is above 1.
+
+    g is the gradient and v AdamW's second moment after it (Wortsman et al. 2023, algorithm 2).
+
+    Args:
+      adamw: Adam and weight decay.
+      config: `config.optimizer`.
+      params_axes: the tree of params with the logical axes of each.
+    """
+
+    def update(
+        gradients: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        updates, state = adamw.update(gradients, state, params)
+        moments = state[0]
+        corrected = optax.tree.bias_correction(moments.nu, config.beta2, moments.count)
+        squares = jax.tree.map(
+            lambda gradient, second: jnp.square(gradient) / jnp.maximum(second, config.eps**2),
+            gradients,
+            corrected,
+        )
+        return _each_layer(_clip_by, params_axes, updates, squares), state
+
+    return optax.GradientTransformation(adamw.init, update)
+
+
 def _by_parameter(
     function: LeafFunction, params_axes: PyTree, only: PyTree[bool] | None = None
 ) -> optax.GradientTransformation:
     """Apply `function` to each parameter (each layer of stacked ones), or only to those that `only` marks."""
+    return optax.stateless(lambda updates, params: _each_layer(function, params_axes, updates, params, only))
 
-    def leaf(update: jax.Array, param: jax.Array, axes: tuple[str | None, ...], wanted: bool) -> jax.Array:
+
+def _each_layer(
+    function: LeafFunction,
+    params_axes: PyTree,
+    updates: optax.Updates,
+    others: PyTree,
+    only: PyTree[bool] | None = None,
+) -> optax.Updates:
+    """`function` of each update (each layer of stacked ones) and what is at its place in `others`."""
+
+    def leaf(update: jax.Array, other: jax.Array, axes: tuple[str | None, ...], wanted: bool) -> jax.Array:
         if not wanted:
             return update
         if "layers" not in axes:
-            return function(update, param)
+            return function(update, other)
         layers = axes.index("layers")
-        return jax.vmap(function, in_axes=layers, out_axes=layers)(update, param)
+        return jax.vmap(function, in_axes=layers, out_axes=layers)(update, other)
 
-    def transform(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
-        wanted = jax.tree.map(lambda _: True, updates) if only is None else only
-        return jax.tree.map(leaf, updates, params, params_axes, wanted)
-
-    return optax.stateless(transform)
-
-
-def _muon_or(
-    other: optax.GradientTransformation, momentum: float, params_axes: PyTree
-) -> optax.GradientTransformation:
-    """Muon for the matrices of the layers, each made orthogonal by itself; `other` for the rest.
-
-    A map that holds several matrices (ModernBERT's query, key and value, or its feed-forward layer and the gate) has
-    one orthogonal update for each, as if they were maps of their own.
-    """
-
-    def is_axes(node: Any) -> bool:
-        return isinstance(node, tuple)
-
-    def is_numbers(node: Any) -> bool:
-        return isinstance(node, contrib.MuonDimensionNumbers)
-
-    def sides(axes: tuple[str | None, ...]) -> contrib.MuonDimensionNumbers | None:
-        """The axes of model width against the others (which is input and which output does not matter here)."""
-        width = tuple(index for index, name in enumerate(axes) if name == "embed")
-        others = tuple(index for index, name in enumerate(axes) if name not in ("embed", *APART))
-        is_matrix = "layers" in axes and width and others
-        return contrib.MuonDimensionNumbers(width, others) if is_matrix else None
-
-    def scaled(update: jax.Array, numbers: contrib.MuonDimensionNumbers) -> jax.Array:
-        largest = max(
-            math.prod(update.shape[axis] for axis in side)
-            for side in (numbers.reduction_axis, numbers.output_axis)
-        )
-        return update * (MUON_RMS * math.sqrt(largest))
-
-    labels = jax.tree.map(lambda axes: "muon" if sides(axes) else "other", params_axes, is_leaf=is_axes)
-    numbers = jax.tree.map(lambda axes: sides(axes) or optax.MaskedNode(), params_axes, is_leaf=is_axes)
-
-    def scale(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
-        return jax.tree.map(lambda side, update: scaled(update, side), numbers, updates, is_leaf=is_numbers)
-
-    muon = optax.chain(
-        contrib.scale_by_muon(beta=momentum, weight_dimension_numbers=numbers), optax.stateless(scale)
-    )
-    return optax.partition({"muon": muon, "other": other}, labels)
+    wanted = jax.tree.map(lambda _: True, updates) if only is None else only
+    return jax.tree.map(leaf, updates, others, params_axes, wanted)
 
 
 def _rms(x: jax.Array) -> jax.Array:
@@ -223,3 +244,7 @@ def _clip_rms(update: jax.Array, param: jax.Array) -> jax.Array:
 
 def _scale_by_param_rms(update: jax.Array, param: jax.Array) -> jax.Array:
     return update * jnp.maximum(_rms(param), ADAFACTOR_MIN_SCALE)
+
+
+def _clip_by(update: jax.Array, squares: jax.Array) -> jax.Array:
+    return update / jnp.maximum(1.0, jnp.sqrt(jnp.mean(squares)))

@@ -37,6 +37,8 @@ from pretrain.objective.masking import MaskingTables
 from pretrain.objective.objective import Objective, full_rows
 from pretrain.objective.registry import training_objective
 from pretrain.objective.train_step import lower, make_train_step
+from pretrain.optim.averages import averaged
+from pretrain.optim.batch_scaling import scaled_by_batch
 from pretrain.optim.learning_rates import schedule_of_phases
 from pretrain.optim.optimizers import make_optimizer
 from pretrain.optim.train_state import TrainState, abstract_state, dropout_generator
@@ -295,7 +297,11 @@ def _lowered(
     """The train step of a phase, with some network and objective, and the shapes of its state."""
     config = checked.config
     schedule = schedule_of_phases(config.schedule, config.optimizer.learning_rate, checked.phases)
-    optimizer = make_optimizer(config.optimizer, schedule, model.decay_mask(), model.logical_axes())
+    schedule = scaled_by_batch(schedule, config.optimizer, checked.phases)
+    optimizer = averaged(
+        make_optimizer(config.optimizer, schedule, model.decay_mask(), model.logical_axes()),
+        config.average.decay,
+    )
     # Outside of `jax.set_mesh`: jax may compute something here, and the mesh's devices do not exist.
     state = abstract_state(model, optimizer, mesh)
     step = make_train_step(

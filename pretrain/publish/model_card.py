@@ -18,6 +18,7 @@ from pretrain.models import EncoderConfig, ParameterCount, families, family_fiel
 from pretrain.objective.names import TRAITS
 from pretrain.phases import Phase, objective_at, resolve_phases
 from pretrain.publish import public_names
+from pretrain.publish.card_learning import export_flags, moments_rows, rate_text, weights_row
 from pretrain.publish.card_objective import TEXTS, ObjectiveText, limits, usage
 from pretrain.publish.card_writer import Card, Scores, start_shown, written
 from pretrain.publish.markdown import code, table
@@ -62,6 +63,10 @@ class CardFacts:
     """Number of documents read, with repetitions; 0 if it is not known."""
     card: CardConfig = CardConfig()
     """What the user says."""
+    weights: str = "raw"
+    """The weights of the checkpoint: "raw", or their moving "average"."""
+    mean_of: int = 1
+    """The number of checkpoints whose weights' mean is exported."""
 
     @cached_property
     def paths(self) -> Collection[str]:
@@ -227,11 +232,12 @@ def _hyperparameters(facts: CardFacts) -> str:
     learned = _in_turn([TEXTS[phase.objective].task.lower() for phase in phases])
     rows = {
         "steps": f"{facts.step:,}",
+        **weights_row(config, facts.weights, facts.mean_of),
         **({} if len(rates) == len(phases) else {"objective": learned}),
         "batch": _in_turn(batches),
         "optimizer": optimizer["name"],
-        **_moments(optimizer),
-        "peak learning rate": f"{optimizer['learning_rate']}",
+        **moments_rows(optimizer),
+        "peak learning rate": rate_text(optimizer),
         "schedule": f"{schedule['name']}, {schedule['warmup_steps']:,} steps of warm-up",
         "weight decay": f"{optimizer['weight_decay']} (not on biases and layer norms)",
         "gradient clipping": f"{optimizer['clip_norm'] or 'none'}",
@@ -260,16 +266,6 @@ def _in_turn(values: Sequence[str]) -> str:
     return ", then ".join(value for value, _ in itertools.groupby(values))
 
 
-def _moments(optimizer: Mapping[str, Any]) -> dict[str, str]:
-    """The rows of an optimiser's moments, where it has any."""
-    if optimizer["name"] == "adafactor":
-        return {}
-    rows = {"betas, eps": f"{optimizer['beta1']}, {optimizer['beta2']}, {optimizer['eps']}"}
-    if optimizer["name"] == "muon":
-        rows["muon momentum"] = f"{optimizer['muon_momentum']}"
-    return rows
-
-
 def _results(facts: CardFacts) -> str:
     evaluations = _evaluations(facts)
     trained = [line for line in facts.metrics if line.get("train/loss") is not None]
@@ -294,7 +290,8 @@ def _row(label: str, line: Line, group: str) -> list[str]:
 
 
 def _reproduction(facts: CardFacts) -> str:
-    export = f"python -m pretrain.export --workdir=DIR --step={facts.step} --out=OUT\n```"
+    flags = export_flags(facts.weights, facts.mean_of)
+    export = f"python -m pretrain.export --workdir=DIR --step={facts.step}{flags} --out=OUT\n```"
     put_in = "put your paths in where only a name is left"
     if not facts.past:
         return (

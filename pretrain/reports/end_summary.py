@@ -125,6 +125,7 @@ def summary(lines: Sequence[Line]) -> Table:
     for name, text, better in (
         ("train/loss", "training loss", min),
         ("eval/loss", "held-out loss", min),
+        ("eval/average_loss", "held-out loss of the average", min),
         (FREQUENCY_LOSS, "token frequencies alone", min),
         ("eval/perplexity", "held-out perplexity", min),
         ("eval/accuracy", "held-out accuracy", max),

@@ -141,7 +141,8 @@ def _evaluation_line(step: int, values: Mapping[str, float]) -> str:
         if frequencies is not None and name in (FREQUENCY_LOSS, "eval/perplexity"):
             continue  # the line has room for one of them
         short = name.rpartition("/")[2]
-        parts.append(f"{short} {formatting.percent(value) if short == 'accuracy' else f'{value:.4g}'}")
+        is_share = short.endswith("accuracy")
+        parts.append(f"{short} {formatting.percent(value) if is_share else f'{value:.4g}'}")
         if frequencies is not None and name == "eval/loss":
             parts[-1] += f" (token frequencies {frequencies:.4g})"
     group = next(iter(values), "").partition("/")[0]

@@ -57,6 +57,8 @@ class Plan:
     """Predictions of a full row in the first and in the last step, where the mask rate changes over the steps."""
     tokens: int | None = None
     """Tokens of all rows of the run; None if its batches are all of one size."""
+    learning_rate: str = ""
+    """The peak learning rate, where the batch scales it."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def _describe(mesh: jax.sharding.Mesh, plan: Plan, memory: Memory, processes: in
         "steps": _steps(plan, tokens),
         "arithmetic": _arithmetic(plan),
     }
-    return facts
+    return facts | ({"learning rate": plan.learning_rate} if plan.learning_rate else {})
 
 
 def memory_text(memory: Memory) -> str:

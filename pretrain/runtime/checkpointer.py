@@ -8,7 +8,6 @@ complete instead. A killed run leaves whole checkpoints only.
 """
 
 import contextlib
-import itertools
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +25,7 @@ from base.storage import (
     StorageError,
     check_damage,
     explained,
+    free_name,
     is_remote,
     is_storage_failure,
     move_folder,
@@ -33,6 +33,7 @@ from base.storage import (
     storage_flaw,
 )
 from pretrain.runtime import manifest, mismatch, orbax_messages, processes
+from pretrain.runtime.nested import at_path, placed
 
 Run = dict[str, Any]
 
@@ -311,7 +312,7 @@ class Checkpointer:
 
         def rename_and_look_again() -> None:
             for step in bad if processes.is_first() else ():
-                move_folder(self._path / str(step), _free_name(self._path, f"{step}.unreadable"))
+                move_folder(self._path / str(step), free_name(self._path, f"{step}.unreadable"))
             self._manager.reload()
 
         processes.check_same({"the checkpoints that cannot be read": sorted(bad)})
@@ -363,14 +364,16 @@ class Checkpointer:
                 "move them away to start afresh, or set another --workdir"
             )
 
-    def params(self, step: int) -> dict[str, Any]:
-        """The params of a step as a nested dict of numpy arrays."""
+    def params(self, step: int, at: Sequence[str] = ("params",)) -> dict[str, Any] | None:
+        """The numpy params at a path of a step's state as nested dicts; None where nothing is there."""
         self.check(step)
-        tree = self._manager.item_metadata(step)["state"].tree["params"]
-        item = {"params": jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)}
-        arguments = {"params": jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), tree)}
+        tree = at_path(self._manager.item_metadata(step)["state"].tree, at)
+        if tree is None:
+            return None
+        item = placed(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree), at)
+        arguments = placed(jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), tree), at)
         wanted = ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True)
-        return self._read(step, state=wanted)["state"]["params"]
+        return at_path(self._read(step, state=wanted)["state"], at)
 
 
 def _check_step(folder: int, step: Any) -> None:
@@ -381,12 +384,6 @@ def _check_step(folder: int, step: Any) -> None:
     """
     if int(step) != folder:
         raise DamagedError(f"it is of step {int(step)}, and its folder is named {folder}")
-
-
-def _free_name(folder: epath.Path, name: str) -> epath.Path:
-    """A path in a folder that does not exist: of this name, or with a number after it."""
-    names = itertools.chain([name], (f"{name}.{number}" for number in itertools.count(1)))
-    return next(folder / each for each in names if not (folder / each).exists())
 
 
 def first_line(error: BaseException) -> str:

@@ -21,11 +21,13 @@ def message(name: str, stored: Any, asked: Any, changed: Mapping[str, tuple[Any,
     """
     theirs, ours = _shapes(stored), _shapes(asked)
     differ = {path[0] for path in {*theirs, *ours} if theirs.get(path) != ours.get(path)}
-    what, group = ("the optimiser", "optimizer") if differ == {"opt_state"} else ("the model", "model")
+    is_of_optimizer = differ == {"opt_state"}
+    what, group = ("the optimiser", "optimizer") if is_of_optimizer else ("the model", "model")
+    groups = (group, "average") if is_of_optimizer else (group,)  # the average is in the optimiser's state
     fields = [
         f"config.{field} was {old!r}, is {new!r}"
         for field, (old, new) in changed.items()
-        if field.partition(".")[0] == group
+        if field.partition(".")[0] in groups
     ]
     cause = f": {'; '.join(fields)}; put it back" if fields else f": put config.{group} back as it was"
     return f"{what} differs from that of {name}, and cannot change in a run{cause}, or start in another --workdir"

@@ -1,24 +1,32 @@
 """Params of a run's checkpoints, for what reads runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 from etils import epath
 
 from base.errors import UserError
 from base.storage import check_damage
 from pretrain.runtime.checkpointer import SAVED_FILE, Checkpointer, Run, first_line
 
+PATHS = {"raw": ("params",), "average": ("opt_state", "average")}
+"""Where the state of a checkpoint has each kind of weights."""
 
-def restore_params(workdir: epath.PathLike, step: int | str | None = None) -> tuple[dict[str, Any], Run]:
+
+def restore_params(
+    workdir: epath.PathLike, step: int | str | None = None, weights: str = "raw", mean_of: int = 1
+) -> tuple[dict[str, Any], Run]:
     """Params of a run, as numpy arrays, and the `run` item of their checkpoint (its step as run["step"]).
 
     Args:
       workdir: the run's folder.
       step: a step, "best" (lowest eval/loss; the newest without evaluations), or None or "last" for the newest.
+      weights: as they were trained ("raw"), or their moving average ("average").
+      mean_of: the mean of the weights of so many kept checkpoints, of which that of `step` is the last.
 
     Raises:
-      UserError: no such checkpoint; the message lists those there are.
+      UserError: no such checkpoint or no such weights; the message lists those there are.
     """
     if not (epath.Path(workdir) / "checkpoints").exists():
         raise _no_checkpoint(workdir)
@@ -32,16 +40,45 @@ def restore_params(workdir: epath.PathLike, step: int | str | None = None) -> tu
             raise UserError(
                 f"there is no checkpoint of step {step} in {workdir}; there are {checkpointer.steps}"
             )
-        try:
-            return checkpointer.params(wanted), checkpointer.run(wanted)
-        except Exception as error:  # damage shows itself as errors of many kinds
-            check_damage(error, f"checkpoint {wanted} in {workdir}")
-            others = [step for step in checkpointer.steps if step != wanted]
-            raise UserError(
-                f"checkpoint {wanted} in {workdir} cannot be read ({first_line(error)}); other steps: {others}"
-            ) from error
+        steps = _last_steps(checkpointer.steps, wanted, mean_of, workdir)
+        params = _read(checkpointer, steps[0], weights, workdir)
+        for count, each in enumerate(steps[1:], start=2):
+            more = _read(checkpointer, each, weights, workdir)
+            params = jax.tree.map(lambda mean, new, count=count: mean + (new - mean) / count, params, more)
+        return params, checkpointer.run(wanted)
     finally:
         checkpointer.close()
+
+
+def _last_steps(kept: Sequence[int], wanted: int, count: int, workdir: epath.PathLike) -> list[int]:
+    """The last `count` kept steps up to `wanted`.
+
+    Raises:
+      UserError: there are fewer, or the count is less than 1.
+    """
+    before = [step for step in kept if step <= wanted]
+    if not 1 <= count <= len(before):
+        raise UserError(
+            f"--mean_of={count} should be from 1 to {len(before)}, the number of checkpoints in {workdir} up to step "
+            f"{wanted} ({before}); config.checkpoint.keep keeps more in a run"
+        )
+    return before[-count:]
+
+
+def _read(checkpointer: Checkpointer, step: int, weights: str, workdir: epath.PathLike) -> dict[str, Any]:
+    try:
+        params = checkpointer.params(step, PATHS[weights])
+    except Exception as error:  # damage shows itself as errors of many kinds
+        check_damage(error, f"checkpoint {step} in {workdir}")
+        others = [each for each in checkpointer.steps if each != step]
+        raise UserError(
+            f"checkpoint {step} in {workdir} cannot be read ({first_line(error)}); other steps: {others}"
+        ) from error
+    if params is None:
+        raise UserError(
+            f"the run in {workdir} has no average of its weights (config.average.decay was 0); take the raw weights"
+        )
+    return params
 
 
 def _no_checkpoint(workdir: epath.PathLike) -> UserError:

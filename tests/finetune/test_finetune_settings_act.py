@@ -222,14 +222,14 @@ BESIDE = {
 
 ELSEWHERE = {
     **dict.fromkeys(("on_nonfinite", "max_skipped"), "tests/faults/test_bad_numbers.py"),
+    "init_weights": "tests/finetune/test_loading_classifiers.py",
     "checkpoint.verify": "tests/faults/test_damaged_checkpoints.py",
     "time_limit": "tests/faults/test_watchdog.py",
     "log.profile_start": "tests/finetune/test_finetuning.py",
     "inference": "tests/finetune/test_finish.py",
     "distributed": "tests/finetune/test_finetune_command.py",
     "compilation_cache": "tests/pretrain/test_settings_unused.py",
-    "card.language": "tests/finetune/test_classifier_card.py",
-    "card.license": "tests/finetune/test_classifier_card.py",
+    **dict.fromkeys(("card.language", "card.license"), "tests/finetune/test_classifier_card.py"),
     **dict.fromkeys(("data.source", "data.path"), "tests/data/test_labelled_folder.py"),
     **dict.fromkeys(("data.name", "data.revision"), "tests/data/test_labelled_hub.py"),
     "data.data_dir": "tests/data/test_labelled_tfds.py",

@@ -202,7 +202,14 @@ def test_a_workdir_of_pretraining_gives_its_encoder(tmp_path: Path, monkeypatch:
     params = jax.tree.map(lambda leaf: draw(size=leaf.shape).astype(np.float32), build(config).shapes())
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / MODEL_FILE).write_text(json.dumps(config_dict(config)))
-    monkeypatch.setattr("pretrain.trained_network.restore_params", lambda *_: (params, {"step": 7}))
+    average = jax.tree.map(lambda leaf: leaf / 2, params)
+
+    def restore(workdir, step, weights, mean_of):
+        return {"raw": params, "average": average}[weights], {"step": 7}
+
+    monkeypatch.setattr("pretrain.trained_network.restore_params", restore)
+    init_weights = load_encoder_for_classification(str(tmp_path), LABELS, weights="average")
+    jax.tree.map(np.testing.assert_array_equal, init_weights.params["layers"], average["layers"])
     start = load_encoder_for_classification(str(tmp_path), LABELS, seed=1)
     jax.tree.map(np.testing.assert_array_equal, start.params["layers"], params["layers"])
     assert params["embeddings"]["word"].shape == (128, 16)

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from base.errors import UserError
-from pretrain.config import MeshConfig, ModelConfig, OptimizerConfig
+from pretrain.config import MeshConfig, ModelConfig
 from pretrain.devices.global_batch import local_rows, to_devices
 from pretrain.devices.mesh import RULES, gathered, make_mesh, sharding, spec
 from pretrain.models import EncoderConfig, build
@@ -17,6 +17,8 @@ from pretrain.objective.causal import CausalLM
 from pretrain.objective.masked import MaskedLM
 from pretrain.objective.masking import MaskingTables
 from pretrain.objective.train_step import make_train_step
+from pretrain.optim.averages import averaged
+from pretrain.optim.config import OptimizerConfig
 from pretrain.optim.optimizers import make_optimizer
 from pretrain.optim.train_state import MASKS, PARAMS, abstract_state, fresh_state, random_key
 from pretrain.phases import Phase
@@ -66,14 +68,25 @@ def rows(seed):
 
 
 @functools.cache
-def run(mesh_config, devices, *, accum=1, steps=4, dtype="float32", objective=MASKED, jit=jax.jit, **changes):
+def run(
+    mesh_config,
+    devices,
+    *,
+    accum=1,
+    steps=4,
+    dtype="float32",
+    objective=MASKED,
+    jit=jax.jit,
+    learner=OptimizerConfig(clip_norm=1.0),  # noqa: B008
+    average=0.0,
+    **changes,
+):
     """Losses of some steps, the final state, and the metrics of each step; the tests take equal runs once."""
     mesh = make_mesh(mesh_config, jax.devices()[:devices])
     model = build(encoder(**changes), dtype=dtype)
     schedule = optax.constant_schedule(3e-3)
-    optimizer = make_optimizer(
-        OptimizerConfig(clip_norm=1.0), schedule, model.decay_mask(), model.logical_axes()
-    )
+    optimizer = make_optimizer(learner, schedule, model.decay_mask(), model.logical_axes())
+    optimizer = averaged(optimizer, average)
     phase = Phase(0, 0, steps, S, B, accum, 0.15, None)
     step = make_train_step(
         model,
@@ -112,6 +125,21 @@ def test_losses_are_the_same_on_every_mesh(mesh, on_one_device):
         jax.tree.leaves(state.params), jax.tree.leaves(on_one_device[1].params), strict=True
     ):
         np.testing.assert_allclose(np.asarray(leaf), np.asarray(other), rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("mesh", ["zero1=8", "tensor=2 x fsdp=4"])
+def test_normuon_and_the_average_are_the_same_on_every_mesh(mesh):
+    more = {"learner": OptimizerConfig(name="normuon", clip_norm=1.0), "average": 0.9}
+    alone, shared = run(*MESHES["one device"], **more), run(*MESHES[mesh], **more)
+    np.testing.assert_allclose(shared[0], alone[0], rtol=1e-5)
+    ours, theirs = (each[1].opt_state for each in (shared, alone))
+    for leaf, other in zip(jax.tree.leaves(ours.average), jax.tree.leaves(theirs.average), strict=True):
+        np.testing.assert_allclose(np.asarray(leaf), np.asarray(other), rtol=1e-3, atol=2e-5)
+    split = {"zero1=8": (2, 4, 64), "tensor=2 x fsdp=4": (2, 8, 32)}[mesh]
+    assert ours.average["layers"]["up"]["kernel"].addressable_shards[0].data.shape == split
+    second = ours.inner[0].inner_states["muon"].inner_state[1].nu["layers"]["up"]["kernel"]
+    assert second.shape == (2, 1, 64)
+    assert second.addressable_shards[0].data.shape == (2, 1, 32 if "tensor" in mesh else 64)
 
 
 @pytest.mark.parametrize(("mesh", "accum"), [("data=8", 1), ("tensor=2 x fsdp=4", 2)])

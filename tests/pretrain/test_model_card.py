@@ -13,9 +13,10 @@ from base import schema
 from base.command_line import parse, read
 from data.config import DataConfig, SourceConfig
 from data.special_tokens import SpecialTokens
-from pretrain.config import CardConfig, OptimizerConfig, PhaseConfig, PretrainConfig
+from pretrain.config import CardConfig, PhaseConfig, PretrainConfig
 from pretrain.models import build
 from pretrain.models.huggingface import encoder_config
+from pretrain.optim.config import OptimizerConfig
 from pretrain.publish.model_card import CardFacts, model_card
 from pretrain.resume import provenance
 from pretrain.starting_network import with_network

@@ -1,4 +1,4 @@
-"""AdamW against PyTorch, LAMB and Adafactor by hand, and the axes of every optimiser's state."""
+"""AdamW against PyTorch, other optimisers by hand, and the axes of every optimiser's state."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import optax
 import pytest
 import torch
 
-from pretrain.config import OptimizerConfig
+from pretrain.optim.config import OPTIMIZERS, OptimizerConfig
 from pretrain.optim.optimizers import make_optimizer, opt_state_axes
 
 MASK = {"layers": {"kernel": True, "bias": False}, "table": True}
@@ -78,6 +78,58 @@ def test_adamw_follows_pytorch(clip_norm):
         torch_optimizer.step()
     for ours, other in zip(jax.tree.leaves(params), leaves):
         np.testing.assert_allclose(ours, other.detach().numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_stable_adamw_takes_smaller_steps_where_a_gradient_is_large_beside_its_second_moment():
+    config = OptimizerConfig(name="stable_adamw", weight_decay=0.1, beta1=0.9, beta2=0.98, eps=1e-6)
+    optimizer = make_optimizer(config, constant(0.01), MASK, AXES)
+    params = draw(0)
+    state, step = jax.jit(optimizer.init)(params), step_of(optimizer)
+    expected = jax.tree.map(lambda leaf: leaf.astype(np.float64), params)
+    first, second = (jax.tree.map(lambda leaf: np.zeros(leaf.shape), params) for _ in range(2))
+    clipped = []
+    for number, sizes in enumerate(
+        [(1, 1), (1, 10), (0.3, 1)], start=1
+    ):  # of the gradients of the two layers
+        grads = draw(number)
+        for name, leaf in grads["layers"].items():
+            grads["layers"][name] = (leaf.T * np.float32(sizes)).T
+        params, state = step(params, state, grads)
+
+        def update(param, m, v, grad, decays, number=number):
+            grad = grad.astype(np.float64)
+            m[...], v[...] = 0.9 * m + 0.1 * grad, 0.98 * v + 0.02 * grad**2
+            corrected = v / (1 - 0.98**number)
+            rms = np.sqrt(np.mean(grad**2 / np.maximum(corrected, 1e-12)))
+            clipped.append(rms > 1)
+            direction = m / (1 - 0.9**number) / (np.sqrt(corrected) + 1e-6) + 0.1 * decays * param
+            param -= 0.01 / max(1.0, rms) * direction
+
+        for name in ("kernel", "bias"):
+            for layer in range(2):
+                parts = (tree["layers"][name][layer] for tree in (expected, first, second, grads))
+                update(*parts, MASK["layers"][name])
+        update(*(tree["table"] for tree in (expected, first, second, grads)), True)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params, expected)
+    assert any(clipped) and not all(clipped)
+
+
+@pytest.mark.parametrize("name", ["adamw", "stable_adamw", "lamb", "muon", "normuon"])
+def test_first_moments_alone_are_stored_in_the_type_asked_for(name):
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        config = OptimizerConfig(name=name, moment_dtype=dtype)
+        optimizer, params = make_optimizer(config, constant(0.01), MASK, AXES), draw(0)
+        state, step = jax.jit(optimizer.init)(params), step_of(optimizer)
+        for seed in (1, 2, 3):
+            params, state = step(params, state, draw(seed))
+        leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+        assert {str(leaf.dtype) for path, leaf in leaves if ".mu" in jax.tree_util.keystr(path)} == {dtype}
+        others = {str(leaf.dtype) for path, leaf in leaves if ".mu" not in jax.tree_util.keystr(path)}
+        assert others == {"float32", "int32"}
+        found[dtype] = params
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), found["float32"], found["bfloat16"])
+    assert 0 < max(jax.tree.leaves(moved)) < 2e-3  # each update is of about 0.01 or less
 
 
 def test_lamb_scales_each_layer_by_its_own_norms():
@@ -152,7 +204,7 @@ def test_adafactor_factors_large_matrices():
     )
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb", "adafactor", "muon"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_descends_a_quadratic(name):
     config = OptimizerConfig(name=name, weight_decay=0.0, clip_norm=1.0)
     optimizer = make_optimizer(config, constant(0.05), MASK, AXES)
@@ -168,7 +220,7 @@ def test_every_optimizer_descends_a_quadratic(name):
     assert loss(jax.device_get(params)) < 0.2 * start
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb", "adafactor", "muon"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_decay_acts_only_where_the_mask_says(name):
     config = OptimizerConfig(name=name, weight_decay=0.1)
     optimizer = make_optimizer(config, constant(0.01), MASK, AXES)
@@ -193,7 +245,7 @@ def test_clipping_comes_before_the_moments():
     assert float(optax.tree.norm(mu)) == pytest.approx(0.1 * 0.5, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb", "adafactor", "muon"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_states_tree_is_the_same_with_clipping_and_without(name):
     def tree(clip_norm):
         optimizer = make_optimizer(OptimizerConfig(name=name, clip_norm=clip_norm), constant(0.1), MASK, AXES)

@@ -25,6 +25,7 @@ from pretrain.job import assemble
 from pretrain.models import build as build_model
 from pretrain.models.huggingface import encoder_config
 from pretrain.objective.masking import MaskingTables, predictions_per_row
+from pretrain.optim.batch_scaling import scaled_by_batch
 from pretrain.optim.learning_rates import schedule_of_phases
 from pretrain.optim.optimizers import make_optimizer
 from pretrain.optim.train_state import dropout_generator
@@ -37,6 +38,8 @@ from tokenizer.load import load
 from tokenizer.train import train_tokenizer
 
 SPECIAL = SpecialTokens(0, 2, 1, 4, 3)
+ADAMS = ("learning_rate", "weight_decay", "beta1", "beta2", "eps")
+MUONS = ("muon_momentum", "normuon_beta2", "matrix_weight_decay")
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +90,7 @@ def program(config, place):
 def rates(config, place):
     phases = resolve_phases(config, epoch_steps=8)
     schedule = schedule_of_phases(config.schedule, config.optimizer.learning_rate, phases)
+    schedule = scaled_by_batch(schedule, config.optimizer, phases)
     return [float(schedule(step)) for step in range(phases[-1].stop)]
 
 
@@ -221,8 +225,7 @@ ACTS: dict[str, tuple[typing.Any, typing.Any]] = {
     "tokenizer.vocab_size": (290, trained_tokenizer),
     "tokenizer.min_frequency": (10**6, trained_tokenizer),
     "tokenizer.sample_documents": (100, trained_tokenizer),
-    "tokenizer.nfc": (True, trained_tokenizer),
-    "tokenizer.add_prefix_space": (True, trained_tokenizer),
+    **dict.fromkeys(("tokenizer.nfc", "tokenizer.add_prefix_space"), (True, trained_tokenizer)),
     "data.path": ("{place}/other.txt", documents),
     "data.text_field": ("body", documents),
     "data.txt_documents": ("blank_line", documents),
@@ -249,13 +252,11 @@ ACTS: dict[str, tuple[typing.Any, typing.Any]] = {
     "model.layer_norm_eps": (1e-3, program),
     "model.initializer_range": (0.5, first_weights),
     "model.position_init": ("sinusoidal", first_weights),
-    "model.hidden_dropout_prob": (0.4, network),
-    "model.attention_probs_dropout_prob": (0.4, network),
+    **dict.fromkeys(("model.hidden_dropout_prob", "model.attention_probs_dropout_prob"), (0.4, network)),
     "model.embedding_size": (16, network),
     "model.local_attention": (8, network),
     "model.global_attn_every_n_layers": (1, network),
-    "model.global_rope_theta": (5.0, network),
-    "model.local_rope_theta": (5.0, network),
+    **dict.fromkeys(("model.global_rope_theta", "model.local_rope_theta"), (5.0, network)),
     "model.tie_word_embeddings": (False, network),
     "model.attention": ("cudnn", program),
     "model.remat": ("full", program),
@@ -267,17 +268,14 @@ ACTS: dict[str, tuple[typing.Any, typing.Any]] = {
     "masking.random_fraction": (0.2, tables),
     "masking.whole_word": (True, tables),
     "optimizer.name": ("lamb", updates),
-    "optimizer.learning_rate": (0.5, updates),
-    "optimizer.weight_decay": (0.5, updates),
-    "optimizer.beta1": (0.5, updates),
-    "optimizer.beta2": (0.5, updates),
-    "optimizer.eps": (0.5, updates),
-    "optimizer.muon_momentum": (0.5, updates),
+    **{f"optimizer.{name}": (0.5, updates) for name in (*ADAMS, *MUONS)},
+    "optimizer.reference_batch": (64, rates),
+    "optimizer.batch_exponent": (1.0, rates),
+    "optimizer.moment_dtype": ("bfloat16", updates),
     "optimizer.clip_norm": (0.1, updates),
     "schedule.name": ("cosine", rates),
     "schedule.warmup_steps": (4, rates),
-    "schedule.final_fraction": (0.5, rates),
-    "schedule.decay_fraction": (0.5, rates),
+    **dict.fromkeys(("schedule.final_fraction", "schedule.decay_fraction"), (0.5, rates)),
     **dict.fromkeys(("mesh.replica", "mesh.zero1", "mesh.fsdp", "mesh.tensor"), (2, mesh)),
     "mesh.data": (4, mesh),
     "log.every": (2, files),
@@ -315,7 +313,8 @@ BESIDE = {
             ],
         }
     },
-    "optimizer.muon_momentum": {"optimizer": {"name": "muon"}},
+    **{f"optimizer.{name}": {"optimizer": {"name": "normuon"}} for name in MUONS},
+    "optimizer.batch_exponent": {"optimizer": {"reference_batch": 64}},
     "schedule.decay_fraction": {"schedule": {"name": "wsd"}},
     "mesh.data": {"mesh": {"data": 8, "fsdp": -1}},
     "model.remat": {"model": {"num_hidden_layers": 3}},
@@ -340,10 +339,10 @@ ELSEWHERE = {
     **dict.fromkeys(("on_nonfinite", "max_skipped"), "tests/faults/test_bad_numbers.py"),
     **{f"spike.{each.name}": "tests/faults/test_loss_spikes.py" for each in dataclasses.fields(SpikeConfig)},
     **CHANGING_OVER_A_RUN,
+    **dict.fromkeys(("average.decay", "init_weights", "objective.z_loss"), "tests/pretrain/test_averages.py"),
     "checkpoint.verify": "tests/faults/test_damaged_checkpoints.py",
     "time_limit": "tests/faults/test_watchdog.py",
-    "card.language": "tests/pretrain/test_model_card.py",
-    "card.license": "tests/pretrain/test_model_card.py",
+    **dict.fromkeys(("card.language", "card.license"), "tests/pretrain/test_model_card.py"),
     "data.source": "tests/data/test_source_pydoc.py",
     "data.name": "tests/data/test_source_hub.py",
     "data.subset": "tests/data/test_source_oscar.py",

@@ -1,0 +1,141 @@
+"""Muon and NorMuon: orthogonal updates for the matrices of the layers; another optimiser for the rest.
+
+A matrix is an array with a `layers` axis, an axis of model width and another one. Heads and head width count as one
+axis. Each layer's matrix, and each matrix of a fused map, is made orthogonal by itself.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+from optax import contrib
+
+from pretrain.optim.config import OptimizerConfig
+
+APART = ("layers", "matrices")
+"""Logical axes along which an array holds several matrices, each of which Muon makes orthogonal."""
+NAMES = ("muon", "normuon")
+"""Values of `config.optimizer.name` for which the matrices of the layers have orthogonal updates."""
+NORMUON_EPS = 1e-8
+"""Added to the root of NorMuon's second moment."""
+UPDATE_RMS = 0.2  # Liu et al. 2025, section 2.2: root mean square of an update, as AdamW's typically is
+
+Axes = tuple[str | None, ...]
+
+
+def muon_or(
+    other: optax.GradientTransformation, config: OptimizerConfig, params_axes: PyTree[Axes]
+) -> optax.GradientTransformation:
+    """Muon or NorMuon for the matrices of the layers, each by itself; `other` for the rest.
+
+    A map that holds several matrices (ModernBERT's query, key and value, or its feed-forward layer and the gate) has
+    one orthogonal update for each, as if they were maps of their own.
+
+    - muon: Jordan et al. 2024, with Nesterov's momentum. The root mean square of a matrix of full rank is 0.2 (Liu et
+      al. 2025, section 2.2).
+    - normuon: Li et al. 2025, algorithm 1, with the Nesterov momentum of the authors' code. The orthogonal update of
+      each neuron (an element of the output side) is divided by the root of a moving average of its mean square. Then
+      each matrix is scaled to a root mean square of 0.2.
+
+    Args:
+      other: the optimiser of all other parameters.
+      config: `config.optimizer`.
+      params_axes: the tree of params with the logical axes of each.
+    """
+    numbers = jax.tree.map(lambda axes: _sides(axes) or optax.MaskedNode(), params_axes, is_leaf=_is_axes)
+    orthogonal = contrib.scale_by_muon(
+        beta=config.muon_momentum, weight_dimension_numbers=numbers, mu_dtype=first_moment_dtype(config)
+    )
+    if config.name == "normuon":
+        scaled = _by_neuron(config.normuon_beta2, numbers, params_axes)
+    else:
+        scaled = optax.stateless(lambda updates, params: _at_adamws_scale(updates, numbers))
+    labels = jax.tree.map(lambda axes: "muon" if _sides(axes) else "other", params_axes, is_leaf=_is_axes)
+    return optax.partition({"muon": optax.chain(orthogonal, scaled), "other": other}, labels)
+
+
+def first_moment_dtype(config: OptimizerConfig) -> Any:
+    """The type of first moments as optax takes it; None leaves it to the parameter."""
+    return None if config.moment_dtype == "float32" else jnp.dtype(config.moment_dtype)
+
+
+def are_matrices(params_axes: PyTree[Axes]) -> PyTree[bool]:
+    """The tree of params with True where Muon updates a parameter."""
+    return jax.tree.map(lambda axes: _sides(axes) is not None, params_axes, is_leaf=_is_axes)
+
+
+def _is_axes(node: Any) -> bool:
+    return isinstance(node, tuple)
+
+
+def _is_numbers(node: Any) -> bool:
+    return isinstance(node, contrib.MuonDimensionNumbers)
+
+
+def _sides(axes: Axes) -> contrib.MuonDimensionNumbers | None:
+    """The axes of model width against the others (which is input and which output does not matter to Muon)."""
+    width = tuple(index for index, name in enumerate(axes) if name == "embed")
+    others = tuple(index for index, name in enumerate(axes) if name not in ("embed", *APART))
+    is_matrix = "layers" in axes and width and others
+    return contrib.MuonDimensionNumbers(width, others) if is_matrix else None
+
+
+def _inputs(axes: Axes) -> tuple[int, ...]:
+    """The axes of a matrix's input side: a kernel has them before those of its output side."""
+    sides = _sides(axes)
+    assert sides is not None
+    width, others = sides
+    return min((width, others), key=min)
+
+
+def _at_adamws_scale(updates: optax.Updates, numbers: PyTree) -> optax.Updates:
+    """Orthogonal updates with a root mean square of 0.2."""
+
+    def scaled(sides: contrib.MuonDimensionNumbers, update: jax.Array) -> jax.Array:
+        largest = max(math.prod(update.shape[axis] for axis in side) for side in sides)
+        return update * (UPDATE_RMS * math.sqrt(largest))
+
+    return jax.tree.map(scaled, numbers, updates, is_leaf=_is_numbers)
+
+
+class ByNeuronState(NamedTuple):
+    """The state of NorMuon beside Muon's."""
+
+    nu: optax.Updates
+    """The moving average of each neuron's mean square: a parameter's shape with 1 for each axis of its input side."""
+
+
+def _by_neuron(beta2: float, numbers: PyTree, params_axes: PyTree[Axes]) -> optax.GradientTransformation:
+    """Divide each neuron's update by the root of its second moment, and scale each matrix to the RMS of AdamW."""
+    known = {
+        jax.tree_util.keystr(path): axes
+        for path, axes in jax.tree_util.tree_flatten_with_path(params_axes, is_leaf=_is_axes)[0]
+    }
+
+    def init(params: optax.Params) -> ByNeuronState:
+        def zeros(path: Any, param: jax.Array) -> jax.Array:
+            inputs = _inputs(known[jax.tree_util.keystr(path)])
+            shape = [1 if axis in inputs else size for axis, size in enumerate(param.shape)]
+            return jnp.zeros(shape, jnp.float32)
+
+        return ByNeuronState(jax.tree_util.tree_map_with_path(zeros, params))
+
+    def update(
+        updates: optax.Updates, state: ByNeuronState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, ByNeuronState]:
+        def second(path: Any, update: jax.Array, nu: jax.Array) -> jax.Array:
+            inputs = _inputs(known[jax.tree_util.keystr(path)])
+            return beta2 * nu + (1 - beta2) * jnp.mean(jnp.square(update), axis=inputs, keepdims=True)
+
+        def scaled(update: jax.Array, nu: jax.Array, sides: contrib.MuonDimensionNumbers) -> jax.Array:
+            even = update / (jnp.sqrt(nu) + NORMUON_EPS)
+            rms = jnp.sqrt(jnp.mean(jnp.square(even), axis=(*sides[0], *sides[1]), keepdims=True))
+            return even * (UPDATE_RMS / jnp.maximum(rms, jnp.finfo(jnp.float32).tiny))
+
+        nu = jax.tree_util.tree_map_with_path(second, updates, state.nu)
+        return jax.tree.map(scaled, updates, nu, numbers), ByNeuronState(nu)
+
+    return optax.GradientTransformation(init, update)
