@@ -18,7 +18,8 @@ from pretrain.config import (
     MeshConfig,
     check_shared,
 )
-from pretrain.optim.config import OPTIMIZERS, WEIGHTS
+from pretrain.optim.config import OPTIMIZERS, WEIGHTS, AverageConfig
+from pretrain.optim.learning_checks import check_average
 from pretrain.publish.public_names import check_card
 
 MAX_LENGTH = 128
@@ -201,6 +202,7 @@ class FinetuneConfig:
     model: ModelConfig = field(ModelConfig, "how the network runs")
     optimizer: OptimizerConfig = field(OptimizerConfig, "the optimiser")
     schedule: ScheduleConfig = field(ScheduleConfig, "the learning rate")
+    average: AverageConfig = field(AverageConfig, "the average of each run's weights")
     mesh: MeshConfig = field(MeshConfig, "the devices")
     log: LogConfig = field(LogConfig, "logging")
     eval: EvalConfig = field(EvalConfig, "evaluation")
@@ -248,6 +250,7 @@ def check_values(config: FinetuneConfig) -> None:
     _check_counts(config)
     _check_rates(config)
     _check_members(config)
+    check_average(config.average)
     check_card(config.card)
     if not config.init_from:
         raise UserError(

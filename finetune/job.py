@@ -60,7 +60,7 @@ class Job:
     train: Encoded
     plan: Plan
     evaluations: tuple[EvaluationSet, ...]
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformationExtraArgs
     metric: str
     """The metric that chooses, as evaluations name it."""
 

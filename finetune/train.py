@@ -17,8 +17,8 @@ from base.set_fields import Given
 from finetune.classifier.inference import check_inference
 from finetune.config import FinetuneConfig
 from finetune.job import Job, assemble
-from finetune.population.early_stopping import Tracking
-from finetune.population.evaluation import Predictor, evaluate, mean_over_members
+from finetune.population.early_stopping import Tracking, better_of
+from finetune.population.evaluation import Predictor, Scores, evaluate, mean_over_members
 from finetune.population.recorder import classification_metrics, member_names, metric_folders, speed
 from finetune.population.state import (
     PopulationState,
@@ -33,6 +33,7 @@ from finetune.resume import check_same_input, rules
 from finetune.texts.batching import rows
 from pretrain.devices.mesh import sharding
 from pretrain.job import NOTHING_SET
+from pretrain.optim.averages import average_of
 from pretrain.reports import start_summary
 from pretrain.reports.network_facts import network_facts
 from pretrain.reports.recorder import Interval, Recorder
@@ -202,22 +203,39 @@ class _Finetuning:
         return self._evaluated
 
     def evaluate(self, state: PopulationState, step: int, recorder: Recorder) -> tuple[PopulationState, bool]:
-        """Evaluate every member, log, and keep the params of those that are better than ever."""
+        """Evaluate every member, log, and keep the params of those that are better than ever.
+
+        Where there is an average of the weights, the better of the two is a member's candidate.
+        """
         job = self.job
-        values = processes.same_as_first(
-            evaluate(self._predictor, state.params, job.evaluations, job.data.task)
-        )
+        values = self._scores(state.params)
+        shown, chosen = values, [False] * len(values)
+        average = average_of(state.opt_state)
+        if average is not None:
+            layout = jax.tree.map(lambda leaf: leaf.sharding, self.abstract.params)
+            average = jax.device_put(average, layout)
+            of_average = self._scores(average)
+            shown = [own | _prefixed("average_", theirs) for own, theirs in zip(values, of_average)]
+            values, chosen = better_of(job.metric, values, of_average)
         self._evaluated = True
         epoch = step / job.plan.steps
         better = self.tracking.add(step, epoch, values, job.metric, self.config.eval.patience)
-        mean = mean_over_members(values)
-        recorder.evaluation(step, _named(mean), [_named(each) for each in values])
+        recorder.evaluation(
+            step, _prefixed("eval/", mean_over_members(shown)), [_prefixed("eval/", each) for each in shown]
+        )
         if self._after_evaluation is not None:
-            self._told_to_end = self._after_evaluation(epoch, mean)
-        if any(better):
-            best = self._keep_better(state.best, state.params, jnp.array(better))
-            state = dataclasses.replace(state, best=best)
+            self._told_to_end = self._after_evaluation(epoch, mean_over_members(values))
+        for params, is_average in ((state.params, False), (average, True)):
+            improved = [now and which == is_average for now, which in zip(better, chosen)]
+            if any(improved):
+                best = self._keep_better(state.best, params, jnp.array(improved))
+                state = dataclasses.replace(state, best=best)
         return state, False  # the best params are part of the state
+
+    def _scores(self, params: Any) -> list[Scores]:
+        """The metrics of each member's params."""
+        job = self.job
+        return processes.same_as_first(evaluate(self._predictor, params, job.evaluations, job.data.task))
 
     def saving_due(self, step: int) -> bool:
         """Whether to save after so many steps."""
@@ -231,8 +249,8 @@ class _Finetuning:
         return step % (every or self.job.plan.steps) == 0 or step == self.steps
 
 
-def _named(values: Mapping[str, float]) -> dict[str, float]:
-    return {f"eval/{name}": value for name, value in values.items()}
+def _prefixed(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}{name}": value for name, value in values.items()}
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,12 @@ def _of_learning(config: FinetuneConfig) -> Iterator[Unused]:
         warmup = f"config.schedule.warmup_steps={config.schedule.warmup_steps}"
         because = f"{warmup} is taken in its place; unset one of the two"
         yield Unused(("schedule.warmup_ratio", "search.warmup_ratio"), because, ("schedule.warmup_steps",))
+    if not config.eval.restore_best:
+        because = (
+            "config.eval.restore_best=False ends with the last weights, and the average is chosen by evaluation; "
+            "unset one of the two"
+        )
+        yield Unused(("average.decay",), because, ("eval.restore_best",))
     yield from unused_moments(config.optimizer.name)
     yield from unused_skips(config.on_nonfinite)
 

@@ -66,6 +66,29 @@ def is_better(metric: str, value: float, than: float) -> bool:
     return value < than if metric.rpartition("/")[2] == "loss" else value > than
 
 
+def better_of(
+    metric: str, raw: Sequence[Mapping[str, float]], average: Sequence[Mapping[str, float]]
+) -> tuple[list[dict[str, float]], list[bool]]:
+    """The better evaluation of each member: of its weights, or of their average.
+
+    Args:
+      metric: name of the metric that chooses the best model.
+      raw: the metrics of each member's weights.
+      average: those of each member's average.
+
+    Returns:
+      The metrics of each member's better one, with average_chosen (1 or 0), and whether it is the average.
+    """
+    chosen = [
+        is_better(metric, theirs[metric], own[metric]) for own, theirs in zip(raw, average, strict=True)
+    ]
+    values = [
+        {**(theirs if is_average else own), "average_chosen": float(is_average)}
+        for own, theirs, is_average in zip(raw, average, chosen, strict=True)
+    ]
+    return values, chosen
+
+
 def choosing_metric(given: str, task: Task) -> str:
     """The metric that chooses the best model: `given`, or else the task's own.
 

@@ -19,6 +19,7 @@ from finetune.population.state import PopulationState
 from pretrain.config import ScheduleConfig as PretrainSchedule
 from pretrain.models.positions import positions_of_texts
 from pretrain.objective.train_step import accumulate
+from pretrain.optim.averages import averaged
 from pretrain.optim.config import OptimizerConfig as PretrainOptimizer
 from pretrain.optim.finite import NONFINITE, is_bad, kept
 from pretrain.optim.learning_rates import learning_rate_schedule
@@ -40,8 +41,10 @@ def schedule_of(config: FinetuneConfig, steps: int) -> optax.Schedule:
     return learning_rate_schedule(schedule, 1.0, steps)
 
 
-def optimizer_of(config: FinetuneConfig, classifier: Classifier, steps: int) -> optax.GradientTransformation:
-    """The optimiser with a peak learning rate of 1. The step scales the updates by each run's rate and by depth."""
+def optimizer_of(
+    config: FinetuneConfig, classifier: Classifier, steps: int
+) -> optax.GradientTransformationExtraArgs:
+    """The optimiser. Its update takes each run's peak learning rate as `rate`; the rate also depends on the depth."""
     chosen = config.optimizer
     settings = PretrainOptimizer(
         name=chosen.name,
@@ -52,9 +55,28 @@ def optimizer_of(config: FinetuneConfig, classifier: Classifier, steps: int) -> 
         eps=chosen.eps,
         clip_norm=chosen.clip_norm,
     )
-    return make_optimizer(
+    of_rate_one = make_optimizer(
         settings, schedule_of(config, steps), classifier.decay_mask(), classifier.logical_axes()
     )
+    return averaged(_with_rate(of_rate_one, classifier, chosen.layer_decay), config.average.decay)
+
+
+def _with_rate(
+    optimizer: optax.GradientTransformation, classifier: Classifier, layer_decay: float
+) -> optax.GradientTransformationExtraArgs:
+    """`optimizer` with its updates multiplied by the argument `rate`, and by each layer's share of it.
+
+    It is no part of a chain. So the state has the tree of the optimiser's.
+    """
+
+    def update(
+        gradients: Any, state: Any, params: Any = None, *, rate: Array, **more: Any
+    ) -> tuple[Any, Any]:
+        updates, state = optimizer.update(gradients, state, params)
+        scales = depth_scales(classifier, layer_decay)
+        return jax.tree.map(lambda update, scale: update * rate * scale, updates, scales), state
+
+    return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
 
 def depth_scales(classifier: Classifier, decay: float) -> Any:
@@ -82,7 +104,7 @@ def example_losses(logits: Float[Array, "B C"], labels: Array, smoothing: float 
 
 def make_train_step(
     classifier: Classifier,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     schedule: optax.Schedule,
     config: FinetuneConfig,
 ) -> Callable[[PopulationState, Batch], tuple[PopulationState, Metrics]]:
@@ -94,11 +116,10 @@ def make_train_step(
 
     Args:
       classifier: the network.
-      optimizer: the optimiser for a peak learning rate of 1.
+      optimizer: that of `optimizer_of`.
       schedule: the optimiser's schedule; the metric learning_rate is the peak times its value.
       config: the fine-tuning config.
     """
-    scales = depth_scales(classifier, config.optimizer.layer_decay)
     seeds = jnp.array([member.seed for member in config.members])
     rates = jnp.array([member.learning_rate for member in config.members], jnp.float32)
 
@@ -123,8 +144,7 @@ def make_train_step(
             grads, sums = grad_fn(params, part, key)
         else:
             grads, sums = accumulate(grad_fn, params, part, key, micro_batches)
-        updates, opt_state = optimizer.update(grads, moments, params)
-        updates = jax.tree.map(lambda update, scale: update * rate * scale, updates, scales)
+        updates, opt_state = optimizer.update(grads, moments, params, rate=rate)
         grad_norm = optax.tree.norm(grads)
         new = (optax.apply_updates(params, updates), opt_state)
         sums |= {"weight_sum": weight_sum}
