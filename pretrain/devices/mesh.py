@@ -210,6 +210,21 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gathered_table(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    """A parameter of which tokens read rows, whole along the axes in `STORED`. Its gradient is split as its moments.
+
+    The devices then send each other the gradients of the tokens, and each sums up its own columns of the table's.
+    """
+    return constrain(x, *(None if name in STORED else name for name in axes))
+
+
+gathered_table.defvjp(
+    lambda x, axes: (gathered_table(x, axes), None),
+    lambda axes, _, gradient: (constrain(gradient, *of_moments(axes)),),
+)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
 def gathered(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     """A parameter in the layout for its layer: whole along the axes in `STORED`. Its gradient is split as its moments.
 

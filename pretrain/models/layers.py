@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from pretrain.devices.mesh import gathered
 from pretrain.models import lean_gradients
@@ -168,6 +168,11 @@ class Linear(nnx.Module):
                 y = einsum("STD,DF->STF", x, flat).reshape(*x.shape[:-1], *self.outputs[1:])
                 results.append(y if bias is None else (y + bias[part]).astype(x.dtype))
         return results
+
+
+def look_up(table: Float[Array, "V E"], tokens: Int[Array, "B S"]) -> Float[Array, "B S E"]:
+    """The rows of a word table."""
+    return lean_gradients.look_up(table, tokens) if lean_gradients.are_used(table.dtype) else table[tokens]
 
 
 class LayerNorm(nnx.Module):

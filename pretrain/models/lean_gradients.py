@@ -11,7 +11,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from pretrain.models.matrix_products import platform
 
@@ -44,6 +44,24 @@ def cast_once(kernel: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 cast_once.defvjp(lambda kernel: (cast_once(kernel), None), lambda _, gradient: (gradient,))
+
+
+def look_up(table: Float[Array, "V E"], rows: Int[Array, "..."]) -> Float[Array, "... E"]:
+    """Rows of a table. The gradient is summed in float32, and rounded to the table's type afterwards."""
+    return _look_up(table, rows, table.shape[0])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _look_up(table: Array, rows: Array, size: int) -> Array:
+    return table[rows]
+
+
+def _look_up_backward(size: int, rows: Array, gradient: Array) -> tuple[Array, None]:
+    total = jnp.zeros((size, gradient.shape[-1]), jnp.float32).at[rows].add(gradient.astype(jnp.float32))
+    return total.astype(gradient.dtype), None
+
+
+_look_up.defvjp(lambda table, rows, size: (_look_up(table, rows, size), rows), _look_up_backward)
 
 
 def layer_norm(

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from pretrain.models import module_shapes
+from pretrain.devices.mesh import gathered_table
+from pretrain.models import lean_gradients, module_shapes
 from pretrain.models.attention import NOTHING_KNOWN, Use
 from pretrain.models.config import EncoderConfig
 from pretrain.models.encoder import Encoder, build_encoder
@@ -80,6 +81,19 @@ class Model:
     def decay_mask(self) -> dict[str, Any]:
         """The tree of `params` with True where weight decay applies: kernels and embeddings, not biases and norms."""
         return module_shapes.decay_mask(self.modules())
+
+    def with_shared_table(self, params: Params) -> Params:
+        """The params of a training step, in which the look-up of tokens and the tied head read one rounded table.
+
+        Its gradients are then added in the compute type, and devices exchange their sum alone.
+        """
+        dtype = jnp.dtype(self.dtype)
+        if not (lean_gradients.are_used(dtype) and self.config.tie_word_embeddings):
+            return params
+        embeddings = params["embeddings"]
+        axes = self.encoder.logical_axes()["embeddings"]["word"]
+        word = gathered_table(lean_gradients.cast_once(embeddings["word"].astype(dtype)), axes)
+        return {**params, "embeddings": {**embeddings, "word": word}}
 
     def encode(
         self,

@@ -63,7 +63,7 @@ def make_train_step(
         total_weight = jnp.maximum(jnp.sum(prepared.weights), 1.0)
 
         def loss_fn(params: Any, part: Prepared, key: jax.Array) -> tuple[Array, Sums]:
-            sums = objective.loss(model, params, part, key)
+            sums = objective.loss(model, model.with_shared_table(params), part, key)
             return minimised(sums) / total_weight, sums
 
         grad_fn = jax.grad(loss_fn, has_aux=True)

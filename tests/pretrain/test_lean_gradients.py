@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from jax.test_util import check_grads
 
-from pretrain.models import build_encoder, lean_gradients
+from pretrain.models import build, build_encoder, lean_gradients
 from pretrain.models.attention import KERNELS, Sight, WeightDropout
 from pretrain.models.huggingface import parse_config
 from pretrain.models.layers import LayerNorm, Linear, activate, gelu
@@ -246,3 +246,34 @@ def test_the_loss_without_a_maximum_is_the_loss_with_one(monkeypatch: pytest.Mon
     _near(lean, plain, 1e-6)
     _near(gradient, plain_gradient, 1e-6)
     assert not np.any(gradient[:, :, -1])
+
+
+def test_the_gradient_of_a_table_is_summed_in_float32():
+    rows = jnp.asarray([[3] * 1000 + [1, 0]])
+    table = jnp.ones((5, 2), "bfloat16")
+    total = jax.grad(lambda table: jnp.sum(lean_gradients.look_up(table, rows)))(table)
+    assert total.dtype == "bfloat16"
+    np.testing.assert_array_equal(total[:, 0], [1, 1, 0, 1000, 0])  # a sum in bfloat16 stays at 256
+
+
+@pytest.mark.parametrize("family", ["roberta", "modernbert"])
+def test_a_shared_table_has_the_gradients_of_two(family: str, monkeypatch: pytest.MonkeyPatch):
+    """The look-up and the tied head read one rounded table, whose gradient is the sum of both."""
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    values = {"model_type": family, "vocab_size": 40, "max_position_embeddings": 16, **sizes}
+    model = build(parse_config({**values, "pad_token_id": 1}, "test"))
+    params = model.init(jax.random.key(0))
+    tokens = jnp.asarray(np.random.default_rng(0).integers(5, 40, (B, S)), jnp.int32)
+    positions = jnp.broadcast_to(jnp.arange(S), (B, S))
+    monkeypatch.setattr(lean_gradients, "are_used", lambda dtype: True)
+
+    def loss(params):
+        hidden = model.encode(params, tokens, SEGMENTS, positions)
+        return cross_entropy_sums(model, params, hidden, tokens, SEGMENTS > 0)["loss_sum"]
+
+    def shared(params):
+        return loss(model.with_shared_table(params))
+
+    _near(jax.jit(jax.grad(shared))(params), jax.jit(jax.grad(loss))(params), 1e-5)
+    casts = [str(jax.make_jaxpr(jax.grad(one))(params)).count("cast_once") for one in (shared, loss)]
+    assert casts[0] == casts[1] + 1, "one more, of the table"

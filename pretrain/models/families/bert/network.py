@@ -16,7 +16,7 @@ from pretrain.devices.mesh import constrain
 from pretrain.models.attention import attention
 from pretrain.models.config import EncoderConfig
 from pretrain.models.dropout import dropout
-from pretrain.models.layers import LayerNorm, Linear, activate, normal
+from pretrain.models.layers import LayerNorm, Linear, activate, look_up, normal
 
 
 def sinusoids(positions: int, width: int, rms: float) -> Float[Array, "P E"]:
@@ -58,7 +58,7 @@ class Embeddings(nnx.Module):
         dropout_key: Key[Array, ""] | None,
     ) -> Float[Array, "B S D"]:
         """Embed tokens at positions that count from 0 within each document."""
-        x = self.word[...][tokens] + self.position[...][positions + self.config.position_offset]
+        x = look_up(self.word[...], tokens) + self.position[...][positions + self.config.position_offset]
         if hasattr(self, "token_type"):
             x += self.token_type[...][0] if token_types is None else self.token_type[...][token_types]
         x = constrain(self.norm(x, dtype), "batch", "seq", "act_embed")

@@ -20,7 +20,7 @@ from pretrain.models.config import EncoderConfig
 from pretrain.models.dropout import dropout
 from pretrain.models.families.family import KernelStart
 from pretrain.models.families.modernbert.fields import own_fields
-from pretrain.models.layers import LayerNorm, Linear, activate, normal
+from pretrain.models.layers import LayerNorm, Linear, activate, look_up, normal
 from pretrain.models.matrix_products import einsum
 
 
@@ -50,7 +50,7 @@ class Embeddings(nnx.Module):
         dropout_key: Key[Array, ""] | None,
     ) -> Float[Array, "B S D"]:
         """Embed tokens. Their positions have no effect."""
-        x = constrain(self.norm(self.word[...][tokens], dtype), "batch", "seq", "act_embed")
+        x = constrain(self.norm(look_up(self.word[...], tokens), dtype), "batch", "seq", "act_embed")
         return dropout(x, own_fields(self.config).embedding_dropout, dropout_key, self.config.dropout_bits)
 
 
