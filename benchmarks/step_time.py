@@ -10,6 +10,7 @@ ratios are medians of the ratios within rounds.
 
 import functools
 import multiprocessing
+import os
 import statistics
 import sys
 import time
@@ -21,6 +22,7 @@ import numpy as np
 import optax
 from absl import app, flags
 
+from base import large_pages
 from pretrain.config import MaskingConfig
 from pretrain.models import EncoderConfig, build
 from pretrain.objective.masked import MaskedLM
@@ -158,6 +160,9 @@ def main(argv: list[str]) -> None:
     turns: dict[str, Connection] = {}
     for name in names:
         turns[name], theirs = spawn.Pipe()
+        os.environ[large_pages.TUNABLES] = (
+            f"{large_pages.LARGE_PAGES}={int(name == 'ours')}"  # as `pretrain` does
+        )
         spawn.Process(target=contest, args=(name, sys.argv, theirs), daemon=True).start()
         turns[name].recv()
     seconds: dict[str, list[float]] = {name: [] for name in names}

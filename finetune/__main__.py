@@ -1,5 +1,10 @@
 """`python -m finetune --config=configs/classify.py --config.init_from=SRC --workdir=DIR`: fine-tune, or go on."""
 
+from base import large_pages
+
+if __name__ == "__main__":
+    large_pages.start_again()  # before jax is imported
+
 import os
 import shlex
 import signal

@@ -1,5 +1,10 @@
 """`python -m pretrain --config=configs/X.py --workdir=DIR [--config.FIELD=VALUE ...]`: train, or go on training."""
 
+from base import large_pages
+
+if __name__ == "__main__":
+    large_pages.start_again()  # before jax is imported
+
 import os
 import shlex
 import signal
