@@ -5,7 +5,7 @@ python -m pretrain --config=configs/roberta_base.py --workdir=gs://BUCKET/robert
 
 Hardware: a TPU v4-32, or 8 GPUs of 80 GB (about 28 GB of each: arithmetic, not a measurement). On fewer devices raise
 --config.grad_accum.
-On a v5litepod-256: --config.grad_accum=1 --config.data.streams=256 --config.mesh.data=16 --config.mesh.fsdp=16.
+On a v5litepod-256: --config.grad_accum=1 --config.data.streams=256 --config.mesh.fsdp=64 --config.mesh.zero1=4.
 The paper trains on batches of 8192 x 512 for 500,000 steps: 2.1T tokens, 1.3e21 FLOP. This default is a tenth of it:
 1.3e20 FLOP, 11 hours of 8 H100 at 40% MFU (arithmetic, not a measurement).
 """

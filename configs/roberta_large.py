@@ -3,9 +3,9 @@
 python -m pretrain --config=configs/roberta_large.py --workdir=gs://BUCKET/roberta-large \
     --config.data.source=hub --config.data.name=allenai/c4 --config.data.subset=en
 
-Hardware: a TPU v4-32 or 16 GPUs of 80 GB. Without remat, as here, it has not been compiled for a v4-32 yet: see
-docs/plan.md. If it does not fit: --config.model.remat=full.
-On a v5litepod-256: --config.grad_accum=1 --config.data.streams=256 --config.mesh.data=16 --config.mesh.fsdp=16.
+Hardware: a TPU v4-32, where `python -m pretrain.plan` models a step of at least 1.1 s and 19 of 32 GiB; or 16 GPUs of
+80 GB.
+On a v5litepod-256: --config.grad_accum=1 --config.data.streams=256 --config.mesh.fsdp=64 --config.mesh.zero1=4.
 100,000 steps of 2048 x 512 are 1.0e11 tokens, about 2.1e20 FLOP: 9 hours of 16 H100 at 40% MFU (arithmetic, not a
 measurement).
 """
