@@ -8,7 +8,7 @@ arrays, and `constrain` fixes the layout of activations. docs/architecture.md ex
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jax.experimental import mesh_utils
@@ -30,9 +30,10 @@ RULES: dict[str, tuple[str, ...]] = {
     "act_heads": ("tensor",),  # heads of an activation
     "act_mlp": ("tensor",),  # feed-forward width of an activation
     "act_vocab": ("tensor",),  # vocabulary of logits
-    "vocab": ("tensor",),  # vocabulary of a parameter
+    "vocab": ("tensor", "fsdp"),  # vocabulary of a parameter
+    "moment_vocab": ("tensor", "fsdp", "zero1"),  # vocabulary of a parameter's moments
     "embed": ("fsdp",),  # model width of a parameter
-    "moment_embed": ("zero1", "fsdp"),  # model width of a parameter's moments
+    "moment_embed": ("fsdp", "zero1"),  # model width of a parameter's moments
     "heads": ("tensor",),  # heads x head width of a parameter
     "mlp": ("tensor",),  # feed-forward width of a parameter
     "positions": (),  # rows of a position table
@@ -40,10 +41,14 @@ RULES: dict[str, tuple[str, ...]] = {
     "matrices": (),  # matrices that one parameter holds, such as query, key and value
     "norm": (),  # scale and bias of a layer norm
 }
-STORED = {"embed"}
-"""Logical axes of parameters that are split only in storage. A layer uses the parameter whole along these axes."""
-SPLIT_FURTHER = {"embed": "moment_embed"}
+IN_USE = {"embed": None, "vocab": "act_vocab"}
+"""Logical axes of parameters that are split further in storage than where they are used, and their layout in use."""
+SPLIT_FURTHER = {"embed": "moment_embed", "vocab": "moment_vocab"}
 """Logical axes of parameters that are split further in the state of the optimiser."""
+COLUMNS = {"embed", "moment_embed"}
+"""Logical axes that give way to the vocabulary in an array that has both."""
+PARTLY = {"vocab", *SPLIT_FURTHER.values()}
+"""Logical axes that are split over some of their mesh axes where all of them do not divide."""
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -128,38 +133,50 @@ def spec(
     Args:
       mesh: the mesh.
       axes: a logical axis, or None, for each axis of the array.
-      shape: the array's shape. With it, an axis whose size the mesh does not divide stays whole; that of moments is
-        split over `fsdp` or `zero1` alone if that divides it.
+      shape: the array's shape. With it, an axis whose size the mesh does not divide stays whole; one in `PARTLY` is
+        split over fewer axes of the mesh if they divide it.
 
     Raises:
       ValueError: two axes of the array use the same mesh axis.
     """
-    entries: list[Any] = []
-    for index, name in enumerate(axes):
-        mesh_axes = _split_over(mesh.shape, name)
-        if shape is not None:
-            mesh_axes = _dividing(mesh.shape, name, mesh_axes, shape[index])
-        entries.append(mesh_axes or None)
+    entries = [split or None for _, split in _layout(mesh.shape, axes, shape)]
     used = [axis for entry in entries if entry for axis in entry]
     if len(used) != len(set(used)):
         raise ValueError(f"logical axes {tuple(axes)} use a mesh axis twice: {PartitionSpec(*entries)}")
     return PartitionSpec(*entries)
 
 
-def _split_over(sizes: Mapping[str, int], name: str | None) -> tuple[str, ...]:
-    """The mesh axes of more than one device that a logical axis is split over."""
-    return tuple(axis for axis in (RULES[name] if name else ()) if sizes.get(axis, 1) > 1)
+def _layout(
+    sizes: Mapping[str, int], axes: Sequence[str | None], shape: Sequence[int] | None
+) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """For each axis of an array, the mesh axes that would split it, and those that do.
+
+    Model width gives way to the vocabulary: a table is split by its rows, which tokens look up, and by its columns only
+    over axes that do not divide the rows.
+    """
+    found: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
+    taken: tuple[str, ...] = ()
+    for index, name in enumerate(axes):
+        mesh_axes = tuple(axis for axis in (RULES[name] if name else ()) if sizes.get(axis, 1) > 1)
+        if name in COLUMNS:
+            mesh_axes = tuple(axis for axis in mesh_axes if axis not in taken)
+        split = mesh_axes if shape is None else _dividing(sizes, name, mesh_axes, shape[index])
+        if name in ("vocab", "moment_vocab"):
+            taken = split
+        found.append((mesh_axes, split))
+    return found
 
 
 def _dividing(
     sizes: Mapping[str, int], name: str | None, mesh_axes: tuple[str, ...], length: int
 ) -> tuple[str, ...]:
-    """Those of its mesh axes that a logical axis of this length is split over: all, or one for moments, or none."""
+    """Those of its mesh axes that a logical axis of this length is split over: all, some of `PARTLY`, or none."""
     if length % math.prod(sizes[axis] for axis in mesh_axes) == 0:
         return mesh_axes
-    if name not in SPLIT_FURTHER.values():
+    if name not in PARTLY:
         return ()
-    return next(((axis,) for axis in reversed(mesh_axes) if length % sizes[axis] == 0), ())
+    fewer = [mesh_axes[:count] for count in range(len(mesh_axes) - 1, 0, -1)] + [mesh_axes[-1:]]
+    return next((some for some in fewer if length % math.prod(sizes[axis] for axis in some) == 0), ())
 
 
 class WholeAxis(NamedTuple):
@@ -177,18 +194,20 @@ class WholeAxis(NamedTuple):
 def whole_axes(sizes: Mapping[str, int], axes: Sequence[str | None], shape: Sequence[int]) -> list[WholeAxis]:
     """The axes of an array that `spec` leaves whole, or splits less far, because they do not divide.
 
+    Rows of a table are not among them where its columns could be split instead.
+
     Args:
       sizes: devices along each axis of the mesh.
       axes: the array's logical axes.
       shape: its shape.
     """
-    found = []
-    for name, length in zip(axes, shape, strict=True):
-        mesh_axes = _split_over(sizes, name)
-        split = _dividing(sizes, name, mesh_axes, length)
-        if split != mesh_axes:
-            found.append(WholeAxis(name or "", length, mesh_axes, split))
-    return found
+    layout = _layout(sizes, axes, shape)
+    columns = {axis for name, (wanted, _) in zip(axes, layout) if name in COLUMNS for axis in wanted}
+    return [
+        WholeAxis(name or "", length, mesh_axes, split)
+        for name, length, (mesh_axes, split) in zip(axes, shape, layout, strict=True)
+        if set(mesh_axes) - set(split) - (set() if name in COLUMNS else columns)
+    ]
 
 
 def sharding(mesh: Mesh, axes: Sequence[str | None], shape: Sequence[int] | None = None) -> NamedSharding:
@@ -210,29 +229,14 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
-def gathered_table(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-    """A parameter of which tokens read rows, whole along the axes in `STORED`. Its gradient is split as its moments.
-
-    The devices then send each other the gradients of the tokens, and each sums up its own columns of the table's.
-    """
-    return constrain(x, *(None if name in STORED else name for name in axes))
-
-
-gathered_table.defvjp(
-    lambda x, axes: (gathered_table(x, axes), None),
-    lambda axes, _, gradient: (constrain(gradient, *of_moments(axes)),),
-)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
 def gathered(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-    """A parameter in the layout for its layer: whole along the axes in `STORED`. Its gradient is split as its moments.
+    """A parameter in the layout for its layer, see `IN_USE`. Its gradient is split as its moments.
 
     Without this, XLA's TPU compiler splits a matrix product by the stored parts of its kernel. It sends the parts
     between devices and multiplies each part when it arrives. These many small products are several times slower than
     one product with the whole kernel.
     """
-    return constrain(x, *(None if name in STORED else name for name in axes))
+    return constrain(x, *(IN_USE.get(name, name) if name else None for name in axes))
 
 
 def _gathered_forward(x: jax.Array, axes: tuple[str | None, ...]) -> tuple[jax.Array, None]:
@@ -241,7 +245,7 @@ def _gathered_forward(x: jax.Array, axes: tuple[str | None, ...]) -> tuple[jax.A
 
 def _gathered_backward(axes: tuple[str | None, ...], _: None, gradient: jax.Array) -> tuple[jax.Array]:
     # First whole, then split. If only the split were requested, XLA would split the product for the gradient too.
-    whole = constrain(gradient, *(None if name in STORED else name for name in axes))
+    whole = constrain(gradient, *(IN_USE.get(name, name) if name else None for name in axes))
     return (constrain(whole, *of_moments(axes)),)
 
 

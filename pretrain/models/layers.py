@@ -171,8 +171,10 @@ class Linear(nnx.Module):
 
 
 def look_up(table: Float[Array, "V E"], tokens: Int[Array, "B S"]) -> Float[Array, "B S E"]:
-    """The rows of a word table."""
-    return lean_gradients.look_up(table, tokens) if lean_gradients.are_used(table.dtype) else table[tokens]
+    """The rows of a word table, which is whole on each device meanwhile; it may have been rounded for the head too."""
+    if lean_gradients.are_used(table.dtype):
+        return lean_gradients.look_up(table, tokens)
+    return gathered(table, ("vocab", "embed"))[tokens]
 
 
 class LayerNorm(nnx.Module):

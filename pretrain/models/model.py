@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from pretrain.devices.mesh import gathered_table
+from pretrain.devices.mesh import gathered
 from pretrain.models import lean_gradients, module_shapes
 from pretrain.models.attention import NOTHING_KNOWN, Use
 from pretrain.models.config import EncoderConfig
@@ -92,7 +92,7 @@ class Model:
             return params
         embeddings = params["embeddings"]
         axes = self.encoder.logical_axes()["embeddings"]["word"]
-        word = gathered_table(lean_gradients.cast_once(embeddings["word"].astype(dtype)), axes)
+        word = gathered(lean_gradients.cast_once(embeddings["word"].astype(dtype)), axes)
         return {**params, "embeddings": {**embeddings, "word": word}}
 
     def encode(

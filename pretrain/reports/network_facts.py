@@ -11,12 +11,13 @@ from pretrain.devices.mesh import SPLIT_FURTHER, WholeAxis, of_moments, whole_ax
 from pretrain.models import Encoder, EncoderConfig, recomputation
 from pretrain.models.attention import KERNELS
 
-MOMENTS = SPLIT_FURTHER["embed"]
-"""The logical axis of moments that is split further than that of their parameter."""
+MOMENTS = {moments: name for name, moments in SPLIT_FURTHER.items()}
+"""The logical axes of moments that are split further than those of their parameters, and these."""
 FIELDS = {
     "vocab": "config.model.vocab_multiple",
+    "moment_vocab": "config.model.vocab_multiple",
     "embed": "config.model.hidden_size",
-    MOMENTS: "config.model.hidden_size",
+    "moment_embed": "config.model.hidden_size",
     "heads": "config.model.num_attention_heads",
     "mlp": "config.model.intermediate_size",
 }
@@ -82,6 +83,8 @@ def _whole(model: Network, sizes: Mapping[str, int]) -> list[WholeAxis]:
     """The axes of parameters and moments that the mesh would split, or split further, each once."""
 
     def whole(shape: jax.ShapeDtypeStruct, axes: tuple[str | None, ...]) -> tuple[WholeAxis, ...]:
+        if len(axes) == 1:
+            return ()  # a bias, whose map has the same axis
         moments = whole_axes(sizes, of_moments(axes), shape.shape) if sizes.get("zero1", 1) > 1 else []
         return (*whole_axes(sizes, axes, shape.shape), *moments)
 
@@ -93,12 +96,12 @@ def _whole(model: Network, sizes: Mapping[str, int]) -> list[WholeAxis]:
 def _sentence(
     axis: WholeAxis, sizes: Mapping[str, int], config: EncoderConfig, fields: Mapping[str, str]
 ) -> str:
-    narrow = bool(fields) and axis.name in ("embed", MOMENTS) and axis.length != config.hidden_size
+    name, whose = (MOMENTS[axis.name], " of the moments") if axis.name in MOMENTS else (axis.name, "")
+    narrow = bool(fields) and name == "embed" and axis.length != config.hidden_size
     mesh, split = (
         " x ".join(f"config.mesh.{name}={sizes[name]}" for name in names)
         for names in (axis.mesh_axes, axis.split)
     )
     field = NARROW if narrow else fields.get(axis.name, "the mesh")
     layout = f"split over {split} alone" if split else "whole on every device"
-    name, whose = ("embed", " of the moments") if axis.name == MOMENTS else (axis.name, "")
     return f"{name} ({axis.length:,}){whose} is {layout}, since {mesh} does not divide it: change {field}"

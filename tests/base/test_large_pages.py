@@ -1,3 +1,5 @@
+"""A process that is started again with large pages of memory: where, and with which settings."""
+
 import os
 import sys
 from pathlib import Path

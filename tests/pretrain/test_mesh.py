@@ -164,7 +164,7 @@ def test_bfloat16_takes_nearly_the_same_steps(mesh, on_one_device):
 def test_params_and_moments_are_split_as_the_table_says():
     state = run(*MESHES["tensor=2 x fsdp=4"])[1]
     word = state.params["embeddings"]["word"]
-    assert word.addressable_shards[0].data.shape == (V // 2, 32 // 4)
+    assert word.addressable_shards[0].data.shape == (V // 8, 32)
     up = state.params["layers"]["up"]["kernel"]
     assert up.addressable_shards[0].data.shape == (2, 32 // 4, 64 // 2)
     moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape == up.shape]
@@ -182,7 +182,7 @@ def test_zero1_splits_the_moments_and_leaves_params_whole():
 @pytest.mark.parametrize(
     ("config", "width", "split"),
     [
-        (MeshConfig(data=1, zero1=2, fsdp=4), 24, ("zero1", "fsdp")),
+        (MeshConfig(data=1, zero1=2, fsdp=4), 24, ("fsdp", "zero1")),
         (MeshConfig(data=1, zero1=2, fsdp=4), 12, ("fsdp",)),
         (MeshConfig(data=1, zero1=2, fsdp=4), 6, ("zero1",)),
         (MeshConfig(data=1, zero1=2, fsdp=4), 5, None),
@@ -296,10 +296,24 @@ def test_rows_of_one_process_are_all_rows():
     assert local_rows(make_mesh(MeshConfig(data=4, tensor=2)), 16) == tuple(range(16))
 
 
-def test_an_axis_that_does_not_divide_stays_whole():
+@pytest.mark.parametrize(
+    ("shape", "split"),
+    [
+        ((96, 30), (("tensor", "fsdp"), None)),
+        ((90, 32), (("tensor",), ("fsdp",))),
+        ((95, 32), (None, ("fsdp",))),
+        ((95, 30), (None, None)),
+    ],
+)
+def test_a_table_is_split_by_rows_and_by_columns_where_rows_do_not_divide(shape, split):
     mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
-    assert spec(mesh, ("vocab", "embed"), (95, 32)) == jax.P(None, ("fsdp",))
-    assert spec(mesh, ("vocab", "embed"), (96, 30)) == jax.P(("tensor",), None)
+    assert spec(mesh, ("vocab", "embed"), shape) == jax.P(*split)
+
+
+def test_moments_of_a_table_are_split_by_columns_over_what_rows_leave():
+    mesh = make_mesh(MeshConfig(data=1, fsdp=4, zero1=2))
+    assert spec(mesh, ("moment_vocab", "moment_embed"), (96, 32)) == jax.P(("fsdp", "zero1"), None)
+    assert spec(mesh, ("moment_vocab", "moment_embed"), (92, 32)) == jax.P(("fsdp",), ("zero1",))
 
 
 def test_no_mesh_axis_is_used_twice():

@@ -57,8 +57,8 @@ def test_what_stays_whole_is_said_once_with_the_field_to_change():
 def test_moments_that_the_mesh_does_not_split_as_far_as_it_would_are_called_moments():
     said = _facts(CONFIG, {"zero1": 2, "fsdp": 8})["not split"].splitlines()
     assert said == [
-        "embed (24) of the moments is split over config.mesh.fsdp=8 alone, since config.mesh.zero1=2 x "
-        "config.mesh.fsdp=8 does not divide it: change config.model.hidden_size"
+        "embed (24) of the moments is split over config.mesh.fsdp=8 alone, since config.mesh.fsdp=8 x "
+        "config.mesh.zero1=2 does not divide it: change config.model.hidden_size"
     ]
     said = _facts(CONFIG, {"zero1": 5})["not split"].splitlines()
     assert said == [
