@@ -131,6 +131,13 @@ def test_a_baseline_that_was_stopped_goes_on_to_the_same_losses(text, tmp_path, 
     assert [p["loss"] for p in resumed["curve"]] == [p["loss"] for p in whole["curve"]]
 
 
+def test_a_field_can_be_set_for_all_rungs(text, tmp_path):
+    given = options(text, tmp_path, "--set=model.num_hidden_layers=3", "--set=masking.rate=0.3")
+    mine, peer = (command.run_of(RUNGS[name], 0, text, given) for name in ("rate40", "torch-best-0.001"))
+    assert (mine.fields["masking.rate"], mine.fields["model.num_hidden_layers"]) == (0.3, 3)
+    assert (peer.sizes["model.num_hidden_layers"], peer.sizes["model.hidden_size"]) == (3, 32)
+
+
 @pytest.mark.parametrize("rung", OURS, ids=lambda rung: rung.name)
 def test_every_rung_is_a_config_that_can_run(text, tmp_path, rung):
     run = Run(str(text.folder), rung.name, 0, 1_000_000, 8, fields=fields_of(rung))
@@ -221,9 +228,9 @@ def test_steps_that_were_not_timed_count_as_much_as_the_next_that_was(tmp_path):
     (tmp_path / "steps.jsonl").write_text("[2, 1.0, 2.0]\n[3, 1.0, 2.0]\n[3, 2.0, 4.0]\n[5, 3.0, 6.0]\n")
     assert clock.totals([1, 2, 3, 4, 6]) == [(1.0, 2.0), (2.0, 4.0), (4.0, 8.0), (7.0, 14.0), (13.0, 26.0)]
     clock.note(6)
-    clock.leave_out()
-    clock.note(7)
-    clock.note(8)
+    clock.leave_out(1)
+    for step in (6, 7, 8):
+        clock.note(step)
     assert [json.loads(line)[0] for line in (tmp_path / "steps.jsonl").read_text().splitlines()] == [
         2,
         3,
@@ -260,7 +267,11 @@ def test_finished_runs_are_read_back_and_seeds_of_the_first_rung_come_first(
 
 @pytest.mark.parametrize(
     ("argument", "message"),
-    [("--rungs=muon,mouon", "'mouon' not among base, "), ("--text=nowhere", "'nowhere' should be NAME=PATH")],
+    [
+        ("--set=seed=x", "--set='seed=x' should be FIELD=VALUE, with a value of JSON"),
+        ("--rungs=muon,mouon", "'mouon' not among base, "),
+        ("--text=nowhere", "'nowhere' should be NAME=PATH"),
+    ],
 )
 def test_a_wrong_option_is_one_line(tmp_path, argument, message, capsys):
     given = [f"--out={tmp_path}", argument, *([] if "text" in argument else [f"--text=a={tmp_path}"])]

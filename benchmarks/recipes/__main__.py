@@ -1,7 +1,8 @@
 """The ladder: recipes and baselines at equal tokens and equal time, and which of them have won.
 
 python -m benchmarks.recipes --out=DIR --text=no=/data/norwegian --text=en=/data/english \
-    [--rungs=base,small,modern] [--seeds=2] [--spread_seeds=4] [--tokens=1000000] [--minutes=60] [--report]
+    [--rungs=base,small,modern] [--seeds=2] [--spread_seeds=4] [--tokens=1000000] [--minutes=60] [--set=FIELD=VALUE] \
+    [--report] [--small]
 
 A text is a .txt file or a folder of them (a blank line ends a document; .gz too), or a folder in OSCAR's layout.
 benchmarks/recipes/rungs.py has the rungs. docs/recipes.md says how to read what comes out.
@@ -60,6 +61,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--minutes", type=float, default=0, help="begin no run after so many minutes; 0: no limit"
     )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="a field of every rung's config and network",
+    )
     parser.add_argument("--report", action="store_true", help="run nothing; write tables and pictures")
     parser.add_argument(
         "--small", action="store_true", help="tiny networks and few steps, to try the command"
@@ -72,6 +80,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         name, _, path = given.partition("=")
         if not (name and path and Path(path).exists()):
             parser.error(f"--text={given!r} should be NAME=PATH of a file or folder that exists")
+    options.changes = dict(SMALL) if options.small else {}
+    for given in options.set:
+        name, _, value = given.partition("=")
+        try:
+            options.changes[name] = json.loads(value)
+        except ValueError:
+            parser.error(f"--set={given!r} should be FIELD=VALUE, with a value of JSON")
     if options.small:
         vars(options).update(SMALL_SIZES)
     return options
@@ -79,16 +94,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def run_of(rung: Rung, seed: int, text: Text, options: argparse.Namespace) -> Run:
     """The run of a rung with a seed."""
-    changes = SMALL if options.small else {}
     shared = {"text": str(text.folder.resolve()), "rung": rung.name, "seed": seed, "points": options.points}
     tokens = round(rung.share * options.tokens)
     if rung.peer is not None:
-        values = dict(BASE) | changes
+        values = dict(BASE) | options.changes
         sizes = {
             name: values[name] for name in values if name.startswith(("model.", "seq_len", "global_batch"))
         }
         return Run(**shared, tokens=tokens, peer=dataclasses.asdict(rung.peer), sizes=sizes)
-    return Run(**shared, tokens=tokens, fields=fields_of(rung) | changes)
+    return Run(**shared, tokens=tokens, fields=fields_of(rung) | options.changes)
 
 
 def make(run: Run, folder: Path) -> bool:
@@ -127,7 +141,7 @@ def main(argv: Sequence[str]) -> int:
     for given in options.text:
         name, _, path = given.partition("=")
         folder = options.out / name
-        seq_len = SMALL["seq_len"] if options.small else BASE["seq_len"]
+        seq_len = (dict(BASE) | options.changes)["seq_len"]
         text = prepare(
             name, Path(path), folder / "text",
             vocab_size=options.vocab_size, seq_len=seq_len, rows=options.rows, megabytes=options.megabytes,

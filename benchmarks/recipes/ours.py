@@ -154,8 +154,8 @@ def train_and_score(run: Run, folder: Path) -> dict[str, Any]:
     began, clock, text = time.perf_counter(), Clock(folder), Text(Path(run.text))
     config, workdir = config_of(run, text), epath.Path(folder / "workdir")
     before(Recorder, "step", lambda recorder, step, *_, **__: clock.note(step))
-    before(_PhaseSteps, "compile", lambda *_, **__: clock.leave_out())
-    before(Checkpointer, "save", lambda *_, **__: clock.leave_out())
+    before(_PhaseSteps, "compile", lambda *_, **__: clock.leave_out(1))
+    before(Checkpointer, "save", lambda *_, **__: clock.leave_out(1))
     if (run.fields or {}).get(FREQUENCY_BIAS):
         start_at_frequencies(text.training_ids())
     outcome = train(config, workdir)

@@ -76,9 +76,13 @@ class Clock:
         """Keep the seconds in the run's folder."""
         self._file = folder / STEPS
         self._last: tuple[float, float] | None = None
+        self._left_out = 0
 
     def note(self, step: int) -> None:
         """Step number `step` (from 1) was dispatched or made."""
+        if self._left_out:
+            self._left_out -= 1
+            return
         now = time.perf_counter(), time.process_time()
         if self._last is not None:
             seconds = [round(new - old, 6) for new, old in zip(now, self._last)]
@@ -86,9 +90,13 @@ class Clock:
                 file.write(json.dumps([step, *seconds]) + "\n")
         self._last = now
 
-    def leave_out(self) -> None:
-        """What is done now is no part of a step."""
-        self._last = None
+    def leave_out(self, dispatched: int = 0) -> None:
+        """What is done now is no part of a step.
+
+        Args:
+          dispatched: steps that are dispatched after it before the first of them is waited for.
+        """
+        self._last, self._left_out = None, dispatched
 
     def totals(self, steps: Sequence[int]) -> list[tuple[float, float]]:
         """Wall and processor seconds of all steps up to each of `steps`."""
