@@ -13,7 +13,7 @@ from benchmarks.recipes import __main__ as command
 from benchmarks.recipes import ours, peers, report, verdicts
 from benchmarks.recipes.rungs import OURS, RUNGS, Peer, Rung, fields_of
 from benchmarks.recipes.runs import Clock, Run
-from benchmarks.recipes.text import IGNORED, prepare
+from benchmarks.recipes.text import IGNORED, frequency_loss, prepare
 from data.held_out_documents import HeldOut
 from pretrain import checks
 from pretrain.models import build
@@ -58,6 +58,13 @@ def test_the_masks_are_written_once_and_most_predicted_tokens_are_hidden(text):
     assert 0.7 < (tokens[predicted] == 4).mean() < 0.9  # <mask>
     assert (tokens[~predicted] != 4).all()
     assert text.facts["predictions"] == predicted.sum()
+
+
+def test_the_loss_of_token_frequencies_is_that_of_the_training_text():
+    counted, predicted = np.array([0, 0, 0, 1, 1]), np.array([0, 2, 2])
+    assert frequency_loss(counted, predicted, 3) == pytest.approx(
+        -(math.log(4 / 8) + 2 * math.log(1 / 8)) / 3
+    )
 
 
 def test_ours_and_pytorch_have_the_same_score_for_the_same_weights(text, tmp_path):

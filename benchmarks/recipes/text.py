@@ -12,7 +12,6 @@ import numpy as np
 from data.config import DataConfig
 from data.corpus import training_documents
 from data.held_out_documents import HeldOut
-from pretrain.objective.token_frequencies import frequency_loss
 from tokenizer.load import Loaded, load
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -21,6 +20,8 @@ HELD_OUT = 0.02
 IGNORED = -100
 """The label of a token that is not predicted, in PyTorch and transformers."""
 RATE = 0.15
+COUNTED = 4_000_000
+"""Characters of training text in which tokens are counted."""
 DONE = "text.json"
 
 
@@ -99,11 +100,12 @@ def prepare(
     tokens, labels = _mask(text.tokenizer, _held_out_rows(load(str(text.tokenizer)), held, seq_len, rows))
     np.savez(folder / "held_out.npz", tokens=tokens, labels=labels)
     predicted = labels[labels != IGNORED]
+    counted = joined(load(str(text.tokenizer)), _first(train, COUNTED))
     facts = {
         "documents": len(train),
         "characters": sum(map(len, train)),
         "predictions": len(predicted),
-        "frequency_loss": frequency_loss(predicted),
+        "frequency_loss": frequency_loss(counted, predicted, vocab_size),
     }
     (folder / DONE).write_text(json.dumps(asked | facts, indent=2) + "\n")
     return text
@@ -113,6 +115,21 @@ def joined(tokenizer: Loaded, documents: Sequence[str]) -> np.ndarray:
     """Documents as ids, with <s> and </s> around each, end to end, int32 [T]."""
     first, last = np.array([tokenizer.special.cls], np.int32), np.array([tokenizer.special.sep], np.int32)
     return np.concatenate([part for ids in tokenizer.encode(documents) for part in (first, ids, last)])
+
+
+def frequency_loss(counted: np.ndarray, predicted: np.ndarray, vocab_size: int) -> float:
+    """The loss (nats) of token frequencies in the training text, one added to each count.
+
+    The entropy of a few thousand predicted tokens would be lower than any model of frequencies can reach, because most
+    tokens of the vocabulary are not among them.
+
+    Args:
+      counted: tokens of training text, int32 [T].
+      predicted: those that are predicted, int32 [N].
+      vocab_size: tokens of the vocabulary.
+    """
+    counts = np.bincount(counted, minlength=vocab_size) + 1.0
+    return float(-np.log(counts / counts.sum())[predicted].mean())
 
 
 def _documents(path: Path) -> Iterator[str]:
