@@ -79,7 +79,9 @@ def table(found: list[dict[str, Any]], rungs: Mapping[str, Results], facts: Mapp
     lines = [f"| {' | '.join(HEADS)} |", f"|{'---|' * len(HEADS)}"]
     for row in found:
         spread = f" ± {row['spread']:.3f}" if row["seeds"] > 1 else ""
-        apart = f"{row['difference']:+.3f} ± {2 * row['deviation']:.3f}" if "difference" in row else ""
+        apart = f"{row['difference']:+.3f}" if "difference" in row else ""
+        if row.get("deviation"):
+            apart += f" ± {2 * row['deviation']:.3f}"
         left = "never" if row["left_at"] is None else f"{row['left_at'] / 1000:,.0f}k"
         cells = [
             row["rung"], row["on"], row["seeds"], f"{row['loss']:.3f}{spread}", f"{row['accuracy']:.2%}", apart,
