@@ -331,6 +331,17 @@ class PretrainConfig:
         "which weights of a workdir init_from takes: as trained, or their average (average.decay)",
         WEIGHTS,
     )
+    init_tiled: bool = field(
+        False,
+        "init_from is a smaller model, whose weights are tiled: hidden_size, num_hidden_layers, num_attention_heads "
+        "and intermediate_size are those of config.model, all else is init_from's",
+    )
+    init_vocabulary: str = field(
+        "same",
+        "same: the tokens are those of init_from; pieces: they are those of the run's own tokenizer: shared tokens "
+        "keep their rows, others start as the mean of the rows of their pieces",
+        ("same", "pieces"),
+    )
     distributed: bool = field(
         False, "this process is one of several processes of a run, see docs/processes.md"
     )

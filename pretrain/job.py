@@ -1,8 +1,7 @@
 """A run assembled from its config and checked, before anything is compiled."""
 
-import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,10 +13,9 @@ from jax.sharding import Mesh
 
 from base import schema
 from base.errors import UserError
-from base.set_fields import Given, say
-from base.storage import check_readable
+from base.set_fields import Given
 from data.corpus import corpus_fingerprint, count_steps
-from pretrain import starting_network
+from pretrain import origin, starting_network
 from pretrain.checks import (
     TO_COME,
     check_compiler,
@@ -32,8 +30,6 @@ from pretrain.devices import hardware
 from pretrain.devices.global_batch import local_rows
 from pretrain.devices.mesh import make_mesh
 from pretrain.models import EncoderConfig, Model
-from pretrain.models.huggingface import encoder_config, load_pretrained, parse_config, read_config
-from pretrain.models.vocabulary import with_rows
 from pretrain.objective.held_out_cache import check_held_out
 from pretrain.objective.masking import MaskingTables
 from pretrain.objective.objective import Objective
@@ -46,8 +42,6 @@ from pretrain.optim.train_state import dropout_generator
 from pretrain.phases import Phase, resolve_phases
 from pretrain.runtime import processes
 from pretrain.runtime.changes import SAFE_IN_PRETRAINING
-from pretrain.runtime.workdir import MODEL_FILE, has_network, is_workdir
-from pretrain.trained_network import check_weights, trained_network
 from tokenizer.load import Loaded
 from tokenizer.run_tokenizer import ensure_tokenizer, has_tokenizer
 
@@ -101,89 +95,6 @@ class Job:
         return dropout_generator(self.config.dropout_rng, jax.default_backend())
 
 
-def with_origin(config: PretrainConfig, workdir: epath.Path, *, resuming: bool) -> PretrainConfig:
-    """The config with the paths of its network and tokenizer filled in.
-
-    A resumed run has both in its workdir. A network that is damaged there is read from where the run began. A run that
-    starts from `init_from` takes both from there, unless the config sets a tokenizer or a config file.
-
-    Raises:
-      UserError: init_from is neither a workdir nor a path or id that could hold a model.
-    """
-    file, tokenizer = config.model.config_file, config.tokenizer.path
-    if resuming and (has_network(workdir) or not (file or config.init_from)):
-        file, tokenizer = str(workdir / MODEL_FILE) if file or config.init_from else "", ""
-    elif config.init_from:
-        origin = epath.Path(config.init_from).expanduser()
-        check_readable(origin, "config.init_from")
-        ours = is_workdir(origin)
-        file = file or str(origin / MODEL_FILE if ours else config.init_from)
-        tokenizer = tokenizer or str(origin / "tokenizer" if ours else config.init_from)
-    if resuming:
-        tokenizer = ""
-    return dataclasses.replace(
-        config,
-        model=dataclasses.replace(config.model, config_file=file),
-        tokenizer=dataclasses.replace(config.tokenizer, path=tokenizer),
-    )
-
-
-def settled_with_origin(
-    config: PretrainConfig,
-    workdir: epath.Path,
-    given: Given,
-    saved: Mapping[str, Any] | None = None,
-    note: Callable[[str], None] = say,
-) -> tuple[PretrainConfig, PretrainConfig]:
-    """The config with the fields of its given network filled in, and the result of `with_origin`.
-
-    Args:
-      config: the run's config, as given.
-      workdir: the run's folder.
-      given: the fields of the config that were set, and where.
-      saved: the `run` item of the newest checkpoint, where the run goes on.
-      note: called with a message if the network overrides fields of the recipe.
-
-    Raises:
-      UserError: as for `with_origin`, or a field that is set contradicts the given network.
-    """
-    originated = with_origin(config, workdir, resuming=saved is not None)
-    if not starting_network.is_given(config):
-        return config, originated
-    file = originated.model.config_file
-    network = starting_network.as_begun(parse_config(read_config(file), file), saved)
-    asked = starting_network.with_network(config, given, network, note)
-    if saved is not None:
-        originated = starting_network.resumed(originated, saved)
-    return asked, originated
-
-
-def origin_params(job: Job) -> Any:
-    """Params of `config.init_from`, as numpy arrays in the model's tree.
-
-    Raises:
-      UserError: they cannot be read.
-    """
-    origin = epath.Path(job.config.init_from).expanduser()
-    if is_workdir(origin):
-        network = trained_network(origin, weights=job.config.init_weights)
-        return _with_vocabulary(network.encoder, network.params, job.encoder)
-    check_weights(job.config.init_weights, job.config.init_from)
-    encoder, params = load_pretrained(job.config.init_from, seed=job.config.seed)
-    if encoder.tie_word_embeddings != job.encoder.tie_word_embeddings:
-        raise UserError(
-            f"config.init_from={job.config.init_from!r} holds a word embedding and an output matrix that differ; set"
-            " tie_word_embeddings to false in its config.json"
-        )
-    return _with_vocabulary(encoder, params, job.encoder)
-
-
-def _with_vocabulary(theirs: EncoderConfig, params: Any, ours: EncoderConfig) -> Any:
-    """Params of another run or model with this run's rows, where the two have the same tokens."""
-    same = theirs.vocab_size == ours.vocab_size
-    return with_rows(theirs, params, ours.vocab_rows if same else theirs.vocab_size)
-
-
 def assemble(
     config: PretrainConfig,
     workdir: epath.Path,
@@ -203,20 +114,23 @@ def assemble(
     """
     check_fields(config)
     notes = list(given.notes)
-    asked, config = settled_with_origin(config, workdir, given, saved, notes.append)
+    asked, config = origin.settled_with_origin(config, workdir, given, saved, notes.append)
     mesh = make_mesh(config.mesh)
     planned = resolve_phases(config, epoch_steps=1)
     check_steps(config, planned, mesh.shape, known=config.epochs is None)
     check_compiler(config, mesh.shape, tpu_generation(mesh.devices.flat[0].device_kind))
-    if not config.model.config_file:
+    own_tokens = origin.has_own_vocabulary(config)
+    if not config.model.config_file or (own_tokens and not config.tokenizer.path):
         # TO_COME stands in for the tokenizer, so that an impossible network is refused before a tokenizer is trained.
         sizes = config.tokenizer.vocab_size, config.model.vocab_size
         size = (sizes[1] or sizes[0]) if config.tokenizer.path else max(sizes)
-        checked_model(config, planned, encoder_config(config.model, size, TO_COME))
+        checked_model(config, planned, origin.network(config, size, TO_COME))
     if config.eval.every and not config.tokenizer.path and saved is None:
         processes.from_first(partial(_check_held_out, planned, workdir))
     tokenizer = _tokenizer(config, planned, workdir, resuming=saved is not None)
-    encoder = encoder_config(config.model, tokenizer.vocab_size, tokenizer.special)
+    if saved is None:
+        origin.check_tokens(config, tokenizer)
+    encoder = origin.network(config, tokenizer.vocab_size, tokenizer.special)
     encoder = starting_network.as_begun(encoder, saved if config.model.config_file else None)
     model = checked_model(config, planned, encoder)
     epoch_steps = _epoch_steps(asked, tokenizer, saved)
@@ -278,7 +192,7 @@ def _tokenizer(
     try:
         return processes.first_then_all(ensure, "making or loading the tokenizer")
     except UserError as error:
-        if not resuming and config.init_from:
+        if not resuming and config.init_from and not origin.has_own_vocabulary(config):
             raise UserError(f"config.init_from={config.init_from!r}: {error}") from error
         raise
 

@@ -179,7 +179,10 @@ def _refusal(name: str, old: Any, new: Any) -> str:
 
 def _fixed(name: str) -> str:
     """The part of a run that a field fixes for the whole run; empty for fields that may change."""
-    start = ("init_from", "init_weights", *(f"model.{each}" for each in starting_network.START))
+    start = (
+        *("init_from", "init_weights", "init_tiled", "init_vocabulary"),
+        *(f"model.{each}" for each in starting_network.START),
+    )
     if name in start or name.startswith("tokenizer."):
         return "the start"
     if name == "data.streams" or name in {

@@ -34,7 +34,12 @@ def is_given(config: PretrainConfig | Mapping[str, Any]) -> bool:
 
 
 def with_network(
-    config: PretrainConfig, given: Given, network: EncoderConfig, note: Callable[[str], None]
+    config: PretrainConfig,
+    given: Given,
+    network: EncoderConfig,
+    note: Callable[[str], None],
+    *,
+    own_tokens: bool = False,
 ) -> PretrainConfig:
     """The config with the fields of the given network filled in, so that it describes the network that is trained.
 
@@ -43,6 +48,7 @@ def with_network(
       given: the fields that were set, and where; a start on the command line overrides a field of the recipe.
       network: what that start describes.
       note: told of the recipe's fields that give way.
+      own_tokens: whether the run has another vocabulary than the network.
 
     Raises:
       UserError: a field that is set contradicts the network.
@@ -50,7 +56,8 @@ def with_network(
     file, start = config.model.config_file, config.init_from
     source = f"config.model.config_file={file!r}" if file else f"config.init_from={start!r}"
     by = "model.config_file" if file else "init_from"
-    theirs: dict[str, Any] = {name: family_fields.value(network, name) for name in NETWORK}
+    names = [name for name in NETWORK if not (own_tokens and name == "vocab_size")]
+    theirs: dict[str, Any] = {name: family_fields.value(network, name) for name in names}
     if config.model.family == network.family.runs_as:
         theirs["family"] = config.model.family
     ours = {

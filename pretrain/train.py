@@ -20,7 +20,7 @@ from pretrain import phase_summary, starting_network
 from pretrain.config import LogConfig, PretrainConfig
 from pretrain.devices.flops import StepWork
 from pretrain.devices.global_batch import abstract_batch, to_devices
-from pretrain.job import NOTHING_SET, Job, assemble, origin_params, process_rows
+from pretrain.job import NOTHING_SET, Job, assemble, process_rows
 from pretrain.models import family_fields, huggingface
 from pretrain.objective.evaluation import Evaluator
 from pretrain.objective.held_out_cache import held_out_rows
@@ -28,6 +28,7 @@ from pretrain.objective.objective import Objective
 from pretrain.objective.train_step import make_train_step
 from pretrain.optim.averages import average_of
 from pretrain.optim.train_state import TrainState, abstract_state, fresh_state, state_from_params
+from pretrain.origin import origin_params
 from pretrain.phases import Phase, ends_of_objectives
 from pretrain.reports.recorder import Interval, Recorder
 from pretrain.resume import (

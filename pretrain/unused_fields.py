@@ -34,7 +34,16 @@ def unused_fields(config: PretrainConfig) -> list[Unused]:
 
 
 def _of_start(config: PretrainConfig) -> Iterator[Unused]:
-    yield from tokenizer_config.unused_fields(config.tokenizer, config.init_from)
+    brings_tokenizer = config.init_from if config.init_vocabulary == "same" else ""
+    yield from tokenizer_config.unused_fields(config.tokenizer, brings_tokenizer)
+    if not config.init_from:
+        because = "config.init_from names no model to start from; set it"
+        yield Unused(("init_tiled", "init_vocabulary"), because, ("init_from",))
+    elif config.init_tiled:
+        because = (
+            "config.init_tiled=True takes the sizes of the network from config.model; unset one of the two"
+        )
+        yield Unused(("model.config_file",), because, ("init_tiled",))
     if config.init_from:
         start = f"config.init_from={config.init_from!r}"
         yield Unused(

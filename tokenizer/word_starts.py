@@ -69,7 +69,7 @@ def _tokens(tokenizer: Tokenizer) -> Iterator[str]:
 
 def _texts(tokenizer: Tokenizer, description: Mapping[str, Any]) -> Iterator[str]:
     """The text that each token stands for. A part of a character is U+FFFD."""
-    types = {*_types(description["pre_tokenizer"]), *_types(description["decoder"])}
+    types = {*component_types(description["pre_tokenizer"]), *component_types(description["decoder"])}
     if "ByteLevel" in types:
         decoder = decoders.ByteLevel()
         return (decoder.decode([token]) for token in _tokens(tokenizer))
@@ -82,13 +82,13 @@ def _texts(tokenizer: Tokenizer, description: Mapping[str, Any]) -> Iterator[str
     )
 
 
-def _types(component: Any) -> Iterator[str]:
+def component_types(component: Any) -> Iterator[str]:
     """The types of a tokenizer component and of the components inside it."""
     if isinstance(component, Mapping):
         if "type" in component:
             yield component["type"]
         for value in component.values():
-            yield from _types(value)
+            yield from component_types(value)
     elif isinstance(component, list):
         for value in component:
-            yield from _types(value)
+            yield from component_types(value)

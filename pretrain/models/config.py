@@ -40,7 +40,7 @@ class OwnFields:
         return False
 
     def with_layers(self, layers: int) -> Self:
-        """The fields of a network of the first so many layers."""
+        """The fields of a network of so many layers: the first ones, or more of them in the same order."""
         return self
 
 
@@ -146,10 +146,10 @@ class EncoderConfig:
             )
 
     def with_layers(self, layers: int) -> Self:
-        """The network with its first layers only.
+        """The network with another number of layers: its first ones, or more of them in the same order.
 
-        Args:
-          layers: how many, at most L.
+        Raises:
+          UserError: more layers, and no order in which their kinds would go on.
         """
         own = self.own and self.own.with_layers(layers)
         return dataclasses.replace(self, num_hidden_layers=layers, own=own)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from base.schema import Unused
+from data.special_tokens import SpecialTokens
 from pretrain.config import ModelConfig
 from pretrain.models import EncoderConfig, families
 from pretrain.models.families.family import Family
@@ -79,6 +80,15 @@ def config_json(model: ModelConfig, special: Mapping[str, int]) -> dict[str, Any
     ids = {name: index for name, index in special.items() if has.get(name) is not None}
     values = {family.key(name): value for name, value in (given | ids).items() if value is not None}
     return {"model_type": model.family, **values}
+
+
+def special_ids(special: SpecialTokens) -> dict[str, int]:
+    """The ids of special tokens by the names of config.json."""
+    return {
+        "pad_token_id": special.pad,
+        **dict.fromkeys(("bos_token_id", "cls_token_id"), special.cls),
+        **dict.fromkeys(("eos_token_id", "sep_token_id"), special.sep),
+    }
 
 
 def value(network: EncoderConfig, name: str) -> Any:

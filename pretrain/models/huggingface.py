@@ -54,7 +54,9 @@ _DTYPES = {
 }
 
 
-def encoder_config(model: ModelConfig, vocab_size: int, special: SpecialTokens) -> EncoderConfig:
+def encoder_config(
+    model: ModelConfig, vocab_size: int, special: SpecialTokens, *, network: EncoderConfig | None = None
+) -> EncoderConfig:
     """The network that a run's config and tokenizer ask for.
 
     Args:
@@ -62,13 +64,13 @@ def encoder_config(model: ModelConfig, vocab_size: int, special: SpecialTokens) 
         rates that the config does not set.
       vocab_size: tokens of the tokenizer.
       special: its special tokens.
+      network: the network, if it is not just as the config_file describes it.
 
     Raises:
       UserError: fields that do not fit each other or the tokenizer.
     """
     if model.config_file:
-        values = read_config(model.config_file)
-        resolved = parse_config(values, model.config_file)
+        resolved = network or parse_config(read_config(model.config_file), model.config_file)
         with _placed(model.config_file):
             resolved.require_masked_lm()
         source = f"{model.config_file} (config.model.config_file)"
@@ -77,12 +79,9 @@ def encoder_config(model: ModelConfig, vocab_size: int, special: SpecialTokens) 
             "that belongs to it"
         )
     else:
-        ids = {
-            "pad_token_id": special.pad,
-            **dict.fromkeys(("bos_token_id", "cls_token_id"), special.cls),
-            **dict.fromkeys(("eos_token_id", "sep_token_id"), special.sep),
+        values = family_fields.config_json(model, family_fields.special_ids(special)) | {
+            "vocab_size": model.vocab_size or vocab_size
         }
-        values = family_fields.config_json(model, ids) | {"vocab_size": model.vocab_size or vocab_size}
         resolved = parse_config(values, OURS)
         source = OURS
         remedy = "make it that or more (config.model.vocab_size=0 takes the tokenizer's size)"

@@ -25,14 +25,14 @@ from jax.sharding import Mesh
 from base.errors import UserError
 from base.set_fields import Given
 from base.tpu_types import GIB, TpuSlice
+from pretrain import origin
 from pretrain.checks import TO_COME, check_compiler, check_fields, check_steps, checked_model
 from pretrain.config import MeshConfig, PretrainConfig
 from pretrain.devices.flops import StepWork
 from pretrain.devices.global_batch import abstract_batch
 from pretrain.devices.mesh import BATCH_AXES, make_mesh, mesh_sizes
-from pretrain.job import NOTHING_SET, settled_with_origin
+from pretrain.job import NOTHING_SET
 from pretrain.models import EncoderConfig, Model, build
-from pretrain.models.huggingface import encoder_config
 from pretrain.objective.masking import MaskingTables
 from pretrain.objective.objective import Objective, full_rows
 from pretrain.objective.registry import training_objective
@@ -154,7 +154,7 @@ def check(config: PretrainConfig, pod: Pod, corpus_tokens: float = 0, given: Giv
       UserError: what is wrong, and what would be right.
     """
     check_fields(config)
-    config = settled_with_origin(config, epath.Path("."), given)[1]
+    config = origin.settled_with_origin(config, epath.Path("."), given)[1]
     sizes = mesh_sizes(config.mesh, pod.devices, pod.slices)
     steps = math.ceil((config.epochs or 0) * corpus_tokens / (config.global_batch * config.seq_len))
     known = config.epochs is None or steps > 0
@@ -189,7 +189,7 @@ def _network(config: PretrainConfig) -> tuple[EncoderConfig, MaskingTables, int]
     """The network, the masking's tables and the separator, of a tokenizer that is there or one still to be trained."""
     if config.tokenizer.path:
         tokenizer = load_tokenizer(config.tokenizer.path)
-        encoder = encoder_config(config.model, tokenizer.vocab_size, tokenizer.special)
+        encoder = origin.network(config, tokenizer.vocab_size, tokenizer.special)
         return encoder, MaskingTables.build(config.masking, tokenizer), tokenizer.special.sep
     size = config.tokenizer.vocab_size
     marks = np.zeros(size, bool) if config.masking.whole_word else None
@@ -202,7 +202,7 @@ def _network(config: PretrainConfig) -> tuple[EncoderConfig, MaskingTables, int]
         word_starts=marks,
         word_breaks=marks,
     )
-    return encoder_config(config.model, size, TO_COME), tables, TO_COME.sep
+    return origin.network(config, size, TO_COME), tables, TO_COME.sep
 
 
 def require_compiler() -> None:

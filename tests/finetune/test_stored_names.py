@@ -13,9 +13,9 @@ from safetensors.torch import save_model
 
 from base.errors import UserError
 from finetune.classifier.pretrained import load_encoder_for_classification
-from pretrain.job import origin_params
 from pretrain.models import build
 from pretrain.models.huggingface import load_pretrained
+from pretrain.origin import origin_params
 from tests.finetune.reference_models import FAMILIES, inputs, pairs_of_texts, random_model
 
 LABELS = ("no", "maybe", "yes")

@@ -10,7 +10,8 @@ import transformers
 from etils import epath
 
 from pretrain.export import export
-from pretrain.job import assemble, origin_params
+from pretrain.job import assemble
+from pretrain.origin import origin_params
 from pretrain.runtime.saved_params import restore_params
 from pretrain.train import train
 from tests.tiny import tiny_config, write_corpus

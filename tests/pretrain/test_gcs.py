@@ -18,7 +18,8 @@ from base import storage
 from base.errors import UserError
 from pretrain import fill_mask
 from pretrain.export import export
-from pretrain.job import assemble, origin_params
+from pretrain.job import assemble
+from pretrain.origin import origin_params
 from pretrain.reports.metric_writer import MetricWriter, read_metrics
 from pretrain.runtime.checkpointer import Checkpointer, newest_step
 from pretrain.runtime.saved_params import restore_params

@@ -340,6 +340,7 @@ ELSEWHERE = {
     **{f"spike.{each.name}": "tests/faults/test_loss_spikes.py" for each in dataclasses.fields(SpikeConfig)},
     **CHANGING_OVER_A_RUN,
     **dict.fromkeys(("average.decay", "init_weights", "objective.z_loss"), "tests/pretrain/test_averages.py"),
+    **dict.fromkeys(("init_tiled", "init_vocabulary"), "tests/pretrain/test_starts.py"),
     "checkpoint.verify": "tests/faults/test_damaged_checkpoints.py",
     "time_limit": "tests/faults/test_watchdog.py",
     **dict.fromkeys(("card.language", "card.license"), "tests/pretrain/test_model_card.py"),

@@ -67,8 +67,16 @@ class ModernBertFields(OwnFields):
     initializer_cutoff_factor: float
 
     def with_layers(self, layers: int) -> Self:
-        """The fields of a network of the first so many layers."""
-        return dataclasses.replace(self, layer_types=self.layer_types[:layers])
+        """The fields of a network of so many layers: the first ones, or more of them in the same order."""
+        every = self.global_attn_every_n_layers
+        if layers <= len(self.layer_types):
+            return dataclasses.replace(self, layer_types=self.layer_types[:layers])
+        if every is None:
+            raise UserError(
+                f"num_hidden_layers={layers} should be {len(self.layer_types)}: the global layers of init_from follow "
+                "no rule by which there could be more"
+            )
+        return dataclasses.replace(self, layer_types=tuple(_periodic(layers, every)))
 
     @property
     def windows(self) -> tuple[int, ...]:
