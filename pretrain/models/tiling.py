@@ -5,6 +5,7 @@ This is how ModernBERT-large started from ModernBERT-base (Warner et al. 2024, a
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,7 +36,7 @@ def enlarged(network: EncoderConfig, sizes: Mapping[str, int]) -> EncoderConfig:
                 f"{name}={sizes[name]} should be {getattr(network, name)} or more, as in init_from: a network that "
                 "starts with config.init_tiled=True can only be larger"
             )
-    widths = {name: sizes[name] for name in SIZES if name != "num_hidden_layers"}
+    widths: Any = {name: sizes[name] for name in SIZES if name != "num_hidden_layers"}
     larger = dataclasses.replace(network.with_layers(sizes["num_hidden_layers"]), **widths)
     if larger.head_width < network.head_width:
         raise UserError(
