@@ -102,8 +102,8 @@ def settled_with_origin(
     if not starting_network.is_given(config):
         return config, originated
     own_tokens = has_own_vocabulary(originated)
-    network = starting_network.as_begun(_given_network(originated), saved)
-    asked = starting_network.with_network(config, given, network, note, own_tokens=own_tokens)
+    begun = starting_network.as_begun(_given_network(originated), saved)
+    asked = starting_network.with_network(config, given, begun, note, own_tokens=own_tokens)
     if saved is not None:
         originated = starting_network.resumed(originated, saved)
     return asked, originated

@@ -377,14 +377,9 @@ class _PhaseSteps:
         if self._is_described or not processes.is_first():
             return
         stage, programs = self._stage, [self._step] if self._step else []
+        again = stage.described
         phase_summary.show(
-            stage.job,
-            self._phase,
-            stage.abstract,
-            programs,
-            start_step=step,
-            steps=stage.steps,
-            again=stage.described,
+            stage.job, self._phase, stage.abstract, programs, start_step=step, steps=stage.steps, again=again
         )
         stage.described = True
 
