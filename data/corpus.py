@@ -19,22 +19,22 @@ from data.token_streams import LARGEST_CHUNK, Cursor, Encode
 log = logging.getLogger(__name__)
 
 
-def open_sources(config: DataConfig) -> list[Source]:
-    """Open the source in the config, or all members of its mix.
+def open_sources(config: DataConfig, where: str = "config.data") -> list[Source]:
+    """Open the source in the config, or all members of its mix. `where` is the path of `config` in messages.
 
     Raises:
       UserError: a source cannot be opened, a mix has no members or a weight that is not positive, or a field is set
         that the source does not read.
     """
-    check_fields(config, "config.data")
+    check_fields(config, where)
     if config.source != "mix":
-        return [open_source(member) for member in leaf_sources(config)]
+        return [open_source(member, where) for member in leaf_sources(config)]
     if not config.mix:
-        raise UserError("config.data.source='mix' has no members; list them in config.data.mix")
+        raise UserError(f"{where}.source='mix' has no members; list them in {where}.mix")
     for index, member in enumerate(config.mix):
         if not member.weight > 0:
-            raise UserError(f"config.data.mix[{index}].weight={member.weight} should be positive")
-    return [open_source(member, f"config.data.mix[{index}]") for index, member in enumerate(config.mix)]
+            raise UserError(f"{where}.mix[{index}].weight={member.weight} should be positive")
+    return [open_source(member, f"{where}.mix[{index}]") for index, member in enumerate(config.mix)]
 
 
 def corpus_fingerprint(config: DataConfig, sources: Sequence[Source] | None = None) -> str:

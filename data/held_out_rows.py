@@ -102,7 +102,7 @@ def held_out_documents(config: DataConfig, where: str = "config.data") -> Iterat
 def _open_evaluated(config: DataConfig, where: str) -> Sequence[Source]:
     if config.eval_source is not None:
         return [open_source(config.eval_source, f"{where}.eval_source")]
-    return open_sources(config)
+    return open_sources(config, where)
 
 
 def _unwanted(config: DataConfig, where: str) -> Unwanted:

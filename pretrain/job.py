@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from base import schema
 from base.errors import UserError
 from base.set_fields import Given
-from data.corpus import corpus_fingerprint, count_steps
+from data.corpus import corpus_fingerprint, count_steps, open_sources
 from pretrain import origin, starting_network
 from pretrain.checks import (
     TO_COME,
@@ -136,7 +136,9 @@ def assemble(
     epoch_steps = _epoch_steps(asked, tokenizer, saved)
     phases = resolve_phases(config, epoch_steps=epoch_steps)
     notes += _note_on_profile(config, epoch_steps)
-    fingerprints = [corpus_fingerprint(phase.data) for phase in phases]
+    fingerprints = [
+        corpus_fingerprint(phase.data, open_sources(phase.data, phase.place("data"))) for phase in phases
+    ]
     schedule = schedule_of_phases(config.schedule, config.optimizer.learning_rate, phases)
     schedule = scaled_by_batch(schedule, config.optimizer, phases)
     optimizer = make_optimizer(config.optimizer, schedule, model.decay_mask(), model.logical_axes())

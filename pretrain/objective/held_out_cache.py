@@ -114,7 +114,7 @@ def _sources(data: DataConfig, where: str) -> list[Source] | None:
     """The opened sources of the held-out documents; None where none are held out, which `evaluation_rows` refuses."""
     if data.eval_source is not None:
         return [open_source(data.eval_source, f"{where}.eval_source")]
-    return open_sources(data) if data.eval_fraction else None
+    return open_sources(data, where) if data.eval_fraction else None
 
 
 def _key(

@@ -8,6 +8,7 @@ import pytest
 from etils import epath
 
 from base.errors import UserError
+from pretrain import train as train_module
 from pretrain.devices.mesh import make_mesh
 from pretrain.export import export
 from pretrain.models import build
@@ -23,6 +24,8 @@ from tests.tiny import on_one_device, tiny_config, write_corpus
 MODEL = {"family": "modernbert", "num_hidden_layers": 2, "global_rope_theta": 10_000.0, "local_attention": 8}
 STEPS = [3, 6, 8]
 """The last step of each phase."""
+BASES = [(1e4, 1e4), (1.6e5, 1e4), (1.6e5, 500.0)]
+"""The rotary bases of each phase."""
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,13 @@ def test_a_run_that_stops_within_each_phase_and_at_each_boundary_is_the_same_to_
     whole, place, monkeypatch
 ):
     workdir = epath.Path(place / "parts")
+    made, make = [], train_module.make_train_step
+
+    def making(model, *arguments, **more):
+        made.append((model.config.own.global_rope_theta, model.config.own.local_rope_theta))
+        return make(model, *arguments, **more)
+
+    monkeypatch.setattr(train_module, "make_train_step", making)
     for stop in (2, 3, 5, 6, 7):
         with monkeypatch.context() as patch, on_one_device():
             stop_at(patch, stop)
@@ -82,9 +92,16 @@ def test_a_run_that_stops_within_each_phase_and_at_each_boundary_is_the_same_to_
     with on_one_device():
         resumed = train(three_phases(place), workdir)
     assert losses(workdir) == losses(whole[0])
+    assert list(dict.fromkeys(made)) == BASES
     for expected, actual in zip(leaves(whole[1].state), leaves(resumed.state), strict=True):
         np.testing.assert_array_equal(actual, expected)
     assert (workdir / "model.json").read_text() == (whole[0] / "model.json").read_text()
+
+
+def test_the_learning_rate_of_a_phase_is_the_one_that_is_used(whole):
+    lines = [json.loads(line) for line in (whole[0] / "metrics.jsonl").read_text().splitlines()]
+    rates = [line["train/learning_rate"] for line in lines if "train/loss" in line]
+    np.testing.assert_allclose(rates, [0, 1e-2, 1e-2, *[5e-3] * 4, 5e-3 * (1 - 0.5**0.5)], rtol=1e-6)
 
 
 def test_rows_of_a_phase_are_packed_as_it_says_from_where_the_corpus_stood(whole):
@@ -110,7 +127,7 @@ def test_each_checkpoint_is_exported_and_evaluated_with_the_rotation_of_its_phas
         with jax.set_mesh(mesh):
             found = Evaluator(build(encoder), job.evaluations[phase.index], phase, mesh, rows)(params)
         assert found["eval/loss"] == pytest.approx(logged[step], rel=1e-5)
-    assert bases == [(1e4, 1e4), (1.6e5, 1e4), (1.6e5, 500.0)]
+    assert bases == BASES
     values = json.loads((workdir / "model.json").read_text())
     assert (values["global_rope_theta"], values["local_rope_theta"]) == (1.6e5, 500.0)
 
@@ -148,6 +165,14 @@ def test_a_rotation_is_refused_where_the_family_has_none(place):
     message = r"config\.phases\[0\]\.local_rope_theta=5 has no effect: roberta has no such field; unset it"
     with pytest.raises(UserError, match=message), on_one_device():
         train(config, epath.Path(place / "roberta"))
+
+
+@pytest.mark.parametrize("every", [0, 1])
+def test_text_of_a_phase_that_is_not_there_is_named_where_it_is_set(place, every):
+    lost = {"source": "files", "path": "", "streams": 4}
+    config = three_phases(place, phases=[{"steps": 2}, {"steps": 2, "data": lost}], eval={"every": every})
+    with pytest.raises(UserError, match=r"config\.phases\[1\]\.data\.path='' names no file"), on_one_device():
+        train(config, epath.Path(place / f"lost{every}"))
 
 
 @pytest.mark.parametrize("name", ["global_rope_theta", "local_rope_theta", "learning_rate"])
