@@ -92,6 +92,8 @@ def test_a_stopped_run_is_the_same_and_its_evaluations_compare(tmp_path, monkeyp
     evaluations = {line["step"]: line["eval/loss"] for line in lines if "eval/loss" in line}
     assert sorted(evaluations) == [2, 4, 6, 8]
     assert len({line["eval/frequency_loss"] for line in lines if "eval/loss" in line}) == 1
-    assert [path.name for path in whole.glob("heldout_*")] == ["heldout_0.npz"]
+    for workdir in (whole, parts):
+        assert [path.name for path in workdir.glob("heldout_*")] == ["heldout_0.npz"]
+    assert restore_params(whole, 3)[1]["best"]["step"] == 2, "a larger batch begins no new best"
     best = restore_params(whole, "best")[1]["step"]
     assert best == min(evaluations, key=evaluations.__getitem__)

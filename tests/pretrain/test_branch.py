@@ -20,7 +20,7 @@ def stable(corpus, **changes):
     values = {
         "steps": 12,
         "schedule": {"name": "constant"},
-        "eval": {"every": 2},
+        "eval": {"every": 3},
         "checkpoint": {"every": 4, "keep": 9},
     }
     return tiny_config(corpus, **{**values, **changes})
@@ -51,7 +51,8 @@ def test_a_decay_goes_on_from_a_branch_and_the_stable_run_goes_on_beside_it(stop
     assert run("branch", folder, "--step=4", f"--out={out}") == 0
     assert f"{out} holds step 4" in capsys.readouterr().out
     assert sorted(losses(out)) == [1, 2, 3, 4]
-    config = stable(corpus, steps=9, schedule={"name": "wsd", "decay_fraction": 1 / 3})
+    decay = {"name": "wsd", "decay_fraction": 1 / 3}
+    config = stable(corpus, steps=9, schedule=decay, eval={"every": 0})
     with on_one_device():
         with pytest.raises(UserError, match=r"config\.schedule\.name was 'constant', is 'wsd'.*--accept_ch"):
             train(config, epath.Path(out))
@@ -67,7 +68,8 @@ def test_a_decay_goes_on_from_a_branch_and_the_stable_run_goes_on_beside_it(stop
     # The learning rate of the update after step 7 is the first that is lower; step 9 is the first to show it.
     assert [ours[step] for step in range(1, 9)] == [theirs[step] for step in range(1, 9)]
     assert ours[9] != theirs[9]
-    assert restore_params(out, "best")[1]["step"] > 4
+    assert restore_params(folder, 4)[1]["best"]["step"] == 3
+    assert restore_params(out, "best")[1]["step"] == 9, "the best of the run is not in its branch"
 
 
 def test_the_newest_checkpoint_is_copied_where_no_step_is_named(stopped, tmp_path):
