@@ -111,6 +111,11 @@ class ModelConfig:
         "None: all on a TPU, up to 24 layers without remat=full, else 1",
         older=1,
     )
+    narrow_layers: int = field(
+        0,
+        "last layers that compute the predicted tokens alone in training, with keys and values of all tokens: 1 "
+        "changes no result; more train another network than is evaluated and exported (NarrowBERT)",
+    )
     dropout_bits: int = field(
         0,
         "random bits that decide each element of a dropout mask: 8 rounds rates to 1/256, 16 to 1/65536; "

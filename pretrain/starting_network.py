@@ -12,7 +12,7 @@ from pretrain.models import EncoderConfig, family_fields
 
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 """Fields of config.model that may differ from the given network. None takes the network's rate."""
-HOW_IT_RUNS = ("attention", "remat", "scan_unroll", "dropout_bits")
+HOW_IT_RUNS = ("attention", "remat", "scan_unroll", "narrow_layers", "dropout_bits")
 """Fields of config.model that no checkpoint has."""
 HELD = ("vocab_multiple",)
 """Fields of config.model that set the layout of a run's arrays. They never change, and no config.json has them."""

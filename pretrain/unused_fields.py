@@ -106,7 +106,8 @@ def _of_objectives(config: PretrainConfig) -> Iterator[Unused]:
         because = (
             f"the run learns {learned[0]}, which hides no tokens; unset it, or set config.objective.name=mlm"
         )
-        yield Unused(("masking", "eval.masking_rate"), because, ("objective.name", *places))
+        hidden = ("masking", "eval.masking_rate", "model.narrow_layers")
+        yield Unused(hidden, because, ("objective.name", *places))
 
     shape = config.masking.rate_shape
     for name, shapes in (("final_rate", ("linear", "steps")), ("rate_levels", ("steps",))):

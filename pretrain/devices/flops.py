@@ -2,9 +2,9 @@
 
 The count has the products of the forward pass, and twice as many of the backward pass (for inputs and for weights). It
 leaves out padding of rows and of the vocabulary, attention between separate documents or beyond a layer's window, the
-vocabulary head at positions that are not predicted, recomputation (remat), and element-wise work. So the model FLOPs
-utilisation (Chowdhery et al. 2022, appendix B) is comparable across batch layouts and kernels. It is lower than a
-utilisation that counts all work of the device.
+vocabulary head and narrow layers at positions that are not predicted, recomputation (remat), and element-wise work. So
+the model FLOPs utilisation (Chowdhery et al. 2022, appendix B) is comparable across batch layouts and kernels. It is
+lower than a utilisation that counts all work of the device.
 """
 
 from collections import Counter
@@ -40,6 +40,10 @@ class EncoderShape(Protocol):
     @property
     def vocab_size(self) -> int:
         """Tokens V."""
+
+    @property
+    def narrow_layers(self) -> int:
+        """The last layers that compute the predicted tokens alone."""
 
     @property
     def embedding_size(self) -> int:
@@ -80,6 +84,9 @@ def forward_flops(shape: EncoderShape, *, tokens: float, attended: float, predic
     attention = 2 * width  # the scores, and their product with the values
     head = width * embedding + embedding * shape.vocab_size
     multiplies = layers * (tokens * (projections + feed_forward) + attended * attention) + predictions * head
+    if shape.narrow_layers and tokens:
+        spared = projections / 2 + feed_forward + attended / tokens * attention  # all but key and value
+        multiplies -= shape.narrow_layers * max(tokens - predictions, 0) * spared
     if embedding != width:
         multiplies += tokens * embedding * width
     return 2.0 * multiplies

@@ -19,7 +19,7 @@ from pretrain.models.config import EncoderConfig
 from pretrain.models.dropout import MOST_BITS, dropout, kept
 from pretrain.models.kernels import chunked, gpu, splash
 from pretrain.models.kernels.chunked import in_chunks
-from pretrain.models.kernels.sight import Compute, Sight, WeightDropout
+from pretrain.models.kernels.sight import Chosen, Compute, Sight, WeightDropout
 from pretrain.models.matrix_products import einsum
 
 AUTO = "auto"
@@ -211,9 +211,6 @@ KERNELS: dict[str, Kernel] = {
 """Kernels by name, the fastest first; the last can do everything."""
 
 
-_HARDWARE = {"cpu": "a CPU", "gpu": "a GPU", "tpu": "a TPU"}
-
-
 @dataclass(frozen=True)
 class Use:
     """A run's requirements for the attention kernel that do not follow from its network."""
@@ -322,9 +319,8 @@ def choose(asked: str, needs: Needs) -> Choice:
 def _obstacles(kernel: Kernel, needs: Needs) -> list[str]:
     """The reasons why a kernel cannot be used, as predicates of a sentence that begins with its name; [] if it can."""
     if needs.platform not in kernel.platforms:
-        return [
-            f"runs on {' and '.join(_HARDWARE[each] for each in kernel.platforms)}, not on {needs.platform}"
-        ]
+        hardware = " and ".join(f"a {each.upper()}" for each in kernel.platforms)
+        return [f"runs on {hardware}, not on {needs.platform}"]
     found = []
     if needs.dtype not in kernel.dtypes:
         found.append(f"needs config.dtype={kernel.dtypes[0]}, not {needs.dtype}")
@@ -364,6 +360,7 @@ def attention(
     causal: bool = False,
     unrolled: bool = False,
     remat: str = recomputation.NONE,
+    chosen: Chosen | None = None,
 ) -> Float[Array, "B Q N H"]:
     """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1) among the tokens of one document.
 
@@ -384,13 +381,16 @@ def attention(
       causal: whether a token sees itself and earlier tokens alone.
       unrolled: whether no loop runs the layers.
       remat: a policy of `pretrain.models.recomputation`. Kernels that keep no scores run as they are.
+      chosen: the tokens that ask; None are the first Q of each row.
     """
     kernel, length = KERNELS[implementation], segments.shape[1]
-    if length % kernel.row_multiple or (query.shape[1] < length and not kernel.some_queries):
+    some = chosen is not None or query.shape[1] < length
+    if length % kernel.row_multiple or (some and not kernel.some_queries):
         kernel = KERNELS["xla"]
-    if isinstance(window, int) and not kernel.known_windows:
+    if isinstance(window, int) and not kernel.known_windows and chosen is None:
         kernel = Kernel(_by_blocks, scores_up_to=math.inf)
-    others = Sight(segments, window, causal, unrolled), WeightDropout(dropout_rate, dropout_key, dropout_bits)
+    sight = Sight(segments, window, causal, unrolled, chosen=chosen.places if chosen else None)
+    others = sight, WeightDropout(dropout_rate, dropout_key, dropout_bits)
 
     def attend(query: Array, key: Array, value: Array) -> Array:
         return kernel.compute(query, key, value, *others)

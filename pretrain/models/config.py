@@ -81,6 +81,8 @@ class EncoderConfig:
     """What the backward pass computes again, see `pretrain.models.recomputation`."""
     scan_unroll: int | None = 1
     """Layers unrolled in each iteration of the loop over them; 0 is all; None leaves it to the platform."""
+    narrow_layers: int = 0
+    """The last layers that compute the predicted tokens alone in training."""
     dropout_bits: int = 16
     """Random bits that decide each element of a dropout mask: 8, 16 or 0 (see `pretrain.models.dropout`)."""
     position_init: str = "normal"
@@ -127,6 +129,11 @@ class EncoderConfig:
             raise UserError(f"vocab_multiple={self.vocab_multiple} should be 1 (rounds nothing) or more")
         if self.scan_unroll is not None and self.scan_unroll < 0:
             raise UserError(f"scan_unroll={self.scan_unroll} should be 0 (all layers) or more")
+        if not 0 <= self.narrow_layers < self.num_hidden_layers:
+            raise UserError(
+                f"narrow_layers={self.narrow_layers} should be 0 (none) or more, and less than"
+                f" num_hidden_layers={self.num_hidden_layers}"
+            )
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             _check_rate(name, getattr(self, name))
         for rate in (self.hidden_dropout, self.attention_probs_dropout_prob):
@@ -152,7 +159,8 @@ class EncoderConfig:
           UserError: more layers, and no order in which their kinds would go on.
         """
         own = self.own and self.own.with_layers(layers)
-        return dataclasses.replace(self, num_hidden_layers=layers, own=own)
+        narrow = min(self.narrow_layers, layers - 1)
+        return dataclasses.replace(self, num_hidden_layers=layers, narrow_layers=narrow, own=own)
 
     def with_own(self, **fields: Any) -> Self:
         """The same network with other values of fields that only its family has."""

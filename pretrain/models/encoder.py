@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from pretrain.models import attention, module_shapes, recomputation
 from pretrain.models.config import EncoderConfig
 from pretrain.models.families.family import Maker
+from pretrain.models.kernels.sight import Chosen
 from pretrain.models.module_shapes import Params
 
 MOST_UNROLLED = 24
@@ -98,6 +99,7 @@ class Encoder:
         dropout_key: Key[Array, ""] | None = None,
         first: int | None = None,
         causal: bool = False,
+        predicted: Int[Array, "B K"] | None = None,
     ) -> Float[Array, "B Q D"]:
         """Hidden states of the last layer, in the compute type.
 
@@ -111,6 +113,9 @@ class Encoder:
           first: Q, the number of first tokens of each row whose hidden states are returned; the last layer computes
             only these. None returns all of them, Q = S.
           causal: whether a token sees itself and earlier tokens of its document alone.
+          predicted: places in the row of the tokens whose hidden states are returned, Q = K; the last
+            `config.narrow_layers` layers compute only these, and read keys and values of what the layers before them
+            give for all tokens (SparseQueries of NarrowBERT, Li et al. 2023). None returns all, or the first.
         """
         layers = self.config.num_hidden_layers
         embedding_key = None if dropout_key is None else jax.random.fold_in(dropout_key, layers)
@@ -126,11 +131,12 @@ class Encoder:
             known: Mapping[str, Any],
             graph: nnx.GraphDef[Any],
             first: int | None = None,
+            chosen: Chosen | None = None,
         ) -> Float[Array, "B Q D"]:
             layer_params, traits, index = inputs
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
             return nnx.merge(graph, layer_params)(
-                x, segments, positions, key, first, causal=causal, **traits, **known
+                x, segments, positions, key, first, causal=causal, chosen=chosen, **traits, **known
             )
 
         traits = {**self.config.family.parts.layer.traits(self.config)}
@@ -142,7 +148,8 @@ class Encoder:
         # Layers of several kinds take turns. The loop runs whole turns; the layers after them follow one by one. So do
         # turns that would be left over where an iteration runs several.
         turn = _turn(known)
-        whole = (layers - (first is not None)) // turn
+        narrow = 0 if predicted is None else min(self.config.narrow_layers, layers - 1)
+        whole = (layers - (narrow or first is not None)) // turn
         at_once = max(min((self.config.scan_unroll or layers) // turn, whole), 1)
         looped = whole // at_once * at_once * turn
         graph = self.layer if looped > at_once * turn else self.outside
@@ -155,9 +162,25 @@ class Encoder:
             return x, None
 
         x, _ = jax.lax.scan(run_turn, x, turns, unroll=at_once)
-        for index, layer in enumerate(rest, start=looped):
+        for index, layer in enumerate(rest[: len(rest) - narrow], start=looped):
             x = run_layer(x, layer, known[index], self.outside, first if index == layers - 1 else None)
-        return x if self.final is None else nnx.merge(self.final, params["final"])(x)
+
+        def run_narrow(hidden: Array, context: Array, layer: Any, known: Mapping[str, Any]) -> Array:
+            assert predicted is not None
+            return run_layer(context, layer, known, self.outside, chosen=Chosen(hidden, predicted))
+
+        if narrow and predicted is not None:
+            context, x = x, _gather(x, predicted)
+            for index, layer in enumerate(rest[len(rest) - narrow :], start=layers - narrow):
+                run = functools.partial(run_narrow, known=known[index])
+                x = recomputation.of_layer(self.config.remat, run)(x, context, layer)
+        x = x if self.final is None else nnx.merge(self.final, params["final"])(x)
+        return x if narrow or predicted is None else _gather(x, predicted)
+
+
+@jax.named_scope("predicted_positions")
+def _gather(x: Float[Array, "B S D"], places: Int[Array, "B K"]) -> Float[Array, "B K D"]:
+    return jnp.take_along_axis(x, places[:, :, None], axis=1)
 
 
 def _turn(kinds: Sequence[Any]) -> int:

@@ -107,6 +107,7 @@ def encoder_config(
             attention=model.attention,
             remat=model.remat,
             scan_unroll=model.scan_unroll,
+            narrow_layers=model.narrow_layers,
             dropout_bits=model.dropout_bits,
             position_init=model.position_init,
         )

@@ -149,21 +149,23 @@ class Linear(nnx.Module):
         # Added in float32, so that its gradient is summed in float32: a sum in bfloat16 takes a CPU ten times as long.
         return (y + self.bias[...]).astype(x.dtype) if hasattr(self, "bias") else y
 
-    def parts(self, x: Float[Array, "B S D"]) -> list[Float[Array, "B S ..."]]:
-        """The result along its first output axis: query, key and value, say.
+    def parts(
+        self, x: Float[Array, "B S D"], since: int = 0, until: int | None = None
+    ) -> list[Float[Array, "B S ..."]]:
+        """The result along its first output axis: query, key and value, say, or some of them.
 
         On a TPU in a short type, each part is a product of its own. The gradient of a slice would be padded to the
-        whole result and added.
+        whole result and added. So it is where only some parts are wanted.
         """
-        count = self.outputs[0]
-        if not lean_gradients.are_used(x.dtype):
+        wanted = range(self.outputs[0])[since:until]
+        if len(wanted) == self.outputs[0] and not lean_gradients.are_used(x.dtype):
             y = self(x)
-            return [y[:, :, part] for part in range(count)]
+            return [y[:, :, part] for part in wanted]
         with jax.named_scope(self.scope):
             kernel = self._kernel(x.dtype)
             bias = self.bias[...] if hasattr(self, "bias") else None
             results = []
-            for part in range(count):
+            for part in wanted:
                 flat = kernel[:, part].reshape(x.shape[-1], -1)
                 y = einsum("STD,DF->STF", x, flat).reshape(*x.shape[:-1], *self.outputs[1:])
                 results.append(y if bias is None else (y + bias[part]).astype(x.dtype))

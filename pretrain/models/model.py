@@ -1,5 +1,6 @@
 """A masked language model: an encoder and the head that predicts tokens, as pure functions of a dict of arrays."""
 
+import dataclasses
 import functools
 import math
 from dataclasses import dataclass
@@ -105,11 +106,24 @@ class Model:
         *,
         dropout_key: Key[Array, ""] | None = None,
         causal: bool = False,
-    ) -> Float[Array, "B S D"]:
+        predicted: Int[Array, "B K"] | None = None,
+    ) -> Float[Array, "B Q D"]:
         """Hidden states of the last layer, in the compute type; arguments as in `Encoder.encode`."""
         return self.encoder.encode(
-            params, tokens, segments, positions, token_types, dropout_key=dropout_key, causal=causal
+            *(params, tokens, segments, positions, token_types),
+            dropout_key=dropout_key,
+            causal=causal,
+            predicted=predicted,
         )
+
+    def evaluated(self) -> "Model":
+        """The model as it is evaluated and exported: no layer reads the state of tokens before an earlier layer.
+
+        The last layer may compute the predicted tokens alone, which gives the same.
+        """
+        narrow = min(self.config.narrow_layers, 1)
+        config = dataclasses.replace(self.config, narrow_layers=narrow)
+        return dataclasses.replace(self, encoder=dataclasses.replace(self.encoder, config=config))
 
     @jax.named_scope("head")
     def predict(self, params: Params, hidden: Float[Array, "B K D"]) -> Float[Array, "B K V"]:

@@ -67,12 +67,11 @@ class MaskedLM:
 
     def loss(self, model: Model, params: Any, prepared: Prepared, dropout_key: jax.Array | None) -> Sums:
         """loss_sum, correct_sum and weight_sum over the predicted tokens; z_loss_sum too where there is one."""
-        hidden = model.encode(
-            params, prepared.inputs, prepared.segments, prepared.positions, dropout_key=dropout_key
+        chosen = model.encode(
+            *(params, prepared.inputs, prepared.segments, prepared.positions),
+            dropout_key=dropout_key,
+            predicted=prepared.predicted,
         )
-        assert prepared.predicted is not None
-        with jax.named_scope("predicted_positions"):
-            chosen = jnp.take_along_axis(hidden, prepared.predicted[:, :, None], axis=1)
         return cross_entropy_sums(
             model, params, chosen, prepared.targets, prepared.weights, z_loss=self.z_loss
         )

@@ -144,6 +144,6 @@ def make_eval_step(model: Model, objective: Objective) -> Callable[[Any, Batch, 
 
     def eval_step(params: Any, batch: Batch, row_ids: Int[Array, "B"]) -> Sums:
         prepared = objective.prepare(random_key(0, EVALUATION), row_ids, batch)
-        return objective.loss(model, params, prepared, None)
+        return objective.loss(model.evaluated(), params, prepared, None)
 
     return eval_step

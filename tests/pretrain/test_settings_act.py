@@ -262,6 +262,7 @@ ACTS: dict[str, tuple[typing.Any, typing.Any]] = {
     "model.remat": ("full", program),
     "model.scan_unroll": (2, program),
     "model.dropout_bits": (8, network),
+    "model.narrow_layers": (1, network),
     "objective.name": ("clm", phases),
     "masking.rate": (0.5, phases),
     "masking.mask_fraction": (0.5, tables),
@@ -353,11 +354,10 @@ ELSEWHERE = {
     "data.filters.quality_warnings": "tests/data/test_source_oscar.py",
     "data.filters.min_language_probability": "tests/data/test_source_oscar.py",
     "data.filters.min_harmful_pp": "tests/data/test_source_oscar.py",
-    "data.weight": "tests/pretrain/test_settings_unused.py",
-    "data.prefetch": "tests/pretrain/test_settings_unused.py",
-    "log.profile_start": "tests/pretrain/test_settings_unused.py",
-    "distributed": "tests/pretrain/test_settings_unused.py",
-    "compilation_cache": "tests/pretrain/test_settings_unused.py",
+    **dict.fromkeys(
+        ("data.weight", "data.prefetch", "log.profile_start", "distributed", "compilation_cache"),
+        "tests/pretrain/test_settings_unused.py",
+    ),
 }
 """Fields of sources that need data of their own, and of the process: the tests in which they are seen to act."""
 REFUSED_HERE = {

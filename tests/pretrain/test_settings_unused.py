@@ -71,6 +71,7 @@ REFUSED = {
     "masking.rate_levels=3": "masking.rate_shape=linear",
     "batch_warmup_from=8": "batch_warmup_steps=0",
     "masking.whole_word=true": "objective.name=clm",
+    "model.narrow_layers=1": "objective.name=clm",
     "spike.window=30": "on_nonfinite=rewind",
     "spike.skip=30": "spike.factor=0",
     "spike.max_rewinds=3": "on_nonfinite=skip",

@@ -20,7 +20,7 @@ class Layer(Protocol):
     """The class of a layer's module.
 
     An instance is called with x, segments, positions, a dropout key, the number of first tokens to return, whether
-    attention is causal, and its traits.
+    attention is causal, the chosen tokens to return instead, and its traits.
     """
 
     def __call__(self, rngs: nnx.Rngs, config: EncoderConfig) -> nnx.Module:

@@ -11,6 +11,20 @@ from pretrain.models.dropout import MOST_BITS
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """Tokens of a row that a layer computes alone; it reads keys and values of all tokens."""
+
+    hidden: Float[Array, "B Q D"]
+    """Their hidden states."""
+    places: Int[Array, "B Q"]
+    """Their places in the row."""
+
+    def of(self, x: Array) -> Array:
+        """Their part of an array [B, S, ...]."""
+        return jnp.take_along_axis(x, self.places.reshape(*self.places.shape, *(1,) * (x.ndim - 2)), axis=1)
+
+
+@dataclass(frozen=True)
 class Sight:
     """Which tokens of a row a token sees."""
 
@@ -25,18 +39,22 @@ class Sight:
     """Whether no loop runs the layers."""
     start: Int[Array, ""] | int = 0
     """The place in the row of the first query."""
+    chosen: Int[Array, "B Q"] | None = None
+    """The places in the row of the queries, where they do not follow each other."""
 
     def mask(self, queries: int) -> Bool[Array, "B 1 Q S"]:
-        """True where one of Q tokens of a row, from `start` on, sees a token."""
+        """True where one of Q tokens of a row, from `start` on or as chosen, sees a token."""
         places = jnp.arange(self.segments.shape[1])
         own, seeing = self.start + jnp.arange(queries), self.segments
-        if queries < places.size:
+        if self.chosen is not None:
+            own, seeing = self.chosen[:, None], jnp.take_along_axis(seeing, self.chosen, axis=1)
+        elif queries < places.size:
             seeing = lax.dynamic_slice_in_dim(seeing, self.start, queries, axis=1)
         mask = seeing[:, None, :, None] == self.segments[:, None, None, :]
         if self.causal:
-            mask &= places <= own[:, None]
+            mask &= places <= own[..., None]
         if self.window is not None:
-            mask &= jnp.abs(own[:, None] - places) <= self.window
+            mask &= jnp.abs(own[..., None] - places) <= self.window
         return mask
 
 

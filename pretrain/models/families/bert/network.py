@@ -16,6 +16,7 @@ from pretrain.devices.mesh import constrain
 from pretrain.models.attention import attention
 from pretrain.models.config import EncoderConfig
 from pretrain.models.dropout import dropout
+from pretrain.models.kernels.sight import Chosen
 from pretrain.models.layers import LayerNorm, Linear, activate, look_up, normal
 
 
@@ -91,11 +92,13 @@ class SelfAttention(nnx.Module):
         dropout_key: Key[Array, ""] | None,
         first: int | None,
         causal: bool,
+        chosen: Chosen | None = None,
     ) -> Float[Array, "B Q D"]:
-        """Attend within each document. Returns the output for the first Q tokens of each row."""
+        """Attend within each document. Returns the output for the first Q tokens of each row, or the chosen ones."""
+        asking = x[:, :first] if chosen is None else chosen.hidden
         query, key, value = (
             constrain(linear(read), "batch", "seq", "act_heads", None)
-            for linear, read in ((self.query, x[:, :first]), (self.key, x), (self.value, x))
+            for linear, read in ((self.query, asking), (self.key, x), (self.value, x))
         )
         attended = attention(
             query,
@@ -109,6 +112,7 @@ class SelfAttention(nnx.Module):
             causal=causal,
             unrolled=self.config.unrolled,
             remat=self.config.remat,
+            chosen=chosen,
         )
         return self.output(constrain(attended, "batch", "seq", "act_heads", None))
 
@@ -147,14 +151,16 @@ class EncoderLayer(nnx.Module):
         first: int | None = None,
         *,
         causal: bool = False,
+        chosen: Chosen | None = None,
     ) -> Float[Array, "B Q D"]:
-        """Run one layer, for the first Q tokens of a row or for all; positions are in the embeddings."""
+        """Run one layer, for all tokens, the first Q of a row or the chosen ones; positions are in the embeddings."""
         rate, bits = self.config.hidden_dropout_prob, self.config.dropout_bits
         keys = (None, None, None) if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
-        attended = self.attention(x, segments, keys[0], first, causal)
+        attended = self.attention(x, segments, keys[0], first, causal, chosen)
         if self.drops_attended:
             attended = dropout(attended, rate, keys[1], bits)
-        x = constrain(self.attention_norm(x[:, :first] + attended), "batch", "seq", "act_embed")
+        own = x[:, :first] if chosen is None else chosen.hidden
+        x = constrain(self.attention_norm(own + attended), "batch", "seq", "act_embed")
         hidden = activate(
             constrain(self.up(x), "batch", "seq", "act_mlp"),
             self.config.hidden_act,

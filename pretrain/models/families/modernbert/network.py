@@ -5,6 +5,7 @@ with the params: the window, the rotary frequencies, and whether the layer has a
 layer has none, because the embeddings are normalised already. Its scale and bias are in the stack, but unused.
 """
 
+import dataclasses
 from collections.abc import Mapping
 
 import jax
@@ -20,6 +21,7 @@ from pretrain.models.config import EncoderConfig
 from pretrain.models.dropout import dropout
 from pretrain.models.families.family import KernelStart
 from pretrain.models.families.modernbert.fields import own_fields
+from pretrain.models.kernels.sight import Chosen
 from pretrain.models.layers import LayerNorm, Linear, activate, look_up, normal
 from pretrain.models.matrix_products import einsum
 
@@ -90,15 +92,22 @@ class SelfAttention(nnx.Module):
         causal: bool,
         window: Int[Array, ""] | int | None,
         frequencies: Float[Array, "H/2"],
+        chosen: Chosen | None = None,
     ) -> Float[Array, "B Q D"]:
-        """Attend within each document and the window. Returns the output for the first Q tokens of each row."""
-        query, key, value = (
-            constrain(heads, "batch", "seq", "act_heads", None) for heads in self.query_key_value.parts(x)
-        )
-        query = query[:, :first]
+        """Attend within each document and the window. Returns the output for the first Q tokens, or the chosen ones."""
         angles = positions[..., None].astype(jnp.float32) * frequencies
+        if chosen is None:
+            query, key, value = self.query_key_value.parts(x)
+            query, turned = query[:, :first], angles[:, :first]
+        else:
+            key, value = self.query_key_value.parts(x, since=1)
+            (query,) = self.query_key_value.parts(chosen.hidden, until=1)
+            turned = chosen.of(angles)
+        query, key, value = (
+            constrain(heads, "batch", "seq", "act_heads", None) for heads in (query, key, value)
+        )
         attended = attention(
-            rotate(query, angles[:, :first]),
+            rotate(query, turned),
             rotate(key, angles),
             value,
             segments,
@@ -110,6 +119,7 @@ class SelfAttention(nnx.Module):
             causal=causal,
             unrolled=self.config.unrolled,
             remat=self.config.remat,
+            chosen=chosen,
         )
         return self.output(constrain(attended, "batch", "seq", "act_heads", None))
 
@@ -190,12 +200,23 @@ class EncoderLayer(nnx.Module):
         window: Int[Array, ""] | int | None,
         frequencies: Float[Array, "H/2"],
         normalises: Bool[Array, ""],
+        chosen: Chosen | None = None,
     ) -> Float[Array, "B Q D"]:
-        """Run one layer, for the first Q tokens of a row or for all; `window` and what follows it are its traits."""
+        """Run one layer, for all tokens, the first Q of a row or the chosen ones.
+
+        `window`, `frequencies` and `normalises` are its traits.
+        """
         keys = (None, None, None) if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
-        read = jnp.where(normalises, self.attention_norm(x), x)
-        attended = self.attention(read, segments, positions, keys[0], first, causal, window, frequencies)
-        x = x[:, :first] + dropout(
+        own = x[:, :first] if chosen is None else chosen.hidden
+
+        def normalised(x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+            return jnp.where(normalises, self.attention_norm(x), x)
+
+        asking = None if chosen is None else dataclasses.replace(chosen, hidden=normalised(own))
+        attended = self.attention(
+            normalised(x), segments, positions, keys[0], first, causal, window, frequencies, asking
+        )
+        x = own + dropout(
             attended, self.config.attention_probs_dropout_prob, keys[1], self.config.dropout_bits
         )
         x = x + self.feed_forward(self.feed_forward_norm(x), keys[2])
