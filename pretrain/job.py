@@ -139,6 +139,7 @@ def assemble(
     fingerprints = [
         corpus_fingerprint(phase.data, open_sources(phase.data, phase.place("data"))) for phase in phases
     ]
+    firsts = _first_phases(phases, fingerprints)
     schedule = schedule_of_phases(config.schedule, config.optimizer.learning_rate, phases)
     schedule = scaled_by_batch(schedule, config.optimizer, phases)
     optimizer = make_optimizer(config.optimizer, schedule, model.decay_mask(), model.logical_axes())
@@ -162,11 +163,19 @@ def assemble(
         epoch_steps=epoch_steps,
         fingerprints={
             "tokenizer": tokenizer.fingerprint(),
-            **{f"corpus {fingerprints.index(corpus)}": corpus for corpus in fingerprints},
+            **{f"corpus {number}": corpus for corpus, number in firsts.items()},
         },
-        data_keys=tuple(str(fingerprints.index(corpus)) for corpus in fingerprints),
+        data_keys=tuple(str(firsts[corpus]) for corpus in fingerprints),
         peak=_peak(config, mesh, saved),
     )
+
+
+def _first_phases(phases: Sequence[Phase], corpora: Sequence[str]) -> dict[str, int]:
+    """The number of the first phase that reads each corpus; a batch warm-up, which may change, does not count."""
+    numbers: dict[str, int] = {}
+    for phase, corpus in zip(phases, corpora, strict=True):
+        numbers.setdefault(corpus, phase.number)
+    return numbers
 
 
 def _check_held_out(phases: Sequence[Phase], workdir: epath.Path) -> None:

@@ -157,12 +157,18 @@ def _batch_warmup(config: PretrainConfig, phase: Phase) -> list[Phase]:
             start=start,
             stop=stop,
             global_batch=size,
-            grad_accum=max(1, phase.grad_accum * size // phase.global_batch),
+            grad_accum=_micro_batches(phase, size),
             of=phase,
         )
         for size, (start, stop) in zip(sizes, pairwise(ends))
     ]
     return [*warming, dataclasses.replace(phase, start=steps, of=phase)]
+
+
+def _micro_batches(phase: Phase, rows: int) -> int:
+    """The fewest micro-batches of a smaller batch that are no larger than those of the phase."""
+    fewest = max(1, -(-phase.grad_accum * rows // phase.global_batch))
+    return next((count for count in range(fewest, rows + 1) if rows % count == 0), fewest)
 
 
 def saved_phases(config: Mapping[str, Any], step: int) -> tuple[Phase, ...]:

@@ -1,5 +1,6 @@
 """Batches that grow over the first steps of a run, as stretches of its first phase."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from base.errors import UserError
 from base.schema import build
 from pretrain.config import MeshConfig, PretrainConfig
 from pretrain.devices.mesh import mesh_sizes
+from pretrain.job import assemble
 from pretrain.phases import check_lengths, check_phase, resolve_phases
 from pretrain.runtime.saved_params import restore_params
 from pretrain.train import train
@@ -31,6 +33,26 @@ def test_batches_double_after_equal_numbers_of_steps():
     assert [p.index for p in found] == [0, 1, 2, 3, 4]
     assert [p.number for p in found] == [0, 0, 0, 0, 1], "held-out rows are kept by this number"
     assert [(p.whole.start, p.whole.stop, p.whole.global_batch) for p in found[:2]] == [(0, 20, 16)] * 2
+
+
+def test_micro_batches_of_smaller_batches_are_whole_and_no_larger_than_those_of_the_phase():
+    found = phases(global_batch=64, grad_accum=16, batch_warmup_from=7, batch_warmup_steps=8)
+    assert [(p.global_batch, p.grad_accum) for p in found] == [(7, 7), (14, 7), (28, 7), (56, 14), (64, 16)]
+
+
+def test_a_corpus_has_the_same_key_with_and_without_a_warmup(tmp_path):
+    """So a run whose warm-up is done may go on without it, and no text is lost."""
+    first, second = (write_corpus(tmp_path / f"{seed}.txt", seed=seed) for seed in range(2))
+    config = tiny_config(first, data={"streams": 2}, steps=None, phases=[{"steps": 8}])
+    data = dataclasses.replace(config.data, path=str(second))
+    config = dataclasses.replace(
+        config, phases=(*config.phases, dataclasses.replace(config.phases[0], data=data))
+    )
+    warming = dataclasses.replace(config, batch_warmup_steps=4, batch_warmup_from=2)
+    with on_one_device():
+        jobs = [assemble(each, epath.Path(tmp_path / "run"), None) for each in (config, warming)]
+    assert [job.data_keys for job in jobs] == [("0", "1"), ("0", "0", "0", "1")]
+    assert jobs[0].fingerprints == jobs[1].fingerprints
 
 
 def test_without_a_warmup_there_is_one_phase():
