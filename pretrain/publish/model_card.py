@@ -162,7 +162,15 @@ def _scores(facts: CardFacts) -> dict[str, float]:
 
 
 def _evaluations(facts: CardFacts) -> list[Line]:
-    return [line for line in facts.metrics if line.get("eval/loss") is not None]
+    """The evaluations of the weights that are exported; a mean of checkpoints has none."""
+    if facts.mean_of > 1:
+        return []
+    if facts.weights == "average":
+        names = {"eval/loss": "eval/average_loss", "eval/accuracy": "eval/average_accuracy"}
+        lines = [line | {name: line.get(theirs) for name, theirs in names.items()} for line in facts.metrics]
+    else:
+        lines = list(facts.metrics)
+    return [line for line in lines if line.get("eval/loss") is not None]
 
 
 def _perplexity(line: Line, group: str) -> float:

@@ -104,6 +104,8 @@ def test_the_average_of_a_checkpoint_is_read_and_exported(finished, tmp_path):
     card = (out / "README.md").read_text()
     assert f"| weights | moving average, decay {DECAY} |" in card
     assert "pretrain.export --workdir=DIR --step=6 --weights=average --out=OUT" in card
+    (last,) = [line for line in lines(workdir) if line["step"] == 6 and "eval/loss" in line]
+    assert f"| held-out, last | 6 | {last['eval/average_loss']:.4f} |" in card
 
 
 def test_the_mean_of_checkpoints_is_exported(finished, tmp_path):
@@ -116,7 +118,9 @@ def test_the_mean_of_checkpoints_is_exported(finished, tmp_path):
     encoder, params = load_pretrained(str(out))
     expected = with_rows(outcome.job.encoder, expected, encoder.vocab_size)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), params, expected)
-    assert "| weights | mean of 3 checkpoints |" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "| weights | mean of 3 checkpoints |" in card
+    assert "held-out, last" not in card and "model-index" not in card, "nothing has evaluated the mean"
     with pytest.raises(UserError, match=r"--mean_of=2 should be from 1 to 1, .* up to step 2 \(\[2\]\)"):
         restore_params(workdir, 2, mean_of=2)
 
