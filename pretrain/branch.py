@@ -16,7 +16,7 @@ from base.storage import is_remote
 from pretrain.models import huggingface
 from pretrain.reports.metric_writer import FILE_NAME, read_metrics
 from pretrain.runtime import workdir as workdirs
-from pretrain.runtime.checkpointer import Checkpointer, Run, first_line
+from pretrain.runtime.checkpointer import Checkpointer, DamagedError, Run, first_line
 from pretrain.trained_network import network_at
 
 COPIED = ("tokenizer", "config.json", "heldout_*.npz")
@@ -61,10 +61,13 @@ def branch(workdir: epath.Path, out: epath.Path, step: int | None = None) -> int
     unfinished = out.parent / f".{out.name}.unfinished-{os.getpid()}"
     try:
         _copy(workdir, unfinished, run)
+        _check_copy(unfinished, workdir, chosen)
         if out.exists():
             Path(out).rmdir()
         unfinished.rename(out)
     except OSError as error:
+        if not (workdir / "checkpoints" / str(chosen)).exists():
+            raise _deleted(workdir, chosen) from error
         raise UserError(f"--out={out} cannot be written: {error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -78,6 +81,24 @@ def _whole(checkpointer: Checkpointer, step: int) -> Run:
         return checkpointer.run(step)
     except Exception as error:  # damage shows itself as errors of many kinds
         raise UserError(f"checkpoint {step} cannot be copied: it is damaged ({first_line(error)})") from error
+
+
+def _check_copy(copy: epath.Path, workdir: epath.Path, step: int) -> None:
+    """Refuse a copy of which files are missing, since the run deleted its checkpoint meanwhile."""
+    checkpointer = Checkpointer(copy, create=False)
+    try:
+        checkpointer.check(step)
+    except DamagedError as error:
+        raise _deleted(workdir, step) from error
+    finally:
+        checkpointer.close()
+
+
+def _deleted(workdir: epath.Path, step: int) -> UserError:
+    return UserError(
+        f"checkpoint {step} in {workdir} was deleted by its run while it was copied; branch a newer one (config."
+        "checkpoint.keep keeps more)"
+    )
 
 
 def _copy(workdir: epath.Path, out: epath.Path, run: Run) -> None:

@@ -95,3 +95,19 @@ def test_what_cannot_be_branched_is_refused_and_leaves_nothing(stopped, tmp_path
         with pytest.raises(UserError, match=r"has no effect: list copies nothing; leave it out"):
             run("list", folder, flag)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_a_checkpoint_that_its_run_deletes_meanwhile_is_said_to_be_gone(stopped, tmp_path, monkeypatch, what):
+    folder, copy = Path(shutil.copytree(stopped[0], tmp_path / "run")), shutil.copytree
+
+    def deleting(source, target, *more):  # copytree calls itself
+        if Path(source).name == "4":
+            gone = next(path for path in (Path(source) / "state").rglob("*") if path.is_file())
+            shutil.rmtree(source) if what == "folder" else gone.unlink()
+        return copy(source, target, *more)
+
+    monkeypatch.setattr("pretrain.branch.shutil.copytree", deleting)
+    with pytest.raises(UserError, match=r"checkpoint 4 in .*/run was deleted by its run while it was copied"):
+        run("branch", folder, "--step=4", f"--out={tmp_path}/new")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
