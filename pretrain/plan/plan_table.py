@@ -79,7 +79,7 @@ def report(plan: RunPlan, price: float) -> RenderableType:
     for step in plan.steps:
         if len(plan.steps) > 1:
             steps = step.phase.stop - step.phase.start
-            parts += ["", Text(f"phase {step.phase.index}: {steps:,} steps", style="bold")]
+            parts += ["", Text(f"phase {step.phase.number}: {steps:,} steps", style="bold")]
         parts.append(_grid(_step_facts(plan, step)))
     return Group(*parts, _grid(_run_facts(plan, price))) if plan.fits else Group(*parts)
 
@@ -200,7 +200,8 @@ def breakdowns(plans: Sequence[RunPlan]) -> RenderableType:
     parts: list[RenderableType] = []
     for plan in plans:
         for step in plan.steps:
-            phase = f", phase {step.phase.index}" * (len(plan.steps) > 1)
+            rows = f", {step.phase.global_batch} rows" * (step.phase.of is not None)
+            phase = f", phase {step.phase.number}{rows}" * (len(plan.steps) > 1)
             if step.program is not None:
                 parts += ["", breakdown.table(plan.name + phase, step.program, plan.checked.pod.slice)]
     return Group(*parts)
