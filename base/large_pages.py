@@ -13,7 +13,7 @@ TUNABLES = "GLIBC_TUNABLES"
 LARGE_PAGES = "glibc.malloc.hugetlb"
 KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 """Says [always], [madvise] or [never]; with the second, a program has to ask for large pages."""
-ACCELERATORS = ("/dev/nvidia0", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")
+ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")
 """Device files of GPUs and TPUs."""
 
 

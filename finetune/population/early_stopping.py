@@ -80,7 +80,8 @@ def better_of(
       The metrics of each member's better one, with average_chosen (1 or 0), and whether it is the average.
     """
     chosen = [
-        is_better(metric, theirs[metric], own[metric]) for own, theirs in zip(raw, average, strict=True)
+        math.isnan(own[metric]) or is_better(metric, theirs[metric], own[metric])
+        for own, theirs in zip(raw, average, strict=True)
     ]
     values = [
         {**(theirs if is_average else own), "average_chosen": float(is_average)}

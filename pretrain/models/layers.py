@@ -173,7 +173,7 @@ class Linear(nnx.Module):
 
 
 def look_up(table: Float[Array, "V E"], tokens: Int[Array, "B S"]) -> Float[Array, "B S E"]:
-    """The rows of a word table, which is whole on each device meanwhile; it may have been rounded for the head too."""
+    """The rows of a word table in its layout for use (`gathered`); it may have been rounded for the head too."""
     if lean_gradients.are_used(table.dtype):
         return lean_gradients.look_up(table, tokens)
     return gathered(table, ("vocab", "embed"))[tokens]

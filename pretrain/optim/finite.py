@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Bool, PyTree
 
 NONFINITE = "nonfinite"
@@ -15,8 +16,22 @@ def is_bad(loss_sum: Array, grad_norm: Array) -> Bool[Array, ""]:
 
 
 def kept(bad: Bool[Array, ""], old: PyTree, new: PyTree) -> PyTree:
-    """`old` where a step is bad, else `new`; to the bit."""
-    return jax.tree.map(lambda before, after: jnp.where(bad, before, after), old, new)
+    """`old` where a step is bad, else `new`; to the bit.
+
+    The count of a schedule in an optimiser's state is `new` in any case: a step that is left out is a step all the
+    same, and the next one has the learning rate of its own number.
+    """
+
+    def choose(before: PyTree, after: PyTree) -> PyTree:
+        if _is_schedule(after):
+            return after
+        return jax.tree.map(lambda one, other: jnp.where(bad, one, other), before, after)
+
+    return jax.tree.map(choose, old, new, is_leaf=_is_schedule)
+
+
+def _is_schedule(node: object) -> bool:
+    return isinstance(node, optax.ScaleByScheduleState)
 
 
 @jax.jit

@@ -7,6 +7,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 import pytest
 from etils import epath
@@ -17,7 +18,7 @@ from finetune.train import train as finetune
 from pretrain import export as export_command
 from pretrain import train as train_module
 from pretrain.objective.masked import MaskedLM
-from pretrain.optim.finite import first_bad
+from pretrain.optim.finite import first_bad, kept
 from pretrain.runtime.bad_numbers import Guard
 from pretrain.runtime.checkpointer import Checkpointer
 from pretrain.runtime.saved_params import restore_params
@@ -134,6 +135,17 @@ def test_a_bad_step_that_is_skipped_leaves_params_and_moments_as_they_were(
     assert values(workdir, "train/skipped_steps") == {4: 2.0, 8: 1.0}
     assert all(np.isfinite(loss) for loss in values(workdir, "train/loss").values())
     assert (workdir / "finished.json").exists()
+
+
+def test_a_step_that_is_left_out_counts_for_the_learning_rate_alone():
+    optimizer = optax.chain(optax.scale_by_adam(), optax.scale_by_learning_rate(lambda step: 1.0 * step))
+    params = {"w": np.ones(2, np.float32)}
+    before = optimizer.init(params)
+    after = optimizer.update(params, before, params)[1]
+    adam, schedule = kept(np.bool_(True), before, after)
+    assert (int(adam.count), int(schedule.count)) == (0, 1)
+    adam, schedule = kept(np.bool_(False), before, after)
+    assert (int(adam.count), int(schedule.count)) == (1, 1)
 
 
 def moments(workdir, step: int) -> list[bytes]:

@@ -84,7 +84,14 @@ def test_a_run_that_stops_within_each_phase_and_at_each_boundary_is_the_same_to_
         made.append((model.config.own.global_rope_theta, model.config.own.local_rope_theta))
         return make(model, *arguments, **more)
 
+    evaluated, evaluator = {}, train_module.Evaluator
+
+    def evaluating(model, objective, phase, *arguments):
+        evaluated[phase.number] = model.config.own.global_rope_theta, model.config.own.local_rope_theta
+        return evaluator(model, objective, phase, *arguments)
+
     monkeypatch.setattr(train_module, "make_train_step", making)
+    monkeypatch.setattr(train_module, "Evaluator", evaluating)
     for stop in (2, 3, 5, 6, 7):
         with monkeypatch.context() as patch, on_one_device():
             stop_at(patch, stop)
@@ -92,7 +99,7 @@ def test_a_run_that_stops_within_each_phase_and_at_each_boundary_is_the_same_to_
     with on_one_device():
         resumed = train(three_phases(place), workdir)
     assert losses(workdir) == losses(whole[0])
-    assert list(dict.fromkeys(made)) == BASES
+    assert list(dict.fromkeys(made)) == BASES and evaluated == dict(enumerate(BASES))
     for expected, actual in zip(leaves(whole[1].state), leaves(resumed.state), strict=True):
         np.testing.assert_array_equal(actual, expected)
     assert (workdir / "model.json").read_text() == (whole[0] / "model.json").read_text()
