@@ -126,9 +126,6 @@ def test_a_larger_model(folder, run):
     assert (large["num_hidden_layers"], large["hidden_size"], large["vocab_size"]) == (5, 48, 304)
 
 
-@pytest.mark.skipif(
-    "branch" not in (ROOT / "pretrain/checkpoint.py").read_text(), reason="the command is still to come"
-)
 def test_from_a_point_before_the_decay(folder, run):
     run("From a point before the decay")
     stable, decayed = losses(folder, "stable"), losses(folder, "decayed")
