@@ -21,18 +21,30 @@ def moments_rows(optimizer: Mapping[str, Any]) -> dict[str, str]:
             rows["weight decay of the layers' matrices"] = f"{optimizer['matrix_weight_decay']}"
     if optimizer["name"] == "normuon":
         rows["normuon beta2"] = f"{optimizer['normuon_beta2']}"
+    if optimizer["moment_dtype"] != "float32":
+        rows["first moments"] = optimizer["moment_dtype"]
     return rows
 
 
-def rate_text(optimizer: Mapping[str, Any]) -> str:
-    """The peak learning rate, and how batches scale it where they do.
+def rate_text(optimizer: Mapping[str, Any], peaks: str) -> str:
+    """The peak learning rates, and how batches scale them where they do.
 
     Args:
       optimizer: `config.optimizer`, as a dict.
+      peaks: those of the run's phases.
     """
     reference = optimizer["reference_batch"]
     scaling = f" x (tokens of the batch / {reference:,})^{optimizer['batch_exponent']}" if reference else ""
-    return f"{optimizer['learning_rate']}{scaling}"
+    return f"{peaks}{scaling}"
+
+
+def loss_row(objective: Mapping[str, Any]) -> dict[str, str]:
+    """The row of what is minimised beside the cross-entropy, where there is any.
+
+    Args:
+      objective: `config.objective`, as a dict.
+    """
+    return {"z-loss": f"{objective['z_loss']}"} if objective["z_loss"] else {}
 
 
 def weights_row(config: Mapping[str, Any], weights: str, mean_of: int) -> dict[str, str]:

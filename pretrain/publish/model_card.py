@@ -18,7 +18,7 @@ from pretrain.models import EncoderConfig, ParameterCount, families, family_fiel
 from pretrain.objective.names import TRAITS
 from pretrain.phases import Phase, objective_at, resolve_phases
 from pretrain.publish import public_names
-from pretrain.publish.card_learning import export_flags, moments_rows, rate_text, weights_row
+from pretrain.publish.card_learning import export_flags, loss_row, moments_rows, rate_text, weights_row
 from pretrain.publish.card_objective import TEXTS, ObjectiveText, limits, usage
 from pretrain.publish.card_writer import Card, Scores, start_shown, written
 from pretrain.publish.markdown import code, table
@@ -242,10 +242,13 @@ def _hyperparameters(facts: CardFacts) -> str:
         "steps": f"{facts.step:,}",
         **weights_row(config, facts.weights, facts.mean_of),
         **({} if len(rates) == len(phases) else {"objective": learned}),
+        **loss_row(config["objective"]),
         "batch": _in_turn(batches),
         "optimizer": optimizer["name"],
         **moments_rows(optimizer),
-        "peak learning rate": rate_text(optimizer),
+        "peak learning rate": rate_text(
+            optimizer, _in_turn([f"{phase.learning_rate:g}" for phase in phases])
+        ),
         "schedule": f"{schedule['name']}, {schedule['warmup_steps']:,} steps of warm-up",
         "weight decay": f"{optimizer['weight_decay']} (not on biases and layer norms)",
         "gradient clipping": f"{optimizer['clip_norm'] or 'none'}",
