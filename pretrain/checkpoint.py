@@ -78,7 +78,6 @@ def _state_of(checkpointer: Checkpointer, folder: epath.Path, step: int, *, veri
             checkpointer.check(step)
     except Exception as error:  # damage shows itself as errors of many kinds
         return "damaged", first_line(error)
-    best = " (best so far)" if run.get("best") and run["best"]["step"] == step else ""
     sound = "sound" if verify else "there"
     if not manifest.exists(folder):
         sound = "unchecked"
@@ -90,7 +89,18 @@ def _state_of(checkpointer: Checkpointer, folder: epath.Path, step: int, *, veri
         if documents
         else f"{len(run.get('tracking', {}).get('history', []))} evaluations"
     )
-    return sound, inside + best
+    return sound, inside
+
+
+def _best(checkpointer: Checkpointer) -> int | None:
+    """The step of the best evaluation, as the newest checkpoint has it that can be read; None where there is none."""
+    for step in reversed(checkpointer.steps):
+        try:
+            best = checkpointer.run(step).get("best")
+        except Exception:
+            continue
+        return best["step"] if best else None
+    return None
 
 
 def main(argv: Sequence[str]) -> int:
@@ -131,12 +141,14 @@ def _show(checkpointer: Checkpointer, workdir: epath.Path, *, verify: bool) -> i
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("contents", overflow="fold")
-    damaged = 0
+    damaged, best = 0, _best(checkpointer)
     for step in checkpointer.steps:
         folder = workdir / "checkpoints" / str(step)
         state, inside = _state_of(checkpointer, folder, step, verify=verify)
         damaged += state == "damaged"
-        table.add_row(str(step), formatting.size(_size(folder)), state, Text(inside))
+        table.add_row(
+            str(step), formatting.size(_size(folder)), state, Text(inside + " (best)" * (step == best))
+        )
     for folder in sorted((workdir / "checkpoints").glob("*.unreadable*")):
         table.add_row(
             folder.name.partition(".")[0], formatting.size(_size(folder)), "set aside", Text(folder.name)
@@ -147,9 +159,7 @@ def _show(checkpointer: Checkpointer, workdir: epath.Path, *, verify: bool) -> i
 
 def _prune(checkpointer: Checkpointer, workdir: epath.Path, keep: int) -> int:
     """Delete all but the newest checkpoints and the best; nothing, where one to be kept is damaged."""
-    newest = checkpointer.steps[-keep:]
-    run = checkpointer.run(newest[-1])
-    best = run["best"]["step"] if run.get("best") else None
+    newest, best = checkpointer.steps[-keep:], _best(checkpointer)
     kept = [step for step in checkpointer.steps if step in newest or step == best]
     for step in kept:
         state, why = _state_of(checkpointer, workdir / "checkpoints" / str(step), step, verify=True)

@@ -290,7 +290,8 @@ class Checkpointer:
                     raise UserError(said) from error
                 check_damage(error, self._name(step))
                 bad[step] = first_line(error)
-                logger.error("checkpoint %d cannot be read, trying the one before: %s", step, bad[step])
+                then = ", trying the one before" if step != self.steps[0] else ""
+                logger.error("checkpoint %d cannot be read%s: %s", step, then, bad[step])
                 continue
             self._sound = 0
             self._policy.best = run["best"]["step"] if run.get("best") else None

@@ -45,7 +45,7 @@ def test_steps_sizes_and_contents_are_listed(folder: Path, capsys):
     assert [line.split()[0] for line in lines] == ["step", "3", "6", "9"]
     size = sum(path.stat().st_size for path in (folder / "checkpoints" / "9").rglob("*") if path.is_file())
     assert f"{size / 1024:.1f} KiB" in lines[3] and "900 documents read" in lines[3]
-    assert "(best so far)" in lines[1] and "(best so far)" not in lines[3]
+    assert ["(best)" in line for line in lines[1:]] == [True, False, False]
 
 
 def test_every_file_is_verified_and_what_is_damaged_is_named(folder: Path, capsys):
