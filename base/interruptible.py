@@ -26,6 +26,8 @@ ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _noted: list[signal.Signals] = []
 """The signals that have come in the context at hand."""
+_broke_off = threading.Event()
+"""Whether a signal has broken off a call of this command, which may still run in native code."""
 
 
 def heeded() -> tuple[signal.Signals, ...]:
@@ -39,6 +41,7 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         _noted.append(signal.Signals(number))
+        _broke_off.set()
         if not _passes_over_exceptions(frame):
             raise KeyboardInterrupt(signal.Signals(number))
 
@@ -71,6 +74,20 @@ def _passes_over_exceptions(frame: FrameType | None) -> bool:
 def noted() -> signal.Signals | None:
     """The first signal that has come in the context of `sigterm_as_ctrl_c`, whether its exception was lost or not."""
     return _noted[0] if _noted else None
+
+
+def begin() -> None:
+    """Begin a command: no signal has come yet."""
+    _broke_off.clear()
+
+
+def broke_off() -> bool:
+    """Whether a signal has broken off a call since `begin`.
+
+    The process must then end by `os._exit`. XLA's compiler, for one, goes on in a thread of its own. A normal exit
+    would take its memory away, and the process would end with a segmentation fault.
+    """
+    return _broke_off.is_set()
 
 
 def raise_noted() -> None:

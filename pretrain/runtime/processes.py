@@ -22,7 +22,7 @@ from typing import Any, NoReturn, TypeVar
 import jax
 from jax._src import distributed  # its state, the key-value store among it, has no public name
 
-from base import storage, terminal
+from base import interruptible, storage, terminal
 from base.command_line import INTERRUPTED
 from base.errors import UserError
 from base.formatting import one_line
@@ -89,6 +89,7 @@ def run(main: Callable[[Sequence[str]], int | None], *, alone: bool = False) -> 
     """
     leave_out_absent_tpu()
     terminal.guard_logs()
+    interruptible.begin()
     report = ""
     try:
         if cluster.wanted():
@@ -314,10 +315,14 @@ def _told(failure: Mapping[str, Any]) -> str:
 def _leave(status: int, report: str) -> NoReturn:
     """End the process: after an orderly shutdown if it has succeeded, else at once, together with the others."""
     if _state.client is None:
+        if interruptible.broke_off():
+            _exit(status, report)
         sys.stderr.write(report)
         sys.exit(status)
     if status == 0:
         _part()
+        if interruptible.broke_off():
+            _exit(0, "")
         sys.exit(0)
     _end_all(status, report)
 
@@ -387,7 +392,8 @@ def _part() -> None:
 
 def _exit(status: int, words: str) -> NoReturn:
     """End at once: Python's own way out would wait for threads that wait for other processes."""
-    sys.stderr.write(words)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # nobody may read them any more
+        sys.stderr.write(words)
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(status)

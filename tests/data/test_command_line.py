@@ -145,7 +145,7 @@ def test_flags_of_the_command_are_parsed(config_file):
         ("--config.phases=3", "all members can be left out: --config.phases=()"),
         (
             "--config.optimizer.name=sgd",
-            "config.optimizer.name='sgd' is not one of 'adamw', 'lamb', 'adafactor'",
+            "config.optimizer.name='sgd' is not one of 'adamw', 'stable_adamw', 'lamb', 'adafactor'",
         ),
         ("--config.steps.x=3", "config.steps has no fields of its own"),
         ("--workdri=x", "--workdri is not a flag; did you mean --workdir?"),

@@ -24,6 +24,7 @@ from base.interruptible import raise_noted, sigterm_as_ctrl_c
 from finetune.train import _RunSteps
 from finetune.train import train as finetune
 from pretrain.reports.recorder import Recorder
+from pretrain.runtime import processes
 from pretrain.runtime import workdir as workdirs
 from pretrain.runtime.checkpointer import newest_step
 from pretrain.train import _PhaseSteps, train
@@ -62,6 +63,31 @@ def test_a_signal_whose_exception_is_lost_is_raised_at_the_next_safe_place(numbe
         assert error.value.args == (number,)
     with sigterm_as_ctrl_c():
         raise_noted()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, None])
+def test_a_command_whose_call_was_broken_off_ends_at_once(number, monkeypatch):
+    """A compiler in native code that goes on would end the process with a segmentation fault at a normal exit."""
+    ended: list[int] = []
+
+    def leave(status: int) -> None:
+        ended.append(status)
+        raise SystemExit(status)
+
+    def main(argv) -> int:
+        try:
+            with sigterm_as_ctrl_c():
+                if number:
+                    os.kill(os.getpid(), number)
+                    time.sleep(1)
+        except KeyboardInterrupt:
+            return 143
+        return 0
+
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(SystemExit) as end:
+        processes.run(main)
+    assert (end.value.code, ended) == ((143, [143]) if number else (0, []))
 
 
 @pytest.mark.parametrize("place", ["callback", "destructor", "weak reference"])

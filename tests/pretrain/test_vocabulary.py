@@ -189,7 +189,7 @@ def _assert_rows_of_0(workdir: epath.Path) -> None:
 @pytest.mark.parametrize(
     "mesh", [MeshConfig(data=4, tensor=2), MeshConfig(data=1, fsdp=4, tensor=2)], ids=str
 )
-def test_an_odd_vocabulary_is_split_over_the_tensor_axis(mesh: MeshConfig):
+def test_an_odd_vocabulary_is_split_over_the_tensor_axis_and_fsdp(mesh: MeshConfig):
     odd = {"vocab_size": 97, "tie_word_embeddings": False}
     losses, state, _ = run(mesh, 8, steps=2, vocab_multiple=128, **odd)
     for name, leaf in (
@@ -197,7 +197,8 @@ def test_an_odd_vocabulary_is_split_over_the_tensor_axis(mesh: MeshConfig):
         ("decoder", state.params["head"]["decoder"]),
         ("bias", state.params["head"]["bias"]),
     ):
-        assert leaf.shape[0] == 128 and leaf.addressable_shards[0].data.shape[0] == 64, name
+        rows = 128 // (mesh.tensor * mesh.fsdp)
+        assert leaf.shape[0] == 128 and leaf.addressable_shards[0].data.shape[0] == rows, name
     expected, whole, _ = run(MeshConfig(data=1), 1, steps=2, **odd)
     assert whole.params["embeddings"]["word"].shape[0] == 97
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
