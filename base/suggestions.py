@@ -125,6 +125,8 @@ MEANINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             ("max_grad_norm grad_clip gradient_clip clip_grad grad_norm clip", ("optimizer.clip_norm",)),
             ("optim optimizer_name", ("optimizer.name",)),
             ("adafactor", ("optimizer.name=adafactor",)),
+            ("ema ema_decay average_decay weight_average", ("average.decay",)),
+            ("rope_theta rotary_base", ("global_rope_theta",)),
             ("label_smoothing_factor", ("label_smoothing",)),
             ("dropout hidden_dropout", ("model.dropout", "model.hidden_dropout_prob")),
             (

@@ -45,8 +45,8 @@ FRESH: Mapping[str, Any] = {
 
 CHANGED = "the corpus has changed since this run's state was saved"
 REMEDY = (
-    "put the old text back, or start in another --workdir with config.init_from; --accept_changes lets a corpus change "
-    "only where the run has yet to read it"
+    "put the old text back, give the new text to a phase of its own (config.phases), or start in another --workdir "
+    "with config.init_from; --accept_changes lets a corpus change only where the run has yet to read it"
 )
 
 

@@ -129,8 +129,8 @@ def _branch(workdir: epath.Path, out: str, step: int | None) -> int:
     folder = place_of(out, "--out")
     copied = branch(workdir, folder, step)
     terminal.say(
-        f"{folder} holds step {copied}: python -m pretrain --workdir={folder} goes on there, with --accept_changes if "
-        "its --config has another length, schedule or data"
+        f"{folder} holds step {copied}: the run's command with --workdir={folder} goes on there; with --accept_changes "
+        "its --config may have another length or schedule, and phases with other data"
     )
     return 0
 

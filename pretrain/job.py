@@ -135,7 +135,7 @@ def assemble(
     model = checked_model(config, planned, encoder)
     epoch_steps = _epoch_steps(asked, tokenizer, saved)
     phases = resolve_phases(config, epoch_steps=epoch_steps)
-    notes += _note_on_profile(config, epoch_steps)
+    notes += [*_note_on_profile(config, epoch_steps), *notes_on_packing(config)]
     fingerprints = [
         corpus_fingerprint(phase.data, open_sources(phase.data, phase.place("data"))) for phase in phases
     ]
@@ -206,6 +206,15 @@ def _tokenizer(
         if not resuming and config.init_from and not origin.has_own_vocabulary(config):
             raise UserError(f"config.init_from={config.init_from!r}: {error}") from error
         raise
+
+
+def notes_on_packing(config: PretrainConfig) -> list[str]:
+    """Say where the data of a phase leaves out the packing of the run, and so takes the default."""
+    return [
+        f"config.phases[{index}].data.packing={phase.data.packing!r}, but config.data.packing={config.data.packing!r}"
+        for index, phase in enumerate(config.phases)
+        if phase.data and phase.packing is None and phase.data.packing != config.data.packing
+    ]
 
 
 def _note_on_profile(config: PretrainConfig, epoch_steps: int | None) -> list[str]:

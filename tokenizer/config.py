@@ -37,7 +37,8 @@ def unused_fields(config: TokenizerConfig, init_from: str) -> list[Unused]:
     if config.path:
         found.append(Unused(training, f"{path}; unset one of the two", ("tokenizer.path",)))
     elif init_from:
-        found.append(Unused(training, f"{start}; unset one of the two", ("init_from",)))
+        both = "unset one of the two, or set config.init_vocabulary=pieces for a tokenizer of the run's own"
+        found.append(Unused(training, f"{start}; {both}", ("init_from",)))
     if config.path and init_from:
         found.append(Unused(("tokenizer.path",), start, ("init_from",), unless_as_late=True))
     return found

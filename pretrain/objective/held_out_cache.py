@@ -153,9 +153,8 @@ def _warn_of_few(tokens: np.ndarray, phase: Phase, tokenizer: Loaded, max_rows: 
     if rows == max_rows or (rows >= FEW_ROWS and documents >= FEW_DOCUMENTS):
         return
     logger.warning(
-        "only %d rows of %d documents are held out: eval/loss, and which checkpoint is best, are mostly noise; %s",
-        rows,
-        documents,
+        "only %d row%s of %d document%s are held out: eval/loss, and which checkpoint is best, are mostly noise; %s",
+        *(rows, "s" * (rows != 1), documents, "s" * (documents != 1)),
         _remedy(phase.data, phase.place("data")),
     )
 

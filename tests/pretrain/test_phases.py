@@ -7,6 +7,7 @@ from base.schema import build
 from data.special_tokens import SpecialTokens
 from pretrain.config import MeshConfig, ModelConfig, PretrainConfig
 from pretrain.devices.mesh import mesh_sizes
+from pretrain.job import notes_on_packing
 from pretrain.models.huggingface import encoder_config
 from pretrain.phases import check_length, check_lengths, check_phase, check_values, resolve_phases
 
@@ -161,3 +162,11 @@ def test_rows_longer_than_the_network_takes_are_refused_with_the_value_that_woul
     with pytest.raises(UserError) as caught:
         check_length(too_long, encoder, file)
     assert str(caught.value) == message
+
+
+def test_data_of_a_phase_that_leaves_out_the_packing_of_the_run_is_noted():
+    own = {"steps": 2, "data": {"source": "files", "path": "best.txt"}}
+    phases = [{"steps": 3}, own, {**own, "packing": "documents"}]
+    assert notes_on_packing(config(data={"packing": "documents"}, phases=phases)) == [
+        "config.phases[1].data.packing='full', but config.data.packing='documents'"
+    ]
