@@ -15,9 +15,9 @@ from data.special_tokens import SpecialTokens
 from finetune.classifier.pretrained import load_encoder_for_classification, save_classifier
 from finetune.evaluate import class_order
 from pretrain.config import ModelConfig
-from pretrain.job import MODEL_FILE
 from pretrain.models import build
 from pretrain.models.huggingface import config_dict, encoder_config
+from pretrain.runtime.workdir import MODEL_FILE
 from tests.finetune.reference_models import FAMILIES, random_model
 
 LABELS = ("no", "maybe", "yes")

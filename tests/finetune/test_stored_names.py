@@ -113,7 +113,8 @@ def test_a_tied_tensor_stored_twice_with_other_values_is_two_as_in_transformers(
     said = f"{tmp_path}: tie_word_embeddings is true, but {word} and {decoder} differ; they are read as two"
     assert said in caplog.messages
     tied = SimpleNamespace(tie_word_embeddings=True)
-    job = SimpleNamespace(config=SimpleNamespace(init_from=str(tmp_path), seed=0), encoder=tied)
+    asked = SimpleNamespace(init_from=str(tmp_path), init_weights="raw", seed=0)
+    job = SimpleNamespace(config=asked, encoder=tied)
     with pytest.raises(UserError, match=r"that differ; set tie_word_embeddings to false in its config.json"):
         origin_params(job)
 

@@ -11,10 +11,11 @@ from etils import epath
 
 from base.errors import UserError
 from pretrain.export import export
-from pretrain.job import assemble, origin_params
+from pretrain.job import assemble
 from pretrain.models.huggingface import load_pretrained
 from pretrain.models.vocabulary import with_rows
 from pretrain.optim.averages import averaged
+from pretrain.origin import origin_params
 from pretrain.resume import RULES
 from pretrain.runtime.saved_params import restore_params
 from pretrain.train import train

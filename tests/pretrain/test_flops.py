@@ -45,6 +45,7 @@ def test_forward_flops_by_hand(gated: bool, embedding: int):
     shape = SimpleNamespace(
         hidden_size=2,
         num_hidden_layers=1,
+        narrow_layers=0,
         intermediate_size=3,
         vocab_size=7,
         embedding_size=embedding,
