@@ -26,8 +26,8 @@ ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _noted: list[signal.Signals] = []
 """The signals that have come in the context at hand."""
-_broke_off = threading.Event()
-"""Whether a signal has broken off a call of this command, which may still run in native code."""
+_broken_off: list[signal.Signals] = []
+"""The signals that have broken off a call of this command, which may still run in native code."""
 
 
 def heeded() -> tuple[signal.Signals, ...]:
@@ -41,7 +41,7 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         _noted.append(signal.Signals(number))
-        _broke_off.set()
+        _broken_off.append(signal.Signals(number))
         if not _passes_over_exceptions(frame):
             raise KeyboardInterrupt(signal.Signals(number))
 
@@ -78,7 +78,7 @@ def noted() -> signal.Signals | None:
 
 def begin() -> None:
     """Begin a command: no signal has come yet."""
-    _broke_off.clear()
+    _broken_off.clear()
 
 
 def broke_off() -> bool:
@@ -87,7 +87,7 @@ def broke_off() -> bool:
     The process must then end by `os._exit`. XLA's compiler, for one, goes on in a thread of its own. A normal exit
     would take its memory away, and the process would end with a segmentation fault.
     """
-    return _broke_off.is_set()
+    return bool(_broken_off)
 
 
 def raise_noted() -> None:
