@@ -310,9 +310,15 @@ def check_damage(error: Exception, what: str) -> None:
 
     Raises:
       UserError: the network, a permission or the memory failed. The file may be good, so it is kept.
+      KeyboardInterrupt: a signal broke off the reading.
       Exception: `error` itself, if it has another reason.
     """
     chain = _chain(error)
+    for each in chain:
+        if isinstance(
+            each, KeyboardInterrupt
+        ):  # a signal came meanwhile, and the reader took it for an error
+            raise each
     if any(_is_transient(each) for each in chain):
         raise UserError(
             f"{what} cannot be read now ({type(error).__name__}: {_detail(error)}); it is left as it is: run the "

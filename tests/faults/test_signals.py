@@ -21,6 +21,7 @@ from rich.console import Console
 
 import pretrain.__main__ as command
 from base.interruptible import raise_noted, sigterm_as_ctrl_c
+from base.storage import check_damage
 from finetune.train import _RunSteps
 from finetune.train import train as finetune
 from pretrain.reports.recorder import Recorder
@@ -206,6 +207,14 @@ def losses(workdir: epath.Path) -> dict[int, float]:
     return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
 
 
+def test_a_signal_that_a_reader_takes_for_damage_is_a_signal():
+    damaged = OSError(errno.EIO, "array index")
+    damaged.__cause__ = KeyboardInterrupt(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt) as error:
+        check_damage(damaged, "checkpoint 3")
+    assert error.value.args == (signal.SIGTERM,)
+
+
 @LOST
 def test_a_signal_at_any_moment_ends_the_command_and_the_next_one_goes_on(tmp_path, monkeypatch):
     """A few moments of the many that benchmarks/random_kills.py takes."""
@@ -221,6 +230,7 @@ def test_a_signal_at_any_moment_ends_the_command_and_the_next_one_goes_on(tmp_pa
         assert status in (None, 0 if newest_step(workdir) else 143)
     assert call(arguments, None) == 0
     assert losses(workdir) == losses(whole)
+    gc.collect()  # what a signal broke off within a library says so now, and not in a later test
 
 
 def test_a_connection_that_drops_saves_the_run(tmp_path, monkeypatch):
