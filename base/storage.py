@@ -313,11 +313,8 @@ def check_damage(error: Exception, what: str) -> None:
       Exception: `error` itself, if it has another reason.
     """
     chain = _chain(error)
-    for each in chain:
-        if isinstance(
-            each, KeyboardInterrupt
-        ):  # a signal came meanwhile, and the reader took it for an error
-            raise each
+    for signalled in (each for each in chain if isinstance(each, KeyboardInterrupt)):
+        raise signalled
     if any(_is_transient(each) for each in chain):
         raise UserError(
             f"{what} cannot be read now ({type(error).__name__}: {_detail(error)}); it is left as it is: run the "
