@@ -310,6 +310,7 @@ def check_damage(error: Exception, what: str) -> None:
 
     Raises:
       UserError: the network, a permission or the memory failed. The file may be good, so it is kept.
+      KeyboardInterrupt: a signal broke off the reading.
       Exception: `error` itself, if it has another reason.
     """
     chain = _chain(error)
