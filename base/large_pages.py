@@ -1,7 +1,8 @@
 """Large pages of memory for programs on a CPU: a process is started again with the setting of glibc that asks for them.
 
 XLA's CPU programs take new memory for their arrays in each step, and the kernel makes it page by page. With pages of
-2 MB instead of 4 KB, a step of RoBERTa-base takes about a tenth less time (benchmarks/RESULTS.md).
+2 MB instead of 4 KB, a step of RoBERTa-base takes about a tenth less time where nothing else runs, and more beside
+other large processes (benchmarks/RESULTS.md).
 """
 
 import os
