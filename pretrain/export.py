@@ -80,7 +80,7 @@ def export(
       name: the name that loads the model, its id on the hub; '' takes the name of `out`.
       card: the settings of the model card; an empty field takes the run's value.
       weights: "raw", as they were trained, or "average", their moving average.
-      mean_of: the mean over so many kept checkpoints, of which that of `step` is the last.
+      mean_of: the mean over so many checkpoints, saved one after another, of which that of `step` is the last.
 
     Raises:
       UserError: no such run or checkpoint, or `out` holds something already.
@@ -212,7 +212,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--mean_of",
         type=int,
         default=1,
-        help="the mean of the weights of so many kept checkpoints, of which --step is the last",
+        help="the mean of the weights of so many checkpoints, saved one after another, of which --step is the last",
     )
     parser.add_switch("--overwrite", "replace an earlier export in --out")
     parser.add_argument(

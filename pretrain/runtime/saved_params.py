@@ -23,7 +23,8 @@ def restore_params(
       workdir: the run's folder.
       step: a step, "best" (lowest eval/loss; the newest without evaluations), or None or "last" for the newest.
       weights: as they were trained ("raw"), or their moving average ("average").
-      mean_of: the mean of the weights of so many kept checkpoints, of which that of `step` is the last.
+      mean_of: the mean of the weights of so many checkpoints that were saved one after another, of which that of `step`
+        is the last.
 
     Raises:
       UserError: no such checkpoint or no such weights; the message lists those there are.
@@ -40,7 +41,10 @@ def restore_params(
             raise UserError(
                 f"there is no checkpoint of step {step} in {workdir}; there are {checkpointer.steps}"
             )
-        steps = _last_steps(checkpointer.steps, wanted, mean_of, workdir)
+        steps = [wanted]
+        if mean_of != 1:
+            every = checkpointer.run(wanted)["config"]["checkpoint"]["every"]
+            steps = _last_steps(checkpointer.steps, wanted, mean_of, every, workdir)
         params = _read(checkpointer, steps[0], weights, workdir)
         for count, each in enumerate(steps[1:], start=2):
             more = _read(checkpointer, each, weights, workdir)
@@ -50,17 +54,32 @@ def restore_params(
         checkpointer.close()
 
 
-def _last_steps(kept: Sequence[int], wanted: int, count: int, workdir: epath.PathLike) -> list[int]:
-    """The last `count` kept steps up to `wanted`.
+def _last_steps(
+    kept: Sequence[int], wanted: int, count: int, every: int, workdir: epath.PathLike
+) -> list[int]:
+    """The last `count` steps up to `wanted`, none of whose checkpoints between them has been deleted.
+
+    The best checkpoint is kept when those around it are deleted. Then it is more than `every` steps before the next.
+
+    Args:
+      kept: the steps that have a checkpoint, ascending.
+      wanted: the last of them.
+      count: their number.
+      every: config.checkpoint.every of the run.
+      workdir: the run's folder, for messages.
 
     Raises:
       UserError: there are fewer, or the count is less than 1.
     """
-    before = [step for step in kept if step <= wanted]
+    before = [wanted]
+    for step in reversed([step for step in kept if step < wanted]):
+        if before[0] - step > every:
+            break
+        before.insert(0, step)
     if not 1 <= count <= len(before):
         raise UserError(
-            f"--mean_of={count} should be from 1 to {len(before)}, the number of checkpoints in {workdir} up to step "
-            f"{wanted} ({before}); config.checkpoint.keep keeps more in a run"
+            f"--mean_of={count} should be from 1 to {len(before)}, the number of checkpoints in {workdir} that were "
+            f"saved one after another up to step {wanted} ({before}); config.checkpoint.keep keeps more in a run"
         )
     return before[-count:]
 

@@ -17,6 +17,7 @@ from pretrain.models.vocabulary import with_rows
 from pretrain.optim.averages import averaged
 from pretrain.origin import origin_params
 from pretrain.resume import RULES
+from pretrain.runtime.checkpointer import Checkpointer
 from pretrain.runtime.saved_params import restore_params
 from pretrain.train import train
 from tests.faults.test_resume import leaves, stop_at
@@ -124,6 +125,21 @@ def test_the_mean_of_checkpoints_is_exported(finished, tmp_path):
     assert "held-out, last" not in card and "model-index" not in card, "nothing has evaluated the mean"
     with pytest.raises(UserError, match=r"--mean_of=2 should be from 1 to 1, .* up to step 2 \(\[2\]\)"):
         restore_params(workdir, 2, mean_of=2)
+
+
+def test_the_mean_leaves_out_a_best_checkpoint_from_long_before(tmp_path):
+    """A run keeps its best checkpoint when it deletes those around it."""
+    checkpointer = Checkpointer(tmp_path, keep=2)
+    for step in range(2, 11, 2):
+        run = {"config": {"checkpoint": {"every": 2}}, "best": {"step": 2}}
+        checkpointer.save(step, {"params": {"w": np.full(3, float(step))}}, run)
+    checkpointer.wait()
+    assert checkpointer.steps == [2, 8, 10]
+    checkpointer.close()
+    params, _ = restore_params(tmp_path, mean_of=2)
+    np.testing.assert_array_equal(params["w"], np.full(3, 9.0))
+    with pytest.raises(UserError, match=r"--mean_of=3 should be from 1 to 2, .* \(\[8, 10\]\)"):
+        restore_params(tmp_path, mean_of=3)
 
 
 def test_a_run_starts_from_the_average_of_another(config, finished, tmp_path):
