@@ -89,6 +89,10 @@ class Job:
         """FLOP/s of matrix products that the mesh's devices can do together; None where that is not known."""
         return self.peak.flops_per_second * self.mesh.size if self.peak else None
 
+    def measured_peak(self) -> hardware.Peak | None:
+        """The peak of one of the mesh's devices, measured now where it is not a vendor's figure."""
+        return _peak_now(self.config, self.mesh)
+
     @property
     def dropout_implementation(self) -> str:
         """The generator of dropout masks, by jax's name."""
@@ -229,10 +233,14 @@ def _note_on_profile(config: PretrainConfig, epoch_steps: int | None) -> list[st
 
 def _peak(config: PretrainConfig, mesh: Mesh, saved: Mapping[str, Any] | None) -> hardware.Peak | None:
     """The peak rate of one device of the mesh. A resumed run keeps the rate that was measured before."""
-    peak = hardware.peak_flops(mesh.local_devices[0], config.dtype, config.matmul_precision)
+    peak = _peak_now(config, mesh)
     if peak is not None and saved is not None and saved.get("peak"):
         return hardware.kept_peak(hardware.Peak(**saved["peak"]), peak)
     return peak
+
+
+def _peak_now(config: PretrainConfig, mesh: Mesh) -> hardware.Peak | None:
+    return hardware.peak_flops(mesh.local_devices[0], config.dtype, config.matmul_precision)
 
 
 def _epoch_steps(config: PretrainConfig, tokenizer: Loaded, saved: Mapping[str, Any] | None) -> int | None:

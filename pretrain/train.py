@@ -31,6 +31,7 @@ from pretrain.optim.train_state import TrainState, abstract_state, fresh_state, 
 from pretrain.origin import origin_params
 from pretrain.phases import Phase, ends_of_objectives
 from pretrain.reports.recorder import Interval, Recorder
+from pretrain.reports.training_rates import TrainingRates
 from pretrain.resume import (
     RULES,
     RunState,
@@ -133,7 +134,7 @@ class _Pretraining:
         self.described = False
         """Whether the network has been described; later phases say only what is their own."""
         self._workdir, self._history = workdir, history
-        self._work = StepWork(job.encoder)
+        self._rates = TrainingRates(StepWork(job.encoder), job.mesh.size, job.peak, job.measured_peak)
         self._objective: Objective = job.objectives[0]
         """What the stretch at hand learns."""
         self._network = job.phases[-1].network(job.encoder)
@@ -192,7 +193,7 @@ class _Pretraining:
             **self._history,
             "dropout": starting_network.dropout(self.job.encoder),
             "rotary": family_fields.rotary_bases(self._network),
-            "peak": self.job.peak and self.job.peak._asdict(),
+            "peak": self._rates.peak and self._rates.peak._asdict(),
         }
 
     def ended(self, step: int) -> bool:
@@ -245,18 +246,7 @@ class _Pretraining:
 
     def rates(self, interval: Interval) -> dict[str, float]:
         """Make speeds of an interval."""
-        seconds, totals = interval.seconds, {name: float(value) for name, value in interval.totals.items()}
-        rates = {
-            "train/tokens_per_second": totals["tokens"] / seconds,
-            "train/step_seconds": seconds / interval.steps,
-            "train/data_wait": min(interval.waited / seconds, 1.0),
-        }
-        if self.job.peak_flops:
-            flops = self._work.flops(
-                tokens=totals["tokens"], attended=totals["attended"], predictions=totals["weight_sum"]
-            )
-            rates["train/mfu"] = flops / seconds / self.job.peak_flops
-        return rates
+        return self._rates.of(interval)
 
     def evaluation_due(self, step: int) -> bool:
         """Whether to evaluate after so many steps: every `config.eval.every`, and at the end."""

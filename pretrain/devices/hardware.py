@@ -8,7 +8,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,6 +105,29 @@ def kept_peak(kept: Peak, now: Peak) -> Peak:
         now.flops_per_second / kept.flops_per_second,
     )
     return now
+
+
+def plausible_peak(peak: Peak, reached: float, measure: Callable[[], Peak | None]) -> Peak:
+    """The peak of a run whose steps reach a rate: a measured one below that rate is measured again.
+
+    Other programs disturbed its measurement. The new peak is at least the rate that was reached.
+
+    Args:
+      peak: the run's, so far.
+      reached: FLOP/s of a device in the run's steps.
+      measure: measures it again; called only if need be.
+    """
+    if peak.source != "measured" or reached <= peak.flops_per_second:
+        return peak
+    again = measure()
+    rate = max(reached, again.flops_per_second if again else 0.0)
+    if rate > NOISE * peak.flops_per_second:
+        logger.warning(
+            "the peak of this machine was measured %.1f times too low, beside other work, and is measured again: "
+            "train/mfu was too high by as much until here",
+            rate / peak.flops_per_second,
+        )
+    return peak._replace(flops_per_second=rate)
 
 
 def published_peak(device_kind: str, dtype: str, precision: str = "default") -> float | None:

@@ -8,7 +8,14 @@ import pytest
 
 from base.tpu_types import GENERATIONS
 from pretrain.devices import hardware
-from pretrain.devices.hardware import Peak, device_memory, kept_peak, peak_flops, published_peak
+from pretrain.devices.hardware import (
+    Peak,
+    device_memory,
+    kept_peak,
+    peak_flops,
+    plausible_peak,
+    published_peak,
+)
 
 # Multiprocessors, their boost clock in MHz at which the vendor states the peak, and the floating-point operations that
 # one does in a cycle, of bfloat16 products (0: none) and of plain float32: from NVIDIA's architecture white papers.
@@ -112,6 +119,22 @@ def test_a_resumed_run_keeps_its_peak_unless_the_machine_can_do_more(caplog):
         Peak(30.0, "spec sheet"),
     ):
         assert kept_peak(begun, other) == other
+
+
+def test_a_peak_below_what_steps_reach_is_measured_again(caplog):
+    low = Peak(5.0, "measured", "1 devices on 2 cores, float32 at default")
+    measured = []
+
+    def measure(rate=100.0):
+        measured.append(rate)
+        return Peak(rate, "measured")
+
+    assert plausible_peak(low, 4.9, measure) == low and not measured
+    assert plausible_peak(low, 60.0, measure) == low._replace(flops_per_second=100.0)
+    assert "measured 20.0 times too low, beside other work, and is measured again" in caplog.text
+    assert plausible_peak(low, 60.0, lambda: measure(7.0)).flops_per_second == 60.0
+    known = Peak(5.0, "spec sheet")
+    assert plausible_peak(known, 60.0, measure) == known and len(measured) == 2
 
 
 @pytest.mark.parametrize(
