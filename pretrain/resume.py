@@ -17,6 +17,7 @@ from pretrain import starting_network
 from pretrain.config import PretrainConfig
 from pretrain.job import Job
 from pretrain.models import EncoderConfig, families, family_fields, huggingface
+from pretrain.objective.objective import Z_LOSS_SUM
 from pretrain.phases import Phase, objective_at, saved_phases
 from pretrain.publish import public_names
 from pretrain.runtime import changes, processes
@@ -95,12 +96,17 @@ def stream_states(run: Mapping[str, Any], data_keys: Sequence[str]) -> dict[str,
     }
 
 
-def objective_sums(saved: Mapping[str, float]) -> dict[str, float]:
+def objective_sums(run: Mapping[str, Any], config: PretrainConfig) -> dict[str, float]:
     """The objective's sums over the steps since the last log, from a checkpoint's `run` item.
 
-    Older runs did not count the maskable tokens. Their `maskable_sum` is NaN.
+    A sum that these steps lack is NaN, and so is its metric in the next log: `maskable_sum` of older runs, and
+    `z_loss_sum` of a run that has a z-loss from here on. A run that has none from here on does not log it.
     """
-    return {"maskable_sum": math.nan, **saved} if saved.get("weight_sum") else {}
+    saved = dict(run["sums"])
+    if not saved.get("weight_sum"):
+        return {}
+    z_loss = {Z_LOSS_SUM: saved.pop(Z_LOSS_SUM, math.nan)}
+    return {"maskable_sum": math.nan, **saved, **(z_loss if config.objective.z_loss else {})}
 
 
 def best_evaluation(run: Mapping[str, Any], config: PretrainConfig) -> dict[str, float] | None:

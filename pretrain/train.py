@@ -181,7 +181,7 @@ class _Pretraining:
 
     def _recalled(self, run: Run) -> Mapping[str, Any]:
         self.run = RunState(stream_states(run, self.job.data_keys), best_evaluation(run, self.config))
-        return objective_sums(run["sums"])
+        return objective_sums(run, self.config)
 
     def remembered(self) -> dict[str, Any]:
         """What a checkpoint says of the run."""

@@ -6,17 +6,19 @@ import math
 import shutil
 
 import jax
+import numpy as np
 import pytest
 from etils import epath
 
 from base import schema
 from base.errors import UserError
+from base.schema import build
 from pretrain import export as export_command
 from pretrain import fill_mask
 from pretrain.config import PretrainConfig
 from pretrain.devices.mesh import make_mesh
 from pretrain.phases import objective_at, objective_since, resolve_phases
-from pretrain.resume import best_evaluation, check_learned
+from pretrain.resume import best_evaluation, check_learned, objective_sums
 from pretrain.runtime.checkpointer import Checkpointer
 from pretrain.runtime.saved_params import restore_params
 from pretrain.train import train
@@ -126,6 +128,19 @@ def test_a_model_that_predicts_the_next_token_is_said_to(finished, tmp_path, cap
     with pytest.raises(UserError, match=r"step 5 of this run has learned to predict the next token"):
         fill_mask.main(["fill_mask", f"--workdir={finished[0]}", "--step=5", "the <mask> cat"])
     assert fill_mask.main(["fill_mask", f"--workdir={finished[0]}", "the <mask> cat"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "weight", "expected"),
+    [({}, 1e-3, math.nan), ({"z_loss_sum": 3.0}, 1e-3, 3.0), ({"z_loss_sum": 3.0}, 0.0, None)],
+)
+def test_a_z_loss_that_begins_between_two_logs_is_not_logged_as_that_of_all_steps(before, weight, expected):
+    """Its sum over the steps since the last log is not known."""
+    run = {"sums": {"loss_sum": 8.0, "weight_sum": 4.0, "maskable_sum": 20.0, **before}}
+    found = objective_sums(run, build(PretrainConfig, {"objective": {"z_loss": weight}}))
+    np.testing.assert_equal(found.pop("z_loss_sum", None), expected)
+    assert found == {"loss_sum": 8.0, "weight_sum": 4.0, "maskable_sum": 20.0}
+    assert objective_sums({"sums": {}}, build(PretrainConfig, {"objective": {"z_loss": weight}})) == {}
 
 
 def test_evaluations_of_runs_that_mask_at_different_rates_predict_the_same_tokens(corpus, tmp_path):
