@@ -39,7 +39,7 @@ from pretrain.optim.batch_scaling import scaled_by_batch
 from pretrain.optim.learning_rates import schedule_of_phases
 from pretrain.optim.optimizers import make_optimizer
 from pretrain.optim.train_state import dropout_generator
-from pretrain.phases import Phase, resolve_phases
+from pretrain.phases import UNCOUNTED, Phase, resolve_phases
 from pretrain.runtime import processes
 from pretrain.runtime.changes import SAFE_IN_PRETRAINING
 from tokenizer.load import Loaded
@@ -120,7 +120,7 @@ def assemble(
     notes = list(given.notes)
     asked, config = origin.settled_with_origin(config, workdir, given, saved, notes.append)
     mesh = make_mesh(config.mesh)
-    planned = resolve_phases(config, epoch_steps=1)
+    planned = resolve_phases(config, epoch_steps=UNCOUNTED)
     check_steps(config, planned, mesh.shape, known=config.epochs is None)
     check_compiler(config, mesh.shape, tpu_generation(mesh.devices.flat[0].device_kind))
     own_tokens = origin.has_own_vocabulary(config)

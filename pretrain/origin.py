@@ -24,7 +24,7 @@ from pretrain.models.huggingface import (
 )
 from pretrain.models.vocabulary import with_rows, with_tokens
 from pretrain.runtime.workdir import MODEL_FILE, has_network, is_workdir
-from pretrain.trained_network import check_weights, trained_network
+from pretrain.trained_network import check_weights, newest_network, trained_network
 from tokenizer.load import Loaded, load
 from tokenizer.pieces import pieces
 
@@ -110,9 +110,13 @@ def settled_with_origin(
 
 
 def _given_network(config: PretrainConfig) -> EncoderConfig:
-    """The network of `config.model.config_file`, in the sizes that a run which is tiled asks for."""
-    file = config.model.config_file
-    network = parse_config(read_config(file), file)
+    """The network of `config.model.config_file`, in the sizes that a run which is tiled asks for.
+
+    That of a workdir in `config.init_from` is its newest checkpoint's: its file may be of the phase after.
+    """
+    file, origin = config.model.config_file, epath.Path(config.init_from).expanduser()
+    ours = bool(config.init_from) and file == str(origin / MODEL_FILE)
+    network = newest_network(origin) if ours else parse_config(read_config(file), file)
     if config.init_tiled:
         sizes = {name: getattr(config.model, name) for name in tiling.SIZES}
         try:
@@ -134,7 +138,7 @@ def network(config: PretrainConfig, tokens: int, special: SpecialTokens) -> Enco
       UserError: fields that do not fit each other, the tokenizer, or the model that the run starts from.
     """
     own_tokens = has_own_vocabulary(config)
-    if not (config.init_from and (config.init_tiled or own_tokens)):
+    if not config.init_from:
         return encoder_config(config.model, tokens, special)
     given = _given_network(config)
     if own_tokens:

@@ -1,12 +1,14 @@
 """Shows what a phase of a run is about to do, before its first step."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
-from base import terminal
+from base import schema, terminal
 from pretrain.devices.flops import StepWork
 from pretrain.job import Job
+from pretrain.models.family_fields import rotary_bases
 from pretrain.objective.names import TRAITS
 from pretrain.objective.objective import full_rows
 from pretrain.optim.batch_scaling import rate_text
@@ -51,6 +53,38 @@ def show(
         again=again,
     )
     terminal.console().print(overview)
+
+
+def boundary(job: Job, phase: Phase) -> str:
+    """One line on what changes where a phase, or a stretch of a batch warm-up, begins; empty for the first."""
+    if not phase.index:
+        return ""
+    before, after = (_settings(job, each) for each in (job.phases[phase.index - 1], phase))
+    changed = [
+        f"{name} {before.get(name)} -> {after.get(name)}"
+        for name in dict.fromkeys((*after, *before))
+        if before.get(name) != after.get(name)
+    ]
+    what = f"phase {phase.number + 1} of {job.phases[-1].number + 1} begins"
+    if phase.of is not None:
+        what = f"the batch warm-up {'goes on' if phase.stop < phase.whole.stop else 'is over'}"
+    return f"step {phase.start}: {what}: {', '.join(changed) or 'nothing changes'}"
+
+
+def _settings(job: Job, phase: Phase) -> dict[str, Any]:
+    """What may differ between phases, by field."""
+    rates = phase.mask_rates
+    return {
+        "objective": phase.objective,
+        "seq_len": phase.seq_len,
+        "global_batch": phase.global_batch,
+        "grad_accum": phase.grad_accum,
+        "masking_rate": f"{job.config.masking.rate_shape} curve" if rates else phase.masking_rate,
+        "learning_rate": phase.learning_rate,
+        "schedule": phase.schedule or job.config.schedule.name,
+        **rotary_bases(phase.network(job.encoder)),
+        **{f"data.{name}": value for name, value in schema.flatten(schema.as_dict(phase.data)).items()},
+    }
 
 
 def _plan(job: Job, phase: Phase, *, start_step: int, steps: int) -> Plan:

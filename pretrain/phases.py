@@ -15,7 +15,7 @@ from pretrain.config import LARGEST, PHASE_FIELDS, PhaseConfig, PretrainConfig, 
 from pretrain.devices.mesh import BATCH_AXES
 from pretrain.models import EncoderConfig
 from pretrain.models.family_fields import ROTARY, has_own
-from pretrain.objective.mask_rates import LONGEST_ROW, MaskRates, rates_of_run
+from pretrain.objective.mask_rates import LINEAR_LEVELS, LONGEST_ROW, MaskRates, rates_of_run
 from pretrain.publish.public_names import check_card
 
 
@@ -77,6 +77,10 @@ class Phase:
                     f"{self.place(name)}={base:g} has no effect: {encoder.model_type} has no such field; unset it"
                 )
         return encoder.with_own(**bases) if bases else encoder
+
+
+UNCOUNTED = LINEAR_LEVELS
+"""Stands in for the steps of `config.epochs` before they are counted: enough for both ends of a curve of mask rates."""
 
 
 def resolve_phases(config: PretrainConfig, epoch_steps: int | None = None) -> tuple[Phase, ...]:
@@ -242,6 +246,8 @@ def check_values(config: PretrainConfig) -> None:
     for name, share in shares.items():
         if not 0 <= share <= 1:
             raise UserError(f"config.{name}={share} should be between 0 and 1")
+    if masking.rate_shape != "constant" and not max(masking.rate, masking.final_rate):
+        raise UserError("config.masking.rate and config.masking.final_rate are both 0; one should be above 0")
     if masking.rate_levels < 2:
         raise UserError(f"config.masking.rate_levels={masking.rate_levels} should be 2 or more")
     if config.batch_warmup_steps < 0:
@@ -280,6 +286,11 @@ def check_phase(phase: Phase, mesh_sizes: Mapping[str, int]) -> None:
     for name, value in (("global_batch", phase.global_batch), ("grad_accum", phase.grad_accum)):
         if value < 1:
             raise UserError(f"{phase.place(name)}={value} should be 1 or more")
+    if phase.mask_rates and not phase.masking_rate:
+        raise UserError(
+            f"the mask rate is 0 in all of config.phases[{phase.number}]: raise config.masking.rate or "
+            f"config.masking.final_rate, or set config.phases[{phase.number}].masking_rate"
+        )
     if not 0 < phase.masking_rate <= 1:
         raise UserError(f"{phase.place('masking_rate')}={phase.masking_rate} should be above 0 and at most 1")
     for name in ("learning_rate", *ROTARY):
@@ -294,19 +305,18 @@ def check_phase(phase: Phase, mesh_sizes: Mapping[str, int]) -> None:
             f"{phase.place('seq_len')}={phase.seq_len} should be {LONGEST_ROW} or less with a "
             "config.masking.rate_shape other than constant"
         )
-    shards = 1
-    for axis in BATCH_AXES:
-        shards *= mesh_sizes[axis]
+    shards = math.prod(mesh_sizes[axis] for axis in BATCH_AXES)
+    batch, parts = (f"{phase.place(name)}={getattr(phase, name)}" for name in ("global_batch", "grad_accum"))
+    if phase.global_batch < phase.whole.global_batch:
+        doubled = "config.batch_warmup_from, then twice as many"
+        batch = f"a batch of {phase.global_batch} rows in the batch warm-up ({doubled})"
+        parts = f"{phase.grad_accum} micro-batches"
     if phase.global_batch % (shards * phase.grad_accum):
         raise UserError(
-            f"{phase.place('global_batch')}={phase.global_batch} should be a multiple of {shards * phase.grad_accum}: "
-            f"{shards} devices that share it x {phase.place('grad_accum')}={phase.grad_accum}"
+            f"{batch} should be a multiple of {shards * phase.grad_accum}: {shards} devices that share it x {parts}"
         )
     if phase.global_batch % phase.data.streams:
-        raise UserError(
-            f"{phase.place('global_batch')}={phase.global_batch} should be a multiple of "
-            f"{phase.place('data')}.streams={phase.data.streams}"
-        )
+        raise UserError(f"{batch} should be a multiple of {phase.place('data')}.streams={phase.data.streams}")
 
 
 def check_length(phase: Phase, encoder: EncoderConfig, config_file: str) -> None:

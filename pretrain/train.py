@@ -368,6 +368,8 @@ class _PhaseSteps:
             return
         stage, programs = self._stage, [self._step] if self._step else []
         again = stage.described
+        if step == self._phase.start and (boundary := phase_summary.boundary(stage.job, self._phase)):
+            logger.info("%s", boundary)
         phase_summary.show(
             stage.job, self._phase, stage.abstract, programs, start_step=step, steps=stage.steps, again=again
         )

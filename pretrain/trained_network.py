@@ -1,7 +1,6 @@
 """The network of a run from one of its checkpoints, for exports, predictions and later runs."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from etils import epath
 
@@ -10,7 +9,7 @@ from pretrain.models import EncoderConfig, Params
 from pretrain.models.huggingface import parse_config, read_config
 from pretrain.models.vocabulary import with_rows
 from pretrain.optim.finite import first_bad
-from pretrain.runtime.checkpointer import Run
+from pretrain.runtime.checkpointer import Checkpointer, Run
 from pretrain.runtime.saved_params import restore_params
 from pretrain.runtime.workdir import MODEL_FILE, has_network
 
@@ -35,7 +34,7 @@ def trained_network(
       workdir: the run's folder.
       step: a step, "best" (lowest eval/loss), or None or "last" for the newest checkpoint.
       weights: "raw" or "average", the moving average.
-      mean_of: the mean over so many kept checkpoints, of which that of `step` is the last.
+      mean_of: the mean over so many checkpoints, saved one after another, of which that of `step` is the last.
 
     Raises:
       UserError: no such checkpoint or weights, a damaged file, or weights that are not finite.
@@ -56,9 +55,24 @@ def network_at(workdir: epath.Path, run: Run) -> EncoderConfig:
     Raises:
       UserError: model.json is missing or damaged.
     """
-    encoder = network_of(workdir)[1]
+    encoder = network_of(workdir)
     bases = run.get("rotary")
     return encoder.with_own(**bases) if bases else encoder
+
+
+def newest_network(workdir: epath.Path) -> EncoderConfig:
+    """The network of a run at its newest checkpoint; without a checkpoint, that of its start.
+
+    Raises:
+      UserError: model.json is missing or damaged.
+    """
+    if not (workdir / "checkpoints").exists():
+        return network_of(workdir)
+    checkpointer = Checkpointer(workdir, create=False)
+    try:
+        return network_at(workdir, checkpointer.read_run() or {})
+    finally:
+        checkpointer.close()
 
 
 def check_weights(weights: str, init_from: str) -> None:
@@ -78,8 +92,8 @@ def check_weights(weights: str, init_from: str) -> None:
         )
 
 
-def network_of(workdir: epath.Path) -> tuple[dict[str, Any], EncoderConfig]:
-    """The contents of a run's MODEL_FILE, and the network that it describes.
+def network_of(workdir: epath.Path) -> EncoderConfig:
+    """The network that a run's MODEL_FILE describes: that of the checkpoint which was written last, or was to be.
 
     Raises:
       UserError: it is missing or damaged.
@@ -89,5 +103,4 @@ def network_of(workdir: epath.Path) -> tuple[dict[str, Any], EncoderConfig]:
         raise UserError(
             f"{file} is missing or damaged; run the command of that run again, which makes it again from its config"
         )
-    values = read_config(str(file))
-    return values, parse_config(values, str(file))
+    return parse_config(read_config(str(file)), str(file))

@@ -25,13 +25,14 @@ from pretrain.models.huggingface import (
     CONFIG,
     Published,
     class_names,
+    config_dict,
     read_published,
     write_config,
     write_weights,
 )
 from pretrain.models.tensor_names import BUFFERS, Tensor, check, empty_params, fill, with_current_names
 from pretrain.runtime.workdir import MODEL_FILE, is_workdir
-from pretrain.trained_network import check_weights, network_of, trained_network
+from pretrain.trained_network import check_weights, trained_network
 from tokenizer.load import Loaded
 
 logger = logging.getLogger(__name__)
@@ -83,8 +84,9 @@ def load_encoder_for_classification(
     folder = epath.Path(source).expanduser()
     ours = is_workdir(folder)
     if ours:
-        file = str(folder / MODEL_FILE)
-        values, config = network_of(folder)
+        trained = trained_network(folder, weights=weights)
+        file, config = str(folder / MODEL_FILE), trained.encoder
+        values = config_dict(config)
     else:
         file = source
         check_weights(weights, source)
@@ -100,8 +102,7 @@ def load_encoder_for_classification(
         _check_encoder(published, classifier)  # before arrays are made by what its config.json says
     head = jax.tree.map(np.asarray, classifier.init_head(jax.random.key(seed)))
     if ours:
-        restored = trained_network(folder, weights=weights).params
-        params = {part: tree for part, tree in restored.items() if part != "head"}
+        params = {part: tree for part, tree in trained.params.items() if part != "head"}
         params, fresh = params | {"head": head}, frozenset(head)
     else:
         params, fresh = _read(published, classifier, head)

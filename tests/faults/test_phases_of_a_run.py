@@ -8,9 +8,12 @@ import pytest
 from etils import epath
 
 from base.errors import UserError
+from finetune.classifier.pretrained import load_encoder_for_classification
 from pretrain import train as train_module
+from pretrain.branch import branch
 from pretrain.devices.mesh import make_mesh
 from pretrain.export import export
+from pretrain.job import assemble
 from pretrain.models import build
 from pretrain.models.huggingface import load_pretrained
 from pretrain.objective.evaluation import Evaluator
@@ -75,7 +78,7 @@ def whole(place):
 
 
 def test_a_run_that_stops_within_each_phase_and_at_each_boundary_is_the_same_to_the_bit(
-    whole, place, monkeypatch
+    whole, place, monkeypatch, caplog
 ):
     workdir = epath.Path(place / "parts")
     made, make = [], train_module.make_train_step
@@ -92,12 +95,19 @@ def test_a_run_that_stops_within_each_phase_and_at_each_boundary_is_the_same_to_
 
     monkeypatch.setattr(train_module, "make_train_step", making)
     monkeypatch.setattr(train_module, "Evaluator", evaluating)
+    caplog.set_level("INFO")
     for stop in (2, 3, 5, 6, 7):
         with monkeypatch.context() as patch, on_one_device():
             stop_at(patch, stop)
             assert train(three_phases(place), workdir).step == stop
     with on_one_device():
         resumed = train(three_phases(place), workdir)
+    assert [line for line in caplog.messages if " of 3 begins" in line] == [
+        "step 3: phase 2 of 3 begins: seq_len 16 -> 64, global_batch 8 -> 4, learning_rate 0.01 -> 0.005, "
+        "global_rope_theta 10000.0 -> 160000.0, data.packing documents -> full",
+        "step 6: phase 3 of 3 begins: masking_rate 0.15 -> 0.2, schedule constant -> 1-sqrt, local_rope_theta 10000.0 "
+        f"-> 500.0, data.path {place / 'text.txt'} -> {place / 'other.txt'}",
+    ]
     assert losses(workdir) == losses(whole[0])
     assert list(dict.fromkeys(made)) == BASES and evaluated == dict(enumerate(BASES))
     for expected, actual in zip(leaves(whole[1].state), leaves(resumed.state), strict=True):
@@ -190,3 +200,20 @@ def test_a_rotation_and_a_rate_are_above_zero(place, name):
         on_one_device(),
     ):
         train(config, epath.Path(place / "zero"))
+
+
+def test_a_start_has_the_rotation_of_the_checkpoint_although_model_json_is_of_the_phase_after(place, whole):
+    """A kill between the two writes at a boundary leaves them so."""
+    workdir = epath.Path(place / "killed")
+    branch(whole[0], workdir, 3)
+    values = json.loads((workdir / "model.json").read_text())
+    assert values["global_rope_theta"] == 1e4
+    (workdir / "model.json").write_text(json.dumps({**values, "global_rope_theta": 1.6e5}))
+    config = tiny_config(
+        place / "text.txt", init_from=str(workdir), model={"family": "modernbert"}, seq_len=16
+    )
+    with on_one_device():
+        job = assemble(config, epath.Path(place / "from_killed"), None)
+    assert (job.encoder.own.global_rope_theta, job.given.model.global_rope_theta) == (1e4, 1e4)
+    start = load_encoder_for_classification(str(workdir), ("a", "b"))
+    assert start.classifier.encoder.config.own.global_rope_theta == start.config["global_rope_theta"] == 1e4

@@ -74,12 +74,18 @@ def test_impossible_warmups_are_refused(values, message):
 
 
 def test_first_batches_that_devices_or_streams_do_not_divide_are_refused_where_they_are_set():
-    with pytest.raises(UserError, match=r"config.batch_warmup_from=2 should be a multiple of 8: 8 devices"):
-        check_phase(phases()[0], mesh_sizes(MeshConfig(), 8))
+    found = phases(grad_accum=4)
+    rows = r"a batch of {} rows in the batch warm-up \(config.batch_warmup_from, then twice as many\)"
     with pytest.raises(
-        UserError, match=r"config.batch_warmup_from=2 should be a multiple of config.data.str"
+        UserError, match=rows.format(2) + " should be a multiple of 8: 8 devices that share it x 1 micro"
     ):
-        check_phase(phases()[0], mesh_sizes(MeshConfig(), 1))
+        check_phase(found[0], mesh_sizes(MeshConfig(), 8))
+    with pytest.raises(
+        UserError, match=rows.format(8) + r" should be .* of 16: 8 devices that share it x 2 micro"
+    ):
+        check_phase(found[2], mesh_sizes(MeshConfig(), 8))
+    with pytest.raises(UserError, match=rows.format(4) + " should be a multiple of config.data.streams=8"):
+        check_phase(found[1], mesh_sizes(MeshConfig(), 1))
 
 
 def test_a_run_of_epochs_has_no_warmup():
@@ -87,7 +93,8 @@ def test_a_run_of_epochs_has_no_warmup():
         check_lengths(build(PretrainConfig, {"epochs": 1, **WARMUP}))
 
 
-def test_a_stopped_run_is_the_same_and_its_evaluations_compare(tmp_path, monkeypatch):
+def test_a_stopped_run_is_the_same_and_its_evaluations_compare(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
     corpus = write_corpus(tmp_path / "text.txt")
     config = tiny_config(
         corpus,
@@ -102,6 +109,10 @@ def test_a_stopped_run_is_the_same_and_its_evaluations_compare(tmp_path, monkeyp
     whole, parts = epath.Path(tmp_path / "whole"), epath.Path(tmp_path / "parts")
     with on_one_device():
         outcome = train(config, whole)
+        assert [line for line in caplog.messages if "batch warm-up" in line] == [
+            "step 2: the batch warm-up goes on: global_batch 2 -> 4",
+            "step 4: the batch warm-up is over: global_batch 4 -> 8",
+        ]
         for stop in (1, 2, 4, 5):
             with monkeypatch.context() as patch:
                 stop_at(patch, stop)

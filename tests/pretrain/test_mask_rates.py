@@ -11,6 +11,7 @@ from etils import epath
 from base.errors import UserError
 from base.schema import build
 from pretrain.config import MaskingConfig, PretrainConfig
+from pretrain.job import assemble
 from pretrain.objective.mask_rates import ONE, MaskRates, rates_of_run
 from pretrain.objective.masked import MaskedLM
 from pretrain.objective.masking import MaskingTables, predictions_per_row
@@ -104,11 +105,33 @@ def test_steps_of_one_program_predict_fewer_and_fewer_tokens():
         ({"final_rate": 1.5}, "config.masking.final_rate=1.5 should be between 0 and 1"),
         ({"rate": -0.5, "rate_shape": "linear"}, "config.masking.rate=-0.5 should be between 0 and 1"),
         ({"rate_levels": 1}, "config.masking.rate_levels=1 should be 2 or more"),
+        (
+            {"rate": 0.0, "final_rate": 0.0, "rate_shape": "steps"},
+            "config.masking.rate and config.masking.final_rate are both 0; one should be above 0",
+        ),
     ],
 )
 def test_impossible_curves_are_refused(values, message):
     with pytest.raises(UserError, match=message):
         check_values(build(PretrainConfig, {"masking": values}))
+
+
+@pytest.mark.parametrize("rates", [{"rate": 0.0, "final_rate": 0.4}, {"rate": 0.4, "final_rate": 0.0}])
+def test_a_curve_from_0_or_to_0_is_taken_by_a_run_of_epochs_too(tmp_path, rates):
+    """Its steps are counted after the checks."""
+    corpus = write_corpus(tmp_path / "text.txt")
+    config = tiny_config(corpus, steps=None, epochs=1, masking={**rates, "rate_shape": "linear"})
+    with on_one_device():
+        (phase,) = assemble(config, epath.Path(tmp_path / "run"), None).phases
+    assert round(phase.masking_rate, 4) == 0.4 and sorted(phase.mask_rates.ends)[0] == 0
+
+
+def test_a_phase_without_a_rate_is_refused_where_its_rate_can_be_set():
+    curve = {"rate": 0.3, "final_rate": 0.0, "rate_shape": "steps", "rate_levels": 2}
+    config = build(PretrainConfig, {"masking": curve, "phases": [{"steps": 4}, {"steps": 4}]})
+    last = resolve_phases(config)[1]
+    with pytest.raises(UserError, match=r"is 0 in all of config.phases\[1\]: raise config.masking.rate or"):
+        check_phase(last, dict.fromkeys(("replica", "data", "zero1", "fsdp", "tensor"), 1))
 
 
 def test_a_row_whose_products_could_overflow_is_refused():
