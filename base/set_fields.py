@@ -124,7 +124,9 @@ def _keep_older(
                 for index, (mine, theirs) in enumerate(zip(now, was)):
                     _keep_older(mine, theirs, kind, given, f"{path}[{index}].")
         elif (
-            "older" in field.metadata and given.level(path) == DEFAULT and now == _default(holder, field.name)
+            "older" in field.metadata
+            and given.level(path) == DEFAULT
+            and now == default_of(holder, field.name)
         ):
             older = schema.older_value(field)
             tree[field.name] = older if was == older else now
@@ -140,11 +142,11 @@ def _whole(path: str, fields: Iterable[str]) -> str:
 
 def _is_set(config: Any, given: Given, path: str, value: Any) -> bool:
     level = given.level(path)
-    return bool(level) and (value != _default(type(config), path) or (level == LINE and bool(value)))
+    return bool(level) and (value != default_of(type(config), path) or (level == LINE and bool(value)))
 
 
-def _default(holder: Any, path: str) -> Any:
-    """The default of a field, as `schema.as_dict` has it."""
+def default_of(holder: Any, path: str) -> Any:
+    """The default of a field of a config type, by its path, as `schema.as_dict` has it."""
     value = None
     for name in path.split("."):
         if not dataclasses.is_dataclass(holder):

@@ -1,11 +1,13 @@
 """What may change when a run goes on: the fields that are safe in each stage, and the check of all others."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from base import schema
 from base.errors import UserError
+from base.set_fields import default_of
 
 C = TypeVar("C")
 
@@ -26,6 +28,10 @@ SAFE_IN_FINETUNING = (*ALWAYS_SAFE, "inference", "eval.batch", "eval.tests", "se
 
 Changes = dict[str, tuple[Any, Any]]
 """Fields that differ: {'a.b': (saved, now)}."""
+GROUP_ENDS = re.compile(r"(?<=\])(?=\.)|(?<=\]\.data)(?=\.)|(?<=eval_source)(?=\.)")
+"""Where the path of a group ends that a config may lack: a phase, its data, a member of a mix, eval_source."""
+ALWAYS_SET = ("steps", "source")
+"""Fields that such a group always sets; if they were not set before, it is new."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,45 @@ def changes(rules: Rules[C], saved: Mapping[str, Any], config: C) -> Changes:
     }
 
 
+def told(changed: Changes, config: type) -> dict[str, tuple[str, str]]:
+    """The old and the new value of what has changed, as messages show them, by path.
+
+    A group that has come, such as a phase, is one entry. It has the fields whose values are not their defaults. So has
+    a group that has gone.
+
+    Args:
+      changed: the fields that differ, as `changes` gives them.
+      config: the config's type.
+    """
+    shown: dict[str, tuple[str, str]] = {}
+    for name, pair in changed.items():
+        groups = [name[: found.start()] for found in GROUP_ENDS.finditer(name)]
+        group = next((each for each in groups if None in _sides(changed, each, config)), None)
+        if group is not None:
+            shown[group] = tuple(side or "nothing" for side in _sides(changed, group, config))
+        elif not any(other.startswith(f"{name}[") for other in changed):  # a list is told by its members
+            shown[name] = repr(pair[0]), repr(pair[1])
+    return shown
+
+
+def _sides(changed: Changes, group: str, config: type) -> tuple[str | None, str | None]:
+    """What has changed in a group, before and now; None for the side where there is no such group."""
+    members = {name: pair for name, pair in changed.items() if name.startswith(f"{group}.")}
+    always = next((pair for name, pair in members.items() if name[len(group) + 1 :] in ALWAYS_SET), (0, 0))
+
+    def side(index: int) -> str | None:
+        if always[index] is None:
+            return None
+        values = {name: pair[index] for name, pair in members.items()}
+        return ", ".join(
+            f"{name[len(group) + 1 :]}={value!r}"
+            for name, value in values.items()
+            if value is not None and value != default_of(config, name)
+        )
+
+    return side(0), side(1)
+
+
 def check_unchanged(
     rules: Rules[C], saved: Mapping[str, Any], config: C, *, accept: bool, acceptable: bool = True
 ) -> Changes:
@@ -74,7 +119,9 @@ def check_unchanged(
         if why := rules.refusal(name, old, new):
             raise UserError(why)
     if changed and not accept:
-        listed = "; ".join(f"config.{name} was {old!r}, is {new!r}" for name, (old, new) in changed.items())
+        listed = "; ".join(
+            f"config.{name} was {old}, is {new}" for name, (old, new) in told(changed, rules.config).items()
+        )
         ways = "set another --workdir, or pass --accept_changes to go on with the new values"
         raise UserError(
             f"this run was made with another config: {listed}. "

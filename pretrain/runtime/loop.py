@@ -51,7 +51,7 @@ from pretrain.reports.progress_line import Progress
 from pretrain.reports.recorder import Interval, Recorder
 from pretrain.runtime import processes
 from pretrain.runtime import workdir as workdirs
-from pretrain.runtime.changes import Changes, Rules, check_unchanged
+from pretrain.runtime.changes import Changes, Rules, check_unchanged, told
 from pretrain.runtime.checkpointer import Checkpointer, Run
 from pretrain.runtime.goodput import Account
 from pretrain.runtime.interruption import Interruption
@@ -129,8 +129,8 @@ def begun(
             check_stage(workdir, saved["config"], rules.config)
             config = as_begun(config, saved["config"], given)
             changed = check_unchanged(rules, saved["config"], config, accept=accept_changes)
-            for name, (old, new) in changed.items():
-                logger.warning("config.%s changes from %r to %r at step %d", name, old, new, saved["step"])
+            for name, (old, new) in told(changed, rules.config).items():
+                logger.warning("config.%s changes from %s to %s at step %d", name, old, new, saved["step"])
         checkpointer.changed = changed
         yield Begun(checkpointer, saved, config, changed, account)
 

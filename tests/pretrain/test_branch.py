@@ -8,7 +8,11 @@ import pytest
 from etils import epath
 
 from base.errors import UserError
+from base.schema import as_dict
 from pretrain import checkpoint
+from pretrain.config import PretrainConfig
+from pretrain.resume import RULES
+from pretrain.runtime.changes import changes, check_unchanged, told
 from pretrain.runtime.saved_params import restore_params
 from pretrain.train import train
 from tests.faults.test_damaged_checkpoints import truncate
@@ -70,6 +74,29 @@ def test_a_decay_goes_on_from_a_branch_and_the_stable_run_goes_on_beside_it(stop
     assert ours[9] != theirs[9]
     assert restore_params(folder, 4)[1]["best"]["step"] == 3
     assert restore_params(out, "best")[1]["step"] == 9, "the best of the run is not in its branch"
+
+
+def test_a_decay_on_other_data_is_told_in_a_few_words(stopped):
+    """A branch goes on with phases that the run did not have."""
+    data = {"source": "files", "path": "best.txt", "streams": 4}
+    phases = [{"steps": 8}, {"steps": 4, "schedule": "1-sqrt", "data": data}]
+    before, now = stable(stopped[1]), stable(stopped[1], steps=None, phases=phases)
+    text = "data.path='best.txt', data.source='files', data.streams=4, schedule='1-sqrt', steps=4"
+    assert told(changes(RULES, as_dict(before), now), PretrainConfig) == {
+        "phases[0]": ("nothing", "steps=8"),
+        "phases[1]": ("nothing", text),
+        "steps": ("12", "None"),
+    }
+    assert told(changes(RULES, as_dict(now), before), PretrainConfig)["phases[1]"] == (text, "nothing")
+    other = stable(stopped[1], steps=None, phases=[{"steps": 8}, {"steps": 5, "schedule": "1-sqrt"}])
+    assert told(changes(RULES, as_dict(now), other), PretrainConfig) == {
+        "phases[1].data": ("path='best.txt', source='files', streams=4", "nothing"),
+        "phases[1].steps": ("4", "5"),
+    }
+    with pytest.raises(
+        UserError, match=r"config: config.phases\[0\] was nothing, is steps=8; config.phases\[1\] was"
+    ):
+        check_unchanged(RULES, as_dict(before), now, accept=False)
 
 
 def test_the_newest_checkpoint_is_copied_where_no_step_is_named(stopped, tmp_path):
