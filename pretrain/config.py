@@ -62,8 +62,11 @@ class ModelConfig:
     num_attention_heads: int = field(12, "heads N; divides hidden_size")
     intermediate_size: int = field(3072, "feed-forward width F")
     hidden_act: str = field("gelu", "activation of the feed-forward layer", _activations)
-    max_position_embeddings: int = field(
-        514, "rows of the position embedding; roberta uses two of them for its padding offset"
+    max_position_embeddings: int | None = field(
+        None,
+        "rows of the position embedding, of which roberta uses two for its padding offset; modernbert: longest row; "
+        "None is 514 (modernbert: 8192)",
+        older=514,
     )
     type_vocab_size: int = field(1, "token types; bert and electra have 2")
     layer_norm_eps: float = field(1e-5, "added to the variance; bert and electra have 1e-12")

@@ -14,6 +14,7 @@ from finetune.unused_fields import unused_fields as unused_in_finetuning
 from finetune.unused_fields import unused_in_evaluation
 from launch.config import LaunchConfig, unused_by
 from pretrain.config import PretrainConfig
+from pretrain.models.family_fields import POSITIONS
 from pretrain.phases import check_lengths, check_values, resolve_phases
 from pretrain.unused_fields import unused_fields as unused_in_pretraining
 
@@ -104,7 +105,7 @@ def test_every_recipe_loads_and_holds_together(recipe):
     check_values(config)
     offset = 2 if config.model.family == "roberta" else 0
     for phase in resolve_phases(config, epoch_steps=1):
-        assert phase.seq_len <= config.model.max_position_embeddings - offset
+        assert phase.seq_len <= (config.model.max_position_embeddings or POSITIONS) - offset
         assert phase.global_batch % (phase.data.streams * phase.grad_accum) == 0
     assert config.model.hidden_size % config.model.num_attention_heads == 0
 

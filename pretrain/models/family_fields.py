@@ -20,6 +20,8 @@ OWN = (
 """Fields of config.model that only some families have; None there is the family's default."""
 ROTARY = ("global_rope_theta", "local_rope_theta")
 """Those of them that may differ between the phases of a run. They have no effect on the params' shapes."""
+POSITIONS = 514
+"""Rows of a new position embedding where config.model does not set them: 512, and two that roberta reserves."""
 HIDDEN, ATTENTION = "hidden_dropout_prob", "attention_probs_dropout_prob"
 
 
@@ -74,6 +76,8 @@ def config_json(model: ModelConfig, special: Mapping[str, int]) -> dict[str, Any
     has = {**family.defaults, **family.own_defaults}
     names = [name for name in (*SHARED_DEFAULTS, *OWN) if name in has and name != "vocab_size"]
     given = {name: getattr(model, name) for name in names}
+    if model.max_position_embeddings is None and family.has_position_table:
+        given["max_position_embeddings"] = POSITIONS
     if "embedding_size" in given and given["embedding_size"] is None:
         given["embedding_size"] = model.hidden_size
     # A family whose bos and eos ids are None by default has no such tokens.

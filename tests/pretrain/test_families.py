@@ -178,6 +178,7 @@ def test_a_new_modernbert_has_the_fields_that_config_model_sets():
     assert (config.pad_token_id, config.own.cls_token_id, config.own.sep_token_id) == (1, 0, 2)
     assert (config.bos_token_id, config.eos_token_id) == (0, 2)
     plain = encoder_config(ModelConfig(family="modernbert"), 300, SPECIAL)
+    assert plain.max_position_embeddings == plain.max_length == 8192, "as in transformers"
     assert (plain.hidden_dropout, plain.attention_probs_dropout_prob) == (0.0, 0.0)
     assert plain.own.local_attention == 128 and plain.windows[:4] == (0, 64, 64, 0)
     assert plain.is_gated and not encoder_config(ModelConfig(), 300, SPECIAL).is_gated
