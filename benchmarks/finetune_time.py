@@ -1,6 +1,7 @@
-"""Examples a second of fine-tuning: one run and several trained as one program, against transformers' Trainer.
+"""Examples a second of fine-tuning: one run, several as one program, several in turn, against transformers' Trainer.
 
-python -m benchmarks.finetune_time [--members=5] [--batch=32] [--seq_len=64] [--rounds=10] [--hidden_size=320]
+python -m benchmarks.finetune_time [--members=5] [--batch=32] [--seq_len=64] [--rounds=10] [--hidden_size=320] \
+    [--only=one,together,in_turn]
 
 transformers' Trainer needs accelerate: pip install accelerate.
 
@@ -11,6 +12,7 @@ have the examples a second of one run. The ratios are medians of the ratios with
 
 import functools
 import multiprocessing
+import operator
 import os
 import statistics
 import sys
@@ -31,11 +33,14 @@ ROUNDS = flags.DEFINE_integer("rounds", 10, "measured rounds; each takes one ste
 HIDDEN = flags.DEFINE_integer("hidden_size", 320, "width D")
 LAYERS = flags.DEFINE_integer("layers", 3, "layers L")
 DEVICES = flags.DEFINE_integer("cpu_devices", 0, "CPU devices the population is spread over; 0: one")
+ONLY = flags.DEFINE_list("only", [], "beginnings of the contestants' names; empty: all")
 MODEL = flags.DEFINE_string("model", "", "(set by the benchmark) the folder of the model")
 
 STEPS = 10_000
 """Steps of the learning-rate schedule: more than the benchmark takes."""
 VOCAB, HEAD_WIDTH = 16_000, 64
+SEVERAL = ("together", "in_turn")
+"""How the names of contestants with several runs begin."""
 
 
 def write_model(folder: str) -> None:
@@ -84,14 +89,15 @@ class Turns:
         return wanted
 
 
-def ours(members: int, dtype: str, turns: Turns) -> None:
-    """Take steps of a population of so many runs."""
+def ours(members: int, dtype: str, how: str, turns: Turns) -> None:
+    """Take steps of a population of so many runs, `together` or `in_turn`."""
     import jax
 
     if DEVICES.value and members > 1:
         jax.config.update("jax_num_cpu_devices", DEVICES.value)
     from finetune.classifier.pretrained import load_encoder_for_classification
     from finetune.config import FinetuneConfig
+    from finetune.population import in_turn
     from finetune.population.state import (
         abstract_state,
         batch_shardings,
@@ -115,10 +121,15 @@ def ours(members: int, dtype: str, turns: Turns) -> None:
             start.classifier, start.params, start.fresh_head, config.members, optimizer, abstract
         )
         train_step = make_train_step(start.classifier, optimizer, schedule_of(config, STEPS), config)
+        if how == in_turn.IN_TURN:
+            shardings = jax.tree.map(lambda leaf: leaf.sharding, in_turn.abstract_member(abstract))
         step = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
-        wanted = True
+        members_in_turn, wanted = in_turn.Turns(config.members, mesh), True
         while wanted:
-            state, metrics = step(state, to_devices(host, layout))
+            if how == in_turn.IN_TURN:
+                state, metrics = members_in_turn.step(step, state, host, {})
+            else:
+                state, metrics = step(state, to_devices(host, layout))
             jax.block_until_ready(metrics)
             wanted = turns.next()
 
@@ -165,14 +176,19 @@ def contest(name: str, arguments: list[str], pipe: Connection) -> None:
 
 def contestants() -> dict[str, Callable[[Turns], None]]:
     """Who takes part, by name."""
-    return {
-        "one run fp32": functools.partial(ours, 1, "float32"),
-        "one run bf16": functools.partial(ours, 1, "bfloat16"),
-        "population fp32": functools.partial(ours, MEMBERS.value, "float32"),
-        "population bf16": functools.partial(ours, MEMBERS.value, "bfloat16"),
+    members = MEMBERS.value
+    everyone = {
+        "one run fp32": functools.partial(ours, 1, "float32", "together"),
+        "one run bf16": functools.partial(ours, 1, "bfloat16", "together"),
+        "together fp32": functools.partial(ours, members, "float32", "together"),
+        "together bf16": functools.partial(ours, members, "bfloat16", "together"),
+        "in_turn fp32": functools.partial(ours, members, "float32", "in_turn"),
+        "in_turn bf16": functools.partial(ours, members, "bfloat16", "in_turn"),
         "HF Trainer fp32": functools.partial(trainer, False),
         "HF Trainer bf16": functools.partial(trainer, True),
     }
+    wanted = tuple(ONLY.value) or ("",)
+    return {name: function for name, function in everyone.items() if name.startswith(wanted)}
 
 
 def main(argv: list[str]) -> None:
@@ -204,19 +220,20 @@ def report(seconds: dict[str, list[float]]) -> None:
     print(f"RoBERTa, {LAYERS.value} layers of width {HIDDEN.value}, batch {BATCH.value} x {SEQ_LEN.value}")
     rates = {}
     for name, times in seconds.items():
-        examples = BATCH.value * (MEMBERS.value if name.startswith("population") else 1)
+        examples = BATCH.value * (MEMBERS.value if name.startswith(SEVERAL) else 1)
         rates[name] = [examples / second for second in times]
-    print(f"{'':18s} examples/s   one run fp32 / this   one run bf16 / this")
+    runs = [run for run in ("one run fp32", "one run bf16") if run in rates]
+    print(f"{'':18s} examples/s   " + "   ".join(f"{run} / this" for run in runs))
     for name, values in rates.items():
-        ratios = [
-            statistics.median(mine / theirs for mine, theirs in zip(rates[run], values))
-            for run in ("one run fp32", "one run bf16")
-        ]
-        print(f"  {name:16s} {statistics.median(values):10.1f}   {ratios[0]:19.2f}   {ratios[1]:19.2f}")
-    for dtype in ("fp32", "bf16"):
-        pairs = zip(rates[f"population {dtype}"], rates[f"one run {dtype}"])
-        gain = statistics.median(together / alone for together, alone in pairs)
-        print(f"  {MEMBERS.value} runs together against one after another, {dtype}: {gain:.2f}")
+        ratios = [statistics.median(map(operator.truediv, rates[run], values)) for run in runs]
+        print(
+            f"  {name:16s} {statistics.median(values):10.1f}   "
+            + "   ".join(f"{each:19.2f}" for each in ratios)
+        )
+    for name in (name for name in rates if name.startswith(SEVERAL)):
+        how, dtype = name.split()
+        gain = statistics.median(map(operator.truediv, rates[name], rates[f"one run {dtype}"]))
+        print(f"  {MEMBERS.value} runs {how} against one after another, {dtype}: {gain:.2f}")
 
 
 if __name__ == "__main__":

@@ -156,6 +156,13 @@ class FinetuneConfig:
     learning_rates: tuple[float, ...] = field(
         (), "peak learning rates trained together, each with every seed; empty takes optimizer.learning_rate"
     )
+    run_members: str = field(
+        "auto",
+        "how several runs make their steps: together, as one program; in_turn, one after another, by the program of a "
+        "single run; auto: in_turn on a single CPU device, else together",
+        ("auto", "together", "in_turn"),
+        older="together",
+    )
     epochs: int = field(3, "passes over the training examples")
     steps: int = field(0, "steps of the run instead of epochs; 0 takes epochs")
     global_batch: int = field(32, "examples in a batch of each run, over all devices and micro-batches")

@@ -21,6 +21,7 @@ from data.labelled.open import open_labelled
 from finetune.classifier.network import Classifier
 from finetune.classifier.pretrained import Start, load_encoder_for_classification
 from finetune.config import FinetuneConfig, check_values, length_of
+from finetune.population import in_turn
 from finetune.population.early_stopping import choosing_metric
 from finetune.population.evaluation import EvaluationSet
 from finetune.population.state import population_mesh
@@ -56,6 +57,8 @@ class Job:
     source_config: Mapping[str, Any]
     """config.json of the checkpoint, as transformers has it."""
     mesh: Mesh
+    in_turn: bool
+    """Whether the runs make their steps one after another."""
     encoder: PairEncoder
     train: Encoded
     plan: Plan
@@ -87,7 +90,7 @@ def assemble(config: FinetuneConfig) -> Job:
       UserError: anything in the config, the data or the checkpoint that cannot work.
     """
     check_values(config)
-    mesh = population_mesh(config.mesh, len(config.members))
+    mesh = population_mesh(config.mesh, 1 if config.run_members == in_turn.IN_TURN else len(config.members))
     check_batch(config, mesh)
     data, examples = _labelled_data(config)
     metric = choosing_metric(config.eval.metric, data.task)
@@ -116,6 +119,7 @@ def assemble(config: FinetuneConfig) -> Job:
         fresh_head=start.fresh_head,
         source_config=start.config,
         mesh=mesh,
+        in_turn=in_turn.chosen(config, mesh),
         encoder=pairs,
         train=train,
         plan=plan,

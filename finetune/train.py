@@ -19,6 +19,13 @@ from finetune.config import FinetuneConfig
 from finetune.job import Job, assemble
 from finetune.population.early_stopping import Tracking, better_of
 from finetune.population.evaluation import Predictor, Scores, evaluate, mean_over_members
+from finetune.population.in_turn import (
+    Apart,
+    Turns,
+    abstract_member,
+    abstract_member_batch,
+    joined,
+)
 from finetune.population.recorder import classification_metrics, member_names, metric_folders, speed
 from finetune.population.state import (
     PopulationState,
@@ -202,12 +209,14 @@ class _Finetuning:
         """Whether an evaluation has been made."""
         return self._evaluated
 
-    def evaluate(self, state: PopulationState, step: int, recorder: Recorder) -> tuple[PopulationState, bool]:
+    def evaluate(
+        self, state: PopulationState | Apart, step: int, recorder: Recorder
+    ) -> tuple[PopulationState, bool]:
         """Evaluate every member, log, and keep the params of those that are better than ever.
 
         Where there is an average of the weights, the better of the two is a member's candidate.
         """
-        job = self.job
+        job, state = self.job, self.whole(state)
         values = self._scores(state.params)
         shown, chosen = values, [False] * len(values)
         average = average_of(state.opt_state)
@@ -236,6 +245,10 @@ class _Finetuning:
         """The metrics of each member's params."""
         job = self.job
         return processes.same_as_first(evaluate(self._predictor, params, job.evaluations, job.data.task))
+
+    def whole(self, state: PopulationState | Apart) -> PopulationState:
+        """The population with its axis M, as evaluations and checkpoints take it."""
+        return joined(state)
 
     def saving_due(self, step: int) -> bool:
         """Whether to save after so many steps."""
@@ -273,6 +286,7 @@ class _RunSteps:
         self.stop = stage.steps
         self._stage, self._first = stage, step
         self._shardings = batch_shardings(stage.mesh, members=True)
+        self._turns = Turns(stage.config.members, stage.mesh) if stage.job.in_turn else None
         self._programs: dict[int, jax.stages.Compiled] = {}
         self._epoch, self._lengths = -1, list[int]()
         self._chosen: list[list[np.ndarray]] = []
@@ -299,10 +313,13 @@ class _RunSteps:
         stage, job = self._stage, self._stage.job
         step = make_train_step(job.classifier, job.optimizer, schedule_of(job.config, job.steps), job.config)
         carried, whole = interruption.carried_by(step), sharding(job.mesh, ())
+        state, batch_of = stage.abstract, abstract_batch
+        if self._turns:
+            state, batch_of = abstract_member(state), abstract_member_batch
         for length in self._lengths_to_come():
-            batch = abstract_batch(job.train, job.config, length, job.mesh) | interruption.abstract_flags()
+            batch = batch_of(job.train, job.config, length, job.mesh) | interruption.abstract_flags()
             self._programs[length] = compiled(
-                carried, stage.abstract, batch, f"the train step for rows of {length} tokens", whole
+                carried, state, batch, f"the train step for rows of {length} tokens", whole
             )
 
     def _lengths_to_come(self) -> list[int]:
@@ -319,9 +336,9 @@ class _RunSteps:
         seeds = ", ".join(map(str, dict.fromkeys(member.seed for member in members)))
         rates = ", ".join(f"{rate:g}" for rate in dict.fromkeys(each.learning_rate for each in members))
         logger.info(
-            "runs in one program: %d (seeds %s; learning rates %s); %d steps of %d examples, %d done; "
-            "rows of %s tokens",
-            *(len(members), seeds, rates, job.steps, job.config.global_batch, step),
+            "runs %s: %d (seeds %s; learning rates %s); %d steps of %d examples, %d done; rows of %s tokens",
+            *("in turn" if self._turns else "in one program", len(members), seeds, rates),
+            *(job.steps, job.config.global_batch, step),
             ", ".join(map(str, self._programs)),
         )
         memory = memory_of((state.params, state.best), state.opt_state, self._programs.values(), job.mesh)
@@ -332,11 +349,14 @@ class _RunSteps:
             logger.info("losses and scores that are shown while it trains are means over the runs")
 
     def dispatch(
-        self, state: PopulationState, batch: _HostBatch, flags: Mapping[str, jax.Array]
-    ) -> tuple[PopulationState, Mapping[str, Any]]:
+        self, state: PopulationState | Apart, batch: _HostBatch, flags: Mapping[str, jax.Array]
+    ) -> tuple[PopulationState | Apart, Mapping[str, Any]]:
         """Have the devices make a step of every member."""
-        arrays = to_devices(batch.arrays, self._shardings)
-        state, metrics = self._programs[batch.length](state, {**arrays, **flags})
+        program = self._programs[batch.length]
+        if self._turns:
+            state, metrics = self._turns.step(program, state, batch.arrays, flags)
+        else:
+            state, metrics = program(state, {**to_devices(batch.arrays, self._shardings), **flags})
         counts = {
             "examples": float(batch.arrays["weights"].sum()),
             "tokens": int(batch.arrays["segments"].sum()),

@@ -268,6 +268,10 @@ class _Pretraining:
             self.run.best = {"step": step, **values}
         return state, improved
 
+    def whole(self, state: TrainState) -> TrainState:
+        """The state: steps take it as it is."""
+        return state
+
     def saving_due(self, step: int) -> bool:
         """Whether to save after so many steps."""
         return step % self.config.checkpoint.every == 0

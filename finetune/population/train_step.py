@@ -1,7 +1,8 @@
 """The two compiled functions of fine-tuning: one step of every run, and the logits of one evaluation batch.
 
 One program trains a population of M runs. Params, moments, batches and keys have a leading axis M, and `jax.vmap`
-applies the step of a single run along this axis. Member i makes the same steps as a single run with its seed.
+applies the step of a single run along this axis. Member i makes the same steps as a single run with its seed. On a CPU
+each member makes its steps by a program for M = 1 (`finetune.population.in_turn`).
 """
 
 from collections.abc import Callable
@@ -31,6 +32,8 @@ Metrics = dict[str, Array]
 
 MEMBER = "member"
 """The mesh axis over which the runs are distributed."""
+SEED, RATE = "seed", "rate"
+"""What a batch has besides where a program serves any member: its seed and its peak learning rate."""
 
 
 def schedule_of(config: FinetuneConfig, steps: int) -> optax.Schedule:
@@ -110,7 +113,8 @@ def make_train_step(
 ) -> Callable[[PopulationState, Batch], tuple[PopulationState, Metrics]]:
     """Make the train step: (state, batch) -> (state, metrics).
 
-    A batch has tokens, segments and token_types [M, B, S], and labels and weights [M, B]. Each metric has shape [M]:
+    A batch has tokens, segments and token_types [M, B, S], and labels and weights [M, B]. It may have seeds and rates
+    [M] (`SEED`, `RATE`); without them, the members are those of the config. Each metric has shape [M]:
     loss_sum and correct_sum over the examples, weight_sum, grad_norm before clipping, learning_rate, and nonfinite (1
     where the loss or the gradient is not finite).
 
@@ -157,9 +161,9 @@ def make_train_step(
     every_member = jax.vmap(member_step, in_axes=(0, 0, None, 0, 0, 0), spmd_axis_name=MEMBER)
 
     def train_step(state: PopulationState, batch: Batch) -> tuple[PopulationState, Metrics]:
-        params, opt_state, metrics = every_member(
-            state.params, state.opt_state, state.step, seeds, rates, batch
-        )
+        rows = dict(batch)
+        members = rows.pop(SEED, seeds), rows.pop(RATE, rates)
+        params, opt_state, metrics = every_member(state.params, state.opt_state, state.step, *members, rows)
         return replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return train_step

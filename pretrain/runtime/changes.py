@@ -24,7 +24,15 @@ ALWAYS_SAFE = (
     "time_limit",
 )
 SAFE_IN_PRETRAINING = (*ALWAYS_SAFE, "eval.", "spike.", "data.prefetch", "data.bad_documents")
-SAFE_IN_FINETUNING = (*ALWAYS_SAFE, "inference", "eval.batch", "eval.tests", "search.", "benchmark.")
+SAFE_IN_FINETUNING = (
+    *ALWAYS_SAFE,
+    "inference",
+    "run_members",
+    "eval.batch",
+    "eval.tests",
+    "search.",
+    "benchmark.",
+)
 
 Changes = dict[str, tuple[Any, Any]]
 """Fields that differ: {'a.b': (saved, now)}."""

@@ -289,6 +289,7 @@ class Loop:
                 self._report_save()
                 state, improved = self._evaluate(recorder, state, step)
                 if improved or stage.ended(step) or stage.saving_due(step):
+                    state = stage.whole(state)
                     self._save(recorder, state, step)
                 if not self._over(stretch, step):
                     with self._doing("data", f"waiting for the batch of step {step + 1}"):
@@ -296,6 +297,7 @@ class Loop:
                     waited = batch.wait
             with self._doing("step", f"step {step}"):
                 recorder.flush()
+            state = stage.whole(state)
             if stage.rewinding and self._spike():
                 with self._doing("skipping", "reading the batches that are skipped"):
                     stage.rewinding.pass_over(step)
@@ -319,7 +321,7 @@ class Loop:
             return stretch.next(step)
         except UserError:
             if processes.count() == 1:  # the others are on their way to the next step
-                self._save(recorder, state, step)
+                self._save(recorder, self._stage.whole(state), step)
             raise
 
     def _evaluate(self, recorder: Recorder, state: Any, step: int) -> tuple[Any, bool]:

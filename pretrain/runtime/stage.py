@@ -110,6 +110,9 @@ class Stage(Protocol):
     def abstract(self) -> Any:
         """The state's tree with shape, dtype and sharding at each leaf."""
 
+    def whole(self, state: Any) -> Any:
+        """A state that `Stretch.dispatch` has returned, in the layout of `abstract`, as checkpoints take it."""
+
     @property
     def guard(self) -> Guard:
         """Looks for losses, gradients and weights that are not finite."""

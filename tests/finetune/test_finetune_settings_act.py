@@ -235,8 +235,8 @@ ELSEWHERE = {
     **dict.fromkeys(("data.name", "data.revision"), "tests/data/test_labelled_hub.py"),
     "data.data_dir": "tests/data/test_labelled_tfds.py",
     "eval.tests": "tests/finetune/test_finish.py",
-    "search.trials": "tests/finetune/test_search.py",
-    "search.objective": "tests/finetune/test_search.py",
+    **dict.fromkeys(("search.trials", "search.objective"), "tests/finetune/test_search.py"),
+    "run_members": "tests/finetune/test_in_turn.py",
 }
 """Fields that need data or a whole run of their own: the tests in which they are seen to act."""
 REFUSED_HERE = {"model.attention": "config.model.attention=cudnn runs on a GPU"}
