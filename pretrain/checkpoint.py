@@ -15,7 +15,7 @@ from base.storage import check_readable, is_remote, objects_below
 from pretrain.branch import branch
 from pretrain.runtime import manifest, processes
 from pretrain.runtime.checkpointer import Checkpointer, first_line
-from pretrain.runtime.lock import held
+from base.lock import held
 
 ACTIONS = ("list", "verify", "prune", "branch")
 

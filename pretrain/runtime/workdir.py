@@ -20,7 +20,7 @@ from pretrain.config import PretrainConfig
 from pretrain.runtime import processes
 from pretrain.runtime.checkpointer import SAVED_FILE as SAVED_FILE
 from pretrain.runtime.checkpointer import Checkpointer, first_line
-from pretrain.runtime.lock import Lock
+from base.lock import Lock
 
 logger = logging.getLogger(__name__)
 

@@ -12,20 +12,20 @@ from pathlib import Path
 import pytest
 from etils import epath
 
+from base import lock
 from base.errors import UserError
+from base.lock import Lock, held
 from base.schema import build
 from base.storage import create
 from finetune.config import FinetuneConfig
 from finetune.train import train as finetune
 from pretrain.reports.recorder import Recorder
-from pretrain.runtime import lock
 from pretrain.runtime.checkpointer import newest_step
-from pretrain.runtime.lock import Lock, held
 from pretrain.train import train
 from tests.tiny import on_one_device, tiny_config, write_corpus
 
 HOLD = (
-    "import sys, time; from etils import epath; from pretrain.runtime.lock import Lock\n"
+    "import sys, time; from etils import epath; from base.lock import Lock\n"
     "Lock(epath.Path(sys.argv[1])); print('held', flush=True); time.sleep(600)"
 )
 
@@ -211,6 +211,7 @@ def test_one_of_several_that_begin_at_once_has_the_lock(tmp_path):
     elsewhere(tmp_path)
     missing = Lock.__new__(Lock)
     missing._workdir, missing._file, missing._own = epath.Path(tmp_path), file, {"id": "mine", "host": "here"}
+    missing._flag, missing._does = "--workdir", "trains"
     file.unlink()
     with (
         pytest.MonkeyPatch.context() as patch,

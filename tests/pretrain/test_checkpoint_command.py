@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from etils import epath
 
+from base import lock
 from base.errors import UserError
+from base.lock import held
 from pretrain import checkpoint
-from pretrain.runtime import lock
 from pretrain.runtime.checkpointer import Checkpointer
-from pretrain.runtime.lock import held
 from tests.faults.test_damaged_checkpoints import STEPS, state, truncate
 
 

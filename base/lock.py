@@ -1,9 +1,9 @@
-"""The lock of a workdir: WORKDIR/lock.json says which process trains there, and that it still does.
+"""The lock of a folder: FOLDER/lock.json says which process works there, and that it still does.
 
-The first process of a run holds it, renews it every `BEAT` seconds, and looks before each save whether it is still its
-own. A lock that nobody renews is taken over: at once if its process ran on this machine and has ended, else after
-`STALE` seconds, of which at least `WATCH` are spent looking at it. The clocks of two machines may differ by minutes, so
-the time in a lock only shortens the wait, and a lock that changes is never taken over.
+The first process of a run holds the lock of the workdir, renews it every `BEAT` seconds, and looks before each save
+whether it is still its own. A lock that nobody renews is taken over: at once if its process ran on this machine and
+has ended, else after `STALE` seconds, of which at least `WATCH` are spent looking at it. The clocks of two machines may
+differ by minutes, so the time in a lock only shortens the wait, and a lock that changes is never taken over.
 """
 
 import contextlib
@@ -40,15 +40,21 @@ logger = logging.getLogger(__name__)
 
 
 class Lock:
-    """The lock of one workdir, held by this process."""
+    """The lock of one folder, held by this process."""
 
-    def __init__(self, workdir: epath.Path):
+    def __init__(self, workdir: epath.Path, flag: str = "--workdir", does: str = "trains"):
         """Take the lock.
+
+        Args:
+          workdir: the folder.
+          flag: the flag that gave the folder, for messages.
+          does: what a process that holds the lock does in the folder, for messages.
 
         Raises:
           UserError: another process holds it.
         """
         self._workdir, self._file = workdir, workdir / FILE
+        self._flag, self._does = flag, does
         self._own = {"id": uuid.uuid4().hex, **_this_process()}
         self._take()
         self._ended = threading.Event()
@@ -107,7 +113,9 @@ class Lock:
             raise self._held(found)
         age = time.time() - found["time"]  # by two clocks
         seconds = min(STALE, max(STALE - age, WATCH))
-        logger.info("waiting %.0f s whether %s still trains in %s", seconds, _who(found), self._workdir)
+        logger.info(
+            "waiting %.0f s whether %s still %s in %s", seconds, _who(found), self._does, self._workdir
+        )
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             time.sleep(LOOK)
@@ -119,7 +127,7 @@ class Lock:
 
     def _held(self, found: dict[str, Any]) -> UserError:
         return UserError(
-            f"{_who(found)} trains in --workdir={self._workdir}: stop it, or set another --workdir "
+            f"{_who(found)} {self._does} in {self._flag}={self._workdir}: stop it, or set another {self._flag} "
             f"(if it has ended, delete {self._file})"
         )
 
@@ -149,13 +157,13 @@ class Lock:
 
 
 @contextlib.contextmanager
-def held(workdir: epath.Path) -> Iterator[Lock]:
-    """Hold the lock of a workdir.
+def held(workdir: epath.Path, flag: str = "--workdir", does: str = "trains") -> Iterator[Lock]:
+    """Hold the lock of a folder; `flag` and `does` are for messages (see `Lock`).
 
     Raises:
       UserError: another process holds it.
     """
-    lock = Lock(workdir)
+    lock = Lock(workdir, flag, does)
     try:
         yield lock
     finally:
