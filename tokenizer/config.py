@@ -14,12 +14,18 @@ class TokenizerConfig:
     )
     vocab_size: int = field(50265, "size of the vocabulary to train, with special tokens")
     min_frequency: int = field(2, "pairs of tokens that occur less often are not merged")
-    sample_documents: int = field(0, "train on at most this many documents; 0 takes all")
+    sample_documents: int = field(
+        0, "train on at most this many documents, drawn from the whole corpus; 0 takes all"
+    )
+    sample_bytes: int = field(
+        0,
+        "train on at most this many bytes of text, drawn from the whole corpus; memory holds them; 0 takes all",
+    )
     nfc: bool = field(False, "normalise text to Unicode NFC first")
     add_prefix_space: bool = field(False, "treat the first word of a text as if a space stood before it")
 
 
-TRAINING = ("vocab_size", "min_frequency", "sample_documents", "nfc", "add_prefix_space")
+TRAINING = ("vocab_size", "min_frequency", "sample_documents", "sample_bytes", "nfc", "add_prefix_space")
 """Fields of `config.tokenizer` that set how a tokenizer is trained."""
 
 

@@ -1,6 +1,5 @@
 """Train a byte-level BPE tokenizer (Radford et al. 2019, section 2.2), as RoBERTa's, from a text stream."""
 
-import itertools
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,6 +24,8 @@ from tokenizer.config import TokenizerConfig
 from tokenizer.load import Loaded, from_files, valid_unicode
 from tokenizer.long_texts import pieces, safe_places
 from tokenizer.long_words import LONGEST_WORD, WordCutter
+from tokenizer.pair_counts import PairCounts
+from tokenizer.sample import Sample
 from tokenizer.tokenizer_files import as_json
 from tokenizer.training_progress import TrainingProgress
 
@@ -69,8 +70,12 @@ def train_tokenizer(
             f"config.tokenizer.vocab_size={config.vocab_size} is too small for {BYTES} bytes and "
             f"{len(SPECIAL_TOKENS)} special tokens; set at least {SMALLEST_VOCABULARY}"
         )
-    documents = iter(documents)
-    taken = itertools.islice(documents, config.sample_documents or None)
+    for name in ("sample_documents", "sample_bytes"):
+        if getattr(config, name) < 0:
+            raise UserError(
+                f"config.tokenizer.{name}={getattr(config, name)} should be 1 or more, or 0 for all"
+            )
+    taken = Sample(documents, documents_at_most=config.sample_documents, bytes_at_most=config.sample_bytes)
     splitter = pre_tokenizers.ByteLevel(add_prefix_space=config.add_prefix_space)
     cutter = WordCutter(splitter)
     with TrainingProgress(shown=progress) as reading:
@@ -89,8 +94,7 @@ def train_tokenizer(
         )
     size = tokenizer.get_vocab_size()
     if size < config.vocab_size:
-        sampled = reading.documents == config.sample_documents and next(documents, None) is not None
-        raise UserError(_too_large(config, size, reading.documents, sampled=sampled))
+        raise UserError(_too_large(config, size, reading.documents, sampled=taken.left_out > 0))
     trained = from_files(_files(tokenizer, config, model_max_length), str(out))
     trained.save(out, beside=beside)
     return trained
@@ -99,8 +103,9 @@ def train_tokenizer(
 def _too_large(config: TokenizerConfig, size: int, documents: int, *, sampled: bool) -> str:
     """Says that the vocabulary is larger than the text supports, which field limits the text, and what it supports."""
     if sampled:
-        text = f"the {documents} documents of config.tokenizer.sample_documents={documents} support"
-        remedy = "raise config.tokenizer.sample_documents (0 takes all documents)"
+        limit = "sample_documents" if config.sample_documents == documents else "sample_bytes"
+        text = f"the {documents} documents of config.tokenizer.{limit}={getattr(config, limit)} support"
+        remedy = f"raise config.tokenizer.{limit} (0 takes all documents)"
     else:
         text = f"these {documents} documents support"
         remedy = "give it more text (config.data)"
@@ -154,13 +159,15 @@ def _batches(
     """Yield lists of the documents' parts, about a million characters each, and count the documents."""
     batch: list[str] = []
     characters = 0
+    pairs = PairCounts()
     for document in documents:
         try:
-            size = len(document.encode())
+            content = document.encode()
         except UnicodeEncodeError:
             document = valid_unicode(document)
-            size = len(document.encode())
-        reading.read(size)
+            content = document.encode()
+        reading.read(len(content))
+        pairs.add(content)
         for part in cut(document):
             batch.append(part)
             characters += len(part)

@@ -224,7 +224,7 @@ ACTS: dict[str, tuple[typing.Any, typing.Any]] = {
     "tokenizer.path": ("{place}/model", the_tokenizer),
     "tokenizer.vocab_size": (290, trained_tokenizer),
     "tokenizer.min_frequency": (10**6, trained_tokenizer),
-    "tokenizer.sample_documents": (100, trained_tokenizer),
+    **{f"tokenizer.sample_{n}": (k, trained_tokenizer) for n, k in (("documents", 100), ("bytes", 9000))},
     **dict.fromkeys(("tokenizer.nfc", "tokenizer.add_prefix_space"), (True, trained_tokenizer)),
     "data.path": ("{place}/other.txt", documents),
     "data.text_field": ("body", documents),

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from base.errors import UserError
 from tokenizer.config import TokenizerConfig
+from tokenizer.sample import Sample
 from tokenizer.train import train_tokenizer
 
 REPOSITORY = Path(__file__).parents[2]
@@ -157,14 +158,13 @@ def test_any_text_survives_the_round_trip(tmp_path):
     assert [trained.decode(ids) for ids in trained.encode(texts)] == texts
 
 
-def test_sample_documents_limits_what_is_read(tmp_path):
-    def documents():
-        yield from DOCUMENTS[:50]
-        raise AssertionError("read more than the sample")
-
-    sampled = train(tmp_path / "sampled", documents(), TokenizerConfig(vocab_size=300, sample_documents=50))
-    whole = train(tmp_path / "whole", DOCUMENTS[:50], TokenizerConfig(vocab_size=300))
-    assert sampled.fingerprint() == whole.fingerprint()
+def test_a_tokenizer_is_trained_on_the_sample_alone(tmp_path):
+    sampled = train(tmp_path / "sampled", DOCUMENTS, TokenizerConfig(vocab_size=300, sample_documents=50))
+    taken = list(Sample(DOCUMENTS, documents_at_most=50))
+    whole = train(tmp_path / "whole", taken, TokenizerConfig(vocab_size=300))
+    assert len(taken) == 50 and sampled.fingerprint() == whole.fingerprint()
+    with pytest.raises(UserError, match=r"config.tokenizer.sample_bytes=-1 should be 1 or more, or 0"):
+        train(tmp_path / "no", config=TokenizerConfig(vocab_size=300, sample_bytes=-1))
 
 
 LETTERS = "".join(random.Random(0).choices("abcdefgh", k=9_000))
