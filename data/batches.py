@@ -20,8 +20,8 @@ from data.document_counts import Counts, describe_dropped
 from data.packing import Packer, Rows, fill, make_packer
 from data.source_protocol import Source
 from data.special_tokens import SpecialTokens
-from data.streams import WindowReader, open_documents, window_order
-from data.token_streams import FRESH, Encode, TokenStream
+from data.streams import PREPARED_WINDOW, WindowReader, in_given_order, open_documents, window_order
+from data.token_streams import FRESH, Encode, TokenStream, ids_of
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +92,8 @@ def open_batches(
     rows = range(global_batch) if rows is None else rows
     streams = check(config, seq_len, global_batch, rows, epochs)
     _check_states(states, config.streams, streams)
+    if config.source == "prepared":
+        config = replace(config, window=PREPARED_WINDOW)
     if config.packing == "documents" and 1 < config.window < SMALL_WINDOW:
         log.warning(
             "a row holds documents of one window only, so with config.data.window=%d most of it may be padding; set it "
@@ -218,12 +220,14 @@ def open_streams(
         windows = WindowReader(
             documents[stream],
             config.window,
-            window_order(seed, stream),
+            in_given_order if config.source == "prepared" else window_order(seed, stream),
             number=state["window"],
             epoch=state["epoch"],
             counts=Counts.from_dict(state["counts"]),
         )
-        opened[stream] = TokenStream(windows, lambda texts: executor.submit(encode, texts), state, epochs)
+        opened[stream] = TokenStream(
+            windows, lambda documents: executor.submit(ids_of, encode, documents), state, epochs
+        )
     return opened
 
 

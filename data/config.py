@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from base.schema import Unused, field
 
-SOURCES = ("pydoc", "files", "oscar", "hub", "tfds", "mix")
+SOURCES = ("pydoc", "files", "oscar", "hub", "tfds", "prepared", "mix")
 PACKINGS = ("full", "documents", "lines")
 
 
@@ -33,7 +33,9 @@ class SourceConfig:
 
     source: str = field("pydoc", "the kind of source", SOURCES)
     path: str = field(
-        "", "files: paths or globs, comma-separated, local or gs://; oscar: the folder of a language"
+        "",
+        "files: paths or globs, comma-separated, local or gs://; oscar: the folder of a language; prepared: the folder "
+        "that data.prepare wrote",
     )
     name: str = field("", "hub: the data set's id; tfds: its name")
     subset: str = field(
@@ -87,7 +89,7 @@ def leaf_sources(config: DataConfig) -> tuple[SourceConfig, ...]:
 
 
 READERS = {
-    "path": ("files", "oscar"),
+    "path": ("files", "oscar", "prepared"),
     "name": ("hub", "tfds"),
     "subset": ("hub", "oscar"),
     "split": ("hub", "tfds"),
@@ -102,6 +104,7 @@ READERS = {
 }
 """The kinds of source that read a field, for fields that not all kinds read."""
 OF_ANY_SOURCE = ("filters.min_chars", "bad_documents")
+"""Fields that every source of text reads."""
 
 
 def unread(source: str, readers: Mapping[str, Sequence[str]], where: str) -> list[Unused]:
@@ -136,8 +139,15 @@ def unused_fields(config: SourceConfig, where: str = "data") -> list[Unused]:
         names = tuple(f"{where}.{name}" for name in OF_ANY_SOURCE)
         because = f"config.{where}.source='mix' reads the sources that config.{where}.mix lists; set it there"
         unused.append(Unused(names, because, (f"{where}.source",)))
+    if config.source == "prepared":
+        names = tuple(f"{where}.{name}" for name in OF_ANY_SOURCE)
+        because = f"the documents of {where}.source='prepared' are chosen already; set it for python -m data.prepare"
+        unused.append(Unused(names, because, (f"{where}.source",)))
     if not isinstance(config, DataConfig):
         return unused
+    if config.source == "prepared":
+        because = f"{where}.source='prepared' has a random order of all documents; unset it"
+        unused.append(Unused((f"{where}.window",), because, (f"{where}.source",)))
     because = f"only a member of a mix has a weight; set config.{where}.mix[0].weight"
     unused.append(Unused((f"{where}.weight",), because, (f"{where}.source",)))
     for index, part in enumerate(config.mix):

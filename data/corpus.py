@@ -6,14 +6,25 @@ import logging
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+
 from base.errors import UserError
 from data.config import DataConfig, leaf_sources
 from data.document_counts import Counts
 from data.packing import LOOK_AHEAD, DocumentPlanner, rows_in_order
+from data.prepared.documents import shuffled
+from data.prepared.source import PreparedSource
 from data.random_orders import WeightedDraws
 from data.source_protocol import Record, Source
 from data.sources import check_fields, open_source
-from data.streams import nothing_to_read, open_layout, outside_training, shuffles_shards, window_order
+from data.streams import (
+    PREPARED_WINDOW,
+    nothing_to_read,
+    open_layout,
+    outside_training,
+    shuffles_shards,
+    window_order,
+)
 from data.token_streams import LARGEST_CHUNK, Cursor, Encode
 
 log = logging.getLogger(__name__)
@@ -132,12 +143,44 @@ def count_steps(
             "a mix has no epochs: its sources end at different times; set config.steps instead of config.epochs"
         )
     source = (open_sources(config) if sources is None else sources)[0]
+    if isinstance(source, PreparedSource):
+        rows = [
+            _rows_of_share(config, source, seed, seq_len, epochs, stream) for stream in range(config.streams)
+        ]
+        return -(-max(rows) // (global_batch // config.streams))
     lengths = _document_lengths(config, source, encode, seed, progress)
     rows = [
         _count_rows(config, source, seed, seq_len, epochs, stream, shards)
         for stream, shards in lengths.items()
     ]
     return -(-max(rows) // (global_batch // config.streams))
+
+
+def _rows_of_share(
+    config: DataConfig, source: PreparedSource, seed: int, seq_len: int, epochs: int, stream: int
+) -> int:
+    """Number of rows that one stream of a prepared corpus gives in these epochs."""
+    first, stop = source.share(stream, config.streams, 0.0 if config.eval_source else config.eval_fraction)
+    lengths = source.lengths(first, stop)
+    if config.packing == "full":
+        return epochs * -(-int((lengths + (lengths > 0)).sum()) // (seq_len - 1))
+    if config.packing == "lines":
+        return epochs * int((-(-lengths // (seq_len - 2))).sum())
+    order = shuffled(len(lengths), seed, 0, stream)
+    rows = 0
+    for epoch in range(epochs):
+        read = lengths[order(epoch, np.arange(len(lengths)))].tolist()
+        for start in range(0, len(read), PREPARED_WINDOW):
+            rows += _planned_rows(read[start : start + PREPARED_WINDOW], seq_len)
+    return rows
+
+
+def _planned_rows(lengths: Sequence[int], seq_len: int) -> int:
+    """Number of rows of a window's documents that share rows, from their lengths in the window's order."""
+    planner, rows = DocumentPlanner(Cursor(), len(lengths), lengths.__getitem__, LOOK_AHEAD), 0
+    while planner.row(seq_len):
+        rows += 1
+    return rows
 
 
 Lengths = dict[int, dict[int, "array[int]"]]
@@ -199,9 +242,6 @@ def _count_rows(
             continue
         for start in range(0, len(lengths), config.window):
             window = lengths[start : start + config.window]
-            shuffled = [window[i] for i in order(number, len(window))]
-            planner = DocumentPlanner(Cursor(), len(shuffled), shuffled.__getitem__, LOOK_AHEAD)
-            while planner.row(seq_len):
-                rows += 1
+            rows += _planned_rows([window[i] for i in order(number, len(window))], seq_len)
             number += 1
     return rows

@@ -1,5 +1,6 @@
 """The rows on which a run evaluates: the same at every evaluation and on every process."""
 
+import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -12,12 +13,14 @@ from data.corpus import open_sources, source_weights
 from data.document_counts import Counts, Unwanted, describe_dropped
 from data.held_out_documents import HeldOut
 from data.packing import Rows, fill, make_packer
-from data.source_protocol import Source
+from data.prepared.documents import PreparedDocuments, as_written
+from data.prepared.source import PreparedSource
+from data.source_protocol import Document, Source
 from data.sources import open_source
 from data.special_tokens import SpecialTokens
 from data.stream_records import Layout, OwnReader, Position
-from data.streams import SourceDocuments, WindowReader
-from data.token_streams import Encode, TokenStream
+from data.streams import Documents, SourceDocuments, WindowReader
+from data.token_streams import Encode, TokenStream, ids_of
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +71,7 @@ def evaluation_rows(
         for source, first, stop in zip(sources, [0, *bounds], bounds):
             rows = Rows.empty(stop - first, seq_len, special)
             try:
-                stream = _stream(source, unwanted, encode, executor)
+                stream = _stream(_documents(source, unwanted, config), encode, executor)
                 filled = fill(stream, make_packer(config.packing, special), rows)
             except _NothingLeftError:
                 continue
@@ -81,7 +84,7 @@ def evaluation_rows(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def held_out_documents(config: DataConfig, where: str = "config.data") -> Iterator[str]:
+def held_out_documents(config: DataConfig, where: str = "config.data") -> Iterator[Document]:
     """Yield the documents on which a run evaluates, in the files' order, while the files are read.
 
     Args:
@@ -93,6 +96,12 @@ def held_out_documents(config: DataConfig, where: str = "config.data") -> Iterat
     """
     unwanted, counts = _unwanted(config, where), Counts()
     for source in _open_evaluated(config, where):
+        if isinstance(source, PreparedSource):
+            documents = _documents(source, unwanted, config)
+            with contextlib.suppress(_NothingLeftError):
+                while (ids := documents.read(counts)) is not None:
+                    yield ids
+            continue
         for shard in range(len(source.shards)):
             yield from (record.text for record in source.read(shard) if counts.keeps(record, unwanted))
     if not counts.documents:
@@ -126,18 +135,24 @@ def _outside(held_out: HeldOut) -> Unwanted:
     return lambda text: not held_out(text)
 
 
-def _stream(source: Source, unwanted: Unwanted, encode: Encode, executor: Executor) -> TokenStream:
-    """One pass over a source, in its own order."""
-    documents = SourceDocuments(
-        OwnReader(Layout(source, 1), 0, Position()),
-        Position(),
-        unwanted,
-        lambda: _NothingLeftError("no document for evaluation"),
-    )
+def _documents(source: Source, unwanted: Unwanted, config: DataConfig) -> Documents:
+    """The documents of a source that belong to the evaluation, in its own order."""
+
+    def empty() -> UserError:
+        return _NothingLeftError("no document for evaluation")
+
+    if isinstance(source, PreparedSource):
+        stop = len(source) if config.eval_source else source.held_out(config.eval_fraction)
+        return PreparedDocuments(source, 0, stop, as_written, 0, empty)
+    return SourceDocuments(OwnReader(Layout(source, 1), 0, Position()), Position(), unwanted, empty)
+
+
+def _stream(documents: Documents, encode: Encode, executor: Executor) -> TokenStream:
+    """One pass over documents."""
     windows = WindowReader(
         documents, WINDOW, lambda number, size: range(size), number=0, epoch=0, counts=Counts()
     )
-    return TokenStream(windows, lambda texts: executor.submit(encode, texts), epochs=1)
+    return TokenStream(windows, lambda texts: executor.submit(ids_of, encode, texts), epochs=1)
 
 
 def _nothing_to_evaluate(config: DataConfig, where: str) -> UserError:

@@ -41,3 +41,42 @@ class WeightedDraws:
             self._draws = np.minimum(np.searchsorted(self._bounds, uniform, "right"), len(self._bounds) - 1)
             self._block = block
         return int(self._draws[offset])
+
+
+ROUNDS = 8
+"""Rounds of the Feistel network; four already make it a pseudo-random permutation (Luby and Rackoff 1988)."""
+
+
+class Shuffle:
+    """A permutation of range(size) in constant memory, a function of the key alone.
+
+    A Feistel network permutes the smallest range of 4^b numbers that is large enough. A number that leaves range(size)
+    is permuted again, until it is back (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains").
+    """
+
+    def __init__(self, size: int, *key: int | str):
+        """Permute range(size), size >= 1."""
+        self._size = np.uint64(size)
+        half = max(1, -(-(size - 1).bit_length() // 2))
+        self._half, self._mask = np.uint64(half), np.uint64((1 << half) - 1)
+        self._keys = random_bits(ROUNDS, *key)
+
+    def __call__(self, places: np.ndarray) -> np.ndarray:
+        """The numbers at these places of the permutation, int64 like `places`, both in range(size)."""
+        numbers = self._permuted(places.astype(np.uint64))
+        while (outside := numbers >= self._size).any():
+            numbers[outside] = self._permuted(numbers[outside])
+        return numbers.astype(np.int64)
+
+    def _permuted(self, numbers: np.ndarray) -> np.ndarray:
+        left, right = numbers >> self._half, numbers & self._mask
+        for key in self._keys:
+            left, right = right, left ^ (_mixed(right + key) & self._mask)
+        return (left << self._half) | right
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+    """Hashes of 64-bit integers: the finalizer of SplitMix64 (Steele et al. 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

@@ -17,15 +17,17 @@ from base.errors import UserError
 from data.config import DataConfig
 from data.document_counts import Counts, Unwanted
 from data.held_out_documents import HeldOut
+from data.prepared.documents import PreparedDocuments, shuffled
+from data.prepared.source import PreparedSource
 from data.random_orders import WeightedDraws, permutation
-from data.source_protocol import Source
+from data.source_protocol import Document, Source
 from data.stream_records import SHUFFLED, Layout, Position, Reader, ShardOrder, open_readers
 
 
 class Documents(Protocol):
     """Kept documents of one stream, before shuffling."""
 
-    def read(self, counts: Counts) -> str | None:
+    def read(self, counts: Counts) -> Document | None:
         """The next document; None at the end of each epoch. Every record on the way is counted in `counts`.
 
         Raises:
@@ -92,7 +94,7 @@ class MixedDocuments:
         self._draws = draws
         self._next = start
 
-    def read(self, counts: Counts) -> str:
+    def read(self, counts: Counts) -> Document:
         """See `Documents`; never None."""
         member = self._members[self._draws[self._next]]
         self._next += 1
@@ -167,6 +169,13 @@ def open_documents(
     mixed = config.source == "mix"
     members: list[dict[int, Documents]] = []
     for index, source in enumerate(sources):
+        if isinstance(source, PreparedSource):
+            places = {
+                stream: place["members"][index] if mixed and place else place
+                for stream, place in starts.items()
+            }
+            members.append(_prepared(config, source, seed, index, places))
+            continue
         layout = open_layout(config, source, seed, index)
         places, until = (
             {stream: place["members"][index] if mixed and place else place for stream, place in given.items()}
@@ -203,6 +212,32 @@ def open_documents(
     }
 
 
+def _prepared(
+    config: DataConfig, source: PreparedSource, seed: int, member: int, starts: Mapping[int, Any]
+) -> dict[int, Documents]:
+    """The training documents of a prepared corpus, by stream, each from its position on."""
+    fraction = 0.0 if config.eval_source else config.eval_fraction
+    shares = {stream: source.share(stream, config.streams, fraction) for stream in starts}
+
+    def empty() -> UserError:
+        return UserError(
+            f"{source.setting} has {len(source)} documents, {source.held_out(fraction)} of them held out: too few for "
+            f"config.data.streams={config.streams}; lower it, or prepare more text"
+        )
+
+    return {
+        stream: PreparedDocuments(
+            source,
+            first,
+            stop,
+            shuffled(stop - first, seed, member, stream),
+            (starts[stream] or [0])[0],
+            empty,
+        )
+        for stream, (first, stop) in shares.items()
+    }
+
+
 @dataclass(frozen=True)
 class Window:
     """Documents of a stream that are shuffled together; all belong to one epoch."""
@@ -213,7 +248,7 @@ class Window:
     """Position before the first document."""
     end: Any
     """Position after the last document."""
-    texts: list[str]
+    texts: list[Document]
     """The documents, in shuffled order."""
     last: bool
     """Whether the epoch ends with this window. An epoch's last window may be empty."""
@@ -223,6 +258,15 @@ class Window:
 
 WindowOrder = Callable[[int, int], Sequence[int]]
 """Function (number of the window, number of its documents) -> order of the documents."""
+
+
+PREPARED_WINDOW = 1024
+"""Documents of a window of a prepared corpus. Its documents are in random order already; packing chooses among them."""
+
+
+def in_given_order(number: int, documents: int) -> Sequence[int]:
+    """The order of windows whose documents are in random order already."""
+    return range(documents)
 
 
 def window_order(seed: int, stream: int) -> WindowOrder:
@@ -259,7 +303,7 @@ class WindowReader:
         self._epoch = epoch
         self._counts = counts
         self._start = documents.position()
-        self._texts: list[str] = []
+        self._texts: list[Document] = []
         self._last = False
 
     def read_ahead(self, documents: int) -> bool:

@@ -14,13 +14,14 @@ import numpy as np
 import xxhash
 
 from base.errors import UserError
+from data.source_protocol import Document
 from data.streams import Window, WindowReader
 
 Encode = Callable[[Sequence[str]], list[np.ndarray]]
 """Function from a batch of texts to their token ids, int32 each, without special tokens."""
 
-Submit = Callable[[Sequence[str]], "Future[list[np.ndarray]]"]
-"""Function that starts an Encode in the background."""
+Submit = Callable[[Sequence[Document]], "Future[list[np.ndarray]]"]
+"""Function that starts to make the ids of documents in the background."""
 
 SMALLEST_CHUNK = 1 << 14
 LARGEST_CHUNK = 1 << 18
@@ -287,11 +288,18 @@ class TokenStream:
                 self._chunk = min(2 * self._chunk, LARGEST_CHUNK)
 
 
-def _digest(texts: Sequence[str]) -> str:
+def ids_of(encode: Encode, documents: Sequence[Document]) -> list[np.ndarray]:
+    """The token ids of documents, int32 each; those of a prepared corpus are ids already."""
+    texts = [document for document in documents if isinstance(document, str)]
+    encoded = iter(encode(texts) if texts else ())
+    return [next(encoded) if isinstance(document, str) else document for document in documents]
+
+
+def _digest(texts: Sequence[Document]) -> str:
     """A digest of texts and of where each ends."""
     digest = xxhash.xxh3_64()
     for text in texts:
-        content = text.encode("utf-8", "surrogatepass")
+        content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text.tobytes()
         digest.update(len(content).to_bytes(8, "little"))
         digest.update(content)
     return str(digest.hexdigest())

@@ -14,7 +14,10 @@ from jax.sharding import Mesh
 from base import schema
 from base.errors import UserError
 from base.set_fields import Given
+from data.config import leaf_sources
 from data.corpus import corpus_fingerprint, count_steps, open_sources
+from data.source_protocol import Source
+from data.sources import open_source
 from pretrain import origin, starting_network
 from pretrain.checks import (
     TO_COME,
@@ -43,7 +46,7 @@ from pretrain.phases import UNCOUNTED, Phase, resolve_phases
 from pretrain.runtime import processes
 from pretrain.runtime.changes import SAFE_IN_PRETRAINING
 from tokenizer.load import Loaded
-from tokenizer.run_tokenizer import ensure_tokenizer, has_tokenizer
+from tokenizer.run_tokenizer import check_prepared, ensure_tokenizer, has_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +140,7 @@ def assemble(
     encoder = origin.network(config, tokenizer.vocab_size, tokenizer.special)
     encoder = starting_network.as_begun(encoder, saved if config.model.config_file else None)
     model = checked_model(config, planned, encoder)
+    check_prepared([source for phase in planned for source in _prepared(phase)], tokenizer)
     epoch_steps = _epoch_steps(asked, tokenizer, saved)
     phases = resolve_phases(config, epoch_steps=epoch_steps)
     notes += [*_note_on_profile(config, epoch_steps), *notes_on_packing(config)]
@@ -172,6 +176,13 @@ def assemble(
         data_keys=tuple(str(firsts[corpus]) for corpus in fingerprints),
         peak=_peak(config, mesh, saved),
     )
+
+
+def _prepared(phase: Phase) -> list[Source]:
+    """The prepared sources that a phase reads, for training or evaluation; the others are not opened."""
+    data = phase.data
+    members = [*leaf_sources(data), *([data.eval_source] if data.eval_source else [])]
+    return [open_source(member, phase.place("data")) for member in members if member.source == "prepared"]
 
 
 def _first_phases(phases: Sequence[Phase], corpora: Sequence[str]) -> dict[str, int]:

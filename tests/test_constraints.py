@@ -22,6 +22,7 @@ def declared() -> list[Requirement]:
         *project["dependencies"],
         *project["optional-dependencies"]["dev"],
         *project["optional-dependencies"]["onnx"],
+        *project["optional-dependencies"]["prepare"],
         *project["optional-dependencies"]["test"],
     ]
     return [requirement for requirement in map(Requirement, lines) if requirement.name != project["name"]]

@@ -8,6 +8,7 @@ import pytest
 
 from base.command_line import describe, parse
 from data.labelled.tasks import TASKS
+from data.prepare.__main__ import PrepareRunConfig
 from finetune import config as finetuning
 from finetune.config import FinetuneConfig
 from finetune.unused_fields import unused_fields as unused_in_finetuning
@@ -47,6 +48,12 @@ def test_every_field_is_listed_with_its_default(page):
     assert listed.strip() == "\n".join(f"    {line}" for line in describe(FIELDS[page])).strip()
 
 
+def test_every_field_of_a_preparation_is_listed_with_its_default():
+    listed = (ROOT / "docs/corpus.md").read_text().split("## Every field\n", 1)[1]
+    lines = [line for line in describe(PrepareRunConfig) if line.startswith("config.prepare.")]
+    assert listed.strip() == "\n".join(f"    {line}" for line in lines).strip()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
@@ -65,7 +72,11 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_overrides_that_the_documentation_shows_are_fields(page):
-    schemas = [FIELDS[page.name]] if page.name in FIELDS else [PretrainConfig, FinetuneConfig, LaunchConfig]
+    schemas = (
+        [FIELDS[page.name]]
+        if page.name in FIELDS
+        else [PretrainConfig, FinetuneConfig, LaunchConfig, PrepareRunConfig]
+    )
     known = {line.split("=", 1)[0] for schema in schemas for line in describe(schema)} | {"config.FIELD"}
     for name in re.findall(r"--(config\.[\w.\[\]]+)[= ]", page.read_text()):
         plain = re.sub(r"\[\d+\]\.\w+", "", name)

@@ -4,7 +4,7 @@ The file `made_from.json` in the tokenizer's folder records the config and the c
 that asks for another tokenizer is refused, and never gets the old tokenizer by mistake.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -14,6 +14,8 @@ from base.errors import UserError
 from base.json_files import json_object
 from data.config import DataConfig
 from data.corpus import corpus_fingerprint, open_sources, training_documents
+from data.prepared.source import PreparedSource
+from data.source_protocol import Source
 from tokenizer import tokenizer_files
 from tokenizer.config import TokenizerConfig
 from tokenizer.load import Loaded, load
@@ -80,6 +82,9 @@ def ensure_tokenizer(
             _check_made_from(folder, config, data)
         return kept
     sources = open_sources(data)
+    if (brought := prepared_tokenizer(sources)) is not None:
+        brought.save(folder, beside=_made_from(config, corpus_fingerprint(data, sources), _deciding(data)))
+        return brought
     return train_tokenizer(
         training_documents(data, sources),
         config,
@@ -88,6 +93,37 @@ def ensure_tokenizer(
         progress=progress,
         beside=_made_from(config, corpus_fingerprint(data, sources), _deciding(data)),
     )
+
+
+def prepared_tokenizer(sources: Sequence[Source]) -> Loaded | None:
+    """The tokenizer that made the ids of prepared sources; None if no source is prepared.
+
+    Raises:
+      UserError: it is missing or damaged, or it is not that of all prepared sources.
+    """
+    prepared = [source for source in sources if isinstance(source, PreparedSource)]
+    if not prepared:
+        return None
+    first = prepared[0]
+    if not (first.tokenizer / tokenizer_files.TOKENIZER).exists():
+        raise UserError(
+            f"{first.setting} has no tokenizer/{tokenizer_files.TOKENIZER}; copy the whole folder, or set "
+            "config.tokenizer.path to the tokenizer of the shards"
+        )
+    loaded = load(str(first.tokenizer))
+    check_prepared(sources, loaded)
+    return loaded
+
+
+def check_prepared(sources: Sequence[Source], tokenizer: Loaded) -> None:
+    """Refuse prepared sources whose ids another tokenizer made.
+
+    Raises:
+      UserError: the field of the source, and what to do.
+    """
+    for source in sources:
+        if isinstance(source, PreparedSource):
+            source.check_tokenizer(tokenizer.fingerprint())
 
 
 def _kept(folder: epath.Path) -> Loaded:

@@ -68,6 +68,10 @@ def open_source(config: SourceConfig, where: str = "config.data") -> Source:
             from data.sources.tfds import TfdsSource
 
             return TfdsSource(config, where)
+        case "prepared":
+            from data.prepared.source import PreparedSource
+
+            return PreparedSource(config, where)
     raise UserError(
-        f"{where}.source={config.source!r} cannot be opened by itself; use pydoc, files, oscar, hub or tfds"
+        f"{where}.source={config.source!r} cannot be opened by itself; use pydoc, files, oscar, hub, tfds or prepared"
     )

@@ -33,6 +33,7 @@ NAMING_FIELDS = {
     "oscar": ("path", "subset"),
     "hub": ("name", "subset"),
     "tfds": ("name",),
+    "prepared": ("path",),
 }
 """Kind of source -> the fields of SourceConfig that say which documents it reads."""
 

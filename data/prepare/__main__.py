@@ -1,0 +1,116 @@
+"""`python -m data.prepare --config=configs/X.py --out=DIR`: prepare a corpus once, for any number of runs."""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from absl import flags
+
+from base import lock, schema, terminal
+from base.command_line import parse, run
+from base.errors import UserError
+from base.interruptible import signal_of, sigterm_as_ctrl_c
+from base.places import place_of
+from base.schema import Unused, field
+from base.storage import check_writable, is_remote
+from data.config import DataConfig
+from data.config import unused_fields as unused_of_data
+from data.prepare.config import PrepareConfig, check_prepare
+from data.prepare.config import unused_fields as unused_of_prepare
+from tokenizer.config import TokenizerConfig
+from tokenizer.config import unused_fields as unused_of_tokenizer
+
+OF_ROWS = ("streams", "window", "packing", "prefetch")
+"""Fields of `data` that a preparation does not read: a run does."""
+
+
+@dataclass(frozen=True)
+class PrepareRunConfig:
+    """The part of a pretraining config that decides the prepared corpus, and the steps of its preparation."""
+
+    seq_len: int = field(128, "tokens in a row; transformers cuts texts to it (model_max_length)")
+    tokenizer: TokenizerConfig = field(TokenizerConfig, "the tokenizer")
+    data: DataConfig = field(DataConfig, "the text")
+    phases: tuple[dict, ...] = field((), "phases of the run; if the first has its own data, that is the text")
+    prepare: PrepareConfig = field(PrepareConfig, "the steps")
+
+    @property
+    def text(self) -> DataConfig:
+        """The data of the run's first phase."""
+        own = self.phases[0].get("data") if self.phases else None
+        return self.data if own is None else schema.build(DataConfig, own, "config.phases[0].data")
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens in the longest row of any phase."""
+        return max((phase.get("seq_len") or self.seq_len for phase in self.phases), default=self.seq_len)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prepare, or say that it is done."""
+    config, values = parse(PrepareRunConfig, argv, _define_flags, partial=True, unused=_without_effect)
+    if not values.out:
+        raise UserError("no --out given; for example --out=corpus, or --out=gs://BUCKET/corpus --work=DIR")
+    if values.workers < 0:
+        raise UserError(f"--workers={values.workers} should be 1 or more, or 0 for one for each core")
+    check_prepare(config.prepare)
+    from data.prepare.preparation import (  # here: it imports datatrove, which --help does not need
+        Task,
+        prepare,
+    )
+    from data.prepare.report import table
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(terminal.Formatter("%(message)s"))
+    out = place_of(values.out, "--out")
+    if is_remote(out):
+        check_writable(out, "--out")
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+    work = Path(values.work).expanduser() if values.work else None
+    task = Task(config.prepare, config.text, config.tokenizer, config.longest_row)
+    try:
+        with sigterm_as_ctrl_c(), lock.held(out, "--out", "prepares"):
+            made = prepare(task, out, work, values.workers or os.cpu_count() or 1, keep_work=values.keep_work)
+    except KeyboardInterrupt as error:
+        terminal.say("stopped; the same command goes on from here", error=True)
+        return 128 + signal_of(error)
+    terminal.console().print(table(made.report, made.seconds))
+    terminal.say(
+        f"{out} holds {made.index.documents:,} documents of {made.index.tokens:,} tokens in "
+        f"{len(made.index.shards):,} shards; train from it: --config.data.source=prepared --config.data.path={out}"
+    )
+    return 0
+
+
+def _without_effect(config: PrepareRunConfig) -> list[Unused]:
+    rows = tuple(f"data.{name}" for name in OF_ROWS)
+    return [
+        *unused_of_prepare(config.prepare),
+        *unused_of_tokenizer(config.tokenizer, ""),
+        *unused_of_data(config.data),
+        Unused(rows, "python -m data.prepare makes no rows; leave it out"),
+    ]
+
+
+def _define_flags(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("out", "", "the folder for the shards, local or gs://", flag_values=values)
+    flags.DEFINE_string(
+        "work", "", "a local folder for unfinished work; empty takes OUT/work", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "workers",
+        0,
+        "processes; 0 takes one for each core; the output does not depend on it",
+        flag_values=values,
+    )
+    flags.DEFINE_boolean(
+        "keep_work", False, "keep the cleaned texts (WORK/clean) when all is done", flag_values=values
+    )
+
+
+if __name__ == "__main__":
+    run(main)

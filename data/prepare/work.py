@@ -1,0 +1,92 @@
+"""The files of a preparation that has not ended: what each task leaves for the next stage.
+
+A task writes its files under temporary names and renames them at its end. So a task that was killed leaves nothing that
+a later stage would read, and is done again.
+"""
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zstandard
+
+TABLE = np.dtype([("digest", "<u8"), ("offset", "<u8"), ("length", "<u4"), ("source", "<u4")])
+"""A document of a run: its digest, where its ids begin in the file of ids, how many they are, and its source."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The folder of work of a preparation."""
+
+    folder: Path
+
+    def path(self, stage: str, rank: int, suffix: str) -> Path:
+        """The file of a task."""
+        return self.folder / stage / f"{rank:05d}{suffix}"
+
+    def names(self, stage: str, suffix: str) -> list[Path]:
+        """The files of a stage with this suffix, in the order of its tasks."""
+        return sorted((self.folder / stage).glob(f"[0-9]*{suffix}"))
+
+    def json(self, stage: str, rank: int) -> dict[str, Any]:
+        """The facts of a task that has ended."""
+        found: dict[str, Any] = json.loads(self.path(stage, rank, ".json").read_text())
+        return found
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that appears whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write a JSON file that appears whole."""
+    write_whole(path, json.dumps(values, indent=1).encode())
+
+
+def write_array(path: Path, values: np.ndarray) -> None:
+    """Write an array that appears whole."""
+    buffer = io.BytesIO()
+    np.save(buffer, values, allow_pickle=False)
+    write_whole(path, buffer.getvalue())
+
+
+def read_array(path: Path) -> np.ndarray:
+    """An array that stays on the disk."""
+    found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return found
+
+
+class TextWriter:
+    """Writes texts to a Zstandard file, each as a line of JSON; the file appears when it is closed."""
+
+    def __init__(self, path: Path):
+        """Begin the file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._temporary = path, path.with_name(path.name + ".tmp")
+        self._file = self._temporary.open("wb")
+        self._writer = zstandard.ZstdCompressor(level=3).stream_writer(self._file)
+
+    def write(self, text: str) -> None:
+        """Append a text."""
+        self._writer.write(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n")
+
+    def close(self) -> None:
+        """End the file."""
+        self._writer.close()
+        self._file.close()
+        self._temporary.replace(self._path)
+
+
+def read_texts(path: Path) -> Iterator[str]:
+    """The texts of a file that a TextWriter wrote."""
+    with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as reader:
+        for line in io.TextIOWrapper(reader, encoding="utf-8", newline="\n"):
+            yield json.loads(line)["text"]

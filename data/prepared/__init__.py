@@ -1,0 +1,1 @@
+"""Reads what `python -m data.prepare` writes: shards of token ids, in a global shuffle."""

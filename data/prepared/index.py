@@ -1,0 +1,144 @@
+"""The format of a prepared corpus: a folder with shards of token ids, and `index.json`, which is written last.
+
+A shard is an ArrayRecord file. A record is a document: 8 bytes with the digest of its text, 4 with the number of its
+source, and its ids. All documents are in the order of their digests, over all shards. So the held-out documents, whose
+digests are the smallest, are the first. Beside each shard, a `.lengths` file has the number of tokens of each document
+(uint32), so that rows can be counted without reading the shard. All numbers are little-endian.
+"""
+
+import dataclasses
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from base.errors import UserError
+from base.json_files import json_object
+from base.storage import explained
+
+INDEX = "index.json"
+TOKENIZER = "tokenizer"
+"""The folder of the tokenizer that made the ids."""
+WORK = "work"
+"""The folder of a preparation that has not ended."""
+FORMAT = 1
+HEADER = struct.Struct("<QI")
+IDS = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+LENGTHS = np.dtype("<u4")
+
+
+def lengths_of(shard: str) -> str:
+    """The file beside a shard with the lengths of its documents."""
+    return shard.removesuffix(".array_record") + ".lengths"
+
+
+def packed(digest: int, source: int, ids: np.ndarray) -> bytes:
+    """A document as a record; `ids` has the type of the shards."""
+    return HEADER.pack(digest, source) + ids.tobytes()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard."""
+
+    name: str
+    documents: int
+    tokens: int
+    first: int
+    """A digest: none in the shard is smaller, and all in the shards before are."""
+    bytes: int
+    """Size of the file."""
+    checksum: str
+    """XXH3 of the file, 128 bits in hex."""
+
+
+@dataclass(frozen=True)
+class SourceCounts:
+    """What one source has in the shards."""
+
+    name: str
+    documents: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Index:
+    """The content of `index.json`."""
+
+    ids: str
+    """The type of ids: uint16 or uint32."""
+    tokenizer: str
+    """Fingerprint of the tokenizer."""
+    made_from: str
+    """Digest of the configuration and of the corpus."""
+    sources: tuple[SourceCounts, ...]
+    shards: tuple[Shard, ...]
+
+    @property
+    def documents(self) -> int:
+        """The number of documents."""
+        return sum(shard.documents for shard in self.shards)
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens, without special ones."""
+        return sum(shard.tokens for shard in self.shards)
+
+    def fingerprint(self) -> str:
+        """Hex digest of everything in the shards."""
+        content = [self.ids, self.tokenizer, *(dataclasses.astuple(shard) for shard in self.shards)]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """The text of `index.json`."""
+        total = {"documents": self.documents, "tokens": self.tokens}
+        return json.dumps({"format": FORMAT, **total, **dataclasses.asdict(self)}, indent=1) + "\n"
+
+
+def read_index(folder: epath.Path, setting: str) -> Index:
+    """Read the index of a prepared corpus.
+
+    Args:
+      folder: the folder.
+      setting: the field that gave the folder and its value, for messages.
+
+    Raises:
+      UserError: there is none, or it is damaged, or of another format; the message says how to go on.
+    """
+    file = folder / INDEX
+    with explained(folder, setting.partition("=")[0]):
+        if not file.exists():
+            if (folder / WORK).exists():
+                raise UserError(
+                    f"{setting} is not whole: its preparation was stopped before {INDEX} was written; run the same "
+                    "`python -m data.prepare` again, which goes on where it stopped"
+                )
+            raise UserError(
+                f"{setting} has no {INDEX}: it should be a folder that `python -m data.prepare --out` wrote"
+            )
+        try:
+            return _parsed(json_object(file))
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"{file} is damaged ({' '.join(str(error).split())}); prepare the corpus again"
+            ) from error
+
+
+def _parsed(values: Mapping[str, Any]) -> Index:
+    if values["format"] != FORMAT:
+        raise ValueError(f"format {values['format']!r}, where {FORMAT} is read")
+    index = Index(
+        ids=values["ids"],
+        tokenizer=values["tokenizer"],
+        made_from=values["made_from"],
+        sources=tuple(SourceCounts(**source) for source in values["sources"]),
+        shards=tuple(Shard(**shard) for shard in values["shards"]),
+    )
+    if index.ids not in IDS or not index.shards:
+        raise ValueError("it has no shards of a known type")
+    return index

@@ -1,0 +1,200 @@
+"""A prepared corpus, opened: random access to its documents, and the share of each stream."""
+
+import bisect
+import itertools
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from etils import epath
+
+from base.errors import UserError
+from base.home import cache_folder
+from base.storage import explained, is_remote, patiently
+from data.config import SourceConfig
+from data.held_out_documents import threshold
+from data.prepared.index import HEADER, IDS, INDEX, LENGTHS, Index, lengths_of, read_index
+
+CACHE = "~/.cache/unmask/prepared"
+"""Where shards of a bucket are kept; UNMASK_CACHE names another folder."""
+NO_READ_AHEAD = "readahead_buffer_size:0"
+
+
+class PreparedSource:
+    """The shards that `python -m data.prepare` wrote, local or in a bucket.
+
+    A shard of a bucket is copied to this machine when the first of its documents is read. Streams have contiguous
+    shares, so a process copies the shards of its own streams alone.
+
+    Raises:
+      UserError: the folder holds no prepared corpus, or one that is not whole.
+    """
+
+    def __init__(self, config: SourceConfig, where: str = "config.data"):
+        """Read the index; `where` is the path of `config` in messages."""
+        if not config.path:
+            raise UserError(
+                f"{where}.path is not set; {where}.source='prepared' needs the folder that `python -m data.prepare "
+                "--out` wrote"
+            )
+        self.setting = f"{where}.path={config.path!r}"
+        self.folder = epath.Path(config.path).expanduser()
+        self.index: Index = read_index(self.folder, self.setting)
+        self._ids = IDS[self.index.ids]
+        self._ends = list(itertools.accumulate(shard.documents for shard in self.index.shards))
+        self._readers: dict[int, Any] = {}
+        if not is_remote(self.folder):
+            self._check_sizes()
+
+    @property
+    def shards(self) -> Sequence[str]:
+        """Names of the shards."""
+        return [shard.name for shard in self.index.shards]
+
+    def read(self, shard: int, start: int = 0) -> Iterator[Any]:
+        """There is no text to read (see `data.source_protocol.Source.read`)."""
+        self.no_text()
+
+    def no_text(self) -> NoReturn:
+        """Refuse a use of the text.
+
+        Raises:
+          UserError: always.
+        """
+        raise UserError(
+            f"{self.setting} holds token ids and no text; for this, set the source that it was prepared from"
+        )
+
+    def fingerprint(self) -> str:
+        """Hex digest of the shards' content."""
+        return self.index.fingerprint()
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def check_tokenizer(self, fingerprint: str) -> None:
+        """Refuse another tokenizer than that of the shards.
+
+        Raises:
+          UserError: the tokenizer is another one.
+        """
+        if fingerprint != self.index.tokenizer:
+            raise UserError(
+                f"{self.setting} was made with another tokenizer (fingerprint {self.index.tokenizer[:12]}) than the "
+                f"run's ({fingerprint[:12]}); leave config.tokenizer.path empty to take that of the shards, or prepare "
+                "the corpus with the run's"
+            )
+
+    @property
+    def tokenizer(self) -> epath.Path:
+        """The folder of the tokenizer that made the ids."""
+        return self.folder / "tokenizer"
+
+    @lru_cache  # noqa: B019 - a run has few sources, which live as long as the run
+    def held_out(self, fraction: float) -> int:
+        """The number of documents that are held out if `fraction` is; they are the first."""
+        below = threshold(fraction)
+        shard = bisect.bisect_left([shard.first for shard in self.index.shards], below) - 1
+        if shard < 0:
+            return 0
+        stop = self._ends[shard]
+        documents = range(stop - self.index.shards[shard].documents, stop)
+        return documents.start + bisect.bisect_left(documents, below, key=self._digest)
+
+    def share(self, stream: int, streams: int, fraction: float) -> tuple[int, int]:
+        """The first document of a stream's share of the training documents, and that after its last."""
+        held = self.held_out(fraction)
+        left = len(self) - held
+        return held + stream * left // streams, held + (stream + 1) * left // streams
+
+    def documents(self, numbers: np.ndarray) -> list[np.ndarray]:
+        """The ids of documents, int32 each, by their numbers in the corpus, in the given order."""
+        return [
+            np.frombuffer(record, self._ids, offset=HEADER.size).astype(np.int32)
+            for record in self._records(numbers)
+        ]
+
+    def lengths(self, first: int, stop: int) -> np.ndarray:
+        """The numbers of tokens of the documents first to stop (exclusive), int64."""
+        return self._lengths[first:stop].astype(np.int64)
+
+    @cached_property
+    def _lengths(self) -> np.ndarray:
+        files = [self.folder / lengths_of(shard.name) for shard in self.index.shards]
+        with explained(self.folder, self.setting.partition("=")[0]):
+            parts = [np.frombuffer(patiently(file.read_bytes, str(file)), LENGTHS) for file in files]
+        for part, shard, file in zip(parts, self.index.shards, files):
+            if len(part) != shard.documents or part.sum(dtype=np.int64) != shard.tokens:
+                raise UserError(f"{file} is damaged; prepare the corpus again")
+        return np.concatenate(parts)
+
+    def _digest(self, number: int) -> int:
+        (record,) = self._records(np.array([number]))
+        return int(HEADER.unpack_from(record)[0])
+
+    def _records(self, numbers: np.ndarray) -> list[bytes]:
+        """The records of documents, each shard's in one call."""
+        shards = np.searchsorted(self._ends, numbers, "right")
+        found: list[bytes] = [b""] * len(numbers)
+        for shard in np.unique(shards).tolist():
+            places = np.flatnonzero(shards == shard)
+            first = self._ends[shard] - self.index.shards[shard].documents
+            for place, record in zip(
+                places.tolist(), self._read(shard, (numbers[places] - first).tolist()), strict=True
+            ):
+                found[place] = record
+        return found
+
+    def _read(self, shard: int, records: list[int]) -> list[bytes]:
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        path = ""
+        try:
+            if shard not in self._readers:
+                path = self._local(shard)
+                self._readers[shard] = ArrayRecordReader(path, NO_READ_AHEAD)
+            return list(self._readers[shard].read(records))
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise UserError(
+                f"{self.folder / self.shards[shard]} is damaged ({' '.join(str(error).split())[:200]}); "
+                "prepare the corpus again"
+            ) from error
+
+    def _local(self, shard: int) -> str:
+        """The path of a shard on this machine."""
+        name = self.index.shards[shard].name
+        if not is_remote(self.folder):
+            return os.fspath(self.folder / name)
+        with explained(self.folder, self.setting.partition("=")[0]):
+            return _copied(self.folder / name, self._cache / name, self.index.shards[shard].bytes)
+
+    @cached_property
+    def _cache(self) -> Path:
+        base = cache_folder(os.environ.get("UNMASK_CACHE", CACHE)) or tempfile.mkdtemp(prefix="unmask-")
+        return Path(base) / self.fingerprint()[:16]
+
+    def _check_sizes(self) -> None:
+        """Refuse a folder that lacks a part of what its index lists."""
+        for shard in self.index.shards:
+            path = self.folder / shard.name
+            size = path.stat().length if path.exists() else None
+            if size != shard.bytes:
+                state = "is missing" if size is None else f"has {size} bytes and not {shard.bytes}"
+                raise UserError(
+                    f"{self.setting}: {shard.name} {state}, so {INDEX} is not whole; copy the folder again, or prepare "
+                    "the corpus again"
+                )
+
+
+def _copied(source: epath.Path, target: Path, size: int) -> str:
+    """Copy a file of a bucket, unless its copy is there; the copy appears whole."""
+    if not target.exists() or target.stat().st_size != size:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(patiently(source.read_bytes, str(source)))
+        temporary.replace(target)
+    return os.fspath(target)
