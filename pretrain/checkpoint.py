@@ -9,13 +9,13 @@ from rich.text import Text
 
 from base import formatting, terminal
 from base.errors import UserError
+from base.lock import held
 from base.places import place_of
 from base.plain_arguments import Arguments
 from base.storage import check_readable, is_remote, objects_below
 from pretrain.branch import branch
 from pretrain.runtime import manifest, processes
 from pretrain.runtime.checkpointer import Checkpointer, first_line
-from base.lock import held
 
 ACTIONS = ("list", "verify", "prune", "branch")
 

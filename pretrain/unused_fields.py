@@ -38,7 +38,9 @@ def _of_start(config: PretrainConfig) -> Iterator[Unused]:
     yield from tokenizer_config.unused_fields(config.tokenizer, brings_tokenizer)
     if config.data.source == "prepared":
         training = tuple(f"tokenizer.{name}" for name in tokenizer_config.TRAINING if name != "vocab_size")
-        because = "config.data.source='prepared' brings the tokenizer of its ids; set it for python -m data.prepare"
+        because = (
+            "config.data.source='prepared' brings the tokenizer of its ids; set it for python -m data.prepare"
+        )
         yield Unused(training, because, ("data.source",))
     if not config.init_from:
         because = "config.init_from names no model to start from; set it"

@@ -13,6 +13,7 @@ from etils import epath
 from base import schema
 from base.errors import UserError
 from base.json_files import json_object
+from base.lock import Lock
 from base.storage import check_readable, check_writable, is_remote
 from base.storage import write_bytes as write_bytes
 from base.storage import write_text as write_text
@@ -20,7 +21,6 @@ from pretrain.config import PretrainConfig
 from pretrain.runtime import processes
 from pretrain.runtime.checkpointer import SAVED_FILE as SAVED_FILE
 from pretrain.runtime.checkpointer import Checkpointer, first_line
-from base.lock import Lock
 
 logger = logging.getLogger(__name__)
 
