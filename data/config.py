@@ -60,6 +60,11 @@ class DataConfig(SourceConfig):
     """Documents, streams, packing, and the held-out share."""
 
     mix: tuple[SourceConfig, ...] = field((), "source=mix: the sources to draw from, each with its weight")
+    temperature: float = field(
+        0.0,
+        "source=mix of prepared members: a member's share is its weight times its number of documents to this power; 0 "
+        "takes the weights alone, 1 draws all documents alike",
+    )
     streams: int = field(
         8,
         "number of streams that the corpus is split into; must divide every phase's global batch; fixed for a run",
@@ -101,6 +106,7 @@ READERS = {
     "filters.min_language_probability": ("oscar",),
     "filters.min_harmful_pp": ("oscar",),
     "mix": ("mix",),
+    "temperature": ("mix",),
 }
 """The kinds of source that read a field, for fields that not all kinds read."""
 OF_ANY_SOURCE = ("filters.min_chars", "bad_documents")

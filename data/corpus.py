@@ -11,6 +11,7 @@ import numpy as np
 from base.errors import UserError
 from data.config import DataConfig, leaf_sources
 from data.document_counts import Counts
+from data.mixes import keeps_its_place, shares
 from data.packing import LOOK_AHEAD, DocumentPlanner, rows_in_order
 from data.prepared.documents import shuffled
 from data.prepared.source import PreparedSource
@@ -45,13 +46,19 @@ def open_sources(config: DataConfig, where: str = "config.data") -> list[Source]
     for index, member in enumerate(config.mix):
         if not member.weight > 0:
             raise UserError(f"{where}.mix[{index}].weight={member.weight} should be positive")
+        if config.temperature and member.source != "prepared":
+            raise UserError(
+                f"{where}.temperature={config.temperature} draws members by their size, which is known of prepared "
+                f"ones alone; {where}.mix[{index}].source={member.source!r}: prepare it, or unset the temperature"
+            )
     return [open_source(member, f"{where}.mix[{index}]") for index, member in enumerate(config.mix)]
 
 
 def corpus_fingerprint(config: DataConfig, sources: Sequence[Source] | None = None) -> str:
-    """Hex digest of a run's training documents: the sources, their weights, and the held-out share."""
+    """Hex digest of a run's training documents: the sources, the held-out share, and weights that cannot change."""
     sources = open_sources(config) if sources is None else sources
-    weights = [member.weight for member in config.mix] if config.source == "mix" else []
+    weighted = config.source == "mix" and not keeps_its_place(config)
+    weights = [member.weight for member in config.mix] if weighted else []
     held_out = 0.0 if config.eval_source else config.eval_fraction
     content = json.dumps([[source.fingerprint() for source in sources], weights, held_out])
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
@@ -77,7 +84,7 @@ def training_documents(
     counts = Counts() if counts is None else counts
     unwanted, before = outside_training(config), counts.documents
     try:
-        for record in _in_turns([_records(source) for source in sources], source_weights(config)):
+        for record in _in_turns([_records(source) for source in sources], shares(config, sources)):
             if counts.keeps(record, unwanted):
                 yield record.text
     finally:  # also if the caller stops early
@@ -85,11 +92,6 @@ def training_documents(
             log.info("read %d documents: %s", counts.documents - before, counts)
     if counts.documents == before:
         raise nothing_to_read(sources, counts)
-
-
-def source_weights(config: DataConfig) -> list[float]:
-    """The weight of each source in `open_sources`, not normalised."""
-    return [member.weight for member in config.mix] if config.source == "mix" else [1.0]
 
 
 def _records(source: Source) -> Iterator[Record]:

@@ -9,9 +9,11 @@ import numpy as np
 
 from base.errors import UserError
 from data.config import DataConfig
-from data.corpus import open_sources, source_weights
+from data.corpus import open_sources
 from data.document_counts import Counts, Unwanted, describe_dropped
+from data.document_protocol import Documents
 from data.held_out_documents import HeldOut
+from data.mixes import shares
 from data.packing import Rows, fill, make_packer
 from data.prepared.documents import PreparedDocuments, as_written
 from data.prepared.source import PreparedSource
@@ -19,7 +21,7 @@ from data.source_protocol import Document, Source
 from data.sources import open_source
 from data.special_tokens import SpecialTokens
 from data.stream_records import Layout, OwnReader, Position
-from data.streams import Documents, SourceDocuments, WindowReader
+from data.streams import SourceDocuments, WindowReader
 from data.token_streams import Encode, TokenStream, ids_of
 
 log = logging.getLogger(__name__)
@@ -64,7 +66,7 @@ def evaluation_rows(
     """
     unwanted = _unwanted(config, where)
     sources = _open_evaluated(config, where) if sources is None else sources
-    weights = [1.0] if config.eval_source else source_weights(config)
+    weights = [1.0] if config.eval_source else shares(config, sources)
     bounds = np.rint(np.cumsum(weights) / np.sum(weights) * max_rows).astype(int).tolist()
     parts, counts = [], Counts()
     with ThreadPoolExecutor(1) as executor:

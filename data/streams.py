@@ -11,33 +11,19 @@ which is random if W is above 1.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from base.errors import UserError
 from data.config import DataConfig
 from data.document_counts import Counts, Unwanted
+from data.document_protocol import Documents
 from data.held_out_documents import HeldOut
+from data.mixes import MixDraws, MixedDocuments, keeps_its_place, shares
 from data.prepared.documents import PreparedDocuments, shuffled
 from data.prepared.source import PreparedSource
-from data.random_orders import WeightedDraws, permutation
+from data.random_orders import permutation
 from data.source_protocol import Document, Source
 from data.stream_records import SHUFFLED, Layout, Position, Reader, ShardOrder, open_readers
-
-
-class Documents(Protocol):
-    """Kept documents of one stream, before shuffling."""
-
-    def read(self, counts: Counts) -> Document | None:
-        """The next document; None at the end of each epoch. Every record on the way is counted in `counts`.
-
-        Raises:
-          UserError: an epoch has no document.
-        """
-        ...
-
-    def position(self) -> Any:
-        """Position of the next read, JSON-able."""
-        ...
 
 
 class SourceDocuments:
@@ -83,28 +69,6 @@ class SourceDocuments:
     def position(self) -> list[int | bool]:
         """[epoch, index in the order of shards, record number, whether that order is random]."""
         return [*self._position, self._order(self._position.epoch)]
-
-
-class MixedDocuments:
-    """Draws documents from several sources by weight. Each source has its own epochs; the mix has none."""
-
-    def __init__(self, members: Sequence[Documents], draws: WeightedDraws, start: int):
-        """Start at draw number `start`."""
-        self._members = members
-        self._draws = draws
-        self._next = start
-
-    def read(self, counts: Counts) -> Document:
-        """See `Documents`; never None."""
-        member = self._members[self._draws[self._next]]
-        self._next += 1
-        while (text := member.read(counts)) is None:
-            pass
-        return text
-
-    def position(self) -> dict[str, Any]:
-        """Number of the next draw, and the members' positions."""
-        return {"draw": self._next, "members": [member.position() for member in self._members]}
 
 
 def open_layout(config: DataConfig, source: Source, seed: int, member: int = 0) -> Layout:
@@ -201,12 +165,13 @@ def open_documents(
         )
     if not mixed:
         return members[0]
-    weights = [member.weight for member in config.mix]
+    weights, kept = shares(config, sources), keeps_its_place(config)
     return {
         stream: MixedDocuments(
             [member[stream] for member in members],
-            WeightedDraws(weights, "mix", seed, stream),
+            MixDraws(weights, ("mix", seed, stream), start, ends.get(stream)),
             start["draw"] if start else 0,
+            with_weights=kept,
         )
         for stream, start in starts.items()
     }

@@ -11,10 +11,11 @@ from base.errors import UserError
 from data import token_streams
 from data.batches import Batch
 from data.config import DataConfig, SourceConfig
-from data.corpus import corpus_fingerprint, count_steps, training_documents
+from data.corpus import corpus_fingerprint, count_steps, open_sources, training_documents
 from data.document_counts import Counts
 from data.held_out_documents import HeldOut
 from data.held_out_rows import evaluation_rows, held_out_documents
+from data.mixes import shares
 from data.prepared.documents import PreparedDocuments, shuffled
 from data.prepared.index import INDEX, WORK
 from data.prepared.source import PreparedSource
@@ -118,6 +119,42 @@ def test_a_mix_of_prepared_and_other_text_resumes_at_every_batch(source: Prepare
     for step in range(0, len(whole), 4):
         saved = json.loads(json.dumps(whole[step].states))
         assert_same(take(config, sources, len(whole) - step - 1, states=saved), whole[step + 1 :])
+
+
+def mixed(*weights: float, **changes: float) -> DataConfig:
+    members = tuple(SourceConfig(source="prepared", path="x", weight=weight) for weight in weights)
+    return DataConfig(
+        **{"source": "mix", "mix": members, "streams": 4, "window": 8, "eval_fraction": 0.0, **changes}
+    )
+
+
+def test_weights_of_prepared_members_change_at_a_phase_and_each_keeps_its_place(
+    source: PreparedSource, tmp_path: Path
+) -> None:
+    sources = [source, write_numbers(tmp_path, [["9000 9001"] * 9 + [f"{n}" for n in range(9002, 9100)]])]
+    before = take(mixed(1.0, 1.0), sources, 4)
+    changed = mixed(50.0, 1.0)
+    after = take(changed, sources, 16, states=before[-1].states)
+    for step in range(0, len(after) - 1, 2):
+        saved = json.loads(json.dumps(after[step].states))
+        assert_same(take(changed, sources, len(after) - step - 1, states=saved), after[step + 1 :])
+    for stream, state in before[-1].states.items():
+        first, last = state["end"], after[-1].states[stream]["start"]
+        moved = [now[0] - then[0] for now, then in zip(last["members"], first["members"])]
+        assert (first["weights"], last["weights"]) == ([1.0, 1.0], [50.0, 1.0])
+        assert moved[0] >= 8 and moved[1] <= moved[0] // 3
+    assert corpus_fingerprint(changed, sources) == corpus_fingerprint(mixed(1.0, 1.0), sources)
+
+
+def test_the_temperature_of_a_mix_draws_members_by_their_size(source: PreparedSource, tmp_path: Path) -> None:
+    small = write_numbers(tmp_path, make_corpus(1, 10), shards=1)
+    assert shares(mixed(1.0, 2.0), [source, small]) == [1.0, 2.0]
+    assert shares(mixed(1.0, 2.0, temperature=1.0), [source, small]) == [90.0, 20.0]
+    assert shares(mixed(1.0, 1.0, temperature=0.5), [source, small]) == [90**0.5, 10**0.5]
+    wrong = DataConfig(source="mix", mix=(SourceConfig(),), temperature=0.5)
+    refusal = r"config.data.temperature=0.5 draws members by their size.*mix\[0\].source='pydoc'"
+    with pytest.raises(UserError, match=refusal):
+        open_sources(wrong)
 
 
 def test_states_are_small_and_their_place_in_the_corpus_is_one_number(source: PreparedSource) -> None:

@@ -38,6 +38,7 @@ REFUSED = {
     "model.scan_unroll=0": "model.remat=true",
     "tokenizer.sample_bytes=3": "data.source=prepared",
     "data.window=3": "data.source=prepared",
+    "data.temperature=0.5": "data.source=files",
     "data.filters.min_chars=3": "data.source=prepared",
     "data.path=x": "data.source=hub",
     "data.name=x": "data.source=files",
