@@ -20,7 +20,7 @@ from data.held_out_documents import threshold
 from data.prepare import steps, tokenizing
 from data.prepare.config import PrepareConfig
 from data.prepare.report import Report, make_report, report_json, seconds
-from data.prepare.work import Work, write_json
+from data.prepare.work import PART, Work, write_json
 from data.prepared.index import INDEX, TOKENIZER, WORK, Index, Shard, SourceCounts, read_index
 from data.source_protocol import Source
 from tokenizer.config import TokenizerConfig
@@ -99,6 +99,9 @@ def prepare(
     report = make_report(work, len(shards), names, task.config.steps)
     times = seconds(work, len(shards))
     index = _index(work, count, names, ids, tokenizer.fingerprint(), made_from)
+    if not is_remote(out):
+        for part in Path(out).glob(f"*{PART}"):  # of a process that was killed
+            part.unlink()
     with explained(out, "--out"):
         write_text(out / REPORT, report_json(report))
         write_text(out / INDEX, index.to_json())

@@ -14,10 +14,19 @@ import numpy as np
 import xxhash
 from etils import epath
 
-from base.storage import write_bytes
 from data.prepare.near_duplicates import KEPT
 from data.prepare.steps import CLEAN, UNIQUE, Documents, Step, execute
-from data.prepare.work import TABLE, Work, read_array, read_texts, write_array, write_json, write_whole
+from data.prepare.work import (
+    TABLE,
+    Work,
+    publish,
+    read_array,
+    read_texts,
+    temporary,
+    write_array,
+    write_json,
+    write_whole,
+)
 from data.prepared.index import IDS, LENGTHS, lengths_of, packed
 from tokenizer.load import Loaded, load
 
@@ -138,13 +147,13 @@ class ShardWriter(Step):
         owners = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
         order = np.argsort(joined["digest"], kind="stable")
         name = f"shard-{rank:05d}-of-{world_size:05d}.array_record"
-        path = work.path(SHARDS, rank, ".array_record")
+        path = temporary(work.path(SHARDS, rank, ".array_record"))
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_records(path, joined[order], owners[order], runs)
         content, lengths = path.read_bytes(), joined["length"][order].astype(LENGTHS)
         out = epath.Path(self._out)
-        write_bytes(out / name, content)
-        write_bytes(out / lengths_of(name), lengths.tobytes())
+        publish(out / name, content)
+        publish(out / lengths_of(name), lengths.tobytes())
         path.unlink()
         sources, owner_of = np.unique(joined["source"], return_inverse=True)
         facts = {

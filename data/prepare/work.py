@@ -1,11 +1,13 @@
 """The files of a preparation that has not ended: what each task leaves for the next stage.
 
 A task writes its files under temporary names and renames them at its end. So a task that was killed leaves nothing that
-a later stage would read, and is done again.
+a later stage would read, and is done again. The names have the process's number: a process whose command was killed may
+still be at the same task for a while, and writes the same.
 """
 
 import io
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,12 @@ from typing import Any
 
 import numpy as np
 import zstandard
+from etils import epath
+
+from base.storage import is_remote, write_bytes
+
+PART = ".tmp"
+"""The end of the name of a file that is not whole."""
 
 TABLE = np.dtype([("digest", "<u8"), ("offset", "<u8"), ("length", "<u4"), ("source", "<u4")])
 """A document of a run: its digest, where its ids begin in the file of ids, how many they are, and its source."""
@@ -41,9 +49,22 @@ class Work:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file that appears whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    part = temporary(path)
+    part.write_bytes(content)
+    part.replace(path)
+
+
+def temporary(path: Path) -> Path:
+    """The name of a file until it is whole."""
+    return path.with_name(f"{path.name}.{os.getpid()}{PART}")
+
+
+def publish(path: epath.Path, content: bytes) -> None:
+    """Write a file of the output, local or in a bucket; it appears whole."""
+    if is_remote(path):
+        write_bytes(path, content)
+    else:
+        write_whole(Path(path), content)
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -70,7 +91,7 @@ class TextWriter:
     def __init__(self, path: Path):
         """Begin the file."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._temporary = path, path.with_name(path.name + ".tmp")
+        self._path, self._temporary = path, temporary(path)
         self._file = self._temporary.open("wb")
         self._writer = zstandard.ZstdCompressor(level=3).stream_writer(self._file)
 

@@ -124,7 +124,7 @@ def test_a_preparation_that_was_stopped_anywhere_goes_on_to_the_same_bytes(
     whole = content(tmp_path / "whole")
     stops: list[tuple[Any, str, int]] = [
         (steps, "write_array", 3), (steps, "write_json", 1), (steps, "write_json", 4), (tokenizing, "write_whole", 1),
-        (tokenizing, "write_json", 2), (tokenizing, "write_bytes", 1), (preparation, "write_text", 1),
+        (tokenizing, "write_json", 2), (tokenizing, "publish", 1), (preparation, "write_text", 1),
     ]  # fmt: skip
     for number, (module, name, after) in enumerate(stops):
         out = tmp_path / f"stopped{number}"
