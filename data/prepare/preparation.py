@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,9 +76,12 @@ def prepare(
         raise UserError(f"--out={out} is in a bucket; set --work to a local folder with room for the corpus")
     sources = open_sources(task.data)
     made_from = fingerprint(task, sources)
-    if (out / INDEX).exists():
-        return _as_before(out, made_from)
     work = Work(Path(os.fspath(out)) / WORK if work_folder is None else work_folder)
+    if (out / INDEX).exists():
+        found = _as_before(out, made_from)
+        if not keep_work:
+            work.remove()
+        return found
     _begin(work, made_from)
     shards = [(number, shard) for number, source in enumerate(sources) for shard in range(len(source.shards))]
     logger.info("reading and cleaning %d shards of the source", len(shards))
@@ -106,7 +108,7 @@ def prepare(
         write_text(out / REPORT, report_json(report))
         write_text(out / INDEX, index.to_json())
     if not keep_work:
-        shutil.rmtree(work.folder)
+        work.remove()
     return Prepared(index, report, times)
 
 

@@ -8,6 +8,8 @@ still be at the same task for a while, and writes the same.
 import io
 import json
 import os
+import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ from etils import epath
 
 from base.storage import is_remote, write_bytes
 
+ATTEMPTS, PAUSE = 20, 0.5
+"""Attempts to remove the folder, and seconds between them."""
 PART = ".tmp"
 """The end of the name of a file that is not whole."""
 
@@ -39,6 +43,14 @@ class Work:
     def names(self, stage: str, suffix: str) -> list[Path]:
         """The files of a stage with this suffix, in the order of its tasks."""
         return sorted((self.folder / stage).glob(f"[0-9]*{suffix}"))
+
+    def remove(self) -> None:
+        """Remove the folder. A process whose command was killed may still write there for some seconds."""
+        for _ in range(ATTEMPTS):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            if not self.folder.exists():
+                return
+            time.sleep(PAUSE)
 
     def json(self, stage: str, rank: int) -> dict[str, Any]:
         """The facts of a task that has ended."""
