@@ -122,9 +122,11 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("no --tokenizer given: a folder, a tokenizer.json or a hub id")
     if not values.files:
         raise UserError("no --files given: paths or globs of text, comma-separated")
-    source = open_source(
-        SourceConfig(source="files", path=values.files, txt_documents=values.txt_documents), "--files"
-    )
+    texts_of = SourceConfig(source="files", path=values.files, txt_documents=values.txt_documents)
+    try:
+        source = open_source(texts_of, "--files")
+    except UserError as error:
+        raise UserError(str(error).replace("--files.path", "--files")) from error
     first = load(values.tokenizer)
     tokenizers = [(values.tokenizer, first)]
     tokenizers += [(name, load(name)) for name in values.against.split(",") if name]
