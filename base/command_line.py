@@ -113,6 +113,7 @@ def read(
     *,
     partial: bool = False,
     unused: Callable[[T], Iterable[Unused]] = all_used,
+    recipe: bool = True,
 ) -> CommandLine[T]:
     """Read a command line: the config, the flags, and the fields that are set.
 
@@ -122,6 +123,7 @@ def read(
       define: adds the command's own flags to a FlagValues.
       partial: whether the command reads only some fields of a recipe. Fields that it does not read are not checked.
       unused: the fields of a config that would have no effect: see `base.set_fields.settled`.
+      recipe: whether there must be a recipe. Without one, every field has its default.
 
     Raises:
       UserError: no config, a file that fails, an unknown field, an ill-typed or disallowed value, an unknown flag, a
@@ -133,14 +135,12 @@ def read(
     if "--help" in argv or "-h" in argv:
         terminal.say(_help(argv[0], schema, values), end="")
         sys.exit(0)
-    if path is None:
+    if path is None and recipe:
         raise UserError("no --config given; for example --config=configs/quickstart.py")
-    config = _load(path)
+    config = config_dict.ConfigDict() if path is None else _load(path)
     overrides = [arg.lstrip("-").split("=", 1)[0] for arg in rest if arg.lstrip("-").startswith("config.")]
-    given = Given(
-        frozenset(schema_module.flatten(_plain(config))),
-        frozenset(override.removeprefix("config.") for override in overrides),
-    )
+    on_line = frozenset(override.removeprefix("config.") for override in overrides)
+    given = Given(frozenset(schema_module.flatten(_plain(config))), on_line)
     names = suggestions.Names.of(schema, values)
     _check_names(config, schema, names, "config", partial)
     _fill(config, schema, "config", overrides)

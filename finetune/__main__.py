@@ -23,6 +23,8 @@ from base.set_fields import say_all
 from finetune.config import FinetuneConfig
 from finetune.glue.all_tasks import run_benchmark
 from finetune.job import MODEL
+from finetune.report.pages import FILE as REPORT
+from finetune.report.pages import RESULTS_FILE
 from finetune.results.final_outputs import CARD, card_of, finish, finished
 from finetune.results.predicted_labels import FOLDER
 from finetune.results.results_file import score, table
@@ -132,7 +134,10 @@ def _show(found: Mapping[str, Any], workdir: epath.Path) -> None:
             f"model.onnx: {metric} {score(metric, found['onnx']['metrics'][metric])}, logits differ by "
             f"{found['onnx']['largest_difference']:.1e} at most"
         )
-    places = {"model": workdir / MODEL, "results": workdir / "results.json"}
+    places = {
+        name: workdir / file
+        for name, file in (("model", MODEL), ("results", RESULTS_FILE), ("report", REPORT))
+    }
     if found.get("predictions"):
         places["predictions of test sets"] = workdir / FOLDER
     for name, place in places.items():

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -36,11 +37,13 @@ from finetune.population.state import (
     to_devices,
 )
 from finetune.population.train_step import keep_better, make_train_step, schedule_of
+from finetune.report.pages import write_report
 from finetune.resume import check_same_input, rules
 from finetune.texts.batching import rows
 from pretrain.devices.mesh import sharding
 from pretrain.job import NOTHING_SET
 from pretrain.optim.averages import average_of
+from pretrain.report.facts import keep
 from pretrain.reports import start_summary
 from pretrain.reports.network_facts import network_facts
 from pretrain.reports.recorder import Interval, Recorder
@@ -125,7 +128,7 @@ def train(
             )
         with jax.set_mesh(job.mesh), jax.default_matmul_precision(config.matmul_precision):
             stage = _Finetuning(job, workdir, after_evaluation)
-            ended = Loop(stage, workdir, run.checkpointer, run.account).run()
+            ended = Loop(stage, workdir, run.checkpointer, run.account, partial(write_report, workdir)).run()
     return Outcome(
         job, ended.state, ended.step, ended.interrupted, stage.tracking, stage.seconds, ended.requested
     )
@@ -203,7 +206,7 @@ class _Finetuning:
 
     def evaluation_due(self, step: int) -> bool:
         """Whether to evaluate after so many steps."""
-        return self._due(step, self.config.eval.every)
+        return step > 0 and self._due(step, self.config.eval.every)
 
     def evaluation_compiled(self, step: int) -> bool:
         """Whether an evaluation has been made."""
@@ -342,6 +345,10 @@ class _RunSteps:
             ", ".join(map(str, self._programs)),
         )
         memory = memory_of((state.params, state.best), state.opt_state, self._programs.values(), job.mesh)
+        if processes.is_first():
+            keep(
+                self._stage._workdir, job.mesh, memory, sum(leaf.size for leaf in jax.tree.leaves(job.params))
+            )
         logger.info("memory per device: %s", start_summary.memory_text(memory))
         for name, text in network_facts(job.classifier, job.mesh.shape, fields={}).items():
             logger.info("%s: %s", name, text)

@@ -25,6 +25,7 @@ from pretrain.config import PretrainConfig
 from pretrain.objective.names import TRAITS
 from pretrain.objective.token_frequencies import FREQUENCY_LOSS, verdict
 from pretrain.phases import objective_at, objective_since
+from pretrain.report import pages
 from pretrain.reports import end_summary
 from pretrain.reports.metric_writer import FILE_NAME as METRICS_FILE
 from pretrain.reports.metric_writer import read_metrics
@@ -88,6 +89,7 @@ def _close(outcome: Outcome, workdir: epath.Path) -> None:
     if end_summary.draw_loss_curve(workdir, workdir, remedy=REMEDY):
         console.print(f"loss curve: {workdir / end_summary.LOSS_CURVE}", soft_wrap=True)
     attempt("the model's guesses", _show_predictions, outcome, workdir, console, remedy=REMEDY)
+    console.print(f"report: {workdir / pages.FILE}", soft_wrap=True)
     export = shlex.join([python(), "-m", "pretrain.export", f"--workdir={workdir}", "--out=HF_DIR"])
     console.print(f"to hand it over: {export}", soft_wrap=True)
 
@@ -110,6 +112,9 @@ def _show_predictions(outcome: Outcome, workdir: epath.Path, console: Console) -
             job.models[-1], params, job.tokenizer, [example.text for example in examples]
         )
         console.print(fill_mask.prediction_table(examples, filled))
+        texts, answers = ([getattr(each, name) for each in examples] for name in ("text", "answer"))
+        attempt(pages.EXAMPLES_FILE, pages.keep_examples, workdir, texts, answers, filled)
+        attempt(pages.FILE, pages.write_report, workdir)
 
 
 if __name__ == "__main__":

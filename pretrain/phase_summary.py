@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from etils import epath
 
 from base import schema, terminal
 from pretrain.devices.flops import StepWork
@@ -14,6 +15,7 @@ from pretrain.objective.objective import full_rows
 from pretrain.optim.batch_scaling import rate_text
 from pretrain.optim.train_state import TrainState
 from pretrain.phases import Phase
+from pretrain.report.facts import keep
 from pretrain.reports import start_summary
 from pretrain.reports.network_facts import network_facts
 from pretrain.reports.start_summary import Plan
@@ -26,27 +28,31 @@ def show(
     phase: Phase,
     state: TrainState,
     programs: Sequence[jax.stages.Compiled],
+    workdir: epath.Path,
     *,
     start_step: int,
     steps: int,
     again: bool,
 ) -> None:
-    """Print a phase's network, plan and memory.
+    """Print a phase's network, plan and memory; keep what the report says of them.
 
     Args:
       job: the run.
       phase: the phase.
       state: the state's tree with shape, dtype and sharding at each leaf.
       programs: the compiled steps.
+      workdir: the run's folder.
       start_step: steps that the run has made.
       steps: steps of the whole run.
       again: whether the network has been shown.
     """
+    memory = memory_of(state.params, state.opt_state, programs, job.mesh)
+    keep(workdir, job.mesh, memory, job.model.count().total)
     overview = start_summary.overview(
         state.params,
         job.mesh,
         _plan(job, phase, start_step=start_step, steps=steps),
-        memory_of(state.params, state.opt_state, programs, job.mesh),
+        memory,
         sizes=job.model.sizes(),
         network={} if again else network_facts(job.model, job.mesh.shape),
         processes=processes.count(),

@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -30,6 +31,7 @@ from pretrain.optim.averages import average_of
 from pretrain.optim.train_state import TrainState, abstract_state, fresh_state, state_from_params
 from pretrain.origin import origin_params
 from pretrain.phases import Phase, ends_of_objectives
+from pretrain.report.pages import write_report
 from pretrain.reports.recorder import Interval, Recorder
 from pretrain.reports.training_rates import TrainingRates
 from pretrain.resume import (
@@ -108,9 +110,9 @@ def train(
             check_fingerprints(job, saved["fingerprints"], accept=accept_changes)
         history = provenance(saved, job, changed=bool(run.changes))
 
-        # ---- state, then step by step ---------------------------------------------------------------------
         with jax.set_mesh(job.mesh), jax.default_matmul_precision(config.matmul_precision):
-            ended = Loop(_Pretraining(job, workdir, history), workdir, run.checkpointer, run.account).run()
+            stage, report = _Pretraining(job, workdir, history), partial(write_report, workdir)
+            ended = Loop(stage, workdir, run.checkpointer, run.account, report).run()
     return Outcome(job, ended.state, ended.step, ended.interrupted, ended.metrics)
 
 
@@ -249,9 +251,11 @@ class _Pretraining:
         return self._rates.of(interval)
 
     def evaluation_due(self, step: int) -> bool:
-        """Whether to evaluate after so many steps: every `config.eval.every`, and at the end."""
+        """Whether to evaluate: every `config.eval.every` steps, at the end, and at step 0 if it is not random."""
+        if self._evaluator_at(step) is None:
+            return False
         every = self.config.eval.every
-        return self._evaluator_at(step) is not None and (self.ended(step) or step % every == 0)
+        return bool(self.config.init_from) if step == 0 else self.ended(step) or step % every == 0
 
     def evaluate(self, state: TrainState, step: int, recorder: Recorder) -> tuple[TrainState, bool]:
         """Evaluate on held-out rows and log; returns the state, and whether this is the best so far."""
@@ -263,7 +267,8 @@ class _Pretraining:
         values = processes.same_as_first(evaluator(state.params, average_of(state.opt_state)))
         recorder.evaluation(step, values)
         loss, best = values["eval/loss"], self.run.best
-        improved = math.isfinite(loss) and (best is None or loss < best["eval/loss"])
+        # Step 0 has no checkpoint, so it is never the best.
+        improved = step > 0 and math.isfinite(loss) and (best is None or loss < best["eval/loss"])
         if improved:
             self.run.best = {"step": step, **values}
         return state, improved
@@ -375,7 +380,10 @@ class _PhaseSteps:
         if step == self._phase.start and (boundary := phase_summary.boundary(stage.job, self._phase)):
             logger.info("%s", boundary)
         phase_summary.show(
-            stage.job, self._phase, stage.abstract, programs, start_step=step, steps=stage.steps, again=again
+            *(stage.job, self._phase, stage.abstract, programs, stage._workdir),
+            start_step=step,
+            steps=stage.steps,
+            again=again,
         )
         stage.described = True
 

@@ -100,6 +100,15 @@ class Loaded:
             )
         return [np.fromiter(encoding.ids, np.int32, len(encoding)) for encoding in encodings]
 
+    def words(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The number of the word that each token of `encode` belongs to, int32 [length], as transformers' `word_ids`.
+
+        A word is what the tokenizer splits a text into before it looks for tokens: punctuation may be words of its own.
+        """
+        encodings = self._plain.encode_batch(list(map(valid_unicode, texts)), add_special_tokens=False)
+        numbers = [[-1 if each is None else each for each in encoding.word_ids] for encoding in encodings]
+        return [np.array(each, np.int32) for each in numbers]
+
     def decode(self, ids: Sequence[int] | np.ndarray, *, skip_special_tokens: bool = False) -> str:
         """The text of token ids."""
         return self.tokenizer.decode([int(token) for token in ids], skip_special_tokens=skip_special_tokens)

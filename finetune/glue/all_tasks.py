@@ -18,6 +18,7 @@ from finetune import submission
 from finetune.config import FROM_MNLI, BenchmarkConfig, BenchmarkTask, FinetuneConfig, check_values
 from finetune.glue.benchmark_table import NINE, Row, row_of, table, write_reports
 from finetune.population.early_stopping import choosing_metric
+from finetune.report.pages import write_report
 from finetune.results import predicted_labels
 from finetune.results.final_outputs import finish, finished, room_in
 from finetune.results.results_file import read_results
@@ -25,6 +26,7 @@ from finetune.resume import check_unchanged
 from finetune.train import train
 from pretrain.runtime import processes
 from pretrain.runtime import workdir as workdirs
+from pretrain.runtime.optional_outputs import attempt
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +149,7 @@ def _check(configs: Mapping[str, FinetuneConfig], results_of: Mapping[str, Any],
 def _close(rows: list[Row], workdir: epath.Path, console: Console) -> None:
     """Print and write the table, and zip the predictions of the test sets."""
     written = write_reports(rows, workdir)
+    attempt("report.html", write_report, workdir)
     workdirs.write_finished(workdir, len(rows), len(rows))
     console.print(table(rows))
     places = ", ".join(str(workdir / name) for name in written)

@@ -23,6 +23,8 @@ from finetune.job import MODEL, Job
 from finetune.onnx import export_onnx
 from finetune.population.evaluation import predictions, scores_of, scores_on
 from finetune.population.state import member_params, population_mesh
+from finetune.report.kept import keep_answers
+from finetune.report.pages import write_report
 from finetune.results import classifier_card, results_file
 from finetune.results.predicted_labels import FOLDER, Asked, asked_of, write_answers
 from finetune.results.predictions_picture import picture
@@ -133,6 +135,8 @@ def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
         write_finished(workdir, outcome.step, job.steps)
         attempt(PICTURE, _write_picture, job, found, logits[job.evaluations[0].name], workdir, remedy=REMEDY)
         attempt(f"{MODEL}/{CARD}", _write_card, found, workdir, remedy=REMEDY)
+        attempt("report.json", keep_answers, job, logits[job.evaluations[0].name], workdir, remedy=REMEDY)
+        attempt("report.html", write_report, workdir, remedy=REMEDY)
         return found
 
     return processes.from_first(write)

@@ -20,6 +20,8 @@ from base.errors import UserError
 from finetune.config import FinetuneConfig
 from finetune.job import Job, assemble, check_batch
 from finetune.population.early_stopping import is_better
+from finetune.report.kept import keep_trials
+from finetune.report.pages import write_report
 from finetune.results.results_file import results, write_results
 from finetune.resume import check_same_input, check_unchanged
 from finetune.search.search_space import check_ranges, objective_of, ranges, with_values
@@ -28,6 +30,7 @@ from finetune.train import train
 from pretrain.runtime import processes
 from pretrain.runtime import workdir as workdirs
 from pretrain.runtime.changes import SAFE_IN_FINETUNING
+from pretrain.runtime.optional_outputs import attempt
 
 if TYPE_CHECKING:
     import optuna
@@ -99,6 +102,8 @@ def search(config: FinetuneConfig, workdir: epath.Path) -> Found:
 def _write(config: FinetuneConfig, result: Found, folder: epath.Path) -> None:
     """Write the table of the trials so far, and the config of the best trial."""
     workdirs.write_text(folder / TRIALS, markdown(result))
+    attempt("trials.json", keep_trials, result, folder)
+    attempt("report.html", write_report, folder.parent)
     if result.best is not None and result.best.score is not None:
         mean = f", the mean of {config.seeds} runs" if config.seeds > 1 else ""
         heading = (

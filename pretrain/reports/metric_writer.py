@@ -33,7 +33,7 @@ def read_metrics(path: epath.PathLike) -> list[Line]:
     """The lines of a metrics.jsonl, in order. Damaged lines, which a crash may leave, are left out with a warning."""
     path = epath.Path(path)
     texts = path.read_bytes().splitlines() if path.exists() else []
-    lines = [_line(text) for text in texts]
+    lines = [parsed_line(text) for text in texts]
     damaged = [number for number, line in enumerate(lines, 1) if line is None]
     if damaged:
         which = (
@@ -45,7 +45,7 @@ def read_metrics(path: epath.PathLike) -> list[Line]:
     return [line for line in lines if line is not None]
 
 
-def _line(text: bytes) -> Line | None:
+def parsed_line(text: bytes) -> Line | None:
     """A line of a metrics.jsonl; None if it is not an object with a step and numbers."""
     try:
         line = parsed(text)

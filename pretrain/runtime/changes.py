@@ -1,9 +1,12 @@
 """What may change when a run goes on: the fields that are safe in each stage, and the check of all others."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+
+from etils import epath
 
 from base import schema
 from base.errors import UserError
@@ -136,3 +139,20 @@ def check_unchanged(
             f"Undo the change, {ways if acceptable else 'or set another --workdir'}"
         )
     return changed
+
+
+def check_stage(workdir: epath.Path, saved: Mapping[str, Any], config: type) -> None:
+    """Refuse the workdir of the other stage.
+
+    Args:
+      workdir: the run's folder.
+      saved: the config of its newest checkpoint.
+      config: the config dataclass of the stage at hand.
+
+    Raises:
+      UserError: it is.
+    """
+    names = {field.name for field in dataclasses.fields(config)}
+    if ("task" in saved) != ("task" in names):
+        stage = "fine-tuning" if "task" in saved else "pretraining"
+        raise UserError(f"--workdir={workdir} holds a run of {stage}; set another --workdir")

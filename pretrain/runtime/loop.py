@@ -9,6 +9,7 @@ checkpoint the stage makes the state of step 0. If steps are left, the finish ma
 2. It compiles its steps. All processes wait for the last of them. The run's summary, memory included, is shown.
 3. At the first stretch only: the files that describe the run are written, and the metric files are opened. From here
    on a signal ends the run after the step at hand. (Before, it ends the command: see `pretrain.runtime.train_command`.)
+4. At step 0 only: the stage evaluates if it says that it is due, so that the log has where the run starts.
 
 **A step** has this order of operations, which is a contract with all that a checkpoint must reproduce:
 
@@ -31,9 +32,8 @@ signal in the last step changes nothing: the run has finished.
 """
 
 import contextlib
-import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -46,12 +46,13 @@ from base.errors import UserError
 from base.interruptible import raise_noted
 from base.set_fields import Given, as_begun
 from pretrain.optim.finite import NONFINITE
+from pretrain.report.thread import ReportThread
 from pretrain.reports.metric_writer import MetricWriter
 from pretrain.reports.progress_line import Progress
 from pretrain.reports.recorder import Interval, Recorder
 from pretrain.runtime import processes
 from pretrain.runtime import workdir as workdirs
-from pretrain.runtime.changes import Changes, Rules, check_unchanged, told
+from pretrain.runtime.changes import Changes, Rules, check_stage, check_unchanged, told
 from pretrain.runtime.checkpointer import Checkpointer, Run
 from pretrain.runtime.goodput import Account
 from pretrain.runtime.interruption import Interruption
@@ -135,29 +136,18 @@ def begun(
         yield Begun(checkpointer, saved, config, changed, account)
 
 
-def check_stage(workdir: epath.Path, saved: Mapping[str, Any], config: type) -> None:
-    """Refuse the workdir of the other stage.
-
-    Args:
-      workdir: the run's folder.
-      saved: the config of its newest checkpoint.
-      config: the config dataclass of the stage at hand.
-
-    Raises:
-      UserError: it is.
-    """
-    names = {field.name for field in dataclasses.fields(config)}
-    if ("task" in saved) != ("task" in names):
-        stage = "fine-tuning" if "task" in saved else "pretraining"
-        raise UserError(f"--workdir={workdir} holds a run of {stage}; set another --workdir")
-
-
 class Loop:
     """One call of a stage's `train`, from its start or its checkpoint to its end."""
 
     def __init__(
-        self, stage: Stage, workdir: epath.Path, checkpointer: Checkpointer, account: Account | None = None
+        self,
+        stage: Stage,
+        workdir: epath.Path,
+        checkpointer: Checkpointer,
+        account: Account | None = None,
+        report: Callable[[], None] | None = None,
     ):
+        """Prepare a call; `report` writes the report of the run, after each evaluation and at the end."""
         self._stage, self._workdir, self._checkpointer = stage, workdir, checkpointer
         self._account = account or Account()
         self._interruption = Interruption(stage.mesh)
@@ -166,6 +156,7 @@ class Loop:
         self._sums: Mapping[str, Any] = {}
         self._profiling, self._signals = contextlib.ExitStack(), contextlib.ExitStack()
         self._writes = processes.is_first()
+        self._report = ReportThread(report if self._writes else None)
 
     def run(self) -> Ended:
         """Resume or start, then make the steps that are left."""
@@ -174,6 +165,7 @@ class Loop:
         finally:
             self._watchdog.close()
             self._account.close()
+            self._report.close()
 
     def _run(self) -> Ended:
         stage = self._stage
@@ -201,6 +193,7 @@ class Loop:
                     )
                 stage.finish(step, before=False)
             logger.info("%s", self._account.end())
+        self._report.write(last=True)
         requested = self._interruption.requested
         metrics = dict(self._recorder.last) if self._recorder else {}
         return Ended(state, step, "" if ended else requested, requested, metrics)
@@ -277,6 +270,8 @@ class Loop:
             stretch.describe(step)
             recorder = self._recorder = self._recorder or self._start_reports(reports, step)
             recorder.start()
+            if step == 0:
+                state, _ = self._evaluate(recorder, state, step)
             waited = 0.0
             while not self._over(stretch, step):
                 profile(self._profiling, stage.log, step, self._workdir if self._writes else None)
@@ -336,7 +331,9 @@ class Loop:
             self._doing("evaluation", f"the evaluation after step {step}"),
             recorder.paused(compiling="" if stage.evaluation_compiled(step) else "the evaluation"),
         ):
-            return stage.evaluate(state, step, recorder)
+            evaluated = stage.evaluate(state, step, recorder)
+        self._report.write()
+        return evaluated
 
     def _start_reports(self, reports: contextlib.ExitStack, step: int) -> Recorder:
         """Write what describes the run, and open what reports on it, until `reports` is closed."""

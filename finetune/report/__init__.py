@@ -1,0 +1,1 @@
+"""The report of fine-tuning runs, searches and benchmarks as one HTML page (see `pretrain.report`)."""

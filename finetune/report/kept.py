@@ -1,0 +1,105 @@
+"""What a report shows that no other file of a workdir holds: predictions of a finished run, and trials of a search."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from finetune.job import Job
+from finetune.search.trials_table import Found
+from pretrain.runtime.workdir import write_text
+
+ANSWERS_FILE, TRIALS_FILE = "report.json", "trials.json"
+MISTAKES, RIGHT = 12, 4
+"""Examples that are shown: the largest mistakes, and the first that are right."""
+LONGEST_TEXT = 400
+"""Characters of an example that are kept."""
+MOST_CONFUSIONS = 30
+"""Kept pairs of classes that are taken for each other, the most frequent ones."""
+MOST_CLASSES = 40
+"""With more classes than this, only the most frequent confusions are kept."""
+
+
+def keep_answers(job: Job, logits: np.ndarray, workdir: epath.Path) -> None:
+    """Write WORKDIR/report.json: how the best model does on the first evaluation set, and on single examples.
+
+    Args:
+      job: the run.
+      logits: of that set, float32 [n, C].
+      workdir: the run's folder.
+    """
+    examples, labels = next(iter(job.data.evaluations.values())), job.evaluations[0].encoded.labels
+    if labels is None or np.ndim(labels) != 1 or np.ndim(logits) != 2:
+        return
+    texts = list(zip(examples.first, examples.second or [""] * len(examples.first)))
+    values = (
+        _of_classes(job.labels, texts, labels, logits)
+        if job.labels
+        else _of_scores(texts, labels, logits[:, 0])
+    )
+    write_text(
+        workdir / ANSWERS_FILE, json.dumps({"set": job.evaluations[0].name, **values}, indent=1) + "\n"
+    )
+
+
+def _of_classes(
+    names: Sequence[str], texts: Sequence[tuple[str, str]], labels: np.ndarray, logits: np.ndarray
+) -> dict[str, Any]:
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares = shifted / shifted.sum(axis=1, keepdims=True)
+    guessed, count = logits.argmax(axis=1), len(names)
+    counts = np.bincount(labels * count + guessed, minlength=count * count).reshape(count, count)
+    certain = shares[np.arange(len(labels)), guessed]
+    wrong = np.flatnonzero(guessed != labels)
+    chosen = [
+        *wrong[np.argsort(-certain[wrong], kind="stable")][:MISTAKES],
+        *np.flatnonzero(guessed == labels)[:RIGHT],
+    ]
+    apart = counts - np.diag(np.diag(counts))
+    order = np.argsort(-apart, axis=None, kind="stable")[:MOST_CONFUSIONS]
+    return {
+        "classes": list(names),
+        "confusion": counts.tolist() if count <= MOST_CLASSES else None,
+        "confused": [
+            [names[index // count], names[index % count], int(apart.flat[index])]
+            for index in order
+            if apart.flat[index]
+        ],
+        "examples": [
+            _example(texts[i], names[labels[i]], names[guessed[i]], f"{certain[i]:.1%}")
+            for i in map(int, chosen)
+        ],
+    }
+
+
+def _of_scores(texts: Sequence[tuple[str, str]], labels: np.ndarray, guessed: np.ndarray) -> dict[str, Any]:
+    chosen = np.argsort(-np.abs(guessed - labels), kind="stable")[:MISTAKES]
+    return {
+        "classes": [],
+        "examples": [
+            _example(texts[i], f"{labels[i]:.3g}", f"{guessed[i]:.3g}", f"{guessed[i] - labels[i]:+.3g}")
+            for i in map(int, chosen)
+        ],
+    }
+
+
+def _example(texts: tuple[str, str], label: str, guessed: str, more: str) -> dict[str, str]:
+    first, second = (each if len(each) <= LONGEST_TEXT else f"{each[:LONGEST_TEXT]}..." for each in texts)
+    return {"text": first, "second": second, "label": label, "predicted": guessed, "certainty": more}
+
+
+def keep_trials(found: Found, folder: epath.Path) -> None:
+    """Write the trials of a search, to WORKDIR/search/trials.json.
+
+    Args:
+      found: the search.
+      folder: WORKDIR/search.
+    """
+    values: Mapping[str, Any] = {
+        "objective": found.objective,
+        "best": found.best and found.best.number,
+        "trials": [{**vars(trial), "values": dict(trial.values)} for trial in found.trials],
+    }
+    write_text(folder / TRIALS_FILE, json.dumps(values, indent=1) + "\n")
