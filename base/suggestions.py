@@ -140,6 +140,8 @@ MEANINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             ("ffn_dim d_ff mlp_dim", ("model.intermediate_size",)),
             ("attn_implementation flash_attention", ("model.attention",)),
             ("random_seed rng_seed", ("seed",)),
+            ("report_to with_tracking wandb trackers", ("log.trackers",)),
+            ("wandb_project project", ("log.project",)),
             ("num_seeds", ("seeds",)),
             ("lrs", ("learning_rates",)),
             ("fsdp sharded_ddp deepspeed", ("mesh.fsdp",)),
@@ -171,10 +173,7 @@ NOT_NEEDED: Mapping[str, str] = MappingProxyType(
             ("cache_dir", "HF_HOME in the environment moves the hub's cache"),
             ("token hub_token use_auth_token", "HF_TOKEN in the environment is used, or hf auth login"),
             ("trust_remote_code", "nothing that is downloaded is executed"),
-            (
-                "report_to logging_dir with_tracking wandb",
-                "metrics and TensorBoard's files are in the --workdir",
-            ),
+            ("logging_dir", "metrics and TensorBoard's files are in the --workdir"),
             ("use_fast_tokenizer", "tokenizers are always fast ones"),
             ("no_cuda use_cpu device", "JAX_PLATFORMS in the environment chooses: cpu, cuda, tpu"),
             (

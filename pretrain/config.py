@@ -13,6 +13,8 @@ from base.schema import field
 from data.config import PACKINGS, DataConfig
 from pretrain.objective.names import TRAITS
 from pretrain.optim.config import WEIGHTS, AverageConfig, OptimizerConfig
+from pretrain.reports.config import LogConfig as LogConfig
+from pretrain.reports.config import check_trackers
 from tokenizer.config import TokenizerConfig
 
 OBJECTIVES = tuple(TRAITS)
@@ -187,15 +189,6 @@ class MeshConfig:
     zero1: int = field(1, "data parallel, with moments sharded (ZeRO stage 1)")
     fsdp: int = field(1, "data parallel, with params and moments sharded (ZeRO stage 3)")
     tensor: int = field(1, "each matrix product split over devices")
-
-
-@dataclass(frozen=True)
-class LogConfig:
-    """Metrics, TensorBoard and profiles."""
-
-    every: int = field(10, "steps between logged metrics")
-    profile_start: int = field(0, "first step to profile (with profile_steps)")
-    profile_steps: int = field(0, "steps to profile into WORKDIR/profile; 0 does not")
 
 
 @dataclass(frozen=True)
@@ -392,6 +385,7 @@ def check_shared(config: Any) -> None:
     for name, number in schema.flatten(schema.as_dict(config)).items():
         if isinstance(number, int) and number > LARGEST:
             raise UserError(f"config.{name}={number} should be at most {LARGEST}")
+    check_trackers(config.log)
     if config.seed < 0:
         raise UserError(f"config.seed={config.seed} should be 0 or more")
     if config.time_limit < 0 and config.time_limit != -1:

@@ -230,6 +230,9 @@ def of_profile(log: LogConfig, steps: int, *, by: tuple[str, ...]) -> Iterator[U
       steps: number of steps of the run; 0 if it is not known.
       by: the fields that set the number of steps.
     """
+    if not set(log.trackers) - {"tensorboard"}:
+        because = "only wandb, trackio and mlflow have projects; name one of them in config.log.trackers"
+        yield Unused(("log.project",), because, ("log.trackers",))
     if not log.profile_steps:
         because = "config.log.profile_steps=0 profiles nothing; set config.log.profile_steps"
         yield Unused(("log.profile_start",), because, ("log.profile_steps",))

@@ -1,4 +1,4 @@
-"""Write a run's metrics to WORKDIR/metrics.jsonl, one JSON object a line, and to TensorBoard events.
+"""Write a run's metrics to WORKDIR/metrics.jsonl, one JSON object a line, to TensorBoard events and other trackers.
 
 metrics.jsonl has each step of the run once. When a run resumes at step k, lines of later steps are removed, because the
 run makes these steps again. Only one process of a run writes. Objects in a bucket cannot be extended. So in a bucket,
@@ -8,7 +8,7 @@ the files are rewritten once a minute, and when they are flushed before every ch
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
@@ -20,6 +20,7 @@ from etils import epath
 from base.json_files import parsed, warn_once
 from base.storage import is_remote, write_text
 from pretrain.reports.tensorboard_events import EventWriter
+from pretrain.reports.trackers import Tracker
 from pretrain.runtime.optional_outputs import attempt
 
 FILE_NAME = "metrics.jsonl"
@@ -63,19 +64,27 @@ def parsed_line(text: bytes) -> Line | None:
 
 
 class MetricWriter:
-    """A writer of scalars to metrics.jsonl and TensorBoard that does not delay the training loop.
+    """A writer of scalars to metrics.jsonl and trackers that does not delay the training loop.
 
     Slow writes happen on a separate thread. A failed write (a full disk, a lost connection) logs a warning and does not
     stop the run. The next write makes up for it.
     """
 
-    def __init__(self, workdir: epath.PathLike, *, resume_step: int | None = None, tensorboard: bool = True):
+    def __init__(
+        self,
+        workdir: epath.PathLike,
+        *,
+        resume_step: int | None = None,
+        trackers: Sequence[str] = ("tensorboard",),
+        project: str = "",
+    ):
         """Open the files of a run; importing TensorBoard's writer takes 3 to 4 seconds.
 
         Args:
           workdir: the run's folder, local or gs://.
           resume_step: the step at which the run resumes; lines of later steps are removed. None removes all lines.
-          tensorboard: whether to write TensorBoard events into WORKDIR/tensorboard too.
+          trackers: where metrics go too; "tensorboard" writes events into WORKDIR/tensorboard.
+          project: of the other trackers.
         """
         self._path = epath.Path(workdir) / FILE_NAME
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +99,9 @@ class MetricWriter:
         """The end of the lines so far that is not in the file yet."""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
         self._events: EventWriter | None = None
-        if tensorboard:
+        folder = self._path.parent
+        self._trackers = [Tracker(kind, folder, project) for kind in trackers if kind != "tensorboard"]
+        if "tensorboard" in trackers:
             attempt("TensorBoard", self._open_events, remedy="this call of the run has no events")
 
     def _open_events(self) -> None:
@@ -107,11 +118,15 @@ class MetricWriter:
             self._lines.append(line)
         if self._events is not None:
             self._submit("TensorBoard", self._events.scalars, int(step), values)
+        for tracker in self._trackers:
+            tracker.scalars(int(step), values)
         if self._file is None and time.monotonic() - self._rewritten > REWRITE_SECONDS:
             self._put()
 
     def write_hyperparameters(self, values: Mapping[str, Any]) -> None:
-        """Show a flat config ({'optimizer.name': 'adamw', ...}) in TensorBoard's hyperparameters."""
+        """Show a flat config ({'optimizer.name': 'adamw', ...}) among the hyperparameters of each tracker."""
+        for tracker in self._trackers:
+            tracker.hyperparameters(values)
         if self._events is not None:
             self._submit("TensorBoard", self._events.hyperparameters, values)
 
@@ -126,6 +141,8 @@ class MetricWriter:
         if self._events is not None:
             self._submit("TensorBoard", self._events.close)
         self._thread.shutdown(wait=True)
+        for tracker in self._trackers:
+            tracker.close()
         if self._file is not None:
             if self._unwritten:
                 attempt("metrics.jsonl", self._append)

@@ -35,7 +35,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -50,6 +50,7 @@ from pretrain.report.thread import ReportThread
 from pretrain.reports.metric_writer import MetricWriter
 from pretrain.reports.progress_line import Progress
 from pretrain.reports.recorder import Interval, Recorder
+from pretrain.reports.trackers import check_installed
 from pretrain.runtime import processes
 from pretrain.runtime import workdir as workdirs
 from pretrain.runtime.changes import Changes, Rules, check_stage, check_unchanged, told
@@ -122,6 +123,7 @@ def begun(
       UserError: the folder cannot be written or holds another run, or the processes disagree.
     """
     account = Account()
+    check_installed(cast(Any, config).log.trackers)
     with workdirs.opened(workdir, config, keep=keep, verify=verify) as checkpointer:
         saved, changed = checkpointer.read_run(whole=True), {}
         if saved is None:
@@ -337,12 +339,14 @@ class Loop:
 
     def _start_reports(self, reports: contextlib.ExitStack, step: int) -> Recorder:
         """Write what describes the run, and open what reports on it, until `reports` is closed."""
-        stage, writers, progress = self._stage, list[MetricWriter](), None
+        stage, log, writers, progress = self._stage, self._stage.log, list[MetricWriter](), None
         if self._writes:
             stage.write_start(step)
             self._account.keep(self._workdir, step)
             for folder, hyperparameters in stage.metric_folders():
-                writer = reports.enter_context(MetricWriter(folder, resume_step=step or None))
+                writer = reports.enter_context(
+                    MetricWriter(folder, resume_step=step or None, trackers=log.trackers, project=log.project)
+                )
                 if step == 0 and hyperparameters is not None:
                     writer.write_hyperparameters(hyperparameters)
                 writers.append(writer)

@@ -177,14 +177,14 @@ def test_a_damaged_checkpoint_is_set_aside(gcs):  # noqa: F811
 
 
 def test_metrics_are_written_anew_seldom_and_cut_on_resume(gcs):  # noqa: F811
-    with MetricWriter(folder("metrics"), tensorboard=False) as writer:
+    with MetricWriter(folder("metrics"), trackers=()) as writer:
         gcs.requests.clear()
         for step in range(1, 1000):
             writer.write(step, {"train/loss": 1.0})
         assert gcs.requests == []
         writer.flush()
         assert len(gcs.requests) == 1
-    with MetricWriter(folder("metrics"), resume_step=500, tensorboard=False):
+    with MetricWriter(folder("metrics"), resume_step=500, trackers=()):
         assert [line["step"] for line in read_metrics(folder("metrics/metrics.jsonl"))] == list(range(1, 501))
 
 

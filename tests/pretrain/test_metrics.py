@@ -16,7 +16,7 @@ def steps(workdir):
 
 
 def test_each_write_is_a_line_that_is_there_at_once(tmp_path):
-    with MetricWriter(tmp_path, tensorboard=False) as writer:
+    with MetricWriter(tmp_path, trackers=()) as writer:
         writer.write(10, {"train/loss": 2.5, "train/accuracy": 0.25})
         writer.write(20, {"eval/loss": 2.0})
         text = (tmp_path / "metrics.jsonl").read_text()
@@ -24,7 +24,7 @@ def test_each_write_is_a_line_that_is_there_at_once(tmp_path):
 
 
 def test_values_that_are_not_finite_become_null(tmp_path):
-    with MetricWriter(tmp_path, tensorboard=False) as writer:
+    with MetricWriter(tmp_path, trackers=()) as writer:
         writer.write(1, {"train/loss": math.nan, "train/perplexity": math.inf, "train/mfu": 0.5})
     assert json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail) == {
         "step": 1,
@@ -35,12 +35,12 @@ def test_values_that_are_not_finite_become_null(tmp_path):
 
 
 def test_resume_takes_out_later_steps_and_the_unfinished_line_of_a_crash(tmp_path):
-    with MetricWriter(tmp_path, tensorboard=False) as writer:
+    with MetricWriter(tmp_path, trackers=()) as writer:
         for step in (10, 20, 30, 40):
             writer.write(step, {"train/loss": float(step)})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 50, "train/lo')
-    with MetricWriter(tmp_path, resume_step=20, tensorboard=False) as writer:
+    with MetricWriter(tmp_path, resume_step=20, trackers=()) as writer:
         assert steps(tmp_path) == [10, 20]
         writer.write(30, {"train/loss": 3.0})
     assert steps(tmp_path) == [10, 20, 30]
@@ -49,13 +49,13 @@ def test_resume_takes_out_later_steps_and_the_unfinished_line_of_a_crash(tmp_pat
 
 def test_a_fresh_run_starts_an_empty_history(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/loss": 1.0}\n')
-    MetricWriter(tmp_path, tensorboard=False).close()
+    MetricWriter(tmp_path, trackers=()).close()
     assert steps(tmp_path) == []
 
 
 def test_on_an_object_store_the_file_is_written_whole(tmp_path, monkeypatch):
     monkeypatch.setattr("pretrain.reports.metric_writer.is_remote", lambda path: True)
-    with MetricWriter(tmp_path, tensorboard=False) as writer:
+    with MetricWriter(tmp_path, trackers=()) as writer:
         writer.write(10, {"train/loss": 1.0})
         assert steps(tmp_path) == []
         writer.flush()
@@ -63,13 +63,13 @@ def test_on_an_object_store_the_file_is_written_whole(tmp_path, monkeypatch):
         monkeypatch.setattr("pretrain.reports.metric_writer.REWRITE_SECONDS", 0.0)
         writer.write(20, {"train/loss": 1.0})
     assert steps(tmp_path) == [10, 20]
-    with MetricWriter(tmp_path, resume_step=10, tensorboard=False) as writer:
+    with MetricWriter(tmp_path, resume_step=10, trackers=()) as writer:
         writer.write(15, {"train/loss": 1.0})
     assert steps(tmp_path) == [10, 15]
 
 
 def test_a_failed_write_is_a_warning(tmp_path, caplog):
-    writer = MetricWriter(tmp_path, tensorboard=False)
+    writer = MetricWriter(tmp_path, trackers=())
     writer._file.close()
     with caplog.at_level(logging.WARNING):
         writer.write(10, {"train/loss": 1.0})
@@ -95,7 +95,7 @@ def test_events_that_cannot_be_opened_are_a_warning(tmp_path, caplog, monkeypatc
 
 def test_lines_that_a_full_disk_refused_are_written_when_there_is_room(tmp_path, caplog):
     """Of thirty steps on a full disk, the first were missing for good."""
-    with MetricWriter(tmp_path, tensorboard=False) as writer:
+    with MetricWriter(tmp_path, trackers=()) as writer:
         writer.write(1, {"train/loss": 1.0})
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
