@@ -162,10 +162,10 @@ def table(results: Sequence[dict[str, Any]]) -> Table:
     """The results as a table for rich, a line for each model."""
     shown = Table(box=None, padding=(0, 1), header_style="bold")
     shown.add_column("model", overflow="fold")
-    columns = ["loss", "token frequencies", "accuracy", "perplexity"]
-    columns += ["pseudo-perplexity"] * ("pseudo_perplexity" in results[0])
+    columns = ["loss", "token\nfrequencies", "accuracy", "perplexity"]
+    columns += ["pseudo-\nperplexity"] * ("pseudo_perplexity" in results[0])
     for name in (*columns, "tokens"):
-        shown.add_column(name, justify="right")
+        shown.add_column(name, justify="right", no_wrap=True)
     for found in results:
         cells = [
             f"{found['loss']:.4f}",

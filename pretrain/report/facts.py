@@ -27,6 +27,8 @@ from pretrain.runtime.workdir import FINISHED_FILE, write_text
 
 START_FILE = "start.json"
 """The devices, parameters and memory of a run, as its newest call found them."""
+MOST_LINES = 4000
+"""Lines of training that are read of a metrics.jsonl, so that the report of a long run takes no longer."""
 MOST_HELD_OUT_ROWS = 256
 """Rows of the held-out documents that lengths and bytes a token are taken from."""
 
@@ -138,12 +140,17 @@ def read_run(workdir: epath.Path, name: str = "") -> Run:
 
 
 def read_lines(file: epath.Path) -> list[Line]:
-    """The whole lines of a metrics.jsonl that may be growing; damaged ones are left out."""
+    """The whole lines of a metrics.jsonl that may be growing; damaged ones are left out.
+
+    Of a long file it is all evaluations, the last line, and every n-th of the others, MOST_LINES of them.
+    """
     try:
-        whole = file.read_bytes().rpartition(b"\n")[0]
+        texts = file.read_bytes().rpartition(b"\n")[0].splitlines()
     except OSError:
         return []
-    return [line for line in map(parsed_line, whole.splitlines()) if line is not None]
+    stride = -(-len(texts) // MOST_LINES)
+    kept = [text for index, text in enumerate(texts[:-1]) if index % stride == 0 or b'"eval/' in text]
+    return [line for line in map(parsed_line, [*kept, *texts[-1:]]) if line is not None]
 
 
 def read_json(file: epath.Path) -> dict[str, Any]:

@@ -15,9 +15,7 @@ from finetune.report import kept
 from finetune.report.__main__ import main
 from finetune.report.pages import report
 from finetune.search.trials_table import Found, Trial
-from finetune.train import train
 from pretrain.report.pages import report as report_of_pretraining
-from tests.finetune.tiny_task import tiny_finetune
 from tests.hostile import NAMES
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -142,15 +140,6 @@ def test_a_benchmark_has_a_table_of_its_tasks(tmp_path):
     )
     said = words(report([epath.Path(tmp_path / "glue")]))
     assert "glue: 2 tasks" in said and "letters 2e-05 accuracy 75.00 70.00 5.00" in said
-
-
-def test_a_run_that_trains_writes_its_report(tmp_path):
-    tiny_finetune(tmp_path)
-    config = tiny_finetune(tmp_path, epochs=1)
-    train(config, epath.Path(tmp_path / "run"))
-    said = words((tmp_path / "run" / "report.html").read_text())
-    assert "run: step 7" in said and "no results yet" in said
-    assert json.loads((tmp_path / "run" / "start.json").read_text())["parameters"] > 1000
 
 
 def test_runs_of_the_other_stage_are_refused(population, tmp_path):

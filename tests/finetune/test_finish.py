@@ -71,7 +71,9 @@ def _logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_finishing_again_writes_the_same(run: SimpleNamespace):
     before = contents(run.workdir)
-    assert {"results.json", "model/config.json", "model/README.md", "predictions/test.tsv"} <= set(before)
+    written = {"results.json", "report.json", "start.json", "model/config.json", "model/README.md"}
+    assert {*written, "predictions/test.tsv"} <= set(before)
+    assert "Examples: largest mistakes first" in (run.workdir / "report.html").read_text()
     outcome = train(run.config, run.workdir)
     assert outcome.step == run.outcome.step
     assert finish(outcome, run.workdir) == run.found

@@ -94,7 +94,13 @@ def test_a_killed_trial_goes_on_and_the_best_config_makes_its_run_again(task, tm
     assert f"resumed at step {steps}" in caplog.text
     assert trial.epochs == 2.0
     folder = tmp_path / "search"
-    assert {path.name for path in folder.iterdir()} == {"best.py", "study.log", "trial-1", "trials.json", "trials.md"}
+    assert {path.name for path in folder.iterdir()} == {
+        "best.py",
+        "study.log",
+        "trial-1",
+        "trials.json",
+        "trials.md",
+    }
     assert not (folder / "trial-1" / "checkpoints").exists()
 
     recipe = read_recipe(folder / "best.py")

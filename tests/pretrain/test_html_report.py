@@ -199,6 +199,14 @@ def test_the_command_writes_a_file_and_says_where(tmp_path, capsys, monkeypatch)
             main(["report", *arguments])
 
 
+def test_of_a_long_run_some_lines_are_read_and_all_evaluations(tmp_path, monkeypatch):
+    place = write_run(tmp_path)
+    monkeypatch.setattr("pretrain.report.facts.MOST_LINES", 8)
+    run = read_run(place)
+    assert run.series("eval/loss")[0] == [10, 20, 30, 40]
+    assert 5 <= len(run.series("train/loss")[0]) <= 8 and run.step == 40
+
+
 def test_damaged_files_only_leave_out_their_part(tmp_path):
     place = write_run(tmp_path)
     for name in ("config.json", "start.json", "checkpoints/40/run/metadata"):
