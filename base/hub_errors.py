@@ -8,6 +8,7 @@ import enum
 import re
 from collections.abc import Iterator
 
+from base import hub_ids
 from base.errors import UserError
 
 MOST_CHARACTERS = 300
@@ -100,6 +101,11 @@ def of_model(error: Exception, hub_id: str, what: str) -> UserError:
       what: the part of it that was asked for, such as a file's name.
     """
     match problem(error):
+        case Problem.NO_REVISION:
+            name, revision = hub_ids.parted(hub_id)
+            return UserError(
+                f"the hub's {name} has no revision {revision!r}; see https://huggingface.co/{name}/commits/main"
+            )
         case Problem.GATED:
             return UserError(
                 f"the hub's {hub_id} is gated: accept its terms on its page there, then set HF_TOKEN in the environment"

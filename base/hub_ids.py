@@ -19,3 +19,9 @@ def is_id(name: str, *, with_owner: bool = False) -> bool:
     if match is None or (with_owner and match["owner"] is None):
         return False
     return len(name) <= MOST_CHARACTERS and not re.search(r"--|\.\.|\.git$", name)
+
+
+def parted(name: str) -> tuple[str, str | None]:
+    """An id and the revision that may follow it: `owner/name@REVISION`, a branch, tag or commit; else None."""
+    hub_id, at, revision = name.partition("@")
+    return (hub_id, revision or None) if at else (name, None)

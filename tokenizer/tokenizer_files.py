@@ -42,7 +42,7 @@ def read_files(path_or_id: str) -> dict[str, bytes]:
         return {name: (path / name).read_bytes() for name in names}
     if path.exists():
         return {TOKENIZER: path.read_bytes()}
-    if path_or_id.endswith(".json") or not hub_ids.is_id(path_or_id):
+    if path_or_id.endswith(".json") or not hub_ids.is_id(hub_ids.parted(path_or_id)[0]):
         raise UserError(
             f"there is no tokenizer at {path_or_id}; "
             f"name a folder, a {TOKENIZER} or a hub id (owner/name), in a run as config.tokenizer.path"
@@ -67,12 +67,15 @@ def as_json(value: Mapping[str, Any]) -> bytes:
 def _download(hub_id: str) -> dict[str, bytes]:
     from huggingface_hub import _CACHED_NO_EXIST, errors, hf_hub_download, try_to_load_from_cache
 
+    repository, revision = hub_ids.parted(hub_id)
+    at = {} if revision is None else {"revision": revision}
     files: dict[str, bytes] = {}
     for name in (TOKENIZER, *OPTIONAL):
         if not _is_needed(name, files):
             continue
         try:
-            files[name] = epath.Path(patiently(functools.partial(hf_hub_download, hub_id, name))).read_bytes()
+            got = patiently(functools.partial(hf_hub_download, repository, name, **at))
+            files[name] = epath.Path(got).read_bytes()
         except errors.RemoteEntryNotFoundError as error:
             if name == TOKENIZER:
                 raise UserError(
@@ -82,7 +85,7 @@ def _download(hub_id: str) -> dict[str, bytes]:
             # Offline. The cache may know that the model has no such file; the file is then left out. If the cache does
             # not know, the file may exist. The first three files may name a special token, so that is an error. The
             # other two seldom add anything to tokenizer.json, so they are left out.
-            known = try_to_load_from_cache(hub_id, name) is _CACHED_NO_EXIST
+            known = try_to_load_from_cache(repository, name, **at) is _CACHED_NO_EXIST
             if not known and name not in (ADDED_TOKENS, MODEL):
                 raise hub_errors.of_model(error, hub_id, name) from error
         except hub_errors.error_types() as error:

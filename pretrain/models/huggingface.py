@@ -372,17 +372,19 @@ def download(hub_id: str, patterns: list[str]) -> epath.Path:
     """The local folder that holds these files of a model on the hub.
 
     Args:
-      hub_id: owner/name.
+      hub_id: owner/name, possibly with @REVISION.
       patterns: names of files, with wildcards; the first is the one that a message names.
 
     Raises:
       UserError: no such model, one that may not be read, or no connection.
     """
-    if not hub_ids.is_id(hub_id):
+    name, revision = hub_ids.parted(hub_id)
+    if not hub_ids.is_id(name):
         raise UserError(f"there is no {hub_id}; give a folder, or the id of a model on the hub (owner/name)")
     from huggingface_hub import snapshot_download
 
     try:
-        return epath.Path(patiently(lambda: snapshot_download(hub_id, allow_patterns=patterns)))
+        at = {} if revision is None else {"revision": revision}
+        return epath.Path(patiently(lambda: snapshot_download(name, allow_patterns=patterns, **at)))
     except hub_errors.error_types() as error:
         raise hub_errors.of_model(error, hub_id, patterns[0]) from error

@@ -27,8 +27,9 @@ _LICENSE = re.compile(r"[a-z0-9]+([.+-][a-z0-9]+)*")
 
 
 def hub_id(name: str) -> str:
-    """A name if it can be an id of the hub; '' if it is a path on this machine, or cannot be an id."""
-    return name if hub_ids.is_id(name) and not epath.Path(name).exists() else ""
+    """The id of the hub that a name can be, without a revision; '' if it is a path on this machine, or no id."""
+    found = hub_ids.parted(name)[0]
+    return found if hub_ids.is_id(found) and not epath.Path(name).exists() else ""
 
 
 def path_names(paths: str) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 
+from base.errors import UserError
 from base.hub_patience import ATTEMPTS, patiently
 from pretrain.models import huggingface
 from tokenizer import tokenizer_files
@@ -71,3 +72,32 @@ def test_downloads_of_models_and_tokenizers_are_patient(
     monkeypatch.setattr("huggingface_hub.hf_hub_download", in_turn(BUSY, *files))
     assert tokenizer_files.read_files("owner/name")["tokenizer.json"] == b"{}"
     assert len(slept) == 2
+
+
+def test_a_revision_of_a_model_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "roberta"}))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    asked: list[tuple[str, str]] = []
+
+    def snapshot(name: str, *, revision: str, **_: object) -> str:
+        asked.append((name, revision))
+        return str(tmp_path)
+
+    def download(name: str, file: str, *, revision: str) -> str:
+        asked.append((name, revision))
+        return str(tmp_path / "tokenizer.json")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert huggingface.read_config("owner/name@v2")["model_type"] == "roberta"
+    tokenizer_files.read_files("owner/name@v2")
+    assert set(asked) == {("owner/name", "v2")}
+
+
+def test_a_revision_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch):
+    def snapshot(name: str, **_: object) -> str:
+        raise RevisionNotFoundError("no such revision", response=answered(404).response)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    with pytest.raises(UserError, match="the hub's owner/name has no revision 'v9'; see https"):
+        huggingface.read_config("owner/name@v9")
