@@ -30,6 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
         "intermediate_size": 512,
         "max_position_embeddings": 8192,
         "global_rope_theta": 10_000.0,
+        "position_init": "neighbours",
         "scan_unroll": 0,
     }
     config.masking = {"rate": 0.3}

@@ -23,7 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
         "intermediate_size": 768,
         "max_position_embeddings": 66,
         "initializer_range": 0.05,
-        "position_init": "sinusoidal",
+        "position_init": "neighbours",
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "scan_unroll": 0,

@@ -159,7 +159,12 @@ def _of_schedule(config: PretrainConfig) -> Iterator[Unused]:
 def _of_optimizer(config: OptimizerConfig) -> Iterator[Unused]:
     name = config.name
     for readers, fields in (
-        (muon.NAMES, ("optimizer.muon_momentum", "optimizer.matrix_weight_decay")),
+        (
+            muon.NAMES,
+            tuple(
+                f"optimizer.{name}" for name in ("muon_momentum", "matrix_weight_decay", "orthogonal_dtype")
+            ),
+        ),
         (("normuon",), ("optimizer.normuon_beta2",)),
     ):
         if name not in readers:

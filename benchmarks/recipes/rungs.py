@@ -67,7 +67,7 @@ class Rung:
     peer: Peer | None = None
 
 
-SINE = "sinusoidal"
+SINE, NEAR = "sinusoidal", "neighbours"
 SMALL: Mapping[str, Any] = {
     "model.hidden_dropout_prob": 0.0,
     "model.attention_probs_dropout_prob": 0.0,
@@ -76,7 +76,7 @@ SMALL: Mapping[str, Any] = {
     "masking.rate": 0.4,
     "optimizer.name": "muon",
 }
-"""The choices of configs/roberta_small.py."""
+"""The choices of configs/roberta_small.py, but for the start of positions."""
 MODERN: Mapping[str, Any] = {
     "model.family": "modernbert",
     "model.intermediate_size": 672,
@@ -108,8 +108,17 @@ OURS = [
     Rung("rate40", "more predictions a row", {"masking.rate": 0.4}, source="arXiv 2202.08005"),
     Rung("sine", "neighbours have similar positions from the start", {"model.position_init": SINE}),
     Rung("init05", "larger initial weights", {"model.initializer_range": 0.05}),
-    Rung("small", "the choices of configs/roberta_small.py together", SMALL),
-    # On today's recipe for a small model.
+    Rung("small", "the choices of configs/roberta_small.py together, with sinusoidal positions", SMALL),
+    # On a recipe for a small model.
+    Rung("small-near", "heads start at neighbours", {"model.position_init": NEAR}, on="small"),
+    Rung("small-near-batch8", "half the batch, twice the steps", {"global_batch": 8}, on="small-near"),
+    Rung("small-near-adamw", "AdamW in place of Muon", {"optimizer.name": "adamw"}, on="small-near"),
+    Rung(
+        "small-exact-muon",
+        "Muon's products in float32",
+        {"optimizer.orthogonal_dtype": "float32"},
+        on="small",
+    ),
     Rung("small-lr5e-4", "its learning rate, tuned", {"optimizer.learning_rate": 5e-4}, on="small"),
     Rung("small-lr2e-3", "its learning rate, tuned", {"optimizer.learning_rate": 2e-3}, on="small"),
     Rung("small-lr4e-3", "its learning rate, tuned", {"optimizer.learning_rate": 4e-3}, on="small"),
@@ -186,6 +195,13 @@ OURS = [
     ),
     # ModernBERT in its place.
     Rung("modern", "pre-norm, rotary positions, gates", MODERN, on="small", source="arXiv 2412.13663"),
+    Rung("modern-near", "heads start at neighbours", {"model.position_init": NEAR}, on="modern"),
+    Rung(
+        "modern-near-lr2e-3", "its learning rate, tuned", {"optimizer.learning_rate": 2e-3}, on="modern-near"
+    ),
+    Rung("modern-near-batch8", "half the batch, twice the steps", {"global_batch": 8}, on="modern-near"),
+    Rung("modern-near-rate20", "fewer masks", {"masking.rate": 0.2}, on="modern-near"),
+    Rung("modern-near-adamw", "AdamW in place of Muon", {"optimizer.name": "adamw"}, on="modern-near"),
     Rung("modern-lr2e-3", "its learning rate, tuned", {"optimizer.learning_rate": 2e-3}, on="modern"),
     Rung("modern-lr4e-3", "its learning rate, tuned", {"optimizer.learning_rate": 4e-3}, on="modern"),
     Rung("modern-lr8e-3", "its learning rate, tuned", {"optimizer.learning_rate": 8e-3}, on="modern"),

@@ -86,7 +86,7 @@ class EncoderConfig:
     dropout_bits: int = 16
     """Random bits that decide each element of a dropout mask: 8, 16 or 0 (see `pretrain.models.dropout`)."""
     position_init: str = "normal"
-    """How the position embedding starts: "normal", or "sinusoidal"."""
+    """How the position embedding starts: "normal" or "sinusoidal"; "neighbours": so that heads look at neighbours."""
 
     def __post_init__(self) -> None:
         """Check the sizes against each other."""
@@ -134,11 +134,26 @@ class EncoderConfig:
                 f"narrow_layers={self.narrow_layers} should be 0 (none) or more, and less than"
                 f" num_hidden_layers={self.num_hidden_layers}"
             )
+        self._check_position_init()
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             _check_rate(name, getattr(self, name))
         for rate in (self.hidden_dropout, self.attention_probs_dropout_prob):
             if self.dropout_bits == 8 and rate and not 0 < round(rate * 256) < 256:
                 raise UserError(f"dropout_bits=8 cannot give a dropout of {rate}: set dropout_bits=16")
+
+    def _check_position_init(self) -> None:
+        """Refuse a start of positions that the network cannot have."""
+        start = f"position_init={self.position_init!r}"
+        if self.position_init == "sinusoidal" and not self.family.has_position_table:
+            raise UserError(
+                f"{start}: {self.model_type} has no position embedding; set it to normal or neighbours"
+            )
+        if self.position_init == "neighbours" and self.family.parts.neighbours is None:
+            raise UserError(f"{start}: {self.model_type} has no such start; set it to normal")
+        if self.position_init == "neighbours" and self.embedding_size not in (0, self.hidden_size):
+            raise UserError(
+                f"{start} needs embedding_size={self.hidden_size}, which is hidden_size, and not {self.embedding_size}"
+            )
 
     def require_masked_lm(self) -> None:
         """Refuse a network that can only be fine-tuned.

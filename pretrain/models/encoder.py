@@ -65,6 +65,9 @@ class Encoder:
         }
         if parts.final:
             params["final"] = module_shapes.pure(parts.final(nnx.Rngs(0), self.config))
+        if self.config.position_init == "neighbours":
+            assert parts.neighbours is not None
+            params = parts.neighbours(params, self.config)
         return params
 
     def modules(self) -> dict[str, nnx.Module]:

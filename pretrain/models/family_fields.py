@@ -30,7 +30,7 @@ def lacking(family: Family) -> list[str]:
     has = {*family.defaults, *family.own_defaults}
     if family.hidden_dropouts:
         has.add(HIDDEN)
-    if family.has_position_table:
+    if family.has_position_table or family.parts.neighbours:
         has.add("position_init")
     return [name for name in (*SHARED_DEFAULTS, "position_init", *OWN) if name not in has]
 

@@ -30,6 +30,12 @@ class OptimizerConfig:
     eps: float = field(1e-6, "added to the root of the second moment")
     muon_momentum: float = field(0.95, "muon, normuon: decay of the momentum that is orthogonalised")
     normuon_beta2: float = field(0.95, "normuon: decay of the second moment of each neuron's update")
+    orthogonal_dtype: str = field(
+        "bfloat16",
+        "muon, normuon: type of the products that make updates orthogonal",
+        ("float32", "bfloat16"),
+        older="float32",
+    )
     moment_dtype: str = field(
         "float32",
         "type of stored first moments (Adam's, Muon's momentum); second moments are float32",

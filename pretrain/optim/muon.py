@@ -21,6 +21,9 @@ NAMES = ("muon", "normuon")
 """Values of `config.optimizer.name` for which the matrices of the layers have orthogonal updates."""
 NORMUON_EPS = 1e-8
 """Added to the root of NorMuon's second moment."""
+NEWTON_SCHULZ_STEPS = 5
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of X, (X X^T) X and (X X^T)^2 X in a step (Jordan et al. 2024); optax has the same."""
 UPDATE_RMS = 0.2  # Liu et al. 2025, section 2.2: root mean square of an update, as AdamW's typically is
 
 Axes = tuple[str | None, ...]
@@ -46,15 +49,69 @@ def muon_or(
       params_axes: the tree of params with the logical axes of each.
     """
     numbers = jax.tree.map(lambda axes: _sides(axes) or optax.MaskedNode(), params_axes, is_leaf=_is_axes)
+    in_bfloat16 = config.orthogonal_dtype == "bfloat16"
     orthogonal = contrib.scale_by_muon(
-        beta=config.muon_momentum, weight_dimension_numbers=numbers, mu_dtype=first_moment_dtype(config)
+        beta=config.muon_momentum,
+        weight_dimension_numbers=numbers,
+        mu_dtype=first_moment_dtype(config),
+        ns_steps=0 if in_bfloat16 else NEWTON_SCHULZ_STEPS,
     )
+    if in_bfloat16:
+        iterate = optax.stateless(
+            lambda updates, params: jax.tree.map(_orthogonal, numbers, updates, is_leaf=_is_numbers)
+        )
+        # Its state is empty, and is left out: the tree of the state does not depend on the type.
+        orthogonal = _then(orthogonal, iterate)
     if config.name == "normuon":
         scaled = _by_neuron(config.normuon_beta2, numbers, params_axes)
     else:
         scaled = optax.stateless(lambda updates, params: _at_adamws_scale(updates, numbers))
     labels = jax.tree.map(lambda axes: "muon" if _sides(axes) else "other", params_axes, is_leaf=_is_axes)
     return optax.partition({"muon": optax.chain(orthogonal, scaled), "other": other}, labels)
+
+
+def _then(
+    first: optax.GradientTransformation, last: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """Both, one after the other, with the state of the first; the last has none."""
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        updates, state = first.update(updates, state, params)
+        return last.update(updates, optax.EmptyState(), params)[0], state
+
+    return optax.GradientTransformation(first.init, update)
+
+
+def _orthogonal(sides: contrib.MuonDimensionNumbers, update: jax.Array) -> jax.Array:
+    """Make each matrix of an update nearly orthogonal by Newton-Schulz steps, with products of bfloat16.
+
+    Sums of products are float32: on a CPU, XLA multiplies bfloat16 fast only if the result is float32.
+
+    Args:
+      sides: the two sides of each matrix.
+      update: matrices of norm 1 or less (optax divides by Frobenius' norm).
+    """
+    inner, outer = (tuple(side) for side in sides)
+    apart = tuple(axis for axis in range(update.ndim) if axis not in (*inner, *outer))
+    small, large = sorted((inner, outer), key=lambda side: math.prod(update.shape[axis] for axis in side))
+    order = (*apart, *small, *large)
+    turned = update.transpose(order)
+    rows = math.prod(update.shape[axis] for axis in small)
+    matrices = turned.reshape(-1, rows, math.prod(update.shape[axis] for axis in large))
+
+    def product(left: jax.Array, right: jax.Array, subscripts: str) -> jax.Array:
+        return jnp.einsum(subscripts, left, right, preferred_element_type=jnp.float32)
+
+    x, (first, third, fifth) = matrices.astype(jnp.bfloat16), NEWTON_SCHULZ
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        square = product(x, x, "Mij,Mkj->Mik")
+        short = square.astype(jnp.bfloat16)
+        polynomial = third * square + fifth * product(short, short, "Mij,Mjk->Mik")
+        x = (first * x + product(polynomial.astype(jnp.bfloat16), x, "Mij,Mjk->Mik")).astype(jnp.bfloat16)
+    back = tuple(order.index(axis) for axis in range(update.ndim))
+    return x.astype(update.dtype).reshape(turned.shape).transpose(back)
 
 
 def first_moment_dtype(config: OptimizerConfig) -> Any:

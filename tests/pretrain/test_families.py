@@ -204,7 +204,6 @@ UNUSED = {
     "local_attention=8": ("bert",),
     "global_attn_every_n_layers=2": ("bert",),
     "embedding_size=8": ("bert", "modernbert"),
-    "position_init=sinusoidal": ("modernbert",),
     "type_vocab_size=2": ("modernbert", "distilbert"),
     "layer_norm_eps=1e-3": ("distilbert",),
 }

@@ -42,7 +42,9 @@ def normuon(gradients: list[np.ndarray], beta: float, beta2: float) -> np.ndarra
 
 def test_normuon_is_the_algorithm_of_its_paper():
     axes = {name: axes for name, (_, axes) in SHAPES.items()}
-    config = OptimizerConfig(name="normuon", weight_decay=0.0, muon_momentum=0.9, normuon_beta2=0.8)
+    config = OptimizerConfig(
+        name="normuon", weight_decay=0.0, muon_momentum=0.9, normuon_beta2=0.8, orthogonal_dtype="float32"
+    )
     optimizer = make_optimizer(config, constant(1.0), dict.fromkeys(axes, True), axes)
     random = np.random.default_rng(0)
     # Neurons of unequal sizes, which change from step to step.
@@ -107,3 +109,25 @@ def test_the_matrices_of_the_layers_have_a_decay_of_their_own(name):
         np.testing.assert_allclose(updates["table"], -0.01 * 0.1 * params["table"], rtol=1e-5)
         np.testing.assert_array_equal(updates["layers"]["bias"], 0.0)
     assert trees[0] == trees[1] == trees[2]
+
+
+def test_products_of_bfloat16_make_updates_as_orthogonal():
+    rng = np.random.default_rng(0)
+    axes = {
+        "query": ("layers", "embed", "heads", None),
+        "output": ("layers", "heads", None, "embed"),
+        "fused": ("layers", "embed", "matrices", "mlp"),
+    }
+    shapes = {"query": (2, 32, 4, 8), "output": (2, 4, 8, 32), "fused": (2, 32, 2, 48)}
+    grads = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    updates, trees = {}, {}
+    for dtype in ("float32", "bfloat16"):
+        config = OptimizerConfig(name="muon", weight_decay=0.0, orthogonal_dtype=dtype)
+        optimizer = make_optimizer(config, constant(1.0), dict.fromkeys(axes, True), axes)
+        updates[dtype], state = first_update(optimizer, grads, grads)
+        trees[dtype] = jax.tree.structure(state)
+    assert trees["float32"] == trees["bfloat16"]
+    for name in shapes:
+        exact, rounded = (np.asarray(updates[dtype][name], np.float64) for dtype in updates)
+        assert rounded.shape == exact.shape
+        assert 0 < np.linalg.norm(rounded - exact) < 0.05 * np.linalg.norm(exact), name

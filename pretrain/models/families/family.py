@@ -12,6 +12,7 @@ from flax import nnx
 
 from pretrain.models.config import EncoderConfig
 from pretrain.models.layers import LayerNorm
+from pretrain.models.module_shapes import Params
 
 Maker = Callable[[nnx.Rngs, EncoderConfig], nnx.Module]
 
@@ -39,6 +40,8 @@ class Parts:
     layer: Layer
     final: Maker | None = None
     """What follows the last layer."""
+    neighbours: Callable[[Params, EncoderConfig], Params] | None = None
+    """Changes fresh params so that heads look at neighbours (`position_init=neighbours`); None where that cannot be."""
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from pretrain.models.families.bert import names, network
 from pretrain.models.families.bert.head import MaskedLMHead
+from pretrain.models.families.bert.neighbours import start_at_neighbours
 from pretrain.models.families.family import ClassifierHead, Family, Parts
 from pretrain.models.families.shared_fields import BERT_IDS, SHARED_DEFAULTS, absolute_positions
 
-PARTS = Parts(network.Embeddings, network.EncoderLayer)
+PARTS = Parts(network.Embeddings, network.EncoderLayer, neighbours=start_at_neighbours)
 
 FAMILY = Family(
     classes="Bert",

@@ -3,12 +3,13 @@
 from pretrain.models.families.family import ClassifierHead, Family, Parts
 from pretrain.models.families.modernbert import fields, network
 from pretrain.models.families.modernbert.head import MaskedLMHead
+from pretrain.models.families.modernbert.neighbours import start_at_neighbours
 from pretrain.models.families.shared_fields import SHARED_DEFAULTS, without
 
 FAMILY = Family(
     classes="ModernBert",
     base="model",
-    parts=Parts(network.Embeddings, network.EncoderLayer, network.FinalNorm),
+    parts=Parts(network.Embeddings, network.EncoderLayer, network.FinalNorm, start_at_neighbours),
     head=MaskedLMHead,
     head_modules={
         "head": "decoder",
