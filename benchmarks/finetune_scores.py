@@ -181,8 +181,7 @@ def train_seed(
         TrainingArguments,
     )
 
-    from finetune.population.evaluation import mean_loss, predictions
-    from finetune.results.glue_metrics import scores
+    from finetune.population.evaluation import scores_of as scores_and_loss_of
 
     tokenizer = AutoTokenizer.from_pretrained(start)
     model = AutoModelForSequenceClassification.from_pretrained(
@@ -232,8 +231,7 @@ def train_seed(
         hugging_face.train()
         logits = hugging_face.predict(encoded(evaluation)).predictions
     assert evaluation.labels is not None
-    found = scores(task.metrics, predictions(task, logits), evaluation.labels)
-    return {**found, "loss": mean_loss(logits, evaluation.labels)}
+    return scores_and_loss_of(task, logits, evaluation.labels)
 
 
 CONTESTANTS: Mapping[str, Callable[[str, Settings, Path], list[Scores]]] = {

@@ -24,6 +24,8 @@ from pretrain.publish.public_names import check_card
 
 MAX_LENGTH = 128
 """Default of the most tokens of an example."""
+ENCODER = "encoder"
+"""The value of config.freeze that trains the head alone."""
 FROM_MNLI = ("mrpc", "rte", "stsb")
 """Small tasks that score higher from a model fine-tuned on MNLI (Liu et al. 2019, section 5)."""
 
@@ -144,8 +146,15 @@ class BenchmarkConfig:
 class FinetuneConfig:
     """One task, fine-tuned from one model. Several runs may be trained together."""
 
-    task: str = field("", "a GLUE task (cola, mnli, ...), or empty with config.data.source=files")
-    init_from: str = field("", "the model to start from: a workdir, a Hugging Face folder or a hub id")
+    kind: str = field(
+        "sequence",
+        "what has labels: sequence (a text or a pair), tokens (each word, for entities and parts of speech)",
+        ("sequence", "tokens"),
+    )
+    task: str = field("", "a GLUE task (cola, mnli, ...), or empty for examples of your own or of the hub")
+    init_from: str = field(
+        "", "the model to start from: a workdir, a Hugging Face folder or a hub id, possibly with @REVISION"
+    )
     init_weights: str = field(
         "raw",
         "which weights of a workdir of pretraining: as trained, or their average (average.decay there)",
@@ -162,6 +171,10 @@ class FinetuneConfig:
         "single run; auto: in_turn on a single CPU device, else together",
         ("auto", "together", "in_turn"),
         older="together",
+    )
+    freeze: str = field(
+        "",
+        "what is not trained: encoder (all but the head), or a number (the embeddings and so many layers from below)",
     )
     epochs: int = field(3, "passes over the training examples")
     steps: int = field(0, "steps of the run instead of epochs; 0 takes epochs")
@@ -263,6 +276,25 @@ def check_values(config: FinetuneConfig) -> None:
         raise UserError(
             "no model to start from; set config.init_from to a workdir, a Hugging Face folder or a hub id"
         )
+
+
+def frozen_layers(freeze: str, layers: int) -> int | None:
+    """The number of layers from below that are not trained: 0 for none, None for the whole encoder.
+
+    Args:
+      freeze: config.freeze.
+      layers: L, those of the model.
+
+    Raises:
+      UserError: it is neither `encoder` nor a number of layers that the model has.
+    """
+    if freeze in ("", ENCODER):
+        return None if freeze else 0
+    if not freeze.isdecimal() or not 1 <= int(freeze) <= layers:
+        raise UserError(
+            f"config.freeze={freeze!r} should be {ENCODER}, or a number of layers from 1 to {layers}; empty trains all"
+        )
+    return int(freeze)
 
 
 def _check_counts(config: FinetuneConfig) -> None:

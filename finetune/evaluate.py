@@ -1,7 +1,7 @@
 """Evaluate a fine-tuned model: `python -m finetune.evaluate --model=MODEL --config=configs/glue.py:TASK`.
 
 The model is a fine-tuning workdir, a model's folder or a hub id. It may be a classifier that others trained. Of the
-config, the command reads only the fields task, data, eval.batch, inference and compilation_cache.
+config, the command reads only the fields kind, task, data, eval.batch, inference and compilation_cache.
 """
 
 import os
@@ -19,10 +19,13 @@ from base.errors import UserError
 from base.storage import write_out
 from data.labelled.classes import matching, unnamed
 from data.labelled.config import LabelledConfig
+from data.labelled.examples import LabelledData
 from data.labelled.open import open_labelled
 from finetune.classifier.finetuned_model import Trained, encoder_of, find_model, logits_of
 from finetune.config import FinetuneConfig
 from finetune.job import short_split
+from finetune.kinds import MULTI_LABEL, kind_of
+from finetune.kinds.multi_label import THRESHOLD
 from finetune.population.evaluation import EvaluationSet, scores_on
 from finetune.results.results_file import as_json, score
 from finetune.unused_fields import unused_in_evaluation
@@ -41,13 +44,16 @@ def main(argv: Sequence[str]) -> int:
     train_command.log_to_stderr()
     train_command.use_compilation_cache(config.compilation_cache)
     model = find_model(values.model, inference=config.inference)
+    _check_kind(config, model)
     data = open_labelled(
-        _asked_of(config.data, model),
+        config.data if config.task else _asked_of(config.data, model),
         config.task,
         parts=("evaluations",),
         ids=bool(config.data.label_names) or unnamed(model.names),
-        hold_out=bool(config.data.train),
+        hold_out=bool(config.data.train) or config.data.source == "hub",
+        per_word=model.kind.per_token,
     )
+    _check_labels(data, model)
     if not data.evaluations:
         raise UserError(
             f"{data.task.title} has no labelled examples to evaluate on; set config.data.validation"
@@ -64,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
                 f"--model={values.model} gives logits that are no numbers; its training has diverged"
             )
         part = EvaluationSet(short_split(split, len(data.evaluations)), encoded)
-        metrics |= scores_on(part, logits, data.task)
+        metrics |= scores_on(part, logits, data.task, model.facts.threshold or THRESHOLD)
     origins = {split: examples.origin for split, examples in data.evaluations.items()}
     if values.out:
         out = {"model": values.model, "task": data.task.name, "examples": origins, "metrics": metrics}
@@ -79,7 +85,7 @@ def _asked_of(data: LabelledConfig, model: Trained) -> LabelledConfig:
     Raises:
       UserError: the labels are scores, but the model predicts classes.
     """
-    if data.source != "files":
+    if data.source not in ("files", "hub"):
         return data
     if data.regression and model.names:
         answers = ", ".join(model.names)
@@ -89,6 +95,32 @@ def _asked_of(data: LabelledConfig, model: Trained) -> LabelledConfig:
     if data.label_names or data.train:
         return data
     return replace(data, label_names=model.names, regression=not model.names)
+
+
+def _check_kind(config: FinetuneConfig, model: Trained) -> None:
+    """Refuse a config.kind that is not the model's.
+
+    Raises:
+      UserError: it is not.
+    """
+    if (config.kind == "tokens") != model.kind.per_token:
+        what = "words" if model.kind.per_token else "texts"
+        right = "tokens" if model.kind.per_token else "sequence"
+        raise UserError(f"--model={model.given} labels {what}; set config.kind={right}")
+
+
+def _check_labels(data: LabelledData, model: Trained) -> None:
+    """Refuse examples with several labels for a model that gives one, and the reverse.
+
+    Raises:
+      UserError: they differ.
+    """
+    task = kind_of(data.task)
+    if task is not model.kind and MULTI_LABEL in (task, model.kind):
+        raise UserError(
+            f"--model={model.given} gives an example {model.kind.per_example}, but one of {data.task.title} has "
+            f"{task.per_example}"
+        )
 
 
 def class_order(names: Sequence[str], labels: Sequence[str], model: str) -> list[int]:

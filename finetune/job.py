@@ -18,16 +18,21 @@ from base.errors import UserError
 from base.storage import check_readable
 from data.labelled.examples import Examples, LabelledData
 from data.labelled.open import open_labelled
+from data.labelled.sentences import Sentences
 from finetune.classifier.network import Classifier
 from finetune.classifier.pretrained import Start, load_encoder_for_classification
-from finetune.config import FinetuneConfig, check_values, length_of
+from finetune.config import FinetuneConfig, check_values, frozen_layers, length_of
+from finetune.kinds import kind_of
+from finetune.kinds.kind import Kind
 from finetune.population import in_turn
 from finetune.population.early_stopping import choosing_metric
 from finetune.population.evaluation import EvaluationSet
 from finetune.population.state import population_mesh
 from finetune.population.train_step import optimizer_of
 from finetune.texts.batching import Plan, choose_lengths
-from finetune.texts.encoding import Encoded, PairEncoder
+from finetune.texts.encoders import Encoder, encoder_for
+from finetune.texts.encoding import Encoded
+from finetune.texts.look import look
 from pretrain.devices.mesh import BATCH_AXES
 from pretrain.models.attention import Use
 from pretrain.runtime.workdir import is_workdir
@@ -48,6 +53,8 @@ class Job:
     data: LabelledData
     labels: tuple[str, ...]
     """Names of the classes by id; empty for a score."""
+    kind: Kind
+    """What the labels are."""
     tokenizer: Loaded
     classifier: Classifier
     params: Any
@@ -59,7 +66,7 @@ class Job:
     mesh: Mesh
     in_turn: bool
     """Whether the runs make their steps one after another."""
-    encoder: PairEncoder
+    encoder: Encoder
     train: Encoded
     plan: Plan
     evaluations: tuple[EvaluationSet, ...]
@@ -76,6 +83,17 @@ class Job:
     def room(self) -> int:
         """Tokens that the model takes at most."""
         return self.classifier.encoder.config.max_length
+
+    def look(self) -> list[str]:
+        """The first training examples, and counts: see `finetune.texts.look`."""
+        spelling = self.tokenizer.tokenizer.id_to_token
+        return look(
+            self.train,
+            self.kind.name,
+            self.labels,
+            lambda token: spelling(token) or "?",
+            self.config.max_length,
+        )
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -94,17 +112,30 @@ def assemble(config: FinetuneConfig) -> Job:
     check_batch(config, mesh)
     data, examples = _labelled_data(config)
     metric = choosing_metric(config.eval.metric, data.task)
-    tokenizer, start = _start(config, data.task.labels)
+    kind = kind_of(data.task)
+    if config.label_smoothing and kind.refuses_smoothing:
+        raise UserError(
+            f"config.label_smoothing={config.label_smoothing} spreads a share of one class over all, but an example of "
+            f"{data.task.title} has {kind.per_example}; unset it"
+        )
+    tokenizer, start = _start(config, data.task.labels, kind)
     room = start.classifier.encoder.config.max_length
     if config.max_length > room:
         raise UserError(
             f"config.max_length={config.max_length} is longer than the model's positions; set it to {room} or less"
         )
     config = dataclasses.replace(config, max_length=length_of(config.max_length, room))
-    pairs = PairEncoder(tokenizer, max_length=config.max_length, token_types=start.classifier.token_types)
-    train = _encoded(pairs, examples, "train")
+    frozen_layers(config.freeze, start.classifier.encoder.config.num_hidden_layers)
+    encoder = encoder_for(
+        kind,
+        tokenizer,
+        max_length=config.max_length,
+        token_types=start.classifier.token_types,
+        pieces=config.data.pieces,
+    )
+    train = _encoded(encoder, examples, "train")
     evaluations = tuple(
-        EvaluationSet(short_split(name, len(data.evaluations)), _encoded(pairs, examples, name))
+        EvaluationSet(short_split(name, len(data.evaluations)), _encoded(encoder, examples, name))
         for name, examples in data.evaluations.items()
     )
     longest = max(int(part.lengths.max()) for part in (train, *(each.encoded for each in evaluations)))
@@ -113,6 +144,7 @@ def assemble(config: FinetuneConfig) -> Job:
         config=config,
         data=data,
         labels=data.task.labels,
+        kind=kind,
         tokenizer=tokenizer,
         classifier=start.classifier,
         params=start.params,
@@ -120,7 +152,7 @@ def assemble(config: FinetuneConfig) -> Job:
         source_config=start.config,
         mesh=mesh,
         in_turn=in_turn.chosen(config, mesh),
-        encoder=pairs,
+        encoder=encoder,
         train=train,
         plan=plan,
         evaluations=evaluations,
@@ -129,13 +161,13 @@ def assemble(config: FinetuneConfig) -> Job:
     )
 
 
-def _labelled_data(config: FinetuneConfig) -> tuple[LabelledData, Examples]:
+def _labelled_data(config: FinetuneConfig) -> tuple[LabelledData, Examples | Sentences]:
     """The labelled data of a run, and the examples to train on.
 
     Raises:
       UserError: there are none to train on, or none to evaluate on.
     """
-    data = open_labelled(config.data, config.task, hold_out=True)
+    data = open_labelled(config.data, config.task, hold_out=True, per_word=config.kind == "tokens")
     if data.train is None and config.data.source == "files":
         raise UserError("config.data.train is empty; set it to the files to train on")
     if data.train is None or not data.evaluations:
@@ -146,7 +178,7 @@ def _labelled_data(config: FinetuneConfig) -> tuple[LabelledData, Examples]:
     return data, data.train
 
 
-def _start(config: FinetuneConfig, labels: Sequence[str]) -> tuple[Loaded, Start]:
+def _start(config: FinetuneConfig, labels: Sequence[str], kind: Kind) -> tuple[Loaded, Start]:
     """The tokenizer and the classifier that a run starts from.
 
     Raises:
@@ -160,6 +192,7 @@ def _start(config: FinetuneConfig, labels: Sequence[str]) -> tuple[Loaded, Start
     start = load_encoder_for_classification(
         model_source,
         labels=labels,
+        kind=kind,
         seed=config.seed,
         dtype=config.dtype,
         overrides=_overrides(config),
@@ -213,9 +246,14 @@ def _overrides(config: FinetuneConfig) -> dict[str, Any]:
     return {**{name: value for name, value in given.items() if value is not None}, **how}
 
 
-def _encoded(encoder: PairEncoder, examples: Examples, name: str) -> Encoded:
+def _encoded(encoder: Encoder, examples: Examples | Sentences, name: str) -> Encoded:
     encoded = encoder(examples)
-    if encoded.truncated:
+    if encoded.truncated and encoded.words is not None:
+        logger.info(
+            "%s: %d of %d sentences are longer than config.max_length and become several rows, %d rows in all",
+            *(name, encoded.truncated, len(examples), len(encoded)),
+        )
+    elif encoded.truncated:
         logger.info(
             "%s: %d of %d examples are cut to config.max_length", name, encoded.truncated, len(encoded)
         )
@@ -263,6 +301,7 @@ def check_batch(config: FinetuneConfig, mesh: Mesh) -> None:
 
 def _fingerprint(encoded: Encoded) -> str:
     digest = hashlib.sha256()
-    for array in (encoded.tokens, encoded.token_types, encoded.lengths, encoded.labels):
+    words = () if encoded.words is None else (encoded.words.rows, encoded.words.places)
+    for array in (encoded.tokens, encoded.token_types, encoded.lengths, encoded.labels, *words):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

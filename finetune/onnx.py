@@ -1,4 +1,4 @@
-"""Write a sequence classifier as model.onnx, and run this file with onnxruntime.
+"""Write a classifier of texts or tokens as model.onnx, and run this file with onnxruntime.
 
 torch.onnx converts the exported folder. Two maintained libraries were tried. torch.onnx was right for every family at
 any batch size and length. jax2onnx cannot convert `jnp` code with symbolic lengths, and it pins an older Orbax.
@@ -24,7 +24,7 @@ from pretrain.models import families
 from pretrain.models.huggingface import CONFIG, class_names, parse_config
 
 FILE_NAME = "model.onnx"
-SUFFIX = "ForSequenceClassification"
+SUFFIXES = ("ForSequenceClassification", "ForTokenClassification")
 MOST_BYTES_IN_ONE_FILE = 1 << 30
 """Larger weights go to model.onnx.data, because a protobuf file can have at most 2 GiB."""
 EXAMPLE_LENGTH = 8
@@ -38,12 +38,12 @@ def export_onnx(model_dir: str | os.PathLike[str], out: str | os.PathLike[str] |
     """Write model.onnx for an exported classifier. The file appears only when it is complete.
 
     The inputs are `input_ids`, `attention_mask` and, if the model has several token types, `token_type_ids`, each int64
-    [batch, sequence]. The output is `logits`, float32 [batch, C]. The size of both axes is free; a sequence may have as
-    many tokens as the model has positions for (RoBERTa: 512 of its 514). Weights of more than a GiB are in
-    model.onnx.data in the same folder.
+    [batch, sequence]. The output is `logits`, float32 [batch, C], or [batch, sequence, C] of tokens. The size of both
+    axes is free; a sequence may have as many tokens as the model has positions for (RoBERTa: 512 of its 514). Weights
+    of more than a GiB are in model.onnx.data in the same folder.
 
     Args:
-      model_dir: a local folder that AutoModelForSequenceClassification loads.
+      model_dir: a local folder that AutoModelForSequenceClassification or AutoModelForTokenClassification loads.
       out: the folder to write to; None is `model_dir`.
 
     Returns:
@@ -101,15 +101,15 @@ class OnnxClassifier:
     @property
     def labels(self) -> int:
         """Number of logits C."""
-        return int(self._session.get_outputs()[0].shape[1])
+        return int(self._session.get_outputs()[0].shape[-1])
 
     def logits(
         self,
         tokens: Int[np.ndarray, "B S"],
         attention_mask: Int[np.ndarray, "B S"],
         token_types: Int[np.ndarray, "B S"] | None = None,
-    ) -> Float[np.ndarray, "B C"]:
-        """The logits of the classes, or the score (C = 1), in float32.
+    ) -> Float[np.ndarray, "B ... C"]:
+        """The logits of the classes, or the score (C = 1), in float32; of tokens [B, S, C].
 
         Args:
           tokens: token ids, padded with the padding token.
@@ -144,9 +144,10 @@ def _load(folder: Path) -> Any:
     with _quiet():
         try:
             named = class_names(json_object(epath.Path(folder / CONFIG))) or ["no architecture"]
-            if not named[0].endswith(SUFFIX):
-                raise UserError(f"{folder} holds {named[0]}, not a model {SUFFIX}; fine-tune it first")
-            model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+            suffix = next((each for each in SUFFIXES if named[0].endswith(each)), "")
+            if not suffix:
+                raise UserError(f"{folder} holds {named[0]}, not a model {SUFFIXES[0]}; fine-tune it first")
+            model, info = getattr(transformers, f"AutoModel{suffix}").from_pretrained(
                 folder,
                 dtype=torch.float32,
                 attn_implementation="eager",

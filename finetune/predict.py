@@ -5,6 +5,10 @@ model of pairs it is two texts with a tab between them. With --text_column the f
 The output (stdout, or the file --out) is tab-separated and has a header. Each line has a label and its probability, or
 a score, and then the text. A tab or a line break in a text is written as a space. The output has one line for each
 input line, in the same order. An empty line is an empty text, or an empty pair.
+
+For a model of words (entities, parts of speech), a file has a word a line and an empty line after each sentence. A
+json, jsonl or parquet file has lists of words. The output has the same sentences with a label for each word. A text on
+the command line is a sentence whose words are separated by blanks.
 """
 
 import argparse
@@ -27,14 +31,16 @@ from base.interruptible import signal_of, sigterm_as_ctrl_c
 from base.places import place_of
 from base.plain_arguments import Arguments
 from data.labelled.examples import Examples
-from data.labelled.tables import FORMATS, delimited_rows, json_rows
+from data.labelled.own_sources import rows_of_file
+from data.labelled.tables import FORMATS
 from data.sources.compressed_lines import read_lines, stdin_lines
 from data.sources.documents import FlawError, decode, text_of
 from data.sources.paths import suffixes
 from finetune.classifier.finetuned_model import Trained, encoder_of, find_model, logits_of
 from finetune.classifier.inference import Logits
 from finetune.config import FinetuneConfig
-from finetune.results.predicted_labels import columns, line, said
+from finetune.predict_words import is_json, read_words, tagged
+from finetune.texts.answers import line
 from pretrain.devices.platforms import leave_out_absent_tpu
 
 STDIN = "-"
@@ -78,7 +84,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--text_column",
         default="",
-        help="the column with the text, if --file is a csv, tsv, json or jsonl file",
+        help="the column with the text, if --file is a csv, tsv, json, jsonl or parquet file; of a file with a word a "
+        "line, the number of the column with the words, 0 (the default) is the first",
     )
     parser.add_argument("--text_pair_column", default="", help="the column with the second text, for pairs")
     parser.add_argument(
@@ -137,6 +144,20 @@ def _predict(arguments: argparse.Namespace) -> None:
         jax.config.update("jax_compilation_cache_dir", cache)
     model = find_model(arguments.model, inference=arguments.inference, max_length=arguments.max_length)
     encoder = encoder_of(model)
+    if model.kind.per_token:
+        given = [text.split() for text in arguments.texts]
+        sentences = iter(given) if given else read_words(arguments.text, arguments.text_column)
+        with _writer(arguments.out) as write:
+            for answer in tagged(
+                model,
+                encoder,
+                sentences,
+                inference=arguments.inference,
+                batch=arguments.batch,
+                json_lines=is_json(arguments.text),
+            ):
+                write(answer)
+        return
     if arguments.texts:
         texts = _lines("the command line", map(os.fsencode, arguments.texts), model.facts.texts)
     else:
@@ -151,7 +172,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         logits: Logits | None = None
         while part := list(itertools.islice(texts, BATCHES_READ * arguments.batch)):
             if logits is None:
-                header = (*columns(model.names), "text", "text_pair")
+                header = (*model.kind.columns(model.names), "text", "text_pair")
                 write(line(header[: len(header) - PAIR + len(part[0])]))
                 # A short input does not need the full batch.
                 rows = min(arguments.batch, 1 << (len(part) - 1).bit_length())
@@ -161,7 +182,8 @@ def _predict(arguments: argparse.Namespace) -> None:
                 raise UserError(
                     f"--model={model.given} gives logits that are no numbers; its training has diverged"
                 )
-            write("".join(line((*answer, *each)) for answer, each in zip(said(model.names, outputs), part)))
+            answers = model.kind.said(model.names, outputs, model.facts.threshold)
+            write("".join(line((*answer, *each)) for answer, each in zip(answers, part)))
 
 
 def _examples(part: Sequence[Texts]) -> Examples:
@@ -253,11 +275,7 @@ def _raw_lines(path: str) -> Iterator[bytes]:
 
 
 def _table_rows(path: str, wanted: dict[str, str]) -> Iterator[Texts]:
-    kind = suffixes(path)[0]
-    rows = (
-        json_rows(path) if kind.startswith(".json") else delimited_rows(path, wanted, quoted=kind == ".csv")
-    )
-    for row in rows:
+    for row in rows_of_file(path, wanted):
         try:
             yield tuple(text_of(row.fields, name, setting) for name, setting in wanted.items())
         except FlawError as flaw:

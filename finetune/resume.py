@@ -20,6 +20,8 @@ FIXED = {
     "init_from": "the model that a run starts from",
     "init_weights": "the model that a run starts from",
     "task": "the task of a run",
+    "kind": "the task of a run",
+    "data.pieces": "the task of a run",
     "data.regression": "the task of a run",
     "data.label_names": "the task of a run",
     "eval.metric": "the metric that chooses the best model",

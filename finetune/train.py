@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from base import terminal
 from base.set_fields import Given
 from finetune.classifier.inference import check_inference
 from finetune.config import FinetuneConfig
@@ -121,6 +122,9 @@ def train(
         if saved is not None:
             changes.check_unchanged(rules(job.room), saved["config"], run.config, accept=accept_changes)
             check_same_input(saved["fingerprints"], job, workdir, accept=accept_changes)
+        elif after_evaluation is None and processes.is_first():  # a trial of a search shows nothing
+            for line in job.look():
+                terminal.say(line, error=True)
         if config.log.profile_steps and config.log.profile_start >= job.steps:
             logger.info(
                 "without effect: config.log.profile_start=%d; the run ends before, at step %d",
@@ -198,7 +202,7 @@ class _Finetuning:
 
     def summarise(self, sums: Mapping[str, Any]) -> Mapping[str, Any]:
         """Make losses and scores [M] of sums [M]."""
-        return classification_metrics(sums, classes=bool(self.job.labels))
+        return classification_metrics(sums, classes=self.job.kind.accuracy)
 
     def rates(self, interval: Interval) -> dict[str, float]:
         """Make speeds of an interval."""

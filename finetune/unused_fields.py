@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 from base.schema import Unused
 from data.config import unread
-from data.labelled.config import READERS
+from data.labelled.config import readers_of
 from finetune.config import FROM_MNLI, FinetuneConfig
 from finetune.search.search_space import FIELDS
 from pretrain.unused_fields import of_profile, unused_moments, unused_skips
 
-READ_IN_EVALUATION = ("task", "data", "eval.batch", "inference", "compilation_cache")
+READ_IN_EVALUATION = ("kind", "task", "data", "eval.batch", "inference", "compilation_cache")
 """Fields that an evaluation of a trained model reads."""
 
 
@@ -26,7 +26,7 @@ def unused_fields(config: FinetuneConfig) -> list[Unused]:
 
 def unused_in_evaluation(config: FinetuneConfig) -> list[Unused]:
     """The fields that have no effect on the scores of a model that is trained already."""
-    groups = [name for name in config.__dataclass_fields__ if name not in ("task", "data", "eval")]
+    groups = [name for name in config.__dataclass_fields__ if name not in ("kind", "task", "data", "eval")]
     of_eval = [f"eval.{name}" for name in config.eval.__dataclass_fields__]
     of_data = [] if config.data.train else ["data.max_train_examples", "data.validation_share"]
     names = tuple(name for name in (*groups, *of_eval, *of_data) if name not in READ_IN_EVALUATION)
@@ -37,7 +37,17 @@ def unused_in_evaluation(config: FinetuneConfig) -> list[Unused]:
 
 def _of_data(config: FinetuneConfig) -> Iterator[Unused]:
     source = config.data.source
-    yield from unread(source, READERS, "data")
+    glue = config.task or (config.benchmark.tasks and "glue") or ""
+    yield from unread(source, readers_of(glue), "data")
+    if source == "hub" and glue:
+        because = "the configuration of a GLUE task is known; unset it, or config.task"
+        yield Unused(("data.subset",), because, ("task", "benchmark.tasks"))
+    if config.kind == "tokens":
+        because = "config.kind=tokens gives each word a class; unset it, or set config.kind=sequence"
+        yield Unused(("data.text_pair", "data.regression"), because, ("kind",))
+    else:
+        because = f"config.kind={config.kind} labels whole texts; unset it, or set config.kind=tokens"
+        yield Unused(("data.pieces",), because, ("kind",))
     if config.data.validation:
         because = "config.data.validation is evaluated on, so nothing is held out; unset one of the two"
         yield Unused(("data.validation_share",), because, ("data.validation",))

@@ -24,9 +24,13 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchma
 LAUNCHES = sorted(ROOT.glob("configs/launch_*.py"))
 RECIPES = sorted(
     {*ROOT.glob("configs/*.py")}
-    - {*LAUNCHES, *(ROOT / f"configs/{name}.py" for name in ("__init__", "classify", "glue"))}
+    - {*LAUNCHES, *(ROOT / f"configs/{name}.py" for name in ("__init__", "classify", "glue", "tokens"))}
 )
-FINETUNING = {"classify": " --config.init_from=runs/base", "glue": ":mrpc --config.init_from=runs/base"}
+FINETUNING = {
+    "classify": " --config.init_from=runs/base",
+    "tokens": " --config.init_from=runs/base",
+    "glue": ":mrpc --config.init_from=runs/base",
+}
 """Recipes of fine-tuning, and what their launch line names before the workdir."""
 FIELDS = {"configuration.md": PretrainConfig, "finetuning.md": FinetuneConfig}
 """Pages that list every field of a stage, and are about it alone."""

@@ -87,8 +87,9 @@ def collect(
             column.append(text)
         if read_label:
             collected.labels.append(label)
-            if isinstance(label, str):
-                collected.places.setdefault(label, row.place)
+            for name in label if isinstance(label, list) else [label]:
+                if isinstance(name, str):
+                    collected.places.setdefault(name, row.place)
         collected.ids.append(_id(row.fields.get(columns.id, number)))
         if len(collected.ids) == limit:
             break

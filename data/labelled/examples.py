@@ -8,6 +8,7 @@ import numpy as np
 from base.errors import UserError
 from data.labelled.config import LabelledConfig
 from data.labelled.labels import UNLABELLED
+from data.labelled.sentences import Sentences
 from data.labelled.tasks import Task
 
 
@@ -19,9 +20,9 @@ class Examples:
     second: list[str] | None
     """Second text of each pair; None if examples are single texts."""
     labels: np.ndarray | None
-    """int32 [n] ids of classes, or float32 [n] scores; None if they are hidden, as in GLUE's test sets.
+    """int32 [n] ids of classes, float32 [n] scores, or float32 [n, C] with 1 for each class that an example has.
 
-    In a test set some labels may be missing: they are UNLABELLED, or NaN.
+    None if they are hidden, as in GLUE's test sets. In a test set some may be missing: they are UNLABELLED, or NaN.
     """
     ids: list[int | str]
     """Ids of the examples in their source: GLUE's index, or else numbers from 0."""
@@ -38,7 +39,13 @@ class Examples:
         """Whether each example has a label, bool [n]."""
         if self.labels is None:
             return np.zeros(len(self), bool)
-        return (self.labels != UNLABELLED) if self.labels.dtype == np.int32 else ~np.isnan(self.labels)
+        labels = self.labels[:, 0] if self.labels.ndim > 1 else self.labels
+        return (labels != UNLABELLED) if labels.dtype == np.int32 else ~np.isnan(labels)
+
+    @property
+    def labelled_count(self) -> int:
+        """Number of examples with a label."""
+        return int(self.labelled.sum())
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,9 @@ class LabelledData:
     """All examples of a task; splits that the source lacks are left out."""
 
     task: Task
-    train: Examples | None
-    evaluations: dict[str, Examples]
-    tests: dict[str, Examples]
+    train: Examples | Sentences | None
+    evaluations: Mapping[str, Examples | Sentences]
+    tests: Mapping[str, Examples | Sentences]
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,11 @@ def check_share(config: LabelledConfig) -> None:
 
 
 def held_out(
-    config: LabelledConfig, texts: Sequence[Sequence[str]], labels: Sequence[Any]
+    config: LabelledConfig,
+    texts: Sequence[Sequence[Any]],
+    labels: Sequence[Any],
+    *,
+    by_class: bool | None = None,
 ) -> Bool[np.ndarray, "n"]:
     """Choose the training examples to hold out: a share of each class, or of all examples if labels are scores.
 
@@ -44,6 +48,7 @@ def held_out(
       config: the run's config.data.
       texts: first texts [n], and second texts [n] if examples are pairs.
       labels: ids of classes, or scores [n].
+      by_class: whether to draw the same share of each class; None does so unless config.regression is set.
 
     Returns:
       Whether each example is held out.
@@ -52,17 +57,18 @@ def held_out(
       UserError: no example would be held out.
     """
     share = config.validation_share
+    by_class = not config.regression if by_class is None else by_class
     if not share:
         raise UserError(
             f"{FILE} is empty and {SHARE}=0, so there is nothing to evaluate on; set {FILE} to files, or the share of "
             f"the training file to hold out, such as {LabelledConfig.validation_share:g}"
         )
-    alike: dict[tuple[str, ...], list[int]] = {}
+    alike: dict[tuple[Any, ...], list[int]] = {}
     for row, each in enumerate(zip(*texts, strict=True)):
         alike.setdefault(each, []).append(row)
     strata: dict[Any, list[list[int]]] = {}
     for rows in alike.values():
-        strata.setdefault(0 if config.regression else labels[rows[0]], []).append(rows)
+        strata.setdefault(labels[rows[0]] if by_class else 0, []).append(rows)
     held = np.zeros(len(labels), bool)
     for stratum, parts in sorted(strata.items()):
         for rows in _drawn(parts, share, stratum):
@@ -77,7 +83,7 @@ def held_out(
             FILE,
             held.sum(),
             held.size,
-            "drawn from all" if config.regression else "the same share of each class",
+            "the same share of each class" if by_class else "drawn from all",
         ),
         *(SHARE, share),
     )

@@ -56,6 +56,11 @@ def read_name(setting: str) -> ReadLabel:
         name = raw.strip() if isinstance(raw, str) else raw
         if isinstance(name, str) and name:
             return name
+        if isinstance(name, list):
+            raise UserError(
+                f"{place}: label {_shown(raw)} is a list where one label is due; give each example one label, or each "
+                "a list"
+            )
         if isinstance(name, bool | int) or (isinstance(name, float) and math.isfinite(name)):
             return json.dumps(name)
         raise UserError(f"{place}: label {_shown(raw)} should be the name of a class{_or(setting)}")
@@ -98,6 +103,22 @@ def read_class(classes: Classes, setting: str) -> ReadLabel:
     return read
 
 
+def read_list(read: ReadLabel) -> ReadLabel:
+    """Make a reader of lists of labels, for examples that have any number of them: a list of what `read` returns.
+
+    It raises UserError for a value that is no list.
+    """
+
+    def read_each(raw: Any, place: str) -> list[Any]:
+        if not isinstance(raw, list):
+            raise UserError(
+                f"{place}: label {_shown(raw)} should be a list of labels, like that of the first example; correct it"
+            )
+        return [label for each in raw if (label := read(each, place)) is not None]
+
+    return read_each
+
+
 def read_if_known(read: ReadLabel, unknown: list[str]) -> ReadLabel:
     """Make a reader of labels that a run does not depend on: None for an empty value, and if `read` raises.
 
@@ -122,6 +143,16 @@ def as_array(labels: Sequence[Any], names: Sequence[str]) -> np.ndarray:
     """Labels as an array: int32 ids if there are names of classes, else float32 scores."""
     absent, dtype = (UNLABELLED, np.int32) if names else (math.nan, np.float32)
     return np.array([absent if label is None else label for label in labels], dtype)
+
+
+def as_sets(labels: Sequence[Sequence[int] | None], names: Sequence[str]) -> np.ndarray:
+    """Lists of class ids as an array float32 [n, C]: 1 for a class that an example has, NaN where that is not known."""
+    sets = np.zeros((len(labels), len(names)), np.float32)
+    for row, label in enumerate(labels):
+        sets[row, [] if label is None else list(label)] = 1.0
+        if label is None:
+            sets[row] = math.nan
+    return sets
 
 
 def warn_of_unlabelled(count: int, of: int, origin: str, hint: str = "") -> None:

@@ -3,11 +3,12 @@
 from collections.abc import Collection
 
 from base.errors import UserError
-from data.labelled.config import READERS, LabelledConfig
+from data.labelled.config import LabelledConfig, readers_of
 from data.labelled.examples import Examples, LabelledData, Limits, by_split
 from data.labelled.labels import require_two_classes
 from data.labelled.own_files import ONE_CLASS, read_files
-from data.labelled.tasks import Task, find_task
+from data.labelled.own_sentences import read_sentences
+from data.labelled.tasks import CLASSES, Task, find_task
 from data.sources import check_fields
 
 PARTS = ("train", "evaluations", "tests")
@@ -20,6 +21,7 @@ def open_labelled(
     *,
     ids: bool = True,
     hold_out: bool = False,
+    per_word: bool = False,
 ) -> LabelledData:
     """Read a task's examples.
 
@@ -29,13 +31,25 @@ def open_labelled(
       parts: the parts to read, among train, evaluations and tests; the others stay empty.
       ids: whether the user's files may give a class of config.data.label_names by its number in that list.
       hold_out: whether to hold out a share of the user's training file if there is no validation file.
+      per_word: whether each word has a label (config.kind=tokens).
 
     Raises:
       UserError: a mistake in the config, in the source or in an example.
     """
-    check_fields(config, "config.data", READERS)
+    check_fields(config, "config.data", readers_of(task))
+    if task and config.subset:
+        raise UserError(
+            f"config.data.subset={config.subset!r} has no effect: config.task={task!r} names it; unset it"
+        )
     limits = Limits.from_config(config)
-    if config.source == "files":
+    if per_word:
+        if task or config.source not in ("files", "hub"):
+            raise UserError(
+                "config.kind='tokens' reads words and their labels from config.data.source=files or hub, and no GLUE "
+                "task; set config.data.source, and config.task=''"
+            )
+        return read_sentences(config, parts, limits, hold_out=hold_out)
+    if config.source == "files" or (config.source == "hub" and config.name and not task):
         if task:
             raise UserError(
                 f"config.task={find_task(task).name!r} is a GLUE task, but config.data.source='files' reads files "
@@ -47,7 +61,7 @@ def open_labelled(
         glue_task = find_task(task)
         data = by_split(glue_task, _read_glue(config, glue_task, parts, limits))
         hint = ""
-    if data.train is not None and data.train.labels is not None:
+    if data.train is not None and data.train.labels is not None and data.task.kind == CLASSES:
         limited = "; or raise config.data.max_train_examples" if limits.train else ""
         require_two_classes(data.train.labels, data.task.labels, data.train.origin, hint + limited)
     return data

@@ -1,9 +1,9 @@
-"""Examples from the user's own files (csv, tsv, JSON, JSON lines): one or two texts, and a class or a score."""
+"""Examples of the user's own files or of any data set of the hub: one or two texts; a class, classes or a score."""
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -17,17 +17,18 @@ from data.labelled.labels import (
     ReadLabel,
     are_scores,
     as_array,
+    as_sets,
     read_class,
     read_if_known,
+    read_list,
     read_name,
     read_score,
     require_two_classes,
     tell_of_classes,
     warn_of_unlabelled,
 )
-from data.labelled.tables import FORMATS, Row, delimited_rows, json_rows
-from data.labelled.tasks import Task
-from data.sources.paths import File, find_files, split_paths, suffixes
+from data.labelled.own_sources import SPLITS, OwnSource, own_source
+from data.labelled.tasks import CLASSES, MULTI_LABEL, SCORES, Task
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +48,12 @@ def read_files(
     ids: bool = True,
     hold_out: bool = False,
 ) -> LabelledData:
-    """Read the user's own files: the task that they define, and its examples.
+    """Read the user's own files, or a data set of the hub: the task that they define, and its examples.
 
-    The classes are config.data.label_names, or those of the training file (see `data.labelled.classes`). A csv file has
-    quotes as in RFC 4180. A tsv file has no quotes, like GLUE's. In a test file, labels may be missing or unknown.
+    The classes are config.data.label_names; or those that the training data declares (a ClassLabel); or those of its
+    examples (see `data.labelled.classes`). If the first example has a list of labels, an example may have any number of
+    them. A csv file has quotes as in RFC 4180. A tsv file has no quotes, like GLUE's. In a test file, labels may be
+    missing or unknown.
 
     Args:
       config: the run's config.data.
@@ -63,88 +66,143 @@ def read_files(
     Raises:
       UserError: a mistake in the files; the message names the line.
     """
-    if not any((config.train, config.validation, config.test)):
-        raise UserError("config.data.train is empty; set it to csv, tsv, json or jsonl files")
+    source = own_source(config)
     _check_names(config)
     check_share(config)
-    train = _collect(config, "train", _train_reader(config, ids), None) if config.train else None
-    names = _names(config, train)
-    if train and not (config.regression or config.label_names):
-        train = _with_ids(config, train, names)
+    reader = _Reader(config, source, several=_has_lists(config, source))
+    given = config.label_names
+    if source.has("train") and not (given or config.regression):
+        given = source.names("train", config.label)
+    read_train = reader.of_example(_train_reader(config, given, ids))
+    train = reader.read("train", read_train, None) if source.has("train") else None
+    names = given or _names(config, source, train)
+    if train and not (config.regression or given):
+        train = _with_ids(train, names, source.origin("train"))
+    reader.names = names
     classes = Classes(names, ids and bool(config.label_names))
     read_label = read_score(REGRESSION) if config.regression else read_class(classes, NAMES)
+    read_label = reader.of_example(read_label)
     # The whole training file has been read, so a class in its last rows is known when the other files are read.
     examples: dict[str, Examples] = {}
     if train:
-        examples = (_held_out if hold_out and not config.validation else _whole)(config, train, names, limits)
-    if config.validation and "evaluations" in parts:
-        collected = _collect(config, "validation", read_label, limits.evaluation)
-        examples["validation"] = _examples(config, "validation", collected, names, limits.evaluation)
-    if config.test and "tests" in parts:
-        examples["test"] = _test(config, read_label, names)
+        holds_out = hold_out and not source.has("validation")
+        examples = _held_out(reader, train, limits) if holds_out else _whole(reader, train, limits)
+    if source.has("validation") and "evaluations" in parts:
+        collected = reader.read("validation", read_label, limits.evaluation)
+        examples["validation"] = reader.examples("validation", collected, limits.evaluation)
+    if source.has("test") and "tests" in parts:
+        examples["test"] = _test(reader, read_label)
     evaluations = _of("validation", examples) if "evaluations" in parts else {}
+    task = _task(config, names, source, several=reader.several)
     return LabelledData(
-        replace(_task(config, names), evaluations=tuple(evaluations)),
+        replace(task, evaluations=tuple(evaluations)),
         train=examples.get("train") if "train" in parts else None,
         evaluations=evaluations,
         tests=_of("test", examples),
     )
 
 
+def _has_lists(config: LabelledConfig, source: OwnSource) -> bool:
+    """Whether the first example has a list of labels, so that an example may have any number of them."""
+    if config.regression:
+        return False
+    for split in SPLITS:
+        if source.has(split):
+            row = next(source.rows(split, {}), None)
+            return row is not None and isinstance(row.fields.get(config.label), list)
+    return False
+
+
+class _Reader:
+    """A reader of the splits of a source."""
+
+    def __init__(self, config: LabelledConfig, source: OwnSource, *, several: bool):
+        self.config, self.source, self.several = config, source, several
+        self.names: tuple[str, ...] = ()
+
+    def read(self, split: str, read_label: ReadLabel, limit: int | None) -> Collected:
+        """Read the examples of a split."""
+        config = self.config
+        settings = {
+            config.text: "config.data.text",
+            config.text_pair: "config.data.text_pair",
+            config.label: LABEL,
+        }
+        columns = Columns(_texts(config), config.label, may_lack_label=split == "test", settings=settings)
+        rows = self.source.rows(split, columns.needed)
+        return collect(rows, columns, read_label, limit, self.source.origin(split).removeprefix("files "))
+
+    def of_example(self, read_label: ReadLabel) -> ReadLabel:
+        """The reader of what an example has: one label, or a list of them."""
+        return read_list(read_label) if self.several else read_label
+
+    def examples(self, split: str, collected: Collected, limit: int | None, note: str = "") -> Examples:
+        """The examples of a split with arrays of labels."""
+        first = f", first {limit}" if len(collected.ids) == limit else ""
+        second = collected.texts[1] if len(collected.texts) > 1 else None
+        labels = None
+        if collected.labels:
+            to_array = as_sets if self.several else as_array
+            labels = to_array(collected.labels, self.names)
+        origin = self.source.origin(split) + note + first
+        return Examples(collected.texts[0], second, labels, collected.ids, origin, official=False)
+
+
 def _of(split: str, examples: Mapping[str, Examples]) -> dict[str, Examples]:
     return {split: examples[split]} if split in examples else {}
 
 
-def _train_reader(config: LabelledConfig, ids: bool) -> ReadLabel:
+def _train_reader(config: LabelledConfig, given: Sequence[str], ids: bool) -> ReadLabel:
     if config.regression:
         return read_score(REGRESSION)
-    return read_class(Classes(config.label_names, ids), NAMES) if config.label_names else read_name(LABEL)
+    ids = ids and bool(config.label_names)
+    return read_class(Classes(tuple(given), ids), NAMES) if given else read_name(LABEL)
 
 
-def _with_ids(config: LabelledConfig, train: Collected, names: tuple[str, ...]) -> Collected:
+def _with_ids(train: Collected, names: tuple[str, ...], origin: str) -> Collected:
     """The training examples with the ids of their classes; examples with a mark of no label are left out."""
     classes = Classes(names)
-    labelled = replace(train, labels=[classes.find(name) for name in train.labels])
+
+    def found(label: Any) -> Any:
+        return [classes.find(name) for name in label] if isinstance(label, list) else classes.find(label)
+
+    labelled = replace(train, labels=[found(label) for label in train.labels])
     kept = [row for row, label in enumerate(labelled.labels) if label is not None]
     passed = len(train.labels) - len(kept)
     hint = f"; if that label is a class, name it in {NAMES}"
-    warn_of_unlabelled(passed, len(train.labels), _origin(config, "train"), hint)
+    warn_of_unlabelled(passed, len(train.labels), origin, hint)
     return labelled.chosen(kept) if passed else labelled
 
 
-def _whole(
-    config: LabelledConfig, train: Collected, names: Sequence[str], limits: Limits
-) -> dict[str, Examples]:
-    return {"train": _examples(config, "train", train.first(limits.train), names, limits.train)}
+def _whole(reader: _Reader, train: Collected, limits: Limits) -> dict[str, Examples]:
+    return {"train": reader.examples("train", train.first(limits.train), limits.train)}
 
 
-def _held_out(
-    config: LabelledConfig, train: Collected, names: Sequence[str], limits: Limits
-) -> dict[str, Examples]:
+def _held_out(reader: _Reader, train: Collected, limits: Limits) -> dict[str, Examples]:
     """Split the training file: the kept examples are the training set, the held-out ones the validation set."""
-    held = held_out(config, train.texts, train.labels)
+    by_class = not (reader.config.regression or reader.several)
+    held = held_out(reader.config, train.texts, train.labels, by_class=by_class)
     kept, taken = train.chosen(np.flatnonzero(~held)), train.chosen(np.flatnonzero(held))
     notes = f", less {held.sum()} held out", f", {held.sum()} of {held.size} held out"
     return {
-        "train": _examples(config, "train", kept.first(limits.train), names, limits.train, notes[0]),
-        "validation": _examples(
-            config, "train", taken.first(limits.evaluation), names, limits.evaluation, notes[1]
-        ),
+        "train": reader.examples("train", kept.first(limits.train), limits.train, notes[0]),
+        "validation": reader.examples("train", taken.first(limits.evaluation), limits.evaluation, notes[1]),
     }
 
 
-def _test(config: LabelledConfig, read_label: ReadLabel, names: Sequence[str]) -> Examples:
+def _test(reader: _Reader, read_label: ReadLabel) -> Examples:
     """The test set with its known labels, which are scored. A run does not depend on them."""
     unknown: list[str] = []
-    collected = _collect(config, "test", read_if_known(read_label, unknown), None)
+    collected = reader.read("test", read_if_known(read_label, unknown), None)
     if unknown:
         logger.warning(
-            "config.data.test: %d of %d examples are not scored, because their labels are not known; the first: %s",
-            *(len(unknown), len(collected.ids), unknown[0]),
+            "%s: %d of %d examples are not scored, because their labels are not known; the first: %s",
+            *("config.data.test", len(unknown), len(collected.ids), unknown[0]),
         )
-    if set(collected.labels) <= ({None, HIDDEN_SCORE} if config.regression else {None}):
+    hidden = {None, HIDDEN_SCORE} if reader.config.regression else {None}
+    if all(not isinstance(label, list) and label in hidden for label in collected.labels):
         collected.labels.clear()
-    return _examples(config, "test", collected, names, None)
+    return reader.examples("test", collected, None)
 
 
 def _check_names(config: LabelledConfig) -> None:
@@ -158,22 +216,22 @@ def _check_names(config: LabelledConfig) -> None:
         raise UserError(f"config.data.label_names={names} should be two or more names, each once")
 
 
-def _names(config: LabelledConfig, train: Collected | None) -> tuple[str, ...]:
-    """Names of the classes; empty if labels are scores."""
-    if config.regression or config.label_names:
-        return config.label_names
+def _names(config: LabelledConfig, source: OwnSource, train: Collected | None) -> tuple[str, ...]:
+    """Names of the classes in the training examples; empty if labels are scores."""
+    if config.regression:
+        return ()
     if train is None:
         raise UserError(
             "config.data.train is empty, so the classes are not known; set it, or config.data.label_names"
         )
-    places, origin = train.places, _origin(config, "train")
+    places, origin = train.places, source.origin("train")
     names = class_names(set(places) - marks_among(places))
     if len(names) < 2:  # otherwise a second class in another file would look like that file's mistake
         only = np.zeros(len(train.labels), np.int32)
         require_two_classes(only, names, origin, ONE_CLASS)
     if are_scores(names):
         raise UserError(
-            f"config.data.train={config.train!r}: the labels are numbers such as {names[0]} and {names[-1]}; set "
+            f"{source.setting('train')}: the labels are numbers such as {names[0]} and {names[-1]}; set "
             "config.data.regression=True to learn scores, or config.data.label_names to take them as classes"
         )
     if odd := missing_among(names):
@@ -184,68 +242,24 @@ def _names(config: LabelledConfig, train: Collected | None) -> tuple[str, ...]:
     return names
 
 
-def _task(config: LabelledConfig, names: tuple[str, ...]) -> Task:
-    if not names:
-        metrics: tuple[str, ...] = ("pearson", "spearman", "pearson_spearman")
-    else:
-        metrics = ("matthews", "f1" if len(names) == 2 else "f1_macro", "accuracy")
-    named = next(path for path in (config.train, config.validation, config.test) if path)
+def _task(config: LabelledConfig, names: tuple[str, ...], source: OwnSource, *, several: bool) -> Task:
+    kind = SCORES if not names else MULTI_LABEL if several else CLASSES
+    metrics = {
+        SCORES: ("pearson", "spearman", "pearson_spearman"),
+        MULTI_LABEL: ("accuracy", "f1_macro", "f1_micro"),
+        CLASSES: ("matthews", "f1" if len(names) == 2 else "f1_macro", "accuracy"),
+    }[kind]
     return Task(
         name="",
-        title=PurePosixPath(split_paths(named)[0]).name,
+        title=source.title,
         texts=_texts(config),
         labels=names,
         metrics=metrics,
         chooses=metrics[-1],
-        tests=("test",) if config.test else (),
+        tests=("test",) if source.has("test") else (),
+        kind=kind,
     )
 
 
 def _texts(config: LabelledConfig) -> tuple[str, ...]:
     return (config.text, config.text_pair) if config.text_pair else (config.text,)
-
-
-def _collect(config: LabelledConfig, split: str, read_label: ReadLabel, limit: int | None) -> Collected:
-    where = f"config.data.{split}"
-    files = find_files(getattr(config, split), where)
-    for file in files:
-        if suffixes(file.path)[0] not in FORMATS:
-            raise UserError(
-                f"{where}: {file.path!r} is none of {', '.join(FORMATS)}; each may also end in .gz or .zst"
-            )
-    settings = {
-        config.text: "config.data.text",
-        config.text_pair: "config.data.text_pair",
-        config.label: LABEL,
-    }
-    columns = Columns(_texts(config), config.label, may_lack_label=split == "test", settings=settings)
-    origin = ", ".join(file.path for file in files)
-    return collect(_rows(files, columns), columns, read_label, limit, origin)
-
-
-def _rows(files: Sequence[File], columns: Columns) -> Iterator[Row]:
-    for file in files:
-        kind = suffixes(file.path)[0]
-        if kind in (".csv", ".tsv"):
-            yield from delimited_rows(file.path, columns.needed, quoted=kind == ".csv")
-        else:
-            yield from json_rows(file.path)
-
-
-def _origin(config: LabelledConfig, split: str) -> str:
-    names = ", ".join(PurePosixPath(path).name for path in split_paths(getattr(config, split)))
-    return f"files {names}"
-
-
-def _examples(
-    config: LabelledConfig,
-    split: str,
-    collected: Collected,
-    names: Sequence[str],
-    limit: int | None,
-    note: str = "",
-) -> Examples:
-    origin = _origin(config, split) + note + (f", first {limit}" if len(collected.ids) == limit else "")
-    second = collected.texts[1] if len(collected.texts) > 1 else None
-    labels = as_array(collected.labels, names) if collected.labels else None
-    return Examples(collected.texts[0], second, labels, collected.ids, origin, official=False)

@@ -12,7 +12,7 @@ from data.sources.documents import FlawError, column_of, decode, json_object, mi
 
 logger = logging.getLogger(__name__)
 
-FORMATS = (".csv", ".tsv", ".json", ".jsonl")
+FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 LONGEST_FIELD = 2**30
 ARRAY_START = b"["
 
@@ -122,7 +122,12 @@ def _numbered(path: str) -> Iterator[tuple[int, bytes]]:
         raise UserError(f"{path}: {flaw}") from None
 
 
-def _text_lines(path: str) -> Iterator[str]:
+def text_lines(path: str) -> Iterator[str]:
+    """Yield the lines of a file in UTF-8.
+
+    Raises:
+      UserError: broken UTF-8, or a damaged archive.
+    """
     for number, line in _numbered(path):
         try:
             yield decode(line)
@@ -133,11 +138,11 @@ def _text_lines(path: str) -> Iterator[str]:
 def _split(path: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
     """(number of its first line, fields) of each row."""
     if not quoted:
-        for number, line in enumerate(_text_lines(path), 1):
+        for number, line in enumerate(text_lines(path), 1):
             yield number, line.rstrip("\r\n").split("\t")
         return
     csv.field_size_limit(LONGEST_FIELD)
-    reader = csv.reader(_text_lines(path), strict=True)
+    reader = csv.reader(text_lines(path), strict=True)
     number = 1
     try:
         for fields in reader:

@@ -11,6 +11,9 @@ from types import MappingProxyType
 
 from base.errors import UserError
 
+CLASSES, SCORES, MULTI_LABEL, TOKENS = "classes", "scores", "multi_label", "tokens"
+"""What the labels of a task are: one class, a score, or any number of classes of an example; a class of each word."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -25,7 +28,7 @@ class Task:
     labels: tuple[str, ...]
     """Names of the classes by id; () if labels are scores."""
     metrics: tuple[str, ...]
-    """Names in `finetune.results.glue_metrics.METRICS`."""
+    """Names of the scores that its kind has (`finetune.kinds`)."""
     chooses: str
     """The metric among them that chooses the best model."""
     train: str = "train"
@@ -40,6 +43,8 @@ class Task:
     """Name of the file that GLUE expects for the predictions of each test split."""
     submits_names: bool = False
     """Whether GLUE expects names of classes in that file, and not ids."""
+    kind: str = CLASSES
+    """What its labels are."""
 
 
 def _task(
@@ -64,6 +69,7 @@ def _task(
         rows=dict(zip(("train", "validation", "test"), rows)),
         submissions={"test": f"{title}.tsv"},
         submits_names=submits_names,
+        kind=CLASSES if labels else SCORES,
     )
 
 
@@ -152,7 +158,7 @@ def find_task(name: str) -> Task:
     if not name:
         raise UserError(
             f"config.task is empty; set it to one of {', '.join(TASKS)}, "
-            "or config.data.source=files for files of your own"
+            "config.data.source=files for files of your own, or config.data.name for any data set of the hub"
         )
     near = difflib.get_close_matches(name.lower(), TASKS, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(TASKS)}"

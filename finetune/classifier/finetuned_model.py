@@ -16,12 +16,14 @@ from base import terminal
 from base.errors import UserError
 from base.storage import check_readable
 from finetune.classifier.inference import FACTS_FILE, Facts, JaxModel, Logits, OnnxModel, row_lengths
-from finetune.classifier.pretrained import TASK_CLASS, learned_classes, load_encoder_for_classification
+from finetune.classifier.pretrained import learned_classes, load_encoder_for_classification
 from finetune.job import MODEL
+from finetune.kinds import CLASSES, MULTI_LABEL, SCORES, TOKENS
+from finetune.kinds.kind import Kind
 from finetune.onnx import FILE_NAME as ONNX_FILE
 from finetune.onnx import check_installed, export_onnx
 from finetune.population.state import population_mesh
-from finetune.texts.encoding import PairEncoder
+from finetune.texts.encoders import Encoder, encoder_for
 from pretrain.config import MeshConfig
 from pretrain.models import EncoderConfig, huggingface
 from pretrain.models.huggingface import CONFIG, INDEX, download, parse_config, read_config
@@ -56,6 +58,8 @@ class Trained:
     folder: epath.Path
     downloaded: bool
     """Whether the folder is in the hub client's cache, where nothing may be written."""
+    kind: Kind
+    """What its answers are."""
     names: tuple[str, ...]
     """Names of the classes, by id; () if the model gives a score."""
     config: EncoderConfig
@@ -95,7 +99,7 @@ def find_model(model: str, *, inference: str = "jax", max_length: int = 0) -> Tr
         folder = download(model, [*FILES, f"{ONNX_FILE}*"] if inference == "onnx" else list(FILES))
         downloaded = True
     values = read_config(str(folder))
-    names = class_names(values, model)
+    kind, names = answers_of(values, model)
     config, facts = parse_config(values, str(folder / CONFIG)), Facts.read(folder)
     room = config.max_length
     if not 0 <= max_length <= room:
@@ -103,7 +107,7 @@ def find_model(model: str, *, inference: str = "jax", max_length: int = 0) -> Tr
             f"--max_length={max_length} is no length that the model takes; set it to {room} or less"
         )
     length = max_length or min(facts.max_length or _stated_length(folder) or room, room)
-    return Trained(model, folder, downloaded, names, config, facts, length)
+    return Trained(model, folder, downloaded, kind, names, config, facts, length)
 
 
 def _stated_length(folder: epath.Path) -> int:
@@ -114,25 +118,25 @@ def _stated_length(folder: epath.Path) -> int:
     return int(length) if isinstance(length, int | float) and 0 < length < math.inf else 0
 
 
-def class_names(values: Mapping[str, Any], model: str) -> tuple[str, ...]:
-    """The classes that a config.json names, by id; () of a model that gives a score.
+def answers_of(values: Mapping[str, Any], model: str) -> tuple[Kind, tuple[str, ...]]:
+    """What a model's answers are by its config.json, and the classes by id; () of a model that gives a score.
 
     Raises:
       UserError: it is not a classifier's.
     """
     classes = huggingface.class_names(values)
-    if classes and not any(name.endswith(TASK_CLASS) for name in classes):
+    per_word = any(name.endswith(TOKENS.task_class) for name in classes)
+    if classes and not per_word and not any(name.endswith(CLASSES.task_class) for name in classes):
         raise UserError(f"--model={model} is a {classes[0]}, which labels nothing; fine-tune it first")
-    if values.get("problem_type") == "multi_label_classification":
-        raise UserError(
-            f"--model={model} gives a text any number of labels (problem_type multi_label_classification); "
-            "known are models that give it one label, or a score"
-        )
     names = learned_classes(values, f"--model={model}")
-    return names if len(names) > 1 else ()
+    if per_word:
+        return TOKENS, names
+    if values.get("problem_type") == MULTI_LABEL.problem_type:
+        return MULTI_LABEL, names
+    return (CLASSES, names) if len(names) > 1 else (SCORES, ())
 
 
-def encoder_of(model: Trained) -> PairEncoder:
+def encoder_of(model: Trained) -> Encoder:
     """The encoder that turns texts into examples for a model.
 
     Raises:
@@ -146,7 +150,7 @@ def encoder_of(model: Trained) -> PairEncoder:
                 f"{model.config.vocab_size}; they do not belong together"
             )
         types = model.config.type_vocab_size
-        return PairEncoder(tokenizer, max_length=model.max_length, token_types=types)
+        return encoder_for(model.kind, tokenizer, max_length=model.max_length, token_types=types)
 
 
 def logits_of(model: Trained, *, inference: str, batch: int) -> Logits:
@@ -158,7 +162,7 @@ def logits_of(model: Trained, *, inference: str, batch: int) -> Logits:
     lengths = row_lengths(model.max_length)
     if inference == "onnx":
         return _onnx_model(model, lengths, batch)
-    start = load_encoder_for_classification(str(model.folder), model.names)
+    start = load_encoder_for_classification(str(model.folder), model.names, kind=model.kind)
     if start.fresh_head:
         task = f"{len(model.names)} classes" if model.names else "a score"
         raise UserError(f"--model={model.given} has no head for {task}; fine-tune it first")

@@ -1,7 +1,8 @@
-"""The heads that classify a text, as transformers' ...ForSequenceClassification has them: one module for all families.
+"""The heads that classify texts or tokens, as transformers has them: one module for all families.
 
-Each head reads one vector of a text, maps it to another vector of the same width, and maps that vector to logits. The
-heads differ in the vector, the activation, the places of dropout, and the names of the two maps.
+Each head reads one vector of a text, or that of each token, maps it to another vector of the same width, and maps that
+vector to logits. The heads differ in the vector, the activation, the places of dropout, and the names of the two maps.
+Most heads of tokens have no first map.
 """
 
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ from pretrain.models.layers import ACTIVATIONS, Linear
 
 OUT = "out"
 """The map to logits, without which a head is no classifier."""
+DENSE = "head/dense"
+"""The first map, in a family's names."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +38,17 @@ class HeadConfig:
     dropout: float
     """The dropout rate of the second map's input."""
     pooling: str = "cls"
-    """The vector that is read: the first token's (cls), or the mean of all (mean)."""
+    """The vector that is read: the first token's (cls), the mean of all (mean), or each token's for itself (tokens)."""
     has_bias: bool = True
     """Whether the first map has a bias."""
 
 
 POOLINGS = ("cls", "mean")
+TOKENS = "tokens"
 
 
-def classifier_head(config: EncoderConfig) -> ClassifierHead:
-    """The head that classifies texts in the family of an encoder.
+def classifier_head(config: EncoderConfig, *, per_token: bool = False) -> ClassifierHead:
+    """The head that classifies texts, or tokens, in the family of an encoder.
 
     Raises:
       UserError: the family has none; the message does not say where the model_type was set.
@@ -54,31 +58,35 @@ def classifier_head(config: EncoderConfig) -> ClassifierHead:
         raise UserError(
             f"model_type={config.model_type!r} can be pretrained only: it has no head that classifies"
         )
-    return head
+    return config.family.token_classifier if per_token else head
 
 
-def head_config(config: EncoderConfig, values: Mapping[str, Any], where: str) -> HeadConfig:
+def head_config(
+    config: EncoderConfig, values: Mapping[str, Any], where: str, *, per_token: bool = False
+) -> HeadConfig:
     """The head that a config.json describes.
 
     Args:
       config: the encoder it describes.
       values: its contents.
       where: the file, for messages.
+      per_token: whether it classifies tokens.
 
     Raises:
       UserError: a value that transformers does not have.
     """
-    head = classifier_head(config)
+    head = classifier_head(config, per_token=per_token)
     default = config.hidden_dropout_prob if head.rate is None else head.rate
     given = {name: value for name, value in values.items() if value is not None}
     extra = {name: checked(given, key, value, where) for name, (key, value) in head.extra.items()}
     fields = {"activation": head.activation, "drops_input": head.drops_input}
+    fields |= {"pooling": TOKENS} if per_token else {}
     found = HeadConfig(**{**fields, "dropout": checked(given, head.dropout, default, where), **extra})
     if not 0 <= found.dropout < 1:
         raise UserError(
             f"{where} has {head.dropout}={found.dropout}; it should be at least 0 and less than 1"
         )
-    if found.pooling not in POOLINGS:
+    if found.pooling not in ((TOKENS,) if per_token else POOLINGS):
         raise UserError(f"{where} has classifier_pooling={found.pooling!r}; known are {', '.join(POOLINGS)}")
     if found.activation not in ACTIVATIONS:
         raise UserError(
@@ -88,22 +96,23 @@ def head_config(config: EncoderConfig, values: Mapping[str, Any], where: str) ->
 
 
 class ClassificationHead(nnx.Module):
-    """Logits for texts; two maps with an activation between them."""
+    """Logits for texts or tokens; two maps with an activation between them, or one map."""
 
     def __init__(self, rngs: nnx.Rngs, encoder: EncoderConfig, config: HeadConfig, labels: int):
         self.config = config
         D = encoder.hidden_size
-        head = classifier_head(encoder)
+        head = classifier_head(encoder, per_token=config.pooling == TOKENS)
         start = head.start(encoder)
-        self.dense = Linear(
-            rngs,
-            {"D": D},
-            {"E": D},
-            ("embed", None),
-            start.dense,
-            bias=config.has_bias,
-            cutoff=start.cutoff,
-        )
+        if DENSE in head.names:
+            self.dense = Linear(
+                rngs,
+                {"D": D},
+                {"E": D},
+                ("embed", None),
+                start.dense,
+                bias=config.has_bias,
+                cutoff=start.cutoff,
+            )
         if head.norm is not None:
             self.norm = head.norm(encoder)
         self.out = Linear(rngs, {"E": D}, {"C": labels}, (None, None), start.out, cutoff=start.cutoff)
@@ -113,16 +122,24 @@ class ClassificationHead(nnx.Module):
         hidden: Float[Array, "B Q D"],
         segments: Int[Array, "B S"],
         dropout_key: Key[Array, ""] | None,
-    ) -> Float[Array, "B C"]:
-        """Logits in float32. The whole head runs in float32, and does not read padding (segment 0).
+    ) -> Float[Array, "B ... C"]:
+        """Logits in float32, [B, C] or of each token [B, S, C]. The whole head runs in float32.
 
-        `hidden` has at least the first token of each row. Mean pooling needs all tokens, Q = S.
+        Padding (segment 0) is not read. `hidden` has at least the first token of each row. Mean pooling and a head of
+        tokens need all tokens, Q = S.
         """
         keys = (None, None) if dropout_key is None else tuple(jax.random.split(dropout_key))
-        x = _mean(hidden, segments) if self.config.pooling == "mean" else hidden[:, 0].astype(jnp.float32)
+        match self.config.pooling:
+            case "mean":
+                x = _mean(hidden, segments)
+            case "cls":
+                x = hidden[:, 0].astype(jnp.float32)
+            case _:
+                x = hidden.astype(jnp.float32)
         if self.config.drops_input:
             x = dropout(x, self.config.dropout, keys[0])
-        x = ACTIVATIONS[self.config.activation](self.dense(x))
+        if hasattr(self, "dense"):
+            x = ACTIVATIONS[self.config.activation](self.dense(x))
         if hasattr(self, "norm"):
             x = self.norm(x)
         return self.out(dropout(x, self.config.dropout, keys[1]))

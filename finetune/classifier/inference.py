@@ -36,10 +36,13 @@ class Facts:
     """1 where its examples were texts, 2 where they were pairs; 0 is not known."""
     max_length: int = 0
     """Tokens of its examples at most; 0 is not known."""
+    threshold: float = 0.0
+    """The probability from which on an example has a class, where it has any number of them; 0 is not known."""
 
     def as_json(self) -> bytes:
         """The file."""
-        return (json.dumps(asdict(self), indent=2) + "\n").encode()
+        values = {name: value for name, value in asdict(self).items() if name != "threshold" or value}
+        return (json.dumps(values, indent=2) + "\n").encode()
 
     @classmethod
     def read(cls, folder: epath.Path) -> "Facts":
@@ -55,6 +58,8 @@ class Facts:
             found = cls(**json_object(file))
             if found.texts not in (0, 1, 2) or type(found.max_length) is not int or found.max_length < 0:
                 raise ValueError(f"it has texts={found.texts!r} and max_length={found.max_length!r}")
+            if not isinstance(found.threshold, int | float) or not 0 <= found.threshold <= 1:
+                raise ValueError(f"it has threshold={found.threshold!r}")
             return found
         except (ValueError, TypeError) as error:
             raise UserError(f"{file} is damaged: {error}; remove it, or export the model again") from None
@@ -88,7 +93,7 @@ class JaxModel:
         self._predictor = Predictor(classifier, mesh, lengths, batch)
 
     def __call__(self, encoded: Encoded) -> Float[np.ndarray, "n C"]:
-        """Float32 logits of every example."""
+        """Float32 logits of every example, or of its words."""
         with jax.set_mesh(self._mesh), jax.default_matmul_precision(self._precision):
             return self._predictor(self._params, encoded)[0]
 
@@ -106,13 +111,12 @@ class OnnxModel:
         self._lengths, self._batch = tuple(lengths), batch
 
     def __call__(self, encoded: Encoded) -> Float[np.ndarray, "n C"]:
-        """Float32 logits of every example."""
-        found = np.zeros((len(encoded), self._classifier.labels), np.float32)
+        """Float32 logits of every example, or of its words."""
+        found = np.zeros((encoded.answers, self._classifier.labels), np.float32)
         for chosen, rows in evaluation_batches(encoded, self._lengths, self._batch):
             real = slice(len(chosen))
-            found[chosen] = self._classifier.logits(
-                rows.tokens[real], rows.segments[real], rows.token_types[real]
-            )
+            logits = self._classifier.logits(rows.tokens[real], rows.segments[real], rows.token_types[real])
+            encoded.put(found, chosen, logits)
         return found
 
 

@@ -1,4 +1,4 @@
-"""A classifier of texts: an encoder and the head of its family, as pure functions of a dict of arrays."""
+"""A classifier of texts or tokens: an encoder and the head of its family, as pure functions of a dict of arrays."""
 
 import functools
 from dataclasses import dataclass
@@ -10,6 +10,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from finetune.classifier.heads import ClassificationHead, HeadConfig, classifier_head
+from finetune.kinds import CLASSES
+from finetune.kinds.kind import Kind
 from pretrain.models import Encoder, EncoderConfig, Params, build_encoder, module_shapes
 from pretrain.models.attention import NOTHING_KNOWN, Use
 from pretrain.models.tensor_names import Tensor, encoder_tensors, tensors
@@ -20,7 +22,7 @@ _HEAD = 1 << 20
 
 @dataclass(frozen=True)
 class Classifier:
-    """An encoder with the head of transformers' ...ForSequenceClassification: functions of `params`.
+    """An encoder with the head of transformers' class for its kind of task: functions of `params`.
 
     `params` is a nested dict of float32 arrays: the encoder's parts `embeddings`, `layers` (stacked, [L, ...]) and,
     where the family has it, `final`; and `head`. Nothing is kept between calls, so that a population of models is
@@ -30,8 +32,10 @@ class Classifier:
     encoder: Encoder
     head_config: HeadConfig
     labels: int
-    """C, how many logits a text has: classes, or 1 for a score."""
+    """C, how many logits a text or token has: classes, or 1 for a score."""
     head: nnx.GraphDef[Any]
+    kind: Kind = CLASSES
+    """What its answers are."""
 
     @property
     def token_types(self) -> int:
@@ -81,8 +85,8 @@ class Classifier:
         }
 
     def tensors(self) -> list[Tensor]:
-        """Every tensor of it, as transformers' ...ForSequenceClassification has them."""
-        names = classifier_head(self.encoder.config).names
+        """Every tensor of it, as transformers' class has them."""
+        names = classifier_head(self.encoder.config, per_token=self.kind.per_token).names
         head = tensors({"head": self.modules()["head"]}, 0, names.__getitem__)
         return [*encoder_tensors(self.encoder), *head]
 
@@ -95,8 +99,8 @@ class Classifier:
         token_types: Int[Array, "B S"] | None = None,
         *,
         dropout_key: Key[Array, ""] | None = None,
-    ) -> Float[Array, "B C"]:
-        """Logits of texts in float32: one for each class, before softmax, or a score.
+    ) -> Float[Array, "B ... C"]:
+        """Logits of texts [B, C] or tokens [B, S, C] in float32: one for each class, before softmax, or a score.
 
         Args:
           params: as described above.
@@ -121,6 +125,7 @@ def build_classifier(
     *,
     dtype: str = "float32",
     use: Use = NOTHING_KNOWN,
+    kind: Kind = CLASSES,
 ) -> Classifier:
     """The classifier of an encoder's and a head's config.
 
@@ -130,12 +135,13 @@ def build_classifier(
       labels: C, how many logits it gives; 1 for regression.
       dtype: compute type, float32 or bfloat16; params are float32.
       use: what the run asks of the attention kernel.
+      kind: what its answers are; the head is one of tokens where they have answers.
 
     Raises:
       UserError: an attention kernel that cannot run here.
     """
     graph = nnx.split(_abstract_head(config, head, labels))[0]
-    return Classifier(build_encoder(config, dtype=dtype, use=use), head, labels, graph)
+    return Classifier(build_encoder(config, dtype=dtype, use=use), head, labels, graph, kind)
 
 
 @functools.lru_cache(maxsize=32)

@@ -1,7 +1,8 @@
 """Classifiers from and to the Hugging Face ecosystem, and from workdirs of pretraining.
 
-Loading follows transformers' AutoModelForSequenceClassification.from_pretrained: a part that the checkpoint does not
-have is drawn afresh. Parts of the head that it has (BERT's pooler, ModernBERT's prediction head) are loaded.
+Loading follows from_pretrained of transformers' AutoModelForSequenceClassification (or ...TokenClassification): a part
+that the checkpoint does not have is drawn afresh. Parts of the head that it has (BERT's pooler, ModernBERT's prediction
+head) are loaded.
 """
 
 import dataclasses
@@ -19,6 +20,8 @@ from base.private_paths import without_places
 from data.labelled.classes import matching, unnamed
 from finetune.classifier.heads import OUT, HeadConfig, head_config
 from finetune.classifier.network import Classifier, build_classifier
+from finetune.kinds import of_labels
+from finetune.kinds.kind import Kind
 from pretrain.models import EncoderConfig, Params, families
 from pretrain.models.attention import NOTHING_KNOWN, Use
 from pretrain.models.huggingface import (
@@ -64,6 +67,7 @@ def load_encoder_for_classification(
     overrides: Mapping[str, Any] | None = None,
     use: Use = NOTHING_KNOWN,
     weights: str = "raw",
+    kind: Kind | None = None,
 ) -> Start:
     """A classifier that starts from a pretrained encoder, or from another classifier.
 
@@ -77,11 +81,13 @@ def load_encoder_for_classification(
         classifier_dropout, attention_probs_dropout_prob, attention, remat, scan_unroll.
       use: what the run asks of the attention kernel.
       weights: of a workdir: "raw", as they were trained, or their "average".
+      kind: what the labels are; None is one class of a text, or a score.
 
     Raises:
       UserError: nothing there, a damaged file, or tensors that do not fit the config; they are named.
     """
     folder = epath.Path(source).expanduser()
+    kind = kind or of_labels(tuple(labels))
     ours = is_workdir(folder)
     if ours:
         trained = trained_network(folder, weights=weights)
@@ -93,10 +99,11 @@ def load_encoder_for_classification(
         published = read_published(source)
         values, config = published.values, published.config
     classifier = build_classifier(
-        *_overridden(config, head_config(config, values, file), overrides or {}),
+        *_overridden(config, head_config(config, values, file, per_token=kind.per_token), overrides or {}),
         max(len(labels), 1),
         dtype=dtype,
         use=use,
+        kind=kind,
     )
     if not ours:
         _check_encoder(published, classifier)  # before arrays are made by what its config.json says
@@ -136,7 +143,8 @@ def _read(published: Published, classifier: Classifier, head: Params) -> tuple[P
     wanted = classifier.tensors()
     heads = [tensor for tensor in wanted if tensor.path[0] == "head"]
     kept = {tensor.path[1] for tensor in heads if tensor.name in state}
-    kept = set(head) if _is_task(published) and _fits(heads, state) else kept - {OUT}
+    is_task = _is_task(published, classifier.kind.task_class)
+    kept = set(head) if is_task and _fits(heads, state) else kept - {OUT}
     wanted = [tensor for tensor in wanted if tensor.path[0] != "head" or tensor.path[1] in kept]
     check(wanted, state, config, where, known=_of_encoder(state, family.base))
     params = empty_params(classifier.shapes()) | {"head": jax.tree.map(np.copy, head)}
@@ -158,10 +166,10 @@ def _check_encoder(published: Published, classifier: Classifier) -> None:
     check(wanted, state, classifier.encoder.config, published.source, known=known)
 
 
-def _is_task(published: Published) -> bool:
-    """Whether the model's class is a classifier, or a class without a task in its name."""
+def _is_task(published: Published, task_class: str) -> bool:
+    """Whether the model's class is a classifier of the same kind, or a class without a task in its name."""
     classes = class_names(published.values)
-    return any(name.endswith(TASK_CLASS) for name in classes) or not any("For" in name for name in classes)
+    return any(name.endswith(task_class) for name in classes) or not any("For" in name for name in classes)
 
 
 def _fits(head: Sequence[Tensor], state: Mapping[str, np.ndarray]) -> bool:
@@ -254,7 +262,7 @@ def save_classifier(
     *,
     beside: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Write a folder that transformers' AutoModelForSequenceClassification (and AutoTokenizer) load; config.json last.
+    """Write a folder that transformers' auto class for the task (and AutoTokenizer) load; config.json last.
 
     Args:
       folder: local or gs://, made if need be.
@@ -273,18 +281,22 @@ def save_classifier(
     for name, content in (beside or {}).items():
         (out / name).write_bytes(content)
     write_weights(out, {tensor.name: tensor.of(params) for tensor in classifier.tensors()})
-    write_config(out, _task_config(encoder.model_type, config, labels))
+    write_config(out, _task_config(encoder.model_type, config, labels, classifier.kind))
 
 
-def _task_config(model_type: str, config: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+def _task_config(
+    model_type: str, config: Mapping[str, Any], labels: Sequence[str], kind: Kind
+) -> dict[str, Any]:
     """The config.json of a classifier that started from a checkpoint with the config.json `config`."""
     names = list(labels) or ["LABEL_0"]
-    replaced = ("_name_or_path", "torch_dtype", "num_labels", "auto_map", "custom_pipelines")
+    replaced: tuple[str, ...] = ("_name_or_path", "torch_dtype", "num_labels", "auto_map", "custom_pipelines")
+    problem = {} if kind.problem_type is None else {"problem_type": kind.problem_type}
+    replaced += () if problem else ("problem_type",)
     return {name: value for name, value in without_places(config).items() if name not in replaced} | {
-        "architectures": [f"{families.get(model_type).classes}{TASK_CLASS}"],
+        "architectures": [f"{families.get(model_type).classes}{kind.task_class}"],
         "model_type": model_type,
         "dtype": "float32",
-        "problem_type": "single_label_classification" if labels else "regression",
+        **problem,
         "id2label": {str(index): name for index, name in enumerate(names)},
         "label2id": {name: index for index, name in enumerate(names)},
     }

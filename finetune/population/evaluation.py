@@ -1,6 +1,7 @@
 """Evaluate every member of a population on every evaluation set. Each example counts exactly once."""
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,14 +12,16 @@ from jax.sharding import Mesh
 
 from data.labelled.tasks import Task
 from finetune.classifier.network import Classifier
+from finetune.kinds import kind_of
 from finetune.population.state import batch_shardings, to_devices
 from finetune.population.train_step import make_logits
-from finetune.results.glue_metrics import scores
 from finetune.texts.batching import evaluation_batches
 from finetune.texts.encoding import Encoded
 from pretrain.devices.mesh import BATCH_AXES, sharding
 
 Scores = dict[str, float]
+AHEAD = 4
+"""Batches that are computed while the logits of earlier ones are fetched."""
 
 
 class Predictor:
@@ -37,21 +40,26 @@ class Predictor:
         self._batch = -(-batch // across) * across
         self._lengths = tuple(lengths)
         self._shardings = batch_shardings(mesh, members=False)
-        self._logits = jax.jit(make_logits(classifier), out_shardings=sharding(mesh, (None, None, None)))
+        axes = (None,) * (4 if classifier.kind.per_token else 3)
+        self._logits = jax.jit(make_logits(classifier), out_shardings=sharding(mesh, axes))
+        self._labels = classifier.labels
 
     def __call__(self, params: Any, encoded: Encoded) -> np.ndarray:
-        """Logits float32 [M, n, C], in the order of the examples."""
-        parts, order = [], []
+        """Logits float32 [M, N, C], in the order of the examples, or of their words."""
+        members = jax.tree.leaves(params)[0].shape[0]
+        result = np.empty((members, encoded.answers, self._labels), np.float32)
+        begun: deque[tuple[np.ndarray, jax.Array]] = deque()
         for chosen, rows in evaluation_batches(encoded, self._lengths, self._batch):
-            logits = self._logits(params, to_devices(rows.as_dict(), self._shardings))
-            parts.append(logits)
-            order.append(chosen)
-        by_length = np.concatenate(
-            [np.asarray(part)[:, : len(chosen)] for part, chosen in zip(parts, order, strict=True)], axis=1
-        )
-        result = np.empty_like(by_length)
-        result[:, np.concatenate(order)] = by_length
+            begun.append((chosen, self._logits(params, to_devices(rows.as_dict(), self._shardings))))
+            if len(begun) > AHEAD:  # so that the logits of all tokens of a set are never there at once
+                _fetch(encoded, result, *begun.popleft())
+        while begun:
+            _fetch(encoded, result, *begun.popleft())
         return result
+
+
+def _fetch(encoded: Encoded, result: np.ndarray, chosen: np.ndarray, logits: jax.Array) -> None:
+    encoded.put(result, chosen, np.asarray(logits))
 
 
 @dataclass(frozen=True)
@@ -74,34 +82,38 @@ def evaluate(predictor: Predictor, params: Any, sets: Sequence[EvaluationSet], t
     return results
 
 
-def scores_on(evaluated: EvaluationSet, logits: np.ndarray, task: Task) -> Scores:
+def scores_on(
+    evaluated: EvaluationSet, logits: np.ndarray, task: Task, threshold: float | None = None
+) -> Scores:
     """Metrics and loss of one model's logits [n, C] on a set. A set with a name puts NAME/ before each metric."""
-    labels = evaluated.encoded.labels
+    labels = evaluated.encoded.targets
     assert labels is not None
     prefix = f"{evaluated.name}/" if evaluated.name else ""
-    return {f"{prefix}{name}": value for name, value in scores_of(task, logits, labels).items()}
+    found = scores_of(task, logits, labels, evaluated.encoded.sentences, threshold)
+    return {f"{prefix}{name}": value for name, value in found.items()}
 
 
-def scores_of(task: Task, logits: np.ndarray, labels: np.ndarray) -> Scores:
-    """Metrics and loss of logits [n, C], n > 0. All are NaN if a logit is not finite: the model has diverged."""
+def scores_of(
+    task: Task,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    sentences: np.ndarray | None = None,
+    threshold: float | None = None,
+) -> Scores:
+    """Metrics and loss of logits [n, C], n > 0. All are NaN if a logit is not finite: the model has diverged.
+
+    Args:
+      task: the task.
+      logits: those of the examples, or of their words.
+      labels: the right answers.
+      sentences: the sentence of each word; None where examples have labels.
+      threshold: see `finetune.kinds.kind.Kind.scores`.
+    """
+    kind = kind_of(task)
     if not np.isfinite(logits).all():
-        return dict.fromkeys((*task.metrics, "loss"), math.nan)
-    return scores(task.metrics, predictions(task, logits), labels) | {"loss": mean_loss(logits, labels)}
-
-
-def predictions(task: Task, logits: np.ndarray) -> np.ndarray:
-    """The predictions of logits [n, C]: class ids [n], or scores [n] for a task with scores."""
-    return logits.argmax(axis=1) if task.labels else logits[:, 0]
-
-
-def mean_loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean cross-entropy in nats (classes), or mean squared error (scores), computed in float64."""
-    logits = logits.astype(np.float64)
-    if np.issubdtype(labels.dtype, np.floating):
-        return float(np.mean(np.square(logits[:, 0] - labels)))
-    highest = logits.max(axis=1)
-    normaliser = np.log(np.exp(logits - highest[:, None]).sum(axis=1)) + highest
-    return float(np.mean(normaliser - logits[np.arange(len(labels)), labels]))
+        return dict.fromkeys((*task.metrics, *kind.reported, "loss"), math.nan)
+    found = kind.scores(task.metrics, task.labels, logits, labels, sentences, threshold)
+    return found | {"loss": kind.mean_loss(logits, labels)}
 
 
 def mean_over_members(values: Sequence[Mapping[str, float]]) -> Scores:

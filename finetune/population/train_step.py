@@ -15,9 +15,10 @@ import optax
 from jaxtyping import Array, Float
 
 from finetune.classifier.network import Classifier
-from finetune.config import FinetuneConfig
+from finetune.config import FinetuneConfig, frozen_layers
 from finetune.population.state import PopulationState
 from pretrain.config import ScheduleConfig as PretrainSchedule
+from pretrain.models.module_shapes import LAYERS
 from pretrain.models.positions import positions_of_texts
 from pretrain.objective.train_step import accumulate
 from pretrain.optim.averages import averaged
@@ -61,11 +62,12 @@ def optimizer_of(
     of_rate_one = make_optimizer(
         settings, schedule_of(config, steps), classifier.decay_mask(), classifier.logical_axes()
     )
-    return averaged(_with_rate(of_rate_one, classifier, chosen.layer_decay), config.average.decay)
+    with_rate = _with_rate(of_rate_one, classifier, chosen.layer_decay, config.freeze)
+    return averaged(with_rate, config.average.decay)
 
 
 def _with_rate(
-    optimizer: optax.GradientTransformation, classifier: Classifier, layer_decay: float
+    optimizer: optax.GradientTransformation, classifier: Classifier, layer_decay: float, freeze: str
 ) -> optax.GradientTransformationExtraArgs:
     """`optimizer` with its updates multiplied by the argument `rate`, and by each layer's share of it.
 
@@ -77,6 +79,8 @@ def _with_rate(
     ) -> tuple[Any, Any]:
         updates, state = optimizer.update(gradients, state, params)
         scales = depth_scales(classifier, layer_decay)
+        if freeze:
+            scales = jax.tree.map(jnp.multiply, scales, _trained(classifier, freeze))
         return jax.tree.map(lambda update, scale: update * rate * scale, updates, scales), state
 
     return optax.GradientTransformationExtraArgs(optimizer.init, update)
@@ -90,19 +94,35 @@ def depth_scales(classifier: Classifier, decay: float) -> Any:
     )
 
 
-def example_losses(logits: Float[Array, "B C"], labels: Array, smoothing: float = 0.0) -> Float[Array, "B"]:
-    """The loss of each example: cross-entropy in nats for classes, squared error for scores.
+def _trained(classifier: Classifier, freeze: str) -> Any:
+    """A tree like params with 1 where config.freeze trains, else 0; arrays [L, 1, ...] for the layers."""
+    count = frozen_layers(freeze, classifier.encoder.config.num_hidden_layers)
 
-    Args:
-      logits: logits of C classes, or a score (C = 1).
-      labels: int32 classes [B] or float32 scores [B].
-      smoothing: share of the target that is spread over all classes (Szegedy et al. 2016).
-    """
-    if jnp.issubdtype(labels.dtype, jnp.floating):
-        return jnp.square(logits[:, 0] - labels)
-    log_probabilities = jax.nn.log_softmax(logits)
-    target = jax.nn.one_hot(labels, logits.shape[1]) * (1 - smoothing) + smoothing / logits.shape[1]
-    return -jnp.sum(target * log_probabilities, axis=1)
+    def trained(part: str, depth: Any) -> Array:
+        depth = jnp.asarray(depth)
+        if part == "head":
+            return jnp.ones_like(depth)
+        return jnp.zeros_like(depth) if count is None else (depth > count).astype(depth.dtype)
+
+    depths = classifier.layer_depths()
+    return {
+        part: jax.tree.map(lambda depth, part=part: trained(part, depth), tree)
+        for part, tree in depths.items()
+    }
+
+
+def _without_gradients(params: Any, classifier: Classifier, freeze: str) -> Any:
+    """Params of which the frozen parts get no gradient; so the backward pass ends above a frozen encoder."""
+    count = frozen_layers(freeze, classifier.encoder.config.num_hidden_layers)
+    stop = jax.lax.stop_gradient
+    if count is None:
+        return {part: tree if part == "head" else stop(tree) for part, tree in params.items()}
+
+    def below(array: Array) -> Array:
+        return jnp.concatenate([stop(array[:count]), array[count:]])
+
+    layers = jax.tree.map(below, params[LAYERS])
+    return {**params, "embeddings": stop(params["embeddings"]), LAYERS: layers}
 
 
 def make_train_step(
@@ -113,10 +133,10 @@ def make_train_step(
 ) -> Callable[[PopulationState, Batch], tuple[PopulationState, Metrics]]:
     """Make the train step: (state, batch) -> (state, metrics).
 
-    A batch has tokens, segments and token_types [M, B, S], and labels and weights [M, B]. It may have seeds and rates
-    [M] (`SEED`, `RATE`); without them, the members are those of the config. Each metric has shape [M]:
-    loss_sum and correct_sum over the examples, weight_sum, grad_norm before clipping, learning_rate, and nonfinite (1
-    where the loss or the gradient is not finite).
+    A batch has tokens, segments and token_types [M, B, S], weights [M, B], and labels [M, B, ...] as the classifier's
+    kind has them. It may have seeds and rates [M] (`SEED`, `RATE`); without them, the members are those of the config.
+    Each metric has shape [M]: loss_sum and correct_sum over the labels, weight_sum, grad_norm before clipping,
+    learning_rate, and nonfinite (1 where the loss or the gradient is not finite).
 
     Args:
       classifier: the network.
@@ -128,12 +148,16 @@ def make_train_step(
     rates = jnp.array([member.learning_rate for member in config.members], jnp.float32)
 
     smoothing, micro_batches, skips = config.label_smoothing, config.grad_accum, config.on_nonfinite == "skip"
+    kind = classifier.kind
 
     def loss_fn(params: Any, part: Any, key: Array) -> tuple[Array, Metrics]:
         batch, total = part
+        if config.freeze:
+            params = _without_gradients(params, classifier, config.freeze)
         logits = logits_of(classifier, params, batch, key)
-        losses, weights = example_losses(logits, batch["labels"], smoothing), batch["weights"]
-        right = jnp.argmax(logits, axis=1) == batch["labels"]
+        labels = batch["labels"]
+        losses, weights = kind.losses(logits, labels, smoothing), kind.weights(batch["weights"], labels)
+        right = kind.right(logits, labels)
         loss_sum = jnp.sum(losses * weights)
         return loss_sum / total[0], {"loss_sum": loss_sum, "correct_sum": jnp.sum(right * weights)}
 
@@ -141,7 +165,7 @@ def make_train_step(
         params: Any, moments: Any, step: Array, seed: Array, rate: Array, batch: Batch
     ) -> tuple[Any, Any, Metrics]:
         key = jax.random.fold_in(random_key(seed, DROPOUT), step)
-        weight_sum = jnp.sum(batch["weights"])
+        weight_sum = jnp.sum(kind.weights(batch["weights"], batch["labels"]))
         part = (batch, jnp.broadcast_to(weight_sum, batch["weights"].shape))
         grad_fn = jax.grad(loss_fn, has_aux=True)
         if micro_batches == 1:
@@ -169,7 +193,7 @@ def make_train_step(
     return train_step
 
 
-def make_logits(classifier: Classifier) -> Callable[[Any, Batch], Float[Array, "M B C"]]:
+def make_logits(classifier: Classifier) -> Callable[[Any, Batch], Float[Array, "M B ... C"]]:
     """Make the function that computes every member's logits for evaluation rows [B, S], without dropout."""
 
     def logits(params: Any, batch: Batch) -> Array:
@@ -180,7 +204,7 @@ def make_logits(classifier: Classifier) -> Callable[[Any, Batch], Float[Array, "
 
 def logits_of(
     classifier: Classifier, params: Any, batch: Batch, dropout_key: Array | None
-) -> Float[Array, "B C"]:
+) -> Float[Array, "B ... C"]:
     """Logits of the rows of a batch; dropout_key None computes them without dropout."""
     tokens, segments = batch["tokens"], batch["segments"]
     positions = positions_of_texts(tokens, classifier.encoder.config)

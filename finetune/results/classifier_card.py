@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from data.labelled.tasks import MULTI_LABEL, TOKENS
 from finetune.results.results_file import names_on_the_hub, score
 from pretrain.config import CardConfig
 from pretrain.publish.card_writer import Card, Scores, pipeline_snippet, start_shown, written
@@ -17,12 +18,16 @@ ON_THE_HUB = {
     "accuracy": "accuracy",
     "f1": "f1",
     "f1_macro": "f1",
+    "f1_micro": "f1",
+    "precision": "precision",
+    "recall": "recall",
     "matthews": "matthews_correlation",
     "pearson": "pearsonr",
     "spearman": "spearmanr",
 }
 """Our names of metrics -> the hub's names. Means of two metrics have no name on the hub."""
-TASK = "text-classification"
+TASK, WORDS_TASK = "text-classification", "token-classification"
+"""The hub's names of what a model does."""
 
 
 def card(found: Mapping[str, Any], name: str, *, picture: str = "") -> str:
@@ -42,7 +47,7 @@ def card(found: Mapping[str, Any], name: str, *, picture: str = "") -> str:
     return written(
         Card(
             title=name.removesuffix("/model").rpartition("/")[2],
-            pipeline=TASK,
+            pipeline=_pipeline(found),
             tags=["glue", found["task"]] if found["task"] else [],
             settings=CardConfig(**found["config"].get("card", {})),
             base_model=found["base_model"],
@@ -91,7 +96,7 @@ def _on_the_hub(found: Mapping[str, Any], split: str, values: Mapping[str, float
     """The scores on one set that the hub has names for."""
     dataset = found["dataset"]
     return Scores(
-        task="Text classification" if _classes(found) else "Text scoring",
+        task=_does(found),
         dataset=dataset or found["config"]["data"]["source"],
         title=found["title"],
         metrics=[
@@ -99,9 +104,19 @@ def _on_the_hub(found: Mapping[str, Any], split: str, values: Mapping[str, float
             for metric, value in values.items()
             if metric in ON_THE_HUB and math.isfinite(value)
         ],
-        config=found["task"] if dataset else None,
+        config=(found["task"] or found["config"]["data"].get("subset") or None) if dataset else None,
         split=split,
     )
+
+
+def _pipeline(found: Mapping[str, Any]) -> str:
+    return WORDS_TASK if found.get("kind") == TOKENS else TASK
+
+
+def _does(found: Mapping[str, Any]) -> str:
+    if found.get("kind") == TOKENS:
+        return "Token classification"
+    return "Text classification" if _classes(found) else "Text scoring"
 
 
 def _classes(found: Mapping[str, Any]) -> list[str]:
@@ -114,6 +129,10 @@ def _summary(found: Mapping[str, Any]) -> str:
     classes = _classes(found)
     does = f"one of {len(classes)} classes" if classes else "a score"
     pairs = "Pairs of texts are" if found.get("texts") == 2 else "A text is"
+    if found.get("kind") == MULTI_LABEL:
+        does = f"any number of {len(classes)} classes"
+    if found.get("kind") == TOKENS:
+        pairs = "Each word of a text is"
     given = f" {pairs} given {does}." if "classes" in found else ""
     network = ""
     if model := found.get("model"):
@@ -129,7 +148,9 @@ def _usage(found: Mapping[str, Any], name: str) -> str:
         if found.get("texts") == 2
         else '"A text."'
     )
-    snippet = pipeline_snippet("classify", TASK, name, f"{text}, truncation=True, max_length={length}")
+    cut = f"{text}, truncation=True, max_length={length}"
+    asked = {TOKENS: '"A text."', MULTI_LABEL: f"{cut}, top_k=None"}.get(found.get("kind", ""), cut)
+    snippet = pipeline_snippet("classify", _pipeline(found), name, asked)
     classes = _classes(found)
     if not classes:
         note = "\n\nThe answer's `score` is the score; its label means nothing."

@@ -16,12 +16,13 @@ from jax.experimental import multihost_utils
 
 from base.errors import UserError
 from base.set_fields import Given, as_begun
+from data.labelled.sentences import Sentences
 from finetune.classifier.inference import FACTS_FILE, Facts, JaxModel, Logits, OnnxModel, row_lengths
 from finetune.classifier.pretrained import save_classifier
 from finetune.config import FinetuneConfig
 from finetune.job import MODEL, Job
 from finetune.onnx import export_onnx
-from finetune.population.evaluation import predictions, scores_of, scores_on
+from finetune.population.evaluation import scores_of, scores_on
 from finetune.population.state import member_params, population_mesh
 from finetune.report.kept import keep_answers
 from finetune.report.pages import write_report
@@ -40,6 +41,8 @@ from pretrain.runtime.workdir import write_bytes, write_finished, write_text
 logger = logging.getLogger(__name__)
 
 CARD, PICTURE = "README.md", "predictions.png"
+THRESHOLD = "threshold"
+"""The metric that holds the threshold of a task with any number of classes."""
 REMEDY = "the model and its results are saved; run the same command again to have it"
 
 
@@ -103,11 +106,12 @@ def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
     )
     # Every process takes part in JAX's computations. Only the first process runs `write`.
     logits = {each.name: model(each.encoded) for each in job.evaluations}
+    threshold = _threshold(found)
     with_onnx = job.config.inference == "onnx"
     asked = asked_of(job) if job.config.eval.tests else []
     by_model = [each for each in asked if not with_onnx or each.examples.labelled.any()]
     answers = _answers(job, by_model, model)
-    found |= scores_of_tests(answers)
+    found |= scores_of_tests(answers, threshold)
 
     def write() -> dict[str, Any]:
         answered = answers
@@ -118,22 +122,23 @@ def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
             job.source_config,
             job.labels,
             job.tokenizer,
-            beside={FACTS_FILE: Facts(len(job.data.task.texts), job.config.max_length).as_json()},
+            beside={FACTS_FILE: _facts(job, threshold).as_json()},
         )
         if with_onnx:
             export_onnx(workdir / MODEL)
             exported = OnnxModel(workdir / MODEL, lengths=_lengths(job), batch=job.config.eval.batch)
-            found["onnx"] = compare(job, exported, logits)
+            found["onnx"] = compare(job, exported, logits, threshold)
             answered = _answers(job, asked, exported)
         if job.config.eval.tests:
-            names = [write_answers(workdir / FOLDER, *answer) for answer in answered]
+            names = [write_answers(workdir / FOLDER, *answer, threshold or 0.0) for answer in answered]
             found["predictions"] = [name for name in names if name]
         before = results_file.read_results(workdir)
         if before is not None and before["steps"] == found["steps"]:
             found["seconds"] = before["seconds"]  # nothing was trained since
         results_file.write_results(found, workdir)
         write_finished(workdir, outcome.step, job.steps)
-        attempt(PICTURE, _write_picture, job, found, logits[job.evaluations[0].name], workdir, remedy=REMEDY)
+        drawn = logits[job.evaluations[0].name]
+        attempt(PICTURE, _write_picture, job, found, drawn, workdir, remedy=REMEDY)
         attempt(f"{MODEL}/{CARD}", _write_card, found, workdir, remedy=REMEDY)
         attempt("report.json", keep_answers, job, logits[job.evaluations[0].name], workdir, remedy=REMEDY)
         attempt("report.html", write_report, workdir, remedy=REMEDY)
@@ -142,13 +147,26 @@ def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
     return processes.from_first(write)
 
 
-def compare(job: Job, model: Logits, logits: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _threshold(found: Mapping[str, Any]) -> float | None:
+    """The threshold of the best run; None of a kind of task without one, or of a model that has diverged."""
+    value = found["runs"][found["best_run"]]["metrics"].get(THRESHOLD, math.nan)
+    return value if math.isfinite(value) else None
+
+
+def _facts(job: Job, threshold: float | None) -> Facts:
+    return Facts(len(job.data.task.texts), job.config.max_length, threshold or 0.0)
+
+
+def compare(
+    job: Job, model: Logits, logits: Mapping[str, np.ndarray], threshold: float | None = None
+) -> dict[str, Any]:
     """The scores of a model on the evaluation sets of a run, and the difference of its logits from the run's own.
 
     Args:
       job: the run.
       model: the model to evaluate.
       logits: the run's own [n, C] by the names of its evaluation sets.
+      threshold: the run's, where its kind of task has one.
 
     Returns:
       "metrics" by name, and "largest_difference" of any two logits.
@@ -157,7 +175,7 @@ def compare(job: Job, model: Logits, logits: Mapping[str, np.ndarray]) -> dict[s
     furthest: list[float] = []
     for evaluated in job.evaluations:
         found = model(evaluated.encoded)
-        metrics |= scores_on(evaluated, found, job.data.task)
+        metrics |= scores_on(evaluated, found, job.data.task, threshold)
         furthest.append(float(np.abs(found - logits[evaluated.name]).max()))
     return {"metrics": metrics, "largest_difference": float(np.max(furthest))}
 
@@ -166,7 +184,9 @@ def _answers(job: Job, asked: list[Asked], model: Logits) -> list[tuple[Asked, n
     return [(each, model(job.encoder(each.examples))) for each in asked]
 
 
-def scores_of_tests(answered: Sequence[tuple[Asked, np.ndarray]]) -> dict[str, Any]:
+def scores_of_tests(
+    answered: Sequence[tuple[Asked, np.ndarray]], threshold: float | None = None
+) -> dict[str, Any]:
     """What answers score on the test sets that have labels.
 
     Returns:
@@ -177,10 +197,13 @@ def scores_of_tests(answered: Sequence[tuple[Asked, np.ndarray]]) -> dict[str, A
     for asked, logits in answered:
         examples, labelled = asked.examples, asked.examples.labelled
         if examples.labels is not None and labelled.any():
-            scores[asked.split] = scores_of(asked.task, logits[labelled], examples.labels[labelled])
+            sentences = examples.sentence[labelled] if isinstance(examples, Sentences) else None
+            scores[asked.split] = scores_of(
+                asked.task, logits[labelled], examples.labels[labelled], sentences, threshold
+            )
             sets[asked.split] = {
                 "count": len(examples),
-                "labelled": int(labelled.sum()),
+                "labelled": examples.labelled_count,
                 "origin": examples.origin,
             }
     return {"tests": scores, "test_examples": sets}
@@ -193,11 +216,13 @@ def _lengths(job: Job) -> tuple[int, ...]:
 
 def _write_picture(job: Job, found: Mapping[str, Any], logits: np.ndarray, workdir: epath.Path) -> None:
     """Write a picture of the logits [n, C] of the first evaluation set, to WORKDIR and beside the model."""
-    labels = job.evaluations[0].encoded.labels
+    labels = job.evaluations[0].encoded.targets
     assert labels is not None
+    told = job.kind.predictions(logits, _threshold(found) or 0.0)
     seed = job.config.members[found["best_run"]].seed
-    title = f"{job.data.task.title}: run of seed {seed}, {len(labels)} examples"
-    content = picture(predictions(job.data.task, logits), labels, job.labels, title)
+    what = "words" if job.kind.per_token else "examples"
+    title = f"{job.data.task.title}: run of seed {seed}, {len(labels)} {what}"
+    content = picture(told, labels, job.labels, title)
     for folder in (workdir / MODEL, workdir):
         write_bytes(folder / PICTURE, content)
 

@@ -1,7 +1,6 @@
-"""Predictions as tab-separated lines, and the files with the best model's predictions on a run's test sets."""
+"""The files with the best model's predictions on a run's test sets."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +10,12 @@ from jaxtyping import Float
 from base.errors import UserError
 from data.labelled.examples import Examples
 from data.labelled.open import open_labelled
+from data.labelled.sentences import Sentences
 from data.labelled.tasks import Task
 from finetune.job import Job
-from finetune.population.evaluation import predictions
+from finetune.kinds import kind_of
 from finetune.submission import write_predictions
+from finetune.texts.answers import line, sentence_lines
 from pretrain.runtime import processes
 from pretrain.runtime.workdir import write_text
 
@@ -32,7 +33,7 @@ class Asked:
 
     task: Task
     split: str
-    examples: Examples
+    examples: Examples | Sentences
 
 
 def asked_of(job: Job) -> list[Asked]:
@@ -55,8 +56,10 @@ def asked_of(job: Job) -> list[Asked]:
     return test_sets
 
 
-def write_answers(folder: epath.Path, asked: Asked, logits: Float[np.ndarray, "n C"]) -> str:
-    """Write the predictions on a test set: in GLUE's format, or to SPLIT.tsv for a user's own files.
+def write_answers(
+    folder: epath.Path, asked: Asked, logits: Float[np.ndarray, "n C"], threshold: float = 0.0
+) -> str:
+    """Write the predictions on a test set: in GLUE's format, or to SPLIT.tsv for a user's own data.
 
     If GLUE would refuse the file, a warning is logged and no file is written. This is so if the examples do not have
     GLUE's numbers, or if the model has diverged.
@@ -64,47 +67,31 @@ def write_answers(folder: epath.Path, asked: Asked, logits: Float[np.ndarray, "n
     Args:
       folder: the folder to write to.
       asked: the test set.
-      logits: logits [n, C] in the order of the examples.
+      logits: logits [n, C] in the order of the examples, or of their words.
+      threshold: the model's, for examples with any number of classes.
 
     Returns:
       The file's name; '' if no file is written.
     """
+    kind = kind_of(asked.task)
     if not asked.task.name:
         if not np.isfinite(logits).all():
             logger.warning(
                 "%s is not answered: the model's logits are no numbers; it has diverged", asked.split
             )
             return ""
-        header, answers = columns(asked.task.labels), said(asked.task.labels, logits)
+        labels = asked.task.labels
+        if isinstance(asked.examples, Sentences):
+            lines = list(sentence_lines(asked.examples.words, labels, kind.predictions(logits)))
+        else:
+            lines = [line(kind.columns(labels)), *map(line, kind.said(labels, logits, threshold))]
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{asked.split}.tsv"
-        write_text(folder / name, "".join(map(line, [header, *answers])))
+        write_text(folder / name, "".join(lines))
         return name
-    ids, answered = asked.examples.ids, predictions(asked.task, logits)
+    ids, answered = asked.examples.ids, kind.predictions(logits)
     try:
         return write_predictions(folder, asked.task, asked.split, ids, answered).name
     except UserError as error:
         logger.warning("%s", error)
         return ""
-
-
-def columns(names: Sequence[str]) -> tuple[str, ...]:
-    """The header for the columns that `said` returns."""
-    return ("label", "probability") if names else ("score",)
-
-
-def said(names: Sequence[str], logits: Float[np.ndarray, "n C"]) -> list[tuple[str, ...]]:
-    """For each row of logits, the most probable class and its probability; without `names`, the score."""
-    if not names:
-        return [(f"{score:.4f}",) for score in logits[:, 0]]
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    probabilities = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
-    return [
-        (names[index], f"{probability:.4f}")
-        for index, probability in zip(probabilities.argmax(axis=1), probabilities.max(axis=1), strict=True)
-    ]
-
-
-def line(fields: Sequence[str]) -> str:
-    """One tab-separated line. A tab or a line break within a field is replaced by a space."""
-    return "\t".join(" ".join(field.splitlines()).replace("\t", " ") for field in fields) + "\n"

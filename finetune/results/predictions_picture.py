@@ -1,4 +1,4 @@
-"""A picture of the best model's predictions: a confusion matrix for classes, a scatter plot for scores."""
+"""A picture of the best model's predictions: a confusion matrix, the F1 of each class, or a scatter plot of scores."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,19 +20,26 @@ def picture(predictions: np.ndarray, labels: np.ndarray, names: Sequence[str], t
     """Draw predictions against labels, and return the contents of a PNG file.
 
     Args:
-      predictions: predicted class ids or scores [n].
-      labels: true class ids or scores [n].
+      predictions: predicted class ids or scores [n], or whether each example has each class [n, C].
+      labels: true class ids or scores [n], or 1 for each class of an example [n, C].
       names: names of the classes, by id; empty for scores.
       title: title of the picture.
     """
     from matplotlib.figure import Figure
 
+    sets = labels.ndim > 1
+    if sets and len(names) > MOST_NAMES:
+        kept = np.sort(np.argsort(-labels.sum(axis=0), kind="stable")[:MOST_NAMES])
+        title = f"{title}, {MOST_NAMES} of {len(names)} classes"
+        predictions, labels, names = predictions[:, kept], labels[:, kept], [names[index] for index in kept]
     if len(names) > MOST_CLASSES:
         predictions, labels, names, title = _most_frequent(predictions, labels, names, title)
     side = 5 + 0.11 * max(min(len(names), MOST_NAMES) - CELLS, 0)  # inches
     figure = Figure(figsize=(side + 1, side), dpi=120, layout="constrained")
     axes = figure.subplots()
-    if names:
+    if sets:
+        _bars(axes, predictions, labels > 0, names)
+    elif names:
         _confusion_matrix(figure, axes, predictions, labels, names)
     else:
         _scatter(axes, predictions, labels)
@@ -89,6 +96,19 @@ def _name_classes(axes: Any, names: Sequence[str]) -> None:
         turned |= {"ha": "right", "va": "center" if len(names) > CELLS else "top", "rotation_mode": "anchor"}
     axes.set_xticks(ticks, texts, fontsize=size, **turned, **shown.style)
     axes.set_yticks(ticks, texts, fontsize=size, **shown.style)
+
+
+def _bars(axes: Any, predictions: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
+    """The F1 of each class, where an example may have several."""
+    both = (predictions & labels).sum(axis=0)
+    either = predictions.sum(axis=0) + labels.sum(axis=0)
+    shown = literal(list(names), longest=NAME_LENGTH)
+    axes.barh(range(len(names)), 2 * both / np.maximum(either, 1), color="#2f6fae")
+    axes.set_yticks(range(len(names)), shown.texts, fontsize=8, **shown.style)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("F1")
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _scatter(axes: Any, predictions: np.ndarray, labels: np.ndarray) -> None:

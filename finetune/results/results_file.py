@@ -83,7 +83,9 @@ def results(outcome: Outcome) -> dict[str, Any]:
             "model_type": job.classifier.encoder.config.model_type,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(job.params)),
         },
+        "kind": job.kind.name,
         "classes": list(job.labels),
+        "look": job.look(),
         "texts": len(data.task.texts),
         "metric": job.metric,
         "best_run": best_member(outcome),
@@ -96,9 +98,9 @@ def results(outcome: Outcome) -> dict[str, Any]:
             for rate, group in groups.items()
         },
         "examples": {
-            "train": {"count": len(job.train), "origin": train.origin, "official": train.official},
+            "train": {"count": len(train), "origin": train.origin, "official": train.official},
             **{
-                name: {"count": len(examples.first), "origin": examples.origin, "official": examples.official}
+                name: {"count": len(examples), "origin": examples.origin, "official": examples.official}
                 for name, examples in data.evaluations.items()
             },
         },
@@ -210,4 +212,5 @@ def table(found: Mapping[str, Any]) -> Table:
 
 def score(metric: str, value: float) -> str:
     """A metric as tables show it: scores times 100, losses as they are."""
-    return f"{value:.4f}" if metric.rpartition("/")[2] == "loss" else f"{100 * value:.2f}"
+    plain = metric.rpartition("/")[2] in ("loss", "threshold")
+    return f"{value:.4f}" if plain else f"{100 * value:.2f}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
+from data.labelled.labels import UNLABELLED
 from data.random_orders import permutation
 from finetune.texts.encoding import Encoded
 
@@ -102,7 +103,8 @@ class Rows:
     """1 for a token, 0 for padding."""
     token_types: Int[np.ndarray, "B S"]
     labels: np.ndarray
-    """int32 [B] classes or float32 [B] scores; all 0 for a set with hidden labels."""
+    """int32 [B] classes, float32 [B] scores or [B, C] sets of classes, int32 [B, S] classes of tokens; all 0 for a set
+    with hidden labels."""
     weights: np.ndarray
     """float32 [B]."""
 
@@ -130,6 +132,9 @@ def rows(encoded: Encoded, chosen: np.ndarray, batch: int, length: int) -> Rows:
     token_types[:, :have] = encoded.token_types[filled, :have]
     segments = (np.arange(length) < encoded.lengths[filled, None]).astype(np.int32)
     labels = np.zeros(batch, np.int32) if encoded.labels is None else encoded.labels[filled]
+    if encoded.words is not None and encoded.labels is not None:
+        of_rows, labels = labels, np.full((batch, length), UNLABELLED, np.int32)
+        labels[:, :have] = of_rows[:, :have]
     return Rows(tokens, segments, token_types, labels, (np.arange(batch) < len(chosen)).astype(np.float32))
 
 

@@ -19,8 +19,22 @@ from tokenizer.load import Loaded, valid_unicode
 
 
 @dataclass(frozen=True)
+class Words:
+    """Where the words of a set of sentences are in its rows: n words, sentence after sentence."""
+
+    rows: Int[np.ndarray, "n"]
+    """The row in which each word is predicted, ascending."""
+    places: Int[np.ndarray, "n"]
+    """The place of its first piece there."""
+    sentences: Int[np.ndarray, "n"]
+    """The sentence of each word, ascending."""
+    labels: Int[np.ndarray, "n"] | None
+    """The class of each word; None if they are hidden."""
+
+
+@dataclass(frozen=True)
 class Encoded:
-    """A set of examples as token ids, padded to the longest example."""
+    """A set of examples as token ids, padded to the longest example. A long sentence is several rows."""
 
     tokens: Int[np.ndarray, "n S"]
     """int32 token ids, with special tokens."""
@@ -29,14 +43,48 @@ class Encoded:
     lengths: Int[np.ndarray, "n"]
     """Number of tokens of each example."""
     labels: np.ndarray | None
-    """int32 [n] classes or float32 [n] scores; None for hidden labels."""
+    """int32 [n] classes, float32 [n] scores or [n, C] sets of classes, int32 [n, S] classes of tokens; None for hidden
+    labels."""
     pad: int
     """Id of the padding token."""
     truncated: int
-    """Number of examples that were cut."""
+    """Number of examples that were cut, or of sentences that became several rows."""
+    words: Words | None = None
+    """The words, where words have labels."""
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def targets(self) -> np.ndarray | None:
+        """The labels of what is predicted, as logits [N, C] have it: of the rows, or of the words."""
+        return self.labels if self.words is None else self.words.labels
+
+    @property
+    def sentences(self) -> np.ndarray | None:
+        """The sentence of each word; None where rows have labels."""
+        return None if self.words is None else self.words.sentences
+
+    @property
+    def answers(self) -> int:
+        """N, the number of rows or words that are predicted."""
+        return len(self) if self.words is None else len(self.words.rows)
+
+    def put(self, found: np.ndarray, chosen: np.ndarray, logits: np.ndarray) -> None:
+        """Put logits of rows where they belong.
+
+        Args:
+          found: logits [..., N, C] of the whole set.
+          chosen: indices of the rows.
+          logits: theirs, [..., B, C] or of tokens [..., B, S, C]; B may be larger.
+        """
+        if self.words is None:
+            found[..., chosen, :] = logits[..., : len(chosen), :]
+            return
+        starts, stops = (np.searchsorted(self.words.rows, chosen, side) for side in ("left", "right"))
+        words = np.concatenate([np.arange(start, stop) for start, stop in zip(starts, stops, strict=True)])
+        rows = np.repeat(np.arange(len(chosen)), stops - starts)
+        found[..., words, :] = logits[..., rows, self.words.places[words], :]
 
 
 class PairEncoder:
@@ -60,7 +108,7 @@ class PairEncoder:
         # Numbers of special tokens that the tokenizer adds to a single text, and to a pair.
         single, self._pair = map(self._tokenizer.num_special_tokens_to_add, (False, True))
         if not single:
-            raise _without_special_tokens("a text")
+            raise without_special_tokens("a text")
         special = max(single, self._pair)
         if max_length < special + 2:
             raise UserError(
@@ -94,7 +142,7 @@ class PairEncoder:
           UserError: there are pairs, and the tokenizer adds no special tokens to a pair.
         """
         if second is not None and not self._pair:
-            raise _without_special_tokens("a pair of texts")
+            raise without_special_tokens("a pair of texts")
         texts = list(first) if second is None else list(zip(first, second, strict=True))
         try:
             return self._tokenizer.encode_batch_fast(texts)
@@ -106,7 +154,8 @@ class PairEncoder:
             )
 
 
-def _without_special_tokens(what: str) -> UserError:
+def without_special_tokens(what: str) -> UserError:
+    """The error for a tokenizer that puts none around `what`."""
     return UserError(
         f"the tokenizer of config.init_from has no post-processor that puts special tokens around {what}; "
         "save the model with a tokenizer that has one (transformers' save_pretrained of the right fast tokenizer)"

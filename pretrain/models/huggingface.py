@@ -384,7 +384,7 @@ def download(hub_id: str, patterns: list[str]) -> epath.Path:
     from huggingface_hub import snapshot_download
 
     try:
-        at = {} if revision is None else {"revision": revision}
+        at: dict[str, Any] = {} if revision is None else {"revision": revision}
         return epath.Path(patiently(lambda: snapshot_download(name, allow_patterns=patterns, **at)))
     except hub_errors.error_types() as error:
         raise hub_errors.of_model(error, hub_id, patterns[0]) from error

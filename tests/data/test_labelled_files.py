@@ -165,7 +165,7 @@ def test_a_class_beyond_the_limit_is_known_to_the_other_files(tmp_path):
          "train.jsonl line 1: not text (field 'sentence' holds int; set config.data.text to another field)"),
         ({"train.json": '[{"sentence": "a", "label": 0}, 7]'}, {}, "train.json item 2: a int where there should be "),
         ({"train.json": '[{"sentence": "a"'}, {}, "train.json: broken JSON (Expecting ',' delimiter: line 1 column "),
-        ({"train.txt": "a"}, {}, "train.txt' is none of .csv, .tsv, .json, .jsonl; each may also end in .gz or .zst"),
+        ({"train.txt": "a"}, {}, "train.txt' is none of .csv, .tsv, .json, .jsonl, .parquet; all but .parquet"),
         ({}, {"train": "/nowhere/train.csv"}, "config.data.train: no such file or folder: '/nowhere/train.csv'"),
         ({"validation.csv": CSV}, {}, "config.data.train is empty, so the classes are not known; set it, or "),
         ({"train.jsonl": '{"sentence": "a", "label": "x"}\n{"sentence": "b", "label": NaN}\n'}, {},

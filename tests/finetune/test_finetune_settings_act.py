@@ -131,6 +131,7 @@ TWO = [{"task": "rte"}, {"task": "mnli"}]
 ACTS: dict[str, tuple[typing.Any, typing.Any]] = {
     "task": ("mrpc", examples),
     "init_from": ("{place}/other/model", start),
+    "freeze": ("encoder", program),
     "seed": (3, members),
     "seeds": (2, members),
     "learning_rates": ([1e-3, 2e-3], members),
@@ -217,6 +218,8 @@ BESIDE = {
 """What a field needs beside it."""
 
 ELSEWHERE = {
+    **dict.fromkeys(("kind", "data.pieces"), "tests/finetune/test_tokens.py"),
+    "data.subset": "tests/data/test_own_hub.py",
     **dict.fromkeys(("on_nonfinite", "max_skipped"), "tests/faults/test_bad_numbers.py"),
     "init_weights": "tests/finetune/test_loading_classifiers.py",
     "checkpoint.verify": "tests/faults/test_damaged_checkpoints.py",
@@ -276,7 +279,7 @@ import ml_collections
 def get_config():
     return ml_collections.ConfigDict({'init_from': 'x', **%s})
 """
-FILES = "data.source=files"
+FILES, GLUE_HUB = "data.source=files", "data.source=hub task=rte"
 REFUSED = {
     "optimizer.learning_rate=2e-5": "learning_rates=1e-5",
     "epochs=4": "steps=9",
@@ -287,20 +290,16 @@ REFUSED = {
     "optimizer.beta2=0.5": "optimizer.name=adafactor",
     "optimizer.eps=0.5": "optimizer.name=adafactor",
     "label_smoothing=0.1": f"{FILES} data.regression=true",
-    "data.path=x": FILES,
-    "data.name=x": FILES,
-    "data.revision=x": FILES,
-    "data.data_dir=x": FILES,
-    "data.train=x": "data.source=hub",
+    **{f"data.{name}=x": FILES for name in ("path", "name", "revision", "data_dir")},
+    **{f"data.{name}=x": GLUE_HUB for name in ("train", "text", "text_pair", "label_names", "subset")},
     "data.validation=x": "data.source=tfds",
-    "data.validation_share=0.1": "data.source=hub",
+    "data.validation_share=0.1": "data.source=hub task=rte",
     "data.validation_share=0.3": f"{FILES} data.validation=x",
     "data.test=x": f"{FILES} eval.tests=false",
-    "data.text=x": "data.source=hub",
-    "data.text_pair=x": "data.source=hub",
     "data.label=x": "data.source=folder",
-    "data.regression=true": "data.source=hub",
-    "data.label_names=x": "data.source=hub",
+    "data.regression=true": "data.source=hub task=rte",
+    "data.pieces=all": "kind=sequence",
+    "data.text_pair=y": f"{FILES} kind=tokens",
     "search.learning_rate=(1e-5,1e-4)": "search.trials=0",
     "search.objective=loss": "search.trials=0",
     "optimizer.weight_decay=0.1": "search.trials=3 search.weight_decay=(0.1,0.2)",
@@ -356,7 +355,7 @@ def test_a_recipes_share_to_hold_out_gives_way_to_other_examples_to_evaluate_on(
     recipe = {"data": {"source": "files", "train": "a.csv", "validation_share": 0.2}}
     for line, instead in (
         (["data.validation=b.csv"], "config.data.validation is evaluated on, so nothing is held out"),
-        (["data.source=hub", "data.train="], "config.data.source='hub' does not read it"),
+        (["data.source=hub", "data.train=", "task=rte"], "config.data.source='hub' does not read it"),
     ):
         found = given(tmp_path, recipe, line)
         assert found.config.data.validation_share == 0.1

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from finetune.classifier.pretrained import load_encoder_for_classification
-from finetune.population.train_step import depth_scales, example_losses, keep_better, schedule_of
+from finetune.kinds import CLASSES, SCORES
+from finetune.population.train_step import depth_scales, keep_better, schedule_of
 from tests.finetune.tiny_task import tiny_finetune, write_model
 
 
@@ -20,12 +21,12 @@ def test_cross_entropy_is_pytorchs(smoothing):
     theirs = torch.nn.functional.cross_entropy(
         torch.tensor(logits), torch.tensor(labels).long(), reduction="none", label_smoothing=smoothing
     )
-    ours = example_losses(jnp.asarray(logits), jnp.asarray(labels), smoothing)
+    ours = CLASSES.losses(jnp.asarray(logits), jnp.asarray(labels), smoothing)
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-5)
 
 
 def test_scores_have_a_squared_error():
-    losses = example_losses(jnp.array([[1.0], [3.5]]), jnp.array([2.0, 3.0]))
+    losses = SCORES.losses(jnp.array([[1.0], [3.5]]), jnp.array([2.0, 3.0]))
     np.testing.assert_allclose(losses, [1.0, 0.25])
 
 

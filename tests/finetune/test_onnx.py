@@ -15,6 +15,7 @@ import transformers
 from base.errors import UserError
 from finetune import onnx as onnx_module
 from finetune.classifier.pretrained import Start, load_encoder_for_classification, save_classifier
+from finetune.kinds import TOKENS
 from finetune.onnx import FILE_NAME, OnnxClassifier, export_onnx
 from tests.finetune.reference_models import NETWORKS, random_model
 
@@ -75,6 +76,19 @@ def test_onnxruntime_gives_our_scores(tmp_path: Path):
     random_model("roberta", tmp_path, labels=1)
     start = load_encoder_for_classification(str(tmp_path), ())
     assert_same_logits(start, export_onnx(tmp_path).parent)
+
+
+def test_onnxruntime_gives_our_logits_of_tokens(tmp_path: Path):
+    random_model("roberta", tmp_path, task="TokenClassification")
+    start = load_encoder_for_classification(str(tmp_path), LABELS, kind=TOKENS)
+    classifier = OnnxClassifier(export_onnx(tmp_path).parent)
+    assert classifier.labels == 3
+    for shape in SHAPES:
+        tokens, mask, _ = rows(shape, start.classifier.encoder.config.pad_token_id)
+        positions = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
+        expected = np.asarray(jax.jit(start.classifier.logits)(start.params, tokens, mask, positions))
+        actual = classifier.logits(tokens, mask)
+        np.testing.assert_allclose(actual[mask > 0], expected[mask > 0], atol=1e-4, rtol=0)
 
 
 def test_inputs_and_output_are_named_with_free_axes(exported: Path):

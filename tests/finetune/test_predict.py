@@ -278,15 +278,6 @@ def test_runs_that_have_no_classifier_say_so(tmp_path: Path):
         find_model(str(tmp_path / "unfinished"))
 
 
-def test_several_labels_a_text_are_refused(models: SimpleNamespace, tmp_path: Path):
-    values = json.loads((models.classes / "config.json").read_text())
-    (tmp_path / "config.json").write_text(
-        json.dumps({**values, "problem_type": "multi_label_classification"})
-    )
-    with pytest.raises(UserError, match="gives a text any number of labels"):
-        find_model(str(tmp_path))
-
-
 def test_a_closed_pipe_ends_it_without_a_word(models: SimpleNamespace, tmp_path: Path):
     text = write(tmp_path / "texts", *["a line that is longer than it needs to be " * 20] * 400)
     command = [sys.executable, "-m", "finetune.predict", f"--model={models.classes}", f"--text={text}"]

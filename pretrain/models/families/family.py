@@ -63,10 +63,13 @@ def plain_start(config: EncoderConfig) -> KernelStart:
 
 @dataclass(frozen=True)
 class ClassifierHead:
-    """The head of transformers' ...ForSequenceClassification: two maps with an activation between them."""
+    """The head of transformers' ...ForSequenceClassification: two maps with an activation between them.
+
+    That of ...ForTokenClassification may lack the first map.
+    """
 
     names: Mapping[str, str]
-    """Our modules and their names in a state dict."""
+    """Our modules and their names in a state dict: head/dense where there is a first map, head/out, head/norm."""
     activation: str
     """After the first map."""
     drops_input: bool = False
@@ -81,6 +84,10 @@ class ClassifierHead:
     """Makes the layer norm after the activation; None where there is none."""
     start: Callable[[EncoderConfig], KernelStart] = plain_start
     """The start of the kernels."""
+
+
+TOKEN_HEAD = ClassifierHead(names={"head/out": "classifier"}, activation="gelu")
+"""The head of most families' ...ForTokenClassification: dropout and a map to logits, without a first map."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,8 @@ class Family:
     """The full name of the module in transformers' masked-language-model head with the output matrix and the bias."""
     classifier: ClassifierHead | None = None
     """The head that classifies texts. A family without one can be pretrained only."""
+    token_classifier: ClassifierHead = TOKEN_HEAD
+    """The head that classifies tokens, in a family that has a head that classifies texts."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Our fields that its config.json calls something else."""
     aliases: frozenset[str] = frozenset()

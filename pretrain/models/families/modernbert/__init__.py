@@ -1,10 +1,25 @@
 """ModernBERT (Warner et al. 2024): rotary positions, pre-norm layers, gates, local attention."""
 
+from dataclasses import replace
+
 from pretrain.models.families.family import ClassifierHead, Family, Parts
 from pretrain.models.families.modernbert import fields, network
 from pretrain.models.families.modernbert.head import MaskedLMHead
 from pretrain.models.families.modernbert.neighbours import start_at_neighbours
 from pretrain.models.families.shared_fields import SHARED_DEFAULTS, without
+
+HEAD = ClassifierHead(
+    names={"head/dense": "head.dense", "head/norm": "head.norm", "head/out": "classifier"},
+    activation="gelu",
+    rate=0.0,
+    extra={
+        "activation": ("classifier_activation", "gelu"),
+        "pooling": ("classifier_pooling", "cls"),
+        "has_bias": ("classifier_bias", False),
+    },
+    norm=network.norm,
+    start=network.classifier_start,
+)
 
 FAMILY = Family(
     classes="ModernBert",
@@ -18,18 +33,8 @@ FAMILY = Family(
         "head/decoder": "decoder",
     },
     decoder="decoder",
-    classifier=ClassifierHead(
-        names={"head/dense": "head.dense", "head/norm": "head.norm", "head/out": "classifier"},
-        activation="gelu",
-        rate=0.0,
-        extra={
-            "activation": ("classifier_activation", "gelu"),
-            "pooling": ("classifier_pooling", "cls"),
-            "has_bias": ("classifier_bias", False),
-        },
-        norm=network.norm,
-        start=network.classifier_start,
-    ),
+    classifier=HEAD,
+    token_classifier=replace(HEAD, extra={name: of for name, of in HEAD.extra.items() if name != "pooling"}),
     defaults={
         **without(SHARED_DEFAULTS, "type_vocab_size", "hidden_dropout_prob"),
         "vocab_size": 50368,
