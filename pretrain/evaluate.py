@@ -119,7 +119,7 @@ def evaluate(
             rows[key] = text.read(each.tokenizer)
         with jax.set_mesh(mesh):
             values = _evaluator(each, text, mesh, batch, rows[key])(jax.device_put(each.params))
-        found = {"name": each.name, "objective": each.objective}
+        found: dict[str, Any] = {"name": each.name, "objective": each.objective}
         found |= {name.removeprefix("eval/"): value for name, value in values.items()}
         found |= _facts(each.tokenizer, rows[key])
         if pseudo_perplexity:

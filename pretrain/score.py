@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 from rich.text import Text
@@ -128,7 +129,7 @@ def _arrays(rows: Sequence[Sequence[int]], width: int, model: NamedModel) -> dic
     return {
         "tokens": tokens,
         "segments": segments,
-        "positions": np.asarray(jax.device_get(positions_of_texts(tokens, model.model.config))),
+        "positions": np.asarray(jax.device_get(positions_of_texts(jnp.asarray(tokens), model.model.config))),
     }
 
 

@@ -170,18 +170,17 @@ def parallel(
     parts, places = list[Markup](), list[dict[object, float]]()
     for index, axis in enumerate(axes):
         x = 60 + index * gap
-        values = [trial[1][index] for trial in trials if trial[1][index] is not None]
-        places.append(scale(values))
+        places.append(scale([value for _, own, _ in trials if (value := own[index]) is not None]))
         parts.append(Markup(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{height - 20}"/>'))
         parts.append(_label(x, 14, cut(axis, 18), "middle", whole=axis))
         known = list(places[-1].items())
         for value, place in known if len(known) <= 6 else (min(known, key=_place), max(known, key=_place)):
             said = f"{value:.4g}" if isinstance(value, float | int) else cut(str(value), 14)
             parts.append(_label(x + 5, _down(place, top, height) + 4, said, "start", soft=True))
-    for name, values, colour in trials:
+    for name, own, colour in trials:
         points = [
             (60 + index * gap, _down(places[index][value], top, height))
-            for index, value in enumerate(values)
+            for index, value in enumerate(own)
             if value is not None
         ]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
