@@ -124,14 +124,7 @@ def assemble(
     asked, config = origin.settled_with_origin(config, workdir, given, saved, notes.append)
     mesh = make_mesh(config.mesh)
     planned = resolve_phases(config, epoch_steps=UNCOUNTED)
-    check_steps(config, planned, mesh.shape, known=config.epochs is None)
-    check_compiler(config, mesh.shape, tpu_generation(mesh.devices.flat[0].device_kind))
-    own_tokens = origin.has_own_vocabulary(config)
-    if not config.model.config_file or (own_tokens and not config.tokenizer.path):
-        # TO_COME stands in for the tokenizer, so that an impossible network is refused before a tokenizer is trained.
-        sizes = config.tokenizer.vocab_size, config.model.vocab_size
-        size = (sizes[1] or sizes[0]) if config.tokenizer.path else max(sizes)
-        checked_model(config, planned, origin.network(config, size, TO_COME))
+    _check_before_tokenizer(config, planned, mesh)
     if config.eval.every and not config.tokenizer.path and saved is None:
         processes.from_first(partial(_check_held_out, planned, workdir))
     tokenizer = _tokenizer(config, planned, workdir, resuming=saved is not None)
@@ -144,10 +137,8 @@ def assemble(
     epoch_steps = _epoch_steps(asked, tokenizer, saved)
     phases = resolve_phases(config, epoch_steps=epoch_steps)
     notes += [*_note_on_profile(config, epoch_steps), *notes_on_packing(config)]
-    fingerprints = [
-        corpus_fingerprint(phase.data, open_sources(phase.data, phase.place("data"))) for phase in phases
-    ]
-    firsts = _first_phases(phases, fingerprints)
+    corpora = [corpus_fingerprint(each.data, open_sources(each.data, each.place("data"))) for each in phases]
+    firsts = _first_phases(phases, corpora)
     schedule = schedule_of_phases(config.schedule, config.optimizer.learning_rate, phases)
     schedule = scaled_by_batch(schedule, config.optimizer, phases)
     optimizer = make_optimizer(config.optimizer, schedule, model.decay_mask(), model.logical_axes())
@@ -173,7 +164,7 @@ def assemble(
             "tokenizer": tokenizer.fingerprint(),
             **{f"corpus {number}": corpus for corpus, number in firsts.items()},
         },
-        data_keys=tuple(str(firsts[corpus]) for corpus in fingerprints),
+        data_keys=tuple(str(firsts[corpus]) for corpus in corpora),
         peak=_peak(config, mesh, saved),
     )
 
@@ -183,6 +174,17 @@ def _prepared(phase: Phase) -> list[Source]:
     data = phase.data
     members = [*leaf_sources(data), *([data.eval_source] if data.eval_source else [])]
     return [open_source(member, phase.place("data")) for member in members if member.source == "prepared"]
+
+
+def _check_before_tokenizer(config: PretrainConfig, planned: Sequence[Phase], mesh: Mesh) -> None:
+    """Refuse impossible phases, and an impossible network, before a tokenizer is trained."""
+    check_steps(config, planned, mesh.shape, known=config.epochs is None)
+    check_compiler(config, mesh.shape, tpu_generation(mesh.devices.flat[0].device_kind))
+    own_tokens = origin.has_own_vocabulary(config)
+    if not config.model.config_file or (own_tokens and not config.tokenizer.path):
+        sizes = config.tokenizer.vocab_size, config.model.vocab_size
+        size = (sizes[1] or sizes[0]) if config.tokenizer.path else max(sizes)
+        checked_model(config, planned, origin.network(config, size, TO_COME))
 
 
 def _first_phases(phases: Sequence[Phase], corpora: Sequence[str]) -> dict[str, int]:

@@ -86,10 +86,12 @@ class Encoder:
         """The tree of `params` with True where weight decay applies: kernels and embeddings, not biases and norms."""
         return module_shapes.decay_mask(self.modules())
 
-    def _known_windows(self, length: int) -> tuple[int, ...]:
-        """The windows of the layers, where the kernel must know them; () where it need not."""
+    def _known(self, length: int) -> list[dict[str, Any]]:
+        """What the program knows of each layer for rows of a length: its window, where the kernel must know it."""
         windows = self.config.windows
-        return windows if self.kernel.is_given(windows, length) else ()
+        if not (windows and self.kernel.is_given(windows, length)):
+            return [{} for _ in range(self.config.num_hidden_layers)]
+        return [{"window": window or None} for window in windows]
 
     def encode(
         self,
@@ -126,6 +128,39 @@ class Encoder:
             x = nnx.merge(self.embeddings, params["embeddings"])(
                 tokens, positions, token_types, jnp.dtype(self.dtype), embedding_key
             )
+        narrow = 0 if predicted is None else min(self.config.narrow_layers, layers - 1)
+        run_layer = self._layer_function(segments, positions, dropout_key, causal=causal)
+        order = _Order.of(
+            self._known(tokens.shape[1]),
+            layers - (narrow or first is not None),
+            self.config.scan_unroll or layers,
+        )
+        turns, rest = self._split(params["layers"], order)
+        x = self._looped(run_layer, x, turns, order)
+        for index, layer in enumerate(rest[: len(rest) - narrow], start=order.looped):
+            x = run_layer(x, layer, order.kinds[index], self.outside, first if index == layers - 1 else None)
+
+        def run_narrow(hidden: Array, context: Array, layer: Any, known: Mapping[str, Any]) -> Array:
+            assert predicted is not None
+            return run_layer(context, layer, known, self.outside, chosen=Chosen(hidden, predicted))
+
+        if narrow and predicted is not None:
+            context, x = x, _gather(x, predicted)
+            for index, layer in enumerate(rest[len(rest) - narrow :], start=layers - narrow):
+                run = functools.partial(run_narrow, known=order.kinds[index])
+                x = recomputation.of_layer(self.config.remat, run)(x, context, layer)
+        x = x if self.final is None else nnx.merge(self.final, params["final"])(x)
+        return x if narrow or predicted is None else _gather(x, predicted)
+
+    def _layer_function(
+        self,
+        segments: Int[Array, "B S"],
+        positions: Int[Array, "B S"],
+        dropout_key: Key[Array, ""] | None,
+        *,
+        causal: bool,
+    ) -> Callable[..., Array]:
+        """A function that runs a layer on the rows of a batch; arguments as of `encode`."""
 
         @jax.named_scope("layer")
         def run_layer(
@@ -142,53 +177,67 @@ class Encoder:
                 x, segments, positions, key, first, causal=causal, chosen=chosen, **traits, **known
             )
 
-        traits = {**self.config.family.parts.layer.traits(self.config)}
-        known: list[dict[str, Any]] = [{} for _ in range(layers)]
-        if windows := self._known_windows(tokens.shape[1]):
-            known = [{"window": window or None} for window in windows]
-            del traits["window"]
-        scanned = {name: jnp.asarray(values) for name, values in traits.items()}
-        # Layers of several kinds take turns. The loop runs whole turns; the layers after them follow one by one. So do
-        # turns that would be left over where an iteration runs several.
-        turn = _turn(known)
-        narrow = 0 if predicted is None else min(self.config.narrow_layers, layers - 1)
-        whole = (layers - (narrow or first is not None)) // turn
-        at_once = max(min((self.config.scan_unroll or layers) // turn, whole), 1)
-        looped = whole // at_once * at_once * turn
-        graph = self.layer if looped > at_once * turn else self.outside
-        turns, rest = _split_layers((params["layers"], scanned, jnp.arange(layers)), looped, turn)
+        return run_layer
+
+    def _split(self, layers: Params, order: "_Order") -> tuple[list[Any], list[Any]]:
+        """The layers of the loop and those after it, as `_split_layers`, with their traits and their numbers."""
+        traits = self.config.family.parts.layer.traits(self.config)
+        scanned = {name: jnp.asarray(values) for name, values in traits.items() if name not in order.kinds[0]}
+        numbers = jnp.arange(self.config.num_hidden_layers)
+        return _split_layers((layers, scanned, numbers), order.looped, order.turn)
+
+    def _looped(
+        self, run_layer: Callable[..., Array], x: Float[Array, "B S D"], turns: list[Any], order: "_Order"
+    ) -> Float[Array, "B S D"]:
+        """Run the layers of the loop."""
+        graph = self.layer if order.iterations > 1 else self.outside
 
         def run_turn(x: Float[Array, "B S D"], inputs: list[Any]) -> tuple[jax.Array, None]:
-            for layer, own in zip(inputs, known):
-                run = functools.partial(run_layer, known=own, graph=graph)
+            for layer, known in zip(inputs, order.kinds):
+                run = functools.partial(run_layer, known=known, graph=graph)
                 x = recomputation.of_layer(self.config.remat, run)(x, layer)
             return x, None
 
-        x, _ = jax.lax.scan(run_turn, x, turns, unroll=at_once)
-        for index, layer in enumerate(rest[: len(rest) - narrow], start=looped):
-            x = run_layer(x, layer, known[index], self.outside, first if index == layers - 1 else None)
+        return jax.lax.scan(run_turn, x, turns, unroll=order.at_once)[0]
 
-        def run_narrow(hidden: Array, context: Array, layer: Any, known: Mapping[str, Any]) -> Array:
-            assert predicted is not None
-            return run_layer(context, layer, known, self.outside, chosen=Chosen(hidden, predicted))
 
-        if narrow and predicted is not None:
-            context, x = x, _gather(x, predicted)
-            for index, layer in enumerate(rest[len(rest) - narrow :], start=layers - narrow):
-                run = functools.partial(run_narrow, known=known[index])
-                x = recomputation.of_layer(self.config.remat, run)(x, context, layer)
-        x = x if self.final is None else nnx.merge(self.final, params["final"])(x)
-        return x if narrow or predicted is None else _gather(x, predicted)
+@dataclass(frozen=True)
+class _Order:
+    """How layers run. Layers of several kinds take turns, and a loop runs whole turns; the others follow one by one.
+
+    So do turns that would be left over where an iteration runs several.
+    """
+
+    kinds: Sequence[Mapping[str, Any]]
+    """What the program knows of each layer: its kind."""
+    turn: int
+    """Layers of a turn."""
+    at_once: int
+    """Turns of an iteration."""
+    iterations: int
+
+    @property
+    def looped(self) -> int:
+        """Layers of the loop."""
+        return self.iterations * self.at_once * self.turn
+
+    @classmethod
+    def of(cls, kinds: Sequence[Mapping[str, Any]], most: int, unrolled: int) -> "_Order":
+        """Make it.
+
+        Args:
+          kinds: the kind of each layer.
+          most: layers that a loop may run.
+          unrolled: layers of an iteration, if there are so many.
+        """
+        turn = next(turn for turn in range(1, len(kinds) + 1) if kinds[turn:] == kinds[:-turn])
+        at_once = max(min(unrolled // turn, most // turn), 1)
+        return cls(kinds, turn, at_once, most // turn // at_once)
 
 
 @jax.named_scope("predicted_positions")
 def _gather(x: Float[Array, "B S D"], places: Int[Array, "B K"]) -> Float[Array, "B K D"]:
     return jnp.take_along_axis(x, places[:, :, None], axis=1)
-
-
-def _turn(kinds: Sequence[Any]) -> int:
-    """The number of layers after which the kinds of layers repeat."""
-    return next(turn for turn in range(1, len(kinds) + 1) if kinds[turn:] == kinds[:-turn])
 
 
 @jax.named_scope("layer_stack")
