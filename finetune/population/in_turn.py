@@ -92,6 +92,8 @@ class Turns:
     ) -> tuple[Apart, dict[str, jax.Array]]:
         """Make a step of every member; returns their states, and the metrics of all.
 
+        It waits for each member but the last.
+
         Args:
           program: the compiled step of one member.
           state: of the population, whose memory is used again.
@@ -101,6 +103,8 @@ class Turns:
         apart = state if isinstance(state, Apart) else taken_apart(state)
         members, metrics = list[PopulationState](), list[Mapping[str, jax.Array]]()
         for index, (member, own) in enumerate(zip(apart.members, self._own, strict=True)):
+            if metrics:  # two programs at once would share the cores, and both need memory
+                jax.block_until_ready(metrics[-1])
             rows = {name: array[index : index + 1] for name, array in arrays.items()}
             after, found = program(member, {**to_devices(rows, self._shardings), **own, **flags})
             members.append(after)
@@ -127,8 +131,11 @@ def taken_apart(state: PopulationState) -> Apart:
         for index, own in enumerate(parts):
             own.append(_slicer(leaf.sharding)(leaf, index))
         leaf.delete()
-    steps = [state.step, *(jnp.copy(state.step) for _ in parts[1:])]
-    members = (PopulationState(step, *tree.unflatten(own), best=()) for step, own in zip(steps, parts))
+    members = list[PopulationState]()
+    for own in parts:
+        params, opt_state = jax.tree.unflatten(tree, own)
+        step = jnp.copy(state.step) if members else state.step  # each state gives its memory up
+        members.append(PopulationState(step, params, opt_state, best=()))
     return Apart(tuple(members), state.best)
 
 
@@ -142,7 +149,8 @@ def joined(state: PopulationState | Apart) -> PopulationState:
         whole.append(_joiner(parts[0].sharding)(*parts))
         for part in parts:
             part.delete()
-    return PopulationState(state.members[0].step, *tree.unflatten(whole), best=state.best)
+    params, opt_state = jax.tree.unflatten(tree, whole)
+    return PopulationState(state.members[0].step, params, opt_state, state.best)
 
 
 @functools.cache
