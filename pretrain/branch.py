@@ -19,7 +19,7 @@ from pretrain.runtime import workdir as workdirs
 from pretrain.runtime.checkpointer import Checkpointer, DamagedError, Run, first_line
 from pretrain.trained_network import network_at
 
-COPIED = ("tokenizer", "config.json", "heldout_*.npz")
+COPIED = ("tokenizer", "config.json", "heldout_*.npz", "token_counts_*.npz")
 """Files and folders that a branch has of the run, beside the checkpoint and what is written for its step."""
 
 

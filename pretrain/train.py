@@ -26,6 +26,7 @@ from pretrain.models import family_fields, huggingface
 from pretrain.objective.evaluation import Evaluator
 from pretrain.objective.held_out_cache import held_out_rows
 from pretrain.objective.objective import Objective
+from pretrain.objective.token_counts import token_counts
 from pretrain.objective.train_step import make_train_step
 from pretrain.optim.averages import average_of
 from pretrain.optim.train_state import TrainState, abstract_state, fresh_state, state_from_params
@@ -314,7 +315,9 @@ class _Pretraining:
         most = self.config.eval.steps * phase.whole.global_batch
         rows = held_out_rows(self._workdir, phase, job.tokenizer, most, warn=place not in self._looked_at)
         self._looked_at.add(place)
-        return Evaluator(job.models[phase.index], job.evaluations[phase.index], phase, job.mesh, rows)
+        objective = job.evaluations[phase.index]
+        counts = token_counts(self._workdir, phase, job.tokenizer, with_ends=objective.causal)
+        return Evaluator(job.models[phase.index], objective, phase, job.mesh, rows, counts)
 
 
 class _PhaseSteps:

@@ -1,5 +1,6 @@
 """`python -m benchmarks.recipes`: equal scores for ours and PyTorch's networks, runs that go on, and what has won."""
 
+import gzip
 import json
 import math
 from types import SimpleNamespace
@@ -13,7 +14,8 @@ from benchmarks.recipes import __main__ as command
 from benchmarks.recipes import ours, peers, report, verdicts
 from benchmarks.recipes.rungs import OURS, RUNGS, Peer, Rung, fields_of
 from benchmarks.recipes.runs import Clock, Run
-from benchmarks.recipes.text import IGNORED, frequency_loss, prepare
+from benchmarks.recipes.text import IGNORED, prepare
+from benchmarks.recipes.text import _documents as documents_of
 from data.held_out_documents import HeldOut
 from pretrain import checks
 from pretrain.models import build
@@ -60,11 +62,12 @@ def test_the_masks_are_written_once_and_most_predicted_tokens_are_hidden(text):
     assert text.facts["predictions"] == predicted.sum()
 
 
-def test_the_loss_of_token_frequencies_is_that_of_the_training_text():
-    counted, predicted = np.array([0, 0, 0, 1, 1]), np.array([0, 2, 2])
-    assert frequency_loss(counted, predicted, 3) == pytest.approx(
-        -(math.log(4 / 8) + 2 * math.log(1 / 8)) / 3
-    )
+def test_a_text_without_blank_lines_has_a_document_on_each_line(text, tmp_path):
+    lines = (text.folder.parent / "lines.txt").read_text()
+    (tmp_path / "lines.txt.gz").write_bytes(gzip.compress(lines.encode()))
+    expected = lines.splitlines()
+    assert list(documents_of(text.folder.parent / "lines.txt")) == expected
+    assert list(documents_of(tmp_path)) == list(documents_of(source(text))) == expected
 
 
 def test_ours_and_pytorch_have_the_same_score_for_the_same_weights(text, tmp_path):

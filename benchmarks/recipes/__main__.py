@@ -4,7 +4,8 @@ python -m benchmarks.recipes --out=DIR --text=no=/data/norwegian --text=en=/data
     [--rungs=base,small,modern] [--seeds=2] [--spread_seeds=4] [--tokens=1000000] [--minutes=60] [--set=FIELD=VALUE] \
     [--report] [--small]
 
-A text is a .txt file or a folder of them (a blank line ends a document; .gz too), or a folder in OSCAR's layout.
+A text is a .txt file or a folder of them (.gz too), or a folder in OSCAR's layout. A blank line ends a document; where
+there is none, each line is a document.
 benchmarks/recipes/rungs.py has the rungs. docs/recipes.md says how to read what comes out.
 
 All runs of a text have the same tokenizer and the same held-out rows with the same masks, by transformers' own

@@ -1,6 +1,8 @@
 """A text for the ladder: what all runs train on, their tokenizer, and the held-out rows with transformers' masks."""
 
+import gzip
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ import numpy as np
 from data.config import DataConfig
 from data.corpus import training_documents
 from data.held_out_documents import HeldOut
+from pretrain.objective.token_frequencies import frequency_loss
 from tokenizer.load import Loaded, load
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -22,6 +25,8 @@ IGNORED = -100
 RATE = 0.15
 COUNTED = 4_000_000
 """Characters of training text in which tokens are counted."""
+LOOKED_AT = 1000
+"""Lines of a text file that are looked at for a blank one."""
 DONE = "text.json"
 
 
@@ -67,7 +72,8 @@ def prepare(
 
     Args:
       name: its name.
-      path: a text file, a folder of text files (a blank line ends a document), or a folder in OSCAR's layout.
+      path: a text file, a folder of text files, or a folder in OSCAR's layout. A blank line ends a document of a text
+        file; in a file without blank lines, each line is a document.
       folder: where its files go.
       vocab_size: tokens of the ByteLevelBPE that is trained on it.
       seq_len: tokens S of a held-out row.
@@ -105,7 +111,7 @@ def prepare(
         "documents": len(train),
         "characters": sum(map(len, train)),
         "predictions": len(predicted),
-        "frequency_loss": frequency_loss(counted, predicted, vocab_size),
+        "frequency_loss": frequency_loss(predicted, np.bincount(counted, minlength=vocab_size)),
     }
     (folder / DONE).write_text(json.dumps(asked | facts, indent=2) + "\n")
     return text
@@ -117,29 +123,23 @@ def joined(tokenizer: Loaded, documents: Sequence[str]) -> np.ndarray:
     return np.concatenate([part for ids in tokenizer.encode(documents) for part in (first, ids, last)])
 
 
-def frequency_loss(counted: np.ndarray, predicted: np.ndarray, vocab_size: int) -> float:
-    """The loss (nats) of token frequencies in the training text, one added to each count.
-
-    The entropy of a few thousand predicted tokens would be lower than any model of frequencies can reach, because most
-    tokens of the vocabulary are not among them.
-
-    Args:
-      counted: tokens of training text, int32 [T].
-      predicted: those that are predicted, int32 [N].
-      vocab_size: tokens of the vocabulary.
-    """
-    counts = np.bincount(counted, minlength=vocab_size) + 1.0
-    return float(-np.log(counts / counts.sum())[predicted].mean())
-
-
 def _documents(path: Path) -> Iterator[str]:
     """The documents of a file or folder, each without blank lines."""
-    is_text = path.is_file() or any(path.glob("*.txt*"))
-    where = str(path) if path.is_file() else f"{path}/*.txt*" if is_text else str(path)
-    layout = {"source": "files", "txt_documents": "blank_line"} if is_text else {"source": "oscar"}
+    texts = [path] if path.is_file() else sorted(path.glob("*.txt*"))
+    where = str(path) if path.is_file() else f"{path}/*.txt*" if texts else str(path)
+    layout = (
+        {"source": "files", "txt_documents": _end_of_document(texts[0])} if texts else {"source": "oscar"}
+    )
     for document in training_documents(DataConfig(path=where, eval_fraction=0.0, **layout)):
         if kept := "\n".join(line for line in document.splitlines() if line.strip()):
             yield kept
+
+
+def _end_of_document(file: Path) -> str:
+    """What ends a document of a text file: a blank line if its first lines have one between them, else each line."""
+    with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as opened:
+        first = [line.strip() for line in itertools.islice(opened, LOOKED_AT)]
+    return "blank_line" if b"" in first[:-1] else "lines"
 
 
 def _order(document: str) -> bytes:

@@ -27,6 +27,7 @@ class Evaluator:
         phase: Phase,
         mesh: Mesh,
         rows: Mapping[str, np.ndarray],
+        counts: np.ndarray | None = None,
     ):
         """Keep the held-out rows ready to feed.
 
@@ -36,6 +37,7 @@ class Evaluator:
           phase: its batches.
           mesh: the devices.
           rows: tokens, segments and positions, int32 [R, S], the same on every process.
+          counts: how often each token occurs in training text, int [V]; None computes no loss of token frequencies.
         """
         self._objective = objective
         self._step = jax.jit(make_eval_step(model, objective))
@@ -43,9 +45,11 @@ class Evaluator:
         self._mesh = mesh
         self._batch = phase.whole.global_batch
         self._count = rows["tokens"].shape[0]
-        predicted = objective.may_be_predicted({name: jnp.asarray(array) for name, array in rows.items()})
-        self.frequency_loss = frequency_loss(rows["tokens"][np.asarray(predicted)])
-        """Of token frequencies alone on these rows, in nats."""
+        self._of_frequencies: dict[str, float] = {}
+        if counts is not None:
+            predicted = objective.may_be_predicted({name: jnp.asarray(array) for name, array in rows.items()})
+            tokens = rows["tokens"][np.asarray(predicted)]
+            self._of_frequencies = {FREQUENCY_LOSS: frequency_loss(tokens, counts)} if tokens.size else {}
         missing = -self._count % self._batch
         # Rows added to fill the last batch are padding (segment 0): nothing in them is predicted.
         self._rows = {name: np.pad(array, ((0, missing), (0, 0))) for name, array in rows.items()}
@@ -78,7 +82,7 @@ class Evaluator:
         if average is not None:
             own = self._evaluate(jax.device_put(average, jax.tree.map(lambda leaf: leaf.sharding, params)))
             metrics |= {f"eval/average_{name}": own[name] for name in ("loss", "accuracy")}
-        return metrics | {FREQUENCY_LOSS: self.frequency_loss}
+        return metrics | self._of_frequencies
 
     def _evaluate(self, params: Any) -> dict[str, float]:
         if self._compiled is None:

@@ -14,18 +14,18 @@ MARGIN = 0.1
 this loss with a standard error of a twelfth of a nat."""
 
 
-def frequency_loss(tokens: np.ndarray) -> float:
-    """The loss of token frequencies, in nats a token: the entropy of the tokens.
+def frequency_loss(tokens: np.ndarray, counts: np.ndarray) -> float:
+    """The loss of token frequencies, in nats a token; one is added to each count.
 
-    The frequencies are those of the tokens themselves. No distribution that is the same at every place has a lower loss
-    on them.
+    The frequencies are those of training text. Those of the tokens themselves would give a loss, their entropy, that is
+    too low where tokens are few: most of the vocabulary is not among them.
 
     Args:
-      tokens: those of held-out rows that may be predicted, int32 [N].
+      tokens: those of held-out rows that may be predicted, int32 [N], N > 0.
+      counts: the number of times that each token occurs in training text, int [V].
     """
-    counts = np.bincount(tokens)
-    shares = counts[counts > 0] / max(counts.sum(), 1)
-    return float(-(shares * np.log(shares)).sum())
+    shares = (counts + 1.0) / (counts.sum() + len(counts))
+    return float(-np.log(shares[tokens]).mean())
 
 
 def has_left(loss: float, frequencies: float) -> bool:

@@ -5,28 +5,59 @@ import math
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
+from data.corpus import training_documents
+from pretrain.objective import token_counts as module
 from pretrain.objective.causal import CausalLM
 from pretrain.objective.masked import MaskedLM
 from pretrain.objective.masking import MaskingTables
+from pretrain.objective.token_counts import token_counts
 from pretrain.objective.token_frequencies import FREQUENCY_LOSS, frequency_loss, has_left, verdict
+from pretrain.phases import resolve_phases
+from tests.tiny import tiny_config, write_corpus
+from tokenizer.run_tokenizer import ensure_tokenizer
 
 CLS, SEP, PAD, MASK = 0, 1, 2, 3
 TABLES = MaskingTables(0.8, 0.1, MASK, (CLS, SEP, PAD, MASK), 10)
 
 
-def test_it_is_the_entropy_of_the_tokens():
-    expected = -(3 * math.log(3 / 5) + 2 * math.log(1 / 5)) / 5
-    assert frequency_loss(np.array([5, 5, 6, 5, 7])) == pytest.approx(expected, rel=1e-12)
-    assert frequency_loss(np.array([9, 9])) == frequency_loss(np.array([], np.int32)) == 0
+def test_it_is_that_of_the_frequencies_of_training_text_with_one_added():
+    expected = -(3 * math.log(5 / 14) + math.log(2 / 14)) / 4
+    found = frequency_loss(np.array([2, 2, 1, 2]), np.array([5, 1, 4, 0]))
+    assert found == pytest.approx(expected, rel=1e-12)
 
 
-def test_no_distribution_does_better_on_the_same_tokens():
-    tokens = np.random.default_rng(0).zipf(1.5, 512) % 50
-    best = frequency_loss(tokens)
-    for seed in range(20):
-        guess = np.random.default_rng(seed).dirichlet(np.bincount(tokens, minlength=60) + 0.5)
-        assert -np.log(guess[tokens]).mean() > best
+def test_it_hardly_depends_on_how_many_tokens_are_held_out():
+    draw = np.random.default_rng(0)
+    counts = np.bincount(draw.zipf(1.3, 200_000) % 2000, minlength=2000)
+    many = frequency_loss(draw.zipf(1.3, 100_000) % 2000, counts)
+    few = [frequency_loss(draw.zipf(1.3, 60) % 2000, counts) for _ in range(30)]
+    assert abs(np.mean(few) - many) < 0.15, "the entropy of 60 tokens is more than a nat too low"
+
+
+def test_tokens_are_counted_in_training_text_once(tmp_path, monkeypatch):
+    config = tiny_config(write_corpus(tmp_path / "text.txt"))
+    (phase,) = resolve_phases(config)
+    tokenizer = ensure_tokenizer(
+        config.tokenizer, config.data, epath.Path(tmp_path), model_max_length=32, progress=False
+    )
+    documents = list(training_documents(config.data))
+    expected = np.bincount(np.concatenate(tokenizer.encode(documents)), minlength=tokenizer.vocab_size)
+    counts = token_counts(epath.Path(tmp_path), phase, tokenizer, with_ends=False)
+    np.testing.assert_array_equal(counts, expected)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "training_documents", None)
+        np.testing.assert_array_equal(
+            token_counts(epath.Path(tmp_path), phase, tokenizer, with_ends=False), expected
+        )
+    expected[tokenizer.special.sep] = len(documents)
+    np.testing.assert_array_equal(
+        token_counts(epath.Path(tmp_path), phase, tokenizer, with_ends=True), expected
+    )
+    (tmp_path / "token_counts_0.npz").write_bytes(b"PK damaged")
+    monkeypatch.setattr(module, "COUNTED", 300)
+    assert 0 < token_counts(epath.Path(tmp_path), phase, tokenizer, with_ends=True).sum() < 700
 
 
 def test_the_tokens_are_those_that_an_objective_may_predict():

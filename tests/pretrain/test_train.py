@@ -123,7 +123,7 @@ def test_the_card_of_a_finished_run_can_be_changed(finished, single, tmp_path):
 
 def test_evaluation_gives_the_same_figure_each_time(finished, single):
     workdir, outcome, config = finished
-    trainer_metrics = {line["step"]: line["eval/loss"] for line in metrics(workdir) if "eval/loss" in line}
+    evaluated = {line["step"]: line for line in metrics(workdir) if "eval/loss" in line}
     from data.held_out_rows import evaluation_rows
     from pretrain.objective.evaluation import Evaluator
 
@@ -136,8 +136,8 @@ def test_evaluation_gives_the_same_figure_each_time(finished, single):
         with jax.set_mesh(mesh):
             evaluator = Evaluator(job.model, job.evaluations[0], job.phases[0], mesh, rows)
             values = evaluator(jax.device_get(outcome.state.params))
-        assert values["eval/loss"] == pytest.approx(trainer_metrics[12], rel=1e-5)
-        assert 3 < values["eval/frequency_loss"] < 5.7, "the logarithm of 300 tokens"
+        assert values["eval/loss"] == pytest.approx(evaluated[12]["eval/loss"], rel=1e-5)
+    assert 3 < evaluated[12]["eval/frequency_loss"] < 5.7, "the logarithm of 300 tokens"
 
 
 def test_a_changed_config_is_refused_on_resume(finished, single, corpus):
