@@ -13,9 +13,9 @@ The phases have the shares of the paper: 1.7T, 250B and 50B tokens there, 41B, 6
 rates the paper's. They belong to its batches of 4.7M tokens, and are not tuned for these of 1.05M.
 Data: a folder with the Norwegian part of any OSCAR release. To read from a hub instead, without a download:
     --config.data.source=hub --config.data.name=HPLT/HPLT2.0_cleaned --config.data.subset=nob_Latn
-Hardware: a TPU v5litepod-64, with --config.mesh.data=1 --config.mesh.fsdp=64. `python -m pretrain.plan` models a step of
-the first phase with at least 0.21 s, a step of the others with at least 0.33 s, 12.1 of 16 GiB a chip, and the whole
-run with at least 3 hours. On 8 devices raise --config.grad_accum, to 16 or more (arithmetic).
+Hardware: a TPU v5litepod-64, with --config.mesh.data=1 --config.mesh.fsdp=64. `python -m pretrain.plan` models a step
+of the first phase with at least 0.21 s, a step of the others with at least 0.33 s, 12.1 of 16 GiB a chip, and the
+whole run with at least 3 hours. On 8 devices raise --config.grad_accum, to 16 or more (arithmetic).
 """
 
 import ml_collections

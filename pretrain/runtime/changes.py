@@ -83,7 +83,8 @@ def told(changed: Changes, config: type) -> dict[str, tuple[str, str]]:
         groups = [name[: found.start()] for found in GROUP_ENDS.finditer(name)]
         group = next((each for each in groups if None in _sides(changed, each, config)), None)
         if group is not None:
-            shown[group] = tuple(side or "nothing" for side in _sides(changed, group, config))
+            before, now = _sides(changed, group, config)
+            shown[group] = before or "nothing", now or "nothing"
         elif not any(other.startswith(f"{name}[") for other in changed):  # a list is told by its members
             shown[name] = repr(pair[0]), repr(pair[1])
     return shown
