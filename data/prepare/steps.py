@@ -37,7 +37,7 @@ CLEAN, UNIQUE = "clean", "unique"
 Documents = Iterator[Document]
 
 
-class Executor(LocalPipelineExecutor):  # type: ignore[misc]
+class Executor(LocalPipelineExecutor):
     """datatrove's executor on one machine; one worker runs in this process, without a pool."""
 
     def run(self) -> None:
@@ -64,7 +64,7 @@ def execute(work: Work, stage: str, pipeline: Sequence[Any], tasks: int, workers
     executor.run()
 
 
-class Step(PipelineStep):  # type: ignore[misc]
+class Step(PipelineStep):
     """A step of ours; its counts begin with each task."""
 
     type = "Unmask"

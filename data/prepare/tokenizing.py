@@ -179,10 +179,10 @@ class ShardWriter(Step):
 
 def _between(table: np.ndarray, rank: int, shards: int) -> np.ndarray:
     """The documents of a sorted run that belong to a shard."""
-    first = np.searchsorted(table["digest"], np.uint64(_smallest(rank, shards)))
+    first = int(np.searchsorted(table["digest"], np.uint64(_smallest(rank, shards))))
     stop = len(table)
     if rank + 1 < shards:
-        stop = np.searchsorted(table["digest"], np.uint64(_smallest(rank + 1, shards)))
+        stop = int(np.searchsorted(table["digest"], np.uint64(_smallest(rank + 1, shards))))
     return table[first:stop]
 
 

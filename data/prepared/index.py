@@ -28,7 +28,7 @@ WORK = "work"
 """The folder of a preparation that has not ended."""
 FORMAT = 1
 HEADER = struct.Struct("<QI")
-IDS = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+IDS: Mapping[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 LENGTHS = np.dtype("<u4")
 
 
