@@ -30,7 +30,7 @@ from tokenizer.train import train_tokenizer
 logger = logging.getLogger(__name__)
 
 SHARDS_OF_A_HOST = 8
-"""Two hosts copy the shard in which the share of one ends and that of the other begins: an eighth more bytes."""
+"""A host copies ten at most: eight and a half on each side, and that in which the held-out documents end."""
 MADE_FROM, REPORT = "made_from.json", "report.json"
 
 
