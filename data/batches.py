@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
@@ -18,10 +18,10 @@ from data.config import DataConfig
 from data.corpus import open_sources
 from data.document_counts import Counts, describe_dropped
 from data.packing import Packer, Rows, fill, make_packer
-from data.source_protocol import Source
+from data.source_protocol import Document, Source
 from data.special_tokens import SpecialTokens
 from data.streams import PREPARED_WINDOW, WindowReader, in_given_order, open_documents, window_order
-from data.token_streams import FRESH, Encode, TokenStream, ids_of
+from data.token_streams import FRESH, Encode, TokenStream, ids_of, taken
 
 log = logging.getLogger(__name__)
 
@@ -215,6 +215,11 @@ def open_streams(
             for stream, state in states.items()
         },
     )
+
+    def encoded(documents: Sequence[Document]) -> "Future[list[np.ndarray]]":
+        return executor.submit(ids_of, encode, documents)
+
+    submit = taken if config.source == "prepared" else encoded
     opened = {}
     for stream, state in states.items():
         windows = WindowReader(
@@ -225,9 +230,7 @@ def open_streams(
             epoch=state["epoch"],
             counts=Counts.from_dict(state["counts"]),
         )
-        opened[stream] = TokenStream(
-            windows, lambda documents: executor.submit(ids_of, encode, documents), state, epochs
-        )
+        opened[stream] = TokenStream(windows, submit, state, epochs)
     return opened
 
 

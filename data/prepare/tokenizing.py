@@ -36,7 +36,7 @@ RUN_TOKENS = 1 << 26
 CHARACTERS = 1 << 20
 """Characters in one call of the tokenizer."""
 OPTIONS = "group_size:1,zstd:3"
-"""Each document can be read by itself. Compressed, ids take about 0.7 of their size."""
+"""Each document can be read by itself. With its header and compressed, it takes about 0.9 of the size of its ids."""
 
 
 class Tokenizing(Step):

@@ -21,7 +21,8 @@ from data.prepared.index import HEADER, IDS, INDEX, LENGTHS, Index, lengths_of, 
 
 CACHE = "~/.cache/unmask/prepared"
 """Where shards of a bucket are kept; UNMASK_CACHE names another folder."""
-NO_READ_AHEAD = "readahead_buffer_size:0"
+READER = "readahead_buffer_size:0,max_parallelism:0"
+"""Documents are read in random order, by the thread that asks: threads of the reader's own cost more than they save."""
 
 
 class PreparedSource:
@@ -156,7 +157,7 @@ class PreparedSource:
         try:
             if shard not in self._readers:
                 path = self._local(shard)
-                self._readers[shard] = ArrayRecordReader(path, NO_READ_AHEAD)
+                self._readers[shard] = ArrayRecordReader(path, READER)
             return list(self._readers[shard].read(records))
         except (RuntimeError, ValueError, IndexError) as error:
             raise UserError(
