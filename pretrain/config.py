@@ -75,8 +75,8 @@ class ModelConfig:
     initializer_range: float = field(0.02, "standard deviation of the initial weights")
     position_init: str = field(
         "normal",
-        "start of positions: sinusoidal gives similar vectors to neighbours; neighbours has each head look at one "
-        "neighbour, so that context is learned sooner",
+        "start of positions: sinusoidal gives similar vectors to neighbours; neighbours has half of the heads look "
+        "at one neighbour each, so that context is learned sooner",
         ("normal", "sinusoidal", "neighbours"),
     )
     hidden_dropout_prob: float | None = field(

@@ -1,4 +1,4 @@
-"""What the starts have in common in which each head of a layer looks at one neighbour (`position_init=neighbours`).
+"""What the starts have in common in which heads look at one neighbour each (`position_init=neighbours`).
 
 A masked model that starts at random learns word frequencies first. It predicts from neighbours only after its heads
 have found them, which takes about a thousand steps. Trockman and Kolter 2023 (arXiv 2305.09828) start attention with
@@ -10,8 +10,11 @@ from jaxtyping import Float
 
 
 def offsets(heads: int) -> list[int]:
-    """Where each head looks: at the token before, at the token after, two before, two after, and so on."""
-    return [(1 + head // 2) * (1 if head % 2 else -1) for head in range(heads)]
+    """Where the first half of the heads look: at the token before, the token after, two before, two after, and so on.
+
+    The other half starts at random.
+    """
+    return [(1 + head // 2) * (1 if head % 2 else -1) for head in range(-(-heads // 2))]
 
 
 def turned(halves: Float[np.ndarray, "D H"], angles: Float[np.ndarray, "H/2"]) -> Float[np.ndarray, "D H"]:

@@ -1,4 +1,4 @@
-"""The start of BERT's position embedding and attention that has each head look at one neighbour."""
+"""The start of BERT's position embedding and attention that has heads look at one neighbour each."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -46,10 +46,10 @@ def start_at_neighbours(params: Params, config: EncoderConfig) -> Params:
     """
     N, W = config.num_attention_heads, config.head_width // 2
     gain = np.sqrt(PEAK * np.sqrt(config.head_width) / (W * POSITION_SHARE))
-    key = np.eye(config.hidden_size, 2 * W)[:, None].repeat(N, axis=1)
-    query = np.stack(
-        [turned(key[:, head], offset * fast_waves(W)) for head, offset in enumerate(offsets(N))], axis=1
-    )
+    query, key = np.zeros((2, config.hidden_size, N, 2 * W))
+    for head, offset in enumerate(offsets(N)):
+        key[:, head] = np.eye(config.hidden_size, 2 * W)
+        query[:, head] = turned(key[:, head], offset * fast_waves(W))
     attention = dict(params["layers"]["attention"])
     for name, start in (("query", query), ("key", key)):
         kernel = attention[name]["kernel"]

@@ -1,4 +1,4 @@
-"""The start of ModernBERT's words and attention that has each head look at one neighbour."""
+"""The start of ModernBERT's words and attention that has heads look at one neighbour each."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +19,7 @@ COMMON_SHARE = 0.5
 
 
 def start_at_neighbours(params: Params, config: EncoderConfig) -> Params:
-    """Fresh params in which each head of a layer looks at one neighbour.
+    """Fresh params in which half of the heads of each layer look at one neighbour each.
 
     Rotary attention depends on positions alone only where query and key are the same for all words. There is no bias
     that would make them so. So all words start with a direction in common, which changes no prediction: it adds the
@@ -56,5 +56,7 @@ def _query_and_key(theta: float, config: EncoderConfig) -> Float[np.ndarray, "2 
     fast = turns >= SLOWEST
     height = MARGIN * np.sqrt(H) / (1 - np.cos(turns[fast])).sum()
     key = np.concatenate([np.where(fast, np.sqrt(height), 0.0), np.zeros(H // 2)])[None]
-    query = np.concatenate([turned(key, offset * turns) for offset in offsets(N)])
-    return np.stack([query, key.repeat(N, axis=0)])
+    result = np.zeros((2, N, H))
+    for head, offset in enumerate(offsets(N)):
+        result[:, head] = np.concatenate([turned(key, offset * turns), key])
+    return result
