@@ -32,6 +32,11 @@ FILE_NAME = "trackers.json"
 PROJECT = "unmask"
 VARIABLES = {"wandb": "WANDB_PROJECT", "trackio": "TRACKIO_PROJECT", "mlflow": "MLFLOW_EXPERIMENT_NAME"}
 """Environment variables that name the project where config.log.project does not."""
+INSTALL = {
+    "wandb": "pip install -c constraints.txt -e .[wandb]",
+    "trackio": "pip install -e .[trackio]",  # it needs an older pillow than constraints.txt has
+    "mlflow": "pip install -c constraints.txt -e .[mlflow]",
+}
 MOST_FAILURES = 3
 """After so many failures in a row a tracker gets no more of a run."""
 CLOSE_SECONDS = 60.0
@@ -51,7 +56,7 @@ def check_installed(trackers: Sequence[str]) -> None:
     for name in trackers:
         if name in MAKERS and importlib.util.find_spec(name) is None:
             raise UserError(
-                f"config.log.trackers has {name}, which is not installed: pip install -c constraints.txt -e .[{name}], "
+                f"config.log.trackers has {name}, which is not installed: {INSTALL[name]}, "
                 f"or leave it out: --config.log.trackers=\"('tensorboard',)\""
             )
 
