@@ -1,5 +1,6 @@
 """`python -m data.prepare --config=configs/X.py --out=DIR`: prepare a corpus once, for any number of runs."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from absl import flags
+from etils import epath
 
 from base import lock, schema, terminal
 from base.command_line import parse, run
@@ -73,7 +75,12 @@ def main(argv: Sequence[str]) -> int:
     work = Path(values.work).expanduser() if values.work else None
     task = Task(config.prepare, config.text, config.tokenizer, config.longest_row)
     try:
-        with sigterm_as_ctrl_c(), lock.held(out, "--out", "prepares"):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(sigterm_as_ctrl_c())
+            stack.enter_context(lock.held(out, "--out", "prepares"))
+            if work is not None:
+                work.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(lock.held(epath.Path(work), "--work", "prepares"))
             made = prepare(task, out, work, values.workers or os.cpu_count() or 1, keep_work=values.keep_work)
     except KeyboardInterrupt as error:
         terminal.say("stopped; the same command goes on from here", error=True)

@@ -238,15 +238,14 @@ def test_a_folder_belongs_to_one_preparation(
     (tmp_path / "recipe.py").write_text(
         "import ml_collections\n\ndef get_config():\n    return ml_collections.ConfigDict()\n"
     )
-    with (
-        lock.held(epath.Path(out), "--out", "prepares"),
-        monkeypatch.context() as patch,
-    ):
-        patch.setattr(lock, "_has_ended", lambda found: False)  # as if it were another process's
-        with pytest.raises(
-            UserError, match=r"process \d+ on .* prepares in --out=.*: stop it, or set another --out"
-        ):
-            main(["data.prepare", f"--config={tmp_path / 'recipe.py'}", f"--out={out}"])
+    command = ["data.prepare", f"--config={tmp_path / 'recipe.py'}"]
+    for flag, more in (("--out", []), ("--work", [f"--out={tmp_path / 'another'}"])):
+        with lock.held(epath.Path(out), flag, "prepares"), monkeypatch.context() as patch:
+            patch.setattr(lock, "_has_ended", lambda found: False)  # as if it were another process's
+            with pytest.raises(
+                UserError, match=rf"process \d+ on .* prepares in {flag}=.*: stop it, or set another"
+            ):
+                main([*command, f"{flag}={out}", *more])
 
 
 def test_a_preparation_that_leaves_nothing_says_what_dropped_the_most(
