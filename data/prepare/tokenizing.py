@@ -6,7 +6,7 @@ sorted by digest. Each task of the second takes one range of digests out of all 
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +191,7 @@ def _smallest(rank: int, shards: int) -> int:
     return -(-(rank << 64) // shards)
 
 
-def _write_records(path: Path, table: np.ndarray, owners: np.ndarray, runs: list[np.ndarray]) -> None:
+def _write_records(path: Path, table: np.ndarray, owners: np.ndarray, runs: Sequence[np.ndarray]) -> None:
     from array_record.python.array_record_module import ArrayRecordWriter
 
     writer = ArrayRecordWriter(os.fspath(path), OPTIONS)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from data.labelled.sentences import Sentences
 from finetune.job import Job
 from finetune.search.trials_table import Found
 from pretrain.runtime.workdir import write_text
@@ -31,7 +32,7 @@ def keep_answers(job: Job, logits: np.ndarray, workdir: epath.Path) -> None:
       workdir: the run's folder.
     """
     examples, labels = next(iter(job.data.evaluations.values())), job.evaluations[0].encoded.labels
-    if labels is None or np.ndim(labels) != 1 or np.ndim(logits) != 2:
+    if isinstance(examples, Sentences) or labels is None or np.ndim(labels) != 1 or np.ndim(logits) != 2:
         return
     texts = list(zip(examples.first, examples.second or [""] * len(examples.first)))
     values = (

@@ -174,8 +174,8 @@ def parallel(
         parts.append(Markup(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{height - 20}"/>'))
         parts.append(_label(x, 14, cut(axis, 18), "middle", whole=axis))
         known = list(places[-1].items())
-        for value, place in known if len(known) <= 6 else (min(known, key=_place), max(known, key=_place)):
-            said = f"{value:.4g}" if isinstance(value, float | int) else cut(str(value), 14)
+        for mark, place in known if len(known) <= 6 else (min(known, key=_place), max(known, key=_place)):
+            said = f"{mark:.4g}" if isinstance(mark, float | int) else cut(str(mark), 14)
             parts.append(_label(x + 5, _down(place, top, height) + 4, said, "start", soft=True))
     for name, own, colour in trials:
         points = [
