@@ -196,12 +196,30 @@ OURS = [
     # ModernBERT in its place.
     Rung("modern", "pre-norm, rotary positions, gates", MODERN, on="small", source="arXiv 2412.13663"),
     Rung("modern-near", "heads start at neighbours", {"model.position_init": NEAR}, on="modern"),
+    Rung("near-8", "half the batch, twice the steps", {"global_batch": 8}, on="modern-near"),
+    Rung("near-8-lr2e-3", "its learning rate, tuned", {"optimizer.learning_rate": 2e-3}, on="near-8"),
+    Rung("near-8-lr4e-3", "its learning rate, tuned", {"optimizer.learning_rate": 4e-3}, on="near-8"),
+    Rung("near-4", "a quarter of the batch, four times the steps", {"global_batch": 4}, on="near-8-lr2e-3"),
+    Rung("near-rate20", "fewer masks", {"masking.rate": 0.2}, on="near-8-lr2e-3"),
+    Rung("near-rate30", "fewer masks", {"masking.rate": 0.3}, on="near-8-lr2e-3"),
+    Rung("near-adamw", "AdamW in place of Muon", {"optimizer.name": "adamw"}, on="near-8-lr2e-3"),
     Rung(
-        "modern-near-lr2e-3", "its learning rate, tuned", {"optimizer.learning_rate": 2e-3}, on="modern-near"
+        "near-normuon",
+        "orthogonal updates, each neuron of equal size",
+        {"optimizer.name": "normuon"},
+        on="near-8-lr2e-3",
+        source="arXiv 2510.05491",
     ),
-    Rung("modern-near-batch8", "half the batch, twice the steps", {"global_batch": 8}, on="modern-near"),
-    Rung("modern-near-rate20", "fewer masks", {"masking.rate": 0.2}, on="modern-near"),
-    Rung("modern-near-adamw", "AdamW in place of Muon", {"optimizer.name": "adamw"}, on="modern-near"),
+    Rung(
+        "near-isolated", "documents do not see each other", {"data.packing": "documents"}, on="near-8-lr2e-3"
+    ),
+    Rung(
+        "near-exact-muon",
+        "Muon's products in float32",
+        {"optimizer.orthogonal_dtype": "float32"},
+        on="near-8-lr2e-3",
+    ),
+    Rung("near-init05", "larger initial weights", {"model.initializer_range": 0.05}, on="near-8-lr2e-3"),
     Rung("modern-lr2e-3", "its learning rate, tuned", {"optimizer.learning_rate": 2e-3}, on="modern"),
     Rung("modern-lr4e-3", "its learning rate, tuned", {"optimizer.learning_rate": 4e-3}, on="modern"),
     Rung("modern-lr8e-3", "its learning rate, tuned", {"optimizer.learning_rate": 8e-3}, on="modern"),
