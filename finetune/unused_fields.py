@@ -37,9 +37,10 @@ def unused_in_evaluation(config: FinetuneConfig) -> list[Unused]:
 
 def _of_data(config: FinetuneConfig) -> Iterator[Unused]:
     source = config.data.source
-    glue = config.task or (config.benchmark.tasks and "glue") or ""
-    yield from unread(source, readers_of(glue), "data")
-    if source == "hub" and glue:
+    named = bool(config.task or config.benchmark.tasks)
+    glue = named or not (config.data.name or config.kind == "tokens")
+    yield from unread(source, readers_of(glue=glue), "data")
+    if source == "hub" and named:
         because = "the configuration of a GLUE task is known; unset it, or config.task"
         yield Unused(("data.subset",), because, ("task", "benchmark.tasks"))
     if config.kind == "tokens":

@@ -29,9 +29,9 @@ READERS = {
 """The sources that read a field, for fields that not all sources read; other sources would ignore the field."""
 
 
-def readers_of(task: str) -> dict[str, tuple[str, ...]]:
+def readers_of(*, glue: bool) -> dict[str, tuple[str, ...]]:
     """READERS; for a GLUE task, whose splits and columns are known, without the fields that name them on the hub."""
-    if not task:
+    if not glue:
         return READERS
     return {
         name: tuple(kind for kind in kinds if kind != "hub") if "files" in kinds else kinds

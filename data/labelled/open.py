@@ -36,7 +36,7 @@ def open_labelled(
     Raises:
       UserError: a mistake in the config, in the source or in an example.
     """
-    check_fields(config, "config.data", readers_of(task))
+    check_fields(config, "config.data", readers_of(glue=bool(task) or not (config.name or per_word)))
     if task and config.subset:
         raise UserError(
             f"config.data.subset={config.subset!r} has no effect: config.task={task!r} names it; unset it"

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -48,6 +49,21 @@ def test_logits_of_tokens_are_those_of_transformers_in_both_directions(case: str
         (tmp_path / "ours" / "config.json").read_text()
     )
     np.testing.assert_allclose(again, expected, atol=1e-6)
+
+
+def test_the_loss_is_pytorchs_mean_over_the_tokens_with_a_label():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, 4, 3)).astype(np.float32)
+    labels = np.array([[-1, 2, 0, -1], [1, -1, -1, -1]], np.int32)
+    theirs = torch.nn.functional.cross_entropy(
+        torch.tensor(logits).flatten(0, 1), torch.tensor(labels).long().flatten(), ignore_index=-1
+    )
+    weights = TOKENS.weights(jnp.ones(2), jnp.asarray(labels))
+    losses = TOKENS.losses(jnp.asarray(logits), jnp.asarray(labels))
+    assert float(weights.sum()) == 3
+    np.testing.assert_allclose((losses * weights).sum() / weights.sum(), theirs.numpy(), rtol=1e-6)
+    without = TOKENS.weights(jnp.array([1.0, 0.0]), jnp.asarray(labels))  # a row that only fills the batch
+    assert float(without.sum()) == 2
 
 
 def test_a_head_of_texts_is_no_head_of_tokens(tmp_path: Path):
