@@ -118,6 +118,10 @@ class PrepareConfig:
         "personal data to replace by a mask: email, ip, number (of seven digits or more, such as a phone's)",
     )
     near: NearConfig = field(NearConfig, "near-duplicates")
+    parts: int = field(
+        1,
+        "tasks for each file of the source; each reads the whole file and takes its part: for few large files",
+    )
     shards: int = field(
         0,
         "number of shards; 0 takes one for every shard_tokens, and at least eight for each of several hosts",
@@ -155,6 +159,7 @@ def check_prepare(config: PrepareConfig) -> None:
         )
     positive = {
         "overlap.ngram": config.overlap.ngram,
+        "parts": config.parts,
         "near.ngram": config.near.ngram,
         "near.bands": config.near.bands,
         "near.rows": config.near.rows,

@@ -84,22 +84,23 @@ def prepare(
         return found
     _begin(work, made_from)
     shards = [(number, shard) for number, source in enumerate(sources) for shard in range(len(source.shards))]
+    tasks = len(shards) * task.config.parts
     logger.info("reading and cleaning %d shards of the source", len(shards))
     steps.clean(work, task.data, task.config, shards, workers)
     logger.info("looking for duplicates")
-    steps.find(work, task.config, len(shards))
-    _check_any(work, len(shards))
-    tokenizer = _tokenizer(task, out / TOKENIZER, work, len(shards))
+    steps.find(work, task.config, tasks)
+    _check_any(work, tasks)
+    tokenizer = _tokenizer(task, out / TOKENIZER, work, tasks)
     ids = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
     logger.info("tokenizing")
-    tokenizing.tokenize(work, out / TOKENIZER, ids, len(shards), workers)
-    tokens = sum(work.json(tokenizing.RUNS, rank)["tokens"] for rank in range(len(shards)))
+    tokenizing.tokenize(work, out / TOKENIZER, ids, tasks, workers)
+    tokens = sum(work.json(tokenizing.RUNS, rank)["tokens"] for rank in range(tasks))
     count = shard_count(task.config, tokens)
     logger.info("writing %d shards of %d tokens", count, tokens)
     tokenizing.write_shards(work, out, ids, count, workers)
     names = _names(task.data)
-    report = make_report(work, len(shards), names, task.config.steps)
-    times = seconds(work, len(shards))
+    report = make_report(work, tasks, names, task.config.steps)
+    times = seconds(work, tasks)
     index = _index(work, count, names, ids, tokenizer.fingerprint(), made_from)
     if not is_remote(out):
         for part in Path(out).glob(f"*{PART}"):  # of a process that was killed

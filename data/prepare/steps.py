@@ -34,6 +34,8 @@ logger.disable(
 )  # it reports each task and the traceback of each error; the command says both in its way
 
 CLEAN, UNIQUE = "clean", "unique"
+RECORDS = 64
+"""Records in a row that belong to one part of a shard."""
 Documents = Iterator[Document]
 
 
@@ -71,24 +73,24 @@ class Step(PipelineStep):
 
 
 class SourceReader(Step):
-    """Reads the documents of a shard of one of our sources; a task is a shard."""
+    """Reads the documents of a shard of one of our sources, or of a part of it; that is a task."""
 
     name = "reader"
 
-    def __init__(self, data: DataConfig, shards: Sequence[tuple[int, int]]):
-        """Read shard `shards[rank]`, given as (number of the source, number of the shard)."""
+    def __init__(self, data: DataConfig, shards: Sequence[tuple[int, int]], parts: int):
+        """Read part `rank % parts` of shard `shards[rank // parts]`: (number of the source, number of the shard)."""
         super().__init__()
-        self._data, self._shards = data, tuple(shards)
+        self._data, self._shards, self._parts = data, tuple(shards), parts
         self.counts: dict[str, Any] = {}
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Documents:
         """Yield the documents that the source keeps; count the others by reason."""
-        number, shard = self._shards[rank]
+        number, shard = self._shards[rank // self._parts]
         dropped: dict[str, int] = {}
         self.counts.clear()
         self.counts.update(source=number, read=0, dropped=dropped)
         for record in _opened(self._data)[number].read(shard):
-            if record.dropped == BLANK:
+            if record.dropped == BLANK or record.number // RECORDS % self._parts != rank % self._parts:
                 continue
             self.counts["read"] += 1
             if record.dropped:
@@ -220,11 +222,11 @@ def clean(
     work: Work, data: DataConfig, config: PrepareConfig, shards: Sequence[tuple[int, int]], workers: int
 ) -> None:
     """The first stage: read the sources, and apply the steps that look at one document."""
-    reader = SourceReader(data, shards)
+    reader = SourceReader(data, shards, config.parts)
     rules = [RuleStep(name, rule) for name, rule in document_rules(config)]
     near = config.near if "near" in config.steps else None
     pipeline = [reader, *rules, CleanWriter(work.folder, reader, rules, near)]
-    execute(work, CLEAN, pipeline, len(shards), workers)
+    execute(work, CLEAN, pipeline, len(shards) * config.parts, workers)
 
 
 def find(work: Work, config: PrepareConfig, tasks: int) -> None:

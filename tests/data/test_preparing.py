@@ -150,6 +150,17 @@ def stopping(function: Callable[..., Any], after: int) -> Callable[..., Any]:
     return called
 
 
+def test_parts_of_a_file_hold_each_document_once(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "RECORDS", 4)
+    data = write(tmp_path / "text", [*(sentences(seed) for seed in range(30)), "", "too short"])
+    whole = prepared(data, tokenizer, tmp_path / "whole")
+    parts = prepared(data, tokenizer, tmp_path / "parts", parts=3)
+    assert texts_of(tmp_path / "parts") == texts_of(tmp_path / "whole")
+    assert parts.report == whole.report and parts.report["total"]["read"] == 32
+
+
 @pytest.mark.slow
 def test_the_output_does_not_depend_on_the_number_of_workers(tmp_path: Path, tokenizer: Path) -> None:
     data = write(tmp_path / "text", *[[sentences(9 * part + n) for n in range(9)] for part in range(3)])
