@@ -141,7 +141,8 @@ def assemble(
     firsts = _first_phases(phases, corpora)
     schedule = schedule_of_phases(config.schedule, config.optimizer.learning_rate, phases)
     schedule = scaled_by_batch(schedule, config.optimizer, phases)
-    optimizer = make_optimizer(config.optimizer, schedule, model.decay_mask(), model.logical_axes())
+    settings = config.optimizer.settled(config.dtype)
+    optimizer = make_optimizer(settings, schedule, model.decay_mask(), model.logical_axes())
     tables, separator = MaskingTables.build(config.masking, tokenizer), tokenizer.special.sep
     return Job(
         config=config,

@@ -1,6 +1,6 @@
 """The fields of the optimiser and of the average of weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from base.schema import field
 
@@ -31,9 +31,9 @@ class OptimizerConfig:
     muon_momentum: float = field(0.95, "muon, normuon: decay of the momentum that is orthogonalised")
     normuon_beta2: float = field(0.95, "normuon: decay of the second moment of each neuron's update")
     orthogonal_dtype: str = field(
-        "bfloat16",
-        "muon, normuon: type of the products that make updates orthogonal",
-        ("float32", "bfloat16"),
+        "auto",
+        "muon, normuon: type of the products that make updates orthogonal; auto: config.dtype",
+        ("auto", "float32", "bfloat16"),
         older="float32",
     )
     moment_dtype: str = field(
@@ -42,6 +42,10 @@ class OptimizerConfig:
         ("float32", "bfloat16"),
     )
     clip_norm: float = field(0.0, "clip gradients to this global norm; 0 does not clip")
+
+    def settled(self, dtype: str) -> "OptimizerConfig":
+        """These settings in a run whose compute type is `dtype`."""
+        return replace(self, orthogonal_dtype=dtype) if self.orthogonal_dtype == "auto" else self
 
 
 @dataclass(frozen=True)

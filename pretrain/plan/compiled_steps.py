@@ -299,7 +299,9 @@ def _lowered(
     schedule = schedule_of_phases(config.schedule, config.optimizer.learning_rate, checked.phases)
     schedule = scaled_by_batch(schedule, config.optimizer, checked.phases)
     optimizer = averaged(
-        make_optimizer(config.optimizer, schedule, model.decay_mask(), model.logical_axes()),
+        make_optimizer(
+            config.optimizer.settled(config.dtype), schedule, model.decay_mask(), model.logical_axes()
+        ),
         config.average.decay,
     )
     # Outside of `jax.set_mesh`: jax may compute something here, and the mesh's devices do not exist.

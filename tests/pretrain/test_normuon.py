@@ -42,9 +42,7 @@ def normuon(gradients: list[np.ndarray], beta: float, beta2: float) -> np.ndarra
 
 def test_normuon_is_the_algorithm_of_its_paper():
     axes = {name: axes for name, (_, axes) in SHAPES.items()}
-    config = OptimizerConfig(
-        name="normuon", weight_decay=0.0, muon_momentum=0.9, normuon_beta2=0.8, orthogonal_dtype="float32"
-    )
+    config = OptimizerConfig(name="normuon", weight_decay=0.0, muon_momentum=0.9, normuon_beta2=0.8)
     optimizer = make_optimizer(config, constant(1.0), dict.fromkeys(axes, True), axes)
     random = np.random.default_rng(0)
     # Neurons of unequal sizes, which change from step to step.
@@ -109,6 +107,16 @@ def test_the_matrices_of_the_layers_have_a_decay_of_their_own(name):
         np.testing.assert_allclose(updates["table"], -0.01 * 0.1 * params["table"], rtol=1e-5)
         np.testing.assert_array_equal(updates["layers"]["bias"], 0.0)
     assert trees[0] == trees[1] == trees[2]
+
+
+def test_the_products_have_the_compute_type_unless_another_is_set():
+    settled = {
+        given: OptimizerConfig(orthogonal_dtype=given).settled("bfloat16") for given in ("auto", "float32")
+    }
+    assert {given: each.orthogonal_dtype for given, each in settled.items()} == {
+        "auto": "bfloat16",
+        "float32": "float32",
+    }
 
 
 def test_products_of_bfloat16_make_updates_as_orthogonal():

@@ -301,11 +301,8 @@ def orthogonalized(matrix):
     return wide if x.shape[0] <= x.shape[1] else wide.T
 
 
-EXACT_MUON = OptimizerConfig(name="muon", weight_decay=0.0, orthogonal_dtype="float32")
-
-
 def test_muon_makes_each_layers_update_orthogonal_at_adamws_scale():
-    optimizer = make_optimizer(EXACT_MUON, constant(0.01), MASK, AXES)
+    optimizer = make_optimizer(OptimizerConfig(name="muon", weight_decay=0.0), constant(0.01), MASK, AXES)
     params, grads = draw(0), draw(1)
     updates, _ = first_update(optimizer, grads, params)
     for layer in range(2):
@@ -321,7 +318,7 @@ def test_muon_takes_heads_as_one_side_of_a_matrix():
         "output": rng.normal(size=(2, 2, 3, 8)).astype(np.float32),
     }
     mask = {"query": True, "output": True}
-    optimizer = make_optimizer(EXACT_MUON, constant(1.0), mask, axes)
+    optimizer = make_optimizer(OptimizerConfig(name="muon", weight_decay=0.0), constant(1.0), mask, axes)
     updates, _ = first_update(optimizer, grads, grads)
     scale = -0.2 * np.sqrt(8)
     for layer in range(2):
@@ -343,7 +340,9 @@ def test_muon_takes_each_matrix_of_a_fused_map_as_one_of_its_own():
         ({"fused": fused}, {"fused": ("layers", "embed", "matrices", "heads", None)}),
         (apart, dict.fromkeys(apart, own_axes)),
     ):
-        optimizer = make_optimizer(EXACT_MUON, constant(1.0), dict.fromkeys(grads, True), axes)
+        optimizer = make_optimizer(
+            OptimizerConfig(name="muon", weight_decay=0.0), constant(1.0), dict.fromkeys(grads, True), axes
+        )
         state, update = jax.jit(optimizer.init)(grads), jax.jit(optimizer.update)
         for scale in (1.0, -0.3):  # the moments of both steps count
             updates, state = update({k: np.float32(scale) * g for k, g in grads.items()}, state, grads)
@@ -353,7 +352,7 @@ def test_muon_takes_each_matrix_of_a_fused_map_as_one_of_its_own():
         together, np.stack([found[1][name] for name in apart], axis=2), rtol=0, atol=1e-5
     )
     one = make_optimizer(
-        EXACT_MUON,
+        OptimizerConfig(name="muon", weight_decay=0.0),
         constant(1.0), {"w": True}, {"w": ("layers", "embed", None, "heads", None)},
     )  # fmt: skip
     as_one, _ = first_update(one, {"w": fused}, {"w": fused})
