@@ -17,8 +17,9 @@ from base.errors import UserError
 from data.config import DataConfig
 from data.corpus import open_sources
 from data.document_counts import Counts, describe_dropped
+from data.document_protocol import Document
 from data.packing import Packer, Rows, fill, make_packer
-from data.source_protocol import Document, Source
+from data.source_protocol import Source
 from data.special_tokens import SpecialTokens
 from data.streams import PREPARED_WINDOW, WindowReader, in_given_order, open_documents, window_order
 from data.token_streams import FRESH, Encode, TokenStream, ids_of, taken

@@ -2,8 +2,12 @@
 
 from typing import Any, Protocol
 
+import numpy as np
+
 from data.document_counts import Counts
-from data.source_protocol import Document
+
+Document = str | np.ndarray
+"""A document: its text, or its token ids (int32 [length]) if it comes from a prepared corpus."""
 
 
 class Documents(Protocol):

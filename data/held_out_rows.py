@@ -11,13 +11,13 @@ from base.errors import UserError
 from data.config import DataConfig
 from data.corpus import open_sources
 from data.document_counts import Counts, Unwanted, describe_dropped
-from data.document_protocol import Documents
+from data.document_protocol import Document, Documents
 from data.held_out_documents import HeldOut
 from data.mixes import shares
 from data.packing import Rows, fill, make_packer
 from data.prepared.documents import PreparedDocuments, as_written
 from data.prepared.source import PreparedSource
-from data.source_protocol import Document, Source
+from data.source_protocol import Source
 from data.sources import open_source
 from data.special_tokens import SpecialTokens
 from data.stream_records import Layout, OwnReader, Position

@@ -9,10 +9,10 @@ from typing import Any
 
 from data.config import DataConfig
 from data.document_counts import Counts
-from data.document_protocol import Documents
+from data.document_protocol import Document, Documents
 from data.prepared.source import PreparedSource
 from data.random_orders import WeightedDraws
-from data.source_protocol import Document, Source
+from data.source_protocol import Source
 
 
 def keeps_its_place(config: DataConfig) -> bool:

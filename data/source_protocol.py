@@ -3,11 +3,6 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-import numpy as np
-
-Document = str | np.ndarray
-"""A document: its text, or its token ids (int32 [length]) if it comes from a prepared corpus."""
-
 BLANK = "blank line"
 """Stands in place of a reason for a line without text between documents; such a line is never counted."""
 

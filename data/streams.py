@@ -16,13 +16,13 @@ from typing import Any
 from base.errors import UserError
 from data.config import DataConfig
 from data.document_counts import Counts, Unwanted
-from data.document_protocol import Documents
+from data.document_protocol import Document, Documents
 from data.held_out_documents import HeldOut
 from data.mixes import MixDraws, MixedDocuments, keeps_its_place, shares
 from data.prepared.documents import PreparedDocuments, shuffled
 from data.prepared.source import PreparedSource
 from data.random_orders import permutation
-from data.source_protocol import Document, Source
+from data.source_protocol import Source
 from data.stream_records import SHUFFLED, Layout, Position, Reader, ShardOrder, open_readers
 
 

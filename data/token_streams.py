@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 
 from base.errors import UserError
-from data.source_protocol import Document
+from data.document_protocol import Document
 from data.streams import Window, WindowReader
 
 Encode = Callable[[Sequence[str]], list[np.ndarray]]

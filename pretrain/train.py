@@ -91,14 +91,9 @@ def train(
     Raises:
       UserError: bad config, bad input, or a workdir that holds another run.
     """
+    kept = config.checkpoint
     with begun(
-        workdir,
-        config,
-        RULES,
-        keep=config.checkpoint.keep,
-        verify=config.checkpoint.verify,
-        given=given,
-        accept_changes=accept_changes,
+        workdir, config, RULES, keep=kept.keep, verify=kept.verify, given=given, accept_changes=accept_changes
     ) as run:
         # ---- tokenizer, mesh, model, optimiser, phases: all checked before anything is compiled -------------
         saved = run.saved

@@ -132,8 +132,8 @@ def begun(
             check_stage(workdir, saved["config"], rules.config)
             config = as_begun(config, saved["config"], given)
             changed = check_unchanged(rules, saved["config"], config, accept=accept_changes)
-            for name, (old, new) in told(changed, rules.config).items():
-                logger.warning("config.%s changes from %s to %s at step %d", name, old, new, saved["step"])
+            for name, change in told(changed, rules.config).items():
+                logger.warning("config.%s changes from %s to %s at step %d", name, *change, saved["step"])
         checkpointer.changed = changed
         yield Begun(checkpointer, saved, config, changed, account)
 
@@ -196,8 +196,7 @@ class Loop:
                 stage.finish(step, before=False)
             logger.info("%s", self._account.end())
         self._report.write(last=True)
-        requested = self._interruption.requested
-        metrics = dict(self._recorder.last) if self._recorder else {}
+        requested, metrics = self._interruption.requested, dict(self._recorder.last) if self._recorder else {}
         return Ended(state, step, "" if ended else requested, requested, metrics)
 
     @contextlib.contextmanager
