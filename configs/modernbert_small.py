@@ -34,7 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
         "scan_unroll": 0,
     }
     config.masking = {"rate": 0.3}
-    config.optimizer = {"name": "muon", "learning_rate": 1e-3, "weight_decay": 0.01, "clip_norm": 1.0}
+    config.optimizer = {"name": "muon", "learning_rate": 2e-3, "weight_decay": 0.01, "clip_norm": 1.0}
     config.schedule = {
         "name": "wsd",
         "warmup_steps": config.get_ref("steps") // 20,
