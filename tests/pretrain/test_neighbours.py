@@ -11,8 +11,9 @@ import transformers
 
 from base.errors import UserError
 from pretrain.models import build, families
+from pretrain.models.families.modernbert.neighbours import _query_and_key
 from pretrain.models.huggingface import config_dict, parse_config
-from pretrain.models.neighbours import offsets
+from pretrain.models.neighbours import offsets, turned
 from pretrain.models.tensor_names import to_state_dict
 
 S = 48
@@ -53,6 +54,17 @@ def at_neighbours(attended: np.ndarray) -> list[float]:
         float(np.diagonal(attended[:, head], offset, axis1=1, axis2=2).mean())
         for head, offset in enumerate(offsets(attended.shape[1]))
     ]
+
+
+def test_rotations_single_out_the_neighbour_in_long_rows_too():
+    config = network("modernbert", num_attention_heads=2, global_rope_theta=160_000.0)
+    query, key = _query_and_key(160_000.0, config)[:, 0]
+    turns = 160_000.0 ** -(np.arange(0, 64, 2) / 64)
+    places = np.arange(-512, 512)
+    scores = np.array([query @ turned(key[None], place * turns)[0] for place in places]) / 64**0.5
+    shares = np.exp(scores - scores.max())
+    assert places[shares.argmax()] == offsets(2)[0] == -1
+    assert shares.max() > 0.5 * shares.sum()
 
 
 def test_half_of_the_heads_take_both_sides_in_turn_and_go_outwards():

@@ -10,8 +10,8 @@ from pretrain.models.neighbours import offsets, turned
 
 PEAK = 8.0
 """Scaled score of the neighbour that a head looks at; those of other tokens are about 0."""
-POSITION_SHARE = 2 / 3
-"""Mean square of a normalised embedding that is due to its position: words and token types have a start as large."""
+WAVE = 2 / 3
+"""Squared amplitude of a wave in a normalised embedding: the sum of a word, a position and a token type of one size."""
 LONGEST = 1000.0
 """Ratio of the longest and the shortest wavelength of the slow waves."""
 
@@ -19,8 +19,8 @@ LONGEST = 1000.0
 def fast_waves(waves: int) -> Float[np.ndarray, " W"]:
     """Radians that each wave turns from a token to the next, spread over (0, pi).
 
-    The sum of their cosines is W for equal positions and near 0 for all others. Their distances are uneven, so that
-    the sum does not return to W for longer rows.
+    The sum of their cosines is W for equal positions and about 0 for those within W tokens. Their distances are
+    uneven, so that farther ones stay below W: at most 0.8 W in rows of 512, for 32 waves.
     """
     index = np.arange(waves)
     uneven = 0.8 * ((index * 0.5 * (5**0.5 - 1)) % 1 - 0.5)
@@ -45,7 +45,7 @@ def start_at_neighbours(params: Params, config: EncoderConfig) -> Params:
     offset. Their random start is kept beside it.
     """
     N, W = config.num_attention_heads, config.head_width // 2
-    gain = np.sqrt(PEAK * np.sqrt(config.head_width) / (W * POSITION_SHARE))
+    gain = np.sqrt(PEAK * np.sqrt(config.head_width) / (W * WAVE))
     query, key = np.zeros((2, config.hidden_size, N, 2 * W))
     for head, offset in enumerate(offsets(N)):
         key[:, head] = np.eye(config.hidden_size, 2 * W)

@@ -12,8 +12,10 @@ from pretrain.models.neighbours import offsets, turned
 
 MARGIN = 2.9
 """How much higher the scaled score of the neighbour that a head looks at is than those of the tokens beside it."""
-SLOWEST = 0.25
-"""Rotations that turn less from a token to the next, in radians, tell neighbours apart too little to be used."""
+FAST = 0.25
+"""Rotations that turn less than this from a token to the next, in radians, hardly tell neighbours apart. They are read
+more weakly, as a power of their turn, and keep the score of far tokens low, where the fast ones are in step again."""
+POWER = 0.75
 COMMON_SHARE = 0.5
 """Mean square of a normalised embedding that all words have in common."""
 
@@ -27,13 +29,10 @@ def start_at_neighbours(params: Params, config: EncoderConfig) -> Params:
     offset. Their random start is kept beside it.
     """
     own, D = own_fields(config), config.hidden_size
-    common = np.where(np.arange(D) % 2, -1.0, 1.0)
+    common = jnp.where(jnp.arange(D) % 2, -1.0, 1.0)
     seen = np.sqrt(COMMON_SHARE) * D  # what `common` gives with a normalised embedding
-    starts = (
-        common[:, None, None, None]
-        / seen
-        * np.stack([_query_and_key(theta, config) for theta in own.thetas])[:, None]
-    )
+    starts = np.stack([_query_and_key(theta, config) for theta in own.thetas]).astype(np.float32) / seen
+    starts = common[:, None, None, None] * starts[:, None]  # [L, D, 2, N, H], made on the devices
     attention = params["layers"]["attention"]
     fused = attention["query_key_value"]
     fused = {**fused, "kernel": fused["kernel"].at[:, :, :2].add(starts)}
@@ -53,9 +52,10 @@ def _query_and_key(theta: float, config: EncoderConfig) -> Float[np.ndarray, "2 
     """The query and the key of each head in a layer with a rotary base, before they are rotated."""
     N, H = config.num_attention_heads, config.head_width
     turns = theta ** -(np.arange(0, H, 2) / H)
-    fast = turns >= SLOWEST
+    fast = turns >= FAST
     height = MARGIN * np.sqrt(H) / (1 - np.cos(turns[fast])).sum()
-    key = np.concatenate([np.where(fast, np.sqrt(height), 0.0), np.zeros(H // 2)])[None]
+    heights = height * np.minimum(1.0, (turns / FAST) ** POWER)
+    key = np.concatenate([np.sqrt(heights), np.zeros(H // 2)])[None]
     result = np.zeros((2, N, H))
     for head, offset in enumerate(offsets(N)):
         result[:, head] = np.concatenate([turned(key, offset * turns), key])
