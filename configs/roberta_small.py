@@ -4,7 +4,7 @@ python -m pretrain --config=configs/roberta_small.py --workdir=runs/small \
     --config.data.path='corpus/*.txt.gz' --config.data.txt_documents=blank_line
 
 Hardware: a laptop, or any GPU. On 2 CPU cores, 5000 steps (10M tokens) take about an hour. benchmarks/RESULTS.md has a
-run on Norwegian newspaper reviews, and the gains from Muon and from sinusoidal position embeddings at the start.
+run on Norwegian newspaper reviews, and the gains from Muon and from heads that start at neighbours.
 """
 
 import ml_collections
