@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pretrain.models import build_encoder
-from pretrain.models.encoder import _turn
+from pretrain.models.encoder import _Order
 from pretrain.models.huggingface import parse_config
 
 CONFIG = parse_config(
@@ -35,7 +35,7 @@ B, S = 2, 38
     [("xxxx", 1), ("abbabb", 3), ("abbab", 3), ("ab", 2), ("a", 1), ("aab", 3), ("abcd", 4)],
 )
 def test_the_turn_is_the_shortest_that_repeats(kinds: str, turn: int):
-    assert _turn(kinds) == turn
+    assert _Order.of([{"kind": kind} for kind in kinds], len(kinds), 1).turn == turn
 
 
 @pytest.mark.parametrize(
