@@ -8,14 +8,18 @@ Models of one tokenizer read the same rows and predict the same tokens. Losses o
 """
 
 import dataclasses
+import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from rich.table import Table
 from rich.text import Text
 
@@ -25,7 +29,7 @@ from base.errors import UserError
 from base.plain_arguments import Arguments
 from base.schema import Unused, field
 from base.set_fields import LINE, RECIPE, Given, say_all
-from base.storage import write_out
+from base.storage import check_damage, write_out
 from data.config import DataConfig
 from data.config import unused_fields as unused_in_data
 from data.held_out_rows import evaluation_rows
@@ -33,7 +37,7 @@ from pretrain.config import EvalConfig, MaskingConfig, MeshConfig, PretrainConfi
 from pretrain.devices.mesh import make_mesh
 from pretrain.named_models import NamedModel, open_models
 from pretrain.objective.evaluation import Evaluator
-from pretrain.objective.held_out_cache import held_out_rows
+from pretrain.objective.held_out_cache import ARRAYS
 from pretrain.objective.masking import MaskingTables
 from pretrain.objective.pseudo_likelihood import hidden_tokens, log_probabilities, make_scorer
 from pretrain.objective.registry import evaluation_objective
@@ -78,12 +82,59 @@ class Evaluated:
         Raises:
           UserError: there is no text.
         """
-        if self.run is not None and tokenizer.fingerprint() == self.run.tokenizer.fingerprint():
-            assert self.run.workdir is not None and self.phase is not None
-            return held_out_rows(self.run.workdir, self.phase, tokenizer, self.rows)
+        if self._is_own_text(tokenizer):
+            assert self.run is not None and self.run.workdir is not None and self.phase is not None
+            wanted = {
+                "data": schema.as_dict(self.data),
+                "tokenizer": tokenizer.fingerprint(),
+                "seq_len": self.seq_len,
+                "max_rows": self.rows,
+            }
+            wanted = json.loads(json.dumps(wanted))
+            kept = _kept(
+                self.run.workdir / f"heldout_{self.phase.number}.npz", lambda key: {**key, **wanted} == key
+            )
+            if kept is not None:
+                return {name: kept[name] for name in ARRAYS}
         return evaluation_rows(
-            self.data, tokenizer.encode, tokenizer.special, seq_len=self.seq_len, max_rows=self.rows
+            self.data,
+            tokenizer.encode,
+            tokenizer.special,
+            seq_len=self.seq_len,
+            max_rows=self.rows,
+            where=self.phase.place("data") if self.phase is not None else "config.data",
         )
+
+    def training_counts(self, tokenizer: Loaded, *, with_ends: bool) -> np.ndarray | None:
+        """How often each token occurs in the run's training text, int64 [V]; None if the run has not kept it.
+
+        Args:
+          tokenizer: a model's; another than the run's has no counts.
+          with_ends: whether the separator that ends each document counts.
+        """
+        if not self._is_own_text(tokenizer):
+            return None
+        assert self.run is not None and self.run.workdir is not None and self.phase is not None
+        wanted = [tokenizer.fingerprint(), with_ends]
+        file = self.run.workdir / f"token_counts_{self.phase.number}.npz"
+        kept = _kept(file, lambda key: key[1:] == wanted)
+        return None if kept is None else kept["counts"]
+
+    def _is_own_text(self, tokenizer: Loaded) -> bool:
+        """Whether the rows are those of the run."""
+        return self.run is not None and tokenizer.fingerprint() == self.run.tokenizer.fingerprint()
+
+
+def _kept(file: epath.Path, fits: Callable[[Any], bool]) -> dict[str, np.ndarray] | None:
+    """The arrays in a file of a run, if its key fits; else None. The run may be training, so nothing is written."""
+    if not file.exists():
+        return None
+    try:
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as kept:
+            return dict(kept) if fits(json.loads(kept["key"].item())) else None
+    except Exception as error:  # damage shows itself as errors of many kinds
+        check_damage(error, os.fspath(file))
+        return None
 
 
 def evaluate(
@@ -99,8 +150,9 @@ def evaluate(
         of their tokens takes a forward pass.
 
     Returns:
-      For each model: name, objective, loss (nats a prediction), accuracy, perplexity, frequency_loss (see
-      `pretrain.objective.token_frequencies`), rows, tokens, bytes_per_token, and pseudo_perplexity if it was asked for.
+      For each model: name, objective, loss (nats a prediction), accuracy, perplexity, frequency_loss (of the run's
+      training text if the rows are the run's, else of the rows; see `pretrain.objective.token_frequencies`), rows,
+      tokens, bytes_per_token, and pseudo_perplexity if it was asked for.
 
     Raises:
       UserError: there is no text, or a model takes fewer tokens than a row has.
@@ -136,7 +188,12 @@ def _evaluator(
     objective = evaluation_objective(
         phase, EvalConfig(masking_rate=text.rate), tables, model.tokenizer.special.sep
     )
-    return Evaluator(model.model, objective, phase, mesh, rows)
+    counts = text.training_counts(model.tokenizer, with_ends=objective.causal)
+    if counts is None:
+        arrays = {name: jnp.asarray(array) for name, array in rows.items()}
+        predicted = np.asarray(objective.may_be_predicted(arrays))
+        counts = np.bincount(rows["tokens"][predicted], minlength=model.tokenizer.vocab_size)
+    return Evaluator(model.model, objective, phase, mesh, rows, counts)
 
 
 def _facts(tokenizer: Loaded, rows: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -259,7 +316,7 @@ def _arguments(argv: Sequence[str]) -> tuple[Any, list[str]]:
         help="rows whose pseudo-perplexity is computed, with a forward pass for each token; 0: none",
     )
     parser.add_argument("--json", default="", help="write the results to this file; - is stdout")
-    fields = [word for word in argv[1:] if word.lstrip("-").startswith("config")]
+    fields = [word for word in argv[1:] if word.startswith(("--config", "-config"))]
     values = parser.read([argv[0], *(word for word in argv[1:] if word not in fields)])
     if not values.models:
         raise UserError("no model given: name workdirs, folders in transformers' format or hub ids")

@@ -55,7 +55,21 @@ def test_a_run_is_scored_as_its_log_says(place, capsys):
         line = logged(place)[int(each["name"].rpartition(" ")[2])]
         for name in ("loss", "accuracy", "perplexity", "frequency_loss"):
             assert each[name] == pytest.approx(line[f"eval/{name}"], rel=1e-5)
-    assert "token frequencies" in capsys.readouterr().out
+    assert "frequencies" in capsys.readouterr().out
+
+
+def test_a_run_that_may_be_training_is_only_read(place, monkeypatch):
+    before = {path: path.stat().st_mtime_ns for path in (place / "run").rglob("*")}
+    (few,) = scores(place, str(place / "run"), "--rows=3", "--seq_len=16")
+    assert few["rows"] == 3
+    monkeypatch.setattr(module, "evaluation_rows", None)  # the run's own rows are those that it has kept
+    scores(place, str(place / "run"))
+    assert {path: path.stat().st_mtime_ns for path in (place / "run").rglob("*")} == before
+
+
+def test_a_model_may_be_in_a_folder_whose_name_begins_with_config(place):
+    with pytest.raises(UserError, match="configs/none"), on_one_device("pretrain.evaluate"):
+        module.main(["pretrain.evaluate", "configs/none", "--text=a"])
 
 
 def test_continued_pretraining_is_evaluated_at_its_start(place):
