@@ -52,6 +52,10 @@ def keep(workdir: epath.Path, mesh: Mesh, memory: Memory, parameters: int) -> No
     attempt(START_FILE, write_text, workdir / START_FILE, json.dumps(values, indent=2) + "\n")
 
 
+class NothingLoggedError(UserError):
+    """A workdir has no metrics and no checkpoint; those of a run that trains may come."""
+
+
 @dataclass(frozen=True)
 class Corpus:
     """What is known of a run's documents."""
@@ -120,12 +124,12 @@ def read_run(workdir: epath.Path, name: str = "") -> Run:
       name: what the report calls it; '' takes the folder's name.
 
     Raises:
-      UserError: it is no run's, or has logged nothing.
+      UserError: it is no run's; NothingLoggedError, it has logged nothing.
     """
     lines, saved = read_lines(workdir / METRICS_FILE), _newest_checkpoint(workdir)
     if not lines and not saved:
         flaw = "has no metrics and no checkpoint yet" if workdir.exists() else "does not exist"
-        raise UserError(f"{workdir} {flaw}; name the workdir of a run")
+        raise NothingLoggedError(f"{workdir} {flaw}; name the workdir of a run")
     found = goodput.read(workdir / goodput.FILE_NAME) if (workdir / goodput.FILE_NAME).exists() else None
     return Run(
         name=name or workdir.name,

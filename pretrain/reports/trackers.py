@@ -67,6 +67,9 @@ class TrackedRun(Protocol):
     name: str
     """What the tracker finds it by."""
 
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Write the config of a run that is new; called once, after its name is kept."""
+
     def scalars(self, step: int, values: Values) -> None:
         """Write finite metrics of a step."""
 
@@ -92,6 +95,9 @@ class _Wandb:
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Do nothing: `init` has the config."""
+
     def scalars(self, step: int, values: Values) -> None:
         self._run.log({**values, "step": step})
 
@@ -108,6 +114,9 @@ class _Trackio:
         self._run = trackio.init(
             project=project, name=self.name, config=dict(config), resume="allow", embed=False
         )
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Do nothing: `init` has the config."""
 
     def scalars(self, step: int, values: Values) -> None:
         self._run.log(dict(values), step=step)
@@ -130,7 +139,13 @@ class _Mlflow:
             found = self._client.get_experiment_by_name(project)
             experiment = found.experiment_id if found else self._client.create_experiment(project)
             self.name = self._client.create_run(experiment, run_name=_title(folder)).info.run_id
-        params = [self._entities.Param(key, str(value)[:LONGEST_PARAM]) for key, value in config.items()]
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        # Names may have no brackets, and a value that is logged may never change.
+        params = [
+            self._entities.Param(key.replace("[", ".").replace("]", ""), str(value)[:LONGEST_PARAM])
+            for key, value in config.items()
+        ]
         for first in range(0, len(params), MOST_PARAMS):
             self._client.log_batch(self.name, params=params[first : first + MOST_PARAMS])
 
@@ -194,6 +209,7 @@ class Tracker:
             if self._run.name != known:
                 names = {**_names(self._folder), self._kind: self._run.name}
                 write_text(self._folder / FILE_NAME, json.dumps(names, indent=2) + "\n")
+                attempt(f"the config of the run of {self._kind}", self._run.begin, self._config)
         return self._run
 
     def _work(self) -> None:

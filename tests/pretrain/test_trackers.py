@@ -58,6 +58,7 @@ class MlflowClient:
     def log_batch(self, run_id, metrics=(), params=()):
         assert len(params) <= 100
         if params:
+            assert not any(set(each.key) & set("[]") for each in params), "MLflow refuses these"
             calls.append(("params", {each.key: each.value for each in params}))
         if metrics:
             calls.append(("log", {**{each.key: each.value for each in metrics}, "step": metrics[0].step}))
@@ -72,6 +73,9 @@ def Param(key, value):
     return SimpleNamespace(key=key, value=value)
 """,
 }
+
+
+CONFIG = {"optimizer.name": "adamw", "phases[0].steps": 3}
 
 
 @pytest.fixture
@@ -95,7 +99,7 @@ def library(tmp_path, monkeypatch):
 def write(workdir, kind, steps, *, resume_step=None, project=""):
     with MetricWriter(workdir, resume_step=resume_step, trackers=(kind,), project=project) as writer:
         if resume_step is None:
-            writer.write_hyperparameters({"optimizer.name": "adamw", "seed": 3})
+            writer.write_hyperparameters(CONFIG)
         for step in steps:
             writer.write(step, {"train/loss": float(step), "train/mfu": math.nan})
 
@@ -118,12 +122,32 @@ def test_a_run_that_goes_on_continues_the_trackers_run(kind, library, tmp_path):
     if kind == "mlflow":
         assert (first, name) == ({"project": "experiment of letters", "name": "run"}, "run1")
         assert second == {"id": "run1", "status": "RUNNING"}
-        assert ("params", {"optimizer.name": "adamw", "seed": "3"}) in calls
+        assert ("params", {"optimizer.name": "adamw", "phases.0.steps": "3"}) in calls
     else:
         key = {"wandb": "id", "trackio": "name"}[kind]
         assert first[key] == second[key] == name and first["resume"] == second["resume"] == "allow"
         assert first["project"] == "letters"
-        assert (first["config"], second["config"]) == ({"optimizer.name": "adamw", "seed": 3}, {})
+        assert (first["config"], second["config"]) == (CONFIG, {})
+
+
+def test_a_config_that_mlflow_refuses_is_one_line(library, tmp_path, monkeypatch, caplog):
+    calls = library("mlflow")
+    client = sys.modules["mlflow"].MlflowClient
+    log = client.log_batch
+
+    def refusing(self, run_id, metrics=(), params=()):
+        if params:
+            raise ValueError("a param may not change")
+        log(self, run_id, metrics)
+
+    monkeypatch.setattr(client, "log_batch", refusing)
+    write(tmp_path, "mlflow", (1, 2))
+    said = "the config of the run of mlflow could not be written: a param may not change"
+    assert [record.message for record in caplog.records] == [said]
+    assert json.loads((tmp_path / "trackers.json").read_text()) == {"mlflow": "run1"}
+    assert [each["step"] for each in logged(calls)] == [1, 2] and calls[-1] == ("finish",)
+    write(tmp_path, "mlflow", (1,))  # a run that begins again goes on in the tracker's
+    assert len(caplog.records) == 1
 
 
 def test_steps_of_wandb_are_a_metric_so_that_a_run_may_go_back(library, tmp_path):
