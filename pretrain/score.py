@@ -1,8 +1,8 @@
 """Score sentences by their pseudo-log-likelihood, or compare the sentences of minimal pairs.
 
-Each token of a sentence is hidden in turn, and the model says how probable it is (Salazar et al. 2020). Each line of
-the output has the sum, the mean over the tokens, the number of tokens, and the sentence, separated by tabs. Logarithms
-are natural.
+Each token of a sentence, an unknown one too, is hidden in turn, and the model says how probable it is (Salazar et al.
+2020). Each line of the output has the sum, the mean over the tokens, the number of tokens, and the sentence, separated
+by tabs. Logarithms are natural.
 
 With --pairs, each line of a file has a sentence that is right and one that is wrong. The model is right if it gives the
 right sentence the higher sum (Warstadt et al. 2020, "BLiMP").
@@ -45,7 +45,7 @@ class Scored:
     """The pseudo-log-likelihood of a sentence."""
 
     tokens: tuple[int, ...]
-    """Its ids, without special tokens."""
+    """Its ids, without those that are added around it."""
     scores: tuple[float, ...]
     """The log-probability (nats) of each."""
 
@@ -110,13 +110,23 @@ def score(
         words = (
             _words([sentences[index] for index in members], width, model) if metric == METRICS[1] else None
         )
-        hidden = hidden_tokens(arrays, model.tokenizer, words)
+        hidden = hidden_tokens(_inner(arrays["segments"]), model.tokenizer, words)
         values = log_probabilities(program, model.params, arrays, hidden, batch=batch)
-        for place, index in enumerate(members):
-            own = hidden.rows == place
-            tokens = arrays["tokens"][place, hidden.places[own]]
-            found[index] = Scored(tuple(tokens.tolist()), tuple(values[own].tolist()))
+        ends = np.searchsorted(hidden.rows, np.arange(1, len(members)))  # the rows are in order
+        tokens = np.split(arrays["tokens"][hidden.rows, hidden.places], ends)
+        for index, ids, scores in zip(members, tokens, np.split(values, ends), strict=True):
+            found[index] = Scored(tuple(ids.tolist()), tuple(scores.tolist()))
     return found
+
+
+def _inner(segments: np.ndarray) -> dict[str, np.ndarray]:
+    """Rows [R, S] as `hidden_tokens` takes them, whose ordinary tokens are all but the first and the last of each row.
+
+    An unknown token is one of them. Without it, a sentence of unknown words would have a higher sum.
+    """
+    inner = np.zeros_like(segments)
+    inner[:, 1:-1] = segments[:, 2:]
+    return {"tokens": np.full_like(segments, -1), "segments": inner}
 
 
 def _arrays(rows: Sequence[Sequence[int]], width: int, model: NamedModel) -> dict[str, np.ndarray]:
@@ -274,6 +284,8 @@ def _score_sentences(model: NamedModel, values: Any) -> list[dict[str, Any]]:
 
 def _score_pairs(model: NamedModel, values: Any) -> list[dict[str, Any]]:
     files = {path: read_pairs(path) for path in values.pairs.split(",") if path}
+    if not files:
+        raise UserError(f"--pairs={values.pairs} names no file")
     found = {
         path: accuracy(model, pairs, metric=values.metric, batch=values.batch)
         for path, pairs in files.items()

@@ -9,6 +9,7 @@ from base.errors import UserError
 from pretrain import score as module
 from pretrain.named_models import open_models
 from tests.finetune.tiny_task import write_model
+from tokenizer.load import Loaded
 
 SENTENCES = (
     "the old house near the river",
@@ -65,6 +66,13 @@ def test_scores_are_those_of_transformers(model, peer, metric):
         assert len(theirs) == len(ours.scores)
         np.testing.assert_allclose(ours.scores, theirs, atol=1e-4)
         assert ours.total == pytest.approx(sum(theirs), abs=1e-3)
+
+
+def test_an_unknown_token_counts_and_an_empty_sentence_has_none(model, monkeypatch):
+    unknown = model.tokenizer.special.unk
+    rows = [[9, 10], [], [9, unknown, 10]]
+    monkeypatch.setattr(Loaded, "encode", lambda self, texts: [np.array(row, np.int32) for row in rows])
+    assert [list(each.tokens) for each in module.score(model, ["a", "b", "c"])] == rows
 
 
 def test_the_rest_of_a_word_tells_less_than_no_token(model):
@@ -128,6 +136,7 @@ def test_minimal_pairs_have_an_accuracy_and_its_error(folder, model, tmp_path, c
             "line 1 should have fields good",
         ),
         (["--model={folder}", "--pairs=p.tsv"], {"p.tsv": ""}, "has no pair"),
+        (["--model={folder}", "--pairs=,"], {}, "--pairs=, names no file"),
         (["--model={folder}", "the " * 80], {}, "sentence 1 .* takes 62 of them at most"),
         (["--model={folder}", "a", "--metric=ppl"], {}, "pll_word_l2r"),
         (["--model={folder}", "a", "--batch=0"], {}, "--batch=0 should be 1 or more"),
