@@ -38,6 +38,9 @@ LOOK = 1.0
 
 logger = logging.getLogger(__name__)
 
+_HELD: set[str] = set()
+"""Ids of the locks that this process holds now."""
+
 
 class Lock:
     """The lock of one folder, held by this process."""
@@ -57,6 +60,7 @@ class Lock:
         self._flag, self._does = flag, does
         self._own = {"id": uuid.uuid4().hex, **_this_process()}
         self._take()
+        _HELD.add(self._own["id"])
         self._ended = threading.Event()
         self._beating = threading.Thread(target=self._beat, name="workdir-lock", daemon=True)
         self._beating.start()
@@ -81,6 +85,7 @@ class Lock:
         """Give the lock back, if it is still this process's."""
         self._ended.set()
         self._beating.join()
+        _HELD.discard(self._own["id"])
         with contextlib.suppress(Exception):  # what is left is taken over by the next run
             if (found := _read(self._file)) and found["id"] == self._own["id"]:
                 self._file.unlink()
@@ -97,7 +102,8 @@ class Lock:
                 raise self._held(self._other())
             return
         if found is not None:
-            logger.warning("taking over the workdir from %s, which has ended without a word", _who(found))
+            what = f"{self._flag}={self._workdir}"
+            logger.warning("taking over %s from %s, which has ended without a word", what, _who(found))
         self._write()
         time.sleep(SETTLE)  # of several processes that take it over, the last that wrote has it
         if (now := self._other())["id"] != self._own["id"]:
@@ -184,12 +190,12 @@ def _started(pid: int) -> str:
 
 
 def _has_ended(found: dict[str, Any]) -> bool:
-    """Whether the process that wrote a lock ran on this machine and has ended, or is this one."""
+    """Whether the process that wrote a lock ran on this machine and has ended, or is this one and has let it go."""
     mine = _this_process()
     if found["host"] != mine["host"]:
         return False
     if found["pid"] == mine["pid"] and found["started"] == mine["started"]:
-        return True  # an earlier run of this process
+        return found["id"] not in _HELD  # an earlier run of this process
     return bool(found["started"]) and _started(found["pid"]) != found["started"]
 
 

@@ -21,6 +21,7 @@ from data.config import DataConfig
 from data.config import unused_fields as unused_of_data
 from data.prepare.config import PrepareConfig, check_prepare
 from data.prepare.config import unused_fields as unused_of_prepare
+from data.prepared.index import WORK
 from tokenizer.config import TokenizerConfig
 from tokenizer.config import unused_fields as unused_of_tokenizer
 
@@ -73,6 +74,11 @@ def main(argv: Sequence[str]) -> int:
     else:
         out.mkdir(parents=True, exist_ok=True)
     work = Path(values.work).expanduser() if values.work else None
+    if work is not None and not is_remote(out) and Path(out).resolve().is_relative_to(work.resolve()):
+        raise UserError(
+            f"--work={work} is or contains --out={out}; set --work to a folder apart, or leave it out: unfinished work "
+            "is then kept in --out"
+        )
     task = Task(config.prepare, config.text, config.tokenizer, config.longest_row)
     try:
         with contextlib.ExitStack() as stack:
@@ -105,9 +111,7 @@ def _without_effect(config: PrepareRunConfig) -> list[Unused]:
 
 def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("out", "", "the folder for the shards, local or gs://", flag_values=values)
-    flags.DEFINE_string(
-        "work", "", "a local folder for unfinished work; empty takes OUT/work", flag_values=values
-    )
+    flags.DEFINE_string("work", "", "a local folder for unfinished work; empty takes OUT", flag_values=values)
     flags.DEFINE_integer(
         "workers",
         0,
@@ -115,7 +119,7 @@ def _define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_boolean(
-        "keep_work", False, "keep the cleaned texts (WORK/clean) when all is done", flag_values=values
+        "keep_work", False, f"keep the cleaned texts (WORK/{WORK}/clean) when all is done", flag_values=values
     )
 
 

@@ -45,17 +45,22 @@ class Overlap:
 
 def _texts(path: str) -> Iterator[str]:
     """The texts of an evaluation file: the strings of each JSON object, or each line."""
-    for number, line in enumerate(read_lines(path)):
-        try:
+    number = 0
+    try:
+        for line in read_lines(path):
+            number += 1
             text = decode(line)
             if ".jsonl" not in path:
                 yield text
-                continue
-            yield from _strings(json.loads(text)) if text.strip() else ()
-        except (FlawError, ValueError, RecursionError) as error:
-            raise UserError(
-                f"config.prepare.overlap.files: {path} line {number + 1}: {' '.join(str(error).split())}"
-            ) from error
+            elif text.strip():
+                yield from _strings(json.loads(text))
+    except FlawError as error:
+        place = f"line {number}" if error.reason == "invalid UTF-8" else f"after line {number}"
+        raise UserError(f"config.prepare.overlap.files: {path} {place}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"config.prepare.overlap.files: {path} line {number}: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from etils import epath
 
 from base import schema
 from base.errors import UserError
+from base.json_files import json_object, parsed
 from base.storage import explained, is_remote, write_text
 from data.config import DataConfig, leaf_sources
 from data.corpus import open_sources
@@ -19,9 +20,10 @@ from data.held_out_documents import threshold
 from data.prepare import steps, tokenizing
 from data.prepare.config import PrepareConfig
 from data.prepare.report import Report, make_report, report_json, seconds
-from data.prepare.work import PART, Work, write_json
+from data.prepare.work import PART, Work, write_json, write_whole
 from data.prepared.index import INDEX, TOKENIZER, WORK, Index, Shard, SourceCounts, read_index
 from data.source_protocol import Source
+from data.sources.paths import find_files, open_file
 from tokenizer.config import TokenizerConfig
 from tokenizer.load import Loaded, load
 from tokenizer.tokenizer_files import TOKENIZER as TOKENIZER_FILE
@@ -32,6 +34,12 @@ logger = logging.getLogger(__name__)
 SHARDS_OF_A_HOST = 8
 """A host copies ten at most: eight and a half on each side, and that in which the held-out documents end."""
 MADE_FROM, REPORT = "made_from.json", "report.json"
+TRAINED = "tokenizer.json"
+"""The file of the work folder that tells that the output's tokenizer is whole, and of this preparation."""
+UNFINISHED = re.compile(
+    rf"shard-\d{{5,}}-of-\d{{5,}}\.(array_record|lengths)\.\d+{re.escape(PART)}", re.ASCII
+)
+"""Names of files of the output that a process has left unfinished."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,8 @@ def prepare(
     Args:
       task: what to prepare.
       out: the folder for the shards, local or in a bucket.
-      work_folder: a local folder for what the stages leave for each other; None for OUT/work.
+      work_folder: a local folder for what the stages leave for each other; None for `out`. They have a folder of
+        their own in it, which is removed at the end.
       workers: number of processes; the output does not depend on it.
       keep_work: keep the cleaned texts.
 
@@ -76,13 +85,13 @@ def prepare(
         raise UserError(f"--out={out} is in a bucket; set --work to a local folder with room for the corpus")
     sources = open_sources(task.data)
     made_from = fingerprint(task, sources)
-    work = Work(Path(os.fspath(out)) / WORK if work_folder is None else work_folder)
+    work = Work(Path(out if work_folder is None else work_folder) / WORK)
     if (out / INDEX).exists():
-        found = _as_before(out, made_from)
-        if not keep_work:
+        found = _as_before(out, made_from, task)
+        if not keep_work and _begun(work) == made_from:
             work.remove()
         return found
-    _begin(work, made_from)
+    _begin(work, made_from, task)
     shards = [(number, shard) for number, source in enumerate(sources) for shard in range(len(source.shards))]
     tasks = len(shards) * task.config.parts
     logger.info("reading and cleaning %d shards of the source", len(shards))
@@ -104,7 +113,8 @@ def prepare(
     index = _index(work, count, names, ids, tokenizer.fingerprint(), made_from)
     if not is_remote(out):
         for part in Path(out).glob(f"*{PART}"):  # of a process that was killed
-            part.unlink()
+            if UNFINISHED.fullmatch(part.name):
+                part.unlink()
     with explained(out, "--out"):
         write_text(out / REPORT, report_json(report))
         write_text(out / INDEX, index.to_json())
@@ -115,14 +125,38 @@ def prepare(
 
 def fingerprint(task: Task, sources: Sequence[Source]) -> str:
     """Hex digest of everything that the shards depend on."""
+    named = task.tokenizer.path
     values = [
         [source.fingerprint() for source in sources],
         schema.as_dict(task.config),
-        schema.as_dict(task.tokenizer),
-        task.data.eval_fraction if not task.tokenizer.path else None,
-        task.seq_len,
+        _overlap_digests(task.config),
+        # a tokenizer that is trained depends on its config, on what is held out, and names the length of rows
+        load(named).fingerprint()
+        if named
+        else [schema.as_dict(task.tokenizer), _held_out(task), task.seq_len],
     ]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _held_out(task: Task) -> float:
+    """The share of the corpus that a tokenizer is not trained on."""
+    return 0.0 if task.data.eval_source else task.data.eval_fraction
+
+
+def _overlap_digests(config: PrepareConfig) -> list[str]:
+    """Digests of the evaluation's files."""
+    digests = []
+    if "overlap" in config.steps:
+        for file in find_files(config.overlap.files, "config.prepare.overlap.files"):
+            with open_file(file.path) as opened:
+                digests.append(hashlib.file_digest(opened, "sha256").hexdigest())
+    return digests
+
+
+def _decides(task: Task) -> str:
+    """The settings that decide the shards, for messages."""
+    own = "" if task.tokenizer.path else "config.seq_len, "
+    return f"config.prepare, config.tokenizer, {own}config.data or their files"
 
 
 def shard_count(config: PrepareConfig, tokens: int) -> int:
@@ -132,24 +166,50 @@ def shard_count(config: PrepareConfig, tokens: int) -> int:
     return max(-(-tokens // config.shard_tokens), SHARDS_OF_A_HOST * config.hosts if config.hosts > 1 else 1)
 
 
-def _as_before(out: epath.Path, made_from: str) -> Prepared:
+def _as_before(out: epath.Path, made_from: str, task: Task) -> Prepared:
     index = read_index(out, f"--out={out}")
     if index.made_from != made_from:
         raise UserError(
-            f"--out={out} holds a corpus that was prepared with another config.prepare, config.tokenizer or "
-            "config.data; set another --out, or delete that folder"
+            f"--out={out} holds a corpus that was prepared with another {_decides(task)}; set another --out, or "
+            "delete that folder"
         )
-    return Prepared(index, json.loads((out / REPORT).read_text()), {})
-
-
-def _begin(work: Work, made_from: str) -> None:
-    file = work.folder / MADE_FROM
-    if not file.exists():
-        write_json(file, made_from)
-    elif json.loads(file.read_text()) != made_from:
+    try:
+        report = json_object(out / REPORT)
+        if missing := {"steps", "total", "sources"} - set(report):
+            raise ValueError(f"it lacks {min(missing)!r}")
+    except (FileNotFoundError, ValueError) as error:
+        flaw = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({error})"
         raise UserError(
-            f"{work.folder} holds the unfinished preparation of another config.prepare, config.tokenizer or "
-            "config.data; set it back, delete that folder, or set another --out"
+            f"{out / REPORT} {flaw}; the shards are whole: train from them, or delete {out / INDEX} to prepare again"
+        ) from error
+    return Prepared(index, report, {})
+
+
+def _begun(work: Work) -> str | None:
+    """What the work folder was begun for; None if it was not begun.
+
+    Raises:
+      UserError: the file that tells it is damaged.
+    """
+    file = work.folder / MADE_FROM
+    try:
+        return str(parsed(file.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(
+            f"{file} is damaged ({error}); delete the folder {work.folder} to begin anew"
+        ) from error
+
+
+def _begin(work: Work, made_from: str, task: Task) -> None:
+    begun = _begun(work)
+    if begun is None:
+        write_json(work.folder / MADE_FROM, made_from)
+    elif begun != made_from:
+        raise UserError(
+            f"{work.folder} holds the unfinished preparation of another {_decides(task)}; set it back, delete that "
+            "folder, or set another --out"
         )
 
 
@@ -182,14 +242,21 @@ def _check_any(work: Work, tasks: int) -> None:
 
 def _tokenizer(task: Task, folder: epath.Path, work: Work, tasks: int) -> Loaded:
     """The tokenizer of the shards, in OUT/tokenizer: that of config.tokenizer.path, or one trained on what is left."""
-    if (folder / TOKENIZER_FILE).exists():
+    done = work.folder / TRAINED
+    if done.exists() and (folder / TOKENIZER_FILE).exists():
         return load(str(folder))
     if task.tokenizer.path:
         loaded = load(task.tokenizer.path)
         loaded.save(folder)
-        return loaded
+    else:
+        loaded = _trained(task, folder, work, tasks)
+    write_whole(done, loaded.fingerprint().encode())
+    return loaded
+
+
+def _trained(task: Task, folder: epath.Path, work: Work, tasks: int) -> Loaded:
     logger.info("training the tokenizer on what is left")
-    below = threshold(0.0 if task.data.eval_source else task.data.eval_fraction)
+    below = threshold(_held_out(task))
     texts = (
         text for rank in range(tasks) for digest, text in tokenizing.kept_texts(work, rank) if digest >= below
     )

@@ -20,6 +20,7 @@ from data.prepare.work import TextWriter, Work, read_array, write_array, write_j
 from data.source_protocol import BLANK, Source
 
 try:
+    import multiprocess
     from datatrove.data import Document
     from datatrove.executor.local import LocalPipelineExecutor
     from datatrove.pipeline.base import PipelineStep
@@ -40,15 +41,22 @@ Documents = Iterator[Document]
 
 
 class Executor(LocalPipelineExecutor):
-    """datatrove's executor on one machine; one worker runs in this process, without a pool."""
+    """datatrove's executor on one machine.
+
+    One worker runs in this process. More have a pool alone: datatrove's own counts tasks in a further process, which it
+    forks from this one and its threads.
+    """
 
     def run(self) -> None:
         """Run the tasks that have not ended."""
-        if self.workers > 1:
-            super().run()
-            return
-        for rank in self.get_incomplete_ranks():
-            self._run_for_rank(rank)
+        ranks = self.get_incomplete_ranks()
+        if self.workers == 1:
+            for rank in ranks:
+                self._run_for_rank(rank)
+        elif ranks:
+            with multiprocess.get_context(self.start_method).Pool(min(self.workers, len(ranks))) as pool:
+                for _ in pool.imap_unordered(self._run_for_rank, ranks):
+                    pass
 
 
 def execute(work: Work, stage: str, pipeline: Sequence[Any], tasks: int, workers: int) -> None:

@@ -45,7 +45,10 @@ class Work:
         return sorted((self.folder / stage).glob(f"[0-9]*{suffix}"))
 
     def remove(self) -> None:
-        """Remove the folder. A process whose command was killed may still write there for some seconds."""
+        """Remove the folder, which is the preparation's own.
+
+        A process whose command was killed may still write there for some seconds.
+        """
         for _ in range(ATTEMPTS):
             shutil.rmtree(self.folder, ignore_errors=True)
             if not self.folder.exists():

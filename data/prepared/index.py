@@ -9,10 +9,11 @@ digests are the smallest, are the first. Beside each shard, a `.lengths` file ha
 import dataclasses
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from etils import epath
@@ -24,12 +25,15 @@ from base.storage import explained
 INDEX = "index.json"
 TOKENIZER = "tokenizer"
 """The folder of the tokenizer that made the ids."""
-WORK = "work"
-"""The folder of a preparation that has not ended."""
+WORK = "unmask-prepare"
+"""The folder of a preparation that has not ended, in --work or in --out; it is removed at the end."""
+SHARD_NAME = re.compile(r"shard-\d{5,}-of-\d{5,}\.array_record", re.ASCII)
 FORMAT = 1
 HEADER = struct.Struct("<QI")
 IDS: Mapping[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 LENGTHS = np.dtype("<u4")
+
+Part = TypeVar("Part")
 
 
 def lengths_of(shard: str) -> str:
@@ -123,22 +127,56 @@ def read_index(folder: epath.Path, setting: str) -> Index:
             )
         try:
             return _parsed(json_object(file))
-        except (ValueError, TypeError, KeyError) as error:
+        except ValueError as error:
             raise UserError(
                 f"{file} is damaged ({' '.join(str(error).split())}); prepare the corpus again"
             ) from error
 
 
 def _parsed(values: Mapping[str, Any]) -> Index:
-    if values["format"] != FORMAT:
-        raise ValueError(f"format {values['format']!r}, where {FORMAT} is read")
+    if values.get("format") != FORMAT:
+        raise ValueError(f"format is {values.get('format')!r}, where {FORMAT} is read")
+    for name in ("ids", "tokenizer", "made_from"):
+        _check(str, values, name)
+    if values["ids"] not in IDS:
+        raise ValueError(f"ids is {values['ids']!r}; known: {', '.join(IDS)}")
     index = Index(
         ids=values["ids"],
         tokenizer=values["tokenizer"],
         made_from=values["made_from"],
-        sources=tuple(SourceCounts(**source) for source in values["sources"]),
-        shards=tuple(Shard(**shard) for shard in values["shards"]),
+        sources=_each(SourceCounts, values, "sources"),
+        shards=_each(Shard, values, "shards"),
     )
-    if index.ids not in IDS or not index.shards:
-        raise ValueError("it has no shards of a known type")
+    if not index.shards:
+        raise ValueError("shards is empty")
+    for shard in index.shards:
+        if not SHARD_NAME.fullmatch(shard.name):  # a name with a slash would be read and written elsewhere
+            raise ValueError(f"{shard.name!r} is no name of a shard")
     return index
+
+
+def _each(kind: type[Part], values: Mapping[str, Any], name: str) -> tuple[Part, ...]:
+    """The members of a list, as instances of a dataclass."""
+    _check(list, values, name)
+    for number, member in enumerate(values[name]):
+        where = f"{name}[{number}]"
+        if not isinstance(member, dict):
+            raise ValueError(f"{where} is {member!r}, where an object should be")
+        fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+        if unknown := set(member) - {field.name for field in fields}:
+            raise ValueError(f"{where} has an unknown field {min(unknown)!r}")
+        for field in fields:
+            _check(field.type, member, field.name, f"{where}.")
+    return tuple(kind(**member) for member in values[name])
+
+
+def _check(kind: Any, values: Mapping[str, Any], name: str, where: str = "") -> None:
+    """Refuse a value of another type, and numbers below 0."""
+    if name not in values:
+        raise ValueError(f"{where}{name} is missing")
+    value = values[name]
+    if type(value) is not kind or (kind is int and value < 0):
+        wanted = {int: "a whole number of 0 or more", str: "a text", list: "a list"}[kind]
+        raise ValueError(
+            f"{where}{name} is {str(value)[:80]!r} ({type(value).__name__}), where {wanted} should be"
+        )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+import xxhash
 from etils import epath
 
 from base.errors import UserError
@@ -17,7 +18,7 @@ from base.home import cache_folder
 from base.storage import explained, is_remote, patiently
 from data.config import SourceConfig
 from data.held_out_documents import threshold
-from data.prepared.index import HEADER, IDS, INDEX, LENGTHS, Index, lengths_of, read_index
+from data.prepared.index import HEADER, IDS, INDEX, LENGTHS, TOKENIZER, Index, Shard, lengths_of, read_index
 
 CACHE = "~/.cache/unmask/prepared"
 """Where shards of a bucket are kept; UNMASK_CACHE names another folder."""
@@ -93,7 +94,7 @@ class PreparedSource:
     @property
     def tokenizer(self) -> epath.Path:
         """The folder of the tokenizer that made the ids."""
-        return self.folder / "tokenizer"
+        return self.folder / TOKENIZER
 
     @lru_cache  # noqa: B019 - a run has few sources, which live as long as the run
     def held_out(self, fraction: float) -> int:
@@ -125,13 +126,22 @@ class PreparedSource:
 
     @cached_property
     def _lengths(self) -> np.ndarray:
-        files = [self.folder / lengths_of(shard.name) for shard in self.index.shards]
+        return np.concatenate([self._lengths_of(shard) for shard in self.index.shards])
+
+    def _lengths_of(self, shard: Shard) -> np.ndarray:
+        file = self.folder / lengths_of(shard.name)
         with explained(self.folder, self.setting.partition("=")[0]):
-            parts = [np.frombuffer(patiently(file.read_bytes, str(file)), LENGTHS) for file in files]
-        for part, shard, file in zip(parts, self.index.shards, files):
-            if len(part) != shard.documents or part.sum(dtype=np.int64) != shard.tokens:
-                raise UserError(f"{file} is damaged; prepare the corpus again")
-        return np.concatenate(parts)
+            try:
+                content = patiently(file.read_bytes, str(file))
+            except FileNotFoundError:
+                raise UserError(
+                    f"{file} is missing; copy the folder again, or prepare the corpus again"
+                ) from None
+        if len(content) == shard.documents * LENGTHS.itemsize:
+            lengths = np.frombuffer(content, LENGTHS)
+            if lengths.sum(dtype=np.int64) == shard.tokens:
+                return lengths
+        raise UserError(f"{file} is damaged; prepare the corpus again")
 
     def _digest(self, number: int) -> int:
         (record,) = self._records(np.array([number]))
@@ -157,13 +167,31 @@ class PreparedSource:
         try:
             if shard not in self._readers:
                 path = self._local(shard)
-                self._readers[shard] = ArrayRecordReader(path, READER)
+                reader = ArrayRecordReader(path, READER)
+                self._check_records(shard, reader)
+                self._readers[shard] = reader
             return list(self._readers[shard].read(records))
         except (RuntimeError, ValueError, IndexError) as error:
-            raise UserError(
-                f"{self.folder / self.shards[shard]} is damaged ({' '.join(str(error).split())[:200]}); "
-                "prepare the corpus again"
-            ) from error
+            raise self._damaged(shard, " ".join(str(error).split())[:200]) from error
+
+    def _damaged(self, shard: int, what: str) -> UserError:
+        return UserError(f"{self.folder / self.shards[shard]} is damaged ({what}); prepare the corpus again")
+
+    def _check_records(self, shard: int, reader: Any) -> None:
+        """Refuse a shard that is not the one of the index.
+
+        Raises:
+          UserError: it has other documents, or its ids have another type.
+        """
+        facts = self.index.shards[shard]
+        if (count := reader.num_records()) != facts.documents:
+            raise self._damaged(shard, f"it has {count} documents, where {INDEX} says {facts.documents}")
+        if count:
+            found = (len(reader.read([0])[0]) - HEADER.size) / self._ids.itemsize
+            if found != (wanted := int(self._lengths_of(facts)[0])):
+                raise self._damaged(
+                    shard, f"its first document has {found:g} ids of {self.index.ids}, not {wanted}"
+                )
 
     def _local(self, shard: int) -> str:
         """The path of a shard on this machine."""
@@ -171,7 +199,7 @@ class PreparedSource:
         if not is_remote(self.folder):
             return os.fspath(self.folder / name)
         with explained(self.folder, self.setting.partition("=")[0]):
-            return _copied(self.folder / name, self._cache / name, self.index.shards[shard].bytes)
+            return _copied(self.folder / name, self._cache / name, self.index.shards[shard])
 
     @cached_property
     def _cache(self) -> Path:
@@ -181,21 +209,32 @@ class PreparedSource:
     def _check_sizes(self) -> None:
         """Refuse a folder that lacks a part of what its index lists."""
         for shard in self.index.shards:
-            path = self.folder / shard.name
-            size = path.stat().length if path.exists() else None
-            if size != shard.bytes:
-                state = "is missing" if size is None else f"has {size} bytes and not {shard.bytes}"
-                raise UserError(
-                    f"{self.setting}: {shard.name} {state}, so {INDEX} is not whole; copy the folder again, or prepare "
-                    "the corpus again"
-                )
+            sizes = {shard.name: shard.bytes, lengths_of(shard.name): shard.documents * LENGTHS.itemsize}
+            for name, wanted in sizes.items():
+                path = self.folder / name
+                size = path.stat().length if path.exists() else None
+                if size != wanted:
+                    state = "is missing" if size is None else f"has {size} bytes and not {wanted}"
+                    raise UserError(
+                        f"{self.setting}: {name} {state}, so {INDEX} is not whole; copy the folder again, or prepare "
+                        "the corpus again"
+                    )
 
 
-def _copied(source: epath.Path, target: Path, size: int) -> str:
-    """Copy a file of a bucket, unless its copy is there; the copy appears whole."""
-    if not target.exists() or target.stat().st_size != size:
+def _copied(source: epath.Path, target: Path, shard: Shard) -> str:
+    """Copy a shard of a bucket, unless its copy is there; the copy appears whole.
+
+    Raises:
+      UserError: the bucket holds other content than the index says.
+    """
+    if not target.exists() or target.stat().st_size != shard.bytes:
+        content = patiently(source.read_bytes, str(source))
+        if len(content) != shard.bytes or xxhash.xxh3_128_hexdigest(content) != shard.checksum:
+            raise UserError(
+                f"{source} is not the file that {INDEX} lists; copy the folder again, or prepare it again"
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(patiently(source.read_bytes, str(source)))
+        temporary.write_bytes(content)
         temporary.replace(target)
     return os.fspath(target)

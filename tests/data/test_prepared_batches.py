@@ -284,9 +284,22 @@ def test_a_folder_that_is_not_whole_says_how_to_go_on(tmp_path: Path) -> None:
 
 def test_lengths_that_do_not_fit_the_index_are_refused(tmp_path: Path) -> None:
     source = write_numbers(tmp_path, CORPUS)
-    (tmp_path / "shard-00000-of-00003.lengths").write_bytes(b"\1\0\0\0")
-    with pytest.raises(UserError, match=r"shard-00000-of-00003.lengths is damaged"):
+    file = tmp_path / "shard-00000-of-00003.lengths"
+    whole = file.read_bytes()
+    for wrong in (whole[:-1], whole[:-4], bytes(len(whole))):
+        file.write_bytes(wrong)
+        with pytest.raises(UserError, match=r"shard-00000-of-00003.lengths is damaged"):
+            source.lengths(0, 90)
+    file.write_bytes(whole[:-1])
+    with pytest.raises(
+        UserError, match=r"00000-of-00003.lengths has 119 bytes and not 120, so index.json is not"
+    ):
+        opened(tmp_path)
+    file.unlink()
+    with pytest.raises(UserError, match=r"shard-00000-of-00003.lengths is missing"):
         source.lengths(0, 90)
+    with pytest.raises(UserError, match=r"shard-00000-of-00003.lengths is missing, so index"):
+        opened(tmp_path)
 
 
 def test_ids_of_another_tokenizer_and_uses_of_text_are_refused(source: PreparedSource) -> None:

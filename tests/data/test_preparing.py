@@ -236,7 +236,9 @@ def test_a_folder_belongs_to_one_preparation(
         patch.setattr(tokenizing, "tokenize", stopping(tokenizing.tokenize, 0))
         with pytest.raises(KeyboardInterrupt):
             prepared(data, tokenizer, out)
-    with pytest.raises(UserError, match=r"work holds the unfinished preparation of another config.prepare"):
+    with pytest.raises(
+        UserError, match=r"unmask-prepare holds the unfinished preparation of another config.prepare"
+    ):
         prepared(data, tokenizer, out, shards=2)
     with pytest.raises(UserError, match=r"is not whole: its preparation was stopped"):
         opened(out)

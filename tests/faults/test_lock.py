@@ -114,7 +114,7 @@ def test_a_run_beside_another_is_refused_until_that_has_ended(tmp_path, holder, 
     holder.kill()
     holder.wait()
     assert train(config, workdir).step == 3
-    assert f"taking over the workdir from process {holder.pid}" in caplog.text
+    assert f"taking over --workdir={workdir} from process {holder.pid}" in caplog.text
     assert not (tmp_path / "lock.json").exists()
 
 
@@ -124,7 +124,7 @@ def test_a_lock_of_another_machine_that_nobody_renews_is_taken_over(tmp_path, mo
     with held(epath.Path(tmp_path)):
         assert content(tmp_path)["pid"] == os.getpid()
     assert lock.STALE <= clock.waited < lock.STALE + 2
-    assert "taking over the workdir from process 7 on other-host" in caplog.text
+    assert f"taking over --workdir={tmp_path} from process 7 on other-host" in caplog.text
 
 
 @pytest.mark.parametrize("skew", [-600.0, -60.0, 0.0, 600.0])
@@ -157,6 +157,21 @@ def test_a_damaged_lock_is_none(tmp_path, text):
     (tmp_path / "lock.json").write_text(text)
     with held(epath.Path(tmp_path)):
         assert content(tmp_path)["pid"] == os.getpid()
+
+
+def test_a_folder_that_this_process_holds_is_not_its_own_earlier_run(tmp_path):
+    with held(epath.Path(tmp_path)) as first:
+        with pytest.raises(
+            UserError, match=rf"process {os.getpid()} on .* prepares in --work={tmp_path}: stop"
+        ):
+            Lock(epath.Path(tmp_path), "--work", "prepares")
+        first.check()
+        kept = content(tmp_path)
+    (tmp_path / "lock.json").write_text(
+        json.dumps(kept)
+    )  # of a run of this process that could not release it
+    with held(epath.Path(tmp_path)):
+        assert content(tmp_path)["id"] != kept["id"]
 
 
 def test_a_lock_is_renewed_and_given_back(tmp_path, monkeypatch):
