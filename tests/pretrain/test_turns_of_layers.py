@@ -82,5 +82,5 @@ def test_windows_by_blocks_give_the_states_and_gradients_of_windows_written_out(
 def test_rows_shorter_than_the_blocks_are_written_out():
     encoder = build_encoder(CONFIG, platform="cpu")
     assert encoder.kernel.by_blocks
-    assert encoder._known_windows(12) == ()
-    assert encoder._known_windows(13) == (0, 4, 4, 0, 4, 4)
+    assert encoder._known(12) == [{}] * 6
+    assert [kind["window"] for kind in encoder._known(13)] == [None, 4, 4, None, 4, 4]
