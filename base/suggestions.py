@@ -221,6 +221,8 @@ def unknown_field(path: str, siblings: Sequence[str], names: Names | None = None
       siblings: the fields of the group that it was looked for in.
       names: all names that the command knows; None if only the siblings are known.
     """
+    if path.startswith("config.prepare"):
+        return f"{path} is for `python -m data.prepare`; leave it out"
     name = path.rpartition(".")[2].partition("[")[0]
     near = difflib.get_close_matches(name, siblings, n=1)
     if names is None:

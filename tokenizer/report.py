@@ -4,6 +4,7 @@ Fertility is the number of tokens a word (words are separated by white space). A
 low fertility, many bytes a token, and few tokens that no text uses.
 """
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -115,6 +116,15 @@ def with_vocabulary(tokenizer: Loaded, size: int) -> Loaded:
     return from_files(files, f"with {size} tokens")
 
 
+@contextlib.contextmanager
+def _flags_named() -> Iterator[None]:
+    """Have errors of the source name this command's flags in place of fields of `--files`."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace("--files.path", "--files").replace("--files.", "--")) from error
+
+
 def main(argv: Sequence[str]) -> int:
     """Measure, print a table, and write the report."""
     values = _arguments().read(argv)
@@ -122,11 +132,11 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("no --tokenizer given: a folder, a tokenizer.json or a hub id")
     if not values.files:
         raise UserError("no --files given: paths or globs of text, comma-separated")
-    texts_of = SourceConfig(source="files", path=values.files, txt_documents=values.txt_documents)
-    try:
+    texts_of = SourceConfig(
+        source="files", path=values.files, txt_documents=values.txt_documents, text_field=values.text_field
+    )
+    with _flags_named():
         source = open_source(texts_of, "--files")
-    except UserError as error:
-        raise UserError(str(error).replace("--files.path", "--files")) from error
     first = load(values.tokenizer)
     tokenizers = [(values.tokenizer, first)]
     tokenizers += [(name, load(name)) for name in values.against.split(",") if name]
@@ -137,7 +147,8 @@ def main(argv: Sequence[str]) -> int:
         parts = []
         for shard in range(len(source.shards)):
             texts = (record.text for record in source.read(shard) if not record.dropped)
-            parts.append(_counted(tokenizer, texts))
+            with _flags_named():
+                parts.append(_counted(tokenizer, texts))
         files = [_measured(tokenizer, *part) for part in parts]
         total = _measured(tokenizer, *(sum(each) for each in zip(*parts)))  # type: ignore[arg-type]
         rows.append((name, tokenizer.vocab_size, total, files))
@@ -199,6 +210,7 @@ def _arguments() -> Arguments:
     parser.add_argument(
         "--txt_documents", default="lines", choices=("lines", "blank_line"), help="documents of a .txt file"
     )
+    parser.add_argument("--text_field", default="text", help="the field of a .jsonl file with the text")
     parser.add_argument(
         "--vocab_sizes", default="", help="smaller sizes of the vocabulary to compare, such as 16000,32000"
     )

@@ -117,7 +117,11 @@ def read_index(folder: epath.Path, setting: str) -> Index:
     file = folder / INDEX
     with explained(folder, setting.partition("=")[0]):
         if not file.exists():
-            if (folder / WORK).exists():
+            if not folder.exists():
+                raise UserError(
+                    f"{setting}: there is no such folder; name one that `python -m data.prepare` wrote"
+                )
+            if (folder / WORK).exists() or any(folder.glob("shard-*")):
                 raise UserError(
                     f"{setting} is not whole: its preparation was stopped before {INDEX} was written; run the same "
                     "`python -m data.prepare` again, which goes on where it stopped"

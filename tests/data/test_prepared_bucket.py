@@ -56,5 +56,5 @@ def test_shards_are_written_to_a_bucket_and_copied_from_it_once(
     gcs.requests.clear()
     take(reading, [PreparedSource(reading)], 20, **shape)
     assert [each for each in gcs.requests if "array_record" in each] == [], "nothing is copied again"
-    with pytest.raises(UserError, match=r"config.data.path='gs://bucket/none' has no index.json"):
+    with pytest.raises(UserError, match=r"config.data.path='gs://bucket/none': there is no such folder"):
         PreparedSource(SourceConfig(source="prepared", path="gs://bucket/none"))
