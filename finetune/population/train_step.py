@@ -166,7 +166,8 @@ def make_train_step(
     ) -> tuple[Any, Any, Metrics]:
         key = jax.random.fold_in(random_key(seed, DROPOUT), step)
         weight_sum = jnp.sum(kind.weights(batch["weights"], batch["labels"]))
-        part = (batch, jnp.broadcast_to(weight_sum, batch["weights"].shape))
+        # A batch may have no label: windows inside a word that is longer than a row.
+        part = (batch, jnp.broadcast_to(jnp.maximum(weight_sum, 1.0), batch["weights"].shape))
         grad_fn = jax.grad(loss_fn, has_aux=True)
         if micro_batches == 1:
             grads, sums = grad_fn(params, part, key)

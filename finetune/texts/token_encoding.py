@@ -98,7 +98,7 @@ class TokenEncoder:
                 targets.append(target)
         lengths = np.array([len(row) for row in ids], np.int64)
         tokens = _padded(ids, lengths, self._pad)
-        words = Words(np.array(rows), np.array(places), sentences.sentence, labels)
+        words = Words(np.array(rows, np.int64), np.array(places, np.int64), sentences.sentence, labels)
         return Encoded(
             tokens,
             np.zeros(tokens.shape, np.int8),

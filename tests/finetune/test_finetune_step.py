@@ -1,16 +1,20 @@
 """The parts of a fine-tuning step: losses as PyTorch has them, learning rates by depth and by step."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 
 from finetune.classifier.pretrained import load_encoder_for_classification
-from finetune.kinds import CLASSES, SCORES
-from finetune.population.train_step import depth_scales, keep_better, schedule_of
+from finetune.kinds import CLASSES, SCORES, TOKENS
+from finetune.population import train_step
+from finetune.population.state import PopulationState
+from finetune.population.train_step import depth_scales, keep_better, make_train_step, schedule_of
 from tests.finetune.tiny_task import tiny_finetune, write_model
 
 
@@ -62,3 +66,18 @@ def test_only_better_members_are_kept():
     kept = keep_better(best, params, jnp.array([True, False, True]))
     np.testing.assert_array_equal(kept["b"], [1.0, 0.0, 1.0])
     np.testing.assert_array_equal(kept["w"][:, 0, 0], [1.0, 0.0, 1.0])
+
+
+def test_a_batch_without_a_label_changes_no_parameter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    table = jnp.ones((1, 5, 3))  # a member, five tokens, three classes
+    monkeypatch.setattr(train_step, "logits_of", lambda _, params, batch, key: params[batch["tokens"]])
+    optimizer, config = optax.with_extra_args_support(optax.sgd(1.0)), tiny_finetune(tmp_path, kind="tokens")
+    classifier = SimpleNamespace(kind=TOKENS)
+    step = make_train_step(classifier, optimizer, lambda step: 1.0, config)  # type: ignore[arg-type]
+    state = PopulationState(jnp.array(0), table, optimizer.init(table), table)
+    tokens, labels = jnp.array([[[1, 2, 3], [4, 0, 0]]]), jnp.full((1, 2, 3), -1)
+    new, metrics = step(state, {"tokens": tokens, "labels": labels, "weights": jnp.ones((1, 2))})
+    assert (float(metrics["grad_norm"][0]), float(metrics["weight_sum"][0])) == (0, 0)
+    np.testing.assert_array_equal(new.params, table)
+    new, metrics = step(state, {"tokens": tokens, "labels": labels + 1, "weights": jnp.ones((1, 2))})
+    assert float(metrics["grad_norm"][0]) > 0 and float(metrics["weight_sum"][0]) == 6

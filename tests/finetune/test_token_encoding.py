@@ -100,3 +100,10 @@ def test_a_length_without_room_for_text_is_refused(tiny: Loaded):
         UserError, match=r"config\.max_length=3 leaves no room for text: a text has 2 special tokens"
     ):
         TokenEncoder(tiny, max_length=3)
+
+
+def test_sentences_without_words_have_rows_and_no_answers(tiny: Loaded):
+    encoded = TokenEncoder(tiny, max_length=10)(Sentences([[], []], None, [0, 1], "here"))
+    assert (len(encoded), encoded.answers, encoded.lengths.tolist()) == (2, 0, [2, 2])
+    found = np.zeros((0, 3), np.float32)
+    encoded.put(found, np.array([0, 1]), np.ones((2, 8, 3), np.float32))
