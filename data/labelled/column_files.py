@@ -17,7 +17,8 @@ def column_rows(lines: Iterable[str], place: str, kind: str = "") -> Iterator[Ro
     """Yield sentences as rows, whose fields '0', '1', ... are lists of the values of a column.
 
     Columns are separated by tabs, or in a line without a tab by blanks. A line that begins with # is a comment, unless
-    it has as many columns as the lines with words before it, or is the first and has a tab.
+    it has as many columns as the first word's line, by the same separator, and no blank in the first. In a .conllu file
+    it always is.
 
     Args:
       lines: those of a file.
@@ -27,20 +28,19 @@ def column_rows(lines: Iterable[str], place: str, kind: str = "") -> Iterator[Ro
     Raises:
       UserError: lines of different numbers of columns, or no sentence.
     """
+    form, lines = _form(line.strip("\r\n\ufeff") for line in itertools.chain(lines, [""]))
     width, first, columns = 0, 0, list[list[str]]()
     found = False
-    for number, line in enumerate(itertools.chain(lines, [""]), 1):
-        line = line.strip("\r\n\ufeff")
+    for number, line in enumerate(lines, 1):
+        if line.startswith(COMMENT) and (kind == TREEBANK or _is_comment(line, form)):
+            continue
         if not line.strip():
             if columns and columns[0] != [DOCUMENT]:
                 found = True
                 yield Row(f"{place} line {first}", {str(index): each for index, each in enumerate(columns)})
             columns = []
             continue
-        values = line.split("\t") if "\t" in line else line.split()
-        is_first = not width and "\t" in line
-        if line.startswith(COMMENT) and len(values) != width and not is_first:
-            continue
+        values = _values(line)
         if width and len(values) != width:
             raise UserError(
                 f"{place} line {number}: {len(values)} columns where the lines before have {width}; correct the line"
@@ -54,3 +54,23 @@ def column_rows(lines: Iterable[str], place: str, kind: str = "") -> Iterator[Ro
             column.append(value)
     if not found:
         raise UserError(f"{place}: there are no sentences")
+
+
+def _values(line: str) -> list[str]:
+    return line.split("\t") if "\t" in line else line.split()
+
+
+def _form(lines: Iterator[str]) -> tuple[str, Iterator[str]]:
+    """The first line that is surely a word's, '' where there is none; and all lines again."""
+    head: list[str] = []
+    for line in lines:
+        head.append(line)
+        if line.strip() and not line.startswith((COMMENT, DOCUMENT)):
+            return line, itertools.chain(head, lines)
+    return "", iter(head)
+
+
+def _is_comment(line: str, form: str) -> bool:
+    """Whether a line with # is a comment beside words' lines like `form`."""
+    values = line.split("\t") if "\t" in form else line.split()
+    return len(values) != len(_values(form)) or " " in values[0]

@@ -27,8 +27,9 @@ from data.labelled.labels import (
     tell_of_classes,
     warn_of_unlabelled,
 )
-from data.labelled.own_sources import SPLITS, OwnSource, own_source
+from data.labelled.own_sources import SPLITS, OwnSource, check_names, own_source
 from data.labelled.tasks import CLASSES, MULTI_LABEL, SCORES, Task
+from data.sources.documents import FlawError, value_of
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def read_files(
       UserError: a mistake in the files; the message names the line.
     """
     source = own_source(config)
-    _check_names(config)
+    check_names(config)
     check_share(config)
     reader = _Reader(config, source, several=_has_lists(config, source))
     given = config.label_names
@@ -109,7 +110,10 @@ def _has_lists(config: LabelledConfig, source: OwnSource) -> bool:
     for split in SPLITS:
         if source.has(split):
             row = next(source.rows(split, {}), None)
-            return row is not None and isinstance(row.fields.get(config.label), list)
+            try:
+                return row is not None and isinstance(value_of(row.fields, config.label, LABEL), list)
+            except FlawError:  # told where the rows are read
+                return False
     return False
 
 
@@ -205,17 +209,6 @@ def _test(reader: _Reader, read_label: ReadLabel) -> Examples:
     return reader.examples("test", collected, None)
 
 
-def _check_names(config: LabelledConfig) -> None:
-    names = list(config.label_names)
-    if names and config.regression:
-        raise UserError(
-            f"config.data.label_names={names} are names of classes, but config.data.regression=True learns scores; "
-            "unset one of them"
-        )
-    if names and (len(set(names)) < max(len(names), 2) or not all(map(str.strip, names))):
-        raise UserError(f"config.data.label_names={names} should be two or more names, each once")
-
-
 def _names(config: LabelledConfig, source: OwnSource, train: Collected | None) -> tuple[str, ...]:
     """Names of the classes in the training examples; empty if labels are scores."""
     if config.regression:
@@ -226,7 +219,14 @@ def _names(config: LabelledConfig, source: OwnSource, train: Collected | None) -
         )
     places, origin = train.places, source.origin("train")
     names = class_names(set(places) - marks_among(places))
+    if not names:
+        raise UserError(f"{origin}: none of its {len(train.labels)} examples has a label{ONE_CLASS}")
     if len(names) < 2:  # otherwise a second class in another file would look like that file's mistake
+        if any(isinstance(label, list) for label in train.labels):
+            raise UserError(
+                f"{origin}: {names[0]!r} is the only class of its {len(train.labels)} examples; a classifier needs two "
+                f"classes or more{ONE_CLASS}"
+            )
         only = np.zeros(len(train.labels), np.int32)
         require_two_classes(only, names, origin, ONE_CLASS)
     if are_scores(names):

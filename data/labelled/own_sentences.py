@@ -12,7 +12,7 @@ from data.labelled.config import LabelledConfig
 from data.labelled.examples import LabelledData, Limits
 from data.labelled.held_out_examples import check_share, held_out
 from data.labelled.labels import UNLABELLED
-from data.labelled.own_sources import SPLITS, OwnSource, own_source
+from data.labelled.own_sources import SPLITS, OwnSource, check_names, own_source
 from data.labelled.sentences import Sentences, are_entities
 from data.labelled.tables import Row
 from data.labelled.tasks import TOKENS, Task
@@ -45,6 +45,7 @@ def read_sentences(
       UserError: a mistake in the config or in the data; the message names the line.
     """
     source = own_source(config, per_word=True)
+    check_names(config)
     check_share(config)
     read = {split: _read(config, source, split) for split in SPLITS if source.has(split)}
     names = config.label_names or _declared(config, source, read) or _names(read.get("train"))
@@ -137,7 +138,7 @@ def _read(config: LabelledConfig, source: OwnSource, split: str) -> Tagged:
         count += 1
         try:
             each = words_of(row, config.text)
-            labels = _tags(row, config.label, may_lack=split == "test")
+            labels = _tags(row, config, may_lack=split == "test")
         except FlawError as flaw:
             raise UserError(f"{row.place}: {flaw}") from None
         if labels is not None and len(labels) != len(each):
@@ -192,11 +193,16 @@ def words_of(row: Row, given: str, setting: str = TEXT) -> list[str]:
     return value
 
 
-def _tags(row: Row, given: str, *, may_lack: bool) -> list[str] | None:
+def _tags(row: Row, config: LabelledConfig, *, may_lack: bool) -> list[str] | None:
     """The tags of a row; None if they may be missing, and are."""
-    name = column(row.fields, given, LabelledConfig.label, TAGS)
+    name = column(row.fields, config.label, LabelledConfig.label, TAGS)
     if may_lack and (row.fields.get(name) is None or len(row.fields) == 1):
         return None
+    if name == column(row.fields, config.text, LabelledConfig.text, WORDS):
+        fields = ", ".join(row.fields)
+        raise FlawError(
+            f"field {name!r} holds the words, and no other their tags; fields present: {fields}; set {LABEL}"
+        )
     if name not in row.fields and "." not in name:
         raise FlawError(missing_field(name, row.fields, LABEL))
     value = value_of(row.fields, name, LABEL)

@@ -55,6 +55,22 @@ def own_source(config: LabelledConfig, *, per_word: bool = False) -> OwnSource:
     return HubTable(config) if config.source == "hub" else Files(config, per_word=per_word)
 
 
+def check_names(config: LabelledConfig) -> None:
+    """Refuse config.data.label_names that are no names of classes.
+
+    Raises:
+      UserError: scores have no classes, or there are fewer than two names, or one is empty or there twice.
+    """
+    names = list(config.label_names)
+    if names and config.regression:
+        raise UserError(
+            f"config.data.label_names={names} are names of classes, but config.data.regression=True learns scores; "
+            "unset one of them"
+        )
+    if names and (len(set(names)) < max(len(names), 2) or not all(map(str.strip, names))):
+        raise UserError(f"config.data.label_names={names} should be two or more names, each once")
+
+
 class Files:
     """The files in config.data.train, validation and test."""
 

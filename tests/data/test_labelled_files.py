@@ -148,6 +148,11 @@ def test_a_class_beyond_the_limit_is_known_to_the_other_files(tmp_path):
         ({"train.csv": "sentence,label\na,x\nb,x\n"}, {},
          "files train.csv: all 2 labels are 'x'; a classifier needs examples of at least two classes; check "
          "config.data.train and config.data.label"),
+        ({"train.jsonl": '{"sentence": "a", "label": []}\n' * 2}, {},
+         "files train.jsonl: none of its 2 examples has a label; check config.data.train and config.data.label"),
+        ({"train.jsonl": '{"sentence": "a", "label": ["x"]}\n{"sentence": "b", "label": []}\n'}, {},
+         "files train.jsonl: 'x' is the only class of its 2 examples; a classifier needs two classes or more; check "
+         "config.data.train and config.data.label"),
         ({"train.csv": "sentence,label\na,x\nb,y\n"}, {"max_train_examples": 1},
          "files train.csv, first 1: all 1 labels are 'x'; a classifier needs examples of at least two classes; check "
          "config.data.train and config.data.label; or raise config.data.max_train_examples"),
@@ -359,3 +364,9 @@ def test_a_comma_in_the_name_of_a_table_is_its_own_or_escaped(tmp_path):
     both = rf"{tmp_path}/a\, b.csv,{tmp_path}/c.csv"
     data = open_labelled(LabelledConfig(source="files", train=both), "")
     assert (data.task.title, data.train.origin, len(data.train)) == ("a, b.csv", "files a, b.csv, c.csv", 6)
+
+
+def test_lists_of_labels_may_be_nested(tmp_path):
+    rows = [{"sentence": "a", "m": {"l": ["x", "y"]}}, {"sentence": "b", "m": {"l": []}}]
+    data = read(tmp_path, {"train.jsonl": "\n".join(map(json.dumps, rows))}, label="m.l")
+    assert data.task.labels == ("x", "y") and data.train.labels.tolist() == [[1, 1], [0, 0]]

@@ -48,6 +48,24 @@ def test_a_word_may_be_a_number_sign_and_a_treebank_has_ranges_and_empty_nodes(t
     assert data.train.words == [["de", "el"], ["ja"]] and data.task.labels == ("ADP", "DET")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.conll", "# id X\tdomain=en\na O\nb B-A\n", [["a", "b"]]),
+        ("a.conll", "# id\tX\n#\tO\nb\tB-A\n", [["#", "b"]]),
+        ("a.conll", "-DOCSTART- O\n\n#\tO\n\nb\tB-A\n# newdoc\nc\tO\n", [["#"], ["b", "c"]]),
+        ("a.conll", "b\tB-A\n# newdoc\nc\tO\n", [["b", "c"]]),
+        ("a.conll", "# O\nb B-A\n# O\n", [["#", "b", "#"]]),
+        ("a.conllu", "# id X\tdomain=en\n1\ta\tO\n# a\tb\tc\n2\tb\tX\n", [["1", "2"]]),
+    ],
+)
+def test_a_comment_is_a_line_that_has_not_the_columns_of_the_words(
+    tmp_path: Path, name: str, content: str, words: list[list[str]]
+):
+    data = read(tmp_path, name, content)
+    assert data.train.words == words and not {"newdoc", "domain=en"} & set(data.task.labels)
+
+
 def test_lists_of_words_and_tags(tmp_path: Path):
     lines = '{"tokens": ["Ola", "ser"], "tags": ["B-PER", "O"]}\n{"tokens": [], "tags": []}\n'
     data = read(tmp_path, "train.jsonl", lines)
@@ -109,6 +127,19 @@ def test_unknown_tags_of_a_test_file_leave_their_sentences_unscored(tmp_path: Pa
             "a.tsv line 1: tag 'B-A' is not one of the classes 'O', 'B-B'; correct it, or set config.data.label_names",
         ),
         ("a.csv", "x,O\n", {}, "a.csv' is none of .conll, .conllu, "),
+        (
+            "a.txt",
+            "x\ny\n",
+            {},
+            "line 1: field '0' holds the words, and no other their tags; fields present: 0; set config.data.label",
+        ),
+        ("a.tsv", "x\tO\ny\tB\n", {"text": "1"}, "field '1' holds the words, and no other their tags"),
+        (
+            "a.tsv",
+            "x\tO\ny\tB\n",
+            {"label_names": ("O", "B", "O")},
+            "config.data.label_names=['O', 'B', 'O'] should be two or more names, each once",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line(tmp_path: Path, name: str, content: str, fields: dict, message: str):
