@@ -33,17 +33,15 @@ from base.plain_arguments import Arguments
 from data.labelled.examples import Examples
 from data.labelled.own_sources import rows_of_file
 from data.labelled.tables import FORMATS
-from data.sources.compressed_lines import read_lines, stdin_lines
 from data.sources.documents import FlawError, decode, text_of
 from data.sources.paths import suffixes
 from finetune.classifier.finetuned_model import Trained, encoder_of, find_model, logits_of
 from finetune.classifier.inference import Logits
 from finetune.config import FinetuneConfig
-from finetune.predict_words import is_json, read_words, tagged
+from finetune.predict_words import STDIN, is_json, raw_lines, read_words, tagged
 from finetune.texts.answers import line
 from pretrain.devices.platforms import leave_out_absent_tpu
 
-STDIN = "-"
 BATCHES_READ = 16
 """Number of batches that are read at a time. Lines of similar length share a batch, and the input may be endless."""
 PAIR = 2
@@ -145,6 +143,11 @@ def _predict(arguments: argparse.Namespace) -> None:
     model = find_model(arguments.model, inference=arguments.inference, max_length=arguments.max_length)
     encoder = encoder_of(model)
     if model.kind.per_token:
+        if arguments.text_pair_column:
+            raise UserError(
+                f"--text_pair_column={arguments.text_pair_column}: --model={model.given} labels words, which have no "
+                "second text; unset it"
+            )
         given = [text.split() for text in arguments.texts]
         sentences = iter(given) if given else read_words(arguments.text, arguments.text_column)
         with _writer(arguments.out) as write:
@@ -225,7 +228,7 @@ def read_texts(
     if not text_column:
         if table and suffixes(path)[0] != ".tsv":
             raise UserError(f"{flag}={path} is a table; set --text_column to the column that holds the text")
-        return _lines("stdin" if path == STDIN else path, _raw_lines(path), model.facts.texts)
+        return _lines("stdin" if path == STDIN else path, raw_lines(path), model.facts.texts)
     wanted = {text_column: "--text_column"} | (
         {text_pair_column: "--text_pair_column"} if text_pair_column else {}
     )
@@ -263,15 +266,6 @@ def _lines(place: str, lines: Iterable[bytes], texts: int) -> Iterator[Texts]:
         empty = 0
         yield parts
     yield from itertools.repeat(("",) * max(texts, 1), empty)
-
-
-def _raw_lines(path: str) -> Iterator[bytes]:
-    if path == STDIN and sys.stdin.isatty():
-        terminal.say("reading lines from the terminal; Ctrl-D ends them", error=True)
-    try:
-        yield from stdin_lines() if path == STDIN else read_lines(path)
-    except FlawError as flaw:
-        raise UserError(f"{path}: {flaw}") from None
 
 
 def _table_rows(path: str, wanted: dict[str, str]) -> Iterator[Texts]:

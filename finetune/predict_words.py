@@ -1,17 +1,19 @@
 """Labels for the words of sentences: their files, and a model's answers in the same form (`finetune.predict`)."""
 
 import itertools
+import sys
 from collections.abc import Iterator
 
 import numpy as np
 
+from base import terminal
 from base.errors import UserError
 from data.labelled.column_files import COLUMN_FORMATS, column_rows
 from data.labelled.own_sentences import words_of
 from data.labelled.own_sources import JSON, rows_of_file
 from data.labelled.sentences import Sentences
 from data.labelled.tables import Row, text_lines
-from data.sources.compressed_lines import stdin_lines
+from data.sources.compressed_lines import read_lines, stdin_lines
 from data.sources.documents import FlawError, decode
 from data.sources.paths import suffixes
 from finetune.classifier.finetuned_model import Trained, logits_of
@@ -50,7 +52,7 @@ def read_words(path: str, column: str) -> Iterator[list[str]]:
 def _rows(path: str) -> Iterator[Row]:
     kind = suffixes(path)[0]
     if path == STDIN:
-        return column_rows(map(decode, stdin_lines()), "stdin")
+        return column_rows(_decoded(raw_lines(STDIN), "stdin"), "stdin")
     if kind in LISTS:
         return rows_of_file(path, {})
     if kind in COLUMN_FORMATS:
@@ -59,6 +61,29 @@ def _rows(path: str) -> Iterator[Row]:
     raise UserError(
         f"{path} is none of {known}, which hold sentences; all but .parquet may also end in .gz or .zst"
     )
+
+
+def raw_lines(path: str) -> Iterator[bytes]:
+    """Yield the lines of a file, or of stdin ('-'), with a word to a user who is to type them.
+
+    Raises:
+      UserError: a line is too long, or the archive is damaged.
+    """
+    if path == STDIN and sys.stdin.isatty():
+        terminal.say("reading lines from the terminal; Ctrl-D ends them", error=True)
+    try:
+        yield from stdin_lines() if path == STDIN else read_lines(path)
+    except FlawError as flaw:
+        raise UserError(f"{path}: {flaw}") from None
+
+
+def _decoded(lines: Iterator[bytes], place: str) -> Iterator[str]:
+    for number, raw in enumerate(lines, 1):
+        try:
+            text = decode(raw)
+        except FlawError as flaw:
+            raise UserError(f"{place} line {number}: {flaw}; save the text as UTF-8") from None
+        yield text
 
 
 def tagged(

@@ -28,7 +28,8 @@ def unused_in_evaluation(config: FinetuneConfig) -> list[Unused]:
     """The fields that have no effect on the scores of a model that is trained already."""
     groups = [name for name in config.__dataclass_fields__ if name not in ("kind", "task", "data", "eval")]
     of_eval = [f"eval.{name}" for name in config.eval.__dataclass_fields__]
-    of_data = [] if config.data.train else ["data.max_train_examples", "data.validation_share"]
+    own_of_hub = config.data.source == "hub" and not config.task
+    of_data = [] if config.data.train or own_of_hub else ["data.max_train_examples", "data.validation_share"]
     names = tuple(name for name in (*groups, *of_eval, *of_data) if name not in READ_IN_EVALUATION)
     because = f"nothing is trained here; the command reads {', '.join(f'config.{name}' for name in READ_IN_EVALUATION)}"
     of_tests = Unused(("data.test",), "the model is evaluated on config.data.validation; name the file there")
@@ -55,8 +56,9 @@ def _of_data(config: FinetuneConfig) -> Iterator[Unused]:
     if not config.eval.tests:
         because = "config.eval.tests=False labels no test set; unset one of the two"
         yield Unused(("data.test",), because, ("eval.tests",))
-    if (source == "files" and config.data.regression) or config.task == "stsb":
-        by = ("data.regression",) if source == "files" else ("task",)
+    own = source == "files" or (source == "hub" and not glue)
+    if (own and config.data.regression) or config.task == "stsb":
+        by = ("data.regression",) if own else ("task",)
         yield Unused(("label_smoothing",), "scores have no classes to spread a share over; unset it", by)
 
 

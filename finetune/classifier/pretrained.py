@@ -40,7 +40,6 @@ from tokenizer.load import Loaded
 
 logger = logging.getLogger(__name__)
 
-TASK_CLASS = "ForSequenceClassification"
 MOST_CLASSES = 10**6
 HIDDEN, HEAD, ATTENTION = "hidden_dropout_prob", "classifier_dropout", "attention_probs_dropout_prob"
 

@@ -290,6 +290,7 @@ REFUSED = {
     "optimizer.beta2=0.5": "optimizer.name=adafactor",
     "optimizer.eps=0.5": "optimizer.name=adafactor",
     "label_smoothing=0.1": f"{FILES} data.regression=true",
+    "label_smoothing=0.2": "data.source=hub data.name=x data.regression=true",
     **{f"data.{name}=x": FILES for name in ("path", "name", "revision", "data_dir")},
     **{f"data.{name}=x": GLUE_HUB for name in ("train", "text", "text_pair", "label_names", "subset")},
     "data.validation=x": "data.source=tfds",
@@ -377,6 +378,10 @@ def test_an_evaluation_refuses_what_only_training_reads(tmp_path):
     ):
         with pytest.raises(UserError, match="has no effect: nothing is trained here"):
             given(tmp_path, recipe, [field], unused_in_evaluation)
+
+
+def test_an_evaluation_of_a_data_set_of_the_hub_may_hold_examples_out(tmp_path):
+    given(tmp_path, {}, ["data.source=hub", "data.name=x", "data.validation_share=0.2"], unused_in_evaluation)
 
 
 def test_an_evaluation_refuses_a_test_file_and_names_the_field_that_is_evaluated_on(tmp_path):

@@ -1,9 +1,11 @@
 """Token classification: the network as transformers has it, and a run from columns to the files that it leaves."""
 
 import dataclasses
+import io
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -182,3 +184,21 @@ def test_all_pieces_or_the_first_have_the_label_of_their_word(run):
         job = assemble(dataclasses.replace(config, data=dataclasses.replace(config.data, pieces=pieces)))
         counts[pieces] = int((job.train.labels >= 0).sum())
     assert counts["first"] == len(job.data.train.labels) < counts["all"]
+
+
+def test_sentences_without_words_are_answered_and_mistakes_of_the_input_are_one_line(
+    run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    arguments = ["predict", f"--model={run[1]}/run", "--compilation_cache="]
+    (tmp_path / "in.jsonl").write_text('{"tokens": []}\n')
+    assert predict([*arguments, f"--file={tmp_path}/in.jsonl"]) == predict([*arguments, ""]) == 0
+    assert capsys.readouterr().out == '{"tokens": [], "tags": []}\n\n'
+    with pytest.raises(
+        UserError, match=r"^--text_pair_column=b: --model=.* labels words, which have no second"
+    ):
+        predict([*arguments, f"--file={tmp_path}/in.jsonl", "--text_pair_column=b"])
+    stdin = SimpleNamespace(buffer=io.BytesIO(b"a\n\xff\n"), isatty=lambda: True)
+    monkeypatch.setattr("sys.stdin", stdin)
+    with pytest.raises(UserError, match=r"^stdin line 2: invalid UTF-8 .*; save the text as UTF-8$"):
+        predict(arguments)
+    assert "reading lines from the terminal; Ctrl-D ends them" in capsys.readouterr().err
