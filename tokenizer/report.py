@@ -40,11 +40,6 @@ class Measured:
     longest: tuple[str, ...]
     """The longest tokens that the texts have."""
 
-    @classmethod
-    def of_none(cls) -> "Measured":
-        """That of no text."""
-        return cls(0, 0, 0, 0, ())
-
     @property
     def fertility(self) -> float:
         """Tokens a word."""

@@ -144,6 +144,8 @@ def check_prepare(config: PrepareConfig) -> None:
                 raise UserError(
                     f"config.prepare.{name}: {each!r} is unknown{meant}; known: {', '.join(known)}"
                 )
+            if given.count(each) > 1:
+                raise UserError(f"config.prepare.{name} has {each!r} {given.count(each)} times; list it once")
     if "language" in config.steps and not config.language.keep:
         raise UserError(
             "config.prepare.steps has 'language', but config.prepare.language.keep is empty; list the codes to keep, "
@@ -169,6 +171,8 @@ def check_prepare(config: PrepareConfig) -> None:
     for name, value in positive.items():
         if value < 1:
             raise UserError(f"config.prepare.{name}={value} should be 1 or more")
+    if config.length.min_words < 0:
+        raise UserError(f"config.prepare.length.min_words={config.length.min_words} should be 0 or more")
     if config.shards < 0:
         raise UserError(f"config.prepare.shards={config.shards} should be 1 or more, or 0 to choose by size")
 

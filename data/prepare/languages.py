@@ -27,9 +27,10 @@ class Languages:
                         f"known: {', '.join(sorted(known))}"
                     )
         among = {code.lower() for code in config.among}
-        if among and not self._keep & among:
+        if among and (lacking := sorted(self._keep - among)):
             raise UserError(
-                "config.prepare.language.among has none of config.prepare.language.keep; add them"
+                f"config.prepare.language.among lacks {', '.join(lacking)} of config.prepare.language.keep, which no "
+                "document would be; add them"
             )
         if len(among) == 1:
             raise UserError(

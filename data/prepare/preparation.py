@@ -250,7 +250,7 @@ def _tokenizer(task: Task, folder: epath.Path, work: Work, tasks: int) -> Loaded
         loaded.save(folder)
     else:
         loaded = _trained(task, folder, work, tasks)
-    write_whole(done, loaded.fingerprint().encode())
+    write_whole(done, [loaded.fingerprint().encode()])
     return loaded
 
 

@@ -35,7 +35,12 @@ BULLETS = ("•", "‣", "▪", "●", "-", "*", "\u2013", "·")
 ELLIPSES = ("...", "…")
 EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,4}")
 IP = re.compile(r"(?<![\w.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\w.]?\d)")
-NUMBER = re.compile(r"(?<![\w.,])\+?\d(?:[ -]?\d){6,19}(?![\w])")
+NUMBER = re.compile(
+    r"(?<![\w.,])(?:(?P<kept>(?:19|20)\d\d-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])(?!\d)"
+    r"|(?:(?:19|20)\d\d(?:[ -](?:19|20)\d\d)+|\d{1,3}(?: 000){2,})(?![ -]?\d))"
+    r"|\+?\d(?:[ -]?\d){6,19}(?!\w))"
+)
+"""Numbers of seven digits or more; `kept` are dates (2026-11-30), years in a row, and round numbers (1 000 000)."""
 PATTERNS = {
     "email": (EMAIL, "email@example.com"),
     "ip": (IP, "192.0.2.1"),
@@ -169,8 +174,12 @@ def masked(kinds: tuple[str, ...], text: str) -> Verdict:
     """Replace personal data by masks."""
     for kind in kinds:
         pattern, mask = PATTERNS[kind]
-        text = pattern.sub(mask, text)
+        text = pattern.sub(partial(_mask, mask), text)
     return text, ""
+
+
+def _mask(mask: str, found: re.Match[str]) -> str:
+    return found[0] if found.lastgroup == "kept" else mask
 
 
 @dataclass

@@ -1,7 +1,9 @@
 """The pipelines of datatrove: readers of our sources, the steps of one document, and the writers of each stage."""
 
 import functools
+import multiprocessing
 import time
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +22,6 @@ from data.prepare.work import TextWriter, Work, read_array, write_array, write_j
 from data.source_protocol import BLANK, Source
 
 try:
-    import multiprocess
     from datatrove.data import Document
     from datatrove.executor.local import LocalPipelineExecutor
     from datatrove.pipeline.base import PipelineStep
@@ -54,7 +55,7 @@ class Executor(LocalPipelineExecutor):
             for rank in ranks:
                 self._run_for_rank(rank)
         elif ranks:
-            with multiprocess.get_context(self.start_method).Pool(min(self.workers, len(ranks))) as pool:
+            with multiprocessing.get_context("forkserver").Pool(min(self.workers, len(ranks))) as pool:
                 for _ in pool.imap_unordered(self._run_for_rank, ranks):
                     pass
 
@@ -163,8 +164,7 @@ class CleanWriter(Step):
         """Write the files of one task."""
         minhash = MinHash(self._near) if self._near else None
         writer = TextWriter(self._work.path(CLEAN, rank, ".jsonl.zst"))
-        digests: list[int] = []
-        bands: list[np.ndarray] = []
+        digests, bands = array("Q"), array("Q")
         characters, seconds = 0, 0.0
         for document in data:
             writer.write(document.text)
@@ -172,7 +172,7 @@ class CleanWriter(Step):
             characters += len(document.text)
             if minhash:
                 begin = time.thread_time()
-                bands.append(minhash(document.text))
+                bands.frombytes(minhash(document.text).tobytes())
                 seconds += time.thread_time() - begin
         writer.close()
         write_array(self._work.path(CLEAN, rank, ".digests.npy"), np.array(digests, np.uint64))

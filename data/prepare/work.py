@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,12 @@ class Work:
         return found
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears whole."""
+def write_whole(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Write a file of these parts that appears whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = temporary(path)
-    part.write_bytes(content)
+    with part.open("wb") as file:
+        file.writelines(parts)
     part.replace(path)
 
 
@@ -79,19 +80,21 @@ def publish(path: epath.Path, content: bytes) -> None:
     if is_remote(path):
         write_bytes(path, content)
     else:
-        write_whole(Path(path), content)
+        write_whole(Path(path), [content])
 
 
 def write_json(path: Path, values: Any) -> None:
     """Write a JSON file that appears whole."""
-    write_whole(path, json.dumps(values, indent=1).encode())
+    write_whole(path, [json.dumps(values, indent=1).encode()])
 
 
 def write_array(path: Path, values: np.ndarray) -> None:
     """Write an array that appears whole."""
-    buffer = io.BytesIO()
-    np.save(buffer, values, allow_pickle=False)
-    write_whole(path, buffer.getvalue())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = temporary(path)
+    with part.open("wb") as file:
+        np.save(file, values, allow_pickle=False)
+    part.replace(path)
 
 
 def read_array(path: Path) -> np.ndarray:

@@ -91,6 +91,16 @@ def test_personal_data_is_masked_and_other_numbers_are_not() -> None:
     masked, reason = verdict("masks", text)
     assert reason == ""
     assert masked == "Write to email@example.com or call 0000000 (192.0.2.1), 1998, 3.14, v1.2.3.4567."
+    for kept in (
+        "2026-11-30",
+        "2026-11-30 12:45",
+        "2026-11-30 2026-12-01",
+        "2019 2020 2021",
+        "1 000 000 kroner",
+    ):
+        assert verdict("masks", kept) == (kept, "")
+    for number in ("1 234 567", "600 123 456", "2026-11-3012", "2019 2020 21", "1 000 000 12", "20261130"):
+        assert verdict("masks", f"({number})") == ("(0000000)", "")
     assert verdict("masks", "a@b.no 12345678", masks=("number",)) == ("a@b.no 0000000", "")
     assert verdict("masks", "x" * 10**5 + "@" + "y." * 10**4)[1] == "", "no text takes long"
 
@@ -130,7 +140,8 @@ def test_languages_are_told_apart() -> None:
     assert verdict("language", "in", **unsure)[1] in ("min_probability", "language de", "language nb")
     for wrong, message in [
         ({"keep": ("xx",)}, r"config.prepare.language.keep: 'xx' is no ISO 639-1 code"),
-        ({"keep": ("en",), "among": ("de", "nb")}, r"has none of config.prepare.language.keep"),
+        ({"keep": ("en",), "among": ("de", "nb")}, r"among lacks en of config.prepare.language.keep"),
+        ({"keep": ("en", "nn"), "among": ("en", "nb")}, r"among lacks nn of config.prepare.language.keep"),
         ({"keep": ("en",), "among": ("en",)}, r"has one language; name others"),
     ]:
         with pytest.raises(UserError, match=message):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,25 @@ def stopping(function: Callable[..., Any], after: int) -> Callable[..., Any]:
     return called
 
 
+def test_the_memory_of_a_run_is_that_of_its_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = [(digest(str(n)), np.full(100, n % 999, np.int32)) for n in range(2000)]
+    step = tokenizing.Tokenizing(tmp_path, "", "uint16")
+    monkeypatch.setattr(tokenizing, "load", lambda path: None)
+    monkeypatch.setattr(step, "_encoded", lambda *_: ((number, ids.copy()) for number, ids in documents))
+    work = tokenizing.Work(tmp_path)
+    steps.write_json(work.path(steps.CLEAN, 0, ".json"), {"source": 0})
+    tracemalloc.start()
+    list(step.run())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 200_000, "two bytes a token, and room for the table"
+    table = tokenizing.read_array(work.path(tokenizing.RUNS, 0, "-000.npy"))
+    ids = np.fromfile(work.path(tokenizing.RUNS, 0, "-000.ids"), "<u2")
+    expected = [each for _, each in sorted(documents, key=lambda one: one[0])]
+    assert table["digest"].tolist() == sorted(number for number, _ in documents)
+    np.testing.assert_array_equal(ids, np.concatenate(expected))
+
+
 def test_parts_of_a_file_hold_each_document_once(
     tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +182,10 @@ def test_parts_of_a_file_hold_each_document_once(
 
 
 @pytest.mark.slow
-def test_the_output_does_not_depend_on_the_number_of_workers(tmp_path: Path, tokenizer: Path) -> None:
+def test_the_output_does_not_depend_on_the_number_of_workers(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("os.fork")  # it may hang in a process with threads, such as those of JAX or of a lock
     data = write(tmp_path / "text", *[[sentences(9 * part + n) for n in range(9)] for part in range(3)])
     for workers in (1, 2):
         prepared(data, tokenizer, tmp_path / f"{workers}", workers, shards=2)
@@ -279,6 +302,8 @@ def test_a_preparation_that_leaves_nothing_says_what_dropped_the_most(
             r"'qualty' is unknown \(did you mean 'quality'\?\); known: unicode",
         ),
         ({"masks": ("phone",)}, r"config.prepare.masks: 'phone' is unknown; known: email, ip, number"),
+        ({"steps": ("exact", "near", "exact")}, r"config.prepare.steps has 'exact' 2 times; list it once"),
+        ({"length": {"min_words": -1}}, r"config.prepare.length.min_words=-1 should be 0 or more"),
         ({"steps": ("language",)}, r"config.prepare.language.keep is empty"),
         ({"steps": ("overlap",)}, r"config.prepare.overlap.files is empty"),
         ({"steps": ("masks",), "masks": ()}, r"config.prepare.masks is empty"),

@@ -106,7 +106,10 @@ def test_the_fingerprint_follows_all_that_the_shards_depend_on(
     file.write_text(json.dumps(content))
     assert made_from(named) != before
 
-    values: dict[str, Any] = {"steps": ("overlap",), "overlap": {"files": str(tmp_path / "task.tsv"), "ngram": 3}}
+    values: dict[str, Any] = {
+        "steps": ("overlap",),
+        "overlap": {"files": str(tmp_path / "task.tsv"), "ngram": 3},
+    }
     (tmp_path / "task.tsv").write_text("one two three\n")
     before = made_from(trained, **values)
     assert made_from(trained, **values) == before

@@ -68,7 +68,7 @@ def test_a_report_measures_tokens_words_bytes_and_unused_tokens(trained: Path) -
     used = {int(token) for ids in loaded.encode(texts) for token in ids}
     assert measured.unused == loaded.vocab_size - 5 - len(used)
     assert measured.longest[0] in (" storm", "storm") and len(measured.longest) <= 10
-    assert Measured.of_none().fertility == 0.0
+    assert Measured(0, 0, 0, 0, ()).fertility == 0.0
 
 
 def test_a_smaller_vocabulary_is_that_of_a_tokenizer_trained_to_it(trained: Path, tmp_path: Path) -> None:
