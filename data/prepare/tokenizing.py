@@ -36,6 +36,8 @@ RUN_TOKENS = 1 << 26
 """Tokens of a run, which bounds the memory of a task: 128 MB of ids of two bytes, 256 MB of four."""
 CHARACTERS = 1 << 20
 """Characters in one call of the tokenizer."""
+BLOCK = 1 << 14
+"""Documents whose places are Python numbers at a time, which take much more memory than those of an array."""
 OPTIONS = "group_size:1,zstd:3"
 """Each document can be read by itself. With its header and compressed, it takes about 0.9 of the size of its ids."""
 
@@ -118,8 +120,8 @@ class Tokenizing(Step):
 
 def kept_texts(work: Work, rank: int) -> Iterator[tuple[int, str]]:
     """The digests and the texts of the documents of a task that are no duplicates."""
-    reasons = read_array(work.path(UNIQUE, rank, ".npy")).tolist()
-    digests = read_array(work.path(CLEAN, rank, ".digests.npy")).tolist()
+    reasons = map(int, read_array(work.path(UNIQUE, rank, ".npy")))
+    digests = map(int, read_array(work.path(CLEAN, rank, ".digests.npy")))
     texts = read_texts(work.path(CLEAN, rank, ".jsonl.zst"))
     for reason, digest, text in zip(reasons, digests, texts, strict=True):
         if reason == KEPT:
@@ -197,8 +199,10 @@ def _write_records(path: Path, table: np.ndarray, owners: np.ndarray, runs: Sequ
     from array_record.python.array_record_module import ArrayRecordWriter
 
     writer = ArrayRecordWriter(os.fspath(path), OPTIONS)
-    for (digest, offset, length, source), owner in zip(table.tolist(), owners.tolist(), strict=True):
-        writer.write(packed(digest, source, runs[owner][offset : offset + length]))
+    for begin in range(0, len(table), BLOCK):
+        block = slice(begin, begin + BLOCK)
+        for (digest, offset, length, source), owner in zip(table[block].tolist(), owners[block].tolist()):
+            writer.write(packed(digest, source, runs[owner][offset : offset + length]))
     writer.close()
 
 

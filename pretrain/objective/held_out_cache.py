@@ -41,18 +41,22 @@ def check_held_out(data: DataConfig, seq_len: int, where: str = "config.data") -
     Raises:
       UserError: there is no document to evaluate on.
     """
-    documents = characters = 0
-    for text in held_out_documents(data, where):
+    documents = characters = tokens = 0
+    for document in held_out_documents(data, where):
         documents += 1
-        characters += len(text)
-        if documents >= FEW_DOCUMENTS and characters >= FEW_ROWS * seq_len * CHARACTERS_OF_A_TOKEN:
+        if isinstance(document, str):
+            characters += len(document)
+        else:
+            tokens += len(document)
+        if documents >= FEW_DOCUMENTS and tokens + characters // CHARACTERS_OF_A_TOKEN >= FEW_ROWS * seq_len:
             return
+    sizes = [f"{size} {unit}" for size, unit in ((characters, "characters"), (tokens, "tokens")) if size]
     logger.warning(
-        "only %d documents of %d characters are held out, too few to measure by; %s now, before the tokenizer is made "
-        "from the other documents",
+        "only %d documents of %s are held out, too few to measure by; %s%s",
         documents,
-        characters,
+        " and ".join(sizes) or "no text",
         _remedy(data, where),
+        " now, before the tokenizer is made from the other documents" if characters else "",
     )
 
 

@@ -12,7 +12,9 @@ from etils import epath
 
 from base.errors import UserError
 from base.schema import as_dict
+from data.config import DataConfig
 from data.held_out_rows import evaluation_rows
+from data.prepared.source import PreparedSource
 from pretrain.config import MeshConfig
 from pretrain.devices.mesh import make_mesh
 from pretrain.job import assemble
@@ -21,6 +23,8 @@ from pretrain.objective.held_out_cache import check_held_out, held_out_rows
 from pretrain.phases import resolve_phases
 from pretrain.runtime import processes
 from pretrain.train import train
+from tests.memory_corpus import make_corpus
+from tests.prepared_corpus import write_numbers
 from tests.tiny import tiny_config, write_corpus
 from tokenizer.run_tokenizer import ensure_tokenizer
 
@@ -239,6 +243,20 @@ def test_few_held_out_documents_are_said_before_a_tokenizer_is_trained(corpus, c
         r"config\.data\.eval_fraction=0\.01 or set config\.data\.eval_source now, before the tokenizer is made from "
         r"the other documents",
         caplog.messages[-1],
+    )
+
+
+def test_few_held_out_documents_of_shards_are_counted_in_tokens(tmp_path, caplog):
+    write_numbers(tmp_path, make_corpus(1, 90))
+    data = DataConfig(source="prepared", path=str(tmp_path), eval_fraction=0.5)
+    check_held_out(data, seq_len=2)
+    assert not caplog.messages
+    check_held_out(dataclasses.replace(data, eval_fraction=0.05), seq_len=8)
+    held = PreparedSource(data).held_out(0.05)
+    tokens = PreparedSource(data).lengths(0, held).sum()
+    assert caplog.messages[-1] == (
+        f"only {held} documents of {tokens} tokens are held out, too few to measure by; raise "
+        "config.data.eval_fraction=0.05 or set config.data.eval_source"
     )
 
 
