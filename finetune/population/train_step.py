@@ -58,6 +58,7 @@ def optimizer_of(
         beta2=chosen.beta2,
         eps=chosen.eps,
         clip_norm=chosen.clip_norm,
+        orthogonal_dtype="float32",
     )
     of_rate_one = make_optimizer(
         settings, schedule_of(config, steps), classifier.decay_mask(), classifier.logical_axes()

@@ -94,6 +94,7 @@ def results(outcome: Outcome) -> dict[str, Any]:
             f"{rate:g}": {
                 metric: vars(Summary.of([m["metrics"][metric] for m in group], metric))
                 for metric in group[0]["metrics"]
+                if metric.rpartition("/")[2] != "threshold"  # no value of it is better than another
             }
             for rate, group in groups.items()
         },
