@@ -65,7 +65,11 @@ def corpus_fingerprint(config: DataConfig, sources: Sequence[Source] | None = No
 
 
 def training_documents(
-    config: DataConfig, sources: Sequence[Source] | None = None, counts: Counts | None = None
+    config: DataConfig,
+    sources: Sequence[Source] | None = None,
+    counts: Counts | None = None,
+    *,
+    read: Callable[[Source, float], Iterator[Record]] | None = None,
 ) -> Iterator[str]:
     """Yield every training document once, in the source's order.
 
@@ -76,6 +80,7 @@ def training_documents(
       config: the data.
       sources: the open sources; None to open the sources in the config.
       counts: counts to update while the documents are read.
+      read: function from a source and its share of the draws, 1 in all, to its records; None for its own order.
 
     Raises:
       UserError: there is no training document.
@@ -84,7 +89,10 @@ def training_documents(
     counts = Counts() if counts is None else counts
     unwanted, before = outside_training(config), counts.documents
     try:
-        for record in _in_turns([_records(source) for source in sources], shares(config, sources)):
+        weights = shares(config, sources)
+        each = [weight / sum(weights) for weight in weights]
+        members = [(read or _records)(source, share) for source, share in zip(sources, each, strict=True)]
+        for record in _in_turns(members, weights):
             if counts.keeps(record, unwanted):
                 yield record.text
     finally:  # also if the caller stops early
@@ -94,7 +102,7 @@ def training_documents(
         raise nothing_to_read(sources, counts)
 
 
-def _records(source: Source) -> Iterator[Record]:
+def _records(source: Source, _: float) -> Iterator[Record]:
     for shard in range(len(source.shards)):
         yield from source.read(shard)
 

@@ -14,18 +14,31 @@ class TokenizerConfig:
     )
     vocab_size: int = field(50265, "size of the vocabulary to train, with special tokens")
     min_frequency: int = field(2, "pairs of tokens that occur less often are not merged")
-    sample_documents: int = field(
-        0, "train on at most this many documents, drawn from the whole corpus; 0 takes all"
-    )
+    sample_documents: int = field(0, "train on a sample of at most this many documents; 0 takes all")
     sample_bytes: int = field(
         0,
-        "train on at most this many bytes of text, drawn from the whole corpus; memory holds them; 0 takes all",
+        "train on a sample of at most this many bytes: its text, and 200 for each document; memory holds it; 0 takes "
+        "all",
+    )
+    sample_from: str = field(
+        "shards",
+        "shards: draw the sample from the beginnings of 64 shards, twice its size; corpus: from one pass over all",
+        ("shards", "corpus"),
+        older="corpus",
     )
     nfc: bool = field(False, "normalise text to Unicode NFC first")
     add_prefix_space: bool = field(False, "treat the first word of a text as if a space stood before it")
 
 
-TRAINING = ("vocab_size", "min_frequency", "sample_documents", "sample_bytes", "nfc", "add_prefix_space")
+TRAINING = (
+    "vocab_size",
+    "min_frequency",
+    "sample_documents",
+    "sample_bytes",
+    "sample_from",
+    "nfc",
+    "add_prefix_space",
+)
 """Fields of `config.tokenizer` that set how a tokenizer is trained."""
 
 
@@ -47,4 +60,7 @@ def unused_fields(config: TokenizerConfig, init_from: str) -> list[Unused]:
         found.append(Unused(training, f"{start}; {both}", ("init_from",)))
     if config.path and init_from:
         found.append(Unused(("tokenizer.path",), start, ("init_from",), unless_as_late=True))
+    if not (config.sample_documents or config.sample_bytes):
+        because = "there is no sample; set config.tokenizer.sample_documents or config.tokenizer.sample_bytes"
+        found.append(Unused(("tokenizer.sample_from",), because))
     return found

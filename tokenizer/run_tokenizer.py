@@ -19,6 +19,7 @@ from data.source_protocol import Source
 from tokenizer import tokenizer_files
 from tokenizer.config import TokenizerConfig
 from tokenizer.load import Loaded, load
+from tokenizer.shard_beginnings import documents_of_beginnings
 from tokenizer.tokenizer_files import as_json
 from tokenizer.train import train_tokenizer
 
@@ -86,13 +87,21 @@ def ensure_tokenizer(
         brought.save(folder, beside=_made_from(config, corpus_fingerprint(data, sources), _deciding(data)))
         return brought
     return train_tokenizer(
-        training_documents(data, sources),
+        _text(config, data, sources),
         config,
         folder,
         model_max_length=model_max_length,
         progress=progress,
         beside=_made_from(config, corpus_fingerprint(data, sources), _deciding(data)),
     )
+
+
+def _text(config: TokenizerConfig, data: DataConfig, sources: Sequence[Source]) -> Iterator[str]:
+    """The documents to train on, or to draw the sample from."""
+    limits = {"documents_at_most": config.sample_documents, "bytes_at_most": config.sample_bytes}
+    if config.sample_from == "corpus" or not any(limits.values()):
+        return training_documents(data, sources)
+    return documents_of_beginnings(data, sources, **limits)
 
 
 def prepared_tokenizer(sources: Sequence[Source]) -> Loaded | None:

@@ -75,10 +75,15 @@ def train_tokenizer(
             raise UserError(
                 f"config.tokenizer.{name}={getattr(config, name)} should be 1 or more, or 0 for all"
             )
-    taken = Sample(documents, documents_at_most=config.sample_documents, bytes_at_most=config.sample_bytes)
     splitter = pre_tokenizers.ByteLevel(add_prefix_space=config.add_prefix_space)
     cutter = WordCutter(splitter)
     with TrainingProgress(shown=progress) as reading:
+        taken = Sample(
+            documents,
+            documents_at_most=config.sample_documents,
+            bytes_at_most=config.sample_bytes,
+            looked_at=reading.look,
+        )
         tokenizer = _train(taken, config, splitter, cutter, reading)
         if not reading.documents:
             raise UserError(

@@ -106,6 +106,7 @@ def _without_effect(config: PrepareRunConfig) -> list[Unused]:
         *unused_of_tokenizer(config.tokenizer, ""),
         *unused_of_data(config.data),
         Unused(rows, "python -m data.prepare makes no rows; leave it out"),
+        Unused(("tokenizer.sample_from",), "python -m data.prepare draws from all of its text; leave it out"),
     ]
 
 

@@ -125,15 +125,14 @@ def prepare(
 
 def fingerprint(task: Task, sources: Sequence[Source]) -> str:
     """Hex digest of everything that the shards depend on."""
-    named = task.tokenizer.path
+    named, trained = task.tokenizer.path, schema.as_dict(task.tokenizer)
+    del trained["sample_from"]  # it has no effect here
     values = [
         [source.fingerprint() for source in sources],
         schema.as_dict(task.config),
         _overlap_digests(task.config),
         # a tokenizer that is trained depends on its config, on what is held out, and names the length of rows
-        load(named).fingerprint()
-        if named
-        else [schema.as_dict(task.tokenizer), _held_out(task), task.seq_len],
+        load(named).fingerprint() if named else [trained, _held_out(task), task.seq_len],
     ]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

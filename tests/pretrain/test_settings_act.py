@@ -343,6 +343,7 @@ ELSEWHERE = {
     "time_limit": "tests/faults/test_watchdog.py",
     **dict.fromkeys(("log.trackers", "log.project"), "tests/pretrain/test_trackers.py"),
     **dict.fromkeys(("card.language", "card.license"), "tests/pretrain/test_model_card.py"),
+    "tokenizer.sample_from": "tests/tokenizer/test_sample.py",
     "data.source": "tests/data/test_source_pydoc.py",
     **dict.fromkeys(("data.name", "data.revision"), "tests/data/test_source_hub.py"),
     "data.temperature": "tests/data/test_prepared_batches.py",

@@ -1,20 +1,30 @@
 """The text of a tokenizer: a sample of the whole corpus in bounded memory, and counts that cannot overflow."""
 
+import io
+import itertools
 import json
+import tracemalloc
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from etils import epath
+from rich.console import Console
 
 from base.errors import UserError
+from data.config import DataConfig
+from tests.memory_corpus import MemorySource
 from tests.tokenizer.test_tokenizer_training import DOCUMENTS
-from tokenizer import pair_counts
+from tokenizer import pair_counts, training_progress
 from tokenizer.config import TokenizerConfig
 from tokenizer.load import load
 from tokenizer.pair_counts import PairCounts
 from tokenizer.report import Measured, main, measure, with_vocabulary
-from tokenizer.sample import Sample
+from tokenizer.run_tokenizer import ensure_tokenizer
+from tokenizer.sample import PER_DOCUMENT, Sample, size_of
+from tokenizer.shard_beginnings import documents_of_beginnings
 from tokenizer.train import train_tokenizer
+from tokenizer.training_progress import TrainingProgress
 
 TEXTS = [f"text {number} \u00e5 \ud800" for number in range(2000)]
 
@@ -27,13 +37,89 @@ def test_a_sample_is_drawn_from_the_whole_corpus_in_its_order() -> None:
     assert numbers == sorted(numbers)
     tenths = [sum(number // 200 == tenth for number in numbers) for tenth in range(10)]
     assert min(tenths) >= 8 and max(tenths) <= 35, "each tenth of the corpus has about twenty"
-    assert set(Sample(TEXTS[::-1], documents_at_most=200)) == set(taken), "whatever the order"
     assert set(Sample(TEXTS, documents_at_most=100)) < set(taken)
 
 
+def test_copies_of_a_text_have_their_share_of_the_sample() -> None:
+    texts = [f"text {number}" if number % 10 else "all rights reserved" for number in range(2000)]
+    for limits in ({"documents_at_most": 200}, {"bytes_at_most": 200 * (8 + PER_DOCUMENT)}):
+        taken = list(Sample(texts, **limits))
+        assert 150 < len(taken) <= 200 and 5 <= taken.count("all rights reserved") <= 40
+
+
+def test_the_bytes_of_a_sample_are_those_of_the_memory() -> None:
+    limit = 2_000_000
+    tracemalloc.start()
+    try:
+        texts = iter(Sample((f"{number:060d}" for number in range(20_000)), bytes_at_most=limit))
+        next(texts)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert 0.8 * limit < peak < 1.1 * limit
+
+
+def test_a_smaller_sample_is_part_of_a_larger_one() -> None:
+    texts = [f"{number} {'x' * (number % 13) ** 3}" for number in range(500)]
+    samples = [set(Sample(texts, bytes_at_most=size)) for size in range(5_000, 100_000, 5_000)]
+    assert all(small <= large for small, large in itertools.pairwise(samples))
+
+
+def beginnings(shards: list[list[str]], documents: int = 0, size: int = 0) -> tuple[list[str], MemorySource]:
+    source = MemorySource(shards)
+    data = DataConfig(eval_fraction=0.0)
+    taken = documents_of_beginnings(data, [source], documents_at_most=documents, bytes_at_most=size)
+    return list(taken), source
+
+
+def test_a_sample_is_drawn_from_the_beginnings_of_64_shards() -> None:
+    shards = [[f"{shard} {number}" for number in range(100)] for shard in range(200)]
+    texts, source = beginnings(shards, 640)
+    assert len(texts) == len(set(texts)) == source.records_read == 1280
+    read = Counter(int(text.split()[0]) for text in texts)
+    assert len(read) == 64 and set(read.values()) == {20}
+    assert min(read) < 40 and max(read) > 160, "from all parts of the corpus"
+    by_size, source = beginnings(shards, 0, 640 * (PER_DOCUMENT + 4))
+    assert 1200 < len(by_size) == source.records_read < 1400
+
+
+def test_a_corpus_of_few_or_short_shards_gives_as_much() -> None:
+    few = [[f"{shard} {number}" for number in range(length)] for shard, length in enumerate((5, 900, 900))]
+    texts, _ = beginnings(few, 300)
+    assert len(texts) == len(set(texts)) == 600
+    assert Counter(text.split()[0] for text in texts).keys() == {"0", "1", "2"}
+    short = [[f"{shard} {number}" for number in range(3)] for shard in range(300)]
+    texts, source = beginnings(short, 300)
+    assert len(set(texts)) == 600 == source.records_read
+    everything, _ = beginnings(short, 10_000)
+    assert sorted(everything) == sorted(text for shard in short for text in shard)
+
+
+def test_a_run_draws_from_shards_or_from_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [" ".join(text.split()) for text in DOCUMENTS]
+    for shard in range(3):
+        (tmp_path / f"{shard}.txt").write_text("\n".join(lines))
+    data = DataConfig(source="files", path=f"{tmp_path}/*.txt", eval_fraction=0.0)
+    seen: list[int] = []
+    monkeypatch.setattr(TrainingProgress, "look", lambda self: seen.append(1))
+    for place, read in (("shards", 60), ("corpus", 3 * len(lines))):
+        config = TokenizerConfig(vocab_size=280, sample_documents=30, sample_from=place)
+        ensure_tokenizer(config, data, epath.Path(tmp_path / place), model_max_length=64, progress=False)
+        assert len(seen) == read
+        seen.clear()
+
+
+def test_a_sample_shows_how_many_documents_it_has_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_progress, "SECONDS_BETWEEN_LINES", 0.0)
+    console = Console(file=io.StringIO(), width=100)
+    with TrainingProgress(shown=True, console=console) as progress:
+        next(iter(Sample(TEXTS, documents_at_most=10, looked_at=progress.look)))
+    assert "drawing a sample, 1,500 documents looked at" in console.file.getvalue()
+
+
 def test_a_sample_is_bounded_by_bytes_too_and_takes_all_without_a_limit() -> None:
-    size = sum(len(text.encode("utf-8", "surrogatepass")) for text in Sample(TEXTS, bytes_at_most=5000))
-    assert 4900 < size <= 5000
+    size = sum(size_of(text) for text in Sample(TEXTS, bytes_at_most=50_000))
+    assert 49_000 < size <= 50_000
     both = list(Sample(TEXTS, documents_at_most=10, bytes_at_most=10**9))
     assert len(both) == 10
     assert list(Sample(TEXTS)) == list(Sample(TEXTS, documents_at_most=2000)) == TEXTS
