@@ -49,7 +49,9 @@ def muon_or(
       params_axes: the tree of params with the logical axes of each.
     """
     numbers = jax.tree.map(lambda axes: _sides(axes) or optax.MaskedNode(), params_axes, is_leaf=_is_axes)
-    in_bfloat16 = config.orthogonal_dtype == "bfloat16"  # "auto" is settled by the run (`OptimizerConfig.settled`)
+    in_bfloat16 = (
+        config.orthogonal_dtype == "bfloat16"
+    )  # "auto" is settled by the run (`OptimizerConfig.settled`)
     orthogonal = contrib.scale_by_muon(
         beta=config.muon_momentum,
         weight_dimension_numbers=numbers,
