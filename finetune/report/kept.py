@@ -9,10 +9,10 @@ from etils import epath
 
 from data.labelled.sentences import Sentences
 from finetune.job import Job
+from finetune.report.pages import ANSWERS_FILE, TRIALS_FILE
 from finetune.search.trials_table import Found
 from pretrain.runtime.workdir import write_text
 
-ANSWERS_FILE, TRIALS_FILE = "report.json", "trials.json"
 MISTAKES, RIGHT = 12, 4
 """Examples that are shown: the largest mistakes, and the first that are right."""
 LONGEST_TEXT = 400
@@ -51,22 +51,23 @@ def _of_classes(
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares = shifted / shifted.sum(axis=1, keepdims=True)
     guessed, count = logits.argmax(axis=1), len(names)
-    counts = np.bincount(labels * count + guessed, minlength=count * count).reshape(count, count)
+    pairs = labels.astype(np.int64) * count + guessed
     certain = shares[np.arange(len(labels)), guessed]
     wrong = np.flatnonzero(guessed != labels)
     chosen = [
         *wrong[np.argsort(-certain[wrong], kind="stable")][:MISTAKES],
         *np.flatnonzero(guessed == labels)[:RIGHT],
     ]
-    apart = counts - np.diag(np.diag(counts))
-    order = np.argsort(-apart, axis=None, kind="stable")[:MOST_CONFUSIONS]
+    confused, numbers = np.unique(pairs[wrong], return_counts=True)
+    confusion = None
+    if count <= MOST_CLASSES:
+        confusion = np.bincount(pairs, minlength=count * count).reshape(count, count).tolist()
     return {
         "classes": list(names),
-        "confusion": counts.tolist() if count <= MOST_CLASSES else None,
+        "confusion": confusion,
         "confused": [
-            [names[index // count], names[index % count], int(apart.flat[index])]
-            for index in order
-            if apart.flat[index]
+            [names[confused[index] // count], names[confused[index] % count], int(numbers[index])]
+            for index in np.argsort(-numbers, kind="stable")[:MOST_CONFUSIONS]
         ],
         "examples": [
             _example(texts[i], names[labels[i]], names[guessed[i]], f"{certain[i]:.1%}")

@@ -13,17 +13,18 @@ from base.errors import UserError
 from finetune.config import FinetuneConfig
 from pretrain.report import sections
 from pretrain.report.charts import bars, heat_map, parallel
-from pretrain.report.facts import Run, read_json, read_run
+from pretrain.report.facts import Run, as_mapping, read_json, read_run
 from pretrain.report.html import Markup, colour, element, folded, join, page, paragraph, section, table, text
 from pretrain.report.pages import FILE
-from pretrain.report.sections import Chart
+from pretrain.report.sections import Chart, part
 from pretrain.runtime.workdir import write_text
 
 RESULTS_FILE, ANSWERS_FILE, BENCHMARK_FILE = "results.json", "report.json", "glue.json"
 SEARCH_FOLDER, TRIALS_FILE, MEMBERS_FOLDER = "search", "trials.json", "runs"
 BEST, OTHER, ENDED = "#c44e52", "#2f6fae", "#a8b0ba"
 """Colours of trials: the best, others, those without a score."""
-LOWER_IS_BETTER = ("loss", "mse", "mae")
+NO_SHARES = ("loss", "threshold")
+"""Metrics that are shown as they are, as in `finetune.results.results_file.score`; others are shown times 100."""
 AXES = (
     sections.STEPS,
     ("examples", lambda run, steps: [step * run.config.get("global_batch", math.nan) for step in steps]),
@@ -59,13 +60,13 @@ def report(workdirs: Sequence[epath.Path]) -> str:
     shown = members or runs
     return page(
         title,
-        section("Results", *(_results(run, found) for run, found in zip(runs, results))),
-        section("Curves", sections.curves(shown, _charts(shown), AXES)),
-        *(_answers(run) for run in runs),
-        sections.config_section(runs, FinetuneConfig()),
-        _data(runs, results),
-        sections.time_section(runs),
-        sections.memory_section(runs),
+        section("Results", *(part(_results, run, found) for run, found in zip(runs, results))),
+        _curves(shown),
+        *(part(_answers, run) for run in runs),
+        part(sections.config_section, runs, FinetuneConfig()),
+        part(_data, runs, results),
+        part(sections.time_section, runs),
+        part(sections.memory_section, runs),
     )
 
 
@@ -74,7 +75,7 @@ def _run(workdir: epath.Path, name: str) -> Run:
     if run.config and "task" not in run.config:
         raise UserError(f"{workdir} holds a run of pretraining; python -m pretrain.report is for it")
     return dataclasses.replace(
-        run, config=run.config or read_json(workdir / RESULTS_FILE).get("config") or {}
+        run, config=run.config or as_mapping(read_json(workdir / RESULTS_FILE).get("config"))
     )
 
 
@@ -96,6 +97,11 @@ def _readable(folders: Sequence[epath.Path]) -> list[Run]:
     return runs
 
 
+def _curves(runs: Sequence[Run]) -> Markup:
+    """The section of curves; nothing without runs."""
+    return section("Curves", part(sections.curves, runs, _charts(runs), AXES)) if runs else Markup("")
+
+
 def _charts(runs: Sequence[Run]) -> list[Chart]:
     """A chart for each metric of the evaluations, beside training's where it has the same, then speeds."""
     names = dict.fromkeys(
@@ -106,7 +112,7 @@ def _charts(runs: Sequence[Run]) -> list[Chart]:
     for name in names:
         short = name.rpartition("/")[2]
         training = f"train/{short}" if name.count("/") == 1 else ""
-        charts.append(Chart(name.removeprefix("eval/"), training, name, percent=short not in LOWER_IS_BETTER))
+        charts.append(Chart(name.removeprefix("eval/"), training, name, percent=short not in NO_SHARES))
     return [
         *charts,
         Chart("Learning rate", "train/learning_rate"),
@@ -160,7 +166,7 @@ def _results(run: Run, found: Mapping[str, Any]) -> Markup:
 def _score(metric: str, value: Any) -> str:
     if not isinstance(value, int | float) or not math.isfinite(value):
         return "-"
-    return f"{value:.4f}" if metric.rpartition("/")[2] in LOWER_IS_BETTER else f"{100 * value:.2f}"
+    return f"{value:.4f}" if metric.rpartition("/")[2] in NO_SHARES else f"{100 * value:.2f}"
 
 
 def _answers(run: Run) -> Markup:
@@ -208,7 +214,21 @@ def _data(runs: Sequence[Run], results: Sequence[Mapping[str, Any]]) -> Markup:
 
 def _of_search(workdir: epath.Path) -> str:
     kept = read_json(workdir / SEARCH_FOLDER / TRIALS_FILE)
-    trials, objective, best = kept.get("trials") or [], kept.get("objective", ""), kept.get("best")
+    trials = _objects(kept.get("trials"))
+    return page(
+        f"{workdir.name}: search of {len(trials)} trials",
+        part(_trials, trials, str(kept.get("objective", "")), kept.get("best")),
+        _curves(_readable([workdir / SEARCH_FOLDER / f"trial-{trial.get('number')}" for trial in trials])),
+    )
+
+
+def _objects(values: Any) -> list[Mapping[str, Any]]:
+    """The objects of a JSON list; none if it is no list."""
+    return [each for each in values if isinstance(each, Mapping)] if isinstance(values, list) else []
+
+
+def _trials(trials: Sequence[Mapping[str, Any]], objective: str, best: Any) -> Markup:
+    """The trials of a search in parallel coordinates, and in a table."""
     axes = list(dict.fromkeys(name for trial in trials for name in trial["values"]))
     lines = [
         (
@@ -228,17 +248,16 @@ def _of_search(workdir: epath.Path) -> str:
         ]
         for trial in trials
     ]
-    runs = _readable([workdir / SEARCH_FOLDER / f"trial-{trial['number']}" for trial in trials])
     note = "red: the best trial; grey: no score, since it diverged or was ended early"
-    return page(
-        f"{workdir.name}: search of {len(trials)} trials",
-        section(
-            "Trials",
-            parallel(f"Values and {objective}", [*axes, objective], lines),
-            paragraph(note, note=True),
-        ),
-        section("All trials", table(["trial", *axes, objective, "epochs made", "time"], rows)),
-        section("Curves", sections.curves(runs, _charts(runs), AXES)) if runs else Markup(""),
+    return join(
+        [
+            section(
+                "Trials",
+                parallel(f"Values and {objective}", [*axes, objective], lines),
+                paragraph(note, note=True),
+            ),
+            section("All trials", table(["trial", *axes, objective, "epochs made", "time"], rows)),
+        ]
     )
 
 
@@ -247,12 +266,21 @@ def _value(value: Any) -> str:
 
 
 def _of_benchmark(workdir: epath.Path) -> str:
-    tasks = [
-        each for each in read_json(workdir / BENCHMARK_FILE).get("tasks") or [] if isinstance(each, dict)
-    ]
-    runs, rows, names, values = list[Run](), list[list[str]](), list[str](), list[float]()
-    for task in tasks:
-        folder = workdir / str(task.get("task"))
+    tasks = _objects(read_json(workdir / BENCHMARK_FILE).get("tasks"))
+    folders = [workdir / str(task.get("task")) for task in tasks]
+    runs = _readable(folders)
+    return page(
+        f"{workdir.name}: {len(tasks)} tasks",
+        part(_tasks, folders),
+        _curves(runs),
+        part(sections.time_section, runs),
+    )
+
+
+def _tasks(folders: Sequence[epath.Path]) -> Markup:
+    """The scores of a benchmark's tasks, in a chart and a table."""
+    rows, names, values = list[list[str]](), list[str](), list[float]()
+    for folder in folders:
         found = read_json(folder / RESULTS_FILE)
         for rate, summary in (found.get("summary") or {}).items():
             for metric, each in summary.items():
@@ -261,17 +289,8 @@ def _of_benchmark(workdir: epath.Path) -> str:
                 if metric == found.get("metric") and isinstance(each.get("mean"), int | float):
                     names.append(str(found.get("title", folder.name)))
                     values.append(max(100 * each["mean"], 0.0))
-        runs += _readable([folder])
     chart = bars(
         "Mean of the metric that chooses", names, values, [f"{value:.2f}" for value in values], colour(0)
     )
-    return page(
-        f"{workdir.name}: {len(tasks)} tasks",
-        section(
-            "Tasks",
-            chart,
-            table(["task", "learning rate", "metric", "best", "mean", "standard deviation"], rows),
-        ),
-        section("Curves", sections.curves(runs, _charts(runs), AXES)) if runs else Markup(""),
-        sections.time_section(runs),
-    )
+    head = ["task", "learning rate", "metric", "best", "mean", "standard deviation"]
+    return section("Tasks", chart, table(head, rows))

@@ -103,7 +103,7 @@ class Run:
             sums = np.cumsum(
                 [(phase.stop - phase.start) * phase.global_batch * phase.seq_len for phase in phases]
             )
-        except (UserError, LookupError, TypeError, ValueError):
+        except (UserError, LookupError, TypeError, AttributeError, ValueError):
             return []
         return np.interp(steps, [0, *stops], [0.0, *sums]).tolist()
 
@@ -135,7 +135,7 @@ def read_run(workdir: epath.Path, name: str = "") -> Run:
         name=name or workdir.name,
         workdir=workdir,
         lines=lines,
-        config=read_json(workdir / "config.json") or saved.get("config", {}),
+        config=read_json(workdir / "config.json") or as_mapping(saved.get("config")),
         saved=saved,
         start=read_json(workdir / START_FILE),
         spent=found[0] if found else None,
@@ -163,6 +163,11 @@ def read_json(file: epath.Path) -> dict[str, Any]:
         return json_object(file)
     except (OSError, ValueError):
         return {}
+
+
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    """A value of a JSON file that should be an object; {} if it is none."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _newest_checkpoint(workdir: epath.Path) -> dict[str, Any]:

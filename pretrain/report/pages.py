@@ -15,7 +15,7 @@ from pretrain.report import sections
 from pretrain.report.charts import histogram
 from pretrain.report.facts import Run, corpus, read_json, read_run
 from pretrain.report.html import Markup, colour, element, join, page, paragraph, section, table
-from pretrain.report.sections import Chart
+from pretrain.report.sections import Chart, part
 from pretrain.runtime.workdir import write_text
 
 FILE, EXAMPLES_FILE = "report.html", "examples.json"
@@ -64,13 +64,13 @@ def report(workdirs: Sequence[epath.Path]) -> str:
     title = f"{runs[0].name}: {sections.state_of(runs[0])}" if len(runs) == 1 else f"{len(runs)} runs"
     return page(
         title,
-        _figures(runs),
-        section("Curves", sections.curves(runs, CHARTS, AXES)),
-        sections.config_section(runs, PretrainConfig()),
-        *(_examples(run) for run in runs),
-        _data(runs),
-        sections.time_section(runs),
-        sections.memory_section(runs),
+        part(_figures, runs),
+        section("Curves", part(sections.curves, runs, CHARTS, AXES)),
+        part(sections.config_section, runs, PretrainConfig()),
+        *(part(_examples, run) for run in runs),
+        part(_data, runs),
+        part(sections.time_section, runs),
+        part(sections.memory_section, runs),
     )
 
 
@@ -113,11 +113,12 @@ def _row(run: Run) -> list[str]:
 
     steps, losses = run.series("eval/loss")
     best = min(losses, default=None)
+    parameters = run.start.get("parameters")
     tokens, speed, mfu = run.tokens([run.step]), middle("train/tokens_per_second"), middle("train/mfu")
     return [
         run.name,
         sections.state_of(run),
-        formatting.count(run.start["parameters"]) if "parameters" in run.start else "-",
+        formatting.count(parameters) if isinstance(parameters, int) else "-",
         formatting.count(tokens[0]) if tokens else "-",
         last("train/loss"),
         last("eval/loss"),

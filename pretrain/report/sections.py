@@ -40,6 +40,20 @@ class Chart:
     percent: bool = False
 
 
+def part(make: Callable[..., Markup], *arguments: Any) -> Markup:
+    """A part of a report; of files that are damaged, only a note of what is wrong.
+
+    Args:
+      make: makes it.
+      arguments: of `make`.
+    """
+    try:
+        return make(*arguments)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        said = f"{type(error).__name__}: {error}"
+        return paragraph(f"A part is left out, since a file that it shows is damaged ({said}).", note=True)
+
+
 def curves(runs: Sequence[Run], charts: Sequence[Chart], axes: Sequence[tuple[str, Values]]) -> Markup:
     """The metrics of runs, each run in its colour, against each of the axes.
 

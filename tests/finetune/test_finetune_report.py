@@ -11,9 +11,10 @@ from etils import epath
 from base.errors import UserError
 from base.schema import as_dict
 from finetune.config import FinetuneConfig
-from finetune.report import kept
+from finetune.report import kept, pages
 from finetune.report.__main__ import main
 from finetune.report.pages import report
+from finetune.results import results_file
 from finetune.search.trials_table import Found, Trial
 from pretrain.report.pages import report as report_of_pretraining
 from tests.hostile import NAMES
@@ -97,6 +98,40 @@ def test_classes_that_are_confused_and_the_largest_mistakes_are_kept(population)
     assert texts == [("c", "yes", "no"), ("d", "no", "yes"), ("a", "no", "no"), ("b", "yes", "yes")]
     said = words(report([population]))
     assert "yes as no: 1" in said and "c g yes no 99.3%" in said
+
+
+def test_mistakes_among_many_classes_are_counted_without_a_table_of_all_pairs(tmp_path):
+    names = [str(number) for number in range(50_000)]  # whose pairs are more than an int32 holds
+    logits = np.zeros((3, len(names)), np.float32)
+    logits[:, -1] = 1.0
+    job = job_of(names, ["a", "b", "c"], [49_998, 7, 7])
+    job.evaluations[0].encoded.labels = job.evaluations[0].encoded.labels.astype(np.int32)
+    kept.keep_answers(job, logits, epath.Path(tmp_path))
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found["confused"] == [["7", "49999", 2], ["49998", "49999", 1]] and found["confusion"] is None
+
+
+@pytest.mark.parametrize("metric", ["loss", "threshold", "accuracy", "test/f1", "test/threshold"])
+def test_a_metric_is_shown_as_the_table_of_a_run_shows_it(metric):
+    assert pages._score(metric, 0.4321) == results_file.score(metric, 0.4321)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("results.json", {"runs": [{}]}),
+        ("results.json", {"runs": [1], "config": 3, "examples": [1]}),
+        ("report.json", {"examples": [1]}),
+        ("config.json", {"task": "", "data": [1], "global_batch": "x"}),
+        ("search/trials.json", {"trials": [1, {}]}),
+        ("glue.json", {"tasks": [1, {"task": "runs"}]}),
+    ],
+)
+def test_a_file_with_odd_contents_only_leaves_out_its_part(population, name, content):
+    (population / name).parent.mkdir(exist_ok=True)
+    (population / name).write_text(json.dumps(content))
+    (population / "runs" / "results.json").write_text('{"summary": [1]}')
+    assert "letters" in words(report([population]))
 
 
 def test_scores_show_the_largest_differences(population):

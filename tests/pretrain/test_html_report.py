@@ -218,6 +218,23 @@ def test_damaged_files_only_leave_out_their_part(tmp_path):
     assert "held-out loss 6.5000" in said and "Memory" not in said
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("start.json", {"parameters": "x", "memory": {"params": "y"}, "mesh": [1]}),
+        ("config.json", {"data": {"mix": [1]}, "phases": [1]}),
+        ("checkpoints/40/run/metadata", {"config": [1], "data": {"0": [1]}}),
+        ("examples.json", {"examples": [1]}),
+    ],
+)
+def test_a_file_with_odd_contents_only_leaves_out_its_part(tmp_path, name, content):
+    place = write_run(tmp_path)
+    (place / name).write_text(json.dumps(content))
+    said = words(report([place]))
+    assert "held-out loss 6.5000" in said and "Loss (nats a prediction)" in said
+    assert "A part is left out, since a file that it shows is damaged" in said
+
+
 def test_a_run_whose_metrics_are_not_in_their_file_yet_is_reported_later(tmp_path, caplog):
     """The first evaluation of a run in a bucket comes before the first upload of its metrics."""
     place = epath.Path(tmp_path / "run")
