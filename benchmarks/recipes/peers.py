@@ -12,6 +12,8 @@ from benchmarks.recipes.runs import Clock, Point, Run, write_result
 from benchmarks.recipes.text import IGNORED, Text
 
 STATE = "state.pt"
+MODEL = "model"
+"""The folder of the trained network, as transformers writes it."""
 WEIGHT_DECAY, BETAS, EPS, CLIP_NORM, WARMUP = 0.01, (0.9, 0.98), 1e-6, 1.0, 0.05
 """As base has them."""
 SCORED_TOGETHER = 32
@@ -149,6 +151,8 @@ def train_and_score(run: Run, folder: Path) -> dict[str, Any]:
             _save(folder / STATE, parts, points)
             clock.leave_out()
     count = sum(p.numel() for p in model.parameters())
+    for part in (model, tokenizer):
+        part.save_pretrained(folder / MODEL)
     return write_result(folder, run, points, clock, began, parameters=count, compile_seconds=0.0)
 
 

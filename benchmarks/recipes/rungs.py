@@ -200,6 +200,7 @@ OURS = [
     Rung("near-8-lr2e-3", "its learning rate, tuned", {"optimizer.learning_rate": 2e-3}, on="near-8"),
     Rung("near-8-lr4e-3", "its learning rate, tuned", {"optimizer.learning_rate": 4e-3}, on="near-8"),
     Rung("near-4", "a quarter of the batch, four times the steps", {"global_batch": 4}, on="near-8-lr2e-3"),
+    Rung("near-16", "twice the batch, half the steps", {"global_batch": 16}, on="near-8-lr2e-3"),
     Rung("near-rate20", "fewer masks", {"masking.rate": 0.2}, on="near-8-lr2e-3"),
     Rung("near-rate30", "fewer masks", {"masking.rate": 0.3}, on="near-8-lr2e-3"),
     Rung("near-adamw", "AdamW in place of Muon", {"optimizer.name": "adamw"}, on="near-8-lr2e-3"),
