@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from pretrain.devices.mesh import gathered
 from pretrain.models import lean_gradients
-from pretrain.models.matrix_products import einsum
+from pretrain.models.matrix_products import einsum, platform
 
 Axes = tuple[str | None, ...]
 
@@ -160,7 +160,7 @@ class Linear(nnx.Module):
         wanted = range(self.outputs[0])[since:until]
         if len(wanted) == self.outputs[0] and not lean_gradients.are_used(x.dtype):
             y = self(x)
-            return [y[:, :, part] for part in wanted]
+            return lean_gradients.unstack(y) if platform() == "cpu" else [y[:, :, part] for part in wanted]
         with jax.named_scope(self.scope):
             kernel = self._kernel(x.dtype)
             bias = self.bias[...] if hasattr(self, "bias") else None

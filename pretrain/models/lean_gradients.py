@@ -46,6 +46,21 @@ def cast_once(kernel: Float[Array, "..."]) -> Float[Array, "..."]:
 cast_once.defvjp(lambda kernel: (cast_once(kernel), None), lambda _, gradient: (gradient,))
 
 
+@jax.custom_vjp
+def unstack(x: Float[Array, "B S P ..."]) -> list[Float[Array, "B S ..."]]:
+    """The parts along the third axis. The gradient of each is finished before they are put together.
+
+    Else XLA's CPU compiler computes them within the copy, one element at a time.
+    """
+    return [x[:, :, part] for part in range(x.shape[2])]
+
+
+unstack.defvjp(
+    lambda x: (unstack(x), None),
+    lambda _, gradients: (jnp.stack(jax.lax.optimization_barrier(gradients), axis=2),),
+)
+
+
 def look_up(table: Float[Array, "V E"], rows: Int[Array, "..."]) -> Float[Array, "... E"]:
     """Rows of a table. The gradient is summed in float32, and rounded to the table's type afterwards."""
     return _look_up(table, rows, table.shape[0])

@@ -248,6 +248,21 @@ def test_the_loss_without_a_maximum_is_the_loss_with_one(monkeypatch: pytest.Mon
     assert not np.any(gradient[:, :, -1])
 
 
+def test_parts_and_their_gradient_are_those_of_slices():
+    x, weights = (jax.random.normal(jax.random.key(seed), (2, 3, 2, 4)) for seed in (0, 1))
+
+    def total(parts: list) -> jax.Array:
+        return sum(jnp.sum(jnp.sin(part) * weights[:, :, index]) for index, part in enumerate(parts))
+
+    def sliced(x: jax.Array) -> list:
+        return [x[:, :, part] for part in range(2)]
+
+    ours, reference = (jax.grad(lambda x, f=f: total(f(x)))(x) for f in (lean_gradients.unstack, sliced))
+    np.testing.assert_array_equal(ours, reference)
+    for part, expected in zip(lean_gradients.unstack(x), sliced(x), strict=True):
+        np.testing.assert_array_equal(part, expected)
+
+
 def test_the_gradient_of_a_table_is_summed_in_float32():
     rows = jnp.asarray([[3] * 1000 + [1, 0]])
     table = jnp.ones((5, 2), "bfloat16")

@@ -23,7 +23,7 @@ from pretrain.models.families.family import KernelStart
 from pretrain.models.families.modernbert.fields import own_fields
 from pretrain.models.kernels.sight import Chosen
 from pretrain.models.layers import LayerNorm, Linear, activate, look_up, normal
-from pretrain.models.matrix_products import einsum
+from pretrain.models.matrix_products import einsum, platform
 
 
 def norm(config: EncoderConfig) -> LayerNorm:
@@ -133,6 +133,8 @@ def rotate(x: Float[Array, "B S N H"], angles: Float[Array, "B S H/2"]) -> Float
         swap = jnp.kron(jnp.array([[0, 1], [-1, 0]], x.dtype), jnp.eye(half, dtype=x.dtype))
         swapped = einsum("BSNH,HG->BSNG", x, swap, jnp.float32)
         return (x * jnp.tile(cos, 2) + swapped * jnp.tile(sin, 2)).astype(x.dtype)
+    if platform() == "cpu":
+        cos, sin = jax.lax.optimization_barrier((cos, sin))
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return rotated.astype(x.dtype)
