@@ -26,21 +26,19 @@ from finetune.population.state import population_mesh
 from finetune.texts.encoders import Encoder, encoder_for
 from pretrain.config import MeshConfig
 from pretrain.models import EncoderConfig, huggingface
-from pretrain.models.huggingface import CONFIG, INDEX, download, parse_config, read_config
+from pretrain.models.huggingface import CONFIG, download_model, parse_config, read_config
 from pretrain.runtime.workdir import MODEL_FILE, is_workdir
 from tokenizer import load as tokenizers
 from tokenizer import tokenizer_files
 
 FILES = (
     CONFIG,
-    "*.safetensors",
-    INDEX,
     "tokenizer*",
     tokenizer_files.SPECIAL_TOKENS_MAP,
     tokenizer_files.ADDED_TOKENS,
     FACTS_FILE,
 )
-"""What is fetched of a model on the hub."""
+"""What is fetched of a model on the hub beside its weights."""
 FLAGS = {
     "config.max_length": "--max_length",
     "config.init_from": "--model",
@@ -96,7 +94,7 @@ def find_model(model: str, *, inference: str = "jax", max_length: int = 0) -> Tr
     elif path.exists():
         folder = path
     else:
-        folder = download(model, [*FILES, f"{ONNX_FILE}*"] if inference == "onnx" else list(FILES))
+        folder = download_model(model, [*FILES, f"{ONNX_FILE}*"] if inference == "onnx" else list(FILES))
         downloaded = True
     values = read_config(str(folder))
     kind, names = answers_of(values, model)

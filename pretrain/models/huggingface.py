@@ -1,20 +1,17 @@
 """To and from the Hugging Face ecosystem: config.json and model.safetensors, in folders, buckets and on the hub.
 
-Nothing is unpickled and no transformers class is imported: names and layouts are `pretrain.models.tensor_names`.
+No transformers class is imported: names and layouts are `pretrain.models.tensor_names`, files of weights are
+`pretrain.models.weight_files`.
 """
 
 import contextlib
 import dataclasses
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-import safetensors
-import safetensors.numpy
 from etils import epath
 
 from base import hub_errors, hub_ids
@@ -27,11 +24,18 @@ from pretrain.models import EncoderConfig, Params, families, family_fields
 from pretrain.models.families.family import Family
 from pretrain.models.layers import ACTIVATIONS
 from pretrain.models.tensor_names import as_stored, from_state_dict, to_state_dict
+from pretrain.models.weight_files import (
+    CONFIG,
+    PATTERNS,
+    TORCH_PATTERNS,
+    WEIGHTS,
+    check_torch,
+    has_weights,
+    read_weights,
+    write_weights,
+)
 from tokenizer.load import load as load_tokenizer
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-SHARD = re.compile(r"[^/\\]+\.safetensors")
-"""Names of the files that an index may name."""
 OURS = "config.model"
 """The place of a network's fields, for messages, if no config.json describes it."""
 
@@ -44,14 +48,6 @@ _FIXED = {
 }
 
 _OPTIONAL_IDS = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
-
-_DTYPES = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "I64": np.int64,
-}
 
 
 def encoder_config(
@@ -253,9 +249,10 @@ def read_published(source: str | epath.PathLike) -> Published:
 
     Args:
       source: a folder with config.json and model.safetensors (or its shards), local or gs://, or a model's hub id.
+        A pytorch_model.bin (or its shards) takes the place of safetensors where torch is installed.
 
     Raises:
-      UserError: nothing there, no safetensors, a damaged file, or a model_type that this project does not have.
+      UserError: nothing there, no weights, a damaged file, or a model_type that this project does not have.
     """
     folder = epath.Path(source).expanduser()
     if not folder.is_dir():
@@ -263,14 +260,14 @@ def read_published(source: str | epath.PathLike) -> Published:
             raise UserError(
                 f"{source} is a file; a model is a folder that holds {CONFIG} and {WEIGHTS}, or a hub id"
             )
-        folder = download(str(source), [CONFIG, "*.safetensors", INDEX])
+        folder = download_model(str(source), [CONFIG])
     if not (folder / CONFIG).exists():
         raise UserError(
             f"{source} has no {CONFIG}; a model is a folder that holds {CONFIG} and {WEIGHTS}, or a hub id"
         )
     values = _read_json(folder / CONFIG)
     config = parse_config(values, str(folder / CONFIG))
-    return Published(str(source), values, config, _read_weights(folder, str(source)))
+    return Published(str(source), values, config, read_weights(folder, str(source)))
 
 
 def load_pretrained(source: str | epath.PathLike, *, seed: int = 0) -> tuple[EncoderConfig, Params]:
@@ -285,57 +282,13 @@ def load_pretrained(source: str | epath.PathLike, *, seed: int = 0) -> tuple[Enc
       The network's config, and its params as numpy arrays (float32 whatever the file holds).
 
     Raises:
-      UserError: nothing there, no safetensors, a damaged file, or tensors that do not fit the config; they are named.
+      UserError: nothing there, no weights, a damaged file, or tensors that do not fit the config; they are named.
     """
     found = read_published(source)
     with _placed(found.source):
         found.config.require_masked_lm()
     config = as_stored(found.config, found.state, found.source)
     return config, from_state_dict(config, found.state, found.source, seed=seed)
-
-
-def _read_weights(folder: epath.Path, source: str) -> dict[str, np.ndarray]:
-    if (folder / WEIGHTS).exists():
-        return _read_safetensors(folder / WEIGHTS)
-    if (folder / INDEX).exists():
-        shards = _shards(folder / INDEX)
-        missing = [name for name in shards if not (folder / name).exists()]
-        if missing:
-            raise UserError(f"{source} lacks {missing[0]}, which its {INDEX} names")
-        return {name: array for shard in shards for name, array in _read_safetensors(folder / shard).items()}
-    raise UserError(
-        f"{source} has no {WEIGHTS}; another format (pytorch_model.bin) is not read, since that would run code out of"
-        " the file: convert it with transformers' save_pretrained"
-    )
-
-
-def _shards(index: epath.Path) -> list[str]:
-    """The files that an index names, which lie beside it.
-
-    Raises:
-      UserError: it is damaged, or names a file elsewhere.
-    """
-    places = _read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not places:
-        raise UserError(f"{index} should have a weight_map, from the names of tensors to those of files")
-    for name in places.values():
-        if not (isinstance(name, str) and SHARD.fullmatch(name)):
-            raise UserError(f"{index} names {name!r}; it should name .safetensors files of its own folder")
-    return sorted(set(places.values()))
-
-
-def _read_safetensors(file: epath.Path) -> dict[str, np.ndarray]:
-    """Names to arrays; unlike safetensors.numpy this also reads bfloat16."""
-    try:
-        views = dict(safetensors.deserialize(file.read_bytes()))
-    except (safetensors.SafetensorError, IsADirectoryError) as error:
-        raise UserError(f"{file} is damaged or not a safetensors file: {error}; fetch it again") from error
-    arrays = {}
-    for name, view in views.items():
-        if view["dtype"] not in _DTYPES:
-            raise UserError(f"{file}: {name} is of type {view['dtype']}; known are {', '.join(_DTYPES)}")
-        arrays[name] = np.frombuffer(view["data"], _DTYPES[view["dtype"]]).reshape(view["shape"])
-    return arrays
 
 
 def save_pretrained(
@@ -358,14 +311,28 @@ def save_pretrained(
     write_config(folder, config_dict(config))
 
 
-def write_weights(folder: epath.Path, state: Mapping[str, np.ndarray]) -> None:
-    """Write a state dict as model.safetensors."""
-    (folder / WEIGHTS).write_bytes(safetensors.numpy.save(dict(state), metadata={"format": "pt"}))
-
-
 def write_config(folder: epath.Path, values: Mapping[str, Any]) -> None:
     """Write config.json: last, since nothing loads a folder without it."""
     (folder / CONFIG).write_text(json.dumps(dict(values), indent=2) + "\n")
+
+
+def download_model(hub_id: str, patterns: list[str]) -> epath.Path:
+    """The local folder that holds a model on the hub: these files, and its weights.
+
+    Weights in torch's format are fetched only where there are no others, and torch is there to read them.
+
+    Args:
+      hub_id: owner/name, possibly with @REVISION.
+      patterns: names of files, with wildcards; the first is the one that a message names.
+
+    Raises:
+      UserError: as for `download`; weights that cannot be read.
+    """
+    folder = download(hub_id, [*patterns, *PATTERNS])
+    if not has_weights(folder) and (folder / CONFIG).exists():
+        check_torch(hub_id)
+        folder = download(hub_id, [*patterns, *TORCH_PATTERNS])
+    return folder
 
 
 def download(hub_id: str, patterns: list[str]) -> epath.Path:
