@@ -69,6 +69,12 @@ class DataConfig(SourceConfig):
         8,
         "number of streams that the corpus is split into; must divide every phase's global batch; fixed for a run",
     )
+    split_files: bool = field(
+        True,
+        "where there are fewer than eight files for each stream, streams read parts of their own of the files; False: "
+        "every process reads all files",
+        older=False,
+    )
     window: int = field(
         1024, "documents of a stream that are shuffled together; 1 keeps the order of the files"
     )
@@ -107,6 +113,7 @@ READERS = {
     "filters.min_harmful_pp": ("oscar",),
     "mix": ("mix",),
     "temperature": ("mix",),
+    "split_files": ("files", "oscar", "hub", "mix"),
 }
 """The kinds of source that read a field, for fields that not all kinds read."""
 OF_ANY_SOURCE = ("filters.min_chars", "bad_documents")

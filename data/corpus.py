@@ -202,7 +202,7 @@ def _document_lengths(
 ) -> Lengths:
     layout, unwanted, counts = open_layout(config, source, seed), outside_training(config), Counts()
     lengths: Lengths = {stream: {} for stream in range(config.streams)}
-    for shard in range(len(source.shards)):
+    for shard in range(len(layout.source.shards)):
         owners: list[int] = []
         texts: list[str] = []
         pending = 0
@@ -215,7 +215,7 @@ def _document_lengths(
             if progress is not None:
                 progress(counts.documents)
 
-        for record in source.read(shard):
+        for record in layout.source.read(shard):
             if counts.keeps(record, unwanted):
                 owners.append(layout.owner(shard, record.number))
                 texts.append(record.text)

@@ -1,7 +1,8 @@
 """The contract between a source of text and the streams that read it."""
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
 
 BLANK = "blank line"
 """Stands in place of a reason for a line without text between documents; such a line is never counted."""
@@ -37,3 +38,36 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """Hex digest of the corpus's identity: kind, shard names, sizes, filters; not of its contents."""
         ...
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """A source that may be read by parts of its shards."""
+
+    def divided(self, count: int, streams: int) -> Source | str:
+        """The same documents in `count` shards of similar size, each of which is read alone.
+
+        Shard n is for stream n modulo `streams`. The result depends on the corpus and these numbers alone.
+
+        Returns:
+          The source; or the reason why the corpus cannot be divided, empty if it is small.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class RecordsOfShards:
+    """A source from its shards' names and a function that reads them."""
+
+    shards: Sequence[str]
+    read_shard: Callable[[int, int], Iterator[Record]]
+    """Function (shard, number of the first record) -> records."""
+    identity: str
+
+    def read(self, shard: int, start: int = 0) -> Iterator[Record]:
+        """See `Source`."""
+        return self.read_shard(shard, start)
+
+    def fingerprint(self) -> str:
+        """See `Source`."""
+        return self.identity

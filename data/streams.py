@@ -8,6 +8,8 @@ W may change during a run. A window that has begun keeps its size. An epoch that
 which is random if W is above 1.
 """
 
+import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,8 +24,18 @@ from data.mixes import MixDraws, MixedDocuments, keeps_its_place, shares
 from data.prepared.documents import PreparedDocuments, shuffled
 from data.prepared.source import PreparedSource
 from data.random_orders import permutation
-from data.source_protocol import Source
-from data.stream_records import SHUFFLED, Layout, Position, Reader, ShardOrder, open_readers
+from data.source_protocol import Divisible, Source
+from data.stream_records import (
+    SHARDS_PER_STREAM,
+    SHUFFLED,
+    Layout,
+    Position,
+    Reader,
+    ShardOrder,
+    open_readers,
+)
+
+log = logging.getLogger(__name__)
 
 
 class SourceDocuments:
@@ -73,7 +85,20 @@ class SourceDocuments:
 
 def open_layout(config: DataConfig, source: Source, seed: int, member: int = 0) -> Layout:
     """Share a source among the run's streams; `member` is its number in a mix."""
-    return Layout(source, config.streams, seed, member)
+    divided = division(config, source)
+    return Layout(source if isinstance(divided, str) else divided, config.streams, seed, member)
+
+
+def division(config: DataConfig, source: Source) -> Source | str:
+    """A source of few large shards, divided into parts that streams read alone.
+
+    Returns:
+      The divided source; or why it is not divided, empty if there is no need.
+    """
+    count = SHARDS_PER_STREAM * config.streams
+    if not config.split_files or len(source.shards) >= count or not isinstance(source, Divisible):
+        return ""
+    return source.divided(count, config.streams)
 
 
 def shuffles_shards(config: DataConfig) -> bool:
@@ -141,6 +166,8 @@ def open_documents(
             members.append(_prepared(config, source, seed, index, places))
             continue
         layout = open_layout(config, source, seed, index)
+        if layout.shares_shards and len(starts) < config.streams:
+            _say_shared(str(division(config, source)))
         places, until = (
             {stream: place["members"][index] if mixed and place else place for stream, place in given.items()}
             for given in (starts, ends)
@@ -175,6 +202,17 @@ def open_documents(
         )
         for stream, start in starts.items()
     }
+
+
+@functools.cache
+def _say_shared(why: str) -> None:
+    """Say once that this process reads the text of other processes too, and what to do about it."""
+    if why:
+        log.warning(
+            "%s, so every process reads all of the text; prepare the corpus for a run of several hosts "
+            "(python -m data.prepare, docs/corpus.md)",
+            why,
+        )
 
 
 def _prepared(

@@ -191,7 +191,7 @@ def _fixed(name: str) -> str:
     )
     if name in start or name.startswith("tokenizer."):
         return "the start"
-    if name == "data.streams" or name in {
+    if name in ("data.streams", "data.split_files") or name in {
         f"model.{each}" for each in (*starting_network.NETWORK, *starting_network.HELD)
     }:
         return "the network and the streams"

@@ -18,7 +18,7 @@ from tokenizer.config import TokenizerConfig
 from tokenizer.config import unused_fields as unused_of_tokenizer
 from tokenizer.run_tokenizer import ensure_tokenizer, has_tokenizer, tokenizer_folder
 
-OF_ROWS = ("streams", "window", "packing", "prefetch")
+OF_ROWS = ("streams", "split_files", "window", "packing", "prefetch")
 """Fields of `data` that set how documents become rows. They do not affect a tokenizer."""
 
 

@@ -26,7 +26,7 @@ from tokenizer.train import train_tokenizer
 MADE_FROM = "made_from.json"
 """{"config": the fields of TokenizerConfig, "corpus": the fingerprint of its text, "data": the fields of DataConfig
 that determine the text}; "corpus" and "data" are null if the tokenizer was copied."""
-UNDECIDING = ("bad_documents", "streams", "window", "packing", "prefetch")
+UNDECIDING = ("bad_documents", "streams", "split_files", "window", "packing", "prefetch")
 """Fields of DataConfig that do not affect which documents the corpus has."""
 
 

@@ -25,7 +25,7 @@ from data.prepared.index import WORK
 from tokenizer.config import TokenizerConfig
 from tokenizer.config import unused_fields as unused_of_tokenizer
 
-OF_ROWS = ("streams", "window", "packing", "prefetch")
+OF_ROWS = ("streams", "split_files", "window", "packing", "prefetch")
 """Fields of `data` that a preparation does not read: a run does."""
 
 

@@ -1,5 +1,6 @@
 """Lines of stdin and of plain, gzip and Zstandard files, streamed. Damage raises an error."""
 
+import contextlib
 import io
 import sys
 import zlib
@@ -75,7 +76,7 @@ def split_lines(blocks: Iterable[bytes]) -> Iterator[bytes | FlawError]:
         lines = (block[:-1] if held else block).splitlines(keepends=True)
         unfinished = lines.pop() if lines and not lines[-1].endswith((b"\n", b"\r")) else b""
         if lines and size:
-            yield _line((*begun, lines.pop(0)), size)
+            yield _line((*begun, end := lines.pop(0)), size, size + len(end))
             begun, size = [], 0
         yield from lines
         if unfinished:
@@ -85,18 +86,25 @@ def split_lines(blocks: Iterable[bytes]) -> Iterator[bytes | FlawError]:
             else:
                 begun.append(unfinished)
     if size or held:
-        yield _line((*begun, held), size)
+        yield _line((*begun, held), size, size + len(held))
 
 
-def _line(parts: Iterable[bytes], size: int) -> bytes | FlawError:
+def _line(parts: Iterable[bytes], size: int, whole: int) -> bytes | FlawError:
     if size > LONGEST_LINE:
-        return too_long(size)
+        return too_long(size, whole)
     return b"".join(parts)
 
 
-def too_long(size: int) -> FlawError:
-    """The flaw of a line, or of a document of several lines, that is longer than LONGEST_LINE; `size` in bytes."""
-    return FlawError("too long", f"{size} bytes or more; at most {LONGEST_LINE} are read as one document")
+def too_long(size: int, whole: int = 0) -> FlawError:
+    """The flaw of a line, or of a document of several lines, that is longer than LONGEST_LINE.
+
+    Args:
+      size: its bytes so far.
+      whole: all bytes of the line.
+    """
+    return FlawError(
+        "too long", f"{size} bytes or more; at most {LONGEST_LINE} are read as one document", whole
+    )
 
 
 def read_blocks(path: str) -> Iterator[bytes]:
@@ -107,23 +115,29 @@ def read_blocks(path: str) -> Iterator[bytes]:
     Raises:
       FlawError: the archive is truncated or damaged. All content before the damage has been yielded.
     """
-    import zstandard
-
     from data.sources.zstandard_blocks import unpacked_zstandard
 
-    with open_file(path) as opened:
-        try:
-            match suffixes(path)[1]:
-                case ".gz":
-                    yield from _unpacked_gzip(opened)
-                case ".zst":
-                    yield from unpacked_zstandard(opened)
-                case _:
-                    yield from iter(lambda: opened.read1(CHUNK), b"")
-        except EOFError:
-            raise FlawError("truncated file", "the archive ends before its end mark; copy it again") from None
-        except (zlib.error, zstandard.ZstdError) as error:
-            raise FlawError("damaged file", str(error)) from None
+    with open_file(path) as opened, archive_flaws():
+        match suffixes(path)[1]:
+            case ".gz":
+                yield from _unpacked_gzip(opened)
+            case ".zst":
+                yield from (block for _, block in unpacked_zstandard(opened))
+            case _:
+                yield from iter(lambda: opened.read1(CHUNK), b"")
+
+
+@contextlib.contextmanager
+def archive_flaws() -> Iterator[None]:
+    """Turn the errors of unpacking into flaws."""
+    import zstandard
+
+    try:
+        yield
+    except EOFError:
+        raise FlawError("truncated file", "the archive ends before its end mark; copy it again") from None
+    except (zlib.error, zstandard.ZstdError) as error:
+        raise FlawError("damaged file", str(error)) from None
 
 
 def _unpacked_gzip(opened: io.BufferedReader) -> Iterator[bytes]:

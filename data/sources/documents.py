@@ -24,10 +24,12 @@ EMPTY = "empty"
 class FlawError(Exception):
     """A document cannot be read: a short `reason`, for counts, and a `detail` for the person who corrects it."""
 
-    def __init__(self, reason: str, detail: str = ""):
+    def __init__(self, reason: str, detail: str = "", size: int = 0):
         super().__init__(f"{reason} ({detail})" if detail else reason)
         self.reason = reason
         self.detail = detail
+        self.size = size
+        """Bytes of the line that the flaw stands for, if it was read past; else 0."""
 
 
 class Gate:

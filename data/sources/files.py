@@ -8,7 +8,7 @@ from typing import Any
 
 from base.errors import UserError
 from data.config import SourceConfig
-from data.source_protocol import BLANK, Record
+from data.source_protocol import BLANK, Record, Source
 from data.sources.documents import (
     FlawError,
     Gate,
@@ -19,9 +19,11 @@ from data.sources.documents import (
     refuse_metadata_filters,
     text_of,
 )
+from data.sources.file_parts import Part, divide, divided_source
 from data.sources.file_versions import FileVersions
-from data.sources.lines import blank_line_documents, numbered_lines, or_empty, sound
-from data.sources.paths import File, find_files, open_file, suffixes
+from data.sources.lines import NumberedLines, blank_line_documents, numbered_lines, or_empty, sound
+from data.sources.part_lines import lines_of_documents, lines_of_part, place_of
+from data.sources.paths import File, find_files, open_file, open_part, suffixes
 from data.sources.table_rows import row_records
 from data.sources.txt_documents import look
 
@@ -66,6 +68,20 @@ class FilesSource:
         """Records of one file from `start` on (see `data.source_protocol.Source.read`)."""
         file = self._files[shard]
         return self._versions.unchanged(read_file(file, self._config, self._gate, start), file)
+
+    @functools.lru_cache  # noqa: B019 - a run has few sources, which live as long as the run
+    def divided(self, count: int, streams: int) -> Source | str:
+        """See `data.source_protocol.Divisible`."""
+        parts = divide(self._files, (), count, streams)
+        if isinstance(parts, str):
+            return parts
+        return divided_source(self.shards, parts, self._part, self.fingerprint())
+
+    def _part(self, part: Part, start: int) -> Iterator[Record]:
+        file = self._files[part.file]
+        if not file.size:
+            return self.read(part.file, start)
+        return self._versions.unchanged(read_part(file, part, self._config, self._gate, start), file)
 
     def fingerprint(self) -> str:
         """Hex digest of the files' names and sizes, the settings for reading them, and the filters."""
@@ -131,30 +147,45 @@ class _Peek(Gate):
 
 def read_file(file: File, config: SourceConfig, gate: Gate, start: int = 0) -> Iterator[Record]:
     """Records of one file from number `start` on; a file without records yields one, dropped as an empty file."""
-    match suffixes(file.path)[0]:
+    path = file.path
+    match suffixes(path)[0]:
         case ".parquet":
-            records = _parquet_rows(file.path, config.text_field, gate, start)
+            records = _parquet_rows(path, config.text_field, gate, start)
         case ".txt" if config.txt_documents == "blank_line":
-            records = blank_line_documents(file.path, gate, start)
+            records = blank_line_documents(numbered_lines(path), path, gate, start)
         case ".txt":
-            records = _text_lines(file.path, gate, start)
+            records = _text_lines(numbered_lines(path), path, gate, start)
         case _:
-            records = _json_lines(file.path, config.text_field, gate, start)
-    return or_empty(records, file.path, gate, start)
+            records = _json_lines(numbered_lines(path), path, config.text_field, gate, start)
+    return or_empty(records, path, gate, start)
 
 
-def _text_lines(path: str, gate: Gate, start: int) -> Iterator[Record]:
-    for number, line in numbered_lines(path):
+def read_part(file: File, part: Part, config: SourceConfig, gate: Gate, start: int = 0) -> Iterator[Record]:
+    """Records of a part of a file from number `start` on, numbered from 0 in the part; a part may have none."""
+    path, place = file.path, place_of(file.path, part)
+    match suffixes(path)[0]:
+        case ".parquet":
+            return _parquet_rows(path, config.text_field, gate, start, range(part.start, part.stop))
+        case ".txt" if config.txt_documents == "blank_line":
+            return blank_line_documents(lines_of_documents(path, part), place, gate, start)
+        case ".txt":
+            return _text_lines(lines_of_part(path, part), place, gate, start)
+        case _:
+            return _json_lines(lines_of_part(path, part), place, config.text_field, gate, start)
+
+
+def _text_lines(lines: NumberedLines, place: str, gate: Gate, start: int) -> Iterator[Record]:
+    for number, line in lines:
         if number < start:
             continue
         try:
             yield gate.line(number, sound(line))
         except FlawError as flaw:
-            yield gate.unreadable(number, f"{path} line {number + 1}", flaw)
+            yield gate.unreadable(number, f"{place} line {number + 1}", flaw)
 
 
-def _json_lines(path: str, field: str, gate: Gate, start: int) -> Iterator[Record]:
-    for number, line in numbered_lines(path):
+def _json_lines(lines: NumberedLines, place: str, field: str, gate: Gate, start: int) -> Iterator[Record]:
+    for number, line in lines:
         if number < start:
             continue
         try:
@@ -163,14 +194,17 @@ def _json_lines(path: str, field: str, gate: Gate, start: int) -> Iterator[Recor
                 continue
             yield gate.document(number, text_of(json_object(sound(line)), field, f"{gate.where}.text_field"))
         except FlawError as flaw:
-            yield gate.unreadable(number, f"{path} line {number + 1}", flaw)
+            yield gate.unreadable(number, f"{place} line {number + 1}", flaw)
 
 
-def _parquet_rows(path: str, field: str, gate: Gate, start: int) -> Iterator[Record]:
+def _parquet_rows(
+    path: str, field: str, gate: Gate, start: int, groups: range | None = None
+) -> Iterator[Record]:
+    """Rows of the row groups, numbered from 0 in them; of all without `groups`."""
     import pyarrow
     import pyarrow.parquet
 
-    with open_file(path) as opened:
+    with open_file(path) if groups is None else open_part(path) as opened:
         try:
             table = pyarrow.parquet.ParquetFile(opened)
         except (pyarrow.ArrowException, OSError) as error:  # open_file raises UserError for the file itself
@@ -178,8 +212,9 @@ def _parquet_rows(path: str, field: str, gate: Gate, start: int) -> Iterator[Rec
                 yield gate.unreadable(0, path, FlawError("damaged file", " ".join(str(error).split())))
             return
         column = _column(table.schema_arrow, field)
+        place = path if not groups else f"{path} (from row group {groups.start})"
         first = 0
-        for group in range(table.num_row_groups):
+        for group in range(table.num_row_groups) if groups is None else groups:
             rows = table.metadata.row_group(group).num_rows
             if column is None and first + rows > start:
                 flaw = FlawError(
@@ -187,14 +222,14 @@ def _parquet_rows(path: str, field: str, gate: Gate, start: int) -> Iterator[Rec
                     missing_field(field, table.schema_arrow.names, f"{gate.where}.text_field"),
                 )
                 for number in range(max(first, start), first + rows):
-                    yield gate.unreadable(number, f"{path} row {number + 1}", flaw)
+                    yield gate.unreadable(number, f"{place} row {number + 1}", flaw)
             elif first + rows > start:
-                yield from _row_group(table, group, column, path, field, gate, first, max(first, start))
+                yield from _row_group(table, group, column, place, field, gate, first, max(first, start))
             first += rows
 
 
 def _row_group(
-    table: Any, group: int, column: str | None, path: str, field: str, gate: Gate, first: int, start: int
+    table: Any, group: int, column: str | None, place: str, field: str, gate: Gate, first: int, start: int
 ) -> Iterator[Record]:
     """Rows of a row group whose first row has number `first`; rows lost to damage become dropped records."""
     import pyarrow
@@ -203,12 +238,12 @@ def _row_group(
     end = first + table.metadata.row_group(group).num_rows
     try:
         for batch in table.iter_batches(PARQUET_BATCH, row_groups=[group], columns=[column]):
-            yield from row_records(batch, number, start, path, field, gate)
+            yield from row_records(batch, number, start, place, field, gate)
             number += len(batch)
     except (pyarrow.ArrowException, OSError) as error:
         damage = FlawError("damaged file", " ".join(str(error).split()))
         for lost in range(max(number, start), end):
-            yield gate.unreadable(lost, f"{path} row {lost + 1}", damage)
+            yield gate.unreadable(lost, f"{place} row {lost + 1}", damage)
 
 
 def _column(schema: Any, field: str) -> str | None:

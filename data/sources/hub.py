@@ -3,6 +3,7 @@
 The token comes from huggingface_hub (HF_TOKEN, or a login); this module never reads or shows it.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from base.errors import UserError
 from base.hub_errors import may_pass, one_line
 from base.hub_patience import ATTEMPTS, patiently, pause
 from data.config import SourceConfig
-from data.source_protocol import Record
+from data.source_protocol import Record, RecordsOfShards, Source
 from data.sources.documents import FlawError, Gate, column_of, digest, missing_field, refuse_metadata_filters
 from data.sources.hub_errors import explain
 from data.sources.table_rows import row_records
@@ -68,11 +69,17 @@ class HubSource:
         Raises:
           UserError: also if the connection stays broken.
         """
+        return self._read(self._dataset, self._shards, shard, start)
+
+    def _read(self, dataset: Any, names: Sequence[str], shard: int, start: int) -> Iterator[Record]:
+        """Records of one of a dataset's shards, or of its groups of shards, with these names."""
+        part = dataset.shard(len(names), shard).select_columns([self._column])
+        place = f"{self._config.name}: {names[shard]}"
         reached = start
         failures = 0
         while True:
             try:
-                for record in self._records(shard, reached):
+                for record in self._records(part, place, reached):
                     yield record
                     reached = record.number + 1
                     failures = 0
@@ -84,6 +91,18 @@ class HubSource:
                 if failures == ATTEMPTS or not may_pass(error):
                     raise explain(error, self._config, self._where) from error
                 pause(error, failures)
+
+    @functools.lru_cache  # noqa: B019 - a run has few sources, which live as long as the run
+    def divided(self, count: int, streams: int) -> Source | str:
+        """See `data.source_protocol.Divisible`: row groups of Parquet files; `datasets` divides no other format."""
+        try:
+            dataset = patiently(self._dataset.reshard)
+        except Exception as error:  # the same as above
+            raise explain(error, self._config, self._where) from error
+        if dataset.num_shards < count:
+            return f"{self._config.name} on the hub has {dataset.num_shards} files or row groups, fewer than {count}"
+        names = [f"{self._config.split} {part}/{count}" for part in range(count)]
+        return RecordsOfShards(names, lambda *place: self._read(dataset, names, *place), self.fingerprint())
 
     def fingerprint(self) -> str:
         """Hex digest of id, revision, configuration, split, text field, shards, filters, and the card's count."""
@@ -121,9 +140,7 @@ class HubSource:
         else:
             self._shards = [f"{config.split}-{index:05d}-of-{count:05d}" for index in range(count)]
 
-    def _records(self, shard: int, start: int) -> Iterator[Record]:
-        place = f"{self._config.name}: {self._shards[shard]}"
-        part = self._dataset.shard(self._dataset.num_shards, shard).select_columns([self._column])
+    def _records(self, part: Any, place: str, start: int) -> Iterator[Record]:
         reached = start
         # At damage `datasets` discards the rows of the incomplete batch. A second pass reads rows one by one.
         for batch in (BATCH, 1):

@@ -8,6 +8,9 @@ from data.sources import compressed_lines
 from data.sources.compressed_lines import lines_and_flaws
 from data.sources.documents import FlawError, Gate, decode
 
+NumberedLines = Iterator[tuple[int, bytes | FlawError]]
+"""(number from 0, line), as `numbered_lines` yields them."""
+
 
 def or_empty(records: Iterator[Record], path: str, gate: Gate, start: int) -> Iterator[Record]:
     """Yield the records; if a reader that began at 0 has none, yield one dropped record for an empty file."""
@@ -19,7 +22,7 @@ def or_empty(records: Iterator[Record], path: str, gate: Gate, start: int) -> It
         yield gate.unreadable(0, path, FlawError("empty file"))
 
 
-def numbered_lines(path: str) -> Iterator[tuple[int, bytes | FlawError]]:
+def numbered_lines(path: str) -> NumberedLines:
     """Yield (number from 0, line) of a file. A flaw stands for a line that is too long, and for all after damage."""
     number = -1
     try:
@@ -36,17 +39,17 @@ def sound(line: bytes | FlawError) -> bytes:
     return line
 
 
-def blank_line_documents(path: str, gate: Gate, start: int = 0) -> Iterator[Record]:
-    """Yield documents that are runs of non-blank lines, numbered from 0.
+def blank_line_documents(lines: NumberedLines, place: str, gate: Gate, start: int = 0) -> Iterator[Record]:
+    """Yield documents that are runs of non-blank lines, numbered from 0; `place` is where the lines come from.
 
     A flaw in a line is a flaw of the whole document.
     """
-    for number, (first, run) in enumerate(_runs(path)):
+    for number, (first, run) in enumerate(_runs(lines)):
         if number >= start:
-            yield _joined(number, first, run, path, gate)
+            yield _joined(number, first, run, place, gate)
 
 
-def _joined(number: int, first: int, run: list[bytes] | FlawError, path: str, gate: Gate) -> Record:
+def _joined(number: int, first: int, run: list[bytes] | FlawError, place: str, gate: Gate) -> Record:
     lines: list[str] = []
     try:
         if isinstance(run, FlawError):
@@ -55,16 +58,16 @@ def _joined(number: int, first: int, run: list[bytes] | FlawError, path: str, ga
             lines.append(decode(line).rstrip("\r\n"))
         return gate.document(number, "\n".join(lines))
     except FlawError as flaw:
-        return gate.unreadable(number, f"{path} line {first + len(lines) + 1}", flaw)
+        return gate.unreadable(number, f"{place} line {first + len(lines) + 1}", flaw)
 
 
-def _runs(path: str) -> Iterator[tuple[int, list[bytes] | FlawError]]:
+def _runs(lines: NumberedLines) -> Iterator[tuple[int, list[bytes] | FlawError]]:
     """Yield (first line from 0, lines) of each run of non-blank lines; or (line, flaw) of a run with a flaw."""
     run: list[bytes] = []
     flaw: tuple[int, FlawError] | None = None  # of the run
     held = 0  # bytes of memory of the run
     index = -1
-    for index, line in numbered_lines(path):
+    for index, line in lines:
         if isinstance(line, FlawError):
             run, flaw = [], flaw or (index, line)
         elif line.isspace():

@@ -1,15 +1,18 @@
 """Documents of OSCAR (https://oscar-project.org), from 2019 to community OSCAR, filtered by their metadata."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from base.errors import UserError
 from data.config import FilterConfig, SourceConfig
-from data.source_protocol import BLANK, Record
+from data.source_protocol import BLANK, Record, Source
 from data.sources.documents import METADATA_FILTERS, FlawError, Gate, decode, digest, json_object, text_of
+from data.sources.file_parts import Part, divide, divided_source
 from data.sources.file_versions import FileVersions
-from data.sources.lines import blank_line_documents, numbered_lines, or_empty, sound
+from data.sources.lines import NumberedLines, blank_line_documents, numbered_lines, or_empty, sound
 from data.sources.oscar_layout import ANNOTATIONS, Layout, Shard, find_layout
+from data.sources.part_lines import lines_of_documents, lines_of_part, place_of
 from data.sources.paths import File
 
 
@@ -54,11 +57,11 @@ class OscarSource:
             case Shard(text=None, meta=None):
                 records = self._lost(files.name, start)
             case Shard(text=File() as text, meta=None):
-                records = or_empty(
-                    blank_line_documents(text.path, self._gate, start), text.path, self._gate, start
-                )
+                runs = blank_line_documents(numbered_lines(text.path), text.path, self._gate, start)
+                records = or_empty(runs, text.path, self._gate, start)
             case Shard(text=None, meta=File() as meta):
-                records = or_empty(self._documents(meta.path, start), meta.path, self._gate, start)
+                documents = self._documents(numbered_lines(meta.path), meta.path, start)
+                records = or_empty(documents, meta.path, self._gate, start)
             case Shard(text=File() as text, meta=File() as meta):
                 records = or_empty(self._slices(text.path, meta.path, start), meta.path, self._gate, start)
         return self._versions.unchanged(records, files.text, files.meta)
@@ -70,15 +73,37 @@ class OscarSource:
         ]
         return digest(self._config, [self._layout.release, *sizes])
 
+    @functools.lru_cache  # noqa: B019 - a run has few sources, which live as long as the run
+    def divided(self, count: int, streams: int) -> Source | str:
+        """See `data.source_protocol.Divisible`."""
+        shards = self._layout.shards
+        files = [shard.meta or shard.text or File("", shard.name, 0) for shard in shards]
+        pairs = [number for number, shard in enumerate(shards) if shard.text and shard.meta]
+        parts = divide(files, pairs, count, streams)
+        if isinstance(parts, str):
+            return parts
+        return divided_source(self.shards, parts, self._part, self.fingerprint())
+
+    def _part(self, part: Part, start: int) -> Iterator[Record]:
+        shard = self._layout.shards[part.file]
+        if (file := shard.meta or shard.text) is None or (shard.text and shard.meta) or not file.size:
+            return self.read(part.file, start)
+        place = place_of(file.path, part)
+        if shard.meta:
+            records = self._documents(lines_of_part(file.path, part), place, start)
+        else:
+            records = blank_line_documents(lines_of_documents(file.path, part), place, self._gate, start)
+        return self._versions.unchanged(records, file)
+
     def _lost(self, name: str, start: int) -> Iterator[Record]:
         if start == 0:
             yield self._gate.unreadable(
                 0, f"{self._config.path}: {name}", FlawError("missing shard", "in the checksum list")
             )
 
-    def _documents(self, path: str, start: int) -> Iterator[Record]:
+    def _documents(self, lines: NumberedLines, place: str, start: int) -> Iterator[Record]:
         """22.01 and later: each line is a JSON object with text and metadata."""
-        for number, line in numbered_lines(path):
+        for number, line in lines:
             if number < start:
                 continue
             try:
@@ -90,7 +115,7 @@ class OscarSource:
                 reason = record.dropped or metadata_drop(fields.get("metadata"), self._config.filters)
                 yield Record(number, "", reason) if reason else record
             except FlawError as flaw:
-                yield self._gate.unreadable(number, f"{path} line {number + 1}", flaw)
+                yield self._gate.unreadable(number, f"{place} line {number + 1}", flaw)
 
     def _slices(self, text_path: str, meta_path: str, start: int) -> Iterator[Record]:
         """21.09: each line of metadata gives the lines of the text file that are its document."""

@@ -21,6 +21,9 @@ from base.storage import is_remote
 
 READ_BLOCK = 4 * 2**20
 BUFFER = 2**18
+SMALL_BUFFER = 2**16
+BEYOND = 2**14
+"""Bytes of the first read beyond a part's end; each further one is twice as long."""
 MAGIC = re.compile(r"[*?[]")
 UNESCAPED_COMMA = re.compile(r"(?<!\\),")
 NEXT_ADDRESS = re.compile(r",\s*\w+://")
@@ -129,6 +132,27 @@ def open_file(path: str) -> io.BufferedReader:
     return io.BufferedReader(_Readable(path, raw), BUFFER)
 
 
+def open_part(path: str, stop: int | None = None) -> io.BufferedReader:
+    """Open a local or remote file for reading a part, without the reading ahead of `open_file`.
+
+    Args:
+      path: the file.
+      stop: the byte after the part, up to which blocks of a remote file are large; None for reading here and there.
+
+    Raises:
+      UserError: as for `open_file`.
+    """
+    with readable(path):
+        if is_remote(path):
+            fs, inner = _filesystem(path)
+            raw = fs.open(inner, "rb", cache_type="none")
+        else:
+            raw = Path(path).open("rb", buffering=0)  # noqa: SIM115 - the reader returned closes it
+    if stop is None:
+        return io.BufferedReader(_Readable(path, raw), SMALL_BUFFER)
+    return io.BufferedReader(_UpTo(path, raw, stop), READ_BLOCK if is_remote(path) else BUFFER)
+
+
 class _Readable(io.RawIOBase):
     """A file whose reading errors become UserErrors with its name, so that they differ from damage in its content."""
 
@@ -157,6 +181,21 @@ class _Readable(io.RawIOBase):
         if not self.closed:
             self._raw.close()
         super().close()
+
+
+class _UpTo(_Readable):
+    """A file of which one call reads up to a place, and calls beyond it read little at first."""
+
+    def __init__(self, path: str, raw: Any, stop: int):
+        super().__init__(path, raw)
+        self._stop = stop
+        self._beyond = BEYOND
+
+    def readinto(self, buffer: Any) -> int:
+        left = self._stop - self.tell()
+        if left <= 0:
+            left, self._beyond = self._beyond, 2 * self._beyond
+        return super().readinto(memoryview(buffer)[:left])
 
 
 @contextlib.contextmanager

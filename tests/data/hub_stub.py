@@ -34,7 +34,12 @@ for line in sys.stdin:
     slept.clear()
     try:
         filters = FilterConfig(**asked["config"].pop("filters", {}))
+        divided = asked["config"].pop("divided", 0)
         source = open_source(SourceConfig(source="hub", filters=filters, **asked["config"]))
+        if divided:
+            source = source.divided(divided, divided)
+            if isinstance(source, str):
+                raise UserError(source)
         reads = [[list(record) for record in source.read(*read)] for read in asked["reads"]]
         answer = {"shards": list(source.shards), "fingerprint": source.fingerprint(), "reads": reads}
         answer["slept"] = list(slept)

@@ -114,6 +114,19 @@ def test_parquet_with_another_text_field_and_null_text(reader):
     assert answer["reads"][1] == answer["reads"][0][2:]
 
 
+def test_row_groups_are_read_by_parts(reader):
+    """Row groups of two rows: each part reads its own, numbered from 0, and none is lost."""
+    answer = reader.ask(
+        *((part, 0) for part in range(2)), name="org/columns", text_field="content", divided=2
+    )
+    assert answer["reads"] == [[[0, "one", ""], [1, "", "empty"]], [[0, "three", ""], [1, "", "empty"]]]
+    assert answer["shards"] == ["train 0/2", "train 1/2"]
+    assert error(reader, name="org/columns", text_field="content", divided=3) == (
+        "org/columns on the hub has 2 files or row groups, fewer than 3"
+    )
+    assert "org/lines on the hub has 2 files" in error(reader, name="org/lines", divided=16)
+
+
 def test_configuration_and_split_are_chosen(reader):
     assert reader.ask((0, 0), name="org/languages", subset="nn")["reads"] == [[[0, "nynorsk", ""]]]
     answer = reader.ask((0, 0), name="org/languages", subset="nb", split="test")

@@ -347,6 +347,7 @@ ELSEWHERE = {
     "data.source": "tests/data/test_source_pydoc.py",
     **dict.fromkeys(("data.name", "data.revision"), "tests/data/test_source_hub.py"),
     "data.temperature": "tests/data/test_prepared_batches.py",
+    "data.split_files": "tests/data/test_file_parts.py",
     "data.subset": "tests/data/test_source_oscar.py",
     "data.split": "tests/data/test_source_tfds.py",
     "data.data_dir": "tests/data/test_source_tfds.py",

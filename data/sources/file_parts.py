@@ -1,0 +1,144 @@
+"""Divides few large files into parts, so that each stream reads parts of its own and no process reads everything.
+
+A part of a .txt or .jsonl file is a range of bytes, of a .zst file the frames that begin in a range of bytes, and of a
+.parquet file a range of row groups. Parts depend on names, sizes, row groups and the number of parts alone: they are
+the same on every machine.
+"""
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from base.storage import is_remote
+from data.source_protocol import Record, RecordsOfShards, Source
+from data.sources.paths import File, open_part, suffixes
+from data.sources.zstandard_blocks import frame_end
+
+LEAST_PART = 2**20
+"""Mean size of a part in bytes, at least; smaller corpora are not divided."""
+MOST_UNEVEN = 1.25
+"""Largest share of a stream, as a multiple of the mean; files that give a larger one are not divided."""
+FRAMES_OF_A_PART = 4
+"""A .zst file is divided if its first frame is so many times smaller than a part."""
+NOT_DIVIDED = ("http", "https", "ftp")
+"""Stores that may give a file from its beginning only."""
+READERS = 16
+"""Footers of Parquet files that are read at a time."""
+
+
+class Part(NamedTuple):
+    """A part of a file."""
+
+    file: int
+    """Number of the file."""
+    start: int
+    """First byte, or first row group of a .parquet file."""
+    stop: int
+    """Byte or row group after the last."""
+    size: float
+    """Size in bytes, for comparison."""
+
+
+class Units(NamedTuple):
+    """Into how many parts a file can be divided."""
+
+    most: int
+    ends: int
+    """Bytes, or row groups, of the file."""
+    why: str = ""
+    """Why it is only one."""
+
+
+def divide(files: Sequence[File], whole: Sequence[int], count: int, streams: int) -> list[Part] | str:
+    """Divide files into `count` parts of similar size.
+
+    Args:
+      files: the files, fewer than `count`.
+      whole: numbers of files that cannot be divided for a reason of their own.
+      count: number of parts; a multiple of `streams`.
+      streams: part p is of stream p modulo `streams`.
+
+    Returns:
+      The parts in the order of the files; or the reason why not, empty if the files are small.
+    """
+    total = sum(file.size for file in files)
+    if total < count * LEAST_PART:
+        return ""
+    target = total // count
+
+    def units(number: int) -> Units:
+        file = files[number]
+        if file.size <= target:
+            return Units(1, file.size)
+        return Units(1, file.size, "is a text and its metadata") if number in whole else _units(file, target)
+
+    with ThreadPoolExecutor(READERS) as readers:
+        known = list(readers.map(units, range(len(files))))
+    parts = _shared_out([file.size for file in files], [each.most for each in known], count)
+    divided = [
+        Part(number, index * each.ends // n, (index + 1) * each.ends // n, files[number].size / n)
+        for number, (n, each) in enumerate(zip(parts, known, strict=True))
+        for index in range(n)
+    ]
+    shares = [sum(part.size for part in divided[stream::streams]) for stream in range(streams)]
+    if len(divided) == count and max(shares) <= MOST_UNEVEN * total / streams:
+        return divided
+    largest = max(range(len(files)), key=lambda number: files[number].size / parts[number])
+    return f"{files[largest].name} {known[largest].why or f'has only {known[largest].most} row groups'}"
+
+
+def _shared_out(sizes: Sequence[int], most: Sequence[int], count: int) -> list[int]:
+    """The number of parts of each file: one, and one more as long as its parts are the largest and it can have more."""
+    parts = [1] * len(sizes)
+    largest: list[tuple[float, int]] = [
+        (-size, number) for number, size in enumerate(sizes) if most[number] > 1
+    ]
+    heapq.heapify(largest)
+    for _ in range(count - len(sizes)):
+        if not largest:
+            break
+        _, number = heapq.heappop(largest)
+        parts[number] += 1
+        if parts[number] < most[number]:
+            heapq.heappush(largest, (-sizes[number] / parts[number], number))
+    return parts
+
+
+def _units(file: File, target: int) -> Units:
+    format_, compression = suffixes(file.path)
+    if is_remote(file.path) and file.path.split("://", 1)[0] in NOT_DIVIDED:
+        return Units(1, file.size, "is in a store that may give files from their beginning only")
+    if format_ == ".parquet":
+        groups = _row_groups(file.path)
+        return Units(max(groups, 1), groups)
+    if compression == ".gz":
+        return Units(1, file.size, "is a .gz file, which can be read from its beginning only")
+    if compression == ".zst":
+        limit = target // FRAMES_OF_A_PART
+        with open_part(file.path, limit) as opened:
+            if frame_end(opened, 0, limit) is None:
+                return Units(1, file.size, "is a .zst file of one frame or of few")
+    return Units(file.size, file.size)
+
+
+def _row_groups(path: str) -> int:
+    import pyarrow
+    import pyarrow.parquet
+
+    with open_part(path) as opened:
+        try:
+            return int(pyarrow.parquet.ParquetFile(opened).num_row_groups)
+        except (pyarrow.ArrowException, OSError):
+            return 1  # it is reported when it is read
+
+
+def divided_source(
+    names: Sequence[str],
+    parts: Sequence[Part],
+    read: Callable[[Part, int], Iterator[Record]],
+    fingerprint: str,
+) -> Source:
+    """The source whose shards are parts of files with these names, read by `read(part, number of the first record)`."""
+    shards = [f"{names[part.file]} [{part.start}:{part.stop}]" for part in parts]
+    return RecordsOfShards(shards, lambda shard, start: read(parts[shard], start), fingerprint)
