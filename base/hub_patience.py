@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from base.hub_errors import TRANSIENT_STATUS, causes, status
@@ -39,16 +39,21 @@ def is_busy(error: BaseException) -> bool:
 
 def asked_seconds(error: BaseException) -> float:
     """How long the hub asks to wait, by the headers of its answer; 0 where it does not say."""
+    answers = ((status(cause), getattr(cause, "response", None)) for cause in causes(error))
+    return next(
+        (asked for code, answer in answers if (asked := asked_by(code, getattr(answer, "headers", {})))), 0.0
+    )
+
+
+def asked_by(code: int, headers: Mapping[str, str]) -> float:
+    """How long an answer of the hub asks to wait, in seconds, by its HTTP status and headers; 0 if it does not say."""
     from huggingface_hub.utils import parse_ratelimit_headers
 
-    for cause in causes(error):
-        headers = getattr(getattr(cause, "response", None), "headers", {})
-        limit = parse_ratelimit_headers(headers)
-        if status(cause) == 429 and limit is not None and limit.remaining == 0:
-            return float(limit.reset_in_seconds)
-        if (value := headers.get("Retry-After", "")).isdecimal():
-            return float(value)
-    return 0.0
+    limit = parse_ratelimit_headers(headers)
+    if code == 429 and limit is not None and limit.remaining == 0:
+        return float(limit.reset_in_seconds)
+    value = headers.get("Retry-After", "")
+    return float(value) if value.isdecimal() else 0.0
 
 
 def pause(error: Exception, failures: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from base.errors import UserError
 from base.hub_errors import may_pass, one_line
 from base.hub_patience import ATTEMPTS, patiently, pause
+from base.hub_requests import REQUESTS
 from data.config import SourceConfig
 from data.source_protocol import Record, RecordsOfShards, Source
 from data.sources.documents import FlawError, Gate, column_of, digest, missing_field, refuse_metadata_filters
@@ -49,6 +50,7 @@ class HubSource:
         self._where = where
         self._gate = Gate(config, where)
         _bound_retries()
+        REQUESTS.watch()
         try:
             patiently(self._open)
         except UserError:
@@ -78,11 +80,13 @@ class HubSource:
         reached = start
         failures = 0
         while True:
+            REQUESTS.watch()
             try:
                 for record in self._records(part, place, reached):
                     yield record
                     reached = record.number + 1
                     failures = 0
+                REQUESTS.tell()
                 return
             except UserError:
                 raise

@@ -1,6 +1,7 @@
 """A hub that is busy is asked again when it says; what else goes wrong is not."""
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 
 from base.errors import UserError
 from base.hub_patience import ATTEMPTS, patiently
+from base.hub_requests import Requests, pause_after
 from pretrain.models import huggingface
 from tokenizer import tokenizer_files
 
@@ -28,6 +30,51 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     seconds: list[float] = []
     monkeypatch.setattr("time.sleep", seconds.append)
     return seconds
+
+
+def limited(left: int, of: int = 1000, reset: int = 100) -> dict[str, str]:
+    """The headers of an answer: `left` requests of a window are left, which ends after `reset` seconds."""
+    return {
+        "ratelimit": f'"resolvers";r={left};t={reset}',
+        "ratelimit-policy": f'"fixed window";"resolvers";q={of};w=300',
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "longest"),
+    [
+        (200, {}, 0),
+        (206, limited(100), 0),
+        (206, limited(99), 2.0),
+        (206, limited(9), 20.0),
+        (206, limited(0), 30.0),
+        (429, {"Retry-After": "40"}, 10.0),
+        (429, limited(0, reset=300), 30.0),
+        (429, {}, 1.0),
+    ],
+)  # fmt: skip
+def test_requests_are_slowed_down_when_few_are_left(status: int, headers: dict[str, str], longest: float):
+    pauses = [pause_after(status, httpx2.Headers(headers)) for _ in range(200)]
+    assert all(0 <= pause <= longest for pause in pauses)
+    assert max(pauses) >= 0.9 * longest and (not longest or min(pauses) < 0.2 * longest), "hosts differ"
+
+
+def test_requests_are_counted_and_the_count_is_logged(slept: list[float], caplog: pytest.LogCaptureFixture):
+    answers = [httpx2.Response(200)] * 5 + [httpx2.Response(429, headers={"Retry-After": "8"})]
+    left = iter(answers)
+    client = httpx2.Client(transport=httpx2.MockTransport(lambda request: next(left)))
+    requests = Requests()
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.INFO):
+        patch.setattr("huggingface_hub.get_session", lambda: client)
+        for number in range(len(answers)):
+            requests.watch()
+            client.get("https://huggingface.co")
+            requests.tell()
+            assert requests.answers == number + 1
+    assert len(slept) == 1 and requests.waited == slept[0]
+    told = [record.message for record in caplog.records if record.name == "base.hub_requests"]
+    assert [message.split()[4] for message in told] == ["1", "2", "4", "6"], "not after each request"
+    assert "it refused 1 for now (429)" in told[-1]
 
 
 def in_turn(*answers: Exception | str) -> Callable[..., str]:
