@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from transformers import RobertaConfig, RobertaForMaskedLM, set_seed
+from transformers import AutoTokenizer, RobertaConfig, RobertaForMaskedLM, set_seed
 
 from benchmarks.recipes import __main__ as command
 from benchmarks.recipes import ours, peers, report, verdicts
@@ -60,6 +60,11 @@ def test_the_masks_are_written_once_and_most_predicted_tokens_are_hidden(text):
     assert 0.7 < (tokens[predicted] == 4).mean() < 0.9  # <mask>
     assert (tokens[~predicted] != 4).all()
     assert text.facts["predictions"] == predicted.sum()
+
+
+def test_a_text_is_encoded_between_special_tokens_so_that_a_run_can_be_fine_tuned(text):
+    ids = AutoTokenizer.from_pretrained(text.tokenizer)("a word").input_ids
+    assert (ids[0], ids[-1]) == (0, 2) and len(ids) > 2
 
 
 def test_a_text_without_blank_lines_has_a_document_on_each_line(text, tmp_path):

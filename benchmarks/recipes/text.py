@@ -154,13 +154,15 @@ def _first(documents: Sequence[str], characters: int) -> list[str]:
 
 
 def _train_tokenizer(documents: Sequence[str], vocab_size: int, folder: Path) -> None:
-    from tokenizers import ByteLevelBPETokenizer
+    from tokenizers import ByteLevelBPETokenizer, processors
     from transformers import PreTrainedTokenizerFast
 
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(
         documents, vocab_size=vocab_size, min_frequency=2, special_tokens=list(SPECIAL), show_progress=False
     )
+    last, first = (("</s>", SPECIAL.index("</s>")), ("<s>", SPECIAL.index("<s>")))
+    bpe.post_processor = processors.RobertaProcessing(last, first, add_prefix_space=False)
     roles = zip(("bos", "pad", "eos", "unk", "mask", "cls", "sep"), (*SPECIAL, "<s>", "</s>"))
     PreTrainedTokenizerFast(
         tokenizer_object=bpe._tokenizer, **{f"{role}_token": token for role, token in roles}
