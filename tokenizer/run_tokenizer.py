@@ -4,6 +4,7 @@ The file `made_from.json` in the tokenizer's folder records the config and the c
 that asks for another tokenizer is refused, and never gets the old tokenizer by mistake.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from tokenizer.load import Loaded, load
 from tokenizer.shard_beginnings import documents_of_beginnings
 from tokenizer.tokenizer_files import as_json
 from tokenizer.train import train_tokenizer
+
+log = logging.getLogger(__name__)
 
 MADE_FROM = "made_from.json"
 """{"config": the fields of TokenizerConfig, "corpus": the fingerprint of its text, "data": the fields of DataConfig
@@ -71,6 +74,14 @@ def ensure_tokenizer(
     if config.path:
         named = load(config.path)
         if kept is None:
+            if not named.tokenizer.num_special_tokens_to_add(is_pair=False):
+                log.warning(
+                    "config.tokenizer.path=%r puts no special tokens around a text, for want of a post_processor in "
+                    "its %s: this run puts them there itself, but fine-tuning refuses its model, and transformers "
+                    "would leave them out",
+                    config.path,
+                    tokenizer_files.TOKENIZER,
+                )
             named.save(folder, beside=_made_from(config))
         elif kept.fingerprint() != named.fingerprint():
             raise UserError(

@@ -277,3 +277,17 @@ def test_the_commands_mistakes_are_one_line_and_status_2(tmp_path, corpus):
     ):
         refused = command(config, f"--workdir={tmp_path / 'run'}", f"--config.{field}")
         assert refused.returncode == 2 and message in refused.stderr, refused.stderr
+
+
+@pytest.mark.parametrize("framed", [True, False])
+def test_a_given_tokenizer_without_special_tokens_around_texts_is_named(tmp_path, corpus, caplog, framed):
+    ensure(tmp_path / "first", corpus)
+    path = tmp_path / "first" / "tokenizer"
+    if not framed:
+        for name, field in (
+            ("tokenizer.json", {"post_processor": None}),
+            ("tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"}),
+        ):
+            (path / name).write_text(json.dumps(json.loads((path / name).read_text()) | field))
+    ensure(tmp_path / "second", corpus, path=str(path))
+    assert ("puts no special tokens around a text" in caplog.text) == (not framed)
