@@ -6,28 +6,24 @@ whether the file mentions it or not, and references between fields (`get_ref`) f
 """
 
 import dataclasses
-import importlib.util
 import os
 import re
 import select
 import shutil
 import signal
 import sys
-import traceback
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from base import formatting, storage, suggestions, terminal
+from base import formatting, recipes, storage, suggestions, terminal
 from base import schema as schema_module
 from base.errors import UserError
-from base.passwords import check_no_password
 from base.plain_arguments import help_page
 from base.schema import Unused
 from base.set_fields import Given, say_all, settled
@@ -137,18 +133,18 @@ def read(
         sys.exit(0)
     if path is None and recipe:
         raise UserError("no --config given; for example --config=configs/quickstart.py")
-    config = config_dict.ConfigDict() if path is None else _load(path)
+    config = config_dict.ConfigDict() if path is None else recipes.load(path)
     overrides = [arg.lstrip("-").split("=", 1)[0] for arg in rest if arg.lstrip("-").startswith("config.")]
     on_line = frozenset(override.removeprefix("config.") for override in overrides)
-    given = Given(frozenset(schema_module.flatten(_plain(config))), on_line)
+    given = Given(frozenset(schema_module.flatten(recipes.plain(config))), on_line)
     names = suggestions.Names.of(schema, values)
-    _check_names(config, schema, names, "config", partial)
-    _fill(config, schema, "config", overrides)
+    recipes.check_names(config, schema, names, "config", partial)
+    recipes.fill(config, schema, "config", overrides)
     bare = schema_module.may_be_bare(schema)
     rest = [f"{word}=true" if word.lstrip("-") in bare else word for word in rest]
     rest = _emptied(config, rest)
     for override in overrides:
-        _check_override(config, override, names)
+        recipes.check_override(config, override, names)
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
         left = values(rest)
@@ -157,7 +153,7 @@ def read(
     except flags.IllegalFlagValueError as error:
         raise UserError(_illegal_value(error, values)) from error
     except (flags.Error, KeyError, AttributeError, TypeError, ValueError, IndexError) as error:
-        raise UserError(_one_line(error)) from error
+        raise UserError(recipes.one_line(error)) from error
     if len(left) > 1:
         raise UserError(f"unexpected argument {left[1]!r}; overrides are written --config.field=value")
     if partial:
@@ -166,11 +162,8 @@ def read(
                 raise UserError(
                     f"{override} has no effect: python -m {_module(argv[0])} does not read it; leave it out"
                 )
-    built = schema_module.build(schema, _plain(config), partial=partial)
-    for field, value in schema_module.flatten(schema_module.as_dict(built)).items():
-        for text in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(text, str):
-                check_no_password(text, f"config.{field}")
+    built = schema_module.build(schema, recipes.plain(config), partial=partial)
+    recipes.check_passwords(built)
     notes: list[str] = []
     config_settled = settled(built, given, unused, notes.append)
     return CommandLine(config_settled, values, dataclasses.replace(given, notes=tuple(notes)))
@@ -201,159 +194,16 @@ def _take_config(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     return path, rest
 
 
-def _load(path: str) -> config_dict.ConfigDict:
-    """Execute a config file and return the ConfigDict that its get_config([ARG]) gives."""
-    name, _, argument = path.partition(":")
-    file = Path(name).expanduser()
-    if not file.exists():
-        raise UserError(
-            f"--config={path}: there is no file {name!r}; name a recipe, such as configs/quickstart.py"
-        )
-    module_spec = importlib.util.spec_from_file_location("config_file", file)
-    if not file.is_file() or file.suffix != ".py" or module_spec is None or module_spec.loader is None:
-        raise UserError(f"--config={path}: a config is a Python file (.py) with a function get_config()")
-    module: ModuleType = importlib.util.module_from_spec(module_spec)
-    try:
-        module_spec.loader.exec_module(module)
-        get_config = getattr(module, "get_config", None)
-        if not callable(get_config):
-            raise UserError(f"--config={path} has no function get_config(); it should return the config")
-        config = get_config(argument) if argument else get_config()
-    except UserError:
-        raise
-    except SyntaxError as error:
-        raise UserError(f"--config={path} is not Python: {_one_line(error)}") from error
-    except Exception as error:
-        line = next(
-            (f.lineno for f in traceback.extract_tb(error.__traceback__)[::-1] if f.filename == str(file)), 0
-        )
-        at = f" in line {line}" if line else ""
-        raise UserError(f"--config={path} failed{at}: {type(error).__name__}: {_one_line(error)}") from error
-    if not isinstance(config, config_dict.ConfigDict):
-        raise UserError(
-            f"--config={path}: get_config() returned {type(config).__name__}, not an ml_collections ConfigDict"
-        )
-    return config
-
-
-def _check_names(
-    config: config_dict.ConfigDict, schema: type, names: suggestions.Names, where: str, partial: bool
-) -> None:
-    """Refuse a field of a recipe that does not exist, with the ones that were probably meant."""
-    types = typing.get_type_hints(schema)
-    for name, value in config.items():
-        path = f"{where}.{name}"
-        if name not in types:
-            if partial:
-                continue
-            raise UserError(suggestions.unknown_field(path, list(types), names))
-        inner = schema_module.member(types[name])
-        if not dataclasses.is_dataclass(inner):
-            continue
-        members = enumerate(value) if isinstance(value, list | tuple) else [(None, value)]
-        for index, member in members:
-            if isinstance(member, Mapping | config_dict.ConfigDict):
-                group = config_dict.ConfigDict(member) if isinstance(member, Mapping) else member
-                place = path if index is None else f"{path}[{index}]"
-                _check_names(group, typing.cast(type, inner), names, place, False)
-
-
-def _fill(config: config_dict.ConfigDict, schema: type, where: str, overrides: Sequence[str]) -> None:
-    """Add the schema's defaults for the fields that a file leaves out.
-
-    An optional group stays None unless the file sets it or an override reaches into it.
-    """
-    types = typing.get_type_hints(schema)
-    with config.unlocked():
-        for field in dataclasses.fields(schema):
-            hint, path = _inner(types[field.name]), f"{where}.{field.name}"
-            present = config.get(field.name)
-            required = hint is types[field.name] or any(name.startswith(f"{path}.") for name in overrides)
-            if dataclasses.is_dataclass(hint) and (required or present is not None):
-                if present is None:
-                    config[field.name] = config_dict.ConfigDict()
-                elif not isinstance(present, config_dict.ConfigDict):
-                    raise UserError(f"{path}={present!r} should be a group of fields")
-                _fill(config[field.name], typing.cast(type, hint), path, overrides)
-            elif field.name not in config or present is None:
-                config[field.name] = _default(field, hint)
-            elif isinstance(present, list | tuple) and dataclasses.is_dataclass(_member(hint)):
-                members = [config_dict.ConfigDict(m) if isinstance(m, Mapping) else m for m in present]
-                for index, member in enumerate(members):
-                    if isinstance(member, config_dict.ConfigDict):
-                        _fill(member, _member(hint), f"{path}[{index}]", overrides)
-                config[field.name] = members
-            elif (named := schema_module.without_alias(field, present)) is not present:
-                del config[field.name]  # ml_collections would refuse a value of another type
-                config[field.name] = named
-            elif isinstance(present, list) and typing.get_origin(hint) is tuple:
-                del config[field.name]  # ml_collections overrides tuples, but not lists
-                config[field.name] = tuple(present)
-
-
 def _emptied(config: config_dict.ConfigDict, rest: Sequence[str]) -> list[str]:
     """Empty each list of groups that is set to (), as in --config.phases=(); returns the other arguments."""
     paths = {word: word.lstrip("-").removeprefix("config.").removesuffix("=()") for word in rest}
     emptied = [
-        w for w, path in paths.items() if w.endswith("=()") and path in config and _is_groups(config[path])
+        w
+        for w, path in paths.items()
+        if w.endswith("=()") and path in config and recipes.is_groups(config[path])
     ]
     config.update({paths[word]: [] for word in emptied})
     return [word for word in rest if word not in emptied]
-
-
-def _is_groups(value: Any) -> bool:
-    return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], config_dict.ConfigDict)
-
-
-def _check_override(config: config_dict.ConfigDict, override: str, names: suggestions.Names) -> None:
-    """Refuse an override of a field that does not exist, naming those that were probably meant."""
-    holder: Any = config
-    where = "config"
-    for name in override.split(".")[1:]:
-        bare, _, index = name.rstrip("]").partition("[")
-        if not isinstance(holder, config_dict.ConfigDict):
-            raise UserError(f"{override}: {where} has no fields of its own")
-        if bare not in holder:
-            asked = override if where == "config" else f"{where}.{bare}"
-            raise UserError(suggestions.unknown_field(asked, list(holder), names))
-        holder, where = holder.get(bare), f"{where}.{name}"
-        if index and isinstance(holder, list | tuple):
-            if not index.isdecimal() or int(index) >= len(holder):
-                raise UserError(f"{override}: the list has {len(holder)} members, counted from [0]")
-            holder = holder[int(index)]
-            if isinstance(holder, Mapping):
-                return  # this command does not know the fields of this group
-    if _is_groups(holder):
-        raise UserError(
-            f"{override} is a list of groups; fields of its members can be set: --{override}[0].FIELD=VALUE"
-            + (f"; all members can be left out: --{override}=()" if override.count(".") == 1 else "")
-        )
-
-
-def _member(hint: Any) -> Any:
-    """The type T of a field `tuple[T, ...]`; None for other types."""
-    return typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else None
-
-
-def _plain(value: Any) -> Any:
-    """A ConfigDict as nested dicts, also where lists hold groups."""
-    if isinstance(value, config_dict.ConfigDict):
-        value = value.to_dict()
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
-
-
-def _inner(hint: Any) -> Any:
-    """The type T of an optional field `T | None`; other types are themselves."""
-    options = [option for option in typing.get_args(hint) if option is not type(None)]
-    return options[0] if type(None) in typing.get_args(hint) else hint
-
-
-def _default(field: dataclasses.Field[Any], hint: Any) -> Any:
-    if field.default is None:
-        return config_dict.placeholder(config_dict.ConfigDict if dataclasses.is_dataclass(hint) else hint)
-    return field.default
 
 
 def _help(program: str, schema: type, values: flags.FlagValues) -> str:
@@ -391,10 +241,6 @@ def _illegal_value(error: flags.IllegalFlagValueError, values: flags.FlagValues)
     match = re.match(r"flag --(.+?)=(.*?): ", str(error), re.DOTALL)
     expected = EXPECTED.get(values[match[1]].flag_type()) if match and match[1] in values else None
     if match is None or expected is None:
-        return _one_line(error)
+        return recipes.one_line(error)
     name = match[1] if match[1].startswith("config.") else f"--{match[1]}"
     return f"{name}={match[2]!r} should be {expected}"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

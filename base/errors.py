@@ -7,3 +7,7 @@ class UserError(Exception):
     The message is one line. It says what was wrong (with the value), what would be right, and where to set it.
     Commands print it as `error: MESSAGE` and exit with status 2 (see `base.command_line.run`).
     """
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows, as IPython asks for it: the line, without a traceback."""
+        return [f"error: {self}"]

@@ -227,6 +227,20 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of nested dicts that differ from the defaults. Lists become tuples, as a config has them."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        usual = defaults.get(name)
+        if isinstance(value, Mapping):
+            value = changed(value, usual or {})
+            if value:
+                found[name] = value
+        elif value != usual:
+            found[name] = tuple(value) if isinstance(value, list) else value
+    return found
+
+
 def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Fields that differ between two configs as nested dicts: {'a.b': (saved, current)}."""
     before, after = flatten(saved), flatten(current)
