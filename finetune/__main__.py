@@ -25,7 +25,7 @@ from finetune.glue.all_tasks import run_benchmark
 from finetune.job import MODEL
 from finetune.report.pages import FILE as REPORT
 from finetune.report.pages import RESULTS_FILE
-from finetune.results.final_outputs import CARD, card_of, finish, finished
+from finetune.results.final_outputs import finish, finished, push
 from finetune.results.predicted_labels import FOLDER
 from finetune.results.results_file import score, table
 from finetune.search.trials import run_search
@@ -34,7 +34,6 @@ from finetune.unused_fields import unused_fields
 from pretrain.publish import hub_upload
 from pretrain.runtime import goodput, processes, train_command
 from pretrain.runtime.checkpointer import newest_step
-from pretrain.runtime.optional_outputs import attempt
 
 
 def _flags(values: flags.FlagValues) -> None:
@@ -99,7 +98,8 @@ def main(argv: Sequence[str]) -> int:
             if processes.is_first():
                 _show(found, workdir)
                 if values.push_to_hub:
-                    _push(found, workdir, values.push_to_hub, private=not values.public)
+                    url = push(found, workdir, values.push_to_hub, private=not values.public)
+                    terminal.say(f"on the hub: {url}")
     except KeyboardInterrupt as error:
         if finished(config, workdir, given) is not None:
             train_command.say_complete("finetune", signal_of(error).name, argv)
@@ -144,17 +144,6 @@ def _show(found: Mapping[str, Any], workdir: epath.Path) -> None:
         console.print(f"{name}: {place}", soft_wrap=True)
     label = shlex.join([python(), "-m", "finetune.predict", f"--model={workdir}", "--file=FILE"])
     console.print(f"to label texts: {label}", soft_wrap=True)
-
-
-def _push(found: Mapping[str, Any], workdir: epath.Path, repo_id: str, *, private: bool) -> None:
-    metric = found["metric"]
-    value = found["runs"][found["best_run"]]["metrics"][metric]
-    message = f"{found['title']}: {metric} {score(metric, value)}"
-    replaced: dict[str, bytes] = {}
-    # The folder's own card says how to load the folder.
-    attempt(CARD, lambda: replaced.update({CARD: card_of(found, workdir, repo_id).encode()}))
-    url = hub_upload.push(workdir / MODEL, repo_id, private=private, message=message, replaced=replaced)
-    terminal.say(f"on the hub: {url}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ config, the command reads only the fields kind, task, data, eval.batch, inferenc
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from absl import flags
@@ -23,10 +23,11 @@ from data.labelled.examples import LabelledData
 from data.labelled.open import open_labelled
 from finetune.classifier.finetuned_model import Trained, encoder_of, find_model, logits_of
 from finetune.config import FinetuneConfig
-from finetune.job import short_split
+from finetune.job import short_split, with_metrics
 from finetune.kinds import MULTI_LABEL, kind_of
 from finetune.kinds.multi_label import THRESHOLD
 from finetune.population.evaluation import EvaluationSet, scores_on
+from finetune.results.own_metrics import ComputeMetrics
 from finetune.results.results_file import as_json, score
 from finetune.unused_fields import unused_in_evaluation
 from pretrain.devices.platforms import leave_out_absent_tpu
@@ -43,7 +44,43 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"config.eval.batch={config.eval.batch} should be 1 or more")
     train_command.log_to_stderr()
     train_command.use_compilation_cache(config.compilation_cache)
-    model = find_model(values.model, inference=config.inference)
+    found = evaluate(config, values.model)
+    if values.out:
+        out = {
+            "model": values.model,
+            "task": found.task,
+            "examples": found.examples,
+            "metrics": found.metrics,
+        }
+        write_out(values.out, as_json(out), "--out")
+    terminal.console().print(_table(found.title, values.model, found.metrics, list(found.examples.values())))
+    return 0
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """How a model scores."""
+
+    task: str
+    """The GLUE task; '' for other examples."""
+    title: str
+    metrics: dict[str, float]
+    examples: dict[str, str]
+    """The name of each set, and where its examples come from."""
+
+
+def evaluate(config: FinetuneConfig, name: str, compute_metrics: ComputeMetrics | None = None) -> Evaluated:
+    """Evaluate a model on the examples of a config.
+
+    Args:
+      config: the examples, and how to evaluate.
+      name: the model: a fine-tuning workdir, a model's folder, or a hub id.
+      compute_metrics: metrics of the user's own.
+
+    Raises:
+      UserError: no such model, a model of another task, or no labelled examples.
+    """
+    model = find_model(name, inference=config.inference)
     _check_kind(config, model)
     data = open_labelled(
         config.data if config.task else _asked_of(config.data, model),
@@ -58,7 +95,9 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(
             f"{data.task.title} has no labelled examples to evaluate on; set config.data.validation"
         )
-    order = class_order(model.names, data.task.labels, values.model)
+    if compute_metrics is not None:
+        data = with_metrics(data, model.kind, compute_metrics)
+    order = class_order(model.names, data.task.labels, name)
     encoder = encoder_of(model)
     ask = logits_of(model, inference=config.inference, batch=config.eval.batch)
     metrics: dict[str, float] = {}
@@ -66,17 +105,11 @@ def main(argv: Sequence[str]) -> int:
         encoded = encoder(examples)
         logits = ask(encoded)[:, order]
         if not np.isfinite(logits).all():
-            raise UserError(
-                f"--model={values.model} gives logits that are no numbers; its training has diverged"
-            )
+            raise UserError(f"--model={name} gives logits that are no numbers; its training has diverged")
         part = EvaluationSet(short_split(split, len(data.evaluations)), encoded)
         metrics |= scores_on(part, logits, data.task, model.facts.threshold or THRESHOLD)
     origins = {split: examples.origin for split, examples in data.evaluations.items()}
-    if values.out:
-        out = {"model": values.model, "task": data.task.name, "examples": origins, "metrics": metrics}
-        write_out(values.out, as_json(out), "--out")
-    terminal.console().print(_table(data.task.title, values.model, metrics, list(origins.values())))
-    return 0
+    return Evaluated(data.task.name, data.task.title, metrics, origins)
 
 
 def _asked_of(data: LabelledConfig, model: Trained) -> LabelledConfig:

@@ -29,6 +29,7 @@ from finetune.population.early_stopping import choosing_metric
 from finetune.population.evaluation import EvaluationSet
 from finetune.population.state import population_mesh
 from finetune.population.train_step import optimizer_of
+from finetune.results.own_metrics import ComputeMetrics, with_own_metrics
 from finetune.texts.batching import Plan, choose_lengths
 from finetune.texts.encoders import Encoder, encoder_for
 from finetune.texts.encoding import Encoded
@@ -101,8 +102,12 @@ class Job:
         return {"tokenizer": self.tokenizer.fingerprint(), "training examples": _fingerprint(self.train)}
 
 
-def assemble(config: FinetuneConfig) -> Job:
+def assemble(config: FinetuneConfig, compute_metrics: ComputeMetrics | None = None) -> Job:
     """Check a config, and read and encode what it names.
+
+    Args:
+      config: the run's.
+      compute_metrics: metrics of the user's own.
 
     Raises:
       UserError: anything in the config, the data or the checkpoint that cannot work.
@@ -111,8 +116,10 @@ def assemble(config: FinetuneConfig) -> Job:
     mesh = population_mesh(config.mesh, 1 if config.run_members == in_turn.IN_TURN else len(config.members))
     check_batch(config, mesh)
     data, examples = _labelled_data(config)
-    metric = choosing_metric(config.eval.metric, data.task)
     kind = kind_of(data.task)
+    if compute_metrics is not None:
+        data = with_metrics(data, kind, compute_metrics)
+    metric = choosing_metric(config.eval.metric, data.task)
     if config.label_smoothing and kind.refuses_smoothing:
         raise UserError(
             f"config.label_smoothing={config.label_smoothing} spreads a share of one class over all, but an example of "
@@ -176,6 +183,15 @@ def _labelled_data(config: FinetuneConfig) -> tuple[LabelledData, Examples | Sen
             "trained on; label it with a trained model by python -m finetune.predict"
         )
     return data, data.train
+
+
+def with_metrics(data: LabelledData, kind: Kind, function: ComputeMetrics) -> LabelledData:
+    """The data of a task that has the user's metrics too; the function is tried on the first evaluation set."""
+    first = next(iter(data.evaluations.values()))
+    assert first.labels is not None
+    sentences = first.sentence if isinstance(first, Sentences) else None
+    task = with_own_metrics(data.task, kind, function, first.labels, sentences)
+    return dataclasses.replace(data, task=task)
 
 
 def _start(config: FinetuneConfig, labels: Sequence[str], kind: Kind) -> tuple[Loaded, Start]:

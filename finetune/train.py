@@ -39,6 +39,7 @@ from finetune.population.state import (
 )
 from finetune.population.train_step import keep_better, make_train_step, schedule_of
 from finetune.report.pages import write_report
+from finetune.results.own_metrics import ComputeMetrics
 from finetune.resume import check_same_input, rules
 from finetune.texts.batching import rows
 from pretrain.devices.mesh import sharding
@@ -61,8 +62,26 @@ logger = logging.getLogger(__name__)
 RESULTS_FILE = "results.json"
 """The file in a workdir with the results of a finished run: see `finetune.results.results_file`."""
 
-AfterEvaluation = Callable[[float, Mapping[str, float]], bool]
-"""Takes the passes over the examples so far and each metric's mean over the runs; True ends the run there."""
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation of a run while it trains."""
+
+    step: int
+    """Steps so far."""
+    epoch: float
+    """Passes over the training examples so far."""
+    members: tuple[Mapping[str, float], ...]
+    """The metrics of each run that is trained, in the order of config.members."""
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """Each metric's mean over the runs."""
+        return mean_over_members(self.members)
+
+
+AfterEvaluation = Callable[[Evaluation], bool]
+"""Is called after an evaluation; True ends the run there."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +112,8 @@ def train(
     *,
     accept_changes: bool = False,
     given: Given = NOTHING_SET,
+    compute_metrics: ComputeMetrics | None = None,
+    look: bool = True,
 ) -> Outcome:
     """Run the job of `config` in `workdir`, or go on with it where its newest checkpoint stands.
 
@@ -102,6 +123,8 @@ def train(
       after_evaluation: called after every evaluation that this call makes; may end the run.
       accept_changes: resume although the config differs from the one the run was made with.
       given: the fields of the config that were set, and where.
+      compute_metrics: metrics of the user's own, see `finetune.results.own_metrics`.
+      look: whether to show the first training examples of a run that begins.
 
     Raises:
       UserError: bad config, bad input, or a workdir that holds another run.
@@ -117,12 +140,12 @@ def train(
         accept_changes=accept_changes,
     ) as run:
         saved = run.saved
-        job = assemble(run.config)
+        job = assemble(run.config, compute_metrics)
         processes.check_same({f"the fingerprint of {name}": each for name, each in job.fingerprints.items()})
         if saved is not None:
             changes.check_unchanged(rules(job.room), saved["config"], run.config, accept=accept_changes)
             check_same_input(saved["fingerprints"], job, workdir, accept=accept_changes)
-        elif after_evaluation is None and processes.is_first():  # a trial of a search shows nothing
+        elif look and processes.is_first():
             for line in job.look():
                 terminal.say(line, error=True)
         if config.log.profile_steps and config.log.profile_start >= job.steps:
@@ -240,7 +263,7 @@ class _Finetuning:
             step, _prefixed("eval/", mean_over_members(shown)), [_prefixed("eval/", each) for each in shown]
         )
         if self._after_evaluation is not None:
-            self._told_to_end = self._after_evaluation(epoch, mean_over_members(values))
+            self._told_to_end = self._after_evaluation(Evaluation(step, epoch, tuple(values)))
         for params, is_average in ((state.params, False), (average, True)):
             improved = [now and which == is_average for now, which in zip(better, chosen)]
             if any(improved):

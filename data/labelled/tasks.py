@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from base.errors import UserError
 
@@ -45,6 +46,14 @@ class Task:
     """Whether GLUE expects names of classes in that file, and not ids."""
     kind: str = CLASSES
     """What its labels are."""
+    own_metrics: Any = field(default=None, compare=False)
+    """Metrics of the user's own (`finetune.results.own_metrics.OwnMetrics`); None of most tasks."""
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of all its metrics, the user's own among them; all but the loss."""
+        own = () if self.own_metrics is None else self.own_metrics.names
+        return tuple(dict.fromkeys((*self.metrics, *own)))
 
 
 def _task(

@@ -39,6 +39,11 @@ class Classes(Kind):
         """Ids of the most probable classes [n]."""
         return logits.argmax(axis=1)
 
+    def probabilities(self, logits: Float[np.ndarray, "n C"]) -> Float[np.ndarray, "n C"]:
+        """The softmax of the logits, in float64."""
+        shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+        return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+
     def mean_loss(self, logits: Float[np.ndarray, "n C"], labels: np.ndarray) -> float:
         """Mean cross-entropy in nats."""
         logits = logits.astype(np.float64)
@@ -66,8 +71,7 @@ class Classes(Kind):
         self, names: Sequence[str], logits: Float[np.ndarray, "n C"], threshold: float = 0.0
     ) -> list[tuple[str, ...]]:
         """The most probable class, and its probability."""
-        shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-        probabilities = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
+        probabilities = self.probabilities(logits)
         return [
             (names[index], f"{probability:.4f}")
             for index, probability in zip(

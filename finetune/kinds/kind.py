@@ -61,6 +61,10 @@ class Kind(ABC):
             have one.
         """
 
+    def probabilities(self, logits: Float[np.ndarray, "n C"]) -> Float[np.ndarray, "n C"]:
+        """The probability of each class, in float64; only of kinds that have classes."""
+        raise NotImplementedError
+
     @abstractmethod
     def mean_loss(self, logits: Float[np.ndarray, "n C"], labels: np.ndarray) -> float:
         """The mean of the losses without smoothing, in float64."""

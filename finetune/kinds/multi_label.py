@@ -40,6 +40,10 @@ class MultiLabel(kind.Kind):
         """Whether each example has each class, bool [n, C]."""
         return probabilities(logits) >= (threshold or THRESHOLD)
 
+    def probabilities(self, logits: Float[np.ndarray, "n C"]) -> Float[np.ndarray, "n C"]:
+        """The sigmoid of each logit, in float64."""
+        return probabilities(logits)
+
     def mean_loss(self, logits: Float[np.ndarray, "n C"], labels: np.ndarray) -> float:
         """Mean binary cross-entropy in nats."""
         logits = logits.astype(np.float64)

@@ -96,7 +96,7 @@ def choosing_metric(given: str, task: Task) -> str:
     Raises:
       UserError: the task does not have the metric `given`.
     """
-    known = (*task.metrics, "loss")
+    known = (*task.scores, "loss")
     if given and given not in known:
         raise UserError(
             f"config.eval.metric={given!r} is not a metric of {task.title}; it has {', '.join(known)}"

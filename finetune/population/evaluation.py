@@ -111,8 +111,10 @@ def scores_of(
     """
     kind = kind_of(task)
     if not np.isfinite(logits).all():
-        return dict.fromkeys((*task.metrics, *kind.reported, "loss"), math.nan)
+        return dict.fromkeys((*task.scores, *kind.reported, "loss"), math.nan)
     found = kind.scores(task.metrics, task.labels, logits, labels, sentences, threshold)
+    if task.own_metrics is not None:
+        found |= task.own_metrics(logits, labels, sentences, found.get("threshold", threshold))
     return found | {"loss": kind.mean_loss(logits, labels)}
 
 

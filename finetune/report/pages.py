@@ -166,7 +166,9 @@ def _results(run: Run, found: Mapping[str, Any]) -> Markup:
 def _score(metric: str, value: Any) -> str:
     if not isinstance(value, int | float) or not math.isfinite(value):
         return "-"
-    return f"{value:.4f}" if metric.rpartition("/")[2] in NO_SHARES else f"{100 * value:.2f}"
+    return (
+        f"{value:.4f}" if metric.rpartition("/")[2] in NO_SHARES or abs(value) > 1 else f"{100 * value:.2f}"
+    )
 
 
 def _answers(run: Run) -> Markup:

@@ -34,6 +34,7 @@ from finetune.train import Outcome
 from pretrain.config import CardConfig
 from pretrain.job import NOTHING_SET
 from pretrain.models.huggingface import CONFIG, parse_config, read_config
+from pretrain.publish import hub_upload
 from pretrain.runtime import processes
 from pretrain.runtime.optional_outputs import attempt
 from pretrain.runtime.workdir import write_bytes, write_finished, write_text
@@ -234,6 +235,30 @@ def _write_card(found: Mapping[str, Any], workdir: epath.Path) -> None:
 def card_of(found: Mapping[str, Any], workdir: epath.Path, name: str) -> str:
     """The model card of a finished run, whose model is to be loaded by `name`: a folder, or an id on the hub."""
     return classifier_card.card(found, name, picture=PICTURE if (workdir / MODEL / PICTURE).exists() else "")
+
+
+def push(found: Mapping[str, Any], workdir: epath.Path, repo_id: str, *, private: bool) -> str:
+    """Upload the model of a finished run to the hub, with a card that says how to load it from there.
+
+    Args:
+      found: the results.
+      workdir: the run's folder.
+      repo_id: USER/NAME.
+      private: of a new repository only.
+
+    Returns:
+      The repository's address.
+
+    Raises:
+      UserError: whatever goes wrong.
+    """
+    metric = found["metric"]
+    value = found["runs"][found["best_run"]]["metrics"][metric]
+    message = f"{found['title']}: {metric} {results_file.score(metric, value)}"
+    replaced: dict[str, bytes] = {}
+    # The folder's own card says how to load the folder.
+    attempt(CARD, lambda: replaced.update({CARD: card_of(found, workdir, repo_id).encode()}))
+    return hub_upload.push(workdir / MODEL, repo_id, private=private, message=message, replaced=replaced)
 
 
 def _whole(params: Any) -> Any:

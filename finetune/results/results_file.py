@@ -212,6 +212,6 @@ def table(found: Mapping[str, Any]) -> Table:
 
 
 def score(metric: str, value: float) -> str:
-    """A metric as tables show it: scores times 100, losses as they are."""
-    plain = metric.rpartition("/")[2] in ("loss", "threshold")
+    """A metric as tables show it: shares times 100; losses, and numbers that are no shares, as they are."""
+    plain = metric.rpartition("/")[2] in ("loss", "threshold") or abs(value) > 1
     return f"{value:.4f}" if plain else f"{100 * value:.2f}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from base import schema
 from base.errors import UserError
+from base.suggestions import Names, unknown_field
 from finetune.config import FinetuneConfig, SearchConfig, check_values
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ FIELDS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Fields of config.search that set a range, and the config field that takes the drawn value."""
+NAMES = Names.of(FinetuneConfig, ())
 CHOICES = ("global_batch",)
 """Names of FIELDS whose value is drawn from a list. The other values are drawn between a low and a high value."""
 
@@ -33,8 +35,12 @@ def ranges(config: FinetuneConfig) -> dict[str, tuple[Any, ...]]:
     return {name: values for name, values in given.items() if values}
 
 
-def check_ranges(config: FinetuneConfig) -> None:
+def check_ranges(config: FinetuneConfig, *, own_space: bool = False) -> None:
     """Refuse an impossible search before any file is read.
+
+    Args:
+      config: the config of the search.
+      own_space: whether a function of the user's draws the values, and not the ranges of the config.
 
     Raises:
       UserError: a range is wrong, or another field contradicts config.search.
@@ -52,7 +58,11 @@ def check_ranges(config: FinetuneConfig) -> None:
             "set config.search.learning_rate to its low and high"
         )
     given = ranges(config)
-    if not given:
+    if own_space and given:
+        raise UserError(
+            f"config.search.{next(iter(given))} and hp_space both say what is searched; leave one of them out"
+        )
+    if not given and not own_space:
         raise UserError(
             "the search has no range; set one of " + ", ".join(f"config.search.{name}" for name in FIELDS)
         )
@@ -77,12 +87,20 @@ def with_values(config: FinetuneConfig, values: Mapping[str, Any]) -> FinetuneCo
 
     Args:
       config: the config of the search.
-      values: the drawn values, by names of FIELDS.
+      values: the drawn values, by names of FIELDS or by paths of fields.
+
+    Raises:
+      UserError: there is no such field, or it does not take the value.
     """
     tree = schema.as_dict(replace(config, search=SearchConfig()))
     for name, value in values.items():
-        group, _, leaf = FIELDS[name].rpartition(".")
-        (tree[group] if group else tree)[leaf] = value
+        *groups, leaf = FIELDS.get(name, name).removeprefix("config.").split(".")
+        holder: Any = tree
+        for group in groups:
+            holder = holder.get(group) if isinstance(holder, dict) else None
+        if not isinstance(holder, dict) or leaf not in holder:
+            raise UserError(unknown_field(f"config.{name}", list(schema.flatten(tree)), NAMES))
+        holder[leaf] = value
     return schema.build(FinetuneConfig, tree)
 
 
@@ -93,7 +111,7 @@ def objective_of(job: "Job", given: str) -> str:
       UserError: the task has no such metric.
     """
     prefixes = [f"{each.name}/" if each.name else "" for each in job.evaluations]
-    known = [f"{prefix}{name}" for prefix in prefixes for name in (*job.data.task.metrics, "loss")]
+    known = [f"{prefix}{name}" for prefix in prefixes for name in (*job.data.task.scores, "loss")]
     if given and given not in known:
         title = job.data.task.title
         raise UserError(

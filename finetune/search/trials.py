@@ -7,7 +7,7 @@ the earlier trials. So a search that was stopped makes the same trials as a sear
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -24,9 +24,10 @@ from finetune.report.kept import keep_trials
 from finetune.report.pages import write_report
 from finetune.results.results_file import results, write_results
 from finetune.resume import check_same_input, check_unchanged
+from finetune.search.own_functions import OBJECTIVE, OwnFunctions
 from finetune.search.search_space import check_ranges, objective_of, ranges, with_values
 from finetune.search.trials_table import Found, Trial, best_recipe, markdown, rerun_command, table
-from finetune.train import train
+from finetune.train import Evaluation, train
 from pretrain.runtime import processes
 from pretrain.runtime import workdir as workdirs
 from pretrain.runtime.changes import SAFE_IN_FINETUNING
@@ -47,6 +48,9 @@ UNPRUNED_TRIALS = 5
 """Number of trials that must end regularly before a trial may be ended early."""
 GOES_ON = "goes_on"
 """Name of a trial's attribute in optuna: the number of the stopped trial that this trial continues."""
+VALUES = "values"
+"""Name of a trial's attribute in optuna: its values, by names of FIELDS or by paths of fields."""
+NO_FUNCTIONS = OwnFunctions()
 
 
 def run_search(config: FinetuneConfig, workdir: epath.Path, console: Console) -> str:
@@ -61,19 +65,35 @@ def run_search(config: FinetuneConfig, workdir: epath.Path, console: Console) ->
     result = search(config, workdir)
     if result.trials:
         console.print(table(result))
+    if result.best is None and not result.interrupted:
+        best_of(result)
     if result.best is not None:
         command = rerun_command(workdir / FOLDER / BEST, workdir)
         console.print(f"to train the best: {command}", soft_wrap=True)
-    elif not result.interrupted:
+    return result.interrupted
+
+
+def best_of(result: Found) -> Trial:
+    """The best trial of a search.
+
+    Raises:
+      UserError: no trial has a score.
+    """
+    if result.best is None:
         raise UserError(
             f"none of {len(result.trials)} trials has a score: all have diverged; "
             "lower config.search.learning_rate"
         )
-    return result.interrupted
+    return result.best
 
 
-def search(config: FinetuneConfig, workdir: epath.Path) -> Found:
+def search(config: FinetuneConfig, workdir: epath.Path, own: OwnFunctions = NO_FUNCTIONS) -> Found:
     """Make the missing trials of config.search, and write the table of trials and the config of the best trial.
+
+    Args:
+      config: the search's.
+      workdir: its folder.
+      own: functions of the user's own.
 
     Raises:
       UserError: a range or the input is wrong, the workdir holds another search, or optuna is not installed.
@@ -83,16 +103,18 @@ def search(config: FinetuneConfig, workdir: epath.Path) -> Found:
             f"config.search.trials={config.search.trials} under {processes.count()} processes: a search is made by "
             "one process, which uses all devices; start it without a launcher"
         )
-    check_ranges(config)
+    own.check(config.search.objective)
+    check_ranges(config, own_space=own.hp_space is not None)
     _optuna()
     if "://" in str(workdir):
         raise UserError(f"--workdir={workdir} should be a local folder: optuna keeps a search's trials there")
     folder = workdir / FOLDER
     workdirs.prepare(folder)
-    job = assemble(with_values(config, {name: values[0] for name, values in ranges(config).items()}))
+    first = {name: values[0] for name, values in ranges(config).items()}
+    job = assemble(with_values(config, first), own.compute_metrics)
     for batch in config.search.global_batch:
         check_batch(with_values(config, {"global_batch": batch}), job.mesh)
-    running, interrupted = _Search(config, folder, job), ""
+    running, interrupted = _Search(config, folder, job, own), ""
     while len(running.over) < config.search.trials and not interrupted:
         interrupted = running.run_trial()
         _write(config, running.found(interrupted), folder)
@@ -116,9 +138,12 @@ def _write(config: FinetuneConfig, result: Found, folder: epath.Path) -> None:
 class _Search:
     """The study of one call of `search`, and the objective that its trials share."""
 
-    def __init__(self, config: FinetuneConfig, folder: epath.Path, job: Job):
-        self._optuna, self._config, self._folder = _optuna(), config, folder
-        self.objective = objective_of(job, config.search.objective)
+    def __init__(self, config: FinetuneConfig, folder: epath.Path, job: Job, own: OwnFunctions):
+        self._optuna, self._config, self._folder, self._own = _optuna(), config, folder, own
+        self.objective = OBJECTIVE if own.compute_objective else objective_of(job, config.search.objective)
+        self._minimises = (
+            own.direction == "minimize" if own.compute_objective else is_better(self.objective, 0.0, 1.0)
+        )
         self.study = self._open(job)
         self._put_back()
 
@@ -133,7 +158,7 @@ class _Search:
         study = optuna.create_study(
             storage=storage,
             study_name="unmask",
-            direction="minimize" if is_better(self.objective, 0.0, 1.0) else "maximize",
+            direction="minimize" if self._minimises else "maximize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED_TRIALS),
             load_if_exists=True,
         )
@@ -164,13 +189,22 @@ class _Search:
         config, number = self._config, len(self.over) + 1
         seed = np.random.SeedSequence((config.seed, number)).generate_state(1)[0]
         self.study.sampler = self._optuna.samplers.TPESampler(seed=int(seed))
-        trial = self.study.ask(self._distributions())
-        chosen = with_values(config, trial.params)
-        drawn = ", ".join(f"{name} {value:.4g}" for name, value in trial.params.items())
+        if self._own.hp_space:
+            trial = self.study.ask()
+            values = self._own.draw(trial)
+        else:
+            trial = self.study.ask(self._distributions())
+            values = trial.params
+        chosen = with_values(config, values)
+        trial.set_user_attr(VALUES, values)
+        drawn = ", ".join(
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in values.items()
+        )
         logger.info("trial %d of %d: %s", number, config.search.trials, drawn)
-        watch = _Watch(trial, self.objective, chosen.epochs, self._reported(trial))
+        watch = _Watch(trial, self._value, chosen.epochs, self._reported(trial))
         folder = self._folder / f"trial-{number}"
-        outcome = train(chosen, folder, watch)
+        outcome = train(chosen, folder, watch, compute_metrics=self._own.compute_metrics, look=False)
         if outcome.interrupted and not watch.pruned:
             return outcome.interrupted
         value = math.nan
@@ -178,7 +212,7 @@ class _Search:
             content = results(outcome)
             write_results(content, folder)
             (by_metric,) = content["summary"].values()
-            value = by_metric[self.objective]["mean"]
+            value = self._value({metric: summary["mean"] for metric, summary in by_metric.items()})
         trial.set_user_attr("seconds", outcome.seconds)
         trial.set_user_attr("epochs", outcome.tracking.history[-1]["epoch"])
         if math.isnan(value):
@@ -193,7 +227,7 @@ class _Search:
         trials = tuple(
             Trial(
                 number,
-                trial.params,
+                trial.user_attrs.get(VALUES, trial.params),  # a search of an earlier version has no such note
                 trial.value if trial.state.name == "COMPLETE" else None,
                 trial.user_attrs["epochs"],
                 trial.user_attrs["seconds"],
@@ -203,10 +237,16 @@ class _Search:
         best: Trial | None = None
         for trial in trials:
             if trial.score is not None and (
-                best is None or best.score is None or is_better(self.objective, trial.score, best.score)
+                best is None
+                or best.score is None
+                or (trial.score < best.score if self._minimises else trial.score > best.score)
             ):
                 best = trial
         return Found(self.objective, trials, best, interrupted)
+
+    def _value(self, metrics: Mapping[str, float]) -> float:
+        """The number that is optimised, of the metrics of an evaluation."""
+        return self._own.value(metrics) if self._own.compute_objective else metrics[self.objective]
 
     def _distributions(self) -> "dict[str, optuna.distributions.BaseDistribution]":
         """optuna's distribution of each searched value, by names of FIELDS."""
@@ -229,18 +269,25 @@ class _Search:
 class _Watch:
     """A callback that reports a trial's objective after each epoch. It ends a trial that is worse than the median."""
 
-    def __init__(self, trial: "optuna.Trial", objective: str, epochs: int, reported: Mapping[int, float]):
-        self._trial, self._objective, self._epochs = trial, objective, epochs
+    def __init__(
+        self,
+        trial: "optuna.Trial",
+        value_of: Callable[[Mapping[str, float]], float],
+        epochs: int,
+        reported: Mapping[int, float],
+    ):
+        self._trial, self._value_of, self._epochs = trial, value_of, epochs
         self._reported = set(reported)
         self.pruned = False
         for epoch, value in reported.items():
             trial.report(value, epoch)
 
-    def __call__(self, epoch: float, metrics: Mapping[str, float]) -> bool:
+    def __call__(self, evaluation: Evaluation) -> bool:
+        epoch = evaluation.epoch
         # Epochs before the last reported one need no decision: the trial has already passed them.
         if epoch.is_integer() and int(epoch) >= max(self._reported, default=0):
             if int(epoch) not in self._reported:
-                self._trial.report(metrics[self._objective], int(epoch))
+                self._trial.report(self._value_of(evaluation.mean), int(epoch))
             self.pruned = epoch < self._epochs and self._trial.should_prune()
         return self.pruned
 

@@ -27,7 +27,7 @@ class Trial:
     number: int
     """Number of the trial, from 1. Its folder is WORKDIR/search/trial-NUMBER."""
     values: Mapping[str, Any]
-    """The drawn values, by names of FIELDS."""
+    """The drawn values, by names of FIELDS or by paths of fields."""
     score: float | None
     """The objective; None if the trial was ended early or its score is NaN."""
     epochs: float
@@ -60,7 +60,7 @@ def best_recipe(config: FinetuneConfig, values: Mapping[str, Any], heading: str)
       values: the values of the best trial, by names of FIELDS.
       heading: text of the comment at the top of the file.
     """
-    changed = _changed(schema.as_dict(with_values(config, values)), schema.as_dict(FinetuneConfig()))
+    changed = schema.changed(schema.as_dict(with_values(config, values)), schema.as_dict(FinetuneConfig()))
     lines = [f"    config.{name} = {value!r}" for name, value in changed.items()]
     return "\n".join(
         [
@@ -77,19 +77,6 @@ def best_recipe(config: FinetuneConfig, values: Mapping[str, Any], heading: str)
             "",
         ]
     )
-
-
-def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of nested dicts that differ from the defaults. Lists become tuples, as a config has them."""
-    changed: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            value = _changed(value, defaults[name])
-            if value:
-                changed[name] = value
-        elif value != defaults[name]:
-            changed[name] = tuple(value) if isinstance(value, list) else value
-    return changed
 
 
 def table(result: Found) -> Table:
@@ -112,9 +99,14 @@ def markdown(result: Found) -> str:
     return f"# {len(rows)} trials: {result.objective}\n\n{body}\n\n{CAPTION}\n"
 
 
+def _shown(value: Any) -> str:
+    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def _cells(result: Found) -> tuple[list[str], list[list[str]]]:
     """The names of the columns, and a row of texts for each trial."""
-    names = [name for name in FIELDS if any(name in trial.values for trial in result.trials)]
+    drawn = dict.fromkeys(name for trial in result.trials for name in trial.values)
+    names = sorted(drawn, key=lambda name: list(FIELDS).index(name) if name in FIELDS else len(FIELDS))
     header = ["trial", *(name.replace("_", " ") for name in names), "score", "epochs made", "time"]
     rows = []
     for trial in result.trials:
@@ -122,7 +114,7 @@ def _cells(result: Found) -> tuple[list[str], list[list[str]]]:
         rows.append(
             [
                 str(trial.number),
-                *(f"{trial.values[name]:.3g}" for name in names),
+                *(_shown(trial.values.get(name)) for name in names),
                 f"{value} *" if trial == result.best else value,
                 f"{trial.epochs:g}",
                 formatting.duration(trial.seconds),

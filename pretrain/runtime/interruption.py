@@ -1,6 +1,7 @@
 """SIGTERM, SIGHUP and Ctrl-C: stop the loop after the current step. All processes of a run stop after the same step."""
 
 import signal
+import threading
 from collections.abc import Callable, Mapping
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -81,7 +82,8 @@ class Interruption:
 
     def __enter__(self) -> Self:
         """Take over the signals; one whose exception was lost before counts. Entered again, it goes on as it is."""
-        for number in heeded() if not self._previous else ():
+        handles = threading.current_thread() is threading.main_thread()  # Python has handlers nowhere else
+        for number in heeded() if handles and not self._previous else ():
             self._previous[number] = signal.signal(number, self._request)
         self._seen = self._seen or noted() or 0
         return self

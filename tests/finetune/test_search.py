@@ -19,7 +19,7 @@ from finetune.search import trials as searching
 from finetune.search.search_space import check_ranges, with_values
 from finetune.search.trials import run_search, search
 from finetune.search.trials_table import Found, Trial, best_recipe, markdown, table
-from finetune.train import train
+from finetune.train import Evaluation, train
 from tests.finetune.tiny_task import tiny_finetune
 
 RANGES = {"trials": 2, "learning_rate": [1e-4, 1e-2], "global_batch": [8, 16], "weight_decay": [0.0, 0.1]}
@@ -49,13 +49,13 @@ def scoring(monkeypatch, *trials: list[float], requested: str = "") -> list[Fine
     """Have each trial score so much after each epoch, without training; returns the configs of those that are made."""
     made: list[FinetuneConfig] = []
 
-    def scored(config, folder, watch):
+    def scored(config, folder, watch, **_):
         made.append(config)
         (folder / "checkpoints").mkdir(parents=True)
         for epoch, value in enumerate(trials[len(made) - 1], 1):
             if value < 0:
                 raise KeyboardInterrupt
-            if watch(float(epoch), {"accuracy": value}):
+            if watch(Evaluation(0, float(epoch), ({"accuracy": value},))):
                 break
         history = [{"epoch": float(epoch)}]
         return SimpleNamespace(
@@ -76,13 +76,13 @@ def scoring(monkeypatch, *trials: list[float], requested: str = "") -> list[Fine
 def test_a_killed_trial_goes_on_and_the_best_config_makes_its_run_again(task, tmp_path, monkeypatch, caplog):
     config = dataclasses.replace(config_of(task, trials=1, objective="loss"), epochs=2, seeds=2)
 
-    def killed_in_second_epoch(chosen, folder, watch):
-        def evaluated(epoch, metrics):
-            if epoch == 2:
+    def killed_in_second_epoch(chosen, folder, watch, **more):
+        def evaluated(evaluation):
+            if evaluation.epoch == 2:
                 raise KeyboardInterrupt
-            return watch(epoch, metrics)
+            return watch(evaluation)
 
-        return train(chosen, folder, evaluated)
+        return train(chosen, folder, evaluated, **more)
 
     with monkeypatch.context() as patched:
         patched.setattr(searching, "train", killed_in_second_epoch)
@@ -155,7 +155,7 @@ def test_a_search_of_diverged_trials_only_says_so(task, tmp_path, monkeypatch):
 
 
 def test_a_signal_ends_the_search_with_what_is_done(task, tmp_path, monkeypatch):
-    monkeypatch.setattr(searching, "train", lambda *given: SimpleNamespace(interrupted="SIGTERM"))
+    monkeypatch.setattr(searching, "train", lambda *_, **__: SimpleNamespace(interrupted="SIGTERM"))
     output = io.StringIO()
     assert run_search(config_of(task), epath.Path(tmp_path), Console(file=output)) == "SIGTERM"
     assert output.getvalue() == ""

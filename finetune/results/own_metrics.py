@@ -1,0 +1,122 @@
+"""Metrics of the user's own: a function of predictions and labels, called beside the task's metrics."""
+
+import inspect
+import numbers
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from base import formatting
+from base.errors import UserError
+from data.labelled.tasks import Task
+from finetune.kinds.kind import Kind
+
+ComputeMetrics = Callable[..., Mapping[str, float]]
+"""(predictions, labels) -> {name: value}. A function with a parameter `logits` gets the logits [n, C] too.
+
+Predictions and labels have one form: ids of classes int [n], scores float [n], whether each text has each class bool
+[n, C], or for words the tags of each sentence as a list of lists.
+"""
+RESERVED = ("loss", "threshold", "average_chosen")
+CERTAIN = 8.0
+"""The logit of a right class in the test of a function; other classes have the negative of it."""
+
+
+@dataclass(frozen=True)
+class OwnMetrics:
+    """A user's function, and the names of what it gives."""
+
+    function: ComputeMetrics
+    kind: Kind
+    labels: tuple[str, ...]
+    """The classes by id."""
+    names: tuple[str, ...] = ()
+    """The metrics that it gives; () before they are known."""
+
+    def __call__(
+        self,
+        logits: np.ndarray,
+        labels: np.ndarray,
+        sentences: np.ndarray | None,
+        threshold: float | None,
+    ) -> dict[str, float]:
+        """The user's metrics of a set.
+
+        Args:
+          logits: those of a model, finite [n, C].
+          labels: the right answers.
+          sentences: the sentence of each word, [n], ascending; None where texts have labels.
+          threshold: that of a task whose texts have any number of classes.
+
+        Raises:
+          UserError: the function fails, or gives no numbers by names.
+        """
+        predictions, right = self.kind.predictions(logits, threshold or 0.0), labels
+        if labels.ndim > 1:
+            right = labels > 0
+        given: tuple[Any, Any] = predictions, right
+        if self.kind.per_token:
+            assert sentences is not None
+            given = self._tags(predictions, sentences), self._tags(right, sentences)
+        more = {"logits": logits} if "logits" in inspect.signature(self.function).parameters else {}
+        try:
+            found = self.function(*given, **more)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"compute_metrics failed: {type(error).__name__}: {formatting.one_line(str(error))}"
+            ) from error
+        return self._checked(found)
+
+    def _tags(self, ids: np.ndarray, sentences: np.ndarray) -> list[list[str]]:
+        cuts = np.flatnonzero(np.diff(sentences)) + 1
+        return [[self.labels[index] for index in each] for each in np.split(ids, cuts)]
+
+    def _checked(self, found: Any) -> dict[str, float]:
+        if not isinstance(found, Mapping) or not found:
+            raise UserError(
+                f"compute_metrics gave {type(found).__name__} {found!r:.60}; it should give a dict of numbers by names"
+            )
+        for name, value in found.items():
+            if not isinstance(name, str) or not name or "/" in name or name in RESERVED:
+                raise UserError(
+                    f"compute_metrics gave the name {name!r}; a name should be a text without '/', and none of "
+                    f"{', '.join(RESERVED)}"
+                )
+            if not isinstance(value, numbers.Real | np.number):
+                raise UserError(f"compute_metrics gave {name}={value!r:.60}, which is no number")
+        if self.names and set(found) != set(self.names):
+            raise UserError(
+                f"compute_metrics gave {', '.join(found)}, and before {', '.join(self.names)}; it should give the same "
+                "names each time"
+            )
+        return {name: float(value) for name, value in found.items()}
+
+
+def with_own_metrics(
+    task: Task, kind: Kind, function: ComputeMetrics, labels: np.ndarray, sentences: np.ndarray | None
+) -> Task:
+    """A task with the user's metrics beside its own. The function is tried on right answers, before anything trains.
+
+    Args:
+      task: the task.
+      kind: its kind.
+      function: the user's.
+      labels: right answers, with which it is tried.
+      sentences: the sentence of each word; None where texts have labels.
+
+    Raises:
+      UserError: the function fails, or gives no numbers by names.
+    """
+    own = OwnMetrics(function, kind, task.labels)
+    if labels.ndim > 1:
+        logits = np.where(labels > 0, CERTAIN, -CERTAIN).astype(np.float32)
+    elif task.labels:
+        logits = np.where(np.arange(len(task.labels)) == labels[:, None], CERTAIN, -CERTAIN)
+    else:
+        logits = labels[:, None].astype(np.float32)
+    names = tuple(own(logits.astype(np.float32), labels, sentences, None))
+    return replace(task, own_metrics=replace(own, names=names))
