@@ -15,6 +15,7 @@ ARROWS: dict[str, set[str]] = {
     "tokenizer": {"base", "data"},
     "pretrain": {"base", "data", "tokenizer"},
     "finetune": {"base", "data", "tokenizer", "pretrain"},
+    "unmask": {"base", "data", "tokenizer", "pretrain", "finetune"},
     "configs": set(),
     "launch": {"base"},
     "benchmarks": {"base", "data", "tokenizer", "pretrain", "finetune"},
