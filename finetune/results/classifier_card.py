@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from data.labelled.tasks import MULTI_LABEL, TOKENS
+from finetune.results.glue_metrics import COMBINED
 from finetune.results.results_file import names_on_the_hub, score
 from pretrain.config import CardConfig
 from pretrain.publish.card_writer import Card, Scores, pipeline_snippet, start_shown, written
@@ -25,7 +26,9 @@ ON_THE_HUB = {
     "pearson": "pearsonr",
     "spearman": "spearmanr",
 }
-"""Our names of metrics -> the hub's names. Means of two metrics have no name on the hub."""
+"""Our names of metrics -> the hub's names; those of the user's own keep theirs."""
+NOT_ON_THE_HUB = (*COMBINED, "loss", "threshold", "average_chosen")
+"""What is no metric of the hub: means of two metrics, and what no model is compared by."""
 TASK, WORDS_TASK = "text-classification", "token-classification"
 """The hub's names of what a model does."""
 
@@ -100,12 +103,13 @@ def _on_the_hub(found: Mapping[str, Any], split: str, values: Mapping[str, float
         dataset=dataset or found["config"]["data"]["source"],
         title=found["title"],
         metrics=[
-            (ON_THE_HUB[metric], round(value, 6), metric)
+            (ON_THE_HUB.get(metric, metric), round(value, 6), metric)
             for metric, value in values.items()
-            if metric in ON_THE_HUB and math.isfinite(value)
+            if metric not in NOT_ON_THE_HUB and math.isfinite(value)
         ],
         config=(found["task"] or found["config"]["data"].get("subset") or None) if dataset else None,
         split=split,
+        revision=(found["config"]["data"].get("revision") or None) if dataset else None,
     )
 
 

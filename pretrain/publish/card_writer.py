@@ -30,6 +30,8 @@ class Scores:
     """The hub's name of each metric, its value, and our own name where it says more."""
     config: str | None = None
     split: str | None = None
+    revision: str | None = None
+    """Of the data set on the hub."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def _header(card: Card) -> dict[str, Any]:
             dataset_name=scores.title,
             dataset_config=scores.config,
             dataset_split=scores.split,
+            dataset_revision=scores.revision,
             metric_type=metric,
             metric_value=value,
             metric_name=name,

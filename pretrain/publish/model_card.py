@@ -20,7 +20,8 @@ from pretrain.phases import Phase, objective_at, resolve_phases
 from pretrain.publish import public_names
 from pretrain.publish.card_learning import export_flags, loss_row, moments_rows, rate_text, weights_row
 from pretrain.publish.card_objective import TEXTS, ObjectiveText, limits, usage
-from pretrain.publish.card_writer import Card, Scores, start_shown, written
+from pretrain.publish.card_scores import measured_on, perplexity
+from pretrain.publish.card_writer import Card, start_shown, written
 from pretrain.publish.markdown import code, table
 from pretrain.reports.end_summary import LOSS_CURVE
 from pretrain.reports.metric_writer import Line
@@ -127,7 +128,6 @@ def model_card(facts: CardFacts) -> str:
     used = {source.name for source in _sources(facts) if source.source == "hub"}
     datasets = sorted(used & public_names.hub_datasets(facts.config, facts.paths))
     scores = _scores(facts)
-    kind = datasets[0] if datasets else facts.config["data"]["source"]
     measured = [(name, round(value, 4), None) for name, value in scores.items()]
     return written(
         Card(
@@ -138,7 +138,9 @@ def model_card(facts: CardFacts) -> str:
             base_model=facts.base_model,
             datasets=datasets,
             metrics=list(scores),
-            scores=[Scores(facts.objective.task, kind, "held-out documents", measured)] if scores else [],
+            scores=[measured_on(facts.objective.task, facts.config, _sources(facts), datasets, measured)]
+            if scores
+            else [],
             summary=_summary(facts),
             sections={
                 "Use": _usage(facts),
@@ -153,12 +155,16 @@ def model_card(facts: CardFacts) -> str:
 
 
 def _scores(facts: CardFacts) -> dict[str, float]:
-    """Perplexity and accuracy on held-out documents at the last evaluation."""
+    """Loss, perplexity and accuracy on held-out documents at the last evaluation."""
     evaluations = _evaluations(facts)
     if not evaluations:
         return {}
     last = evaluations[-1]
-    values = {"perplexity": _perplexity(last, "eval"), "accuracy": last.get("eval/accuracy")}
+    values = {
+        "loss": last["eval/loss"],
+        "perplexity": perplexity(last, "eval"),
+        "accuracy": last.get("eval/accuracy"),
+    }
     return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
 
 
@@ -172,12 +178,6 @@ def _evaluations(facts: CardFacts) -> list[Line]:
     else:
         lines = list(facts.metrics)
     return [line for line in lines if line.get("eval/loss") is not None]
-
-
-def _perplexity(line: Line, group: str) -> float:
-    """exp of the loss, over predicted tokens."""
-    loss = line[f"{group}/loss"]
-    return math.exp(loss) if loss < 700 else math.inf
 
 
 def _summary(facts: CardFacts) -> str:
@@ -298,7 +298,7 @@ def _row(label: str, line: Line, group: str) -> list[str]:
     accuracy = line.get(f"{group}/accuracy")
     shown = "" if accuracy is None else formatting.percent(accuracy)
     loss = f"{line[f'{group}/loss']:.4f}"
-    return [label, f"{line['step']:,}", loss, shown, f"{_perplexity(line, group):.4g}"]
+    return [label, f"{line['step']:,}", loss, shown, f"{perplexity(line, group):.4g}"]
 
 
 def _reproduction(facts: CardFacts) -> str:

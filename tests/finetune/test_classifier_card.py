@@ -138,6 +138,11 @@ def test_a_hub_model_is_the_base_model_and_a_folder_of_that_form_is_none(
     )
     data = ModelCard(card(at_hub, "x")).data
     assert (data.base_model, data.datasets) == ("owner/base", ["nyu-mll/glue"])
+    at_hub["config"]["data"]["revision"] = "v2"
+    at_hub["runs"][0]["metrics"]["utility"] = 1.5  # of the user's own
+    results = ModelCard(card(at_hub, "x")).data.eval_results
+    assert {each.dataset_revision for each in results} == {"v2"}
+    assert [each.metric_value for each in results if each.metric_type == "utility"] == [1.5]
     folder = card(found_with(run, init_from="acme/base", base_model=""), "x")
     assert "acme" not in folder and ModelCard(folder).data.base_model is None
     older = found_with(run, init_from="acme/base")

@@ -156,11 +156,21 @@ def test_the_header_is_what_the_hub_reads():
     data = card.data
     assert (data.library_name, data.pipeline_tag) == ("transformers", "fill-mask")
     assert (data.language, data.license) == (["no", "en"], "cc-by-4.0")
-    assert data.metrics == ["perplexity", "accuracy"]
+    assert data.metrics == ["loss", "perplexity", "accuracy"]
     found = {result.metric_type: result.metric_value for result in data.eval_results}
-    assert found == {"perplexity": round(math.exp(2.4375), 4), "accuracy": 0.3125}
+    assert found == {"loss": 2.4375, "perplexity": round(math.exp(2.4375), 4), "accuracy": 0.3125}
     assert "| held-out, last | 20 | 2.4375 | 31.2% | 11.44 |" in card.text
     assert f"Seen in training: {20 * 64 * 128:,} tokens" in card.text and "from 1,234 documents" in card.text
+
+
+def test_the_scores_name_the_data_set_its_split_and_its_revision():
+    data = DataConfig(source="hub", name="owner/set", subset="no", split="train", revision="v1.2")
+    results = ModelCard(model_card(facts_of(dataclasses.replace(CONFIG, data=data)))).data.eval_results
+    assert {
+        (each.dataset_type, each.dataset_config, each.dataset_split, each.dataset_revision)
+        for each in results
+    } == {("owner/set", "no", "train", "v1.2")}
+    assert {each.dataset_name for each in results} == {"held-out documents"}
 
 
 def test_the_card_of_a_run_of_before_tells_no_change_of_a_network_that_it_was_given(tmp_path: Path):
