@@ -80,6 +80,21 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class EmbeddingConfig:
+    """The vectors of texts, with kind=embedding."""
+
+    pooling: str = field(
+        "auto",
+        "how the hidden states of tokens become a vector: their mean, or the first token's (cls); auto: as a "
+        "sentence-transformers folder has it, else mean",
+        ("auto", "mean", "cls"),
+    )
+    temperature: float = field(
+        0.05, "cosines are divided by it in the loss; 1 / scale of sentence-transformers"
+    )
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """Evaluation, the best model, early stopping."""
 
@@ -148,8 +163,9 @@ class FinetuneConfig:
 
     kind: str = field(
         "sequence",
-        "what has labels: sequence (a text or a pair), tokens (each word, for entities and parts of speech)",
-        ("sequence", "tokens"),
+        "what has labels: sequence (a text or a pair), tokens (each word, for entities and parts of speech); "
+        "embedding: pairs of texts that belong together, to train vectors of texts",
+        ("sequence", "tokens", "embedding"),
     )
     task: str = field("", "a GLUE task (cola, mnli, ...), or empty for examples of your own or of the hub")
     init_from: str = field(
@@ -220,6 +236,7 @@ class FinetuneConfig:
     )
     data: LabelledConfig = field(LabelledConfig, "the examples")
     model: ModelConfig = field(ModelConfig, "how the network runs")
+    embedding: EmbeddingConfig = field(EmbeddingConfig, "vectors of texts")
     optimizer: OptimizerConfig = field(OptimizerConfig, "the optimiser")
     schedule: ScheduleConfig = field(ScheduleConfig, "the learning rate")
     average: AverageConfig = field(AverageConfig, "the average of each run's weights")
@@ -344,6 +361,8 @@ def _check_rates(config: FinetuneConfig) -> None:
         raise UserError(
             f"config.optimizer.clip_norm={config.optimizer.clip_norm} should be 0 (does not clip) or more"
         )
+    if not config.embedding.temperature > 0:
+        raise UserError(f"config.embedding.temperature={config.embedding.temperature} should be above 0")
     if not 0 <= config.label_smoothing < 1:
         raise UserError(f"config.label_smoothing={config.label_smoothing} should be at least 0 and below 1")
     if not 0 <= config.schedule.warmup_ratio <= 1:

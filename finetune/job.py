@@ -19,9 +19,10 @@ from base.storage import check_readable
 from data.labelled.examples import Examples, LabelledData
 from data.labelled.open import open_labelled
 from data.labelled.sentences import Sentences
+from finetune.classifier.embedder import load_embedder
 from finetune.classifier.network import Classifier
 from finetune.classifier.pretrained import Start, load_encoder_for_classification
-from finetune.config import FinetuneConfig, check_values, frozen_layers, length_of
+from finetune.config import ENCODER, FinetuneConfig, check_values, frozen_layers, length_of
 from finetune.kinds import kind_of
 from finetune.kinds.kind import Kind
 from finetune.population import in_turn
@@ -34,6 +35,7 @@ from finetune.texts.batching import Plan, choose_lengths
 from finetune.texts.encoders import Encoder, encoder_for
 from finetune.texts.encoding import Encoded
 from finetune.texts.look import look
+from finetune.texts.look_at_pairs import look_at_pairs
 from pretrain.devices.mesh import BATCH_AXES
 from pretrain.models.attention import Use
 from pretrain.runtime.workdir import is_workdir
@@ -88,13 +90,13 @@ class Job:
     def look(self) -> list[str]:
         """The first training examples, and counts: see `finetune.texts.look`."""
         spelling = self.tokenizer.tokenizer.id_to_token
-        return look(
-            self.train,
-            self.kind.name,
-            self.labels,
-            lambda token: spelling(token) or "?",
-            self.config.max_length,
-        )
+
+        def token_of(token: int) -> str:
+            return spelling(token) or "?"
+
+        if self.kind.embeds:
+            return look_at_pairs(self.train, token_of, self.config.max_length)
+        return look(self.train, self.kind.name, self.labels, token_of, self.config.max_length)
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -124,6 +126,10 @@ def assemble(config: FinetuneConfig, compute_metrics: ComputeMetrics | None = No
         raise UserError(
             f"config.label_smoothing={config.label_smoothing} spreads a share of one class over all, but an example of "
             f"{data.task.title} has {kind.per_example}; unset it"
+        )
+    if kind.embeds and config.freeze == ENCODER:
+        raise UserError(
+            "config.freeze='encoder' trains the head alone, but config.kind='embedding' has none; set it to a number"
         )
     tokenizer, start = _start(config, data.task.labels, kind)
     room = start.classifier.encoder.config.max_length
@@ -174,7 +180,13 @@ def _labelled_data(config: FinetuneConfig) -> tuple[LabelledData, Examples | Sen
     Raises:
       UserError: there are none to train on, or none to evaluate on.
     """
-    data = open_labelled(config.data, config.task, hold_out=True, per_word=config.kind == "tokens")
+    data = open_labelled(
+        config.data,
+        config.task,
+        hold_out=True,
+        per_word=config.kind == "tokens",
+        pairs=config.kind == "embedding",
+    )
     if data.train is None and config.data.source == "files":
         raise UserError("config.data.train is empty; set it to the files to train on")
     if data.train is None or not data.evaluations:
@@ -205,18 +217,21 @@ def _start(config: FinetuneConfig, labels: Sequence[str], kind: Kind) -> tuple[L
     lengths, field = config.lengths, "config.lengths"
     if not lengths and config.max_length:
         lengths, field = (config.max_length,), "config.max_length"
-    start = load_encoder_for_classification(
-        model_source,
-        labels=labels,
-        kind=kind,
-        seed=config.seed,
-        dtype=config.dtype,
-        overrides=_overrides(config),
-        weights=config.init_weights,
-        use=Use(
-            row_lengths=lengths, row_field=field, dropout_field="config.model.attention_dropout", packed=False
-        ),
+    use = Use(
+        row_lengths=lengths, row_field=field, dropout_field="config.model.attention_dropout", packed=False
     )
+    how: dict[str, Any] = {
+        "dtype": config.dtype,
+        "overrides": _overrides(config),
+        "weights": config.init_weights,
+        "use": use,
+    }
+    if kind.embeds:
+        start, _ = load_embedder(model_source, **vars(config.embedding), **how)
+    else:
+        start = load_encoder_for_classification(
+            model_source, labels=labels, kind=kind, seed=config.seed, **how
+        )
     rows = start.classifier.encoder.config.vocab_size
     if tokenizer.vocab_size > rows:
         raise UserError(
@@ -318,6 +333,7 @@ def check_batch(config: FinetuneConfig, mesh: Mesh) -> None:
 def _fingerprint(encoded: Encoded) -> str:
     digest = hashlib.sha256()
     words = () if encoded.words is None else (encoded.words.rows, encoded.words.places)
-    for array in (encoded.tokens, encoded.token_types, encoded.lengths, encoded.labels, *words):
+    texts = () if encoded.text_lengths is None else (encoded.text_lengths,)
+    for array in (encoded.tokens, encoded.token_types, encoded.lengths, encoded.labels, *words, *texts):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -22,6 +22,8 @@ FIXED = {
     "task": "the task of a run",
     "kind": "the task of a run",
     "data.pieces": "the task of a run",
+    "embedding.pooling": "the task of a run",
+    "data.score": "the examples that choose the best model",
     "data.regression": "the task of a run",
     "data.label_names": "the task of a run",
     "eval.metric": "the metric that chooses the best model",

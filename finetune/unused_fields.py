@@ -39,7 +39,7 @@ def unused_in_evaluation(config: FinetuneConfig) -> list[Unused]:
 def _of_data(config: FinetuneConfig) -> Iterator[Unused]:
     source = config.data.source
     named = bool(config.task or config.benchmark.tasks)
-    glue = named or not (config.data.name or config.kind == "tokens")
+    glue = named or not (config.data.name or config.kind != "sequence")
     yield from unread(source, readers_of(glue=glue), "data")
     if source == "hub" and named:
         because = "the configuration of a GLUE task is known; unset it, or config.task"
@@ -50,6 +50,7 @@ def _of_data(config: FinetuneConfig) -> Iterator[Unused]:
     else:
         because = f"config.kind={config.kind} labels whole texts; unset it, or set config.kind=tokens"
         yield Unused(("data.pieces",), because, ("kind",))
+    yield from _of_embedding(config)
     if config.data.validation:
         because = "config.data.validation is evaluated on, so nothing is held out; unset one of the two"
         yield Unused(("data.validation_share",), because, ("data.validation",))
@@ -60,6 +61,19 @@ def _of_data(config: FinetuneConfig) -> Iterator[Unused]:
     if (own and config.data.regression) or config.task == "stsb":
         by = ("data.regression",) if own else ("task",)
         yield Unused(("label_smoothing",), "scores have no classes to spread a share over; unset it", by)
+
+
+def _of_embedding(config: FinetuneConfig) -> Iterator[Unused]:
+    if config.kind != "embedding":
+        because = f"config.kind={config.kind} has no vectors of texts; unset it, or set config.kind=embedding"
+        names = ("data.negative", "data.score", "data.positive_labels", "embedding")
+        yield Unused(names, because, ("kind",))
+        return
+    because = "config.kind=embedding has no classes; unset it, or set config.kind=sequence"
+    yield Unused(("data.regression", "data.label_names", "label_smoothing"), because, ("kind",))
+    if not config.data.positive_labels:
+        because = "config.data.positive_labels is empty, so labels are not read; unset it, or set that"
+        yield Unused(("data.label",), because, ("data.positive_labels",))
 
 
 def _of_learning(config: FinetuneConfig) -> Iterator[Unused]:

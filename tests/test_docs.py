@@ -24,11 +24,15 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchma
 LAUNCHES = sorted(ROOT.glob("configs/launch_*.py"))
 RECIPES = sorted(
     {*ROOT.glob("configs/*.py")}
-    - {*LAUNCHES, *(ROOT / f"configs/{name}.py" for name in ("__init__", "classify", "glue", "tokens"))}
+    - {
+        *LAUNCHES,
+        *(ROOT / f"configs/{name}.py" for name in ("__init__", "classify", "embedding", "glue", "tokens")),
+    }
 )
 FINETUNING = {
     "classify": " --config.init_from=runs/base",
     "tokens": " --config.init_from=runs/base",
+    "embedding": " --config.init_from=runs/base",
     "glue": ":mrpc --config.init_from=runs/base",
 }
 """Recipes of fine-tuning, and what their launch line names before the workdir."""

@@ -34,8 +34,8 @@ SOLE_IMPORTERS = {
 }
 # The project runs without torch, but for the one file that needs an extra; of transformers it takes the tokenizers.
 PEERS = {
-    "torch": ["finetune/onnx.py"],
-    "transformers": ["tokenizer/as_transformers.py", "finetune/onnx.py"],
+    "torch": ["finetune/onnx.py", "finetune/onnx_embedder.py"],
+    "transformers": ["tokenizer/as_transformers.py", "finetune/onnx.py", "finetune/onnx_embedder.py"],
 }
 # Libraries that take long to import: only inside the function that needs them.
 HEAVY = {

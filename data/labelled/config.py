@@ -25,6 +25,9 @@ READERS = {
     "regression": ("files", "hub"),
     "label_names": ("files", "hub"),
     "pieces": ("files", "hub"),
+    "negative": ("files", "hub"),
+    "score": ("files", "hub"),
+    "positive_labels": ("files", "hub"),
 }
 """The sources that read a field, for fields that not all sources read; other sources would ignore the field."""
 
@@ -95,6 +98,18 @@ class LabelledConfig:
     )
     pieces: str = field(
         "first", "tokens: the pieces of a word that are trained to have its label", ("first", "all")
+    )
+    negative: str = field(
+        "", "embedding: the column of a text that does not belong to the first text (a hard negative)"
+    )
+    score: str = field(
+        "score",
+        "embedding: the column with a score of how similar a pair of the evaluation sets is; 'score' is read if it is "
+        "there; without scores, second texts are ranked",
+    )
+    positive_labels: tuple[str, ...] = field(
+        (),
+        "embedding: the labels (in the column label) of the pairs that belong together; empty takes all pairs",
     )
     max_train_examples: int = field(0, "number of training examples, from the first; 0 is all")
     max_eval_examples: int = field(0, "number of examples of each evaluation set, from the first; 0 is all")

@@ -30,6 +30,8 @@ class Examples:
     """Name of the source, for messages and results: 'hub nyu-mll/glue mrpc train'."""
     official: bool
     """Whether these examples are a whole split of GLUE as published."""
+    negatives: list[str] | None = None
+    """A text for each pair that does not belong to its first text, to train embeddings; None if there are none."""
 
     def __len__(self) -> int:
         return len(self.first)

@@ -7,6 +7,7 @@ from data.labelled.config import LabelledConfig, readers_of
 from data.labelled.examples import Examples, LabelledData, Limits, by_split
 from data.labelled.labels import require_two_classes
 from data.labelled.own_files import ONE_CLASS, read_files
+from data.labelled.own_pairs import read_pairs
 from data.labelled.own_sentences import read_sentences
 from data.labelled.tasks import CLASSES, Task, find_task
 from data.sources import check_fields
@@ -22,6 +23,7 @@ def open_labelled(
     ids: bool = True,
     hold_out: bool = False,
     per_word: bool = False,
+    pairs: bool = False,
 ) -> LabelledData:
     """Read a task's examples.
 
@@ -32,23 +34,26 @@ def open_labelled(
       ids: whether the user's files may give a class of config.data.label_names by its number in that list.
       hold_out: whether to hold out a share of the user's training file if there is no validation file.
       per_word: whether each word has a label (config.kind=tokens).
+      pairs: whether the examples are pairs of texts for embeddings (config.kind=embedding).
 
     Raises:
       UserError: a mistake in the config, in the source or in an example.
     """
-    check_fields(config, "config.data", readers_of(glue=bool(task) or not (config.name or per_word)))
+    check_fields(config, "config.data", readers_of(glue=bool(task) or not (config.name or per_word or pairs)))
     if task and config.subset:
         raise UserError(
             f"config.data.subset={config.subset!r} has no effect: config.task={task!r} names it; unset it"
         )
     limits = Limits.from_config(config)
-    if per_word:
+    if per_word or pairs:
         if task or config.source not in ("files", "hub"):
+            kind, what = ("tokens", "words and their labels") if per_word else ("embedding", "pairs of texts")
             raise UserError(
-                "config.kind='tokens' reads words and their labels from config.data.source=files or hub, and no GLUE "
+                f"config.kind={kind!r} reads {what} from config.data.source=files or hub, and no GLUE "
                 "task; set config.data.source, and config.task=''"
             )
-        return read_sentences(config, parts, limits, hold_out=hold_out)
+        read = read_sentences if per_word else read_pairs
+        return read(config, parts, limits, hold_out=hold_out)
     if config.source == "files" or (config.source == "hub" and config.name and not task):
         if task:
             raise UserError(

@@ -14,6 +14,8 @@ from base.errors import UserError
 
 CLASSES, SCORES, MULTI_LABEL, TOKENS = "classes", "scores", "multi_label", "tokens"
 """What the labels of a task are: one class, a score, or any number of classes of an example; a class of each word."""
+EMBEDDING, SIMILARITY = "embedding", "similarity"
+"""Pairs of texts for embeddings: their second texts are ranked, or they have scores."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from base.storage import check_readable
 from finetune.classifier.inference import FACTS_FILE, Facts, JaxModel, Logits, OnnxModel, row_lengths
 from finetune.classifier.pretrained import learned_classes, load_encoder_for_classification
 from finetune.job import MODEL
-from finetune.kinds import CLASSES, MULTI_LABEL, SCORES, TOKENS
+from finetune.kinds import CLASSES, EMBEDDING, MULTI_LABEL, SCORES, TOKENS
 from finetune.kinds.kind import Kind
 from finetune.onnx import FILE_NAME as ONNX_FILE
 from finetune.onnx import check_installed, export_onnx
@@ -124,6 +124,11 @@ def answers_of(values: Mapping[str, Any], model: str) -> tuple[Kind, tuple[str, 
     """
     classes = huggingface.class_names(values)
     per_word = any(name.endswith(TOKENS.task_class) for name in classes)
+    if any(name.endswith(EMBEDDING.task_class) for name in classes) and not per_word:
+        raise UserError(
+            f"--model={model} is a {classes[0]}, which labels nothing; fine-tune it first, or write vectors of texts: "
+            "python -m finetune.embed"
+        )
     if classes and not per_word and not any(name.endswith(CLASSES.task_class) for name in classes):
         raise UserError(f"--model={model} is a {classes[0]}, which labels nothing; fine-tune it first")
     names = learned_classes(values, f"--model={model}")
@@ -140,7 +145,7 @@ def encoder_of(model: Trained) -> Encoder:
     Raises:
       UserError: no tokenizer, one that is not the model's own, or a length without room for text.
     """
-    with _naming_flags():
+    with naming_flags():
         tokenizer = tokenizers.load(str(model.folder))
         if tokenizer.vocab_size > model.config.vocab_size:
             raise UserError(
@@ -186,7 +191,7 @@ def _onnx_model(model: Trained, lengths: tuple[int, ...], batch: int) -> OnnxMod
 
 
 @contextlib.contextmanager
-def _naming_flags() -> Iterator[None]:
+def naming_flags() -> Iterator[None]:
     """In messages that name fields of a run's config, name this command's flags instead."""
     try:
         yield

@@ -131,7 +131,7 @@ class ClassificationHead(nnx.Module):
         keys = (None, None) if dropout_key is None else tuple(jax.random.split(dropout_key))
         match self.config.pooling:
             case "mean":
-                x = _mean(hidden, segments)
+                x = mean_of_tokens(hidden, segments)
             case "cls":
                 x = hidden[:, 0].astype(jnp.float32)
             case _:
@@ -145,7 +145,8 @@ class ClassificationHead(nnx.Module):
         return self.out(dropout(x, self.config.dropout, keys[1]))
 
 
-def _mean(hidden: Float[Array, "B S D"], segments: Int[Array, "B S"]) -> Float[Array, "B D"]:
+def mean_of_tokens(hidden: Float[Array, "B S D"], segments: Int[Array, "B S"]) -> Float[Array, "B D"]:
+    """The mean over each row's tokens, in float32; padding (segment 0) is not read."""
     inside = (segments > 0).astype(jnp.float32)
     total = jnp.einsum("BSD,BS->BD", hidden, inside, preferred_element_type=jnp.float32)
     return total / jnp.sum(inside, axis=1, keepdims=True)

@@ -33,7 +33,8 @@ class Classifier:
     head_config: HeadConfig
     labels: int
     """C, how many logits a text or token has: classes, or 1 for a score."""
-    head: nnx.GraphDef[Any]
+    head: nnx.GraphDef[Any] | None
+    """None of an embedder."""
     kind: Kind = CLASSES
     """What its answers are."""
 
@@ -114,6 +115,7 @@ class Classifier:
         hidden = self.encoder.encode(
             params, tokens, segments, positions, token_types, dropout_key=dropout_key, first=first
         )
+        assert self.head is not None
         head_key = None if dropout_key is None else jax.random.fold_in(dropout_key, _HEAD)
         return nnx.merge(self.head, params["head"])(hidden, segments, head_key)
 

@@ -41,6 +41,8 @@ from tokenizer.load import Loaded
 logger = logging.getLogger(__name__)
 
 MOST_CLASSES = 10**6
+REPLACED = ("_name_or_path", "torch_dtype", "num_labels", "auto_map", "custom_pipelines")
+"""Fields of a checkpoint's config.json that do not hold for the model that was made of it."""
 HIDDEN, HEAD, ATTENTION = "hidden_dropout_prob", "classifier_dropout", "attention_probs_dropout_prob"
 
 
@@ -98,7 +100,7 @@ def load_encoder_for_classification(
         published = read_published(source)
         values, config = published.values, published.config
     classifier = build_classifier(
-        *_overridden(config, head_config(config, values, file, per_token=kind.per_token), overrides or {}),
+        *overridden(config, head_config(config, values, file, per_token=kind.per_token), overrides or {}),
         max(len(labels), 1),
         dtype=dtype,
         use=use,
@@ -122,7 +124,7 @@ def load_encoder_for_classification(
     return Start(classifier, params, fresh, values)
 
 
-def _overridden(
+def overridden(
     config: EncoderConfig, head: HeadConfig, overrides: Mapping[str, Any]
 ) -> tuple[EncoderConfig, HeadConfig]:
     """Both configs with some fields set otherwise."""
@@ -145,7 +147,7 @@ def _read(published: Published, classifier: Classifier, head: Params) -> tuple[P
     is_task = _is_task(published, classifier.kind.task_class)
     kept = set(head) if is_task and _fits(heads, state) else kept - {OUT}
     wanted = [tensor for tensor in wanted if tensor.path[0] != "head" or tensor.path[1] in kept]
-    check(wanted, state, config, where, known=_of_encoder(state, family.base))
+    check(wanted, state, config, where, known=of_encoder(state, family.base))
     params = empty_params(classifier.shapes()) | {"head": jax.tree.map(np.copy, head)}
     fill(params, wanted, state)
     return params, frozenset(set(head) - kept)
@@ -159,7 +161,7 @@ def _check_encoder(published: Published, classifier: Classifier) -> None:
     """
     state = with_current_names(classifier.encoder.config, published.state)
     wanted = [tensor for tensor in classifier.tensors() if tensor.path[0] != "head"]
-    known = _of_encoder(state, classifier.encoder.config.family.base)
+    known = of_encoder(state, classifier.encoder.config.family.base)
     head = [tensor.name for tensor in classifier.tensors() if tensor.path[0] == "head"]
     known = [name for name in known if name not in head]
     check(wanted, state, classifier.encoder.config, published.source, known=known)
@@ -177,7 +179,7 @@ def _fits(head: Sequence[Tensor], state: Mapping[str, np.ndarray]) -> bool:
     return any(tensor.name in state and state[tensor.name].shape == tensor.shape for tensor in out)
 
 
-def _of_encoder(state: Mapping[str, Any], base: str) -> list[str]:
+def of_encoder(state: Mapping[str, Any], base: str) -> list[str]:
     """Names of a state dict that must be tensors of the encoder. Buffers and the pooler are left out."""
     passed = (*BUFFERS, f"{base}.pooler.")
     return [
@@ -288,9 +290,8 @@ def _task_config(
 ) -> dict[str, Any]:
     """The config.json of a classifier that started from a checkpoint with the config.json `config`."""
     names = list(labels) or ["LABEL_0"]
-    replaced: tuple[str, ...] = ("_name_or_path", "torch_dtype", "num_labels", "auto_map", "custom_pipelines")
     problem = {} if kind.problem_type is None else {"problem_type": kind.problem_type}
-    replaced += () if problem else ("problem_type",)
+    replaced = REPLACED if problem else (*REPLACED, "problem_type")
     return {name: value for name, value in without_places(config).items() if name not in replaced} | {
         "architectures": [f"{families.get(model_type).classes}{kind.task_class}"],
         "model_type": model_type,

@@ -3,17 +3,21 @@
 from data.labelled import tasks
 from data.labelled.tasks import Task
 from finetune.kinds.classes import Classes
+from finetune.kinds.embedding import Embedding, Similarity
 from finetune.kinds.kind import Kind
 from finetune.kinds.multi_label import MultiLabel
 from finetune.kinds.scores import Scores
 from finetune.kinds.tokens import Tokens
 
 CLASSES, SCORES, MULTI_LABEL, TOKENS = Classes(), Scores(), MultiLabel(), Tokens()
+EMBEDDING, SIMILARITY = Embedding(), Similarity()
 KINDS: dict[str, Kind] = {
     tasks.CLASSES: CLASSES,
     tasks.SCORES: SCORES,
     tasks.MULTI_LABEL: MULTI_LABEL,
     tasks.TOKENS: TOKENS,
+    tasks.EMBEDDING: EMBEDDING,
+    tasks.SIMILARITY: SIMILARITY,
 }
 
 

@@ -25,6 +25,8 @@ class Kind(ABC):
     """That of config.json; None leaves it out."""
     per_token: ClassVar[bool] = False
     """Whether tokens have logits, not rows."""
+    embeds: ClassVar[bool] = False
+    """Whether an example is T texts, each of which has a vector: there is no head, and logits are [B, T, D]."""
     refuses_smoothing: ClassVar[bool] = False
     """Whether config.label_smoothing is refused."""
     per_example: ClassVar[str] = "one class"
@@ -37,6 +39,16 @@ class Kind(ABC):
     @abstractmethod
     def losses(self, logits: Float[Array, "B ... C"], labels: Array, smoothing: float = 0.0) -> Array:
         """The loss of each label; see `weights` for those that count."""
+
+    def losses_in_batch(
+        self,
+        logits: Float[Array, "B ... C"],
+        labels: Array,
+        weights: Float[Array, "B"],
+        smoothing: float = 0.0,
+    ) -> Array:
+        """The losses, for a kind whose loss of a row depends on other rows, but not on those without weight."""
+        return self.losses(logits, labels, smoothing)
 
     @abstractmethod
     def right(self, logits: Float[Array, "B ... C"], labels: Array) -> Array:

@@ -45,9 +45,9 @@ class Predictor:
         self._labels = classifier.labels
 
     def __call__(self, params: Any, encoded: Encoded) -> np.ndarray:
-        """Logits float32 [M, N, C], in the order of the examples, or of their words."""
+        """Logits float32 [M, N, C], in the order of the examples, or of their words; C = T x D of T vectors."""
         members = jax.tree.leaves(params)[0].shape[0]
-        result = np.empty((members, encoded.answers, self._labels), np.float32)
+        result = np.empty((members, encoded.answers, encoded.texts * self._labels), np.float32)
         begun: deque[tuple[np.ndarray, jax.Array]] = deque()
         for chosen, rows in evaluation_batches(encoded, self._lengths, self._batch):
             begun.append((chosen, self._logits(params, to_devices(rows.as_dict(), self._shardings))))

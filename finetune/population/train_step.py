@@ -18,9 +18,10 @@ from finetune.classifier.network import Classifier
 from finetune.config import FinetuneConfig, frozen_layers
 from finetune.population.state import PopulationState
 from pretrain.config import ScheduleConfig as PretrainSchedule
+from pretrain.devices.mesh import constrain
 from pretrain.models.module_shapes import LAYERS
 from pretrain.models.positions import positions_of_texts
-from pretrain.objective.train_step import accumulate
+from pretrain.objective.train_step import accumulate, split_rows
 from pretrain.optim.averages import averaged
 from pretrain.optim.config import OptimizerConfig as PretrainOptimizer
 from pretrain.optim.finite import NONFINITE, is_bad, kept
@@ -155,9 +156,12 @@ def make_train_step(
         batch, total = part
         if config.freeze:
             params = _without_gradients(params, classifier, config.freeze)
-        logits = logits_of(classifier, params, batch, key)
-        labels = batch["labels"]
-        losses, weights = kind.losses(logits, labels, smoothing), kind.weights(batch["weights"], labels)
+        if kind.embeds and micro_batches > 1:
+            logits = vectors_in_parts(classifier, params, batch, key, micro_batches)
+        else:
+            logits = logits_of(classifier, params, batch, key)
+        labels, weights = batch["labels"], kind.weights(batch["weights"], batch["labels"])
+        losses = kind.losses_in_batch(logits, labels, batch["weights"], smoothing)
         right = kind.right(logits, labels)
         loss_sum = jnp.sum(losses * weights)
         return loss_sum / total[0], {"loss_sum": loss_sum, "correct_sum": jnp.sum(right * weights)}
@@ -170,7 +174,7 @@ def make_train_step(
         # A batch may have no label: windows inside a word that is longer than a row.
         part = (batch, jnp.broadcast_to(jnp.maximum(weight_sum, 1.0), batch["weights"].shape))
         grad_fn = jax.grad(loss_fn, has_aux=True)
-        if micro_batches == 1:
+        if micro_batches == 1 or kind.embeds:
             grads, sums = grad_fn(params, part, key)
         else:
             grads, sums = accumulate(grad_fn, params, part, key, micro_batches)
@@ -199,7 +203,8 @@ def make_logits(classifier: Classifier) -> Callable[[Any, Batch], Float[Array, "
     """Make the function that computes every member's logits for evaluation rows [B, S], without dropout."""
 
     def logits(params: Any, batch: Batch) -> Array:
-        return logits_of(classifier, params, batch, None)
+        found = logits_of(classifier, params, batch, None)
+        return found.reshape(len(found), -1) if classifier.kind.embeds else found
 
     return jax.vmap(logits, in_axes=(0, None), spmd_axis_name=MEMBER)
 
@@ -207,11 +212,38 @@ def make_logits(classifier: Classifier) -> Callable[[Any, Batch], Float[Array, "
 def logits_of(
     classifier: Classifier, params: Any, batch: Batch, dropout_key: Array | None
 ) -> Float[Array, "B ... C"]:
-    """Logits of the rows of a batch; dropout_key None computes them without dropout."""
+    """Logits of the rows of a batch; dropout_key None computes them without dropout.
+
+    Where an example is T texts, they are the vectors of its texts, [B, T, D].
+    """
+    if batch["tokens"].ndim > 2:
+        shape, names = batch["tokens"].shape, ("tokens", "segments", "token_types")
+        texts = {name: batch[name].reshape(-1, shape[-1]) for name in names}
+        return logits_of(classifier, params, texts, dropout_key).reshape(*shape[:-1], -1)
     tokens, segments = batch["tokens"], batch["segments"]
     positions = positions_of_texts(tokens, classifier.encoder.config)
     token_types = batch["token_types"] if classifier.token_types > 1 else None
     return classifier.logits(params, tokens, segments, positions, token_types, dropout_key=dropout_key)
+
+
+def vectors_in_parts(
+    classifier: Classifier, params: Any, batch: Batch, dropout_key: Array, count: int
+) -> Float[Array, "B T D"]:
+    """The vectors of a batch's texts, with the memory of one of `count` micro-batches.
+
+    The backward pass computes each micro-batch again, with the same dropout (GradCache, Gao et al. 2021). So the loss
+    sees all rows of the batch.
+    """
+    names = ("tokens", "segments", "token_types")
+    parts = {name: split_rows(batch[name], count) for name in names}
+
+    @jax.checkpoint
+    def vectors(part: tuple[Array, Batch]) -> Array:
+        index, rows = part
+        return logits_of(classifier, params, rows, jax.random.fold_in(dropout_key, index))
+
+    found = jnp.swapaxes(jax.lax.map(vectors, (jnp.arange(count), parts)), 0, 1)
+    return constrain(found.reshape(-1, *found.shape[2:]), "batch", None, None)
 
 
 def keep_better(best: Any, params: Any, better: Array) -> Any:

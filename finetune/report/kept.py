@@ -32,7 +32,9 @@ def keep_answers(job: Job, logits: np.ndarray, workdir: epath.Path) -> None:
       workdir: the run's folder.
     """
     examples, labels = next(iter(job.data.evaluations.values())), job.evaluations[0].encoded.labels
-    if isinstance(examples, Sentences) or labels is None or np.ndim(labels) != 1 or np.ndim(logits) != 2:
+    if job.kind.embeds or isinstance(examples, Sentences):
+        return
+    if labels is None or np.ndim(labels) != 1 or np.ndim(logits) != 2:
         return
     texts = list(zip(examples.first, examples.second or [""] * len(examples.first)))
     values = (

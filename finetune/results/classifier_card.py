@@ -61,8 +61,8 @@ def card(found: Mapping[str, Any], name: str, *, picture: str = "") -> str:
             sections={
                 "Use": _usage(found, name),
                 "Intended use and limits": _limits(found),
-                "Scores": "\n\n".join([_scores(found), *([shown] if picture else [])]),
-                "Data": _data(found),
+                "Scores": "\n\n".join([scores_section(found), *([shown] if picture else [])]),
+                "Data": data_section(found),
                 "Hyperparameters": f"```json\n{json.dumps(hyperparameters(found), indent=2)}\n```",
             },
         )
@@ -174,7 +174,8 @@ def _limits(found: Mapping[str, Any]) -> str:
     )
 
 
-def _scores(found: Mapping[str, Any]) -> str:
+def scores_section(found: Mapping[str, Any]) -> str:
+    """The scores of a run's best model, and their means and deviations over its runs, in Markdown."""
     best = found["runs"][found["best_run"]]
     counts = {name: examples["count"] for name, examples in found["examples"].items() if name != "train"}
     evaluated = ", ".join(f"{escape(name)} ({count:,} examples)" for name, count in counts.items())
@@ -215,7 +216,8 @@ def _exported(found: Mapping[str, Any]) -> str:
     )
 
 
-def _data(found: Mapping[str, Any]) -> str:
+def data_section(found: Mapping[str, Any]) -> str:
+    """The sets of examples of a run, in Markdown."""
     lines = []
     for name, examples in (found["examples"] | found.get("test_examples", {})).items():
         labelled = f", {examples['labelled']:,} of them labelled" if "labelled" in examples else ""

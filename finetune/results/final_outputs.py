@@ -17,18 +17,23 @@ from jax.experimental import multihost_utils
 from base.errors import UserError
 from base.set_fields import Given, as_begun
 from data.labelled.sentences import Sentences
+from data.labelled.tasks import EMBEDDING, SIMILARITY
+from finetune.classifier.embedder import Embedder, save_embedder
 from finetune.classifier.inference import FACTS_FILE, Facts, JaxModel, Logits, OnnxModel, row_lengths
 from finetune.classifier.pretrained import save_classifier
 from finetune.config import FinetuneConfig
 from finetune.job import MODEL, Job
+from finetune.kinds.embedding import vectors_of
 from finetune.onnx import export_onnx
+from finetune.onnx_embedder import OnnxEmbedder, export_embedder
 from finetune.population.evaluation import scores_of, scores_on
 from finetune.population.state import member_params, population_mesh
 from finetune.report.kept import keep_answers
 from finetune.report.pages import write_report
-from finetune.results import classifier_card, results_file
+from finetune.results import classifier_card, embedder_card, results_file
 from finetune.results.predicted_labels import FOLDER, Asked, asked_of, write_answers
-from finetune.results.predictions_picture import picture
+from finetune.results.predictions_picture import picture, picture_of_ranks
+from finetune.results.ranking import ranks
 from finetune.resume import changes
 from finetune.train import Outcome
 from pretrain.config import CardConfig
@@ -116,18 +121,9 @@ def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
 
     def write() -> dict[str, Any]:
         answered = answers
-        save_classifier(
-            workdir / MODEL,
-            job.classifier,
-            params,
-            job.source_config,
-            job.labels,
-            job.tokenizer,
-            beside={FACTS_FILE: _facts(job, threshold).as_json()},
-        )
+        _save(job, params, workdir / MODEL, threshold)
         if with_onnx:
-            export_onnx(workdir / MODEL)
-            exported = OnnxModel(workdir / MODEL, lengths=_lengths(job), batch=job.config.eval.batch)
+            exported = _exported(job, workdir / MODEL)
             found["onnx"] = compare(job, exported, logits, threshold)
             answered = _answers(job, asked, exported)
         if job.config.eval.tests:
@@ -146,6 +142,27 @@ def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
         return found
 
     return processes.from_first(write)
+
+
+def _save(job: Job, params: Any, folder: epath.Path, threshold: float | None) -> None:
+    """Write the folder of the best model."""
+    beside = {FACTS_FILE: _facts(job, threshold).as_json()}
+    network, config, tokenizer = job.classifier, job.source_config, job.tokenizer
+    if isinstance(network, Embedder):
+        length = job.config.max_length
+        save_embedder(folder, network, params, config, tokenizer, max_length=length, beside=beside)
+    else:
+        save_classifier(folder, network, params, config, job.labels, tokenizer, beside=beside)
+
+
+def _exported(job: Job, folder: epath.Path) -> Logits:
+    """The ONNX export of the best model, which is written."""
+    lengths, batch = _lengths(job), job.config.eval.batch
+    if isinstance(job.classifier, Embedder):
+        export_embedder(folder)
+        return OnnxEmbedder(folder, lengths=lengths, batch=batch, temperature=job.classifier.temperature)
+    export_onnx(folder)
+    return OnnxModel(folder, lengths=lengths, batch=batch)
 
 
 def _threshold(found: Mapping[str, Any]) -> float | None:
@@ -219,11 +236,14 @@ def _write_picture(job: Job, found: Mapping[str, Any], logits: np.ndarray, workd
     """Write a picture of the logits [n, C] of the first evaluation set, to WORKDIR and beside the model."""
     labels = job.evaluations[0].encoded.targets
     assert labels is not None
-    told = job.kind.predictions(logits, _threshold(found) or 0.0)
     seed = job.config.members[found["best_run"]].seed
-    what = "words" if job.kind.per_token else "examples"
+    what = "words" if job.kind.per_token else "pairs" if job.kind.embeds else "examples"
     title = f"{job.data.task.title}: run of seed {seed}, {len(labels)} {what}"
-    content = picture(told, labels, job.labels, title)
+    if job.kind.name == EMBEDDING:
+        content = picture_of_ranks(ranks(vectors_of(logits), labels), title)
+    else:
+        told = job.kind.predictions(logits, _threshold(found) or 0.0)
+        content = picture(told, labels, job.labels, title)
     for folder in (workdir / MODEL, workdir):
         write_bytes(folder / PICTURE, content)
 
@@ -234,7 +254,8 @@ def _write_card(found: Mapping[str, Any], workdir: epath.Path) -> None:
 
 def card_of(found: Mapping[str, Any], workdir: epath.Path, name: str) -> str:
     """The model card of a finished run, whose model is to be loaded by `name`: a folder, or an id on the hub."""
-    return classifier_card.card(found, name, picture=PICTURE if (workdir / MODEL / PICTURE).exists() else "")
+    write = embedder_card.card if found.get("kind") in (EMBEDDING, SIMILARITY) else classifier_card.card
+    return write(found, name, picture=PICTURE if (workdir / MODEL / PICTURE).exists() else "")
 
 
 def push(found: Mapping[str, Any], workdir: epath.Path, repo_id: str, *, private: bool) -> str:

@@ -1,5 +1,6 @@
 """A picture of the best model's predictions: a confusion matrix, the F1 of each class, or a scatter plot of scores."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ MOST_NAMES = 60
 """With more classes than this, the names of some classes are left out."""
 MOST_CLASSES = 500
 """With more classes than this, the matrix shows only the most frequent classes."""
+RANKS = (1, 3, 10, 100)
+"""The last ranks of the groups in which ranks are counted."""
 NAME_LENGTH, TITLE_LENGTH = 24, 60
 
 
@@ -43,6 +46,28 @@ def picture(predictions: np.ndarray, labels: np.ndarray, names: Sequence[str], t
         _confusion_matrix(figure, axes, predictions, labels, names)
     else:
         _scatter(axes, predictions, labels)
+    over = literal([title], longest=TITLE_LENGTH)
+    figure.suptitle(over.texts[0], fontsize=10, **over.style)
+    return png(figure)
+
+
+def picture_of_ranks(ranks: np.ndarray, title: str) -> bytes:
+    """Draw the ranks of right answers, and return the contents of a PNG file.
+
+    Args:
+      ranks: from 1, [n].
+      title: title of the picture.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    names = ["1", *(f"{low + 1} to {high}" for low, high in itertools.pairwise(RANKS)), f"over {RANKS[-1]}"]
+    groups = np.searchsorted(RANKS, ranks)
+    axes.bar(names, 100 * np.bincount(groups, minlength=len(names)) / len(ranks), color="#2f6fae")
+    axes.set_xlabel("Rank of the right text")
+    axes.set_ylabel("Share, %")
+    axes.spines[["top", "right"]].set_visible(False)
     over = literal([title], longest=TITLE_LENGTH)
     figure.suptitle(over.texts[0], fontsize=10, **over.style)
     return png(figure)

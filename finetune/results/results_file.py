@@ -81,6 +81,7 @@ def results(outcome: Outcome) -> dict[str, Any]:
         **names_on_the_hub(job.config.init_from, schema.as_dict(job.config.data)),
         "model": {
             "model_type": job.classifier.encoder.config.model_type,
+            "width": job.classifier.encoder.config.hidden_size,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(job.params)),
         },
         "kind": job.kind.name,

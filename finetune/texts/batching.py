@@ -98,10 +98,11 @@ class Plan:
 class Rows:
     """The padded rows of one batch. An example has weight 1; a row that only fills up the batch has weight 0."""
 
-    tokens: Int[np.ndarray, "B S"]
-    segments: Int[np.ndarray, "B S"]
+    tokens: Int[np.ndarray, "B ... S"]
+    """[B, T, S] of examples of T texts, as the next two."""
+    segments: Int[np.ndarray, "B ... S"]
     """1 for a token, 0 for padding."""
-    token_types: Int[np.ndarray, "B S"]
+    token_types: Int[np.ndarray, "B ... S"]
     labels: np.ndarray
     """int32 [B] classes, float32 [B] scores or [B, C] sets of classes, int32 [B, S] classes of tokens; all 0 for a set
     with hidden labels."""
@@ -125,12 +126,12 @@ def rows(encoded: Encoded, chosen: np.ndarray, batch: int, length: int) -> Rows:
       length: row length S, in tokens.
     """
     filled = np.concatenate([chosen, np.repeat(chosen[-1:], batch - len(chosen))])
-    have = min(length, encoded.tokens.shape[1])
-    tokens = np.full((batch, length), encoded.pad, np.int32)
-    token_types = np.zeros((batch, length), np.int32)
-    tokens[:, :have] = encoded.tokens[filled, :have]
-    token_types[:, :have] = encoded.token_types[filled, :have]
-    segments = (np.arange(length) < encoded.lengths[filled, None]).astype(np.int32)
+    have, shape = min(length, encoded.tokens.shape[-1]), (batch, *encoded.tokens.shape[1:-1], length)
+    tokens, token_types = np.full(shape, encoded.pad, np.int32), np.zeros(shape, np.int32)
+    tokens[..., :have] = encoded.tokens[filled, ..., :have]
+    token_types[..., :have] = encoded.token_types[filled, ..., :have]
+    lengths = encoded.lengths if encoded.text_lengths is None else encoded.text_lengths
+    segments = (np.arange(length) < lengths[filled, ..., None]).astype(np.int32)
     labels = np.zeros(batch, np.int32) if encoded.labels is None else encoded.labels[filled]
     if encoded.words is not None and encoded.labels is not None:
         of_rows, labels = labels, np.full((batch, length), UNLABELLED, np.int32)

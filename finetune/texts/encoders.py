@@ -4,6 +4,7 @@ from typing import Any, Protocol
 
 from finetune.kinds.kind import Kind
 from finetune.texts.encoding import Encoded, PairEncoder
+from finetune.texts.text_encoding import TextEncoder
 from finetune.texts.token_encoding import TokenEncoder
 from tokenizer.load import Loaded
 
@@ -32,4 +33,6 @@ def encoder_for(
     """
     if kind.per_token:
         return TokenEncoder(tokenizer, max_length=max_length, pieces=pieces)
+    if kind.embeds:
+        return TextEncoder(tokenizer, max_length=max_length)
     return PairEncoder(tokenizer, max_length=max_length, token_types=token_types)

@@ -36,12 +36,12 @@ class Words:
 class Encoded:
     """A set of examples as token ids, padded to the longest example. A long sentence is several rows."""
 
-    tokens: Int[np.ndarray, "n S"]
-    """int32 token ids, with special tokens."""
-    token_types: Int[np.ndarray, "n S"]
+    tokens: Int[np.ndarray, "n ... S"]
+    """int32 token ids, with special tokens; [n, T, S] of examples of T texts."""
+    token_types: Int[np.ndarray, "n ... S"]
     """int8: 0 for the first text, 1 for the second text; all 0 in families without token types."""
     lengths: Int[np.ndarray, "n"]
-    """Number of tokens of each example."""
+    """Number of tokens of each example; of T texts, that of the longest."""
     labels: np.ndarray | None
     """int32 [n] classes, float32 [n] scores or [n, C] sets of classes, int32 [n, S] classes of tokens; None for hidden
     labels."""
@@ -51,9 +51,16 @@ class Encoded:
     """Number of examples that were cut, or of sentences that became several rows."""
     words: Words | None = None
     """The words, where words have labels."""
+    text_lengths: Int[np.ndarray, "n T"] | None = None
+    """Number of tokens of each text of an example, where texts have vectors of their own; else None."""
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def texts(self) -> int:
+        """T, the number of texts of an example that have vectors of their own; else 1."""
+        return 1 if self.text_lengths is None else self.text_lengths.shape[1]
 
     @property
     def targets(self) -> np.ndarray | None:

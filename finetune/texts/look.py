@@ -37,13 +37,13 @@ def look(
                 token if label == UNLABELLED else f"{token}/{names[label]}"
                 for token, label in zip(tokens, encoded.labels[row, :length], strict=True)
             ]
-        lines.append(_cut(f"example {row + 1}: {BETWEEN.join(tokens)}"))
+        lines.append(cut(f"example {row + 1}: {BETWEEN.join(tokens)}"))
         types = encoded.token_types[row, :length]
         if types.any():
             lines.append(f"  segments: 0 in {np.sum(types == 0)} tokens, 1 in {np.sum(types == 1)}")
         if kind != TOKENS:
-            lines.append(_cut(f"  label: {_label(encoded, row, kind, names)}"))
-    lines.append(_cut(_counts(encoded, kind, names)))
+            lines.append(cut(f"  label: {_label(encoded, row, kind, names)}"))
+    lines.append(cut(_counts(encoded, kind, names)))
     low, middle, high, most = np.percentile(encoded.lengths, (0, 50, 90, 100), method="nearest")
     lines.append(f"tokens of an example: {low} to {most}; half have {middle} or fewer, 90% {high} or fewer")
     what = "sentences become several rows" if kind == TOKENS else "examples are cut"
@@ -78,7 +78,7 @@ def _counts(encoded: Encoded, kind: str, names: Sequence[str]) -> str:
     return f"classes, {len(names)}: {shown}"
 
 
-def _cut(line: str) -> str:
+def cut(line: str) -> str:
     """A line of at most COLUMNS columns, without control characters; characters of double width count twice."""
     shown, width = "", 0
     for character in line:

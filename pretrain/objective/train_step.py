@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, Shaped
 
 from pretrain.devices.mesh import constrain
 from pretrain.models import Model
@@ -120,20 +120,22 @@ def accumulate(
     count, ... So each device splits its own rows, and no rows move between devices.
     """
 
-    def split(x: Array) -> Array:
-        parts = x.reshape(x.shape[0] // count, count, *x.shape[1:])
-        return jnp.swapaxes(constrain(parts, "batch", *(None,) * x.ndim), 0, 1)
-
     def body(total: Any, part: tuple[Array, Any]) -> tuple[Any, None]:
         index, micro_batch = part
         result = grad_fn(params, micro_batch, jax.random.fold_in(key, index))
         return jax.tree.map(jnp.add, total, result), None
 
-    micro_batches = (jnp.arange(count), jax.tree.map(split, whole))
+    micro_batches = (jnp.arange(count), jax.tree.map(lambda x: split_rows(x, count), whole))
     shapes = jax.eval_shape(grad_fn, params, jax.tree.map(lambda x: x[0], micro_batches[1]), key)
     zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
     total, _ = jax.lax.scan(body, zeros, micro_batches)
     return total
+
+
+def split_rows(x: Shaped[Array, "B ..."], count: int) -> Shaped[Array, "N M ..."]:
+    """`count` micro-batches of the rows of a batch; micro-batch i has rows i, i + count, ..."""
+    parts = x.reshape(x.shape[0] // count, count, *x.shape[1:])
+    return jnp.swapaxes(constrain(parts, "batch", *(None,) * x.ndim), 0, 1)
 
 
 def make_eval_step(model: Model, objective: Objective) -> Callable[[Any, Batch, Int[Array, "B"]], Sums]:

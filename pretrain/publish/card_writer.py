@@ -55,6 +55,8 @@ class Card:
     """The paragraph below the title, in Markdown, as the sections are."""
     sections: Mapping[str, str]
     """Heading -> text, in order."""
+    library: str = "transformers"
+    """The library that loads the model."""
 
 
 def written(card: Card) -> str:
@@ -84,7 +86,7 @@ def _header(card: Card) -> dict[str, Any]:
         for metric, value, name in scores.metrics
     ]
     data = ModelCardData(
-        library_name="transformers",
+        library_name=card.library,
         pipeline_tag=card.pipeline,
         tags=["unmask", *card.tags],
         language=languages(card.settings),

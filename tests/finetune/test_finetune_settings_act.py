@@ -219,6 +219,8 @@ BESIDE = {
 
 ELSEWHERE = {
     **dict.fromkeys(("kind", "data.pieces"), "tests/finetune/test_tokens.py"),
+    **dict.fromkeys(("data.negative", "data.score", "data.positive_labels"), "tests/data/test_own_pairs.py"),
+    **dict.fromkeys(("embedding.pooling", "embedding.temperature"), "tests/finetune/test_embedding.py"),
     "data.subset": "tests/data/test_own_hub.py",
     **dict.fromkeys(("on_nonfinite", "max_skipped"), "tests/faults/test_bad_numbers.py"),
     "init_weights": "tests/finetune/test_loading_classifiers.py",
@@ -301,6 +303,8 @@ REFUSED = {
     "data.regression=true": "data.source=hub task=rte",
     "data.pieces=all": "kind=sequence",
     "data.text_pair=y": f"{FILES} kind=tokens",
+    **{f"{name}=cls": "kind=sequence" for name in ("data.negative", "data.score", "embedding.pooling")},
+    "data.positive_labels=yes": "kind=sequence",
     "search.learning_rate=(1e-5,1e-4)": "search.trials=0",
     "search.objective=loss": "search.trials=0",
     "optimizer.weight_decay=0.1": "search.trials=3 search.weight_decay=(0.1,0.2)",
@@ -368,14 +372,10 @@ def test_a_recipes_share_to_hold_out_gives_way_to_other_examples_to_evaluate_on(
 def test_an_evaluation_refuses_what_only_training_reads(tmp_path):
     recipe = {"optimizer": {"learning_rate": 1e-4}, "task": "rte"}
     assert given(tmp_path, recipe, ["eval.batch=8"], unused_in_evaluation).given.notes == ()
-    for field in (
-        "optimizer.learning_rate=1",
-        "max_length=64",
-        "seed=3",
-        "init_from=y",
-        "eval.every=3",
-        "data.validation_share=0.2",
-    ):
+    refused = (
+        "optimizer.learning_rate=1 max_length=64 seed=3 init_from=y eval.every=3 data.validation_share=0.2"
+    )
+    for field in refused.split():
         with pytest.raises(UserError, match="has no effect: nothing is trained here"):
             given(tmp_path, recipe, [field], unused_in_evaluation)
 
