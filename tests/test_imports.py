@@ -32,9 +32,9 @@ SOLE_IMPORTERS = {
     "clu": "pretrain/reports/tensorboard_events.py",
     "tensorflow": "pretrain/reports/tensorboard_events.py",
 }
-# The project runs without torch, but for the one file that needs an extra; of transformers it takes the tokenizers.
+# The project runs without torch, but for files that need an extra; of transformers it takes the tokenizers.
 PEERS = {
-    "torch": ["finetune/onnx.py", "finetune/onnx_embedder.py"],
+    "torch": ["pretrain/models/weight_files.py", "finetune/onnx.py", "finetune/onnx_embedder.py"],
     "transformers": ["tokenizer/as_transformers.py", "finetune/onnx.py", "finetune/onnx_embedder.py"],
 }
 # Libraries that take long to import: only inside the function that needs them.
