@@ -5,6 +5,7 @@ from base import large_pages
 if __name__ == "__main__":
     large_pages.start_again()  # before jax is imported
 
+import contextlib
 import os
 import shlex
 import signal
@@ -20,11 +21,12 @@ from base.command_line import python, read
 from base.errors import UserError
 from base.interruptible import signal_of, sigterm_as_ctrl_c
 from base.places import place_of
-from pretrain import fill_mask
+from pretrain import fill_mask, step_pushes
 from pretrain.config import PretrainConfig
 from pretrain.objective.names import TRAITS
 from pretrain.objective.token_frequencies import FREQUENCY_LOSS, verdict
 from pretrain.phases import objective_at, objective_since
+from pretrain.publish import hub_upload
 from pretrain.report import pages
 from pretrain.reports import end_summary
 from pretrain.reports.metric_writer import FILE_NAME as METRICS_FILE
@@ -32,6 +34,7 @@ from pretrain.reports.metric_writer import read_metrics
 from pretrain.runtime import goodput, processes, train_command
 from pretrain.runtime.checkpointer import newest_step
 from pretrain.runtime.optional_outputs import attempt
+from pretrain.step_pushes import StepPushes
 from pretrain.train import Outcome, train
 from pretrain.unused_fields import unused_fields
 
@@ -43,6 +46,21 @@ def _flags(values: flags.FlagValues) -> None:
         "workdir", "", "the run's folder, local or gs://; made if need be", flag_values=values
     )
     train_command.define_accept_changes(values, "the config, tokenizer or corpus has changed")
+    flags.DEFINE_string(
+        "push_to_hub",
+        "",
+        "upload the last checkpoint to this model repository at the end, USER/NAME",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "push_every",
+        0,
+        "also upload the checkpoint of every so many steps while it trains, as branch step-N; 0: none",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "public", False, "make the repository public if it is new, not private", flag_values=values
+    )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,14 +69,23 @@ def main(argv: Sequence[str]) -> int:
     config, values = line.config, line.values
     if not values.workdir:
         raise UserError("no --workdir given: the folder that holds everything of the run")
+    hub_upload.check_flags(values.push_to_hub, public=values.public)
     if config.distributed:
         processes.join()
+    step_pushes.check(values.push_every, values.push_to_hub, config.checkpoint.every)
+    if values.push_to_hub:
+        processes.from_first(lambda: hub_upload.check(values.push_to_hub))
     train_command.log_to_stderr()
     train_command.use_compilation_cache(config.compilation_cache)
     workdir = place_of(values.workdir, "--workdir")
     complete = False
     try:
-        with sigterm_as_ctrl_c():
+        with sigterm_as_ctrl_c(), contextlib.ExitStack() as stack:
+            pushes = None
+            if values.push_every:
+                pushes = stack.enter_context(
+                    StepPushes(workdir, values.push_to_hub, values.push_every, private=not values.public)
+                )
             outcome = train(config, workdir, accept_changes=values.accept_changes, given=line.given)
             if outcome.interrupted:
                 return train_command.stopped(
@@ -67,14 +94,24 @@ def main(argv: Sequence[str]) -> int:
             complete = True
             if processes.is_first():
                 _close(outcome, workdir)
+                _push(workdir, pushes, values.push_to_hub, private=not values.public)
     except KeyboardInterrupt as error:
         if complete:
             train_command.say_complete("pretrain", signal_of(error).name, argv)
-            return processes.end_all(0)
+            return processes.end_all(128 + signal_of(error) if values.push_to_hub else 0)
         return processes.end_all(
             train_command.stopped("pretrain", signal_of(error), newest_step(workdir), argv)
         )
     return 0
+
+
+def _push(workdir: epath.Path, pushes: StepPushes | None, repo_id: str, *, private: bool) -> None:
+    """Upload what is left of a run that has finished, and its last checkpoint to the main branch."""
+    if pushes is not None:
+        pushes.finish()
+    if repo_id:
+        url = step_pushes.push_step(workdir, "last", repo_id, private=private)
+        terminal.say(f"on the hub: {url}")
 
 
 def _close(outcome: Outcome, workdir: epath.Path) -> None:

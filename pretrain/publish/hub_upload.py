@@ -72,6 +72,7 @@ def push(
     private: bool = True,
     message: str,
     replaced: Mapping[str, bytes] | None = None,
+    revision: str = "",
 ) -> str:
     """Upload all files of a folder to a model repository in one commit. If there is no repository, it is made.
 
@@ -84,6 +85,7 @@ def push(
       private: of a new repository only; one that is there already stays as it is.
       message: of the commit.
       replaced: files to upload in place of the folder's of the same name.
+      revision: the branch, which is made if need be; '' is the main one.
 
     Returns:
       The repository's address.
@@ -94,7 +96,7 @@ def push(
     check(repo_id)
     failure: UserError
     try:
-        return _push(epath.Path(folder), repo_id, private, message, replaced or {})
+        return _push(epath.Path(folder), repo_id, private, message, replaced or {}, revision or None)
     except Exception as error:  # huggingface_hub, httpx and hf_xet raise what they like
         failure = _explain(error, repo_id)
     # Outside the handler, so that the client's exception is not even the context of this one.
@@ -102,14 +104,21 @@ def push(
 
 
 def _push(
-    folder: epath.Path, repo_id: str, private: bool, message: str, replaced: Mapping[str, bytes]
+    folder: epath.Path,
+    repo_id: str,
+    private: bool,
+    message: str,
+    replaced: Mapping[str, bytes],
+    revision: str | None,
 ) -> str:
     from huggingface_hub import HfApi
     from huggingface_hub.utils import filter_repo_objects
 
     api = HfApi()
     url = str(api.create_repo(repo_id, private=private, exist_ok=True))
-    there = api.model_info(repo_id)
+    if revision:
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    there = api.model_info(repo_id, revision=revision)
     if private and not there.private:
         logger.warning("%s is a public repository already and stays one", repo_id)
     with _staged(folder, replaced) as local:
@@ -120,7 +129,11 @@ def _push(
             logger.warning("removed from %s, as they are of another model: %s", repo_id, ", ".join(stale))
         # A folder of fewer than 200 files is one commit, also where the client uploads in a pipeline.
         api.upload_folder(
-            repo_id=repo_id, folder_path=local, commit_message=message, delete_patterns=stale or None
+            repo_id=repo_id,
+            folder_path=local,
+            commit_message=message,
+            delete_patterns=stale or None,
+            revision=revision,
         )
     return url
 

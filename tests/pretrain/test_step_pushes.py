@@ -1,0 +1,166 @@
+"""Checkpoints of a run that trains go to branches of a repository; whatever fails there costs the run nothing."""
+
+import json
+import logging
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from etils import epath
+
+from base.errors import UserError
+from pretrain import step_pushes
+from pretrain.export import Exported
+from pretrain.publish import hub_upload
+from pretrain.step_pushes import StepPushes, check
+from pretrain.train import train
+from tests.tiny import on_one_device, tiny_config, write_corpus
+
+
+class Hub:
+    """Stands in for huggingface_hub.HfApi."""
+
+    def __init__(self):
+        self.branches: dict[str, dict[str, bytes]] = {"main": {}}
+        self.refusals = 0
+        """Uploads that are refused, from the next one on."""
+        self.open = threading.Event()
+        self.open.set()
+
+    def create_repo(self, repo_id, *, private, exist_ok):
+        assert private and exist_ok
+        return f"https://hub/{repo_id}"
+
+    def create_branch(self, repo_id, *, branch, exist_ok):
+        assert exist_ok
+        self.branches.setdefault(branch, dict(self.branches["main"]))
+
+    def model_info(self, repo_id, *, revision=None):
+        files = self.branches[revision or "main"]
+        return SimpleNamespace(private=True, siblings=[SimpleNamespace(rfilename=name) for name in files])
+
+    def upload_folder(self, *, repo_id, folder_path, commit_message, delete_patterns, revision=None):
+        assert self.open.wait(60)
+        if self.refusals:
+            self.refusals -= 1
+            raise OSError("the hub\nis down")
+        content = {file.name: file.read_bytes() for file in Path(folder_path).iterdir()}
+        self.branches[revision or "main"] = {**content, "message": commit_message.encode()}
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    hub = Hub()
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "token")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(step_pushes, "LOOK_SECONDS", 0.01)
+    return hub
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch) -> epath.Path:
+    """A run with checkpoints of steps 1 to 4 and 6; 6 is not committed yet."""
+    for step in (1, 2, 3, 4, 6):
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
+    (tmp_path / "saved.json").write_text('{"step": 4}')
+
+    def exported(workdir, out, *, step, name):
+        out.mkdir(parents=True)
+        (out / "model.safetensors").write_text(step)
+        return Exported(int(step), None)
+
+    monkeypatch.setattr(step_pushes, "export", exported)
+    return epath.Path(tmp_path)
+
+
+def pushes_of(workdir: epath.Path) -> StepPushes:
+    return StepPushes(workdir, "me/model", 2, private=True)
+
+
+def test_a_run_pushes_its_checkpoints_while_it_trains(tmp_path, hub):
+    config = tiny_config(write_corpus(tmp_path / "corpus.txt"), steps=4, checkpoint={"every": 2, "keep": 3})
+    with on_one_device(), pushes_of(epath.Path(tmp_path / "run")) as pushes:
+        outcome = train(config, epath.Path(tmp_path / "run"))
+        pushes.finish()
+    assert outcome.step == 4 and hub.branches.keys() == {"main", "step-2", "step-4"}
+    for branch in ("step-2", "step-4"):
+        held = hub.branches[branch]
+        assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= held.keys()
+        assert held["message"] == f"Step {branch[5:]}".encode()
+    assert hub.branches["step-2"]["model.safetensors"] != hub.branches["step-4"]["model.safetensors"]
+    assert hub.branches["main"] == {}
+
+
+def test_only_committed_checkpoints_that_are_due_are_pushed_and_none_twice(workdir, hub):
+    pushes = pushes_of(workdir)
+    while pushes.push_next():
+        pass
+    assert hub.branches.keys() == {"main", "step-2", "step-4"}
+    assert json.loads((workdir / "pushed.json").read_text()) == {"repository": "me/model", "steps": [2, 4]}
+    hub.branches.clear()
+    assert not pushes_of(workdir).push_next()
+    other = StepPushes(workdir, "me/other", 2, private=True)
+    hub.branches["main"] = {}
+    assert other.push_next() and "step-2" in hub.branches, "another repository has none of them"
+
+
+def test_a_failure_is_a_line_and_is_tried_again_a_few_times(workdir, hub, caplog):
+    hub.refusals = 4
+    pushes = pushes_of(workdir)
+    with caplog.at_level(logging.INFO):
+        while pushes.push_next():
+            pass
+    lines = [record.getMessage() for record in caplog.records]
+    failed = [line for line in lines if "is not on the hub" in line]
+    assert [line.partition(":")[0] for line in failed] == [
+        "step 2 is not on the hub, it is tried again",
+        "step 2 is not on the hub, it is tried again",
+        "step 2 is not on the hub, it is left out",
+        "step 4 is not on the hub, it is tried again",
+    ]
+    assert all("\n" not in line and "the hub is down" in line for line in failed)
+    assert "step 4 is on the hub: me/model, branch step-4" in lines
+    assert json.loads((workdir / "pushed.json").read_text())["steps"] == [4]
+
+
+def test_an_upload_that_hangs_holds_nothing_up(workdir, hub):
+    hub.open.clear()
+    with pushes_of(workdir):
+        pass  # a run that is stopped meanwhile
+    hub.open.set()
+
+
+def test_damaged_files_and_a_folder_without_a_run_are_passed_over(workdir, hub):
+    (workdir / "saved.json").write_text("{")
+    assert not pushes_of(workdir).push_next()
+    assert not pushes_of(workdir / "none").push_next()
+    (workdir / "saved.json").write_text('{"step": 4}')
+    (workdir / "pushed.json").write_text("[]")
+    assert pushes_of(workdir).push_next()
+
+
+@pytest.mark.parametrize(
+    ("every", "repo_id", "processes", "said"),
+    [
+        (3, "me/model", 1, r"--push_every=3 should be a multiple of config\.checkpoint\.every=2, or 0"),
+        (-2, "me/model", 1, r"--push_every=-2 should be a multiple"),
+        (2, "", 1, r"--push_every=2 has no effect without --push_to_hub=USER/NAME"),
+        (2, "me/model", 4, r"--push_every=2 under 4 processes: .* python -m pretrain\.export"),
+    ],
+)
+def test_what_cannot_act_is_refused(monkeypatch, every, repo_id, processes, said):
+    monkeypatch.setattr(step_pushes.processes, "count", lambda: processes)
+    with pytest.raises(UserError, match=said):
+        check(every, repo_id, 2)
+    check(0, "", 2)
+
+
+def test_a_branch_is_made_of_the_repository_and_loses_weights_of_another_model(tmp_path, hub):
+    (tmp_path / "model.safetensors").write_bytes(b"new")
+    hub.branches["main"] = {"model.onnx": b"old", "notes.md": b"mine"}
+    removed = []
+    hub.upload_folder = lambda **asked: removed.append((asked["revision"], asked["delete_patterns"]))
+    hub_upload.push(tmp_path, "me/model", message="Step 2", revision="step-2")
+    assert removed == [("step-2", ["model.onnx"])]
