@@ -295,18 +295,23 @@ def check_values(config: FinetuneConfig) -> None:
         )
 
 
-def frozen_layers(freeze: str, layers: int) -> int | None:
+def frozen_layers(freeze: str, layers: int, *, shared: bool = False) -> int | None:
     """The number of layers from below that are not trained: 0 for none, None for the whole encoder.
 
     Args:
       freeze: config.freeze.
       layers: L, those of the model.
+      shared: whether several layers of the model have the same weights.
 
     Raises:
-      UserError: it is neither `encoder` nor a number of layers that the model has.
+      UserError: it is neither `encoder` nor a number of layers that the model has, or the layers share their weights.
     """
     if freeze in ("", ENCODER):
         return None if freeze else 0
+    if shared:
+        raise UserError(
+            f"config.freeze={freeze!r} cannot part layers that share their weights: set it to {ENCODER}, or unset it"
+        )
     if not freeze.isdecimal() or not 1 <= int(freeze) <= layers:
         raise UserError(
             f"config.freeze={freeze!r} should be {ENCODER}, or a number of layers from 1 to {layers}; empty trains all"

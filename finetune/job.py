@@ -138,7 +138,9 @@ def assemble(config: FinetuneConfig, compute_metrics: ComputeMetrics | None = No
             f"config.max_length={config.max_length} is longer than the model's positions; set it to {room} or less"
         )
     config = dataclasses.replace(config, max_length=length_of(config.max_length, room))
-    frozen_layers(config.freeze, start.classifier.encoder.config.num_hidden_layers)
+    network = start.classifier.encoder.config
+    shared = network.stacked_layers < network.num_hidden_layers
+    frozen_layers(config.freeze, network.num_hidden_layers, shared=shared)
     encoder = encoder_for(
         kind,
         tokenizer,

@@ -70,8 +70,8 @@ class ModelConfig:
         "None is 514 (modernbert: 8192)",
         older=514,
     )
-    type_vocab_size: int = field(1, "token types; bert and electra have 2")
-    layer_norm_eps: float = field(1e-5, "added to the variance; bert and electra have 1e-12")
+    type_vocab_size: int = field(1, "token types; bert, electra, albert and nomic_bert have 2")
+    layer_norm_eps: float = field(1e-5, "added to the variance; bert, electra and albert have 1e-12")
     initializer_range: float = field(0.02, "standard deviation of the initial weights")
     position_init: str = field(
         "normal",
@@ -88,7 +88,8 @@ class ModelConfig:
         None, "dropout of attention weights, which cudnn, triton and splash do not have; None as above"
     )
     embedding_size: int | None = field(
-        None, "electra: width of the embeddings, which are projected to hidden_size; None is hidden_size"
+        None,
+        "electra, albert: width of the embeddings, projected to hidden_size; None is hidden_size (albert: 128)",
     )
     local_attention: int | None = field(
         None, "modernbert: tokens that a local layer sees, half of them to each side; None is 128"

@@ -38,13 +38,16 @@ class HeadConfig:
     dropout: float
     """The dropout rate of the second map's input."""
     pooling: str = "cls"
-    """The vector that is read: the first token's (cls), the mean of all (mean), or each token's for itself (tokens)."""
+    """What is read: the first token's vector (cls), the mean of all (mean), each token's for itself (tokens), or each
+    token's, whose logits are averaged (late)."""
     has_bias: bool = True
     """Whether the first map has a bias."""
+    input_dropout: float = 0.0
+    """The dropout rate of the first map's input, where `drops_input` does not give it the other rate."""
 
 
-POOLINGS = ("cls", "mean")
-TOKENS = "tokens"
+CLS, MEAN, TOKENS, LATE = "cls", "mean", "tokens", "late"
+"""Values of `HeadConfig.pooling`."""
 
 
 def classifier_head(config: EncoderConfig, *, per_token: bool = False) -> ClassifierHead:
@@ -81,16 +84,18 @@ def head_config(
     extra = {name: checked(given, key, value, where) for name, (key, value) in head.extra.items()}
     fields = {"activation": head.activation, "drops_input": head.drops_input}
     fields |= {"pooling": TOKENS} if per_token else {}
+    if "pooling" in extra and extra["pooling"] not in head.poolings:
+        known = ", ".join(head.poolings)
+        raise UserError(f"{where} has classifier_pooling={extra['pooling']!r}; known are {known}")
+    extra |= {"pooling": head.poolings[extra["pooling"]]} if "pooling" in extra else {}
     found = HeadConfig(**{**fields, "dropout": checked(given, head.dropout, default, where), **extra})
-    if not 0 <= found.dropout < 1:
-        raise UserError(
-            f"{where} has {head.dropout}={found.dropout}; it should be at least 0 and less than 1"
-        )
-    if found.pooling not in ((TOKENS,) if per_token else POOLINGS):
-        raise UserError(f"{where} has classifier_pooling={found.pooling!r}; known are {', '.join(POOLINGS)}")
+    names = {name: key for name, (key, _) in head.extra.items()} | {"dropout": head.dropout}
+    for name in ("dropout", "input_dropout"):
+        if not 0 <= (rate := getattr(found, name)) < 1:
+            raise UserError(f"{where} has {names[name]}={rate}; it should be at least 0 and less than 1")
     if found.activation not in ACTIVATIONS:
         raise UserError(
-            f"{where} has classifier_activation={found.activation!r}; known are {', '.join(ACTIVATIONS)}"
+            f"{where} has {names['activation']}={found.activation!r}; known are {', '.join(ACTIVATIONS)}"
         )
     return found
 
@@ -125,8 +130,8 @@ class ClassificationHead(nnx.Module):
     ) -> Float[Array, "B ... C"]:
         """Logits in float32, [B, C] or of each token [B, S, C]. The whole head runs in float32.
 
-        Padding (segment 0) is not read. `hidden` has at least the first token of each row. Mean pooling and a head of
-        tokens need all tokens, Q = S.
+        Padding (segment 0) is not read. `hidden` has at least the first token of each row. All poolings but cls need
+        all tokens, Q = S.
         """
         keys = (None, None) if dropout_key is None else tuple(jax.random.split(dropout_key))
         match self.config.pooling:
@@ -136,13 +141,14 @@ class ClassificationHead(nnx.Module):
                 x = hidden[:, 0].astype(jnp.float32)
             case _:
                 x = hidden.astype(jnp.float32)
-        if self.config.drops_input:
-            x = dropout(x, self.config.dropout, keys[0])
+        if rate := self.config.dropout if self.config.drops_input else self.config.input_dropout:
+            x = dropout(x, rate, keys[0])
         if hasattr(self, "dense"):
             x = ACTIVATIONS[self.config.activation](self.dense(x))
         if hasattr(self, "norm"):
             x = self.norm(x)
-        return self.out(dropout(x, self.config.dropout, keys[1]))
+        logits = self.out(dropout(x, self.config.dropout, keys[1]))
+        return _mean(logits, segments) if self.config.pooling == LATE else logits
 
 
 def mean_of_tokens(hidden: Float[Array, "B S D"], segments: Int[Array, "B S"]) -> Float[Array, "B D"]:

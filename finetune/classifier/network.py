@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from finetune.classifier.heads import ClassificationHead, HeadConfig, classifier_head
+from finetune.classifier.heads import CLS, ClassificationHead, HeadConfig, classifier_head
 from finetune.kinds import CLASSES
 from finetune.kinds.kind import Kind
 from pretrain.models import Encoder, EncoderConfig, Params, build_encoder, module_shapes
@@ -25,8 +25,8 @@ class Classifier:
     """An encoder with the head of transformers' class for its kind of task: functions of `params`.
 
     `params` is a nested dict of float32 arrays: the encoder's parts `embeddings`, `layers` (stacked, [L, ...]) and,
-    where the family has it, `final`; and `head`. Nothing is kept between calls, so that a population of models is
-    `jax.vmap` over params.
+    where the family has them, `final` and `shared`; and `head`. Nothing is kept between calls, so that a population of
+    models is `jax.vmap` over params.
     """
 
     encoder: Encoder
@@ -70,15 +70,17 @@ class Classifier:
     def layer_depths(self) -> dict[str, Any]:
         """The tree of `params` with the depth of each array, for learning rates that fall from the head down.
 
-        0 for embeddings, L + 1 for what follows the last layer and the head; for the stacked layers an array 1 .. L of
-        shape [L, 1, ...], which broadcasts against them.
+        0 for embeddings and what all layers read, L + 1 for what follows the last layer and the head; for the stacked
+        layers an array 1 .. L of shape [L, 1, ...], which broadcasts against them. Params that several layers share
+        have the depth of the last of these.
         """
-        L = self.encoder.config.num_hidden_layers
+        L, sources = self.encoder.config.num_hidden_layers, self.encoder.config.layer_sources
+        last = np.array([L - sources[::-1].index(place) for place in range(max(sources) + 1)], np.int32)
 
         def depth(part: str, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
             if part == module_shapes.LAYERS:
-                return np.arange(1, L + 1, dtype=np.int32).reshape(-1, *(1,) * (len(leaf.shape) - 1))
-            return np.array(0 if part == "embeddings" else L + 1, np.int32)
+                return last.reshape(-1, *(1,) * (len(leaf.shape) - 1))
+            return np.array(0 if part in ("embeddings", "shared") else L + 1, np.int32)
 
         return {
             part: jax.tree.map(lambda leaf, part=part: depth(part, leaf), tree)
@@ -111,7 +113,7 @@ class Classifier:
           token_types: token-type ids, passed over by families that have none; None is type 0 throughout.
           dropout_key: a typed key of any generator; None runs without dropout (evaluation).
         """
-        first = 1 if self.head_config.pooling == "cls" else None
+        first = 1 if self.head_config.pooling == CLS else None
         hidden = self.encoder.encode(
             params, tokens, segments, positions, token_types, dropout_key=dropout_key, first=first
         )

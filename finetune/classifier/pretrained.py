@@ -132,7 +132,10 @@ def overridden(
     if HEAD in fields:
         head = dataclasses.replace(head, dropout=fields.pop(HEAD))
     if HIDDEN in fields:
-        config = config.with_hidden_dropout(fields.pop(HIDDEN))
+        try:
+            config = config.with_hidden_dropout(fields.pop(HIDDEN))
+        except UserError as error:
+            raise UserError(f"config.model.dropout sets {error}") from error
     return dataclasses.replace(config, **fields), head
 
 

@@ -124,7 +124,8 @@ def _without_gradients(params: Any, classifier: Classifier, freeze: str) -> Any:
         return jnp.concatenate([stop(array[:count]), array[count:]])
 
     layers = jax.tree.map(below, params[LAYERS])
-    return {**params, "embeddings": stop(params["embeddings"]), LAYERS: layers}
+    tables = {part: stop(params[part]) for part in ("embeddings", "shared") if part in params}
+    return {**params, **tables, LAYERS: layers}
 
 
 def make_train_step(

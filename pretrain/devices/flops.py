@@ -53,6 +53,18 @@ class EncoderShape(Protocol):
     def is_gated(self) -> bool:
         """Whether the feed-forward layers have a gate: two maps from D to F, and one back."""
 
+    @property
+    def num_attention_heads(self) -> int:
+        """Heads of queries N."""
+
+    @property
+    def key_value_heads(self) -> int:
+        """Heads of keys and values."""
+
+    @property
+    def relative_terms(self) -> int | None:
+        """Products of a relative position with query or key that are added to a score."""
+
 
 @dataclass(frozen=True)
 class StepWork:
@@ -79,13 +91,14 @@ def forward_flops(shape: EncoderShape, *, tokens: float, attended: float, predic
     """
     width, layers = shape.hidden_size, shape.num_hidden_layers
     embedding = shape.embedding_size or width
-    projections = 4 * width * width  # query, key, value, output
+    shared = shape.key_value_heads / shape.num_attention_heads
+    projections = (2 + 2 * shared) * width * width  # query and output, key and value
     feed_forward = (3 if shape.is_gated else 2) * width * shape.intermediate_size
-    attention = 2 * width  # the scores, and their product with the values
+    attention = (2 + (shape.relative_terms or 0)) * width  # the scores, and their product with the values
     head = width * embedding + embedding * shape.vocab_size
     multiplies = layers * (tokens * (projections + feed_forward) + attended * attention) + predictions * head
     if shape.narrow_layers and tokens:
-        spared = projections / 2 + feed_forward + attended / tokens * attention  # all but key and value
+        spared = 2 * width * width + feed_forward + attended / tokens * attention  # all but key and value
         multiplies -= shape.narrow_layers * max(tokens - predictions, 0) * spared
     if embedding != width:
         multiplies += tokens * embedding * width

@@ -18,13 +18,12 @@ from pretrain.models import lean_gradients, recomputation
 from pretrain.models.config import EncoderConfig
 from pretrain.models.dropout import MOST_BITS, dropout, kept
 from pretrain.models.kernels import chunked, gpu, splash
+from pretrain.models.kernels.blocks import by_blocks, is_shorter
 from pretrain.models.kernels.chunked import in_chunks
 from pretrain.models.kernels.sight import Chosen, Compute, Sight, WeightDropout
 from pretrain.models.matrix_products import einsum
 
 AUTO = "auto"
-BLOCKS = 3
-"""A block of queries sees so many blocks of keys: its own, and one to each side."""
 DROPOUT_FIELD = "config.model.attention_probs_dropout_prob"
 """Where pretraining sets the dropout of attention weights."""
 LONG = 2048
@@ -46,6 +45,8 @@ class Kernel:
     """Whether it keeps the documents of a row apart."""
     windows: bool = True
     """Whether it computes layers that see a window, which may be an array; if not, they run by blocks."""
+    relative: bool = False
+    """Whether it adds relative positions to the scores (`Sight.bias`)."""
     known_windows: bool = False
     """Whether it computes windows that are known when the program is compiled, and only those."""
     causal: bool = True
@@ -76,60 +77,12 @@ def _xla(
     """The reference: scores of all pairs [B, N, Q, S] in float32, written out and left to XLA."""
     scale = 1 / math.sqrt(query.shape[-1])
     scores = einsum("BQNH,BSNH->BNQS", query * scale, key, jnp.float32)
+    if sight.bias is not None:
+        scores += sight.bias
     scores = jnp.where(sight.mask(query.shape[1]), scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     weights = dropout(weights, weight_dropout.rate, weight_dropout.key, weight_dropout.bits)
     return einsum("BNQS,BSNH->BQNH", weights, value)
-
-
-def is_shorter(window: int, length: int) -> bool:
-    """Whether a window hides so much of a row of `length` tokens that blocks have fewer pairs than the whole row."""
-    return 0 < BLOCKS * window < length
-
-
-def _by_blocks(
-    query: Float[Array, "B Q N H"],
-    key: Float[Array, "B S N H"],
-    value: Float[Array, "B S N H"],
-    sight: Sight,
-    weight_dropout: WeightDropout,
-) -> Float[Array, "B Q N H"]:
-    """Attention within a window, by blocks as wide as it: each block of queries reads its keys and those at both sides.
-
-    Time and memory are linear in S. The scores are [B, C, N, W, 3 W] for C blocks of W tokens, in float32.
-    """
-    assert isinstance(sight.window, int), "the blocks are as wide as the window"
-    width = sight.window
-    rows, queries = query.shape[:2]
-    if not is_shorter(width, key.shape[1]):
-        return _xla(query, key, value, sight, weight_dropout)
-    blocks = -(-queries // width)
-
-    def around(x: Array) -> Array:
-        """Blocks [B, C, 3 W, ...]: each with the block before it and the block after it."""
-        after = max((blocks + 1) * width - x.shape[1], 0)
-        x = jnp.pad(x, [(0, 0), (width, after), *[(0, 0)] * (x.ndim - 2)])[:, : (blocks + 2) * width]
-        x = x.reshape(rows, blocks + 2, width, *x.shape[2:])
-        return jnp.concatenate([x[:, :-2], x[:, 1:-1], x[:, 2:]], axis=2)
-
-    def own(x: Array) -> Array:
-        """Blocks [B, C, W, ...]."""
-        x = jnp.pad(x, [(0, 0), (0, blocks * width - queries), *[(0, 0)] * (x.ndim - 2)])
-        return x.reshape(rows, blocks, width, *x.shape[2:])
-
-    # Numbers of documents from 1, so that no token sees what pads the row to whole blocks, which is 0.
-    documents = sight.segments + 1
-    distance = jnp.arange(BLOCKS * width) - width - jnp.arange(width)[:, None]
-    near = (jnp.abs(distance) <= width) & (distance <= 0 if sight.causal else True)
-    mask = own(documents[:, :queries])[:, :, :, None] == around(documents)[:, :, None, :]
-    mask = (mask & near)[:, :, None]
-    scale = 1 / math.sqrt(query.shape[-1])
-    scores = einsum("BCQNH,BCSNH->BCNQS", own(query) * scale, around(key), jnp.float32)
-    scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    weights = dropout(weights, weight_dropout.rate, weight_dropout.key, weight_dropout.bits)
-    attended = einsum("BCNQS,BCSNH->BCQNH", weights, around(value))
-    return attended.reshape(rows, blocks * width, *query.shape[2:])[:, :queries]
 
 
 def _one_pass(
@@ -206,7 +159,7 @@ KERNELS: dict[str, Kernel] = {
     "one_pass": Kernel(
         _one_pass, platforms=("tpu",), dtypes=("bfloat16",), windows=False, scores_up_to=math.inf
     ),
-    "xla": Kernel(_xla, scores_up_to=math.inf),
+    "xla": Kernel(_xla, relative=True, scores_up_to=math.inf),
 }
 """Kernels by name, the fastest first; the last can do everything."""
 
@@ -246,6 +199,8 @@ class Needs:
     """Whether layers see a window."""
     use: Use = NOTHING_KNOWN
     """What the run asks besides."""
+    relative: bool = False
+    """Whether relative positions are added to the scores."""
 
     @classmethod
     def of(
@@ -259,6 +214,7 @@ class Needs:
             head_width=config.head_width,
             windows=any(config.windows),
             use=use,
+            relative=config.relative_terms is not None,
         )
 
 
@@ -338,6 +294,8 @@ def _obstacles(kernel: Kernel, needs: Needs) -> list[str]:
         found.append(
             f"takes rows of a multiple of {kernel.row_multiple} tokens, not of {odd[0]}: set {needs.use.row_field}"
         )
+    if needs.relative and not kernel.relative:
+        found.append("does not add relative positions to the scores, which the network does")
     if needs.use.causal and not kernel.causal:
         found.append("has no causal attention")
     if needs.use.packed and not kernel.segments:
@@ -361,6 +319,7 @@ def attention(
     unrolled: bool = False,
     remat: str = recomputation.NONE,
     chosen: Chosen | None = None,
+    bias: Float[Array, "#B N Q S"] | None = None,
 ) -> Float[Array, "B Q N H"]:
     """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1) among the tokens of one document.
 
@@ -382,14 +341,16 @@ def attention(
       unrolled: whether no loop runs the layers.
       remat: a policy of `pretrain.models.recomputation`. Kernels that keep no scores run as they are.
       chosen: the tokens that ask; None are the first Q of each row.
+      bias: what is added to the scaled scores, in float32; for the kernel xla alone.
     """
     kernel, length = KERNELS[implementation], segments.shape[1]
     some = chosen is not None or query.shape[1] < length
     if length % kernel.row_multiple or (some and not kernel.some_queries):
         kernel = KERNELS["xla"]
     if isinstance(window, int) and not kernel.known_windows and chosen is None:
-        kernel = Kernel(_by_blocks, scores_up_to=math.inf)
-    sight = Sight(segments, window, causal, unrolled, chosen=chosen.places if chosen else None)
+        compute = by_blocks if is_shorter(window, length) else _xla
+        kernel = Kernel(compute, scores_up_to=math.inf)
+    sight = Sight(segments, window, causal, unrolled, chosen=chosen.places if chosen else None, bias=bias)
     others = sight, WeightDropout(dropout_rate, dropout_key, dropout_bits)
 
     def attend(query: Array, key: Array, value: Array) -> Array:

@@ -39,6 +39,25 @@ class OwnFields:
         """Whether the feed-forward layers have a gate."""
         return False
 
+    @property
+    def relative_terms(self) -> int | None:
+        """Products of a relative position with query or key, which are added to a score; None adds nothing."""
+        return None
+
+    @property
+    def convolves(self) -> bool:
+        """Whether a convolution of the embeddings is added after the first layer."""
+        return False
+
+    @property
+    def key_value_heads(self) -> int | None:
+        """Heads of keys and values, each of which several heads of queries share; None is as many as those."""
+        return None
+
+    def layer_sources(self, layers: int) -> tuple[int, ...]:
+        """For each layer, its place in the stacked params. Layers of the same place share their params."""
+        return tuple(range(layers))
+
     def with_layers(self, layers: int) -> Self:
         """The fields of a network of so many layers: the first ones, or more of them in the same order."""
         return self
@@ -97,9 +116,12 @@ class EncoderConfig:
             "num_attention_heads",
             "intermediate_size",
         ]
-        for name in [*sizes, "type_vocab_size"] if self.family.has_token_types else sizes:
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} should be 1 or more")
+        least = dict.fromkeys(sizes, 1)
+        if self.family.has_token_types:
+            least["type_vocab_size"] = min(self.family.defaults["type_vocab_size"], 1)
+        for name, number in least.items():
+            if getattr(self, name) < number:
+                raise UserError(f"{name}={getattr(self, name)} should be {number} or more")
         for name, largest in LARGEST.items():
             if getattr(self, name) > largest:
                 raise UserError(f"{name}={getattr(self, name)} should be {largest:,} or less")
@@ -111,7 +133,12 @@ class EncoderConfig:
             raise UserError(
                 f"hidden_size={self.hidden_size} should be a multiple of num_attention_heads={self.num_attention_heads}"
             )
-        if not self.family.has_position_table and self.head_width % 2:
+        if self.num_attention_heads % self.key_value_heads:
+            raise UserError(
+                f"num_attention_heads={self.num_attention_heads} should be a multiple of"
+                f" num_key_value_heads={self.key_value_heads}"
+            )
+        if self.family.is_rotary and self.head_width % 2:
             raise UserError(
                 f"hidden_size={self.hidden_size} should be a multiple of twice"
                 f" num_attention_heads={self.num_attention_heads}: halves of a head are rotated"
@@ -184,8 +211,9 @@ class EncoderConfig:
 
     @property
     def family(self) -> "Family":
-        """The family of this model_type."""
-        return families.get(self.model_type)
+        """The family of this model_type, as this network has it."""
+        family = families.get(self.model_type)
+        return family.variant(self, family)
 
     @property
     def unrolled(self) -> bool:
@@ -201,6 +229,32 @@ class EncoderConfig:
     def is_gated(self) -> bool:
         """Whether the feed-forward layers have a gate, which is another map as wide as the first."""
         return self.own is not None and self.own.is_gated
+
+    @property
+    def relative_terms(self) -> int | None:
+        """Products of a relative position with query or key, which are added to a score; None adds nothing."""
+        return self.own.relative_terms if self.own else None
+
+    @property
+    def convolves(self) -> bool:
+        """Whether a convolution of the embeddings is added after the first layer."""
+        return self.own is not None and self.own.convolves
+
+    @property
+    def key_value_heads(self) -> int:
+        """Heads of keys and values, of which each serves as many heads of queries."""
+        return (self.own and self.own.key_value_heads) or self.num_attention_heads
+
+    @property
+    def layer_sources(self) -> tuple[int, ...]:
+        """For each layer, its place in the stacked params; not distinct where layers share their params."""
+        layers = self.num_hidden_layers
+        return self.own.layer_sources(layers) if self.own else tuple(range(layers))
+
+    @property
+    def stacked_layers(self) -> int:
+        """Layers that have params of their own."""
+        return len(set(self.layer_sources))
 
     @property
     def position_offset(self) -> int:
@@ -232,10 +286,14 @@ class EncoderConfig:
         """The same network with another dropout of hidden states.
 
         Raises:
-          UserError: the rate is below 0, or it is 1 or more.
+          UserError: the rate is below 0, or it is 1 or more, or the family has no such dropout.
         """
         _check_rate("hidden_dropout_prob", rate)
         if not (names := self.family.hidden_dropouts):
+            if rate and "hidden_dropout_prob" in self.family.constants:
+                raise UserError(
+                    f"hidden_dropout_prob={rate}: {self.model_type} has no dropout of hidden states; unset it"
+                )
             return dataclasses.replace(self, hidden_dropout_prob=rate)
         assert self.own is not None
         changed: Any = dict.fromkeys(names, rate)

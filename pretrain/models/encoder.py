@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from base.errors import UserError
 from pretrain.models import attention, module_shapes, recomputation
 from pretrain.models.config import EncoderConfig
 from pretrain.models.families.family import Maker
@@ -32,8 +33,9 @@ MOST_UNROLLED = 24
 class Encoder:
     """Embeddings, layers and what follows them: functions of `params`, a nested dict of float32 arrays.
 
-    `params` has the parts `embeddings`, `layers` (every array stacked, [L, ...]) and, where the family normalises what
-    the last layer gives, `final`. Other parts in it are passed over.
+    `params` has the parts `embeddings` and `layers` (every array stacked, [L, ...]; fewer where layers share them).
+    Where the family normalises what the last layer gives, it has `final`; where all layers read the same tables,
+    `shared`. Other parts in it are passed over.
     """
 
     config: EncoderConfig
@@ -44,6 +46,7 @@ class Encoder:
     outside: nnx.GraphDef[Any]
     """A layer outside the loop over the layers; it is told that no loop runs it."""
     final: nnx.GraphDef[Any] | None
+    shared: nnx.GraphDef[Any] | None
     kernel: attention.Choice = dataclasses.field(compare=False)
     """The attention kernel that it runs, and the reasons against faster kernels."""
 
@@ -61,10 +64,13 @@ class Encoder:
 
         params = {
             "embeddings": module_shapes.pure(parts.embeddings(nnx.Rngs(embeddings), self.config)),
-            "layers": jax.vmap(init_layer)(jax.random.split(layers, self.config.num_hidden_layers)),
+            "layers": jax.vmap(init_layer)(jax.random.split(layers, self.config.stacked_layers)),
         }
         if parts.final:
             params["final"] = module_shapes.pure(parts.final(nnx.Rngs(0), self.config))
+        if parts.shared:
+            rngs = nnx.Rngs(jax.random.fold_in(embeddings, 1))
+            params["shared"] = module_shapes.pure(parts.shared(rngs, self.config))
         if self.config.position_init == "neighbours":
             assert parts.neighbours is not None
             params = parts.neighbours(params, self.config)
@@ -129,15 +135,25 @@ class Encoder:
                 tokens, positions, token_types, jnp.dtype(self.dtype), embedding_key
             )
         narrow = 0 if predicted is None else min(self.config.narrow_layers, layers - 1)
-        run_layer = self._layer_function(segments, positions, dropout_key, causal=causal)
+        shared = None if self.shared is None else nnx.merge(self.shared, params["shared"])
+        tables = {} if shared is None else shared(tokens.shape[1], jnp.dtype(self.dtype))
+        run_layer = self._layer_function(
+            params["layers"], segments, positions, dropout_key, tables, causal=causal
+        )
+        before = int(self.config.convolves)
         order = _Order.of(
             self._known(tokens.shape[1]),
-            layers - (narrow or first is not None),
+            max(layers - before - (narrow or first is not None), 0),
             self.config.scan_unroll or layers,
+            before,
         )
-        turns, rest = self._split(params["layers"], order)
+        begin, turns, rest = self._split(params["layers"], order)
+        for layer in begin:
+            assert shared is not None
+            key = None if dropout_key is None else jax.random.fold_in(dropout_key, layers + 1)
+            x = shared.after_first(x, run_layer(x, layer, order.kinds[0], self.outside), segments, key)
         x = self._looped(run_layer, x, turns, order)
-        for index, layer in enumerate(rest[: len(rest) - narrow], start=order.looped):
+        for index, layer in enumerate(rest[: len(rest) - narrow], start=before + order.looped):
             x = run_layer(x, layer, order.kinds[index], self.outside, first if index == layers - 1 else None)
 
         def run_narrow(hidden: Array, context: Array, layer: Any, known: Mapping[str, Any]) -> Array:
@@ -149,18 +165,22 @@ class Encoder:
             for index, layer in enumerate(rest[len(rest) - narrow :], start=layers - narrow):
                 run = functools.partial(run_narrow, known=order.kinds[index])
                 x = recomputation.of_layer(self.config.remat, run)(x, context, layer)
+        x = x if first is None else x[:, :first]
         x = x if self.final is None else nnx.merge(self.final, params["final"])(x)
         return x if narrow or predicted is None else _gather(x, predicted)
 
     def _layer_function(
         self,
+        layers: Params,
         segments: Int[Array, "B S"],
         positions: Int[Array, "B S"],
         dropout_key: Key[Array, ""] | None,
+        shared: Mapping[str, Array],
         *,
         causal: bool,
     ) -> Callable[..., Array]:
-        """A function that runs a layer on the rows of a batch; arguments as of `encode`."""
+        """A function that runs a layer on the rows of a batch; arguments as of `encode`, and what all layers read."""
+        single = self.config.stacked_layers == 1
 
         @jax.named_scope("layer")
         def run_layer(
@@ -172,28 +192,42 @@ class Encoder:
             chosen: Chosen | None = None,
         ) -> Float[Array, "B Q D"]:
             layer_params, traits, index = inputs
+            if self._shares_layers:
+                place = (
+                    0 if single else layer_params
+                )  # an index that is known has no gradient of a whole stack
+                layer_params = jax.tree.map(lambda stacked: stacked[place], layers)
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
             return nnx.merge(graph, layer_params)(
-                x, segments, positions, key, first, causal=causal, chosen=chosen, **traits, **known
+                *(x, segments, positions, key, first),
+                **{"causal": causal, "chosen": chosen, **traits, **known, **shared},
             )
 
         return run_layer
 
-    def _split(self, layers: Params, order: "_Order") -> tuple[list[Any], list[Any]]:
-        """The layers of the loop and those after it, as `_split_layers`, with their traits and their numbers."""
+    @property
+    def _shares_layers(self) -> bool:
+        """Whether several layers have the same params. Then the loop runs over their places in the stack."""
+        return self.config.stacked_layers < self.config.num_hidden_layers
+
+    def _split(self, layers: Params, order: "_Order") -> tuple[list[Any], list[Any], list[Any]]:
+        """The layers before, in and after the loop, as `_split_layers`, with their traits and their numbers."""
         traits = self.config.family.parts.layer.traits(self.config)
         scanned = {name: jnp.asarray(values) for name, values in traits.items() if name not in order.kinds[0]}
         numbers = jnp.arange(self.config.num_hidden_layers)
-        return _split_layers((layers, scanned, numbers), order.looped, order.turn)
+        own: Any = jnp.array(self.config.layer_sources) if self._shares_layers else layers
+        return _split_layers((own, scanned, numbers), order.before, order.looped, order.turn)
 
     def _looped(
         self, run_layer: Callable[..., Array], x: Float[Array, "B S D"], turns: list[Any], order: "_Order"
     ) -> Float[Array, "B S D"]:
         """Run the layers of the loop."""
+        if not order.looped:
+            return x
         graph = self.layer if order.iterations > 1 else self.outside
 
         def run_turn(x: Float[Array, "B S D"], inputs: list[Any]) -> tuple[jax.Array, None]:
-            for layer, known in zip(inputs, order.kinds):
+            for layer, known in zip(inputs, order.kinds[order.before :]):
                 run = functools.partial(run_layer, known=known, graph=graph)
                 x = recomputation.of_layer(self.config.remat, run)(x, layer)
             return x, None
@@ -215,6 +249,8 @@ class _Order:
     at_once: int
     """Turns of an iteration."""
     iterations: int
+    before: int
+    """Layers that run before the loop."""
 
     @property
     def looped(self) -> int:
@@ -222,17 +258,19 @@ class _Order:
         return self.iterations * self.at_once * self.turn
 
     @classmethod
-    def of(cls, kinds: Sequence[Mapping[str, Any]], most: int, unrolled: int) -> "_Order":
+    def of(cls, kinds: Sequence[Mapping[str, Any]], most: int, unrolled: int, before: int = 0) -> "_Order":
         """Make it.
 
         Args:
           kinds: the kind of each layer.
           most: layers that a loop may run.
           unrolled: layers of an iteration, if there are so many.
+          before: layers that run before the loop.
         """
-        turn = next(turn for turn in range(1, len(kinds) + 1) if kinds[turn:] == kinds[:-turn])
+        turns = kinds[before:] or kinds
+        turn = next(turn for turn in range(1, len(turns) + 1) if turns[turn:] == turns[:-turn])
         at_once = max(min(unrolled // turn, most // turn), 1)
-        return cls(kinds, turn, at_once, most // turn // at_once)
+        return cls(kinds, turn, at_once, most // turn // at_once, before)
 
 
 @jax.named_scope("predicted_positions")
@@ -241,23 +279,30 @@ def _gather(x: Float[Array, "B S D"], places: Int[Array, "B K"]) -> Float[Array,
 
 
 @jax.named_scope("layer_stack")
-def _split_layers(stacked: Any, looped: int, turn: int) -> tuple[list[Any], list[Any]]:
+def _split_layers(
+    stacked: Any, before: int, looped: int, turn: int
+) -> tuple[list[Any], list[Any], list[Any]]:
     """Split stacked layers [L, ...]. The gradient of a split is a concatenation; that of an index pads each layer to L.
 
     Args:
       stacked: a tree of arrays with a leading axis L.
+      before: layers before the loop.
       looped: layers of the loop.
       turn: layers of a turn, a divisor of `looped`.
 
     Returns:
-      For each place in a turn, the layers of that place, stacked [looped / turn, ...]; and the layers after the loop.
+      The layers before the loop; for each place in a turn, the layers of that place, stacked [looped / turn, ...]; and
+      the layers after the loop.
     """
     leaves, tree = jax.tree.flatten(stacked)
     layers = leaves[0].shape[0]
-    parts = [jax.lax.split(leaf, (looped, *[1] * (layers - looped))) for leaf in leaves]
-    turns = [[part[0]] if turn == 1 else _places(part[0], turn) for part in parts]
-    rest = [[one[0] for one in part[1:]] for part in parts]
+    sizes = (*[1] * before, looped, *[1] * (layers - before - looped))
+    parts = [jax.lax.split(leaf, sizes) for leaf in leaves]
+    begin = [[one[0] for one in part[:before]] for part in parts]
+    turns = [[part[before]] if turn == 1 else _places(part[before], turn) for part in parts]
+    rest = [[one[0] for one in part[before + 1 :]] for part in parts]
     return (
+        [jax.tree.unflatten(tree, layer) for layer in zip(*begin)],
         [jax.tree.unflatten(tree, place) for place in zip(*turns)],
         [jax.tree.unflatten(tree, layer) for layer in zip(*rest)],
     )
@@ -288,12 +333,18 @@ def build_encoder(
       UserError: an attention kernel or a policy of recomputation that cannot run here.
     """
     recomputation.check(config.remat, platform or jax.default_backend())
+    if use.causal and config.convolves:
+        raise UserError(
+            "config.objective.name=clm: the convolution of this model (conv_kernel_size of its config.json) reads the "
+            "next token; set config.objective.name=mlm"
+        )
     kernel = attention.choose(config.attention, attention.Needs.of(config, dtype, platform, use))
     config = dataclasses.replace(config, attention=kernel.name, scan_unroll=_unroll(config, platform))
     graphs = {part: nnx.split(module)[0] for part, module in _modules(config).items()}
     outside = nnx.split(_modules(dataclasses.replace(config, scan_unroll=0))["layers"])[0]
     return Encoder(
-        config, dtype, graphs["embeddings"], graphs["layers"], outside, graphs.get("final"), kernel
+        *(config, dtype, graphs["embeddings"], graphs["layers"], outside),
+        *(graphs.get("final"), graphs.get("shared"), kernel),
     )
 
 
@@ -317,6 +368,8 @@ def _modules(config: EncoderConfig) -> dict[str, nnx.Module]:
     makers: dict[str, Maker] = {"embeddings": parts.embeddings, "layers": parts.layer}
     if parts.final:
         makers["final"] = parts.final
+    if parts.shared:
+        makers["shared"] = parts.shared
 
     def maker(make: Maker) -> Callable[[], nnx.Module]:
         return lambda: make(nnx.Rngs(0), config)

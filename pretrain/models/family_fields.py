@@ -78,12 +78,12 @@ def config_json(model: ModelConfig, special: Mapping[str, int]) -> dict[str, Any
     given = {name: getattr(model, name) for name in names}
     if model.max_position_embeddings is None and family.has_position_table:
         given["max_position_embeddings"] = POSITIONS
-    if "embedding_size" in given and given["embedding_size"] is None:
+    if family.embeds_as_wide and given["embedding_size"] is None:
         given["embedding_size"] = model.hidden_size
     # A family whose bos and eos ids are None by default has no such tokens.
     ids = {name: index for name, index in special.items() if has.get(name) is not None}
     values = {family.key(name): value for name, value in (given | ids).items() if value is not None}
-    return {"model_type": model.family, **values}
+    return {"model_type": model.family, **family.new, **values}
 
 
 def special_ids(special: SpecialTokens) -> dict[str, int]:
@@ -92,6 +92,7 @@ def special_ids(special: SpecialTokens) -> dict[str, int]:
         "pad_token_id": special.pad,
         **dict.fromkeys(("bos_token_id", "cls_token_id"), special.cls),
         **dict.fromkeys(("eos_token_id", "sep_token_id"), special.sep),
+        "mask_token_id": special.mask,
     }
 
 

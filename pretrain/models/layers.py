@@ -200,3 +200,18 @@ class LayerNorm(nnx.Module):
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
         y = y * self.scale[...]
         return (y if bias is None else y + bias).astype(dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Normalisation by the root mean square over the model width (Zhang and Sennrich 2019), computed in float32."""
+
+    def __init__(self, width: int, eps: float):
+        self.eps = eps
+        self.scale = constant(1.0, (width,), ("norm",))
+
+    @jax.named_scope("norm")
+    def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        """Normalise the last axis; the result has the type of `x`."""
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
+        return (y * self.scale[...]).astype(x.dtype)

@@ -31,19 +31,21 @@ class ParameterCount:
     """The masked-language-model head, without a tied output matrix."""
     final: int = 0
     """What follows the last layer."""
+    shared: int = 0
+    """What all layers read."""
 
     @property
     def total(self) -> int:
         """All parameters."""
-        return self.embeddings + self.layers + self.final + self.head
+        return self.embeddings + self.layers + self.final + self.shared + self.head
 
 
 @dataclass(frozen=True)
 class Model:
     """An encoder with its masked-language-model head: functions of `params`, a nested dict of float32 arrays.
 
-    `params` has the parts `embeddings`, `layers` (every array stacked, [L, ...]), `head`, and `final` if the family has
-    it.
+    `params` has the parts `embeddings`, `layers` (every array stacked, [L, ...]), `head`, and `final` and `shared` if
+    the family has them.
     """
 
     encoder: Encoder

@@ -78,7 +78,7 @@ def tensors(modules: Mapping[str, nnx.Module], layers: int, name_of: Callable[[s
 
     Args:
       modules: its parts, with shapes for arrays.
-      layers: L, how many layers are stacked in the part `layers`.
+      layers: how many layers are stacked in the part `layers`.
       name_of: what a state dict calls the module at a path ("layers/up"), with `{}` for the layer's number.
     """
     found = []
@@ -97,7 +97,7 @@ def tensors(modules: Mapping[str, nnx.Module], layers: int, name_of: Callable[[s
     return found
 
 
-_KINDS = {"kernel": "weight", "scale": "weight", "table": "weight", "bias": "bias"}
+_KINDS = {"kernel": "weight", "scale": "weight", "table": "weight", "filters": "weight", "bias": "bias"}
 
 
 def _leaves(tree: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -115,7 +115,7 @@ def _shape(shape: Sequence[int], kind: str, inputs: int) -> tuple[int, ...]:
 def encoder_tensors(encoder: Encoder) -> list[Tensor]:
     """Every tensor of an encoder, under the name it has in transformers' classes for tasks."""
     family = encoder.config.family
-    found = tensors(encoder.modules(), encoder.config.num_hidden_layers, family.full_name)
+    found = tensors(encoder.modules(), encoder.config.stacked_layers, family.full_name)
     return [
         tensor
         for tensor in found
@@ -174,10 +174,11 @@ def from_state_dict(
     of_head = {tensor.name for tensor in head_tensors(model)}
     # If heads of several tasks have tensors in common, their other tensors identify the head.
     telling = {name for name in of_head if name.startswith(f"{head}.")} or of_head
-    has_head = any(name.startswith(f"{head}.") or name in telling for name in state)
+    has_head = not of_head or any(name.startswith(f"{head}.") or name in telling for name in state)
     wanted = encoder_tensors(model.encoder) + (head_tensors(model) if has_head else [])
     passed = {f"{decoder}.weight", decoder_bias} | (set() if has_head else of_head)
-    others = [name for name in state if name not in passed and not any(part in name for part in UNUSED)]
+    unused = (*UNUSED, *family.ignored)
+    others = [name for name in state if name not in passed and not any(part in name for part in unused)]
     check(wanted, state, config, where, known=others)
     params = empty_params(model.shapes())
     fill(params, wanted, state)
@@ -270,6 +271,8 @@ def with_current_names(config: EncoderConfig, state: Mapping[str, np.ndarray]) -
     """
     family = config.family
     parts = {name.split(".")[0] for name in (*family.modules.values(), "pooler")}
+    if family.classifier:  # its own names are whole
+        parts -= {name.split(".")[0] for name in family.classifier.names.values()}
 
     def current(name: str) -> str:
         for old, new in ((".gamma", ".weight"), (".beta", ".bias")):

@@ -61,7 +61,7 @@ def tiled(small: EncoderConfig, params: Params, large: EncoderConfig) -> Params:
       large: the larger network, with as many rows of the vocabulary.
     """
     model = build(dataclasses.replace(large, attention="xla"))
-    rotated = not large.family.has_position_table
+    rotated = large.family.is_rotary
 
     def enlarge(array: np.ndarray, wanted: jax.ShapeDtypeStruct, names: tuple[str | None, ...]) -> np.ndarray:
         for axis, (before, after) in enumerate(zip(array.shape, wanted.shape, strict=True)):

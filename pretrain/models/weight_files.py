@@ -15,7 +15,6 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from etils import epath
-from huggingface_hub import split_state_dict_into_shards_factory
 
 from base.errors import UserError
 from base.json_files import json_object
@@ -33,6 +32,8 @@ LARGEST_SHARD = 5 * 10**9
 """Bytes of a file of weights; more are written as shards. transformers' default was the same up to its release 5."""
 SAFE_TORCH = (2, 6)
 """The first release of torch whose `weights_only=True` is known to run no code (CVE-2025-32434)."""
+FORMAT = {"format": "pt"}
+"""What a safetensors file says of its layout, without which transformers does not load it."""
 
 _DTYPES = {
     "F64": np.float64,
@@ -170,6 +171,11 @@ def _as_array(tensor: Any) -> np.ndarray:
 
 def write_weights(folder: epath.Path, state: Mapping[str, np.ndarray]) -> None:
     """Write a state dict as model.safetensors, or as shards with an index if it is larger than `LARGEST_SHARD`."""
+    if sum(array.nbytes for array in state.values()) <= LARGEST_SHARD:
+        (folder / WEIGHTS).write_bytes(safetensors.numpy.save(dict(state), metadata=FORMAT))
+        return
+    from huggingface_hub import split_state_dict_into_shards_factory
+
     plan = split_state_dict_into_shards_factory(
         dict(state),
         get_storage_size=lambda array: array.nbytes,
@@ -178,7 +184,6 @@ def write_weights(folder: epath.Path, state: Mapping[str, np.ndarray]) -> None:
     )
     for name, tensors in plan.filename_to_tensors.items():
         held = {tensor: state[tensor] for tensor in tensors}
-        (folder / name).write_bytes(safetensors.numpy.save(held, metadata={"format": "pt"}))
-    if plan.is_sharded:
-        content = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
-        (folder / INDEX).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        (folder / name).write_bytes(safetensors.numpy.save(held, metadata=FORMAT))
+    content = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+    (folder / INDEX).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from transformers.core_model_loading import revert_weight_conversion
 
 B, S = 3, 12
 SIZES = {
@@ -48,10 +49,37 @@ CASES = {
         "hidden_activation": "gelu_new",
         **IDS,
     },
+    "albert": {"model_type": "albert", "embedding_size": 20},
+    "mpnet": {"model_type": "mpnet"},
+    "deberta": {
+        "model_type": "deberta-v2",
+        "relative_attention": True,
+        "position_buckets": 4,
+        "max_relative_positions": 12,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": "p2c|c2p",
+        "position_biased_input": False,
+        "pad_token_id": 1,
+    },
+    "deberta_v2_xlarge": {
+        "model_type": "deberta-v2",
+        "relative_attention": True,
+        "pos_att_type": ["c2p", "p2c"],
+        "conv_kernel_size": 3,
+        "type_vocab_size": 2,
+        "pooler_hidden_act": "tanh",
+    },
+    "eurobert": {"model_type": "eurobert", "num_key_value_heads": 2, "tie_word_embeddings": True, **IDS},
+    "eurobert_mean": {"model_type": "eurobert", "classifier_pooling": "mean", "mlp_bias": True, **IDS},
+    "nomic_bert": {"model_type": "nomic_bert"},
 }
 NETWORKS = tuple(case for case in CASES if case not in ("xlm_roberta", "camembert"))
 """Those whose networks differ: XLM-R and CamemBERT run RoBERTa's."""
-FAMILIES = ("roberta", "xlm_roberta", "camembert", "bert", "distilbert", "electra", "modernbert")
+FAMILIES = (
+    *("roberta", "xlm_roberta", "camembert", "bert", "distilbert", "electra", "modernbert"),
+    *("albert", "mpnet", "deberta", "eurobert", "nomic_bert"),
+)
 """One case of each."""
 
 
@@ -76,6 +104,19 @@ def random_model(
             parameter.add_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(folder)
     return model
+
+
+def as_stored(model: transformers.PreTrainedModel, named: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays by the names that transformers' files have for the model's parameters, in the form that they have there.
+
+    Args:
+      model: of any family; only files of NomicBERT differ from the parameters.
+      named: arrays by the names of its parameters.
+    """
+    if model.config.model_type != "nomic_bert":
+        return named
+    tensors = {name: torch.tensor(array) for name, array in named.items()}
+    return {name: tensor.numpy() for name, tensor in revert_weight_conversion(model, tensors).items()}
 
 
 def pairs_of_texts(token_types: int, *, padded: bool) -> dict[str, np.ndarray]:

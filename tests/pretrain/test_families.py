@@ -28,7 +28,7 @@ from pretrain.models.huggingface import (
 )
 from pretrain.models.tensor_names import to_state_dict
 from pretrain.unused_fields import unused_fields
-from tests.finetune.reference_models import CASES, FAMILIES, SIZES, random_model
+from tests.finetune.reference_models import CASES, FAMILIES, SIZES, as_stored, random_model
 
 SPECIAL = SpecialTokens(0, 2, 1, 4, 3)
 
@@ -85,6 +85,43 @@ HUB = {
         "num_hidden_layers": 22, "pad_token_id": 50283, "position_embedding_type": "absolute",
         "sep_token_id": 50282, "tie_word_embeddings": True, "vocab_size": 50368,
     },
+    "albert": {  # albert/albert-base-v2
+        "attention_probs_dropout_prob": 0.0, "bos_token_id": 2, "classifier_dropout_prob": 0.1, "down_scale_factor": 1,
+        "embedding_size": 128, "eos_token_id": 3, "gap_size": 0, "hidden_act": "gelu_new",
+        "hidden_dropout_prob": 0.0, "hidden_size": 768, "initializer_range": 0.02, "inner_group_num": 1,
+        "intermediate_size": 3072, "layer_norm_eps": 1e-12, "max_position_embeddings": 512, "model_type": "albert",
+        "net_structure_type": 0, "num_attention_heads": 12, "num_hidden_groups": 1, "num_hidden_layers": 12,
+        "num_memory_blocks": 0, "pad_token_id": 0, "type_vocab_size": 2, "vocab_size": 30000,
+    },
+    "mpnet": {  # microsoft/mpnet-base
+        "attention_probs_dropout_prob": 0.1, "bos_token_id": 0, "eos_token_id": 2, "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1, "hidden_size": 768, "initializer_range": 0.02, "intermediate_size": 3072,
+        "layer_norm_eps": 1e-05, "max_position_embeddings": 514, "model_type": "mpnet", "num_attention_heads": 12,
+        "num_hidden_layers": 12, "pad_token_id": 1, "relative_attention_num_buckets": 32, "vocab_size": 30527,
+    },
+    "deberta-v2": {  # microsoft/deberta-v3-base
+        "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "hidden_size": 768,
+        "initializer_range": 0.02, "intermediate_size": 3072, "layer_norm_eps": 1e-07,
+        "max_position_embeddings": 512, "max_relative_positions": -1, "model_type": "deberta-v2",
+        "norm_rel_ebd": "layer_norm", "num_attention_heads": 12, "num_hidden_layers": 12,
+        "pos_att_type": ["p2c", "c2p"], "position_biased_input": False, "position_buckets": 256,
+        "relative_attention": True, "share_att_key": True, "type_vocab_size": 0, "vocab_size": 128100,
+    },
+    "eurobert": {  # EuroBERT/EuroBERT-210m
+        "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 128000, "classifier_pooling": "late",
+        "eos_token_id": 128001, "head_dim": 64, "hidden_act": "silu", "hidden_size": 768, "initializer_range": 0.02,
+        "intermediate_size": 3072, "mask_token_id": 128002, "max_position_embeddings": 8192, "mlp_bias": False,
+        "model_type": "eurobert", "num_attention_heads": 12, "num_hidden_layers": 12, "num_key_value_heads": 12,
+        "pad_token_id": 128001, "rms_norm_eps": 1e-05, "rope_theta": 250000, "tie_word_embeddings": False,
+        "vocab_size": 128256,
+    },
+    "nomic_bert": {  # the sizes of nomic-ai/nomic-embed-text-v1.5 by transformers' names
+        "attention_probs_dropout_prob": 0.0, "hidden_act": "silu", "hidden_dropout_prob": 0.0, "hidden_size": 768,
+        "initializer_range": 0.02, "intermediate_size": 3072, "layer_norm_eps": 1e-12,
+        "max_position_embeddings": 2048, "model_type": "nomic_bert", "num_attention_heads": 12,
+        "num_hidden_layers": 12, "pad_token_id": 0, "rope_parameters": {"rope_theta": 1000.0, "rope_type": "default"},
+        "type_vocab_size": 2, "vocab_size": 30528,
+    },
 }  # fmt: skip
 """What config.json of a known model of each family says of its network."""
 
@@ -114,13 +151,13 @@ WIDE = {**SIZES, "hidden_size": 96, "intermediate_size": 96, "vocab_size": 500, 
 @pytest.mark.parametrize("case", FAMILIES)
 def test_every_tensor_starts_as_that_of_transformers(case: str):
     fields = WIDE | CASES[case] | {"tie_word_embeddings": False}
-    fields |= {"embedding_size": 64} if case == "electra" else {}
+    fields |= {"embedding_size": 64} if case in ("electra", "albert") else {}
     fields |= {"hidden_dim": 96} if case == "distilbert" else {}
     torch.manual_seed(0)
     fresh = transformers.AutoModelForMaskedLM.from_config(transformers.AutoConfig.for_model(**fields))
     config = parse_config(json.loads(fresh.config.to_json_string(use_diff=False)), "here")
     ours = to_state_dict(config, jax.jit(build(config).init)(jax.random.key(0)))
-    theirs = {name: tensor.numpy() for name, tensor in fresh.state_dict().items()}
+    theirs = as_stored(fresh, {name: tensor.numpy() for name, tensor in fresh.state_dict().items()})
     assert set(ours) <= set(theirs)
     assert {name for name in set(theirs) - set(ours) if "position_ids" not in name} == set()
     for name, array in ours.items():
@@ -142,19 +179,21 @@ def test_parameters_are_counted_as_transformers_counts_them(case: str):
     theirs = transformers.AutoModelForMaskedLM.from_config(config)
     ours = build(parse_config(json.loads(config.to_json_string(use_diff=False)), "here")).count()
     assert ours.total == theirs.num_parameters()
-    assert ours.final == (SIZES["hidden_size"] if case == "modernbert" else 0)
+    assert ours.final == (SIZES["hidden_size"] if case in ("modernbert", "eurobert") else 0)
 
 
 @pytest.mark.parametrize("case", FAMILIES)
 def test_a_classifier_gives_its_encoder_and_a_fresh_head(case: str, tmp_path: Path, caplog):
     model = random_model(case, tmp_path)
     config, params = load_pretrained(tmp_path)
-    assert "has no masked-language-model head; a fresh one is made" in caplog.text
-    ours, theirs = to_state_dict(config, params), model.state_dict()
+    if case != "eurobert":  # whose head is its word embedding
+        assert "has no masked-language-model head; a fresh one is made" in caplog.text
+    ours = to_state_dict(config, params)
+    theirs = as_stored(model, {name: tensor.numpy() for name, tensor in model.state_dict().items()})
     shared = [name for name in ours if name.startswith(f"{config.family.base}.")]
     assert len(shared) > 15
     for name in shared:
-        np.testing.assert_array_equal(ours[name], theirs[name].numpy(), name)
+        np.testing.assert_array_equal(ours[name], theirs[name], name)
 
 
 def test_a_discriminator_gives_its_encoder(tmp_path: Path, caplog):
@@ -190,6 +229,16 @@ def test_embeddings_of_an_electra_are_as_wide_as_it_unless_they_are_set():
     narrow = encoder_config(ModelConfig(family="electra", embedding_size=96), 300, SPECIAL)
     assert (wide.embedding_size, narrow.embedding_size) == (768, 96)
     assert build(narrow).shapes()["embeddings"]["word"].shape == (384, 96)
+    assert encoder_config(ModelConfig(family="albert"), 300, SPECIAL).embedding_size == 128
+
+
+def test_a_new_deberta_has_the_relative_positions_of_v3_and_a_new_eurobert_its_rotation():
+    config = encoder_config(ModelConfig(family="deberta-v2", max_position_embeddings=300), 300, SPECIAL)
+    assert config.relative_terms == 2 and config.own.share_att_key and not config.own.position_biased_input
+    model = build(config)
+    assert set(model.shapes()["embeddings"]) == {"word", "token_type", "norm"}
+    assert model.shapes()["shared"]["positions"].shape == (512, 768)
+    assert encoder_config(ModelConfig(family="eurobert"), 300, SPECIAL).own.rope_theta == 250_000.0
 
 
 def test_a_dropout_that_is_no_rate_is_refused_by_the_name_that_was_set():
@@ -203,8 +252,10 @@ UNUSED = {
     "local_rope_theta=5.0": ("camembert",),
     "local_attention=8": ("bert",),
     "global_attn_every_n_layers=2": ("bert",),
-    "embedding_size=8": ("bert", "modernbert"),
-    "type_vocab_size=2": ("modernbert", "distilbert"),
+    "embedding_size=8": ("bert", "modernbert", "deberta-v2"),
+    "type_vocab_size=2": ("modernbert", "distilbert", "mpnet", "eurobert"),
+    "hidden_dropout_prob=0.1": ("eurobert",),
+    "position_init=sinusoidal": ("eurobert", "nomic_bert", "deberta-v2"),
     "layer_norm_eps=1e-3": ("distilbert",),
 }
 

@@ -31,6 +31,8 @@ from tokenizer.load import load as load_tokenizer
 OWN = {
     "bert": {"type_vocab_size": 2},
     "electra": {"type_vocab_size": 2, "embedding_size": 16},
+    "albert": {"type_vocab_size": 2, "embedding_size": 16},
+    "nomic_bert": {"type_vocab_size": 2},
     "modernbert": {"num_hidden_layers": 4, "local_attention": 8, "position_init": "normal"},
 }
 """What a small network of a family has besides its size."""

@@ -50,6 +50,9 @@ def test_forward_flops_by_hand(gated: bool, embedding: int):
         vocab_size=7,
         embedding_size=embedding,
         is_gated=gated,
+        num_attention_heads=1,
+        key_value_heads=1,
+        relative_terms=None,
     )
     projections = 5 * 4 * (2 * 2)
     feed_forward = 5 * (2 + gated) * (2 * 3)

@@ -17,6 +17,7 @@ from pretrain.models import EncoderConfig, build
 from pretrain.models.huggingface import config_dict, load_pretrained, parse_config, save_pretrained
 from pretrain.models.tensor_names import to_state_dict
 from tests.compiled import jit_as_users
+from tests.finetune.reference_models import as_stored
 from tests.nearness import assert_gradients_as_near
 
 S = 12
@@ -68,8 +69,53 @@ CASES = {
         **IDS,
     },
     "modernbert_no_decoder_bias": {"model_type": "modernbert", "decoder_bias": False, **IDS},
+    "albert": {"model_type": "albert", "embedding_size": 20, **IDS},
+    "albert_groups_as_wide": {"model_type": "albert", "embedding_size": 32, "num_hidden_groups": 2, **IDS},
+    "mpnet": {"model_type": "mpnet"},
+    "deberta": {
+        "model_type": "deberta-v2",
+        "relative_attention": True,
+        "position_buckets": 4,
+        "max_relative_positions": 12,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": "p2c|c2p",
+        "position_biased_input": False,
+        "pad_token_id": 1,
+    },
+    "deberta_v2_xlarge": {  # a convolution, keys of positions apart, no buckets, narrow embeddings, an untied head
+        "model_type": "deberta-v2",
+        "relative_attention": True,
+        "max_relative_positions": 5,
+        "pos_att_type": ["c2p", "p2c"],
+        "position_biased_input": True,
+        "conv_kernel_size": 3,
+        "conv_groups": 2,
+        "conv_act": "gelu",
+        "type_vocab_size": 2,
+        "embedding_size": 20,
+        "tie_word_embeddings": False,
+    },
+    "deberta_own_head": {
+        "model_type": "deberta-v2",
+        "relative_attention": True,
+        "pos_att_type": ["p2c"],
+        "legacy": False,
+        "num_hidden_layers": 2,
+    },
+    "deberta_absolute": {"model_type": "deberta-v2", "pos_att_type": ["c2p"], "num_hidden_layers": 2},
+    "eurobert": {"model_type": "eurobert", "num_key_value_heads": 2, "rope_theta": 500.0, **IDS},
+    "eurobert_biases_tied": {
+        "model_type": "eurobert",
+        "attention_bias": True,
+        "mlp_bias": True,
+        "tie_word_embeddings": True,
+        **IDS,
+    },
+    "nomic_bert": {"model_type": "nomic_bert"},
 }
 AS_USERS_COMPILE = {"roberta", "bert", "distilbert", "electra", "modernbert"}
+AS_USERS_COMPILE |= {"albert", "mpnet", "deberta", "deberta_v2_xlarge", "eurobert", "nomic_bert"}
 """One case of each kind of network, with all of XLA's optimisations. The others run the same code, but for a few lines,
 and are compiled as fast as can be. Not for packed rows: there XLA's gradients of distilbert are off by 40% without
 optimisations."""
@@ -152,7 +198,7 @@ def _theirs(model, config: EncoderConfig, *batches: dict[str, np.ndarray]) -> di
         for name, parameter in model.named_parameters()
         if parameter.grad is not None
     }
-    return {"logits": np.concatenate(logits), "loss": np.array(loss), **gradients}
+    return {"logits": np.concatenate(logits), "loss": np.array(loss), **as_stored(model, gradients)}
 
 
 @functools.cache

@@ -50,7 +50,9 @@ def picked(x):
     return jnp.take_along_axis(x, PREDICTED[:, :, None], axis=1)
 
 
-@pytest.mark.parametrize("family", ["roberta", "modernbert"])
+@pytest.mark.parametrize(
+    "family", ["roberta", "modernbert", "albert", "mpnet", "deberta-v2", "eurobert", "nomic_bert"]
+)
 def test_one_narrow_layer_changes_neither_hidden_states_nor_gradients(family):
     """Documents share rows; of modernbert, the last layer sees a window of 3 to each side."""
     narrow, whole = network(family, 1), network(family, 0)

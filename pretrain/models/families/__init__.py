@@ -12,7 +12,20 @@ from base.errors import UserError
 if TYPE_CHECKING:
     from pretrain.models.families.family import Family
 
-BUILT_IN = ("roberta", "xlm-roberta", "camembert", "bert", "distilbert", "electra", "modernbert")
+BUILT_IN = (
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "bert",
+    "distilbert",
+    "electra",
+    "modernbert",
+    "albert",
+    "mpnet",
+    "deberta-v2",
+    "eurobert",
+    "nomic_bert",
+)
 """Values of model_type; the folder of each has its name, with _ for -."""
 
 _families: "dict[str, Family]" = {}

@@ -21,7 +21,7 @@ class Layer(Protocol):
     """The class of a layer's module.
 
     An instance is called with x, segments, positions, a dropout key, the number of first tokens to return, whether
-    attention is causal, the chosen tokens to return instead, and its traits.
+    attention is causal, the chosen tokens to return instead, its traits, and what all layers read (`Parts.shared`).
     """
 
     def __call__(self, rngs: nnx.Rngs, config: EncoderConfig) -> nnx.Module:
@@ -42,6 +42,10 @@ class Parts:
     """What follows the last layer."""
     neighbours: Callable[[Params, EncoderConfig], Params] | None = None
     """Changes fresh params so that heads look at neighbours (`position_init=neighbours`); None where that cannot be."""
+    shared: Maker | None = None
+    """Params that all layers read: tables of relative positions. The module is called with the number of tokens of a
+    row and the compute type; it returns arrays, which each layer gets by name. Where `OwnFields.convolves`, its
+    `after_first` follows the first layer: of the embeddings, the layer's result, segments and a dropout key."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,8 @@ class ClassifierHead:
     """The field of config.json with the rate."""
     rate: float | None = None
     """The rate where that is left out; None is the rate of hidden states."""
+    poolings: Mapping[str, str] = field(default_factory=lambda: {"cls": "cls", "mean": "mean"})
+    """The values of `classifier_pooling`, and the vector that each of them reads (see `finetune`'s HeadConfig)."""
     extra: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
     """Other fields of `finetune`'s HeadConfig: their names in config.json, and their defaults."""
     norm: Callable[[EncoderConfig], LayerNorm] | None = None
@@ -130,10 +136,20 @@ class Family:
     """What its config.json has besides `defaults`: the inverse of `resolve`."""
     hidden_dropouts: tuple[str, ...] = ()
     """Fields of `EncoderConfig.own` that hold the dropout of hidden states, where hidden_dropout_prob does not."""
+    embeds_as_wide: bool = False
+    """Whether embeddings of a new network are as wide as it, if config.model.embedding_size sets no width."""
+    new: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the config.json of a new network that config.model does not set, where they are not the defaults."""
+    variant: Callable[["EncoderConfig", "Family"], "Family"] = lambda config, family: family
+    """The family as one of its networks has it, where names of tensors or the head depend on the config."""
+    ignored: tuple[str, ...] = ()
+    """Parts of the names of tensors that its checkpoints may have and its masked language models do not read."""
     first_layer_lacks: frozenset[str] = frozenset()
     """Our modules that the first layer does not use and its checkpoints do not have."""
     has_position_table: bool = True
-    """Whether the network has a position embedding instead of rotary positions."""
+    """Whether the network has a position embedding."""
+    is_rotary: bool = False
+    """Whether query and key are rotated by their positions."""
     positions_skip_padding: bool = False
     """Whether positions are rows of their table from pad_token_id + 1 on and padding tokens have none (RoBERTa)."""
     has_causal_class: bool = False

@@ -41,6 +41,8 @@ class Sight:
     """The place in the row of the first query."""
     chosen: Int[Array, "B Q"] | None = None
     """The places in the row of the queries, where they do not follow each other."""
+    bias: Float[Array, "#B N Q S"] | None = None
+    """What is added to the scaled scores."""
 
     def mask(self, queries: int) -> Bool[Array, "B 1 Q S"]:
         """True where one of Q tokens of a row, from `start` on or as chosen, sees a token."""

@@ -33,6 +33,9 @@ def sinusoids(positions: int, width: int, rms: float) -> Float[Array, "P E"]:
 class Embeddings(nnx.Module):
     """Word, position and (where there are any) token-type embeddings: summed, normalised, brought to width D."""
 
+    always_projects = False
+    """Whether they are projected even if they have width D."""
+
     def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
         self.config = config
         D, std = config.hidden_size, config.initializer_range
@@ -44,7 +47,7 @@ class Embeddings(nnx.Module):
         if config.type_vocab_size:
             self.token_type = normal(rngs, (config.type_vocab_size, E), std, (None, "embed"))
         self.norm = LayerNorm(E, config.layer_norm_eps)
-        if E != D:
+        if E != D or self.always_projects:
             self.projection = Linear(rngs, {"E": E}, {"D": D}, (None, "embed"), std)
         self.word[...] = self.word[...].at[config.pad_token_id].set(0.0)
         if config.family.positions_skip_padding:
@@ -93,13 +96,18 @@ class SelfAttention(nnx.Module):
         first: int | None,
         causal: bool,
         chosen: Chosen | None = None,
+        **shared: Array,
     ) -> Float[Array, "B Q D"]:
-        """Attend within each document. Returns the output for the first Q tokens of each row, or the chosen ones."""
+        """Attend within each document. Returns the output for the first Q tokens of each row, or the chosen ones.
+
+        `shared` is what all layers read, where the family has such arrays.
+        """
         asking = x[:, :first] if chosen is None else chosen.hidden
         query, key, value = (
             constrain(linear(read), "batch", "seq", "act_heads", None)
             for linear, read in ((self.query, asking), (self.key, x), (self.value, x))
         )
+        query, bias, dropout_key = self.relative(query, key, dropout_key, chosen, **shared)
         attended = attention(
             query,
             key,
@@ -113,8 +121,19 @@ class SelfAttention(nnx.Module):
             unrolled=self.config.unrolled,
             remat=self.config.remat,
             chosen=chosen,
+            bias=bias,
         )
         return self.output(constrain(attended, "batch", "seq", "act_heads", None))
+
+    def relative(
+        self,
+        query: Float[Array, "B Q N H"],
+        key: Float[Array, "B S N H"],
+        dropout_key: Key[Array, ""] | None,
+        chosen: Chosen | None,
+    ) -> tuple[Float[Array, "B Q N H"], Float[Array, "#B N Q S"] | None, Key[Array, ""] | None]:
+        """The queries to run, what is added to their scaled scores, and the key of the weights' dropout."""
+        return query, None, dropout_key
 
 
 class EncoderLayer(nnx.Module):
@@ -122,6 +141,9 @@ class EncoderLayer(nnx.Module):
 
     drops_attended = True
     """Whether there is a dropout between attention and its residual."""
+    drops_transformed = True
+    """Whether there is one between the feed-forward layer and its residual."""
+    attention_class: type[SelfAttention] = SelfAttention
 
     def __init__(self, rngs: nnx.Rngs, config: EncoderConfig):
         self.config = config
@@ -131,7 +153,7 @@ class EncoderLayer(nnx.Module):
             config.initializer_range,
             config.layer_norm_eps,
         )
-        self.attention = SelfAttention(rngs, config)
+        self.attention = self.attention_class(rngs, config)
         self.attention_norm = LayerNorm(D, eps)
         self.up = Linear(rngs, {"D": D}, {"F": F}, ("embed", "mlp"), std)
         self.down = Linear(rngs, {"F": F}, {"D": D}, ("mlp", "embed"), std)
@@ -152,11 +174,15 @@ class EncoderLayer(nnx.Module):
         *,
         causal: bool = False,
         chosen: Chosen | None = None,
+        **shared: Array,
     ) -> Float[Array, "B Q D"]:
-        """Run one layer, for all tokens, the first Q of a row or the chosen ones; positions are in the embeddings."""
+        """Run one layer, for all tokens, the first Q of a row or the chosen ones; positions are in the embeddings.
+
+        `shared` is what all layers read.
+        """
         rate, bits = self.config.hidden_dropout_prob, self.config.dropout_bits
         keys = (None, None, None) if dropout_key is None else tuple(jax.random.split(dropout_key, 3))
-        attended = self.attention(x, segments, keys[0], first, causal, chosen)
+        attended = self.attention(x, segments, keys[0], first, causal, chosen, **shared)
         if self.drops_attended:
             attended = dropout(attended, rate, keys[1], bits)
         own = x[:, :first] if chosen is None else chosen.hidden
@@ -166,5 +192,7 @@ class EncoderLayer(nnx.Module):
             self.config.hidden_act,
             unrolled=self.config.unrolled,
         )
-        transformed = dropout(self.down(hidden), rate, keys[2], bits)
+        transformed = self.down(hidden)
+        if self.drops_transformed:
+            transformed = dropout(transformed, rate, keys[2], bits)
         return constrain(self.feed_forward_norm(x + transformed), "batch", "seq", "act_embed")

@@ -37,4 +37,5 @@ FAMILY = Family(
     modules={**names.MODULES, "embeddings/projection": "embeddings_project"},
     written=absolute_positions,
     has_causal_class=True,
+    embeds_as_wide=True,
 )

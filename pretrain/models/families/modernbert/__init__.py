@@ -70,4 +70,5 @@ FAMILY = Family(
     constants={"type_vocab_size": 0, "hidden_dropout_prob": 0.0},
     first_layer_lacks=frozenset({"layers/attention_norm"}),
     has_position_table=False,
+    is_rotary=True,
 )
