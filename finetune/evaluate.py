@@ -7,6 +7,7 @@ config, the command reads only the fields kind, task, data, eval.batch, inferenc
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -21,7 +22,8 @@ from data.labelled.classes import matching, unnamed
 from data.labelled.config import LabelledConfig
 from data.labelled.examples import LabelledData
 from data.labelled.open import open_labelled
-from finetune.classifier.finetuned_model import Trained, encoder_of, find_model, logits_of
+from finetune.classifier.finetuned_model import Trained, encoder_of, find_model, int8_logits_of, logits_of
+from finetune.classifier.inference import Logits
 from finetune.config import FinetuneConfig
 from finetune.job import short_split, with_metrics
 from finetune.kinds import MULTI_LABEL, kind_of
@@ -44,16 +46,21 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"config.eval.batch={config.eval.batch} should be 1 or more")
     train_command.log_to_stderr()
     train_command.use_compilation_cache(config.compilation_cache)
-    found = evaluate(config, values.model)
+    if values.int8 and config.inference != "onnx":
+        raise UserError("--int8 compares files of ONNX: set --config.inference=onnx, or leave --int8 out")
+    found = evaluate(config, values.model, int8=values.int8)
     if values.out:
-        out = {
+        out: dict[str, Any] = {
             "model": values.model,
             "task": found.task,
             "examples": found.examples,
             "metrics": found.metrics,
         }
+        out |= {"int8_metrics": found.int8_metrics} if found.int8_metrics else {}
         write_out(values.out, as_json(out), "--out")
-    terminal.console().print(_table(found.title, values.model, found.metrics, list(found.examples.values())))
+    terminal.console().print(
+        _table(found.title, values.model, found.metrics, list(found.examples.values()), found.int8_metrics)
+    )
     return 0
 
 
@@ -67,15 +74,20 @@ class Evaluated:
     metrics: dict[str, float]
     examples: dict[str, str]
     """The name of each set, and where its examples come from."""
+    int8_metrics: dict[str, float]
+    """Those of its weights in int8; empty if they were not asked for."""
 
 
-def evaluate(config: FinetuneConfig, name: str, compute_metrics: ComputeMetrics | None = None) -> Evaluated:
+def evaluate(
+    config: FinetuneConfig, name: str, compute_metrics: ComputeMetrics | None = None, *, int8: bool = False
+) -> Evaluated:
     """Evaluate a model on the examples of a config.
 
     Args:
       config: the examples, and how to evaluate.
       name: the model: a fine-tuning workdir, a model's folder, or a hub id.
       compute_metrics: metrics of the user's own.
+      int8: whether to evaluate its ONNX with weights in int8 too.
 
     Raises:
       UserError: no such model, a model of another task, or no labelled examples.
@@ -99,17 +111,27 @@ def evaluate(config: FinetuneConfig, name: str, compute_metrics: ComputeMetrics 
         data = with_metrics(data, model.kind, compute_metrics)
     order = class_order(model.names, data.task.labels, name)
     encoder = encoder_of(model)
-    ask = logits_of(model, inference=config.inference, batch=config.eval.batch)
-    metrics: dict[str, float] = {}
-    for split, examples in data.evaluations.items():
-        encoded = encoder(examples)
-        logits = ask(encoded)[:, order]
-        if not np.isfinite(logits).all():
-            raise UserError(f"--model={name} gives logits that are no numbers; its training has diverged")
-        part = EvaluationSet(short_split(split, len(data.evaluations)), encoded)
-        metrics |= scores_on(part, logits, data.task, model.facts.threshold or THRESHOLD)
-    origins = {split: examples.origin for split, examples in data.evaluations.items()}
-    return Evaluated(data.task.name, data.task.title, metrics, origins)
+    sets = [
+        EvaluationSet(short_split(split, len(data.evaluations)), encoder(examples))
+        for split, examples in data.evaluations.items()
+    ]
+
+    def scores(ask: Logits) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        for part in sets:
+            logits = ask(part.encoded)[:, order]
+            if not np.isfinite(logits).all():
+                raise UserError(f"--model={name} gives logits that are no numbers; its training has diverged")
+            metrics |= scores_on(part, logits, data.task, model.facts.threshold or THRESHOLD)
+        return metrics
+
+    return Evaluated(
+        data.task.name,
+        data.task.title,
+        scores(logits_of(model, inference=config.inference, batch=config.eval.batch)),
+        {split: examples.origin for split, examples in data.evaluations.items()},
+        scores(int8_logits_of(model, batch=config.eval.batch)) if int8 else {},
+    )
 
 
 def _asked_of(data: LabelledConfig, model: Trained) -> LabelledConfig:
@@ -187,21 +209,28 @@ def class_order(names: Sequence[str], labels: Sequence[str], model: str) -> list
     return [index for index in order if index is not None]
 
 
-def _table(title: str, model: str, metrics: dict[str, float], origins: list[str]) -> Table:
+def _table(
+    title: str, model: str, metrics: dict[str, float], origins: list[str], int8: dict[str, float]
+) -> Table:
     shown = Table(
         title=Text(f"{title}: {model}", style="table.title"),
         caption=Text("; ".join(origins), style="table.caption"),
     )
     shown.add_column("metric")
     shown.add_column("score", justify="right")
+    if int8:
+        shown.add_column("in int8", justify="right")
     for metric, value in metrics.items():
-        shown.add_row(metric, score(metric, value))
+        shown.add_row(metric, score(metric, value), *([score(metric, int8[metric])] if int8 else []))
     return shown
 
 
 def _flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "model", "", "a fine-tuning run's workdir, a model's folder, or a hub id", flag_values=values
+    )
+    flags.DEFINE_boolean(
+        "int8", False, "with config.inference=onnx: score weights in int8 too", flag_values=values
     )
     flags.DEFINE_string("out", "", "also write the scores to this JSON file", flag_values=values)
 

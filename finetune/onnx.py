@@ -1,4 +1,4 @@
-"""Write a classifier of texts or tokens as model.onnx, and run this file with onnxruntime.
+"""Write a classifier of texts or tokens, or a masked language model, as model.onnx; run this file with onnxruntime.
 
 torch.onnx converts the exported folder. Two maintained libraries were tried. torch.onnx was right for every family at
 any batch size and length. jax2onnx cannot convert `jnp` code with symbolic lengths, and it pins an older Orbax.
@@ -24,7 +24,10 @@ from pretrain.models import families
 from pretrain.models.huggingface import CONFIG, class_names, parse_config
 
 FILE_NAME = "model.onnx"
-SUFFIXES = ("ForSequenceClassification", "ForTokenClassification")
+INT8_NAME = "model_quantized.onnx"
+"""The file with weights in int8, by the name that optimum and transformers.js look for."""
+SUFFIXES = ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM")
+"""Ends of the names of the classes that are written."""
 MOST_BYTES_IN_ONE_FILE = 1 << 30
 """Larger weights go to model.onnx.data, because a protobuf file can have at most 2 GiB."""
 EXAMPLE_LENGTH = 8
@@ -35,22 +38,24 @@ _EXPECTED_WARNINGS = (r".*isinstance\(treespec, LeafSpec\)", r"# The axis name: 
 
 
 def export_onnx(model_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
-    """Write model.onnx for an exported classifier. The file appears only when it is complete.
+    """Write model.onnx for an exported classifier or masked language model. The file appears when it is complete.
 
     The inputs are `input_ids`, `attention_mask` and, if the model has several token types, `token_type_ids`, each int64
-    [batch, sequence]. The output is `logits`, float32 [batch, C], or [batch, sequence, C] of tokens. The size of both
-    axes is free; a sequence may have as many tokens as the model has positions for (RoBERTa: 512 of its 514). Weights
-    of more than a GiB are in model.onnx.data in the same folder.
+    [batch, sequence]. The output is `logits`, float32 [batch, C], or [batch, sequence, C] of tokens, where C is the
+    vocabulary of a masked language model. The size of both axes is free; a sequence may have as many tokens as the
+    model has positions for (RoBERTa: 512 of its 514). Weights of more than a GiB are in model.onnx.data in the same
+    folder. A model_quantized.onnx of an earlier model.onnx is removed.
 
     Args:
-      model_dir: a local folder that AutoModelForSequenceClassification or AutoModelForTokenClassification loads.
+      model_dir: a local folder that transformers' AutoModelForSequenceClassification, AutoModelForTokenClassification
+        or AutoModelForMaskedLM loads.
       out: the folder to write to; None is `model_dir`.
 
     Returns:
       The path of the file.
 
     Raises:
-      UserError: the extra `onnx` is not installed, the folder has no classifier or a damaged one, or the disk is full.
+      UserError: the extra `onnx` is not installed, the folder has no such model or a damaged one, or the disk is full.
     """
     for library in ("torch", "onnx", "onnxscript"):
         _need(library)
@@ -64,6 +69,8 @@ def export_onnx(model_dir: str | os.PathLike[str], out: str | os.PathLike[str] |
         # The weights first: when model.onnx refers to model.onnx.data, that file must exist.
         for file in sorted(unfinished.iterdir(), reverse=True):
             file.replace(place / file.name)
+        for stale in place.glob(f"{INT8_NAME}*"):
+            stale.unlink()
     except OSError as error:
         raise UserError(f"{place / FILE_NAME} cannot be written: {error}") from error
     finally:
@@ -72,10 +79,10 @@ def export_onnx(model_dir: str | os.PathLike[str], out: str | os.PathLike[str] |
 
 
 class OnnxClassifier:
-    """The classifier of a folder's model.onnx, which onnxruntime runs on the CPU."""
+    """The model of a folder's model.onnx, which onnxruntime runs on the CPU."""
 
-    def __init__(self, folder: str | os.PathLike[str]):
-        """Open the file.
+    def __init__(self, folder: str | os.PathLike[str], name: str = FILE_NAME):
+        """Open the file, model.onnx or another of the folder.
 
         Raises:
           UserError: onnxruntime is not installed, there is no model.onnx, or it is damaged.
@@ -83,9 +90,12 @@ class OnnxClassifier:
         _need("onnxruntime")
         import onnxruntime
 
-        file = Path(folder) / FILE_NAME
+        file = Path(folder) / name
         if not file.is_file():
-            raise UserError(f"{folder} has no {FILE_NAME}; write one with finetune.onnx.export_onnx")
+            flag = " --int8" if name == INT8_NAME else ""
+            raise UserError(
+                f"{folder} has no {name}; write one: python -m finetune.export_onnx --model=DIR{flag}"
+            )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
         try:
@@ -135,9 +145,9 @@ def check_installed(setting: str) -> None:
 
 
 def _load(folder: Path) -> Any:
-    """The classifier of a folder as a torch module in float32, ready for export."""
+    """The model of a folder as a torch module in float32, ready for export."""
     if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder} has no {CONFIG}; name the folder of an exported classifier")
+        raise UserError(f"{folder} has no {CONFIG}; name the folder of an exported model")
     import torch
     import transformers
 
@@ -146,7 +156,9 @@ def _load(folder: Path) -> Any:
             named = class_names(json_object(epath.Path(folder / CONFIG))) or ["no architecture"]
             suffix = next((each for each in SUFFIXES if named[0].endswith(each)), "")
             if not suffix:
-                raise UserError(f"{folder} holds {named[0]}, not a model {SUFFIXES[0]}; fine-tune it first")
+                raise UserError(
+                    f"{folder} holds {named[0]}, not a model {' or '.join(SUFFIXES)}; fine-tune it first"
+                )
             model, info = getattr(transformers, f"AutoModel{suffix}").from_pretrained(
                 folder,
                 dtype=torch.float32,
@@ -157,9 +169,7 @@ def _load(folder: Path) -> Any:
         except UserError:
             raise
         except Exception as error:  # JSON, safetensors, torch and transformers have no common error class
-            raise UserError(
-                f"{folder} is not a classifier that transformers loads: {_one_line(error)}"
-            ) from error
+            raise UserError(f"{folder} is not a model that transformers loads: {_one_line(error)}") from error
     if info["missing_keys"]:
         raise UserError(
             f"{folder} lacks weights of its network: {', '.join(sorted(info['missing_keys'])[:3])}"

@@ -21,7 +21,8 @@ from finetune.job import MODEL
 from finetune.kinds import CLASSES, EMBEDDING, MULTI_LABEL, SCORES, TOKENS
 from finetune.kinds.kind import Kind
 from finetune.onnx import FILE_NAME as ONNX_FILE
-from finetune.onnx import check_installed, export_onnx
+from finetune.onnx import INT8_NAME, check_installed, export_onnx
+from finetune.onnx_int8 import write_int8
 from finetune.population.state import population_mesh
 from finetune.texts.encoders import Encoder, encoder_for
 from pretrain.config import MeshConfig
@@ -171,6 +172,25 @@ def logits_of(model: Trained, *, inference: str, batch: int) -> Logits:
         raise UserError(f"--model={model.given} has no head for {task}; fine-tune it first")
     mesh = population_mesh(MeshConfig(), 1)
     return JaxModel(start.classifier, start.params, mesh, lengths=lengths, batch=batch)
+
+
+def int8_logits_of(model: Trained, *, batch: int) -> Logits:
+    """Load the model_quantized.onnx of a model's folder, which is made where there is none.
+
+    Raises:
+      UserError: as for `logits_of` with onnx; a folder that cannot be written to.
+    """
+    lengths = row_lengths(model.max_length)
+    _onnx_model(model, lengths, batch)
+    folder = Path(model.folder)
+    if not (folder / INT8_NAME).exists():
+        if model.downloaded or not os.access(folder, os.W_OK):
+            raise UserError(
+                f"--int8 writes {INT8_NAME} to the folder of --model={model.given}: copy it first"
+            )
+        terminal.say(f"{model.given} has no {INT8_NAME} yet; making it", error=True)
+        write_int8(folder)
+    return OnnxModel(folder, lengths=lengths, batch=batch, name=INT8_NAME)
 
 
 def _onnx_model(model: Trained, lengths: tuple[int, ...], batch: int) -> OnnxModel:

@@ -15,7 +15,7 @@ from base.errors import UserError
 from base.json_files import json_object
 from finetune.classifier.network import Classifier
 from finetune.config import FinetuneConfig
-from finetune.onnx import OnnxClassifier, check_installed
+from finetune.onnx import FILE_NAME, OnnxClassifier, check_installed
 from finetune.population.evaluation import Predictor
 from finetune.population.state import one_member
 from finetune.texts.batching import evaluation_batches
@@ -99,15 +99,15 @@ class JaxModel:
 
 
 class OnnxModel:
-    """The model.onnx of a folder, run on batches of examples with similar lengths."""
+    """The model.onnx of a folder, or another file, run on batches of examples with similar lengths."""
 
-    def __init__(self, folder: epath.PathLike, *, lengths: Sequence[int], batch: int):
+    def __init__(self, folder: epath.PathLike, *, lengths: Sequence[int], batch: int, name: str = FILE_NAME):
         """Open the file, on a file system.
 
         Raises:
           UserError: no such file, a damaged one, or onnxruntime is not installed.
         """
-        self._classifier = OnnxClassifier(folder)
+        self._classifier = OnnxClassifier(folder, name)
         self._lengths, self._batch = tuple(lengths), batch
 
     def __call__(self, encoded: Encoded) -> Float[np.ndarray, "n C"]:

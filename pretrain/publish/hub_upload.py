@@ -27,6 +27,7 @@ WEIGHTS = (
     "model-*-of-*.safetensors",
     "model.onnx",
     "model.onnx.data",
+    "model_quantized.onnx*",
 )
 """Patterns of a model's files that must not remain in the repository when another model replaces it."""
 

@@ -55,7 +55,10 @@ def assert_same_logits(start: Start, folder: Path) -> None:
         np.testing.assert_allclose(actual, expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("case", [case for case in NETWORKS if case != "electra_as_wide"])
+@pytest.mark.parametrize(
+    "case",
+    [case for case in NETWORKS if case not in ("electra_as_wide", "eurobert_mean", "deberta_v2_xlarge")],
+)
 def test_onnxruntime_gives_our_logits_at_any_shape_and_nothing_is_said_on_the_way(
     tmp_path: Path, case: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ):
@@ -158,16 +161,18 @@ def test_a_failure_halfway_leaves_the_earlier_file(
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(FILE_NAME, b"earlier")]
 
 
-def test_what_is_no_classifier_is_refused(exported: Path, tmp_path: Path):
-    with pytest.raises(UserError, match=r"has no config.json; name the folder of an exported classifier"):
+def test_what_is_no_model_for_a_task_is_refused(exported: Path, tmp_path: Path):
+    with pytest.raises(UserError, match=r"has no config.json; name the folder of an exported model"):
         export_onnx(tmp_path)
-    random_model("bert", tmp_path / "mlm", task="MaskedLM")
-    with pytest.raises(UserError, match=r"mlm holds BertForMaskedLM, not a model ForSequenceClassification"):
-        export_onnx(tmp_path / "mlm")
+    random_model("bert", tmp_path / "bare", task="")
+    with pytest.raises(
+        UserError, match=r"bare holds BertModel, not a model ForSequenceClassification or For"
+    ):
+        export_onnx(tmp_path / "bare")
     cut = shutil.copytree(exported, tmp_path / "cut")
     weights = cut / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
-    with pytest.raises(UserError, match=r"cut is not a classifier that transformers loads: ") as error:
+    with pytest.raises(UserError, match=r"cut is not a model that transformers loads: ") as error:
         export_onnx(cut)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.rglob(FILE_NAME + ".unfinished*"))
@@ -182,7 +187,9 @@ def test_a_classifier_without_its_head_is_refused(exported: Path, tmp_path: Path
 
 
 def test_a_model_that_is_not_there_or_damaged_is_one_line(exported: Path, tmp_path: Path):
-    with pytest.raises(UserError, match=r"has no model.onnx; write one with finetune.onnx.export_onnx"):
+    with pytest.raises(
+        UserError, match=r"has no model.onnx; write one: python -m finetune.export_onnx --model=DIR$"
+    ):
         OnnxClassifier(tmp_path)
     (tmp_path / FILE_NAME).write_bytes((exported / FILE_NAME).read_bytes()[:1000])
     with pytest.raises(
