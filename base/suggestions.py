@@ -221,7 +221,9 @@ def unknown_field(path: str, siblings: Sequence[str], names: Names | None = None
       siblings: the fields of the group that it was looked for in.
       names: all names that the command knows; None if only the siblings are known.
     """
-    if path.startswith("config.prepare"):
+    in_group = path == "config.prepare" or path.startswith("config.prepare.")
+    top = [field.partition(".")[0] for field in names.fields] if names else siblings
+    if in_group and "prepare" not in top and (names or path == "config.prepare"):
         return f"{path} is for `python -m data.prepare`; leave it out"
     name = path.rpartition(".")[2].partition("[")[0]
     near = difflib.get_close_matches(name, siblings, n=1)

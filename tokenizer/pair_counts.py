@@ -10,11 +10,25 @@ AT_ONCE = 1 << 20
 """Bytes that are counted together."""
 
 
+def _in_words() -> np.ndarray:
+    """Of each pair of bytes, first x 256 + second, whether a word of byte-level BPE may have it, bool [65536].
+
+    The bytes of white space outside of ASCII are taken for letters.
+    """
+    white = np.isin(np.arange(256), list(b"\t\n\v\f\r "))
+    blank = np.arange(256) == ord(" ")
+    ends, begins = ~white[:, None] & white[None, :], (white & ~blank)[:, None] & ~white[None, :]
+    return np.asarray(~(ends | begins)).ravel()
+
+
+IN_WORDS = _in_words()
+
+
 class PairCounts:
     """Counts the pairs of adjacent bytes of a text.
 
     A pair of tokens cannot occur more often than the pair of bytes where they meet. So these counts bound all counts of
-    the trainer.
+    the trainer. Pairs of bytes that no word has are left out: white space ends a word, and only a blank begins one.
     """
 
     def __init__(self) -> None:
@@ -32,12 +46,21 @@ class PairCounts:
         self._waiting.append(content)
         self._size += len(content)
         if self._size >= AT_ONCE:
-            text = np.frombuffer(b"\n".join(self._waiting), np.uint8).astype(np.uint16)
-            self._counts += np.bincount((text[:-1] << 8) | text[1:], minlength=1 << 16)
-            self._waiting, self._size = [], 0
-            most = int(self._counts.argmax())
-            if self._counts[most] > MOST:
-                raise UserError(
-                    f"the pair of bytes {bytes(divmod(most, 256))!r} occurs more than {MOST:,} times, which the "
-                    "trainer of tokenizers cannot count; set config.tokenizer.sample_bytes, such as 20000000000"
-                )
+            self.check()
+
+    def check(self) -> None:
+        """Count what has been added since the last count; call it after the last text.
+
+        Raises:
+          UserError: as for `add`.
+        """
+        text = np.frombuffer(b"\n".join(self._waiting), np.uint8).astype(np.uint16)
+        self._counts += np.bincount((text[:-1] << 8) | text[1:], minlength=1 << 16)
+        self._waiting, self._size = [], 0
+        counts = np.where(IN_WORDS, self._counts, 0)
+        most = int(counts.argmax())
+        if counts[most] > MOST:
+            raise UserError(
+                f"the pair of bytes {bytes(divmod(most, 256))!r} occurs more than {MOST:,} times, which the "
+                "trainer of tokenizers cannot count; set config.tokenizer.sample_bytes, such as 20000000000"
+            )

@@ -97,6 +97,12 @@ def ensure_tokenizer(
     if (brought := prepared_tokenizer(sources)) is not None:
         brought.save(folder, beside=_made_from(config, corpus_fingerprint(data, sources), _deciding(data)))
         return brought
+    if data.eval_source is not None and data.eval_source.source == "prepared":
+        raise UserError(
+            f"config.data.eval_source.path={data.eval_source.path!r} holds token ids of the tokenizer that it was "
+            "prepared with, and a tokenizer trained on the text would be another; set config.tokenizer.path="
+            f"{data.eval_source.path.rstrip('/') + '/tokenizer'!r}, or evaluate on text"
+        )
     return train_tokenizer(
         _text(config, data, sources),
         config,

@@ -179,6 +179,7 @@ def _batches(
             if characters >= _BATCH_CHARACTERS:
                 yield batch
                 batch, characters = [], 0
+    pairs.check()
     if batch:
         yield batch
     reading.merge()

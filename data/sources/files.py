@@ -57,7 +57,7 @@ class FilesSource:
         self._check_content()
         self._check_read()
         if first := next((f.path for f in self._files if f.size and suffixes(f.path)[0] == ".txt"), None):
-            look(first, config.txt_documents, f"{where}.txt_documents")
+            look(first, config.txt_documents, _setting(where, "txt_documents"))
 
     @property
     def shards(self) -> Sequence[str]:
@@ -100,11 +100,13 @@ class FilesSource:
         formats = {suffixes(file.path)[0] for file in self._files}
         if ".txt" not in formats and config.txt_documents != SourceConfig.txt_documents:
             _say_unread(
-                f"{self._where}.txt_documents", config.txt_documents, f"no file of {config.path} is .txt"
+                _setting(self._where, "txt_documents"),
+                config.txt_documents,
+                f"no file of {config.path} is .txt",
             )
         if formats == {".txt"} and config.text_field != SourceConfig.text_field:
             _say_unread(
-                f"{self._where}.text_field", config.text_field, f"all files of {config.path} are .txt"
+                _setting(self._where, "text_field"), config.text_field, f"all files of {config.path} are .txt"
             )
 
     def _check_content(self) -> None:
@@ -126,6 +128,11 @@ class FilesSource:
         raise UserError(
             f"{self._where}.path={self._config.path!r}: all files are empty ({len(self._files)} of them)"
         )
+
+
+def _setting(where: str, name: str) -> str:
+    """The field, or the flag of a command that has no config, which sets a value; for messages."""
+    return f"--{name}" if where.startswith("--") else f"{where}.{name}"
 
 
 @functools.cache

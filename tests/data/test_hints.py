@@ -4,7 +4,10 @@ import re
 
 import pytest
 
+from base.errors import UserError
+from base.schema import build
 from base.suggestions import NOT_NEEDED, Names, unknown_field, unknown_flag
+from data.prepare.__main__ import PrepareRunConfig
 from finetune.config import FinetuneConfig
 from pretrain.config import PretrainConfig
 from tests.test_migrating import ROWS, quoted, stage_of, theirs
@@ -150,3 +153,14 @@ def test_what_is_not_needed_is_left_out_and_the_unknown_lists_no_fields():
     alone = Names((), ("workdir", "out"))
     assert unknown_flag("ot", alone) == "--ot is not a flag; did you mean --out?"
     assert unknown_flag("zebra", alone) == "--zebra is not a flag; there are --workdir, --out"
+
+
+def test_a_field_of_a_preparation_is_pointed_out_in_other_commands_and_spelled_out_in_its_own():
+    elsewhere = "is for `python -m data.prepare`; leave it out"
+    for names in (None, STAGES["pretrain"]):
+        assert unknown_field("config.prepare", ["data", "steps"], names) == f"config.prepare {elsewhere}"
+    message = unknown_field("config.prepare.steps", ["data", "steps"], STAGES["pretrain"])
+    assert message == f"config.prepare.steps {elsewhere}"
+    with pytest.raises(UserError, match=r"config.prepare.shard is not a field; did you mean 'shards'\?"):
+        build(PrepareRunConfig, {"prepare": {"shard": 3}})
+    assert elsewhere not in unknown_field("config.prepared", ["data"])

@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 
 from base.errors import UserError
-from data.config import DataConfig
+from data.config import DataConfig, SourceConfig
 from data.prepare.config import LengthConfig, PrepareConfig
 from data.prepare.preparation import Task, prepare
 from pretrain.job import assemble
@@ -17,6 +17,7 @@ from tests.faults.test_resume import PHASES, leaves, losses, on_devices, stop_at
 from tests.tiny import tiny_config, write_corpus
 from tokenizer.config import TokenizerConfig
 from tokenizer.load import load
+from tokenizer.run_tokenizer import ensure_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +76,27 @@ def test_the_tokenizer_of_a_run_is_that_of_the_shards(shards: Path, tmp_path: Pa
     lacking = tiny_config(tmp_path / "lacking", data={"source": "prepared"})
     with pytest.raises(UserError, match=r"has no tokenizer/tokenizer.json; copy the whole folder"):
         assemble(lacking, epath.Path(tmp_path / "none"), None)
+
+
+def test_a_missing_folder_is_one_line_and_nothing_is_written(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path / "none", data={"source": "prepared"})
+    with pytest.raises(UserError, match=r"config.data.path=.*/none': there is no such folder") as refused:
+        train(config, epath.Path(tmp_path / "run"))
+    assert "\n" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_text_beside_a_prepared_evaluation_is_refused_before_a_tokenizer_is_trained(
+    shards: Path, tmp_path: Path
+) -> None:
+    text = write_corpus(tmp_path / "text.txt")
+    held_out = SourceConfig(source="prepared", path=str(shards))
+    data = DataConfig(source="files", path=str(text), eval_source=held_out)
+    run = epath.Path(tmp_path / "run")
+    with pytest.raises(
+        UserError, match=rf"set config.tokenizer.path='{shards}/tokenizer', or evaluate on text"
+    ):
+        ensure_tokenizer(TokenizerConfig(vocab_size=300), data, run, model_max_length=32, progress=False)
+    assert not run.exists()
+    named = TokenizerConfig(path=str(shards / "tokenizer"))
+    assert ensure_tokenizer(named, data, run, model_max_length=32, progress=False)

@@ -7,9 +7,11 @@ import tracemalloc
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from etils import epath
 from rich.console import Console
+from tokenizers import pre_tokenizers
 
 from base.errors import UserError
 from data.config import DataConfig
@@ -134,6 +136,38 @@ def test_pairs_that_the_trainer_cannot_count_are_refused(monkeypatch: pytest.Mon
     counts.add(b"ab" * 100)
     with pytest.raises(UserError, match=r"the pair of bytes b'ab' occurs more than 200 times.*sample_bytes"):
         counts.add(b"ab" * 100)
+    with pytest.raises(UserError, match="the pair of bytes b'ab'"):
+        train_tokenizer(
+            [*["ab" * 60] * 3, "ab" * 30],  # the last is less than is counted at once
+            TokenizerConfig(vocab_size=300),
+            epath.Path("/nonexistent"),
+            model_max_length=64,
+            progress=False,
+        )
+
+
+def test_pairs_that_no_word_has_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trainer's own splitter says which pairs a word may have."""
+    splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    characters, around = "aZ1!'.\x00\x1f\x7f \t\n\r\v\f", ("", "a", " ", "\n", "!")
+    found = set()
+    for first, second, before, after in itertools.product(characters, characters, around, around):
+        text = before + first + second + after
+        spans = [span for _, span in splitter.pre_tokenize_str(text)]
+        if any(start <= len(before) and len(before) + 2 <= stop for start, stop in spans):
+            found.add(ord(first) * 256 + ord(second))
+    counted = {ord(a) * 256 + ord(b) for a in characters for b in characters} & set(
+        np.flatnonzero(pair_counts.IN_WORDS).tolist()
+    )
+    assert found <= counted and len(counted) < 0.75 * len(characters) ** 2
+    monkeypatch.setattr(pair_counts, "MOST", 200)
+    counts = PairCounts()
+    counts.add(b"a b\n" * 150)
+    counts.add(b"a\n" * 150)
+    counts.check()  # "a " and "\na" are in no word; " b" is, 150 times
+    counts.add(b" b" * 100)
+    with pytest.raises(UserError, match="the pair of bytes b' b' occurs"):
+        counts.check()
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +200,7 @@ def test_a_smaller_vocabulary_is_that_of_a_tokenizer_trained_to_it(trained: Path
 
 
 def test_the_command_compares_tokenizers_and_files(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("one", "two"):
         (tmp_path / f"{name}.txt").write_text("\n".join(DOCUMENTS[:20]))
@@ -183,7 +217,16 @@ def test_the_command_compares_tokenizers_and_files(
     report = json.loads(out.read_text())
     assert [row["vocabulary"] for row in report["tokenizers"]] == [330, 330, 290, 300]
     assert len(report["tokenizers"][0]["files"]) == 2
+    lines = [json.dumps({"content": text}) for text in DOCUMENTS[:20]]
+    (tmp_path / "three.jsonl").write_text("\n".join(lines))
+    fields = [f"{each[:-5]}three.jsonl" if each.startswith("--files") else each for each in command]
+    assert main([*fields, "--text_field=content", f"--out={out}"]) == 0
+    tokens = measure(load(str(trained)), DOCUMENTS[:20]).tokens
+    assert json.loads(out.read_text())["tokenizers"][0]["tokens"] == tokens
+    assert main([*command, "--text_field=content"]) == 0
+    assert "--text_field='content' has no effect: all files of" in caplog.text
     for flags, message in [
+        (fields, r"three.jsonl: no field 'text'; fields present: content; set --text_field"),
         (["tokenizer.report"], r"no --tokenizer given"),
         (["tokenizer.report", f"--tokenizer={trained}"], r"no --files given"),
         ([*command, "--vocab_sizes=9"], r"--vocab_sizes=9 should be numbers between 261 and 330"),
