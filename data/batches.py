@@ -95,7 +95,7 @@ def open_batches(
     _check_states(states, config.streams, streams)
     if config.source == "prepared":
         config = replace(config, window=PREPARED_WINDOW)
-    if config.packing == "documents" and 1 < config.window < SMALL_WINDOW:
+    if config.packing in ("documents", "best_fit") and 1 < config.window < SMALL_WINDOW:
         log.warning(
             "a row holds documents of one window only, so with config.data.window=%d most of it may be padding; set it "
             "to %d or more, or to 1 to fill rows in the order of the files",
@@ -145,6 +145,11 @@ def check_data(config: DataConfig, where: str = "config.data") -> None:
     for name in ("streams", "window"):
         if getattr(config, name) < 1:
             raise UserError(f"{where}.{name}={getattr(config, name)} should be 1 or more")
+    if config.packing == "best_fit" and config.window == 1:
+        raise UserError(
+            f"{where}.packing='best_fit' chooses among the documents of a window, and {where}.window=1 has no choice; "
+            f"raise it, or set {where}.packing='documents', which fills rows in the order of the files"
+        )
     if config.prefetch < 0:
         raise UserError(f"{where}.prefetch={config.prefetch} should be 1 or more, or 0 for the default")
     if not 0 <= config.eval_fraction < 1:

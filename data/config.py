@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from base.schema import Unused, field
 
 SOURCES = ("pydoc", "files", "oscar", "hub", "tfds", "prepared", "mix")
-PACKINGS = ("full", "documents", "lines")
+PACKINGS = ("full", "documents", "best_fit", "lines")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class DataConfig(SourceConfig):
     packing: str = field(
         "full",
         "full: documents joined end to end; documents: whole documents share a row, each attends only to itself; "
-        "lines: one document a row",
+        "best_fit: likewise with less padding, planned for many documents at once; lines: one document a row",
         PACKINGS,
     )
     eval_fraction: float = field(0.005, "share of the documents, chosen by hash, held out for evaluation")

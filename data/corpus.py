@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from base.errors import UserError
+from data.best_fit import rows_of_best_fit
 from data.config import DataConfig, leaf_sources
 from data.document_counts import Counts
+from data.document_planner import LOOK_AHEAD, DocumentPlanner
 from data.mixes import keeps_its_place, shares
-from data.packing import LOOK_AHEAD, DocumentPlanner, rows_in_order
+from data.packing import rows_in_order
 from data.prepared.documents import shuffled
 from data.prepared.source import PreparedSource
 from data.random_orders import WeightedDraws
@@ -181,12 +183,14 @@ def _rows_of_share(
     for epoch in range(epochs):
         read = lengths[order(epoch, np.arange(len(lengths)))].tolist()
         for start in range(0, len(read), PREPARED_WINDOW):
-            rows += _planned_rows(read[start : start + PREPARED_WINDOW], seq_len)
+            rows += _planned_rows(config.packing, read[start : start + PREPARED_WINDOW], seq_len)
     return rows
 
 
-def _planned_rows(lengths: Sequence[int], seq_len: int) -> int:
+def _planned_rows(packing: str, lengths: Sequence[int], seq_len: int) -> int:
     """Number of rows of a window's documents that share rows, from their lengths in the window's order."""
+    if packing == "best_fit":
+        return rows_of_best_fit(lengths, seq_len)
     planner, rows = DocumentPlanner(Cursor(), len(lengths), lengths.__getitem__, LOOK_AHEAD), 0
     while planner.row(seq_len):
         rows += 1
@@ -252,6 +256,6 @@ def _count_rows(
             continue
         for start in range(0, len(lengths), config.window):
             window = lengths[start : start + config.window]
-            rows += _planned_rows([window[i] for i in order(number, len(window))], seq_len)
+            rows += _planned_rows(config.packing, [window[i] for i in order(number, len(window))], seq_len)
             number += 1
     return rows

@@ -1,29 +1,29 @@
-"""Packs documents into rows of S tokens, in three ways; no token is ever dropped or repeated.
+"""Packs documents into rows of S tokens, in four ways; no token is ever dropped or repeated.
 
 full: documents are joined end to end, each with a separator at its end, and cut every S - 1 tokens (RoBERTa, section
 4.2, FULL-SENTENCES). Every row starts with the class token.
 documents: whole documents share a row. Each has its own class token and separator, and `segments` keep them apart.
 The longest document that fits is added next (best-fit packing, Ding et al. 2024, "Fewer Truncations Improve Language
 Modeling"). With a window of 1, which keeps the files' order, the next document is added as long as it fits.
+best_fit: as documents, but rows are planned for many documents at once (`data.best_fit`), and the ends of documents
+that are longer than a row share rows too.
 lines: one document in a row.
 
 A document that is too long for a row is cut into pieces. An epoch's last row is padded.
 """
 
-import bisect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Int32
 
 from base.errors import UserError
+from data.best_fit import BestFitPlanner
+from data.document_planner import LOOK_AHEAD, DocumentPlanner
 from data.special_tokens import SpecialTokens
-from data.token_streams import Cursor, TokenizedWindow, TokenStream
-
-LOOK_AHEAD = 256
-"""Number of documents, from the first unconsumed one, among which `documents` chooses to fill up a row."""
+from data.token_streams import TokenizedWindow, TokenStream
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,10 @@ class FullPacker:
         while room and (window := stream.window()) is not None:
             cursor = window.cursor
             stream.require(cursor.first + 1)
-            while room and cursor.first < window.ready:
+            for tokens in window.take_whole(room):
+                parts += (tokens, self._separator)
+                room -= len(tokens) + 1
+            if room and cursor.first < window.ready:  # a document that was begun, or one that does not fit
                 tokens = window.tokens(cursor.first)
                 rest = tokens[cursor.offset : cursor.offset + room]
                 parts.append(rest)
@@ -106,95 +109,6 @@ class FullPacker:
             rows.segments[whole, : 1 + left] = 1
             rows.positions[whole, : 1 + left] = np.arange(1 + left)
         return filled
-
-
-class Piece(NamedTuple):
-    """Tokens start to stop (exclusive) of a document in the window."""
-
-    document: int
-    start: int
-    stop: int
-
-
-class DocumentPlanner:
-    """Decides which pieces of documents share a row, from the lengths of a window's documents.
-
-    The first unconsumed document gives its next piece. Whole documents from the look-ahead then fill the rest of the
-    row, the longest that fits first. So at most one document, the first, is ever consumed in part.
-    """
-
-    def __init__(self, cursor: Cursor, size: int, length: Callable[[int], int], look_ahead: int = LOOK_AHEAD):
-        """Plan rows for one window, and consume its documents from `cursor` on.
-
-        Args:
-          cursor: position in the window.
-          size: number of documents in the window.
-          length: function from a document's number to its number of tokens.
-          look_ahead: number of documents to choose from; with 1 every piece has a row of its own.
-        """
-        self._cursor = cursor
-        self._size = size
-        self._length = length
-        self._look_ahead = look_ahead
-        self._entered = 0
-        self._by_length: list[tuple[int, int]] = []  # (length, -document) in the look-ahead, sorted
-
-    def whole_rows(self, seq_len: int, limit: int) -> Piece | None:
-        """Consume the part of the next document that fills whole rows of `seq_len` tokens, at most `limit` rows.
-
-        It equals a series of calls of `row` that give one piece each. None if the document fills no whole row.
-        """
-        if not self._at_document():
-            return None
-        cursor, width = self._cursor, seq_len - 2
-        first, start, length = cursor.first, cursor.offset, self._length(cursor.first)
-        stop = start + min((length - start) // width, limit) * width
-        if stop == start:
-            return None
-        if stop < length:
-            cursor.offset = stop
-        else:
-            cursor.take(first)  # it stays in the look-ahead, but is too long to be chosen from there
-        return Piece(first, start, stop)
-
-    def row(self, seq_len: int) -> list[Piece]:
-        """Plan and consume the next row of `seq_len` tokens; empty if the window has no more tokens."""
-        if not self._at_document():
-            return []
-        cursor = self._cursor
-        first, start, length = cursor.first, cursor.offset, self._length(cursor.first)
-        self._enter(min(first + self._look_ahead, self._size))
-        self._discard(first, length)
-        stop = min(length, start + seq_len - 2)
-        if stop < length:
-            cursor.offset = stop
-        else:
-            cursor.take(first)
-        pieces, room = [Piece(first, start, stop)], seq_len - 2 - (stop - start)
-        while (at := bisect.bisect_right(self._by_length, (room - 2, 1))) > 0:
-            tokens, document = self._by_length.pop(at - 1)
-            cursor.take(-document)
-            pieces.append(Piece(-document, 0, tokens))
-            room -= tokens + 2
-        return pieces
-
-    def _at_document(self) -> bool:
-        """Skip documents that have no tokens left; return whether a document with tokens remains."""
-        cursor = self._cursor
-        while cursor.first < self._size and cursor.offset == self._length(cursor.first):
-            cursor.take(cursor.first)
-        return cursor.first < self._size
-
-    def _enter(self, stop: int) -> None:
-        for document in range(max(self._entered, self._cursor.first + 1), stop):
-            if document not in self._cursor.taken and (length := self._length(document)):
-                bisect.insort(self._by_length, (length, -document))
-        self._entered = max(self._entered, stop)
-
-    def _discard(self, document: int, length: int) -> None:
-        at = bisect.bisect_left(self._by_length, (length, -document))
-        if at < len(self._by_length) and self._by_length[at] == (length, -document):
-            del self._by_length[at]
 
 
 class PiecePacker:
@@ -231,15 +145,52 @@ class PiecePacker:
 
     def _plan(self, stream: TokenStream, window: TokenizedWindow) -> DocumentPlanner:
         if self._planner is None or window is not self._window:
-
-            def length(document: int) -> int:
-                if document >= window.ready:
-                    stream.require(document + 1)
-                return window.lengths[document]
-
             self._window = window
+            length = _length_of(stream, window)
             self._planner = DocumentPlanner(window.cursor, window.size, length, self._look_ahead)
         return self._planner
+
+
+class BestFitPacker:
+    """Keeps documents whole if they fit a row; documents and the ends of long ones share rows by best fit."""
+
+    def __init__(self, special: SpecialTokens):
+        """Build rows with these special tokens."""
+        self._special = special
+        self._window: TokenizedWindow | None = None
+        self._planner: BestFitPlanner | None = None
+
+    def __call__(self, stream: TokenStream, rows: Rows) -> int:
+        """See `Packer`."""
+        block = _Block(rows.tokens.shape[1], self._special)
+        stream.advance()
+        while block.rows < len(rows) and (window := stream.window()) is not None:
+            if self._planner is None or window is not self._window:
+                self._window = window
+                length = _length_of(stream, window)
+                self._planner = BestFitPlanner(window.cursor, window.size, length, block.seq_len)
+            whole = self._planner.whole_rows(len(rows) - block.rows)
+            pieces = self._planner.row() if whole is None else [whole]
+            for piece in pieces:
+                tokens = window.tokens(piece.document)[piece.start : piece.stop]
+                block.add(tokens) if whole is None else block.add_rows(tokens)
+                if window.cursor.consumed(piece.document):
+                    window.release(piece.document)
+            if block.begun:
+                block.end_row()
+        block.write(rows)
+        return block.rows
+
+
+def _length_of(stream: TokenStream, window: TokenizedWindow) -> Callable[[int], int]:
+    """The function from a document's number in a window to its number of tokens; it is tokenized first."""
+
+    def length(document: int) -> int:
+        if document >= window.ready:
+            stream.require(document + 1)
+        return window.lengths[document]
+
+    return length
 
 
 class InOrderPacker:
@@ -359,6 +310,8 @@ def make_packer(packing: str, special: SpecialTokens, *, in_order: bool = False)
     """Make the packer of `data.packing`; each stream needs its own. `in_order` keeps the documents' order."""
     if packing == "full":
         return FullPacker(special)
+    if packing == "best_fit":
+        return BestFitPacker(special)
     if packing == "documents" and in_order:
         return InOrderPacker(special)
     return PiecePacker(special, LOOK_AHEAD if packing == "documents" else 1)

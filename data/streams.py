@@ -236,6 +236,7 @@ def _prepared(
             shuffled(stop - first, seed, member, stream),
             (starts[stream] or [0])[0],
             empty,
+            ahead=True,
         )
         for stream, (first, stop) in shares.items()
     }

@@ -5,6 +5,7 @@ It holds no text and no tokens. It does not depend on settings that a phase of a
 and packing.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -54,36 +55,67 @@ REMEDY = (
 class Cursor:
     """Tells which documents of a window are consumed; documents have numbers in the window's order."""
 
-    def __init__(self, first: int = 0, offset: int = 0, taken: frozenset[int] = frozenset()):
-        """Start in document `first`, after `offset` of its tokens; the documents in `taken` are consumed too."""
+    def __init__(
+        self,
+        first: int = 0,
+        offset: int = 0,
+        taken: frozenset[int] = frozenset(),
+        begun: Mapping[int, int] | None = None,
+    ):
+        """Start in document `first`, after `offset` of its tokens; the documents in `taken` are consumed too.
+
+        `begun` maps documents after `first` to the number of tokens that were read of them.
+        """
         self.first = first
         self.offset = offset
         self.taken = set(taken)
         """Documents after `first` that were consumed before it."""
+        self.begun = dict(begun or {})
+        """Documents after `first` that were consumed in part, with their numbers of consumed tokens."""
 
     def take(self, document: int) -> None:
         """Consume the rest of a document."""
         self.taken.add(document)
+        self.begun.pop(document, None)
         while self.first in self.taken:
             self.taken.remove(self.first)
             self.first += 1
-            self.offset = 0
+            self.offset = self.begun.pop(self.first, 0)
+
+    def read(self, document: int) -> int:
+        """The number of consumed tokens of a document that is not consumed as a whole."""
+        return self.offset if document == self.first else self.begun.get(document, 0)
+
+    def advance(self, document: int, stop: int) -> None:
+        """Consume the tokens of a document before `stop`, but not all of its tokens."""
+        if document == self.first:
+            self.offset = stop
+        else:
+            self.begun[document] = stop
 
     def consumed(self, document: int) -> bool:
         """Whether the whole document is consumed."""
         return document < self.first or document in self.taken
 
     def as_dict(self) -> dict[str, Any]:
-        """A JSON-able copy; `taken` becomes the hex of a bit set, relative to `first`."""
+        """A JSON-able copy; `taken` becomes the hex of a bit set, relative to `first`. Only best-fit packing begins
+        documents after the first, so `begun` is often missing.
+        """
         bits = sum(1 << (document - self.first) for document in self.taken)
-        return {"next": self.first, "offset": self.offset, "taken": f"{bits:x}"}
+        begun = (
+            {"begun": {str(document): read for document, read in self.begun.items()}} if self.begun else {}
+        )
+        return {"next": self.first, "offset": self.offset, "taken": f"{bits:x}", **begun}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Cursor":
         """The inverse of `as_dict`."""
         first, bits = values["next"], int(values["taken"], 16)
         return cls(
-            first, values["offset"], frozenset(first + i for i in range(bits.bit_length()) if bits >> i & 1)
+            first,
+            values["offset"],
+            frozenset(first + i for i in range(bits.bit_length()) if bits >> i & 1),
+            {int(document): read for document, read in values.get("begun", {}).items()},
         )
 
 
@@ -130,6 +162,11 @@ class TokenizedWindow:
             self.ready = self._submitted
         return total
 
+    @property
+    def has_result(self) -> bool:
+        """Whether the oldest chunk is tokenized."""
+        return bool(self._chunks) and self._chunks[0][2].done()
+
     def collect(self) -> tuple[int, int]:
         """Wait for the oldest chunk; return its numbers of documents and of characters.
 
@@ -138,9 +175,11 @@ class TokenizedWindow:
         """
         documents, total, future = self._chunks.popleft()
         for document, tokens in zip(documents, future.result(), strict=True):
-            if document == self.cursor.first and len(tokens) < self.cursor.offset:
+            if (self.cursor.offset or self.cursor.begun) and len(tokens) < (
+                read := self.cursor.read(document)
+            ):
                 raise UserError(
-                    f"{CHANGED} (of a document of {len(tokens)} tokens, {self.cursor.offset} were read); {REMEDY}"
+                    f"{CHANGED} (of a document of {len(tokens)} tokens, {read} were read); {REMEDY}"
                 )
             self._tokens[document] = tokens
             self.lengths[document] = len(tokens)
@@ -153,6 +192,26 @@ class TokenizedWindow:
         tokens = self._tokens[document]
         assert tokens is not None
         return tokens
+
+    def take_whole(self, room: int) -> list[np.ndarray]:
+        """Consume the next documents that are ready, as long as they and one token after each fit into `room` tokens.
+
+        None is consumed if one was consumed in part, or out of order. Documents without tokens are left out of the
+        result.
+        """
+        cursor, stop, left = self.cursor, self.cursor.first, room
+        if cursor.offset or cursor.taken or cursor.begun:
+            return []
+        for length in itertools.islice(self.lengths, cursor.first, self.ready):
+            left -= length + 1 if length else 0
+            if left < 0 or not room:
+                break
+            room = left
+            stop += 1
+        found = [tokens for tokens in self._tokens[cursor.first : stop] if tokens is not None and len(tokens)]
+        self._tokens[cursor.first : stop] = [None] * (stop - cursor.first)
+        cursor.first = stop
+        return found
 
     def release(self, document: int) -> None:
         """Free the tokens of a consumed document."""
@@ -241,6 +300,13 @@ class TokenStream:
             self._outstanding -= chars
             self._prefetch(window, documents)
         return window
+
+    def advance(self) -> None:
+        """Go on tokenizing the next window as far as this takes no waiting, for packers that need whole windows."""
+        while self._next is not None and self._next.has_result:
+            self._outstanding -= self._next.collect()[1]
+        if self._current is not None:
+            self._prefetch(self._current, 0)
 
     def state(self) -> dict[str, Any]:
         """The state to continue from, JSON-able. It holds no text or tokens, and does not depend on reading ahead."""

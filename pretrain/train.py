@@ -395,4 +395,4 @@ class _PhaseSteps:
         state, metrics = self._step(state, {**arrays, **flags})
         stage.run.data[self.data_key] = batch.states
         self._read.append(batch.states)
-        return state, metrics
+        return state, {**metrics, "places": phase.global_batch * phase.seq_len}

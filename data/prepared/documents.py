@@ -7,6 +7,7 @@ process reads its own share alone.
 
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
@@ -15,8 +16,12 @@ from data.document_counts import Counts
 from data.prepared.source import PreparedSource
 from data.random_orders import Shuffle
 
-READ_AHEAD = 128
-"""Documents read in one call."""
+BLOCK_TOKENS = 1 << 19
+"""Tokens of the documents that are read in one call, about; a call costs as much as some hundred short documents."""
+LARGEST_BLOCK = 1024
+"""Documents of one call at most."""
+READING = ThreadPoolExecutor(1, thread_name_prefix="prepared")
+"""Reads the next block of each stream while the one before is packed; the reader of ArrayRecord has more threads."""
 
 EpochOrder = Callable[[int, np.ndarray], np.ndarray]
 """Function (epoch, places in the share) -> numbers in the share, int64."""
@@ -43,6 +48,8 @@ class PreparedDocuments:
         order: EpochOrder,
         start: int,
         empty: Callable[[], UserError],
+        *,
+        ahead: bool = False,
     ):
         """Read documents first to stop (exclusive) of `source`.
 
@@ -53,24 +60,37 @@ class PreparedDocuments:
           order: the order of each epoch.
           start: position of the next read. An epoch of n documents has n + 1 positions; the last is its end.
           empty: function that makes the error for a share without a document.
+          ahead: read the next block in the background.
         """
         self._source, self._first, self._size = source, first, stop - first
         self._order, self._next, self._empty = order, start, empty
         self._ready: deque[np.ndarray] = deque()
+        self._block = min(max(BLOCK_TOKENS * len(source) // max(source.index.tokens, 1), 1), LARGEST_BLOCK)
+        self._ahead = ahead
+        self._coming: Future[list[np.ndarray]] | None = None
 
     def read(self, counts: Counts) -> np.ndarray | None:
         """See `data.streams.Documents`."""
         if self._size < 1:
             raise self._empty()
-        epoch, place = divmod(self._next, self._size + 1)
+        place = self._next % (self._size + 1)
         self._next += 1
         if place == self._size:
             return None
         if not self._ready:
-            places = np.arange(place, min(place + READ_AHEAD, self._size))
-            self._ready.extend(self._source.documents(self._first + self._order(epoch, places)))
+            start = self._next - 1
+            self._ready.extend(self._coming.result() if self._coming else self._read(start))
+            if self._ahead:
+                after = start + len(self._ready)
+                self._coming = READING.submit(self._read, after + (after % (self._size + 1) == self._size))
         counts.documents += 1
         return self._ready.popleft()
+
+    def _read(self, start: int) -> list[np.ndarray]:
+        """The block of documents at position `start`."""
+        epoch, place = divmod(start, self._size + 1)
+        places = np.arange(place, min(place + self._block, self._size))
+        return self._source.documents(self._first + self._order(epoch, places))
 
     def position(self) -> list[int]:
         """[the number of reads so far]."""

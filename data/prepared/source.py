@@ -4,6 +4,7 @@ import bisect
 import itertools
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -49,6 +50,7 @@ class PreparedSource:
         self._ids = IDS[self.index.ids]
         self._ends = list(itertools.accumulate(shard.documents for shard in self.index.shards))
         self._readers: dict[int, Any] = {}
+        self._opening = threading.Lock()
         if not is_remote(self.folder):
             self._check_sizes()
 
@@ -115,10 +117,12 @@ class PreparedSource:
 
     def documents(self, numbers: np.ndarray) -> list[np.ndarray]:
         """The ids of documents, int32 each, by their numbers in the corpus, in the given order."""
-        return [
-            np.frombuffer(record, self._ids, offset=HEADER.size).astype(np.int32)
-            for record in self._records(numbers)
-        ]
+        records = self._records(numbers)
+        joined = np.frombuffer(b"".join(records), self._ids).astype(np.int32)  # one call for all is cheaper
+        header = HEADER.size // self._ids.itemsize
+        ends = np.cumsum([len(record) for record in records]) // self._ids.itemsize
+        begins = [header, *(ends[:-1] + header).tolist()]
+        return [joined[begin:end] for begin, end in zip(begins, ends.tolist())]
 
     def lengths(self, first: int, stop: int) -> np.ndarray:
         """The numbers of tokens of the documents first to stop (exclusive), int64."""
@@ -165,11 +169,12 @@ class PreparedSource:
 
         path = ""
         try:
-            if shard not in self._readers:
-                path = self._local(shard)
-                reader = ArrayRecordReader(path, READER)
-                self._check_records(shard, reader)
-                self._readers[shard] = reader
+            with self._opening:
+                if shard not in self._readers:
+                    path = self._local(shard)
+                    reader = ArrayRecordReader(path, READER)
+                    self._check_records(shard, reader)
+                    self._readers[shard] = reader
             return list(self._readers[shard].read(records))
         except (RuntimeError, ValueError, IndexError) as error:
             raise self._damaged(shard, " ".join(str(error).split())[:200]) from error

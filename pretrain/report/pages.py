@@ -29,6 +29,7 @@ CHARTS = (
     Chart("MFU", "train/mfu", percent=True),
     Chart("Waiting for data", "train/data_wait", percent=True),
     Chart("Share of tokens predicted", "train/predicted_share", percent=True),
+    Chart("Share of padding", "train/padding", percent=True),
 )
 MOST_COLUMNS = 4
 """More runs than this are the rows of the table of figures."""

@@ -18,6 +18,8 @@ from base import formatting, terminal
 from pretrain.objective.token_frequencies import FREQUENCY_LOSS
 
 COLUMNS = 80
+LEAST_PADDING = 0.01
+"""Share of padding from which on it is shown."""
 WINDOW = 256  # number of updates over which the speed is averaged, for the remaining time
 
 
@@ -25,7 +27,7 @@ class Progress:
     """A display of the step, the loss, the speed and the remaining time.
 
     In a terminal, one line is redrawn in place, and evaluations and messages appear above it. In a pipe or a log file,
-    each logged interval is a line of at most 80 columns; the goodput is in it where there is room.
+    each logged interval is a line of at most 80 columns; the padding and the goodput are in it where there is room.
     """
 
     def __init__(self, total_steps: int, *, start_step: int = 0, console: Console | None = None):
@@ -120,9 +122,12 @@ class Progress:
             parts.append(f"acc {formatting.percent(values['train/accuracy'])}")
         parts += [*filter(None, [_speed(values)]), f"eta {self._time_left()}"]
         line = "  ".join(parts)
-        goodput = values.get("train/goodput")
-        longer = line if goodput is None else f"{line}  goodput {formatting.percent(goodput, 0)}"
-        return longer if len(longer) <= COLUMNS else line
+        for name, least in (("padding", LEAST_PADDING), ("goodput", 0.0)):
+            value = values.get(f"train/{name}")
+            if value is not None and value >= least:
+                longer = f"{line}  {name} {formatting.percent(value, 0)}"
+                line = longer if len(longer) <= COLUMNS else line
+        return line
 
 
 def _speed(values: Mapping[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""The speeds of a pretraining run: tokens a second, seconds a step, the wait for data, and the MFU."""
+"""The speeds of a pretraining run: tokens a second, seconds a step, the wait for data, padding, and the MFU."""
 
 from collections.abc import Callable
 
@@ -29,6 +29,7 @@ class TrainingRates:
             "train/tokens_per_second": totals["tokens"] / seconds,
             "train/step_seconds": seconds / interval.steps,
             "train/data_wait": min(interval.waited / seconds, 1.0),
+            "train/padding": 1 - totals["tokens"] / totals["places"],
         }
         if self.peak is not None:
             flops = self._work.flops(

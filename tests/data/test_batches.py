@@ -68,7 +68,7 @@ def with_drops(corpus: list[list[str]]) -> list[list[str]]:
     return [[text for pair in zip(shard, ["!short"] * len(shard)) for text in pair] for shard in corpus]
 
 
-@pytest.mark.parametrize("packing", ["full", "documents", "lines"])
+@pytest.mark.parametrize("packing", ["full", "documents", "best_fit", "lines"])
 @pytest.mark.parametrize("shards", [3, 40], ids=["records shared out", "shards shared out"])
 def test_resume_at_every_batch_repeats_and_loses_no_row(packing: str, shards: int) -> None:
     config = configured(packing=packing)
@@ -92,7 +92,7 @@ def test_resume_of_a_mix_at_every_batch(packing: str) -> None:
         assert_same(take(config, sources, len(whole) - step - 1, states=saved), whole[step + 1 :])
 
 
-@pytest.mark.parametrize("packing", ["full", "documents", "lines"])
+@pytest.mark.parametrize("packing", ["full", "documents", "best_fit", "lines"])
 @pytest.mark.parametrize("shards", [3, 40])
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_together_make_the_same_global_batch(packing: str, shards: int, processes: int) -> None:
@@ -164,11 +164,11 @@ def test_restoring_tokenizes_no_consumed_document_and_at_most_one_window_again()
     )
 
 
-@pytest.mark.parametrize("packing", ["full", "documents", "lines"])
+@pytest.mark.parametrize("packing", ["full", "documents", "best_fit", "lines"])
 @pytest.mark.parametrize("shards", [3, 40])
 @pytest.mark.parametrize("window", [1, 8, 1000])
 def test_count_steps_is_the_number_of_batches(packing: str, shards: int, window: int) -> None:
-    config = configured(packing=packing, window=window)
+    config = configured(packing=packing, window=max(window, 1 + (packing == "best_fit")))
     source = MemorySource(make_corpus(shards, 90))
     shape = {"seed": 1, "seq_len": 16, "global_batch": 8, "epochs": 3}
     reports: list[int] = []

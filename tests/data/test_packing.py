@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from data import token_streams as tokens_module
 from data.config import DataConfig
 from data.document_counts import Counts
-from data.packing import LOOK_AHEAD, DocumentPlanner, Piece, Rows, fill, make_packer
+from data.document_planner import LOOK_AHEAD, DocumentPlanner, Piece
+from data.packing import Rows, fill, make_packer
 from data.streams import WindowReader, open_documents, window_order
 from data.token_streams import Cursor, TokenStream
 from tests.memory_corpus import FIRST_TOKEN, SPECIAL, Encoder, MemorySource
@@ -175,7 +176,7 @@ def test_lines_gives_each_document_rows_of_its_own() -> None:
     assert packed["segments"][2] == [1, 1, 1, 1, 0] and packed["positions"][2] == [0, 1, 2, 3, 0]
 
 
-@pytest.mark.parametrize("packing", ["full", "documents", "lines"])
+@pytest.mark.parametrize("packing", ["full", "documents", "best_fit", "lines"])
 def test_documents_without_tokens_give_nothing(packing: str) -> None:
     with_empty = pack(packing, [[], [11, 12], [], [], [21], []], 9, 7)
     assert with_empty == pack(packing, [[11, 12], [21]], 9, 7)
@@ -205,7 +206,12 @@ def pieces_of(rows: Rows) -> Iterator[list[int]]:
 
 
 @settings(deadline=None, max_examples=150)
-@given(documents_strategy, shapes_strategy, st.integers(1, 12), st.sampled_from(["documents", "lines"]))
+@given(
+    documents_strategy,
+    shapes_strategy,
+    st.integers(1, 12),
+    st.sampled_from(["documents", "best_fit", "lines"]),
+)
 def test_pieces_hold_every_token_once_in_order_however_lengths_and_shapes_fall(
     lengths: list[int], shapes: list[tuple[int, int]], window: int, packing: str
 ) -> None:

@@ -40,7 +40,7 @@ def small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several chunks and reads to an epoch, as with a real corpus."""
     monkeypatch.setattr(token_streams, "SMALLEST_CHUNK", 64)
     monkeypatch.setattr(token_streams, "LARGEST_CHUNK", 256)
-    monkeypatch.setattr("data.prepared.documents.READ_AHEAD", 5)
+    monkeypatch.setattr("data.prepared.documents.LARGEST_BLOCK", 5)
     monkeypatch.setattr("data.batches.PREPARED_WINDOW", 8)
     monkeypatch.setattr("data.corpus.PREPARED_WINDOW", 8)
 
@@ -54,7 +54,7 @@ def ordered_tokens(batches: list[Batch]) -> list[int]:
     return joined[joined >= FIRST_TOKEN].tolist()
 
 
-@pytest.mark.parametrize("packing", ["full", "documents", "lines"])
+@pytest.mark.parametrize("packing", ["full", "documents", "best_fit", "lines"])
 def test_resume_at_every_batch_repeats_and_loses_no_row(packing: str, source: PreparedSource) -> None:
     config = dataclasses.replace(CONFIG, packing=packing)
     whole = take(config, [source], epochs=3)
@@ -64,7 +64,7 @@ def test_resume_at_every_batch_repeats_and_loses_no_row(packing: str, source: Pr
         assert_same(take(config, [source], epochs=3, states=saved), whole[step + 1 :])
 
 
-@pytest.mark.parametrize("packing", ["full", "documents", "lines"])
+@pytest.mark.parametrize("packing", ["full", "documents", "best_fit", "lines"])
 def test_an_epoch_has_each_training_document_once_and_as_many_batches_as_were_counted(
     packing: str, source: PreparedSource
 ) -> None:

@@ -315,7 +315,10 @@ def test_the_line_of_a_log_has_the_goodput_where_there_is_room():
         progress.log(1, values)
         progress.log(2, values | {"train/accuracy": 0.5})
         progress.log(3, values | {"train/loss": 123_456_789_012.0, "train/accuracy": 0.5})
-    one, two, three = console.file.getvalue().splitlines()
+        progress.log(4, values | {"train/padding": 0.124})
+        progress.log(5, values | {"train/padding": 0.004})
+    one, two, three, four, five = console.file.getvalue().splitlines()
     assert one == "step  1/10  loss 1.000  123.4k tok/s  mfu 38%  eta ?  goodput 91%"
     assert two.endswith("  eta ?  goodput 91%") and len(two) <= 80
     assert three.endswith("  eta ?")
+    assert four.endswith("  eta ?  padding 12%  goodput 91%") and five.endswith("  eta ?  goodput 91%")

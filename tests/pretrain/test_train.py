@@ -61,18 +61,8 @@ def test_metrics_are_named_and_complete(finished):
     lines = metrics(workdir)
     training = [line for line in lines if "train/loss" in line]
     assert [line["step"] for line in training] == list(range(1, 13))
-    for name in (
-        "loss",
-        "accuracy",
-        "perplexity",
-        "predicted_share",
-        "learning_rate",
-        "grad_norm",
-        "tokens_per_second",
-        "mfu",
-        "data_wait",
-        "goodput",
-    ):
+    learned = ("loss", "accuracy", "perplexity", "predicted_share", "learning_rate", "grad_norm")
+    for name in (*learned, "tokens_per_second", "mfu", "data_wait", "padding", "goodput"):
         assert f"train/{name}" in training[0]
     assert [line["step"] for line in lines if "eval/loss" in line] == [4, 8, 12]
     assert outcome.metrics["train/loss"] == training[-1]["train/loss"]
