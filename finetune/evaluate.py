@@ -1,7 +1,8 @@
 """Evaluate a fine-tuned model: `python -m finetune.evaluate --model=MODEL --config=configs/glue.py:TASK`.
 
 The model is a fine-tuning workdir, a model's folder or a hub id. It may be a classifier that others trained. Of the
-config, the command reads only the fields kind, task, data, eval.batch, inference and compilation_cache.
+config, the command reads only the fields kind, task, data, embedding, eval.batch, inference and compilation_cache. With
+kind=embedding the model is any encoder, whose vectors are scored on pairs.
 """
 
 import os
@@ -25,6 +26,7 @@ from data.labelled.open import open_labelled
 from finetune.classifier.finetuned_model import Trained, encoder_of, find_model, int8_logits_of, logits_of
 from finetune.classifier.inference import Logits
 from finetune.config import FinetuneConfig
+from finetune.evaluate_vectors import evaluate_vectors
 from finetune.job import short_split, with_metrics
 from finetune.kinds import MULTI_LABEL, kind_of
 from finetune.kinds.multi_label import THRESHOLD
@@ -92,6 +94,15 @@ def evaluate(
     Raises:
       UserError: no such model, a model of another task, or no labelled examples.
     """
+    if config.kind == "embedding":
+        if int8:
+            raise UserError("--int8 compares classifiers; leave it out for config.kind=embedding")
+        if compute_metrics is not None:
+            raise UserError(
+                "compute_metrics is for classes, scores and words; leave it out for config.kind=embedding"
+            )
+        data, metrics = evaluate_vectors(config, name)
+        return Evaluated(data.task.name, data.task.title, metrics, _origins(data), {})
     model = find_model(name, inference=config.inference)
     _check_kind(config, model)
     data = open_labelled(
@@ -129,9 +140,14 @@ def evaluate(
         data.task.name,
         data.task.title,
         scores(logits_of(model, inference=config.inference, batch=config.eval.batch)),
-        {split: examples.origin for split, examples in data.evaluations.items()},
+        _origins(data),
         scores(int8_logits_of(model, batch=config.eval.batch)) if int8 else {},
     )
+
+
+def _origins(data: LabelledData) -> dict[str, str]:
+    """Where the examples of each evaluation set come from."""
+    return {split: examples.origin for split, examples in data.evaluations.items()}
 
 
 def _asked_of(data: LabelledConfig, model: Trained) -> LabelledConfig:

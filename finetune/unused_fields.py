@@ -9,7 +9,7 @@ from finetune.config import FROM_MNLI, FinetuneConfig
 from finetune.search.search_space import FIELDS
 from pretrain.unused_fields import of_profile, unused_moments, unused_skips
 
-READ_IN_EVALUATION = ("kind", "task", "data", "eval.batch", "inference", "compilation_cache")
+READ_IN_EVALUATION = ("kind", "task", "data", "embedding", "eval.batch", "inference", "compilation_cache")
 """Fields that an evaluation of a trained model reads."""
 
 

@@ -17,8 +17,8 @@ from etils import epath
 
 from base.errors import UserError
 from base.schema import as_dict, build
+from finetune import evaluate
 from finetune.classifier.embedder import load_embedder
-from finetune.classifier.embedder_folder import MODULES, embedder_files, pooled_of
 from finetune.embed import Vectors, main, read_texts, written_rows
 from finetune.job import assemble
 from finetune.kinds import EMBEDDING
@@ -230,6 +230,28 @@ def test_fields_of_classes_have_no_effect(run):
     assert any(each.covers("data.label") for each in unused_fields(run[0]))  # there are no positive_labels
 
 
+def test_finetune_evaluate_gives_the_scores_of_the_run_and_of_any_encoder(run, tmp_path: Path):
+    _, folder, found = run
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict({'compilation_cache': ''})\n"
+    )
+    columns = ["--config.data.text=first", "--config.data.text_pair=second", "--config.data.source=files"]
+    line = [f"--config={recipe}", "--config.kind=embedding", *columns, "--config.eval.batch=8"]
+    scores = {}
+    for model in ("run", "model"):
+        given = [f"--model={folder}/{model}", f"--config.data.validation={folder}/dev.csv"]
+        assert evaluate.main(["evaluate", *given, *line, f"--out={tmp_path}/scores.json"]) == 0
+        scores[model] = json.loads((tmp_path / "scores.json").read_text())["metrics"]
+    best = found["runs"][found["best_run"]]["metrics"]
+    assert scores["run"] == {
+        name: pytest.approx(best[name], abs=1e-5) for name in ("pearson", "spearman", "loss")
+    }
+    assert scores["model"]["spearman"] < scores["run"]["spearman"]
+    with pytest.raises(UserError, match=r"^config\.inference='onnx': .* set config\.inference='jax'$"):
+        evaluate.main(["evaluate", *given, *line, "--config.inference=onnx"])
+
+
 # ---- vectors of texts --------------------------------------------------------------------------------------------
 
 
@@ -315,58 +337,3 @@ def test_texts_of_tables_are_their_column(tmp_path: Path):
 def test_an_embedder_labels_nothing(run):
     with pytest.raises(UserError, match=r"is a RobertaModel, which labels nothing; .* finetune\.embed$"):
         predict(["predict", f"--model={run[1]}/run", "a text"])
-
-
-# ---- folders of sentence-transformers ----------------------------------------------------------------------------
-
-
-def _folder(path: Path, modules: list[str], pooling: dict, transformer: dict | None = None) -> str:
-    listed = [
-        {"idx": index, "name": str(index), "path": f"{index}_{name}" if index else "", "type": f"x.{name}"}
-        for index, name in enumerate(modules)
-    ]
-    (path / MODULES).write_text(json.dumps(listed))
-    (path / "1_Pooling").mkdir(exist_ok=True)
-    (path / "1_Pooling/config.json").write_text(json.dumps(pooling))
-    (path / "sentence_bert_config.json").write_text(json.dumps(transformer or {}))
-    (path / "config_sentence_transformers.json").write_text(
-        json.dumps({"prompts": {"query": "q: "}, "default_prompt_name": "query"})
-    )
-    return str(path)
-
-
-def test_what_a_folder_says_is_read_in_the_form_of_any_release(tmp_path: Path):
-    plain = ["Transformer", "Pooling"]
-    old = _folder(tmp_path, plain, {"pooling_mode_cls_token": True}, {"max_seq_length": 99})
-    found = pooled_of(embedder_files(old), old)
-    assert (found.pooling, found.normalized, found.max_length, found.prompt) == ("cls", False, 99, "q: ")
-    new = _folder(tmp_path, [*plain, "Normalize"], {"pooling_mode": "mean"})
-    found = pooled_of(embedder_files(new), new)
-    assert (found.pooling, found.normalized, found.max_length) == ("mean", True, 0)
-
-
-@pytest.mark.parametrize(
-    ("modules", "pooling", "transformer", "message"),
-    [
-        (
-            ["Transformer", "Pooling", "Dense"],
-            {"pooling_mode": "mean"},
-            {},
-            "has the modules Transformer, Pooling, D",
-        ),
-        (["Transformer", "Pooling"], {"pooling_mode": "max"}, {}, "has the pooling max in its"),
-        (["Transformer", "Pooling"], {}, {}, "has the pooling of no mode in its"),
-        (
-            ["Transformer", "Pooling"],
-            {"pooling_mode": "mean"},
-            {"do_lower_case": True},
-            "has do_lower_case=true",
-        ),
-        (["Transformer", "../x"], {}, {}, "should name folders of its own folder"),
-    ],
-)
-def test_modules_that_are_not_known_are_one_line(tmp_path: Path, modules, pooling, transformer, message):
-    folder = _folder(tmp_path, modules, pooling, transformer)
-    with pytest.raises(UserError, match=message) as error:
-        pooled_of(embedder_files(folder), folder)
-    assert "\n" not in str(error.value)
