@@ -48,6 +48,8 @@ class HeadConfig:
 
 CLS, MEAN, TOKENS, LATE = "cls", "mean", "tokens", "late"
 """Values of `HeadConfig.pooling`."""
+POOLINGS = (CLS, MEAN)
+"""Those that give a text a vector."""
 
 
 def classifier_head(config: EncoderConfig, *, per_token: bool = False) -> ClassifierHead:
@@ -148,7 +150,7 @@ class ClassificationHead(nnx.Module):
         if hasattr(self, "norm"):
             x = self.norm(x)
         logits = self.out(dropout(x, self.config.dropout, keys[1]))
-        return _mean(logits, segments) if self.config.pooling == LATE else logits
+        return mean_of_tokens(logits, segments) if self.config.pooling == LATE else logits
 
 
 def mean_of_tokens(hidden: Float[Array, "B S D"], segments: Int[Array, "B S"]) -> Float[Array, "B D"]:
