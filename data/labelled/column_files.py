@@ -11,14 +11,16 @@ COLUMN_FORMATS = (".conll", ".conllu", ".iob", ".iob2", ".bio", ".bioes", ".tsv"
 DOCUMENT = "-DOCSTART-"
 """The only word of the lines with which CoNLL-2003 begins its documents; they are no sentences."""
 COMMENT, TREEBANK = "#", ".conllu"
+KNOWN_COMMENTS = ("newdoc", "newpar", "sent_id", "text", "global.columns", "meta")
+"""What follows # and a blank in the comments of treebanks; such a line is never a word's."""
 
 
 def column_rows(lines: Iterable[str], place: str, kind: str = "") -> Iterator[Row]:
     """Yield sentences as rows, whose fields '0', '1', ... are lists of the values of a column.
 
     Columns are separated by tabs, or in a line without a tab by blanks. A line that begins with # is a comment, unless
-    it has as many columns as the first word's line, by the same separator, and no blank in the first. In a .conllu file
-    it always is.
+    it has as many columns as the first word's line, by the same separator, and no blank in the first; one of
+    KNOWN_COMMENTS always is. In a .conllu file every such line is.
 
     Args:
       lines: those of a file.
@@ -72,5 +74,7 @@ def _form(lines: Iterator[str]) -> tuple[str, Iterator[str]]:
 
 def _is_comment(line: str, form: str) -> bool:
     """Whether a line with # is a comment beside words' lines like `form`."""
+    if (first := line[len(COMMENT) :].split(maxsplit=1)) and line[1:2] == " " and first[0] in KNOWN_COMMENTS:
+        return True
     values = line.split("\t") if "\t" in form else line.split()
     return len(values) != len(_values(form)) or " " in values[0]
