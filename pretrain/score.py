@@ -2,10 +2,10 @@
 
 Each token of a sentence, an unknown one too, is hidden in turn, and the model says how probable it is (Salazar et al.
 2020). Each line of the output has the sum, the mean over the tokens, the number of tokens, and the sentence, separated
-by tabs. Logarithms are natural.
+by tabs. Logarithms are natural. An empty line of a file has a line too, without a sum.
 
 With --pairs, each line of a file has a sentence that is right and one that is wrong. The model is right if it gives the
-right sentence the higher sum (Warstadt et al. 2020, "BLiMP").
+right sentence the higher sum (Warstadt et al. 2020, "BLiMP"). Equal sums are not right; they are counted as ties.
 """
 
 import json
@@ -66,6 +66,8 @@ class Accuracy:
 
     right: int
     pairs: int
+    ties: int = 0
+    """Pairs whose sentences have the same sum; they are not right."""
 
     @property
     def share(self) -> float:
@@ -154,7 +156,7 @@ def _words(sentences: Sequence[str], width: int, model: NamedModel) -> np.ndarra
 def accuracy(
     model: NamedModel, pairs: Sequence[tuple[str, str]], *, metric: str = "pll", batch: int = BATCH
 ) -> Accuracy:
-    """The share of pairs whose first sentence has the higher sum; equal sums are wrong.
+    """The share of pairs whose first sentence has the higher sum; equal sums are not right, and counted.
 
     Args:
       model: a masked language model.
@@ -163,8 +165,9 @@ def accuracy(
       batch: rows of a forward pass.
     """
     found = score(model, [sentence for pair in pairs for sentence in pair], metric=metric, batch=batch)
-    right = sum(good.total > bad.total for good, bad in zip(found[::2], found[1::2], strict=True))
-    return Accuracy(right, len(pairs))
+    sums = [(good.total, bad.total) for good, bad in zip(found[::2], found[1::2], strict=True)]
+    ties = sum(good == bad for good, bad in sums)
+    return Accuracy(sum(good > bad for good, bad in sums), len(pairs), ties)
 
 
 def read_pairs(path: str) -> list[tuple[str, str]]:
@@ -258,22 +261,23 @@ def _arguments(argv: Sequence[str]) -> Any:
 
 def _score_sentences(model: NamedModel, values: Any) -> list[dict[str, Any]]:
     lines = values.sentences or _lines(values.file, "--file")
-    sentences = [line.strip() for line in lines if line.strip()]
-    if not sentences:
+    sentences = [line.strip() for line in lines]
+    if not any(sentences):
         raise UserError(
             f"--file={values.file} holds no sentence" if values.file else "the sentences are empty"
         )
     found = score(model, sentences, metric=values.metric, batch=values.batch)
     if values.json != "-":
         rows = [
-            f"{each.total:.4f}\t{each.mean:.4f}\t{len(each.scores)}\t{formatting.one_line(sentence)}\n"
+            (f"{each.total:.4f}\t{each.mean:.4f}" if each.scores else "\t")
+            + f"\t{len(each.scores)}\t{formatting.one_line(sentence)}\n"
             for each, sentence in zip(found, sentences)
         ]
         terminal.pass_on("".join(rows))
     return [
         {
             "sentence": sentence,
-            "sum": each.total,
+            "sum": each.total if each.scores else None,
             "mean": each.mean if each.scores else None,
             "tokens": [model.tokenizer.decode([token]) for token in each.tokens],
             "scores": list(each.scores),
@@ -291,17 +295,19 @@ def _score_pairs(model: NamedModel, values: Any) -> list[dict[str, Any]]:
         for path, pairs in files.items()
     }
     if len(found) > 1:
-        found["all"] = Accuracy(sum(e.right for e in found.values()), sum(e.pairs for e in found.values()))
+        each = list(found.values())
+        found["all"] = Accuracy(*(sum(getattr(e, name) for e in each) for name in ("right", "pairs", "ties")))
     if values.json != "-":
         shown = Table(box=None, padding=(0, 1), header_style="bold")
         shown.add_column("pairs", overflow="fold")
-        for name in ("accuracy", "standard error", "number"):
+        for name in ("accuracy", "standard error", "ties", "number"):
             shown.add_column(name, justify="right")
         for path, each in found.items():
             shown.add_row(
                 Text(path),
                 formatting.percent(each.share, 2),
                 formatting.percent(each.error, 2),
+                f"{each.ties:,}",
                 f"{each.pairs:,}",
             )
         terminal.console().print(shown)
@@ -311,6 +317,7 @@ def _score_pairs(model: NamedModel, values: Any) -> list[dict[str, Any]]:
             "accuracy": each.share,
             "standard_error": each.error,
             "right": each.right,
+            "ties": each.ties,
             "number": each.pairs,
         }
         for path, each in found.items()

@@ -39,7 +39,7 @@ class Hidden:
 def hidden_tokens(
     rows: Mapping[str, np.ndarray], tokenizer: Loaded, words: np.ndarray | None = None
 ) -> Hidden:
-    """Hide each token of the rows in turn, but for special ones and padding.
+    """Hide each token of the rows in turn, an unknown one too, but no other special one and no padding.
 
     Args:
       rows: tokens and segments, int32 [R, S].
@@ -47,7 +47,8 @@ def hidden_tokens(
       words: the word that each token belongs to, int32 [R, S]; the tokens that follow in the same word are hidden too.
         None hides one token at a time.
     """
-    ordinary = (rows["segments"] > 0) & ~np.isin(rows["tokens"], tokenizer.special_ids)
+    others = [token for token in tokenizer.special_ids if token != tokenizer.special.unk]
+    ordinary = (rows["segments"] > 0) & ~np.isin(rows["tokens"], others)
     row, place = (each.astype(np.int32) for each in np.nonzero(ordinary))
     if words is None:
         return Hidden(row, place, place + 1)

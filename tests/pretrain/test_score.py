@@ -82,16 +82,18 @@ def test_the_rest_of_a_word_tells_less_than_no_token(model):
 
 
 def test_the_command_prints_a_line_for_each_sentence(folder, model, tmp_path, capfd):
-    (tmp_path / "lines.txt").write_text("\n".join([*SENTENCES[:2], ""]))
+    (tmp_path / "lines.txt").write_text("\n".join([SENTENCES[0], " ", SENTENCES[1], ""]))
     out = tmp_path / "scores.jsonl"
     words = [f"--model={folder}", f"--file={tmp_path / 'lines.txt'}", f"--json={out}"]
     assert module.main(["pretrain.score", *words]) == 0
     rows = [line.split("\t") for line in capfd.readouterr().out.splitlines()]
     found = module.score(model, SENTENCES[:2])
+    assert rows.pop(1) == ["", "", "0", ""], "an empty line keeps its place"
     assert [row[3] for row in rows] == list(SENTENCES[:2])
     assert [float(row[0]) for row in rows] == pytest.approx([each.total for each in found], abs=1e-3)
     assert [float(row[1]) for row in rows] == pytest.approx([each.mean for each in found], abs=1e-3)
     kept = [json.loads(line) for line in out.read_text().splitlines()]
+    assert kept.pop(1) == {"sentence": "", "sum": None, "mean": None, "tokens": [], "scores": []}
     assert (
         [len(each["scores"]) for each in kept]
         == [len(each.scores) for each in found]
@@ -113,8 +115,8 @@ def test_minimal_pairs_have_an_accuracy_and_its_error(folder, model, tmp_path, c
         pytest.approx((0.75 * 0.25 / 4) ** 0.5),
         4,
     )
-    assert (b["accuracy"], b["right"]) == (0.0, 0)  # equal sums are not right
-    assert (both["pairs"], both["right"], both["number"]) == ("all", 3, 5)
+    assert (b["accuracy"], b["right"], b["ties"]) == (0.0, 0, 1)  # equal sums are not right
+    assert (both["pairs"], both["right"], both["ties"], both["number"]) == ("all", 3, 1, 5)
 
 
 @pytest.mark.parametrize(
