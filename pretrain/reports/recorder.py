@@ -195,9 +195,9 @@ class Recorder:
         skipped = float(np.sum(interval.totals.get(NONFINITE, 0)))
         self._sums, self._interval = {}, Interval(now)
         means = {name: _mean(value) for name, value in summary.items()}
-        self._write(
-            step, {**means, **self._rates(interval), **({"train/skipped_steps": skipped} if skipped else {})}
-        )
+        rates = self._rates(interval)  # may measure the machine, which is no time of the steps to come
+        self._interval.paused = time.perf_counter() - now
+        self._write(step, {**means, **rates, **({"train/skipped_steps": skipped} if skipped else {})})
         for member, writer in enumerate(self._writers[1:]):
             writer.write(step, {name: float(value[member]) for name, value in summary.items()})
 

@@ -186,3 +186,20 @@ def test_a_loss_that_is_no_number_has_a_perplexity_that_is_none():
     found = MASKED.summarise(sums)
     assert math.isnan(found["perplexity"]) and (found["accuracy"], found["predicted_share"]) == (0.5, 0.25)
     assert MASKED.summarise({**sums, "loss_sum": 4.0})["perplexity"] == math.exp(2.0)
+
+
+def test_a_measurement_of_the_machine_is_no_time_of_the_steps_that_follow(clock):
+    written = Written()
+
+    def measuring(interval):
+        clock[0] += 5.0 if interval.last_step == 1 else 0.0
+        return speed(interval)
+
+    record = recorder(written, every=1)
+    record._rates = measuring
+    record.start()
+    for step in (1, 2, 3):
+        clock[0] += 1.0
+        record.step(step, metrics(1.0, 1.0), waited=0.0)
+    record.flush()
+    assert written.lines[2]["train/step_seconds"] == 1.0
