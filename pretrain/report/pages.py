@@ -9,6 +9,7 @@ from etils import epath
 
 from base import formatting
 from base.errors import UserError
+from data.config import READERS
 from pretrain.config import PretrainConfig
 from pretrain.objective.token_frequencies import FREQUENCY_LOSS, verdict
 from pretrain.report import sections
@@ -178,6 +179,8 @@ def _data(runs: Sequence[Run]) -> Markup:
         for key, counts in found.counts.items():
             dropped = [f"{reason}: {number:,}" for reason, number in sorted(counts["dropped"].items())]
             read, held_out = f"{counts['documents']:,}", f"{counts['held_out']:,}"
+            if all(source == "prepared" for source, _ in sources(run.config)):
+                held_out = "in a file"  # a prepared corpus has its held-out documents apart
             phase = f", phase {key}" if len(found.counts) > 1 else ""
             reasons.append([f"{run.name}{phase}", read, held_out, "; ".join(dropped) or "none"])
         title = f"{run.name}: lengths of held-out documents, in tokens"
@@ -207,8 +210,10 @@ def sources(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = []
     for member in members:
         named = {name: member.get(name) for name in fields if member.get(name) not in ("", None)}
-        if member.get("source") not in ("hub", "tfds"):
-            named.pop("split", None)
+        for name in [
+            name for name in named if member.get("source") not in READERS.get(name, (member.get("source"),))
+        ]:
+            named.pop(name)
         if len(members) == 1:
             named.pop("weight", None)
         found.append(

@@ -1,7 +1,10 @@
 """Parts of a report that runs of both stages have: curves, config, time and memory."""
 
+import logging
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from base import formatting, schema
@@ -20,6 +23,8 @@ from pretrain.report.html import (
     table,
 )
 from pretrain.runtime.goodput import BADPUT
+
+logger = logging.getLogger(__name__)
 
 Values = Callable[[Run, Sequence[int]], Sequence[float]]
 """From steps of a run to their places on an axis; [] if they are not known."""
@@ -51,6 +56,10 @@ def part(make: Callable[..., Markup], *arguments: Any) -> Markup:
         return make(*arguments)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         said = f"{type(error).__name__}: {error}"
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        logger.warning(
+            "a part of the report is left out: %s (%s line %d)", said, Path(place.filename).name, place.lineno
+        )
         return paragraph(f"A part is left out, since a file that it shows is damaged ({said}).", note=True)
 
 

@@ -22,7 +22,8 @@ from pretrain.report import charts
 from pretrain.report.__main__ import main
 from pretrain.report.facts import corpus, read_run
 from pretrain.report.html import text
-from pretrain.report.pages import keep_examples, report, write_report
+from pretrain.report.pages import keep_examples, report, sources, write_report
+from pretrain.report.sections import part
 from pretrain.report.thread import ReportThread
 from tests.hostile import NAMES, ORDERS
 from tests.tiny import tiny_config
@@ -301,3 +302,20 @@ def test_long_curves_are_thinned():
 
 def test_escapes():
     assert text("<a href='x'>&\x1b[2J") == "&lt;a href=&#x27;x&#x27;&gt;&amp;\\x1b[2J"
+
+
+def test_a_prepared_corpus_shows_what_it_reads_and_no_number_of_held_out_documents(tmp_path):
+    run = write_run(
+        tmp_path, data={"source": "prepared", "path": "corpus", "text_field": "body", "window": 1}
+    )
+    assert sources(read_run(run).config) == [("prepared", "path=corpus")]
+    said = words(report([run]))
+    assert "prepared path=corpus" in said and "run 120 in a file <b>bold</b>: 2" in said
+    assert sources({"data": {"source": "files", "path": "a", "text_field": "body", "split": "x"}}) == [
+        ("files", "path=a, text_field=body")
+    ]
+
+
+def test_a_part_that_fails_is_in_the_log_with_its_place(caplog):
+    assert "A part is left out" in part(lambda: {}["a"])
+    assert "a part of the report is left out: KeyError: 'a' (test_html_report.py line" in caplog.text
