@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 from etils import epath
 from jax.sharding import Mesh
 
+from base import hub_ids
 from base.errors import UserError
 from base.storage import check_readable
 from data.labelled.examples import Examples, LabelledData
@@ -86,6 +88,11 @@ class Job:
     def room(self) -> int:
         """Tokens that the model takes at most."""
         return self.classifier.encoder.config.max_length
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters of a member."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
 
     def look(self) -> list[str]:
         """The first training examples, and counts: see `finetune.texts.look`."""
@@ -260,6 +267,11 @@ def sources(init_from: str) -> tuple[str, str]:
                 f"config.init_from={init_from!r} is a fine-tuning run that has not finished; finish it, or set another"
             )
         return str(path), str(path / "tokenizer")
+    if not path.exists() and not hub_ids.is_id(hub_ids.parted(init_from)[0]):
+        raise UserError(
+            f"config.init_from={init_from!r}: there is no such folder; set it to a workdir, a Hugging Face folder or a "
+            "hub id (OWNER/NAME)"
+        )
     return init_from, init_from
 
 

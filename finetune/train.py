@@ -37,8 +37,8 @@ from finetune.population.state import (
     first_state,
     to_devices,
 )
-from finetune.population.train_step import keep_better, make_train_step, schedule_of
-from finetune.report.pages import write_report
+from finetune.population.train_step import keep_better, make_train_step, schedule_of, trained_count
+from finetune.report.pages import RESULTS_FILE, write_report
 from finetune.results.own_metrics import ComputeMetrics
 from finetune.resume import check_same_input, rules
 from finetune.texts.batching import rows
@@ -58,9 +58,6 @@ from pretrain.runtime.programs import compiled, memory_of
 from pretrain.runtime.stage import MetricFolders
 
 logger = logging.getLogger(__name__)
-
-RESULTS_FILE = "results.json"
-"""The file in a workdir with the results of a finished run: see `finetune.results.results_file`."""
 
 
 @dataclass(frozen=True)
@@ -371,11 +368,15 @@ class _RunSteps:
             *(job.steps, job.config.global_batch, step),
             ", ".join(map(str, self._programs)),
         )
+        if job.config.freeze:
+            counts = (trained_count(job.classifier, job.params, job.config.freeze), job.parameters)
+            trained, total = (f"{count:,}" for count in counts)
+            logger.info(
+                "config.freeze=%s: %s of %s parameters are trained", job.config.freeze, trained, total
+            )
         memory = memory_of((state.params, state.best), state.opt_state, self._programs.values(), job.mesh)
         if processes.is_first():
-            keep(
-                self._stage._workdir, job.mesh, memory, sum(leaf.size for leaf in jax.tree.leaves(job.params))
-            )
+            keep(self._stage._workdir, job.mesh, memory, job.parameters)
         logger.info("memory per device: %s", start_summary.memory_text(memory))
         for name, text in network_facts(job.classifier, job.mesh.shape, fields={}).items():
             logger.info("%s: %s", name, text)

@@ -33,8 +33,8 @@ class MultiLabel(kind.Kind):
         return jnp.mean(losses, axis=-1)
 
     def right(self, logits: Float[Array, "B ... C"], labels: Array) -> Array:
-        """The share of an example's classes that are right at a probability of a half."""
-        return jnp.mean((logits > 0) == (labels > 0), axis=-1)
+        """Whether all classes of an example are right at a probability of a half; evaluations have a threshold."""
+        return jnp.all((logits > 0) == (labels > 0), axis=-1)
 
     def predictions(self, logits: Float[np.ndarray, "n C"], threshold: float = 0.0) -> np.ndarray:
         """Whether each example has each class, bool [n, C]."""

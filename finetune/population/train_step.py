@@ -113,6 +113,19 @@ def _trained(classifier: Classifier, freeze: str) -> Any:
     }
 
 
+def trained_count(classifier: Classifier, params: Any, freeze: str) -> int:
+    """The number of parameters that config.freeze leaves to be trained.
+
+    Args:
+      classifier: the network.
+      params: its params.
+      freeze: config.freeze.
+    """
+    shares = jax.tree.map(lambda trained: float(jnp.mean(trained)), _trained(classifier, freeze))
+    counts = jax.tree.map(lambda share, leaf: round(share * leaf.size), shares, params)
+    return sum(jax.tree.leaves(counts))
+
+
 def _without_gradients(params: Any, classifier: Classifier, freeze: str) -> Any:
     """Params of which the frozen parts get no gradient; so the backward pass ends above a frozen encoder."""
     count = frozen_layers(freeze, classifier.encoder.config.num_hidden_layers)

@@ -9,6 +9,8 @@ from etils import epath
 
 from data.labelled.sentences import Sentences
 from finetune.job import Job
+from finetune.kinds import MULTI_LABEL
+from finetune.kinds.multi_label import BETWEEN
 from finetune.report.pages import ANSWERS_FILE, TRIALS_FILE
 from finetune.search.trials_table import Found
 from pretrain.runtime.workdir import write_text
@@ -23,25 +25,29 @@ MOST_CLASSES = 40
 """With more classes than this, only the most frequent confusions are kept."""
 
 
-def keep_answers(job: Job, logits: np.ndarray, workdir: epath.Path) -> None:
+def keep_answers(job: Job, logits: np.ndarray, workdir: epath.Path, threshold: float = 0.0) -> None:
     """Write WORKDIR/report.json: how the best model does on the first evaluation set, and on single examples.
 
     Args:
       job: the run.
-      logits: of that set, float32 [n, C].
+      logits: of that set, float32 [n, C]; of words, those of all sentences.
       workdir: the run's folder.
+      threshold: of probabilities, where an example may have any number of classes; 0 takes the default.
     """
-    examples, labels = next(iter(job.data.evaluations.values())), job.evaluations[0].encoded.labels
-    if job.kind.embeds or isinstance(examples, Sentences):
+    examples, labels = next(iter(job.data.evaluations.values())), job.evaluations[0].encoded.targets
+    if job.kind.embeds:
         return
-    if labels is None or np.ndim(labels) != 1 or np.ndim(logits) != 2:
-        return
-    texts = list(zip(examples.first, examples.second or [""] * len(examples.first)))
-    values = (
-        _of_classes(job.labels, texts, labels, logits)
-        if job.labels
-        else _of_scores(texts, labels, logits[:, 0])
-    )
+    assert labels is not None
+    if isinstance(examples, Sentences):
+        texts = [(word, " ".join(words)) for words in examples.words for word in words]
+    else:
+        texts = list(zip(examples.first, examples.second or [""] * len(examples.first)))
+    if labels.ndim > 1:
+        values = _of_sets(job.labels, texts, labels > 0, logits, threshold)
+    elif job.labels:
+        values = _of_classes(job.labels, texts, labels, logits)
+    else:
+        values = _of_scores(texts, labels, logits[:, 0])
     write_text(
         workdir / ANSWERS_FILE, json.dumps({"set": job.evaluations[0].name, **values}, indent=1) + "\n"
     )
@@ -73,6 +79,35 @@ def _of_classes(
         ],
         "examples": [
             _example(texts[i], names[labels[i]], names[guessed[i]], f"{certain[i]:.1%}")
+            for i in map(int, chosen)
+        ],
+    }
+
+
+def _of_sets(
+    names: Sequence[str],
+    texts: Sequence[tuple[str, str]],
+    right: np.ndarray,
+    logits: np.ndarray,
+    threshold: float,
+) -> dict[str, Any]:
+    """Of examples with any number of classes: how often each class is right, missed or wrongly given."""
+    guessed, wrong = (
+        MULTI_LABEL.predictions(logits, threshold),
+        right != MULTI_LABEL.predictions(logits, threshold),
+    )
+    losses = np.logaddexp(0, logits) - logits * right
+    order = np.argsort(-np.where(wrong.any(axis=1), losses.mean(axis=1), -1.0), kind="stable")
+    mistakes = int(wrong.any(axis=1).sum())
+    chosen = [*order[: min(MISTAKES, mistakes)], *np.flatnonzero(~wrong.any(axis=1))[:RIGHT]]
+    columns = [(right & guessed).sum(axis=0), (right & ~guessed).sum(axis=0), (~right & guessed).sum(axis=0)]
+    said = [BETWEEN.join(names[i] for i in np.flatnonzero(each)) for each in right]
+    told = [BETWEEN.join(names[i] for i in np.flatnonzero(each)) for each in guessed]
+    return {
+        "classes": list(names),
+        "by_class": [[name, *map(int, counts)] for name, *counts in zip(names, *columns, strict=True)],
+        "examples": [
+            _example(texts[i], said[i], told[i], f"{int(wrong[i].sum())} of {len(names)} wrong")
             for i in map(int, chosen)
         ],
     }

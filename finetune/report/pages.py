@@ -179,6 +179,7 @@ def _answers(run: Run) -> Markup:
     classes, counts = kept.get("classes") or [], kept.get("confusion")
     chart = heat_map(f"{run.name}: {kept.get('set')}", classes, counts, OTHER) if counts else Markup("")
     confused = table(["true class", "predicted", "number"], kept.get("confused") or [])
+    by_class = table(["class", "right", "missed", "wrongly given"], kept.get("by_class") or [])
     examples = [
         [
             each["text"] + (f"\n{each['second']}" if each["second"] else ""),
@@ -188,12 +189,13 @@ def _answers(run: Run) -> Markup:
         ]
         for each in kept.get("examples") or []
     ]
-    last = "probability" if classes else "difference"
+    last = "mistakes" if by_class else "probability" if classes else "difference"
     return join(
         [
             section(
                 "Confusion",
                 element("div", chart, class_="charts") if chart else Markup(""),
+                by_class,
                 confused if not chart else folded("most frequent mistakes", confused),
             ),
             section(

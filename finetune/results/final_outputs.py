@@ -50,6 +50,7 @@ CARD, PICTURE = "README.md", "predictions.png"
 THRESHOLD = "threshold"
 """The metric that holds the threshold of a task with any number of classes."""
 REMEDY = "the model and its results are saved; run the same command again to have it"
+WITHOUT_ANSWERS = "the model and its results are saved; the report goes without mistakes"
 
 
 def finished(
@@ -137,8 +138,10 @@ def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
         drawn = logits[job.evaluations[0].name]
         attempt(PICTURE, _write_picture, job, found, drawn, workdir, remedy=REMEDY)
         attempt(f"{MODEL}/{CARD}", _write_card, found, workdir, remedy=REMEDY)
-        attempt("report.json", keep_answers, job, logits[job.evaluations[0].name], workdir, remedy=REMEDY)
-        attempt("report.html", write_report, workdir, remedy=REMEDY)
+        attempt(
+            "report.json", keep_answers, job, drawn, workdir, threshold or 0.0, remedy=WITHOUT_ANSWERS
+        )  # before the report, which shows it
+        attempt("report.html", write_report, workdir, remedy=f"python -m finetune.report {workdir} writes it")
         return found
 
     return processes.from_first(write)

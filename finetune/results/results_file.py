@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 from etils import epath
 from rich.table import Table
 from rich.text import Text
@@ -16,7 +15,8 @@ from base import formatting, schema
 from base.json_files import json_object, warn_once
 from data.labelled.config import HUB_NAME
 from finetune.population.early_stopping import is_better
-from finetune.train import RESULTS_FILE, Outcome
+from finetune.report.pages import RESULTS_FILE
+from finetune.train import Outcome
 from pretrain.publish.public_names import hub_id
 from pretrain.runtime.workdir import write_text
 
@@ -82,7 +82,7 @@ def results(outcome: Outcome) -> dict[str, Any]:
         "model": {
             "model_type": job.classifier.encoder.config.model_type,
             "width": job.classifier.encoder.config.hidden_size,
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(job.params)),
+            "parameters": job.parameters,
         },
         "kind": job.kind.name,
         "classes": list(job.labels),

@@ -6,6 +6,7 @@ import pytest
 
 from base.errors import UserError
 from finetune.config import FinetuneConfig, check_values
+from finetune.job import sources
 from pretrain.publish.public_names import shown_source
 
 
@@ -40,3 +41,13 @@ def test_a_path_shows_its_last_part_and_a_hub_id_itself(tmp_path, monkeypatch):
     assert shown_source("runs/mine") == "mine"
     assert shown_source("owner/name") == "owner/name"
     assert shown_source("gs://bucket/runs/mine/") == "mine"
+
+
+@pytest.mark.parametrize("init_from", ["./none", "../none", "/none/x", "~/none", "a/b/none", "no folder"])
+def test_a_mistyped_folder_is_one_line_without_a_question_to_the_hub(init_from, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", None)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", None)
+    with pytest.raises(
+        UserError, match=f"config.init_from='{init_from}': there is no such folder; set it to"
+    ):
+        sources(init_from)

@@ -10,6 +10,7 @@ from etils import epath
 
 from base.errors import UserError
 from base.schema import as_dict
+from data.labelled.sentences import Sentences
 from finetune.config import FinetuneConfig
 from finetune.report import kept, pages
 from finetune.report.__main__ import main
@@ -66,7 +67,7 @@ def population(tmp_path):
 def job_of(names, first, labels, second=None):
     """What of a job is kept for a report."""
     examples = SimpleNamespace(first=first, second=second)
-    chosen = SimpleNamespace(name="", encoded=SimpleNamespace(labels=np.array(labels)))
+    chosen = SimpleNamespace(name="", encoded=SimpleNamespace(targets=np.array(labels)))
     return SimpleNamespace(
         labels=names, data=SimpleNamespace(evaluations={"validation": examples}), evaluations=[chosen]
     )
@@ -105,7 +106,7 @@ def test_mistakes_among_many_classes_are_counted_without_a_table_of_all_pairs(tm
     logits = np.zeros((3, len(names)), np.float32)
     logits[:, -1] = 1.0
     job = job_of(names, ["a", "b", "c"], [49_998, 7, 7])
-    job.evaluations[0].encoded.labels = job.evaluations[0].encoded.labels.astype(np.int32)
+    job.evaluations[0].encoded.targets = job.evaluations[0].encoded.targets.astype(np.int32)
     kept.keep_answers(job, logits, epath.Path(tmp_path))
     found = json.loads((tmp_path / "report.json").read_text())
     assert found["confused"] == [["7", "49999", 2], ["49998", "49999", 1]] and found["confusion"] is None
@@ -186,3 +187,29 @@ def test_runs_of_the_other_stage_are_refused(population, tmp_path):
     (population / "checkpoints" / "1" / "run" / "metadata").write_text('{"config": {"task": ""}}')
     with pytest.raises(UserError, match=r"python -m finetune\.report is for it"):
         report_of_pretraining([population])
+
+
+def test_mistakes_of_words_stand_beside_their_sentences(population):
+    job = job_of(["O", "B-PER"], [], [0, 1, 0])
+    job.data.evaluations["validation"] = Sentences([["Ola", "Nordmann"], ["sover"]], None, [0, 1], "")
+    kept.keep_answers(job, np.array([[2.0, 0.0], [3.0, 0.0], [1.0, 0.0]]), population)
+    found = json.loads((population / "report.json").read_text())
+    assert found["confusion"] == [[2, 0], [1, 0]]
+    assert [(each["text"], each["second"]) for each in found["examples"][:1]] == [
+        ("Nordmann", "Ola Nordmann")
+    ]
+    assert "Nordmann Ola Nordmann B-PER O 95.3%" in words(report([population]))
+
+
+def test_mistakes_of_examples_with_any_number_of_classes(population):
+    job = job_of(["a", "b"], ["x", "y", "z"], np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]))
+    kept.keep_answers(job, np.array([[1.0, -1.0], [-5.0, 1.0], [-1.0, 0.2]]), population, 0.5)
+    found = json.loads((population / "report.json").read_text())
+    assert found["by_class"] == [["a", 1, 1, 0], ["b", 1, 0, 1]]  # right, missed, wrongly given
+    assert [(each["text"], each["label"], each["predicted"]) for each in found["examples"]] == [
+        ("y", "a|b", "b"),
+        ("z", "", "b"),
+        ("x", "a", "a"),
+    ]
+    said = words(report([population]))
+    assert "class right missed wrongly given a 1 1 0 b 1 0 1" in said and "y a|b b 1 of 2 wrong" in said

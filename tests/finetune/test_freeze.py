@@ -24,12 +24,18 @@ def config(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.mark.parametrize(("freeze", "moving"), [("encoder", 0), ("1", 1)])
-def test_frozen_parts_stay_and_the_others_move(config, freeze: str, moving: int, tmp_path):
+def test_frozen_parts_stay_and_the_others_move(config, freeze: str, moving: int, tmp_path, caplog):
     config = dataclasses.replace(config, freeze=freeze)
     before = assemble(config).params
-    after = jax.tree.map(
-        lambda array: np.asarray(array[0]), train(config, epath.Path(tmp_path / "run")).params
+    with caplog.at_level("INFO"):
+        outcome = train(config, epath.Path(tmp_path / "run"))
+    after = jax.tree.map(lambda array: np.asarray(array[0]), outcome.params)
+    count, head, layers = (
+        sum(leaf.size for leaf in jax.tree.leaves(part))
+        for part in (before, before["head"], before["layers"])
     )
+    trained = head + layers * moving // 2
+    assert f"config.freeze={freeze}: {trained:,} of {count:,} parameters are trained" in caplog.text
     moved = jax.tree.map(
         lambda a, b: np.any(a != b, axis=tuple(range(1, a.ndim))), before["layers"], after["layers"]
     )

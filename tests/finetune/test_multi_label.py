@@ -34,6 +34,15 @@ def test_the_loss_is_pytorchs():
     assert MULTI_LABEL.mean_loss(logits, labels) == pytest.approx(theirs.mean().item())
 
 
+def test_the_accuracy_of_training_is_that_of_evaluations():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(40, 3)), rng.integers(0, 2, (40, 3))
+    found = MULTI_LABEL.scores(("accuracy",), ("a", "b", "c"), logits, labels, threshold=0.5)
+    assert float(jnp.mean(MULTI_LABEL.right(jnp.asarray(logits), jnp.asarray(labels)))) == pytest.approx(
+        found["accuracy"]
+    )
+
+
 def test_the_threshold_is_half_way_below_the_last_probability_that_is_worth_taking():
     shares = np.array([[0.9, 0.6], [0.4, 0.2], [0.4, 0.1]])
     right = np.array([[True, True], [True, False], [False, False]])
