@@ -19,6 +19,7 @@ from base.schema import Unused, field
 from base.storage import check_writable, is_remote
 from data.config import DataConfig
 from data.config import unused_fields as unused_of_data
+from data.prepare.clusters import EXECUTORS, chosen_workers
 from data.prepare.config import PrepareConfig, check_prepare
 from data.prepare.config import unused_fields as unused_of_prepare
 from data.prepared.index import WORK
@@ -59,6 +60,7 @@ def main(argv: Sequence[str]) -> int:
     if values.workers < 0:
         raise UserError(f"--workers={values.workers} should be 1 or more, or 0 for one for each core")
     check_prepare(config.prepare)
+    workers = chosen_workers(values.executor, values.workers, values.slurm, os.cpu_count() or 1)
     from data.prepare.preparation import (  # here: it imports datatrove, which --help does not need
         Task,
         prepare,
@@ -87,7 +89,7 @@ def main(argv: Sequence[str]) -> int:
             if work is not None:
                 work.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(lock.held(epath.Path(work), "--work", "prepares"))
-            made = prepare(task, out, work, values.workers or os.cpu_count() or 1, keep_work=values.keep_work)
+            made = prepare(task, out, work, workers, keep_work=values.keep_work)
     except KeyboardInterrupt as error:
         terminal.say("stopped; the same command goes on from here", error=True)
         return 128 + signal_of(error)
@@ -116,7 +118,14 @@ def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "workers",
         0,
-        "processes; 0 takes one for each core; the output does not depend on it",
+        "tasks at a time; 0 takes one for each core, or no limit on a cluster; the output does not depend on it",
+        flag_values=values,
+    )
+    flags.DEFINE_enum("executor", "local", EXECUTORS, "where tasks run", flag_values=values)
+    flags.DEFINE_string(
+        "slurm",
+        "",
+        "options of sbatch, such as partition=cpu,time=4:00:00,mem-per-cpu=4G",
         flag_values=values,
     )
     flags.DEFINE_boolean(

@@ -18,6 +18,7 @@ from data.config import DataConfig, leaf_sources
 from data.corpus import open_sources
 from data.held_out_documents import threshold
 from data.prepare import steps, tokenizing
+from data.prepare.clusters import Workers
 from data.prepare.config import PrepareConfig
 from data.prepare.report import Report, make_report, report_json, seconds
 from data.prepare.work import PART, Work, write_json, write_whole
@@ -64,7 +65,7 @@ class Prepared:
 
 
 def prepare(
-    task: Task, out: epath.Path, work_folder: Path | None, workers: int, *, keep_work: bool = False
+    task: Task, out: epath.Path, work_folder: Path | None, workers: Workers, *, keep_work: bool = False
 ) -> Prepared:
     """Prepare a corpus, or go on with a preparation that was stopped. The caller holds the lock of `out`.
 
@@ -73,7 +74,7 @@ def prepare(
       out: the folder for the shards, local or in a bucket.
       work_folder: a local folder for what the stages leave for each other; None for `out`. They have a folder of
         their own in it, which is removed at the end.
-      workers: number of processes; the output does not depend on it.
+      workers: number of processes, or a cluster; the output does not depend on it.
       keep_work: keep the cleaned texts.
 
     Raises:

@@ -15,6 +15,7 @@ from base.errors import UserError
 from data.config import DataConfig
 from data.corpus import open_sources
 from data.held_out_documents import digest
+from data.prepare.clusters import Workers
 from data.prepare.config import NearConfig, PrepareConfig
 from data.prepare.near_duplicates import KEPT, REASONS, MinHash, find_duplicates, split
 from data.prepare.rules import Rule, StepCounts, document_rules
@@ -60,18 +61,17 @@ class Executor(LocalPipelineExecutor):
                     pass
 
 
-def execute(work: Work, stage: str, pipeline: Sequence[Any], tasks: int, workers: int) -> None:
-    """Run a stage: the tasks of it that have not ended, on several processes.
+def execute(work: Work, stage: str, pipeline: Sequence[Any], tasks: int, workers: Workers) -> None:
+    """Run a stage: the tasks of it that have not ended, on several processes or machines.
 
     Raises:
       UserError: a task found bad input.
     """
-    executor = Executor(
-        pipeline=list(pipeline),
-        tasks=tasks,
-        workers=min(workers, tasks),
-        logging_dir=str(work.folder / stage / "tasks"),
-    )
+    folder = str(work.folder / stage / "tasks")
+    if not isinstance(workers, int):
+        workers.run(pipeline, tasks, folder)
+        return
+    executor = Executor(pipeline=list(pipeline), tasks=tasks, workers=min(workers, tasks), logging_dir=folder)
     executor.run()
 
 
@@ -227,7 +227,7 @@ class DuplicateFinder(Step):
 
 
 def clean(
-    work: Work, data: DataConfig, config: PrepareConfig, shards: Sequence[tuple[int, int]], workers: int
+    work: Work, data: DataConfig, config: PrepareConfig, shards: Sequence[tuple[int, int]], workers: Workers
 ) -> None:
     """The first stage: read the sources, and apply the steps that look at one document."""
     reader = SourceReader(data, shards, config.parts)

@@ -15,6 +15,7 @@ import numpy as np
 import xxhash
 from etils import epath
 
+from data.prepare.clusters import Workers
 from data.prepare.near_duplicates import KEPT
 from data.prepare.steps import CLEAN, UNIQUE, Documents, Step, execute
 from data.prepare.work import (
@@ -206,11 +207,11 @@ def _write_records(path: Path, table: np.ndarray, owners: np.ndarray, runs: Sequ
     writer.close()
 
 
-def tokenize(work: Work, tokenizer: epath.Path, ids: str, tasks: int, workers: int) -> None:
+def tokenize(work: Work, tokenizer: epath.Path, ids: str, tasks: int, workers: Workers) -> None:
     """The third stage: ids of the kept documents, in sorted runs."""
     execute(work, RUNS, [Tokenizing(work.folder, str(tokenizer), ids)], tasks, workers)
 
 
-def write_shards(work: Work, out: epath.Path, ids: str, shards: int, workers: int) -> None:
+def write_shards(work: Work, out: epath.Path, ids: str, shards: int, workers: Workers) -> None:
     """The fourth stage: the shards."""
     execute(work, SHARDS, [ShardWriter(work.folder, str(out), ids)], shards, workers)
