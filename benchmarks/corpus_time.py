@@ -173,7 +173,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--txt_documents", default="lines", choices=("lines", "blank_line"))
     parser.add_argument("--documents", type=int, default=4000, help="steps: documents to take")
     parser.add_argument("--prepared", default="", help="reading: the folder that data.prepare wrote")
-    parser.add_argument("--packing", default="full", choices=("full", "documents", "lines"))
+    parser.add_argument("--packing", default="full", choices=("full", "documents", "best_fit", "lines"))
     parser.add_argument("--seq-len", type=int, default=512)
     parser.add_argument("--global-batch", type=int, default=256)
     parser.add_argument("--batches", type=int, default=40)

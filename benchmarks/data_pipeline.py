@@ -93,7 +93,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--documents", default="lines", choices=("lines", "blank_line"), help="what a document is"
     )
-    parser.add_argument("--packing", default="full", choices=("full", "documents", "lines"))
+    parser.add_argument("--packing", default="full", choices=("full", "documents", "best_fit", "lines"))
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--global-batch", type=int, default=256)
     parser.add_argument("--seq-len", type=int, default=128)

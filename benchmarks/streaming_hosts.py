@@ -22,8 +22,8 @@ from data.document_counts import Counts
 from data.sources.files import FilesSource
 from data.streams import division, open_documents
 
-GROUP = 2**17
-"""Bytes of text in a frame or row group."""
+GROUP, ROW_GROUP = 2**17, 2**20
+"""Bytes of text in a frame, and in a row group."""
 
 
 class Bucket(AbstractFileSystem):
@@ -65,7 +65,7 @@ def write(text: Path, out: Path, megabytes: int) -> None:
         table = pq.ParquetWriter(file, schema) if out.suffix == ".parquet" else None
         while file.tell() < megabytes * 10**6:
             group, size = [], 0
-            while size < GROUP:
+            while size < (GROUP if table is None else ROW_GROUP):
                 group.append(next(numbered))
                 size += len(group[-1])
             if table is not None:

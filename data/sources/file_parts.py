@@ -5,10 +5,11 @@ A part of a .txt or .jsonl file is a range of bytes, of a .zst file the frames t
 the same on every machine.
 """
 
+import functools
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from base.storage import is_remote
 from data.source_protocol import Record, RecordsOfShards, Source
@@ -23,6 +24,7 @@ FRAMES_OF_A_PART = 4
 """A .zst file is divided if its first frame is so many times smaller than a part."""
 NOT_DIVIDED = ("http", "https", "ftp")
 """Stores that may give a file from its beginning only."""
+KEPT_FOOTERS = 64
 READERS = 16
 """Footers of Parquet files that are read at a time."""
 
@@ -66,6 +68,7 @@ def divide(files: Sequence[File], whole: Sequence[int], count: int, streams: int
     if total < count * LEAST_PART:
         return ""
     target = total // count
+    footer.cache_clear()  # a file may have been written anew since another source was opened
 
     def units(number: int) -> Units:
         file = files[number]
@@ -124,13 +127,24 @@ def _units(file: File, target: int) -> Units:
 
 def _row_groups(path: str) -> int:
     import pyarrow
+
+    try:
+        return int(footer(path).num_row_groups)
+    except (pyarrow.ArrowException, OSError):
+        return 1  # it is reported when it is read
+
+
+@functools.lru_cache(maxsize=KEPT_FOOTERS)
+def footer(path: str) -> Any:
+    """The footer of a Parquet file (pyarrow's FileMetaData), which lists its row groups; each part needs it.
+
+    Raises:
+      pyarrow.ArrowException: the file is damaged; or OSError.
+    """
     import pyarrow.parquet
 
     with open_part(path) as opened:
-        try:
-            return int(pyarrow.parquet.ParquetFile(opened).num_row_groups)
-        except (pyarrow.ArrowException, OSError):
-            return 1  # it is reported when it is read
+        return pyarrow.parquet.read_metadata(opened)
 
 
 def divided_source(

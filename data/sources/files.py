@@ -19,7 +19,7 @@ from data.sources.documents import (
     refuse_metadata_filters,
     text_of,
 )
-from data.sources.file_parts import Part, divide, divided_source
+from data.sources.file_parts import Part, divide, divided_source, footer
 from data.sources.file_versions import FileVersions
 from data.sources.lines import NumberedLines, blank_line_documents, numbered_lines, or_empty, sound
 from data.sources.part_lines import lines_of_documents, lines_of_part, place_of
@@ -213,7 +213,8 @@ def _parquet_rows(
 
     with open_file(path) if groups is None else open_part(path) as opened:
         try:
-            table = pyarrow.parquet.ParquetFile(opened)
+            known = None if groups is None else footer(path)
+            table = pyarrow.parquet.ParquetFile(opened, metadata=known)
         except (pyarrow.ArrowException, OSError) as error:  # open_file raises UserError for the file itself
             if start == 0:
                 yield gate.unreadable(0, path, FlawError("damaged file", " ".join(str(error).split())))

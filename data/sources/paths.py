@@ -21,7 +21,7 @@ from base.storage import is_remote
 
 READ_BLOCK = 4 * 2**20
 BUFFER = 2**18
-SMALL_BUFFER = 2**16
+SMALL_BUFFER = 2**13
 BEYOND = 2**14
 """Bytes of the first read beyond a part's end; each further one is twice as long."""
 MAGIC = re.compile(r"[*?[]")
