@@ -84,7 +84,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path: Path):
     tokens = draw.integers(5, 300, (8, 3, 12)).astype(np.int32)
     segments = (np.arange(12) < draw.integers(2, 13, (8, 3, 1))).astype(np.int32)
     batch = {"tokens": tokens, "segments": segments, "token_types": np.zeros_like(tokens)}
-    weights, key = jnp.array([1.0] * 7 + [0.0]), jax.random.key(0)
+    weights, key = jnp.array([1.0] * 5 + [0.0] + [1.0] * 2), jax.random.key(0)
 
     def loss(params: dict, parts: int) -> jax.Array:
         vectors = (
