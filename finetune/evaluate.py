@@ -31,7 +31,7 @@ from finetune.job import short_split, with_metrics
 from finetune.kinds import MULTI_LABEL, kind_of
 from finetune.kinds.multi_label import THRESHOLD
 from finetune.population.evaluation import EvaluationSet, scores_on
-from finetune.results.own_metrics import ComputeMetrics
+from finetune.results.own_metrics import NOT_OF_VECTORS, ComputeMetrics
 from finetune.results.results_file import as_json, score
 from finetune.unused_fields import unused_in_evaluation
 from pretrain.devices.platforms import leave_out_absent_tpu
@@ -98,9 +98,7 @@ def evaluate(
         if int8:
             raise UserError("--int8 compares classifiers; leave it out for config.kind=embedding")
         if compute_metrics is not None:
-            raise UserError(
-                "compute_metrics is for classes, scores and words; leave it out for config.kind=embedding"
-            )
+            raise UserError(NOT_OF_VECTORS)
         data, metrics = evaluate_vectors(config, name)
         return Evaluated(data.task.name, data.task.title, metrics, _origins(data), {})
     model = find_model(name, inference=config.inference)

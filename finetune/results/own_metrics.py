@@ -19,6 +19,7 @@ ComputeMetrics = Callable[..., Mapping[str, float]]
 Predictions and labels have one form: ids of classes int [n], scores float [n], whether each text has each class bool
 [n, C], or for words the tags of each sentence as a list of lists.
 """
+NOT_OF_VECTORS = "compute_metrics is for classes, scores and words; leave it out for config.kind=embedding"
 RESERVED = ("loss", "threshold", "average_chosen")
 CERTAIN = 8.0
 """The logit of a right class in the test of a function; other classes have the negative of it."""
@@ -109,8 +110,10 @@ def with_own_metrics(
       sentences: the sentence of each word; None where texts have labels.
 
     Raises:
-      UserError: the function fails, or gives no numbers by names.
+      UserError: the function fails, or gives no numbers by names; the task is one of vectors.
     """
+    if kind.embeds:
+        raise UserError(NOT_OF_VECTORS)
     own = OwnMetrics(function, kind, task.labels)
     if labels.ndim > 1:
         logits = np.where(labels > 0, CERTAIN, -CERTAIN).astype(np.float32)

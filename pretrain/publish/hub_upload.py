@@ -144,16 +144,26 @@ def _staged(folder: epath.Path, replaced: Mapping[str, bytes]) -> Iterator[Path]
     """A local folder of the files to upload: links to local files, copies of those in a bucket, and `replaced`."""
     with tempfile.TemporaryDirectory() as temporary:
         local = Path(temporary)
-        for file in folder.iterdir():
-            if file.name in replaced or not file.is_file():
+        for name, file in _files(folder):
+            if name in replaced:
                 continue
+            (local / name).parent.mkdir(parents=True, exist_ok=True)
             if is_remote(folder):
-                file.copy(epath.Path(local / file.name))
+                file.copy(epath.Path(local / name))
             else:
-                (local / file.name).symlink_to(Path(file).absolute())
+                (local / name).symlink_to(Path(file).absolute())
         for name, content in replaced.items():
             (local / name).write_bytes(content)
         yield local
+
+
+def _files(folder: epath.Path, under: str = "") -> Iterator[tuple[str, epath.Path]]:
+    """The files of a folder and of the folders in it, each with its path from there."""
+    for file in folder.iterdir():
+        if file.is_dir():
+            yield from _files(file, f"{under}{file.name}/")
+        else:
+            yield under + file.name, file
 
 
 def _explain(error: BaseException, repo_id: str) -> UserError:

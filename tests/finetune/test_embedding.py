@@ -26,6 +26,7 @@ from finetune.onnx_embedder import OnnxEmbedder, export_embedder
 from finetune.population.train_step import logits_of, vectors_in_parts
 from finetune.predict import main as predict
 from finetune.results.final_outputs import finish, finished
+from finetune.results.own_metrics import with_own_metrics
 from finetune.texts.text_encoding import TextEncoder
 from finetune.train import train
 from finetune.unused_fields import unused_fields
@@ -332,6 +333,11 @@ def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], message: st
 def test_texts_of_tables_are_their_column(tmp_path: Path):
     (tmp_path / "a.jsonl").write_text('{"t": "one"}\n{"t": "two\\nlines"}\n')
     assert list(read_texts(str(tmp_path / "a.jsonl"), "t")) == ["one", "two\nlines"]
+
+
+def test_metrics_of_the_users_own_are_refused_for_vectors():
+    with pytest.raises(UserError, match=r"compute_metrics is for classes, scores and words"):
+        with_own_metrics(None, EMBEDDING, lambda predictions, labels: {}, np.zeros(2), None)
 
 
 def test_an_embedder_labels_nothing(run):

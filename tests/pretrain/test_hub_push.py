@@ -1,5 +1,6 @@
 """Pushing to the hub, with the real client, against a stand-in for the hub on localhost; the token stays unseen."""
 
+import shutil
 from pathlib import Path
 
 import jax
@@ -197,14 +198,19 @@ def test_offline_is_said(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("remote", [False, True])
 def test_what_is_uploaded_is_staged_in_a_folder_that_goes(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, remote: bool
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remote: bool
 ):
     """Files in a bucket are copied, since the client reads local ones only; a local checkpoint is not."""
     monkeypatch.setattr(hub_upload, "is_remote", lambda path: remote)
+    folder = shutil.copytree(folder, tmp_path / "embedder")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_bytes(b"{}")
     with hub_upload._staged(epath.Path(folder), {"README.md": b"of the hub"}) as local:
-        assert {file.name: file.read_bytes() for file in local.iterdir()} == {
+        files = [file for file in local.rglob("*") if file.is_file()]
+        assert {str(file.relative_to(local)): file.read_bytes() for file in files} == {
             **CONTENT,
             "README.md": b"of the hub",
+            "1_Pooling/config.json": b"{}",
         }
         assert (local / "model.safetensors").is_symlink() != remote
     assert not local.exists() and (folder / "README.md").read_bytes() == CARD
