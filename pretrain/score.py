@@ -295,8 +295,10 @@ def _score_pairs(model: NamedModel, values: Any) -> list[dict[str, Any]]:
         for path, pairs in files.items()
     }
     if len(found) > 1:
-        each = list(found.values())
-        found["all"] = Accuracy(*(sum(getattr(e, name) for e in each) for name in ("right", "pairs", "ties")))
+        parts = list(found.values())
+        found["all"] = Accuracy(
+            *(sum(getattr(e, name) for e in parts) for name in ("right", "pairs", "ties"))
+        )
     if values.json != "-":
         shown = Table(box=None, padding=(0, 1), header_style="bold")
         shown.add_column("pairs", overflow="fold")

@@ -92,17 +92,17 @@ def _of_sets(
     threshold: float,
 ) -> dict[str, Any]:
     """Of examples with any number of classes: how often each class is right, missed or wrongly given."""
-    guessed, wrong = (
-        MULTI_LABEL.predictions(logits, threshold),
-        right != MULTI_LABEL.predictions(logits, threshold),
-    )
+    guessed = MULTI_LABEL.predictions(logits, threshold)
+    wrong = right != guessed
     losses = np.logaddexp(0, logits) - logits * right
     order = np.argsort(-np.where(wrong.any(axis=1), losses.mean(axis=1), -1.0), kind="stable")
     mistakes = int(wrong.any(axis=1).sum())
     chosen = [*order[: min(MISTAKES, mistakes)], *np.flatnonzero(~wrong.any(axis=1))[:RIGHT]]
     columns = [(right & guessed).sum(axis=0), (right & ~guessed).sum(axis=0), (~right & guessed).sum(axis=0)]
-    said = [BETWEEN.join(names[i] for i in np.flatnonzero(each)) for each in right]
-    told = [BETWEEN.join(names[i] for i in np.flatnonzero(each)) for each in guessed]
+    said, told = (
+        [BETWEEN.join(names[i] for i in np.flatnonzero(each).tolist()) for each in sets]
+        for sets in (right, guessed)
+    )
     return {
         "classes": list(names),
         "by_class": [[name, *map(int, counts)] for name, *counts in zip(names, *columns, strict=True)],
