@@ -3,6 +3,9 @@
 A line belongs to the part in which it begins; one that begins exactly where a part ends belongs to that part too. So
 every part but the first leaves out what is before its first line break. The same rule serves bytes and Zstandard
 frames, which may end in the middle of a line.
+
+A part of an archive goes on to the first sound frame that begins at its end or later. No part begins at a damaged
+frame, so the part before it reads and reports it.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +15,7 @@ from data.sources.documents import FlawError
 from data.sources.file_parts import Part
 from data.sources.lines import NumberedLines
 from data.sources.paths import open_part, suffixes
-from data.sources.zstandard_blocks import find_frame, unpacked_zstandard
+from data.sources.zstandard_blocks import find_frame, frame_end, unpacked_zstandard
 
 Lines = Iterator[tuple[bool, bytes | FlawError]]
 """(whether it begins after the part's end, line)."""
@@ -89,12 +92,18 @@ class _Content:
             if first is None:
                 return
             opened.seek(first)
-            read = 0
+            read, last = 0, first
             for place, block in unpacked_zstandard(opened):
-                if self.size is None and place >= stop:
+                if self.size is None and place >= stop and place != last and self._is_frame(place):
                     self.size = read
+                last = place
                 read += len(block)
                 yield block
+
+    def _is_frame(self, place: int) -> bool:
+        """Whether a later part finds the frame that begins here."""
+        with open_part(self._path, self._part.stop) as opened:
+            return frame_end(opened, place) is not None
 
 
 def _lines(path: str, part: Part) -> Lines:

@@ -25,6 +25,8 @@ SEARCHED = 2**18
 def unpacked_zstandard(opened: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
     """Yield the content of an archive of one or more frames: (place of the frame in the file, next block).
 
+    Each frame yields, also one without content: its block is empty.
+
     Raises:
       EOFError: the archive is truncated. All whole blocks before have been yielded.
       zstandard.ZstdError: the archive is damaged. All blocks before the damage have been yielded.
@@ -93,8 +95,7 @@ def _frame(opened: io.BufferedReader, magic: bytes) -> Iterator[bytes]:
     while not last:
         begin = _exactly(opened, 3)
         last, kind, size = _block(begin)
-        if content := unpacker.decompress(begin + _exactly(opened, 1 if kind == RUN else size)):
-            yield content
+        yield unpacker.decompress(begin + _exactly(opened, 1 if kind == RUN else size))
     if flags >> 2 & 1:
         unpacker.decompress(_exactly(opened, CHECKSUM_BYTES))
 
