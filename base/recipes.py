@@ -5,6 +5,7 @@ declares them, before anything is set on top. So references between fields (`get
 """
 
 import dataclasses
+import functools
 import importlib.util
 import os
 import re
@@ -37,7 +38,7 @@ def settings(
 
     Args:
       schema: the dataclass type of the config.
-      source: a recipe's file, FILE.py or FILE.py:ARGUMENT, or its fields as nested dicts.
+      source: a recipe's file, FILE.py or FILE.py:ARGUMENT, or its fields as nested dicts, whose keys may be paths.
       overrides: values by the paths of their fields: {"optimizer.learning_rate": 1e-4}.
       unused: the fields of a config that would have no effect: see `base.set_fields.settled`.
 
@@ -48,13 +49,15 @@ def settings(
       UserError: a file that fails, an unknown field, an ill-typed or disallowed value, a field without effect.
     """
     if isinstance(source, Mapping):
-        config = config_dict.ConfigDict(_as_tuples(source), type_safe=False)
+        config = config_dict.ConfigDict(_nested(source, "config"), type_safe=False)
     else:
         config = load(os.fspath(source), "config")
-    paths = {f"config.{name.removeprefix('config.')}": value for name, value in overrides.items()}
+    paths = {
+        f"config.{name.removeprefix('config.')}": _nested(value, name) for name, value in overrides.items()
+    }
     given = Given(
         frozenset(schema_module.flatten(plain(config))),
-        frozenset(path.removeprefix("config.") for path in paths),
+        frozenset(field.removeprefix("config.") for path in paths for field in _fields(path, paths[path])),
     )
     names = suggestions.Names.of(schema, ())
     check_names(config, schema, names, "config", False)
@@ -80,28 +83,68 @@ def check_passwords(config: Any) -> None:
                 check_no_password(text, f"config.{field}")
 
 
-def _as_tuples(value: Any) -> Any:
-    """Nested dicts whose lists of plain values are tuples, as configs have them."""
-    if isinstance(value, Mapping):
-        return {name: _as_tuples(each) for name, each in value.items()}
-    if isinstance(value, list) and not any(isinstance(each, Mapping) for each in value):
-        return tuple(value)
-    return value
+def _nested(value: Any, where: str) -> Any:
+    """A value as configs have it: groups are nested dicts, also where a key is a path, and lists are tuples.
+
+    Raises:
+      UserError: a key is no text, or two keys set the same field.
+    """
+    if isinstance(value, list | tuple):
+        return tuple(_nested(each, f"{where}[{index}]") for index, each in enumerate(value))
+    if not isinstance(value, Mapping):
+        return value
+    tree: dict[str, Any] = {}
+    for name, each in value.items():
+        if not isinstance(name, str):
+            raise UserError(f"{where} has the field {name!r}; the name of a field should be a text")
+        *groups, last = name.removeprefix("config.").split(".")
+        _merge(
+            tree, functools.reduce(lambda inner, group: {group: inner}, reversed(groups), {last: each}), where
+        )
+    return {name: _nested(each, f"{where}.{name}") for name, each in tree.items()}
+
+
+def _merge(tree: dict[str, Any], more: Mapping[str, Any], where: str) -> None:
+    """Add fields to nested dicts.
+
+    Raises:
+      UserError: a field is there already.
+    """
+    for name, value in more.items():
+        if isinstance(value, Mapping) and isinstance(tree.setdefault(name, {}), dict):
+            _merge(tree[name], value, f"{where}.{name}")
+        elif name in tree:
+            raise UserError(f"{where}.{name} is set twice; set it once")
+        else:
+            tree[name] = value
+
+
+def _fields(path: str, value: Any) -> Iterable[str]:
+    """The paths of the fields that a value sets: those in it where it is a group or a list of groups."""
+    return schema_module.flatten({path: value}) or (path,)
 
 
 def _set(config: config_dict.ConfigDict, path: str, value: Any) -> None:
-    """Set a field; `base.schema.build` checks its type."""
+    """Set a field; `base.schema.build` checks its type.
+
+    Raises:
+      UserError: it is a group, or a member of what is no list.
+    """
     *groups, last = re.findall(r"\w+", path)[1:]
     holder: Any = config
     for name in groups:
         holder = holder[int(name) if name.isdecimal() else name]
+    present = holder.get(last) if isinstance(holder, config_dict.ConfigDict) else None
+    if isinstance(present, config_dict.ConfigDict):
+        raise UserError(f"{path} is a group of fields; set each by its own path: '{last}.FIELD'")
     if isinstance(holder, config_dict.ConfigDict):
-        if isinstance(holder.get(last), config_dict.ConfigDict):
-            raise UserError(f"{path} is a group of fields; set each by its own path: '{last}.FIELD'")
         with holder.ignore_type():
-            holder[last] = _as_tuples(value)
+            holder[last] = value
+    elif isinstance(holder, list | tuple):
+        index = int(last)
+        _set(config, path.rpartition("[")[0], (*holder[:index], value, *holder[index + 1 :]))
     else:
-        holder[int(last)] = value
+        raise UserError(f"{path}: {path.rpartition('[')[0]} is no list; set it as a whole")
 
 
 def load(path: str, flag: str = "--config") -> config_dict.ConfigDict:
@@ -247,12 +290,12 @@ def _member(hint: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A ConfigDict as nested dicts, also where lists hold groups."""
+    """A ConfigDict as nested dicts, also where lists or tuples hold groups."""
     if isinstance(value, config_dict.ConfigDict):
         value = value.to_dict()
     if isinstance(value, dict):
         return {name: plain(item) for name, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list) else value
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _inner(hint: Any) -> Any:
