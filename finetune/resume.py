@@ -50,6 +50,8 @@ def rules(room: int | None = None, safe: Sequence[str] = SAFE_IN_FINETUNING) -> 
     ) -> bool:
         if name == "max_length" and 0 in (old, new):
             return room is None or length_of(old, room) == length_of(new, room)
+        if of_any_stage.same_examples(old, new):
+            return True
         idle = (*unused_fields(schema.restored(FinetuneConfig, saved)), *unused_fields(config))
         return any(each.covers(name) for each in idle)
 

@@ -202,7 +202,7 @@ def _fixed(name: str) -> str:
 
 def _means_the_same(name: str, old: Any, new: Any, saved: Mapping[str, Any], config: PretrainConfig) -> bool:
     """Whether a changed field has no effect: nothing reads it, the given network decides, or both values name the same
-    folder."""
+    folder or the same examples of a program."""
     group, _, leaf = name.rpartition(".")
     given = starting_network.is_given(config) and starting_network.is_given(saved)
     if group == "model" and leaf in starting_network.DROPOUTS:
@@ -212,6 +212,8 @@ def _means_the_same(name: str, old: Any, new: Any, saved: Mapping[str, Any], con
         return True  # the workdir's model.json decides, and fields that are set are compared with it
     if name in ORIGINS and old and new:
         return Path(old).expanduser().resolve() == Path(new).expanduser().resolve()
+    if changes.same_examples(old, new):
+        return True
     if name == "tokenizer.path" and not new and config.init_from:
         return True  # the workdir's tokenizer decides
     idle = (*unused_fields(schema.build(PretrainConfig, saved)), *unused_fields(config))

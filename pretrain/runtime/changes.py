@@ -39,6 +39,8 @@ SAFE_IN_FINETUNING = (
 
 Changes = dict[str, tuple[Any, Any]]
 """Fields that differ: {'a.b': (saved, now)}."""
+EXAMPLES = re.compile(r"(?:(?:\\,|[^,])*/)?examples/((?:train|validation|test)-[0-9a-f]{12}\.parquet)")
+"""The file of a workdir that a program keeps its examples in (`unmask.examples`); its name has a digest of them."""
 GROUP_ENDS = re.compile(r"(?<=\])(?=\.)|(?<=\]\.data)(?=\.)|(?<=eval_source)(?=\.)")
 """Where the path of a group ends that a config may lack: a phase, its data, a member of a mix, eval_source."""
 ALWAYS_SET = ("steps", "source")
@@ -66,6 +68,12 @@ def changes(rules: Rules[C], saved: Mapping[str, Any], config: C) -> Changes:
         for name, pair in schema.differences(before, schema.as_dict(config)).items()
         if not name.startswith(tuple(rules.safe)) and not rules.means_the_same(name, *pair, before, config)
     }
+
+
+def same_examples(old: Any, new: Any) -> bool:
+    """Whether two values of a field name the same examples of a program, whatever the path of the workdir."""
+    names = [EXAMPLES.fullmatch(value) for value in (old, new) if isinstance(value, str)]
+    return len(names) == 2 and all(names) and len({name and name[1] for name in names}) == 1
 
 
 def told(changed: Changes, config: type) -> dict[str, tuple[str, str]]:

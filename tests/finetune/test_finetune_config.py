@@ -4,10 +4,15 @@ from dataclasses import replace
 
 import pytest
 
+from base import schema
 from base.errors import UserError
 from finetune.config import FinetuneConfig, check_values
 from finetune.job import sources
+from finetune.resume import changes
+from pretrain import resume as of_pretraining
+from pretrain.config import PretrainConfig
 from pretrain.publish.public_names import shown_source
+from pretrain.runtime.changes import changes as changes_of
 
 
 @pytest.mark.parametrize(
@@ -33,6 +38,37 @@ def test_values_out_of_range_are_one_line(changes, message):
     with pytest.raises(UserError) as error:
         check_values(replace(config, **changes))
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        (
+            "runs/x/examples/{}-0123456789ab.parquet",
+            "/home/me\\,you/x/examples/{}-0123456789ab.parquet",
+            True,
+        ),
+        ("examples/{}-0123456789ab.parquet", "runs/x/examples/{}-0123456789ab.parquet", True),
+        ("runs/x/examples/{}-0123456789ab.parquet", "runs/x/examples/{}-0123456789ac.parquet", False),
+        (
+            "runs/x/examples/{}-0123456789ab.parquet",
+            "more.csv,runs/x/examples/{}-0123456789ab.parquet",
+            False,
+        ),
+        ("runs/x/{}.parquet", "/runs/x/{}.parquet", False),
+    ],
+)
+def test_examples_of_a_program_are_the_same_wherever_its_folder_is(old, new, same):
+    def finetune(path: str) -> FinetuneConfig:
+        files = {name: path.format(name) for name in ("train", "validation", "test")}
+        return schema.build(FinetuneConfig, {"init_from": "x", "data": {"source": "files", **files}})
+
+    def pretrain(path: str) -> PretrainConfig:
+        return schema.build(PretrainConfig, {"data": {"source": "files", "path": path.format("train")}})
+
+    assert (not changes(schema.as_dict(finetune(old)), finetune(new))) == same
+    saved = schema.as_dict(pretrain(old))
+    assert (not changes_of(of_pretraining.RULES, saved, pretrain(new))) == same
 
 
 def test_a_path_shows_its_last_part_and_a_hub_id_itself(tmp_path, monkeypatch):
