@@ -40,6 +40,8 @@ def check(every: int, repo_id: str, checkpoint_every: int) -> None:
     """
     if not every:
         return
+    if checkpoint_every < 1:
+        raise UserError(f"config.checkpoint.every={checkpoint_every} should be 1 or more")
     if every < 0 or every % checkpoint_every:
         raise UserError(
             f"--push_every={every} should be a multiple of config.checkpoint.every={checkpoint_every}, or 0"

@@ -154,6 +154,8 @@ def test_what_cannot_act_is_refused(monkeypatch, every, repo_id, processes, said
     monkeypatch.setattr(step_pushes.processes, "count", lambda: processes)
     with pytest.raises(UserError, match=said):
         check(every, repo_id, 2)
+    with pytest.raises(UserError, match=r"config\.checkpoint\.every=0 should be 1 or more"):
+        check(100, "me/model", 0)
     check(0, "", 2)
 
 
