@@ -44,8 +44,6 @@ def main(argv: Sequence[str]) -> int:
     config, values = parse(FinetuneConfig, argv, _flags, unused=unused_in_evaluation)
     if not values.model:
         raise UserError("no --model given: a fine-tuning run's workdir, a model's folder, or a hub id")
-    if config.eval.batch < 1:
-        raise UserError(f"config.eval.batch={config.eval.batch} should be 1 or more")
     train_command.log_to_stderr()
     train_command.use_compilation_cache(config.compilation_cache)
     if values.int8 and config.inference != "onnx":
@@ -92,8 +90,10 @@ def evaluate(
       int8: whether to evaluate its ONNX with weights in int8 too.
 
     Raises:
-      UserError: no such model, a model of another task, or no labelled examples.
+      UserError: no such model, a model of another task, no labelled examples, or a batch of no rows.
     """
+    if config.eval.batch < 1:
+        raise UserError(f"config.eval.batch={config.eval.batch} should be 1 or more")
     if config.kind == "embedding":
         if int8:
             raise UserError("--int8 compares classifiers; leave it out for config.kind=embedding")

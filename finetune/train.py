@@ -19,7 +19,7 @@ from base.set_fields import Given
 from finetune.classifier.inference import check_inference
 from finetune.config import FinetuneConfig
 from finetune.job import Job, assemble
-from finetune.population.early_stopping import Tracking, better_of
+from finetune.population.early_stopping import Tracking, better_of, own_names
 from finetune.population.evaluation import Predictor, Scores, evaluate, mean_over_members
 from finetune.population.in_turn import (
     Apart,
@@ -168,9 +168,8 @@ class _Finetuning:
         self.abstract = abstract_state(job.classifier, job.optimizer, len(job.config.members), job.mesh)
         self.guard = Guard(job.config.on_nonfinite, job.config.max_skipped, member_names(job))
         self.rewinding = None
-        self.tracking = Tracking()
+        self.tracking = Tracking(own_metrics=own_names(job.data.task))
         self._workdir, self._after_evaluation = workdir, after_evaluation
-        self._told_to_end = False
         self._begin = time.perf_counter()
         self._predictor = Predictor(job.classifier, job.mesh, job.plan.lengths, job.config.eval.batch)
         self._evaluated = False
@@ -191,7 +190,7 @@ class _Finetuning:
 
     def recall(self, run: Run) -> Mapping[str, Any]:
         """Take the history of evaluations from a checkpoint; returns its sums."""
-        self.tracking = Tracking(**run["tracking"])
+        self.tracking = Tracking.recalled(run["tracking"], self.job.data.task)
         self._begin -= run["seconds"]
         return run.get("sums") or {}
 
@@ -202,7 +201,7 @@ class _Finetuning:
     def ended(self, step: int) -> bool:
         """Whether there is nothing left to train: all steps are made, or every run has stopped early."""
         stopped = self.tracking.stopped(self.config.eval.patience)
-        return step >= self.steps or self._told_to_end or (bool(stopped) and all(stopped))
+        return step >= self.steps or self.tracking.told_to_end or (bool(stopped) and all(stopped))
 
     @contextlib.contextmanager
     def stretch(self, step: int) -> Iterator["_RunSteps"]:
@@ -260,7 +259,8 @@ class _Finetuning:
             step, _prefixed("eval/", mean_over_members(shown)), [_prefixed("eval/", each) for each in shown]
         )
         if self._after_evaluation is not None:
-            self._told_to_end = self._after_evaluation(Evaluation(step, epoch, tuple(values)))
+            evaluation = Evaluation(step, epoch, tuple(values))
+            self.tracking.told_to_end = bool(self._after_evaluation(evaluation))  # JSON knows no numpy.bool
         for params, is_average in ((state.params, False), (average, True)):
             improved = [now and which == is_average for now, which in zip(better, chosen)]
             if any(improved):

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 import unmask
 from finetune import job
@@ -15,6 +16,7 @@ from finetune.population.state import population_mesh
 from finetune.results import final_outputs
 from tests.finetune.tiny_task import tiny_finetune
 from tests.tiny import on_one_device
+from unmask import training
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -72,6 +74,7 @@ def test_the_examples_of_the_page_run(examples, home, monkeypatch):
     assert Path("hf/base/model.safetensors").exists() and examples["base"].step == 10
     answer = unmask.predict("runs/animals", ["a cat runs"])[0]
     assert answer.label in ("animal", "thing")
+    assert unmask.predict("runs/animals", np.array(["a cat runs"])) == [answer]
     assert sum(answer.probabilities.values()) == pytest.approx(1)
 
 
@@ -89,6 +92,10 @@ def test_a_run_that_is_complete_is_read_and_not_made_again(examples, home, monke
     validation = examples["animals"][:2] + examples["things"][:2]
     again = unmask.finetune(examples["config"], "runs/animals", train=train, validation=validation)
     assert again == examples["result"]
+    by_its_whole_path = unmask.finetune(
+        examples["config"], home / "runs/animals", train=train, validation=validation
+    )
+    assert by_its_whole_path.runs == again.runs
 
 
 def test_other_examples_in_the_same_workdir_are_refused(examples, home, monkeypatch):
@@ -98,6 +105,45 @@ def test_other_examples_in_the_same_workdir_are_refused(examples, home, monkeypa
         unmask.finetune(
             examples["config"], "runs/animals", train=examples["animals"] + validation, validation=validation
         )
+
+
+def rows(examples: dict) -> dict:
+    validation = examples["animals"][:2] + examples["things"][:2]
+    return {"train": examples["animals"] + examples["things"], "validation": validation}
+
+
+def test_a_run_goes_on_with_the_metrics_that_it_has(examples, home, monkeypatch):
+    monkeypatch.chdir(home)
+    other = {
+        "compute_metrics": lambda predictions, labels: {"found": 1.0, "new": 2.0},
+        "overrides": {"eval.metric": "found"},
+    }
+    said = "compute_metrics gave found, margin, and now found, new. Give the same function, or set another workdir"
+    with pytest.raises(unmask.UserError, match=re.escape(said)):
+        unmask.finetune(examples["config"], "runs/own_metrics", **rows(examples), **other)
+    with pytest.raises(unmask.UserError, match="compute_metrics gave none, and now found, new"):
+        unmask.finetune(
+            examples["config"],
+            "runs/animals",
+            **rows(examples),
+            compute_metrics=other["compute_metrics"],
+        )
+
+
+def test_a_run_that_a_callback_has_ended_is_not_trained_on(examples, home, monkeypatch):
+    monkeypatch.chdir(home)
+    Path("runs/stopped/results.json").unlink()  # as if the call was killed before
+    again = unmask.finetune(examples["config"], "runs/stopped", **rows(examples))
+    assert again.history == examples["short"].history
+
+
+def test_a_summary_has_the_learning_rates_of_the_runs():
+    rate, scores = 2.3456789e-05, {"loss": 0.5}
+    run = {"seed": 0, "learning_rate": rate, "step": 1, "epoch": 1.0, "metrics": scores}
+    means = {f"{rate:g}": {"loss": {"best": 0.5, "mean": 0.5, "std": 0.0}}}
+    more = {"metric": "loss", "best_run": 0, "history": [], "seconds": 1.0, "config": {}}
+    found = training._result({"runs": [run], "summary": means, **more}, epath.Path("run"))
+    assert found.summary[found.best.learning_rate]["loss"].mean == 0.5
 
 
 def test_a_search_draws_from_hp_space_and_optimises_the_objective(examples):
@@ -181,11 +227,26 @@ def test_a_function_of_metrics_that_fails_is_one_line_before_training(tmp_path, 
         ({"overrides": {"distributed": True}}, "a program runs in one process"),
         ({"overrides": {"optimizer": {"eps": 1e-6}}}, "config.optimizer is a group of fields"),
         ({"overrides": {"search.trials": 3, "search.epochs": [1, 2]}}, "unmask.search makes searches"),
+        (
+            {
+                "validation": [{"text": "a", "label": "b"}],
+                "config": {"data": {"source": "hub", "name": "a/b"}},
+            },
+            "validation are rows, and train is not given: rows stand in place of a whole data set",
+        ),
+        (
+            {"compute_metrics": "accuracy", "train": None},
+            "compute_metrics='accuracy' is str; it should be a function",
+        ),
         ({"config": 3}, "config is int; it should be a recipe's file, a dict of fields, or a FinetuneConfig"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, changes, said):
-    config = changes.pop("config", {"init_from": str(tmp_path / "model")})
+    changes = dict(changes)
+    config = changes.pop("config", None)
+    if config is None and "compute_metrics" in changes:
+        config = tiny_finetune(tmp_path)
+    config = config or {"init_from": str(tmp_path / "model")}
     with pytest.raises(unmask.UserError, match=re.escape(said)):
         unmask.finetune(config, tmp_path / "run", **changes)
 
@@ -211,8 +272,36 @@ def test_a_function_of_a_search_that_fails_is_one_line(tmp_path, functions, said
     [
         ("a cat", "texts is the single text 'a cat'; give a list of texts"),
         (["a", ("b", "c")], "texts[1]=('b', 'c') should be a text"),
+        (["a", None], "texts[1]=None is NoneType; it should be a text, a pair of texts, or a list of words"),
+        (3, "texts is int; give a list of texts"),
     ],
 )
 def test_texts_that_a_model_does_not_take_are_refused(examples, home, texts, said):
     with pytest.raises(unmask.UserError, match=re.escape(said)):
         unmask.predict(home / "runs/animals", texts)
+
+
+def test_mistakes_leave_no_files(tmp_path):
+    train = [{"text": "a b", "label": label} for label in ("x", "y")]
+    for call in (unmask.finetune, unmask.search, unmask.pretrain):
+        with pytest.raises(unmask.UserError, match="is not a field"):
+            call({}, tmp_path / "run", train=train, overrides={"epochz": 3})
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_evaluation_of_no_rows_at_a_time_is_refused():
+    with pytest.raises(unmask.UserError, match=r"config\.eval\.batch=0 should be 1 or more"):
+        unmask.evaluate("nowhere", {"eval": {"batch": 0}})
+
+
+def test_pairs_for_embeddings_are_rows_that_can_be_passed_on(tmp_path):
+    (tmp_path / "train.csv").write_text("a,b,wrong\none,two,three\nfour,five,six\n")
+    (tmp_path / "validation.csv").write_text("a,b,score\none,two,0.5\n")
+    (tmp_path / "test.csv").write_text("a,b,score\none,two,1\nfour,five,\n")
+    files = {name: str(tmp_path / f"{name}.csv") for name in ("train", "validation", "test")}
+    data = {"source": "files", "text": "a", "text_pair": "b", "negative": "wrong", **files}
+    assert unmask.load_examples({"kind": "embedding", "data": data}) == {
+        "train": [{"a": "one", "b": "two", "wrong": "three"}, {"a": "four", "b": "five", "wrong": "six"}],
+        "validation": [{"a": "one", "b": "two", "score": 0.5}],
+        "test": [{"a": "one", "b": "two", "score": 1.0}, {"a": "four", "b": "five", "score": None}],
+    }

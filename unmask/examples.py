@@ -4,12 +4,14 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from etils import epath
 
 from base import formatting
 from base.errors import UserError
+from finetune.config import FinetuneConfig
 from pretrain.runtime.workdir import write_bytes
 
 Rows = Sequence[Mapping[str, Any]] | Any
@@ -20,49 +22,83 @@ FOLDER = "examples"
 BATCH = 1000
 
 
-def kept(rows: Mapping[str, Rows | None], workdir: epath.Path) -> dict[str, str]:
-    """Keep examples in files of a workdir, so that a run can go on with them.
+@dataclass(frozen=True)
+class Kept:
+    """Examples that are to be kept in files of a workdir, so that a run can go on with them."""
 
-    The name of a file has a digest of its examples. So a run that goes on with other examples is refused.
+    files: Mapping[str, str]
+    """The path of each set's file, as config.data names it."""
+    _datasets: Mapping[epath.Path, Any]
+    """The examples of each file."""
 
-    Args:
-      rows: the examples by the name of their set (train, validation, test); None of those that are not given.
-      workdir: the folder.
+    @classmethod
+    def of(cls, rows: Mapping[str, Rows | None], workdir: epath.Path) -> "Kept":
+        """Name the files of examples; nothing is written yet.
 
-    Returns:
-      The files by set.
+        The name of a file has a digest of its examples. So a run that goes on with other examples is refused.
 
-    Raises:
-      UserError: examples that are none, or whose fields have several types.
-    """
-    return {name: _kept(name, each, workdir) for name, each in rows.items() if each is not None}
+        Args:
+          rows: the examples by the name of their set (train, validation, test); None of those that are not given.
+          workdir: the folder.
+
+        Raises:
+          UserError: examples that are none, or whose fields have several types.
+        """
+        datasets = {name: _dataset(name, each) for name, each in rows.items() if each is not None}
+        places = {name: workdir / FOLDER / _file_name(name, each) for name, each in datasets.items()}
+        return cls(
+            {name: str(place).replace(",", "\\,") for name, place in places.items()},
+            {places[name]: each for name, each in datasets.items()},
+        )
+
+    def write(self) -> None:
+        """Write the files that are not there."""
+        import pyarrow.parquet
+
+        for file, dataset in self._datasets.items():
+            if not file.exists():
+                content = io.BytesIO()
+                table = dataset.with_format("arrow")[:].cast(
+                    dataset.features.arrow_schema
+                )  # with the names of classes
+                pyarrow.parquet.write_table(table, content)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_bytes(file, content.getvalue())
 
 
 def with_files(overrides: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
-    """What is set on top of a config, with files of examples in place of other data."""
+    """What is set on top of a config, with files of examples in place of its whole source.
+
+    Sets that are not among the files are read only if the config names files of them.
+    """
     given: dict[str, Any] = dict(overrides)
     if files:
         given |= {"data.source": "files"} | {f"data.{name}": file for name, file in files.items()}
     return given
 
 
-def _kept(name: str, rows: Rows, workdir: epath.Path) -> str:
-    import pyarrow.parquet
+def check_train(files: Mapping[str, str], config: FinetuneConfig) -> None:
+    """Refuse rows to evaluate on or to predict, without anything to train on.
 
-    dataset = _dataset(name, rows)
+    Args:
+      files: the files of the rows that are given.
+      config: the run's, with these files.
+
+    Raises:
+      UserError: there is nothing to train on.
+    """
+    if files and not config.data.train:
+        raise UserError(
+            f"{' and '.join(files)} are rows, and train is not given: rows stand in place of a whole data set. Give "
+            "train too (unmask.load_examples reads the rows of a data set), or set config.data.train to files"
+        )
+
+
+def _file_name(name: str, dataset: Any) -> str:
     digest = hashlib.sha256(repr(dataset.features).encode())
     for batch in dataset.with_format(None).iter(BATCH):
         digest.update(json.dumps(batch, default=str).encode())
-    file = workdir / FOLDER / f"{name}-{digest.hexdigest()[:12]}.parquet"
-    if not file.exists():
-        content = io.BytesIO()
-        table = dataset.with_format("arrow")[:].cast(
-            dataset.features.arrow_schema
-        )  # with the names of classes
-        pyarrow.parquet.write_table(table, content)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(file, content.getvalue())
-    return str(file).replace(",", "\\,")
+    return f"{name}-{digest.hexdigest()[:12]}.parquet"
 
 
 def _dataset(name: str, rows: Rows) -> Any:

@@ -3,17 +3,18 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from base.errors import UserError
+from data.labelled.config import LabelledConfig
 from data.labelled.examples import Examples
 from data.labelled.open import open_labelled
 from data.labelled.sentences import Sentences
-from data.labelled.tasks import Task
+from data.labelled.tasks import SIMILARITY, Task
 from finetune import evaluate as evaluating
 from finetune.classifier.finetuned_model import Trained, encoder_of, find_model, logits_of
 from finetune.config import FinetuneConfig
@@ -21,7 +22,7 @@ from finetune.job import assemble
 from finetune.results.own_metrics import ComputeMetrics
 from finetune.unused_fields import unused_fields, unused_in_evaluation
 from pretrain.devices.platforms import leave_out_absent_tpu
-from unmask.examples import Rows, kept, with_files
+from unmask.examples import Kept, Rows, check_train, with_files
 from unmask.results import EvaluateResult, Prediction
 from unmask.settings import NOTHING, Overrides, Source, prepare, read
 
@@ -52,6 +53,7 @@ def look(
     """
     with _files({"train": train, "validation": validation}) as files:
         settled, _ = read(FinetuneConfig, config, with_files(overrides, files), unused_fields)
+        check_train(files, settled)
         prepare(settled)
         return tuple(assemble(settled).look())
 
@@ -67,17 +69,38 @@ def load_examples(
 
     Returns:
       Set -> rows. Texts have the names that the task gives them; `label` is the name of a class, the names of an
-      example's classes or of its words' classes, a score, or None where it is hidden.
+      example's classes or of its words' classes, a score, or None where it is hidden. Pairs for embeddings have their
+      columns: both texts, the hard negative, and in evaluation sets the score.
 
     Raises:
       UserError: bad config or bad input.
     """
     settled, _ = read(FinetuneConfig, config, overrides, unused_fields)
-    data = open_labelled(settled.data, settled.task, hold_out=True, per_word=settled.kind == "tokens")
+    pairs = settled.kind == "embedding"
+    data = open_labelled(
+        settled.data, settled.task, hold_out=True, per_word=settled.kind == "tokens", pairs=pairs
+    )
     sets = {**data.evaluations, **data.tests}
     if data.train is not None:
         sets = {"train": data.train, **sets}
+    if pairs:
+        return {
+            name: _pairs(settled.data, examples, scored=data.task.kind == SIMILARITY and name != "train")
+            for name, examples in sets.items()
+            if isinstance(examples, Examples)
+        }
     return {name: _rows(data.task, examples) for name, examples in sets.items()}
+
+
+def _pairs(config: LabelledConfig, examples: Examples, *, scored: bool) -> list[dict[str, Any]]:
+    """Pairs for embeddings, by the columns that the config names. Labels are scores, or only numbers of texts."""
+    columns: dict[str, list[Any]] = {config.text: examples.first, config.text_pair: examples.second or []}
+    if examples.negatives is not None:
+        columns[config.negative] = examples.negatives
+    if scored:
+        labels = [np.nan] * len(examples) if examples.labels is None else examples.labels
+        columns[config.score] = [None if np.isnan(label) else float(label) for label in labels]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _rows(task: Task, examples: Examples | Sentences) -> list[dict[str, Any]]:
@@ -155,7 +178,7 @@ def predict(
 
     Args:
       model: a fine-tuning workdir, a model's folder or a hub id.
-      texts: texts; pairs of texts, as tuples; or for a model of words the words of each sentence.
+      texts: texts, a list or a column; pairs of texts, as tuples; or for a model of words the words of each sentence.
       batch: rows of a batch.
       max_length: most tokens of a text; longer texts are cut. 0 takes the length of the model's fine-tuning.
       inference: jax, or onnx for the model's model.onnx.
@@ -168,6 +191,15 @@ def predict(
     """
     if isinstance(texts, str | bytes):
         raise UserError(f"texts is the single text {texts[:40]!r}; give a list of texts")
+    if not isinstance(texts, Iterable):
+        raise UserError(f"texts is {type(texts).__name__}; give a list of texts")
+    texts = list(texts)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str | list | tuple):
+            raise UserError(
+                f"texts[{number}]={text!r:.60} is {type(text).__name__}; it should be a text, a pair of texts, or a "
+                "list of words"
+            )
     if batch < 1:
         raise UserError(f"batch={batch} should be 1 or more")
     if inference not in ("jax", "onnx"):
@@ -189,7 +221,9 @@ def predict(
 def _files(rows: Mapping[str, Rows | None]) -> Iterator[dict[str, str]]:
     """Files of examples that are needed for a moment."""
     with tempfile.TemporaryDirectory() as folder:
-        yield kept(rows, epath.Path(folder))
+        kept = Kept.of(rows, epath.Path(folder))
+        kept.write()
+        yield dict(kept.files)
 
 
 def _sentences(texts: Sequence[Text]) -> Sentences:

@@ -1,4 +1,4 @@
-"""Messages of runs in a program or a notebook: nothing is shown before `show_messages` is called."""
+"""Log messages of runs in a program or a notebook: they are not shown before `show_messages` is called."""
 
 import logging
 import sys

@@ -25,7 +25,7 @@ from finetune.unused_fields import unused_fields as unused_in_finetuning
 from pretrain import train as pretraining
 from pretrain.config import PretrainConfig
 from pretrain.unused_fields import unused_fields as unused_in_pretraining
-from unmask.examples import Rows, kept, with_files
+from unmask.examples import Kept, Rows, check_train, with_files
 from unmask.results import STOP, FinetuneResult, PretrainResult, RunResult, SearchResult
 from unmask.settings import NOTHING, Overrides, Source, prepare, read, stopping
 
@@ -58,15 +58,16 @@ def pretrain(
       KeyboardInterrupt: the run was stopped; what it has made is saved.
     """
     folder = _folder(workdir)
-    files = kept({"train": train, "validation": validation}, folder)
+    rows = Kept.of({"train": train, "validation": validation}, folder)
     given: dict[str, Any] = dict(overrides)
-    if "train" in files:
-        given |= {"data.source": "files", "data.path": files["train"]}
-    if "validation" in files:
-        given |= {"data.eval_source.source": "files", "data.eval_source.path": files["validation"]}
+    if "train" in rows.files:
+        given |= {"data.source": "files", "data.path": rows.files["train"]}
+    if "validation" in rows.files:
+        given |= {"data.eval_source.source": "files", "data.eval_source.path": rows.files["validation"]}
     settled, set_fields = read(PretrainConfig, config, given, unused_in_pretraining)
     prepare(settled)
     with stopping(folder):
+        rows.write()
         outcome = pretraining.train(settled, folder, accept_changes=accept_changes, given=set_fields)
         _raise_interrupted(outcome.interrupted, outcome.step)
     return PretrainResult(str(folder), outcome.step, dict(outcome.metrics), str(folder / REPORT))
@@ -103,15 +104,17 @@ def finetune(
       KeyboardInterrupt: the run was stopped; what it has made is saved.
     """
     folder = _folder(workdir)
-    files = kept({"train": train, "validation": validation, "test": test}, folder)
-    settled, given = read(FinetuneConfig, config, with_files(overrides, files), unused_in_finetuning)
+    rows = Kept.of({"train": train, "validation": validation, "test": test}, folder)
+    settled, given = read(FinetuneConfig, config, with_files(overrides, rows.files), unused_in_finetuning)
+    check_train(rows.files, settled)
     for name, is_set in (("search", settled.search.trials), ("benchmark", settled.benchmark.tasks)):
         if is_set:
             way = "unmask.search makes searches" if name == "search" else "python -m finetune trains them all"
             raise UserError(f"config.{name} asks for several runs, and finetune makes one; {way}")
     prepare(settled)
     with stopping(folder):
-        found = finished(settled, folder, given)
+        rows.write()
+        found = finished(settled, folder, given, own_metrics=compute_metrics is not None)
         if found is None:
             outcome = finetuning.train(
                 settled,
@@ -162,15 +165,17 @@ def search(
       KeyboardInterrupt: the search was stopped; what it has made is saved.
     """
     folder = _folder(workdir)
-    files = kept({"train": train, "validation": validation}, folder)
+    rows = Kept.of({"train": train, "validation": validation}, folder)
     asked = {"search.trials": trials} if trials else {}
-    given = with_files({**overrides, **asked}, files)
+    given = with_files({**overrides, **asked}, rows.files)
     settled, _ = read(FinetuneConfig, config, given, unused_in_finetuning)
+    check_train(rows.files, settled)
     if not settled.search.trials:
         raise UserError("trials=0 is no search; set it to the number of trials, or config.search.trials")
     prepare(settled)
     own = OwnFunctions(hp_space, compute_objective, direction, compute_metrics)
     with stopping(folder):
+        rows.write()
         found = searching.search(settled, folder, own)
         if found.interrupted:
             raise KeyboardInterrupt(f"{found.interrupted}: {len(found.trials)} trials are made and saved")
@@ -222,8 +227,9 @@ def _result(found: Mapping[str, Any], folder: epath.Path) -> FinetuneResult:
         RunResult(each["seed"], each["learning_rate"], each["step"], each["epoch"], each["metrics"])
         for each in found["runs"]
     )
+    rates = {f"{run.learning_rate:g}": run.learning_rate for run in runs}  # results.json has them rounded
     summary = {
-        float(rate): {metric: Summary(**values) for metric, values in metrics.items()}
+        rates[rate]: {metric: Summary(**values) for metric, values in metrics.items()}
         for rate, metrics in found["summary"].items()
     }
     return FinetuneResult(

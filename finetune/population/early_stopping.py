@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from base.errors import UserError
@@ -17,6 +17,30 @@ class Tracking:
     """[{"step": ..., "epoch": ..., "members": [{metric: value}]}], oldest first."""
     best: list[int] = field(default_factory=list)
     """For each member, the index in `history` of its best evaluation."""
+    told_to_end: bool = False
+    """Whether a callback has ended the run."""
+    own_metrics: list[str] | None = None
+    """Names of the user's own metrics; None of a run that an earlier version saved."""
+
+    @classmethod
+    def recalled(cls, saved: Mapping[str, Any], task: Task) -> "Tracking":
+        """The evaluations of a checkpoint, for a run that goes on.
+
+        Args:
+          saved: what `as_dict` gave.
+          task: that of the run, with the user's own metrics.
+
+        Raises:
+          UserError: the user's own metrics are others than before: the evaluations would differ in what they have.
+        """
+        found, now = cls(**saved), own_names(task)
+        if found.own_metrics is not None and sorted(found.own_metrics) != sorted(now):
+            before, after = (", ".join(names) or "none" for names in (found.own_metrics, now))
+            raise UserError(
+                f"this run was made with other metrics of your own: compute_metrics gave {before}, and now {after}. "
+                "Give the same function, or set another workdir"
+            )
+        return replace(found, own_metrics=now)
 
     def add(
         self, step: int, epoch: float, members: Sequence[Mapping[str, float]], metric: str, patience: int
@@ -54,7 +78,17 @@ class Tracking:
 
     def as_dict(self) -> dict[str, Any]:
         """The evaluations as an object that JSON can hold."""
-        return {"history": self.history, "best": self.best}
+        return {
+            "history": self.history,
+            "best": self.best,
+            "told_to_end": self.told_to_end,
+            "own_metrics": self.own_metrics,
+        }
+
+
+def own_names(task: Task) -> list[str]:
+    """The names of the user's own metrics of a task."""
+    return [] if task.own_metrics is None else list(task.own_metrics.names)
 
 
 def is_better(metric: str, value: float, than: float) -> bool:

@@ -54,7 +54,7 @@ WITHOUT_ANSWERS = "the model and its results are saved; the report goes without 
 
 
 def finished(
-    config: FinetuneConfig, workdir: epath.Path, given: Given = NOTHING_SET
+    config: FinetuneConfig, workdir: epath.Path, given: Given = NOTHING_SET, *, own_metrics: bool = False
 ) -> dict[str, Any] | None:
     """The results of a complete run of this config; None if something is left to do, or must be refused.
 
@@ -62,7 +62,11 @@ def finished(
       config: the run's.
       workdir: its folder.
       given: the fields of the config that were set, and where.
+      own_metrics: whether there is a function of the user's own. Its metrics are known once it is called, so that
+        `train` compares them with the run's.
     """
+    if own_metrics:
+        return None
     found = results_file.read_results(workdir)
     wanted_files = (workdir / MODEL / CONFIG, workdir / MODEL / CARD, workdir / PICTURE)
     if found is None or not all(file.exists() for file in wanted_files):

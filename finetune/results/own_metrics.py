@@ -61,7 +61,7 @@ class OwnMetrics:
         if self.kind.per_token:
             assert sentences is not None
             given = self._tags(predictions, sentences), self._tags(right, sentences)
-        more = {"logits": logits} if "logits" in inspect.signature(self.function).parameters else {}
+        more = {"logits": logits} if _takes_logits(self.function) else {}
         try:
             found = self.function(*given, **more)
         except UserError:
@@ -97,6 +97,14 @@ class OwnMetrics:
         return {name: float(value) for name, value in found.items()}
 
 
+def _takes_logits(function: ComputeMetrics) -> bool:
+    """Whether a function has a parameter `logits`; some functions that are not written in Python do not say."""
+    try:
+        return "logits" in inspect.signature(function).parameters
+    except ValueError:
+        return False
+
+
 def with_own_metrics(
     task: Task, kind: Kind, function: ComputeMetrics, labels: np.ndarray, sentences: np.ndarray | None
 ) -> Task:
@@ -110,10 +118,15 @@ def with_own_metrics(
       sentences: the sentence of each word; None where texts have labels.
 
     Raises:
-      UserError: the function fails, or gives no numbers by names; the task is one of vectors.
+      UserError: it is no function, it fails, or it gives no numbers by names; the task is one of vectors.
     """
     if kind.embeds:
         raise UserError(NOT_OF_VECTORS)
+    if not callable(function):
+        raise UserError(
+            f"compute_metrics={function!r:.60} is {type(function).__name__}; it should be a function of predictions "
+            "and labels that gives a dict of numbers by names"
+        )
     own = OwnMetrics(function, kind, task.labels)
     if labels.ndim > 1:
         logits = np.where(labels > 0, CERTAIN, -CERTAIN).astype(np.float32)
