@@ -20,6 +20,8 @@ HpSpace = Callable[["optuna.Trial"], Mapping[str, Any]]
 ComputeObjective = Callable[[Mapping[str, float]], float]
 """Makes the number that is optimised of the metrics of an evaluation, means over the seeds."""
 DIRECTIONS = ("maximize", "minimize")
+NOT_OF_A_TRIAL = ("learning_rates", "search.", "benchmark.")
+"""Beginnings of the fields that make several runs of one; a trial has one score."""
 OBJECTIVE = "objective"
 """What tables call a number of the user's own."""
 
@@ -59,18 +61,31 @@ class OwnFunctions:
         """The values of a trial, by paths of fields.
 
         Raises:
-          UserError: the function fails, or gives no values.
+          UserError: the function fails, gives no values, or values of fields that a trial cannot set.
         """
         assert self.hp_space is not None
         try:
             values = self.hp_space(trial)
         except Exception as error:
+            if "dynamic value space" in str(error):
+                raise UserError(
+                    "hp_space draws a parameter from other choices than before, but optuna keeps the choices of a name "
+                    "for a whole search; give the parameter another name, or set another workdir"
+                ) from error
             raise _failed("hp_space", error) from error
         if not isinstance(values, Mapping) or not values:
             raise UserError(
                 f"hp_space gave {values!r:.60}; it should give a dict of values by fields, such as "
                 "{'optimizer.learning_rate': trial.suggest_float('learning_rate', 1e-5, 1e-4, log=True)}"
             )
+        for name in values:
+            if not isinstance(name, str):
+                raise UserError(f"hp_space gave the field {name!r:.60}; the name of a field should be a text")
+            if name.removeprefix("config.").startswith(NOT_OF_A_TRIAL):
+                raise UserError(
+                    f"hp_space gave {name!r}, but a trial has one learning rate and one task; leave it out, or draw "
+                    "'optimizer.learning_rate'"
+                )
         return dict(values)
 
     def value(self, metrics: Mapping[str, float]) -> float:

@@ -48,6 +48,8 @@ UNPRUNED_TRIALS = 5
 """Number of trials that must end regularly before a trial may be ended early."""
 GOES_ON = "goes_on"
 """Name of a trial's attribute in optuna: the number of the stopped trial that this trial continues."""
+OWN = "own"
+"""Name of the study's attribute in optuna that says how it was asked for: see `_Search._own_facts`."""
 VALUES = "values"
 """Name of a trial's attribute in optuna: its values, by names of FIELDS or by paths of fields."""
 NO_FUNCTIONS = OwnFunctions()
@@ -166,10 +168,35 @@ class _Search:
         if "config" in saved:
             check_unchanged(saved["config"], self._config, SAFE_TO_CHANGE_IN_SEARCH, room=job.room)
             check_same_input(saved["fingerprints"], job, self._folder)
+            self._check_own({"direction": study.direction.name.lower(), **saved.get(OWN, {})})
         else:
+            study.set_user_attr(OWN, self._own_facts)
             study.set_user_attr("fingerprints", job.fingerprints)
             study.set_user_attr("config", schema.as_dict(self._config))
         return study
+
+    @property
+    def _own_facts(self) -> dict[str, str]:
+        """What a search must be asked for again: its objective, direction, and where its values are drawn from."""
+        return {
+            "objective": self.objective,
+            "direction": "minimize" if self._minimises else "maximize",
+            "what draws the values": "hp_space" if self._own.hp_space else "config.search",
+        }
+
+    def _check_own(self, saved: Mapping[str, str]) -> None:
+        """Refuse to go on with another objective: optuna would take its numbers for the same.
+
+        Raises:
+          UserError: the search was made with another one.
+        """
+        for name, now in self._own_facts.items():
+            before = saved.get(name, now)  # a search of an earlier version has the direction alone
+            if before != now:
+                raise UserError(
+                    f"this search was made with another {name}: it was {before}, and is {now}; call it as before, or "
+                    "set another workdir"
+                )
 
     def _put_back(self) -> None:
         """Put a stopped trial back into the queue, with its drawn values."""
@@ -185,17 +212,30 @@ class _Search:
         return self.study.get_trials(states=(states.COMPLETE, states.PRUNED))
 
     def run_trial(self) -> str:
-        """Make one trial. Returns the signal that stopped it; '' if it ended."""
-        config, number = self._config, len(self.over) + 1
-        seed = np.random.SeedSequence((config.seed, number)).generate_state(1)[0]
+        """Make one trial. Returns the signal that stopped it; '' if it ended.
+
+        Raises:
+          UserError: its values or its training fail. The trial has failed then, and another one takes its place.
+        """
+        number = len(self.over) + 1
+        seed = np.random.SeedSequence((self._config.seed, number)).generate_state(1)[0]
         self.study.sampler = self._optuna.samplers.TPESampler(seed=int(seed))
-        if self._own.hp_space:
-            trial = self.study.ask()
-            values = self._own.draw(trial)
-        else:
-            trial = self.study.ask(self._distributions())
-            values = trial.params
+        trial = self.study.ask(None if self._own.hp_space else self._distributions())
+        try:
+            return self._make(trial, number)
+        except UserError:
+            self.study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
+            raise
+
+    def _make(self, trial: "optuna.Trial", number: int) -> str:
+        """Train trial `number`, and tell its score."""
+        config, folder = self._config, self._folder / f"trial-{number}"
+        values = self._own.draw(trial) if self._own.hp_space else trial.params
         chosen = with_values(config, values)
+        failed = self.study.get_trials(states=(self._optuna.trial.TrialState.FAIL,))
+        before = [each.user_attrs[VALUES] for each in failed if VALUES in each.user_attrs]
+        if before and before[-1] != values and folder.exists():
+            folder.rmtree()  # of a trial that has failed, of other values
         trial.set_user_attr(VALUES, values)
         drawn = ", ".join(
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
@@ -203,12 +243,11 @@ class _Search:
         )
         logger.info("trial %d of %d: %s", number, config.search.trials, drawn)
         watch = _Watch(trial, self._value, chosen.epochs, self._reported(trial))
-        folder = self._folder / f"trial-{number}"
         outcome = train(chosen, folder, watch, compute_metrics=self._own.compute_metrics, look=False)
         if outcome.interrupted and not watch.pruned:
             return outcome.interrupted
-        value = math.nan
-        if not watch.pruned:
+        value, told_to_end = math.nan, watch.pruned or outcome.tracking.told_to_end  # also before a kill
+        if not told_to_end:
             content = results(outcome)
             write_results(content, folder)
             (by_metric,) = content["summary"].values()

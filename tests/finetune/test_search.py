@@ -4,6 +4,7 @@ import dataclasses
 import io
 import logging
 import math
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from base.command_line import parse
 from base.errors import UserError
 from finetune.config import FinetuneConfig
 from finetune.search import trials as searching
+from finetune.search.own_functions import OwnFunctions
 from finetune.search.search_space import check_ranges, with_values
 from finetune.search.trials import run_search, search
 from finetune.search.trials_table import Found, Trial, best_recipe, markdown, table
@@ -62,7 +64,7 @@ def scoring(monkeypatch, *trials: list[float], requested: str = "") -> list[Fine
             interrupted="",
             requested=requested,
             seconds=1.0,
-            tracking=SimpleNamespace(history=history),
+            tracking=SimpleNamespace(history=history, told_to_end=False),
             value=value,
         )
 
@@ -194,6 +196,79 @@ def test_another_search_in_the_same_workdir_is_refused(task, tmp_path, monkeypat
         search(config_of(task, learning_rate=[1e-3, 1e-2]), epath.Path(tmp_path))
     with pytest.raises(UserError, match=r"config\.epochs was 1, is 2"):
         search(dataclasses.replace(config_of(task), epochs=2), epath.Path(tmp_path))
+
+
+def test_a_search_goes_on_with_its_objective_and_direction_only(task, tmp_path, monkeypatch):
+    config = tiny_finetune(task, epochs=1, search={"trials": 2})
+    scoring(monkeypatch, [0.5], [0.6], [0.7])
+
+    def space(trial):
+        return {"optimizer.learning_rate": trial.suggest_float("rate", 1e-4, 1e-2)}
+
+    own = OwnFunctions(space, lambda metrics: metrics["accuracy"], "maximize")
+    search(config, epath.Path(tmp_path), own)
+    for other, said in (
+        (dataclasses.replace(own, direction="minimize"), "direction: it was maximize, and is minimize"),
+        (dataclasses.replace(own, compute_objective=None), "objective: it was objective, and is accuracy"),
+    ):
+        with pytest.raises(UserError, match=f"this search was made with another {said}"):
+            search(config, epath.Path(tmp_path), other)
+    more = dataclasses.replace(config, search=dataclasses.replace(config.search, trials=3))
+    assert len(search(more, epath.Path(tmp_path), own).trials) == 3
+
+
+def test_a_trial_that_fails_does_not_come_back(task, tmp_path, monkeypatch):
+    config = tiny_finetune(task, epochs=1, search={"trials": 1})
+    scoring(monkeypatch, [0.5])
+    made = searching.train
+
+    def refused(chosen, folder, watch, **more):
+        (folder / "checkpoints").mkdir(parents=True)
+        raise UserError(f"config.global_batch={chosen.global_batch} is refused")
+
+    def batches(size, name="batch"):
+        return OwnFunctions(lambda trial: {"global_batch": trial.suggest_categorical(name, [size])})
+
+    monkeypatch.setattr(searching, "train", refused)
+    with pytest.raises(UserError, match=r"config\.global_batch=13 is refused"):
+        search(config, epath.Path(tmp_path), batches(13))
+    assert (tmp_path / "search/trial-1/checkpoints").exists()
+    monkeypatch.setattr(searching, "train", lambda config, folder, *more, **names: (
+        folder.mkdir(), made(config, folder, *more, **names))[1])  # fmt: skip
+    with pytest.raises(UserError, match="optuna keeps the choices of a name for a whole search; give"):
+        search(config, epath.Path(tmp_path), batches(8))
+    (trial,) = search(config, epath.Path(tmp_path), batches(8, "size")).trials
+    assert (trial.values, trial.score) == ({"global_batch": 8}, 0.5)
+
+
+def test_a_trial_that_was_killed_after_it_was_ended_has_no_score(task, tmp_path, monkeypatch):
+    scoring(monkeypatch, [0.5])
+    made = searching.train
+
+    def ended_before(*given, **names):
+        outcome = made(*given, **names)
+        outcome.tracking.told_to_end = True
+        return outcome
+
+    monkeypatch.setattr(searching, "train", ended_before)
+    assert [trial.score for trial in search(config_of(task, trials=1), epath.Path(tmp_path)).trials] == [None]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"learning_rates": [1e-4, 1e-3]},
+            "hp_space gave 'learning_rates', but a trial has one learning rate",
+        ),
+        ({"config.benchmark.tasks": ["rte"]}, "hp_space gave 'config.benchmark.tasks'"),
+        ({"search.trials": 3}, "hp_space gave 'search.trials'"),
+        ({3: 4}, "hp_space gave the field 3; the name of a field should be a text"),
+    ],
+)
+def test_fields_that_a_trial_cannot_set_are_refused(values, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        OwnFunctions(lambda trial: values).draw(None)
 
 
 @pytest.mark.parametrize(
