@@ -197,6 +197,13 @@ def test_an_interrupted_run_says_where_it_goes_on(examples, home, monkeypatch):
     assert [each["step"] for each in whole.history] == [2, 4]
 
 
+@pytest.mark.parametrize("callbacks", [print, ["print"]])
+def test_callbacks_that_are_no_list_of_functions_are_refused_before_training(tmp_path, callbacks):
+    with pytest.raises(unmask.UserError, match=r"callbacks should be a list of functions"):
+        unmask.finetune("configs/glue.py:mrpc", tmp_path / "run", callbacks=callbacks)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("compute_metrics", "said"),
     [

@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from base import schema
+from base import schema, terminal
 from base.errors import UserError
 from base.places import place_of
 from finetune import train as finetuning
@@ -112,6 +112,7 @@ def finetune(
             way = "unmask.search makes searches" if name == "search" else "python -m finetune trains them all"
             raise UserError(f"config.{name} asks for several runs, and finetune makes one; {way}")
     prepare(settled)
+    after_evaluation = _stopping_by(callbacks)
     with stopping(folder):
         rows.write()
         found = finished(settled, folder, given, own_metrics=compute_metrics is not None)
@@ -119,13 +120,17 @@ def finetune(
             outcome = finetuning.train(
                 settled,
                 folder,
-                _stopping_by(callbacks),
+                after_evaluation,
                 accept_changes=accept_changes,
                 given=given,
                 compute_metrics=compute_metrics,
             )
             _raise_interrupted(outcome.interrupted, outcome.step)
             found = finish(outcome, folder)
+        else:
+            terminal.say(
+                f"{folder} is complete: its results are read, and nothing is trained or evaluated again"
+            )
     return _result(found, folder)
 
 
@@ -209,6 +214,8 @@ def _raise_interrupted(interrupted: str, step: int) -> None:
 
 def _stopping_by(callbacks: Sequence[Callback]) -> Callable[[Evaluation], bool] | None:
     """What a run calls after each evaluation: all callbacks, also after one that ends the run."""
+    if callable(callbacks) or not all(map(callable, callbacks)):
+        raise UserError("callbacks should be a list of functions: callbacks=[FUNCTION]")
 
     def call(evaluation: Evaluation) -> bool:
         answers = [callback(evaluation) for callback in callbacks]
