@@ -231,9 +231,10 @@ def _quiet() -> Iterator[None]:
     """Suppress transformers' progress bars, and the messages of torch's exporter about its own code."""
     from transformers.utils import logging as transformers_logging
 
-    exporter = logging.getLogger("torch.onnx")
-    level, bars = exporter.level, transformers_logging.is_progress_bar_enabled()
-    exporter.setLevel(logging.ERROR)
+    exporters = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels, bars = [each.level for each in exporters], transformers_logging.is_progress_bar_enabled()
+    for exporter in exporters:
+        exporter.setLevel(logging.ERROR)
     transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
@@ -241,7 +242,8 @@ def _quiet() -> Iterator[None]:
                 warnings.filterwarnings("ignore", message)
             yield
     finally:
-        exporter.setLevel(level)
+        for exporter, level in zip(exporters, levels, strict=True):
+            exporter.setLevel(level)
         if bars:
             transformers_logging.enable_progress_bar()
 
