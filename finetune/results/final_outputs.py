@@ -95,6 +95,22 @@ def room_in(workdir: epath.Path) -> int | None:
     return parse_config(read_config(str(file)), str(file)).max_length if file.exists() else None
 
 
+def without_score(metric: str, best: Mapping[str, float]) -> str:
+    """Why the best run has no score; '' if it has one.
+
+    Args:
+      metric: the one that chooses the best run.
+      best: the metrics of the best run.
+    """
+    if math.isfinite(best[metric]):
+        return ""
+    if any(not math.isfinite(value) for name, value in best.items() if name.rpartition("/")[2] == "loss"):
+        return "all have diverged; lower config.optimizer.learning_rate"
+    return (
+        f"{metric}={best[metric]:g} in all evaluations of the best; set config.eval.metric to another metric"
+    )
+
+
 def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
     """Write WORKDIR/model, WORKDIR/predictions, WORKDIR/results.json, WORKDIR/finished.json, WORKDIR/predictions.png.
 
@@ -104,8 +120,8 @@ def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
     """
     job = outcome.job
     found = results_file.results(outcome)
-    if not math.isfinite(found["runs"][found["best_run"]]["metrics"][job.metric]):
-        logger.warning("no run has a score, because all have diverged; lower config.optimizer.learning_rate")
+    if why := without_score(job.metric, found["runs"][found["best_run"]]["metrics"]):
+        logger.warning("no run has a score: %s", why)
     params = member_params(_whole(outcome.params), found["best_run"])
     model = JaxModel(
         job.classifier,

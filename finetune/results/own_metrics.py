@@ -1,7 +1,10 @@
 """Metrics of the user's own: a function of predictions and labels, called beside the task's metrics."""
 
 import inspect
+import logging
+import math
 import numbers
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +22,8 @@ ComputeMetrics = Callable[..., Mapping[str, float]]
 Predictions and labels have one form: ids of classes int [n], scores float [n], whether each text has each class bool
 [n, C], or for words the tags of each sentence as a list of lists.
 """
+logger = logging.getLogger(__name__)
+
 NOT_OF_VECTORS = "compute_metrics is for classes, scores and words; leave it out for config.kind=embedding"
 RESERVED = ("loss", "threshold", "average_chosen")
 CERTAIN = 8.0
@@ -67,10 +72,11 @@ class OwnMetrics:
         except UserError:
             raise
         except Exception as error:
-            raise UserError(
-                f"compute_metrics failed: {type(error).__name__}: {formatting.one_line(str(error))}"
-            ) from error
-        return self._checked(found)
+            raise failed("compute_metrics", error) from error
+        values = self._checked(found)
+        if self.names and (odd := _not_finite(values)):
+            logger.warning("compute_metrics gave %s; a NaN counts as the worst score", odd)
+        return values
 
     def _tags(self, ids: np.ndarray, sentences: np.ndarray) -> list[list[str]]:
         cuts = np.flatnonzero(np.diff(sentences)) + 1
@@ -105,6 +111,23 @@ def _takes_logits(function: ComputeMetrics) -> bool:
         return False
 
 
+def failed(name: str, error: Exception) -> UserError:
+    """The one line of an exception in a user's function, with the place in the user's file where it happened.
+
+    Args:
+      name: what the function is called.
+      error: the exception, caught where the function was called.
+    """
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    own = [frame for frame in frames if frame.filename == frames[0].filename]
+    place = f" ({own[-1].filename} line {own[-1].lineno})" if own else ""
+    return UserError(f"{name} failed: {type(error).__name__}: {formatting.one_line(str(error))}{place}")
+
+
+def _not_finite(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name}={value:g}" for name, value in values.items() if not math.isfinite(value))
+
+
 def with_own_metrics(
     task: Task, kind: Kind, function: ComputeMetrics, labels: np.ndarray, sentences: np.ndarray | None
 ) -> Task:
@@ -118,7 +141,8 @@ def with_own_metrics(
       sentences: the sentence of each word; None where texts have labels.
 
     Raises:
-      UserError: it is no function, it fails, or it gives no numbers by names; the task is one of vectors.
+      UserError: it is no function, it fails, or gives no finite numbers by names, or a name that the task has; the task is one
+        of vectors.
     """
     if kind.embeds:
         raise UserError(NOT_OF_VECTORS)
@@ -134,5 +158,13 @@ def with_own_metrics(
         logits = np.where(np.arange(len(task.labels)) == labels[:, None], CERTAIN, -CERTAIN)
     else:
         logits = labels[:, None].astype(np.float32)
-    names = tuple(own(logits.astype(np.float32), labels, sentences, None))
-    return replace(task, own_metrics=replace(own, names=names))
+    values = own(logits.astype(np.float32), labels, sentences, None)
+    taken = dict.fromkeys((*task.metrics, *kind.reported, *RESERVED))
+    if twice := [name for name in values if name in taken]:
+        raise UserError(
+            f"compute_metrics gave {twice[0]!r}, a name that {task.title} has already; give it another name than "
+            f"{', '.join(taken)}"
+        )
+    if odd := _not_finite(values):
+        raise UserError(f"compute_metrics gave {odd} on right answers; it should give finite numbers")
+    return replace(task, own_metrics=replace(own, names=tuple(values)))

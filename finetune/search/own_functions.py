@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from base import formatting
 from base.errors import UserError
-from finetune.results.own_metrics import ComputeMetrics
+from finetune.results.own_metrics import ComputeMetrics, failed
 
 if TYPE_CHECKING:
     import optuna
@@ -72,7 +71,7 @@ class OwnFunctions:
                     "hp_space draws a parameter from other choices than before, but optuna keeps the choices of a name "
                     "for a whole search; give the parameter another name, or set another workdir"
                 ) from error
-            raise _failed("hp_space", error) from error
+            raise failed("hp_space", error) from error
         if not isinstance(values, Mapping) or not values:
             raise UserError(
                 f"hp_space gave {values!r:.60}; it should give a dict of values by fields, such as "
@@ -104,11 +103,7 @@ class OwnFunctions:
                 f"compute_objective asks for {error.args[0]!r}; an evaluation has {', '.join(metrics)}"
             ) from error
         except Exception as error:
-            raise _failed("compute_objective", error) from error
+            raise failed("compute_objective", error) from error
         if not isinstance(value, numbers.Real | np.number):
             raise UserError(f"compute_objective gave {value!r:.60}; it should give a number")
         return float(value)
-
-
-def _failed(name: str, error: Exception) -> UserError:
-    return UserError(f"{name} failed: {type(error).__name__}: {formatting.one_line(str(error))}")
