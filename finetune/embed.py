@@ -140,7 +140,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--model", help="a run's workdir, a model's folder, or a hub id")
     parser.add_argument("--text", default=STDIN, help="the file with the texts; - (the default) is stdin")
     parser.add_argument("--text_column", default="", help="the column with the text, if --text is a table")
-    parser.add_argument("--out", help="the file to write, .npy")
+    parser.add_argument(
+        "--out", help="the file to write, .npy; an earlier one is replaced, and its folder is made"
+    )
     parser.add_argument(
         "--pooling",
         default=AUTO,
@@ -232,6 +234,8 @@ def written_rows(path: epath.Path, width: int) -> Iterator[Any]:
     unfinished = path.with_name(f"{path.name}.unfinished-{os.getpid()}")
     count = 0
     try:
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True)
         with Path(unfinished).open("wb") as file:
             start = _header(file, 0, width)
 
@@ -245,9 +249,10 @@ def written_rows(path: epath.Path, width: int) -> Iterator[Any]:
             assert _header(file, count, width) == start
         unfinished.replace(path)
     except OSError as error:
-        raise UserError(f"--out={path} cannot be written: {error}") from error
+        raise UserError(f"--out={path} cannot be written: {error.strerror or error}") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):
+            unfinished.unlink(missing_ok=True)
 
 
 def _header(file: IO[bytes], count: int, width: int) -> int:

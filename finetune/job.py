@@ -128,7 +128,7 @@ def assemble(config: FinetuneConfig, compute_metrics: ComputeMetrics | None = No
     kind = kind_of(data.task)
     if compute_metrics is not None:
         data = with_metrics(data, kind, compute_metrics)
-    metric = choosing_metric(config.eval.metric, data.task)
+    metric = choosing_metric(config.eval.metric, data.task, next(iter(data.evaluations.values())).origin)
     if config.label_smoothing and kind.refuses_smoothing:
         raise UserError(
             f"config.label_smoothing={config.label_smoothing} spreads a share of one class over all, but an example of "

@@ -30,6 +30,7 @@ from base.home import cache_folder
 from base.interruptible import signal_of, sigterm_as_ctrl_c
 from base.places import place_of
 from base.plain_arguments import Arguments
+from base.storage import is_remote
 from data.labelled.examples import Examples
 from data.labelled.own_sources import rows_of_file
 from data.labelled.tables import FORMATS
@@ -78,7 +79,11 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         help="the file to label; - is stdin, and the default without texts",
     )
     parser.set_defaults(flag="--file")
-    parser.add_argument("--out", default=STDIN, help="the file to write; - (the default) is stdout")
+    parser.add_argument(
+        "--out",
+        default=STDIN,
+        help="the file to write; - (the default) is stdout; an earlier file is replaced, and its folder is made",
+    )
     parser.add_argument(
         "--text_column",
         default="",
@@ -287,9 +292,12 @@ def _writer(out: str) -> Iterator[Callable[[str], None]]:
         raise UserError(f"--out={out} is a folder; name a file")
     unfinished = path.with_name(f"{path.name}.unfinished-{os.getpid()}")
     try:
+        if not (is_remote(out) or path.parent.exists()):
+            path.parent.mkdir(parents=True)
         file = unfinished.open("wb")
     except Exception as error:  # every file system has errors of its own
-        raise UserError(f"--out={out} cannot be written: {error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"--out={out} cannot be written: {why}") from error
     try:
         with file:
             yield lambda text: file.write(text.encode())

@@ -22,11 +22,12 @@ ReadLabel = Callable[[Any, str], Any]
 """Function (value in the file, its place) -> label; None if the value marks an example without a label."""
 
 
-def read_score(setting: str) -> ReadLabel:
+def read_score(setting: str, what: str = "label") -> ReadLabel:
     """Make a reader of scores. It raises UserError for a value that is no finite number.
 
     Args:
       setting: the setting that the user might change, for messages; '' for none.
+      what: what the value is called in messages.
     """
 
     def read(raw: Any, place: str) -> float:
@@ -37,7 +38,8 @@ def read_score(setting: str) -> ReadLabel:
         except (ValueError, OverflowError):
             value = math.nan
         if not math.isfinite(value):
-            raise UserError(f"{place}: label {_shown(raw)} should be a number, for a score{_or(setting)}")
+            purpose = ", for a score" if what == "label" else ""
+            raise UserError(f"{place}: {what} {_shown(raw)} should be a number{purpose}{_or(setting)}")
         return value
 
     return read

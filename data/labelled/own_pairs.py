@@ -141,7 +141,7 @@ class _Reader:
     def scored(self, split: str, limit: int | None) -> Examples:
         """Pairs with scores; in a test set scores may be missing."""
         is_test = split == "test"
-        read, unknown = read_score(SCORE), list[str]()
+        read, unknown = read_score(SCORE, "score"), list[str]()
         columns = Columns(self.texts, self.config.score, settings=self.settings, may_lack_label=is_test)
         found = self._collected(split, columns, read_if_known(read, unknown) if is_test else read, limit)
         if unknown:

@@ -127,8 +127,8 @@ def answers_of(values: Mapping[str, Any], model: str) -> tuple[Kind, tuple[str, 
     per_word = any(name.endswith(TOKENS.task_class) for name in classes)
     if any(name.endswith(EMBEDDING.task_class) for name in classes) and not per_word:
         raise UserError(
-            f"--model={model} is a {classes[0]}, which labels nothing; fine-tune it first, or write vectors of texts: "
-            "python -m finetune.embed"
+            f"--model={model} is a {classes[0]}, which gives vectors and no labels: python -m finetune.embed "
+            f"{shlex.quote(f'--model={model}')} --text=FILE --out=vectors.npy; for labels, fine-tune it first"
         )
     if classes and not per_word and not any(name.endswith(CLASSES.task_class) for name in classes):
         raise UserError(f"--model={model} is a {classes[0]}, which labels nothing; fine-tune it first")

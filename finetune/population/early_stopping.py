@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from base.errors import UserError
-from data.labelled.tasks import Task
+from data.labelled.own_pairs import RANKING_METRICS, SIMILARITY_METRICS
+from data.labelled.tasks import EMBEDDING, SIMILARITY, Task
 
 
 @dataclass
@@ -124,15 +125,37 @@ def better_of(
     return values, chosen
 
 
-def choosing_metric(given: str, task: Task) -> str:
+def choosing_metric(given: str, task: Task, evaluated: str = "") -> str:
     """The metric that chooses the best model: `given`, or else the task's own.
+
+    Args:
+      given: config.eval.metric.
+      task: the task.
+      evaluated: where the examples to evaluate on come from. Their metrics depend on it for pairs of texts.
 
     Raises:
       UserError: the task does not have the metric `given`.
     """
     known = (*task.scores, "loss")
     if given and given not in known:
-        raise UserError(
-            f"config.eval.metric={given!r} is not a metric of {task.title}; it has {', '.join(known)}"
-        )
+        raise no_metric("config.eval.metric", given, task, evaluated, known)
     return given or task.chooses
+
+
+def no_metric(setting: str, given: str, task: Task, evaluated: str, known: Sequence[str]) -> UserError:
+    """The one line for a metric that a task does not have.
+
+    Args:
+      setting: the field that names it.
+      given: its value.
+      task: the task.
+      evaluated: see `choosing_metric`.
+      known: the metrics that it has.
+    """
+    place = evaluated if evaluated and task.kind in (EMBEDDING, SIMILARITY) else task.title
+    line = f"{setting}={given!r} is not a metric of {place.removeprefix('files ')}; it has {', '.join(known)}"
+    if task.kind == EMBEDDING:
+        line += f"; pairs with scores (config.data.score) have {', '.join(SIMILARITY_METRICS)}"
+    if task.kind == SIMILARITY:
+        line += f"; pairs without scores have {', '.join(RANKING_METRICS)}"
+    return UserError(line)

@@ -10,6 +10,7 @@ from base import schema
 from base.errors import UserError
 from base.suggestions import Names, unknown_field
 from finetune.config import FinetuneConfig, SearchConfig, check_values
+from finetune.population.early_stopping import no_metric
 
 if TYPE_CHECKING:
     from finetune.job import Job
@@ -113,8 +114,6 @@ def objective_of(job: "Job", given: str) -> str:
     prefixes = [f"{each.name}/" if each.name else "" for each in job.evaluations]
     known = [f"{prefix}{name}" for prefix in prefixes for name in (*job.data.task.scores, "loss")]
     if given and given not in known:
-        title = job.data.task.title
-        raise UserError(
-            f"config.search.objective={given!r} is not a metric of {title}; it has {', '.join(known)}"
-        )
+        evaluated = next(iter(job.data.evaluations.values())).origin
+        raise no_metric("config.search.objective", given, job.data.task, evaluated, known)
     return given or job.metric

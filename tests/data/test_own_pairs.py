@@ -75,7 +75,7 @@ def test_pairs_to_rank_are_held_out_where_no_file_has_them(tmp_path):
             r"files train\.tsv: no pair has one of config\.data\.positive_labels=\['yes'\]; the labels are "
             "'entailment', 'neutral'$",
         ),
-        ({"validation": "scored", "score": "b"}, r"scored\.tsv line 2: label 'y' should be a number"),
+        ({"validation": "scored", "score": "b"}, r"scored\.tsv line 2: score 'y' should be a number; corr"),
         ({"validation": "scored", "score": "s"}, r"no field 's'.*config\.data\.score"),
     ],
 )

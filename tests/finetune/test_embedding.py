@@ -5,6 +5,7 @@ import gzip
 import json
 import random
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -17,12 +18,15 @@ from etils import epath
 
 from base.errors import UserError
 from base.schema import as_dict, build
+from data.labelled.own_pairs import RANKING_METRICS, SIMILARITY_METRICS
+from data.labelled.tasks import Task
 from finetune import evaluate
 from finetune.classifier.embedder import load_embedder
 from finetune.embed import Vectors, main, read_texts, written_rows
 from finetune.job import assemble
 from finetune.kinds import EMBEDDING
 from finetune.onnx_embedder import OnnxEmbedder, export_embedder
+from finetune.population.early_stopping import choosing_metric
 from finetune.population.train_step import logits_of, vectors_in_parts
 from finetune.predict import main as predict
 from finetune.results.final_outputs import finish, finished
@@ -315,7 +319,7 @@ def test_rows_come_in_parts_and_a_failure_leaves_no_file(tmp_path: Path):
         (["--model=m", "--out=v.npy", "--text={}/bad.txt"], r"bad\.txt line 1: invalid UTF-8"),
         (
             ["--model={}/none", "--out=v.npy", "--text={}/a.txt"],
-            "there is no .*/none; give a folder, or the id",
+            r"/none.: there is no such folder; set it to a workdir",
         ),
     ],
 )
@@ -340,6 +344,34 @@ def test_metrics_of_the_users_own_are_refused_for_vectors():
         with_own_metrics(None, EMBEDDING, lambda predictions, labels: {}, np.zeros(2), None)
 
 
+def test_metrics_are_those_of_the_evaluation_set_which_a_mistake_names():
+    pairs = Task("", "files pairs.csv", ("a", "b"), (), RANKING_METRICS, "ndcg_at_10", kind="embedding")
+    with pytest.raises(
+        UserError, match=r"'spearman' is not a metric of dev\.csv; it has .*, loss; pairs with scores "
+    ):
+        choosing_metric("spearman", pairs, "files dev.csv")
+    scored = replace(pairs, metrics=SIMILARITY_METRICS, chooses="spearman", kind="similarity")
+    with pytest.raises(
+        UserError, match=r"'mrr' is not .*dev\.csv; it has .*; pairs without scores have recall_at_1"
+    ):
+        choosing_metric("mrr", scored, "files dev.csv")
+    assert choosing_metric("pearson", scored, "files dev.csv") == "pearson"
+
+
+def test_vectors_make_the_folder_that_they_are_written_to(tmp_path: Path):
+    with written_rows(epath.Path(tmp_path / "new" / "v.npy"), 2) as write:
+        write(np.ones((1, 2), np.float32))
+    assert [each.name for each in (tmp_path / "new").iterdir()] == ["v.npy"]
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UserError, match=r"^--out=.*/file/v\.npy cannot be written: [A-Z][a-z ]+$"),
+        written_rows(epath.Path(tmp_path / "file" / "v.npy"), 2),
+    ):
+        pass
+
+
 def test_an_embedder_labels_nothing(run):
-    with pytest.raises(UserError, match=r"is a RobertaModel, which labels nothing; .* finetune\.embed$"):
+    with pytest.raises(
+        UserError, match=r"is a RobertaModel, which gives vectors and no labels: .* finetune\.embed "
+    ):
         predict(["predict", f"--model={run[1]}/run", "a text"])

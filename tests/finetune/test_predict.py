@@ -148,7 +148,9 @@ def test_pairs_are_two_columns_and_an_empty_line_is_a_pair(models: SimpleNamespa
 
 
 def test_a_score_has_no_label(models: SimpleNamespace, tmp_path: Path):
-    header, *rows = predict(models.score, tmp_path / "out", f"--text={write(tmp_path / 'texts', *TEXTS)}")
+    header, *rows = predict(
+        models.score, tmp_path / "new" / "out", f"--text={write(tmp_path / 'texts', *TEXTS)}"
+    )
     assert header == ["score", "text"]
     expected = theirs(models.score, TEXTS, None, 24)[:, 0]
     np.testing.assert_allclose([float(row[0]) for row in rows], expected, atol=1e-4)
@@ -238,7 +240,7 @@ def test_a_line_of_other_columns_is_named_and_nothing_is_written(
             ["--text=a.csv", "--text_column=a", "--text_pair_column=b"],
             "--model={model} was fine-tuned on single texts",
         ),
-        (["--out={text}/out"], "--out={text}/out cannot be written"),
+        (["--out={text}/out"], "--out={text}/out cannot be written: Not a directory"),
         (["--out={folder}"], "--out={folder} is a folder; name a file"),
         (
             ["--model={bare}"],
