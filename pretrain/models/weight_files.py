@@ -149,8 +149,10 @@ def _read_torch(file: epath.Path) -> State:
     try:
         held = torch.load(io.BytesIO(file.read_bytes()), map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zipfile and torch have no common error class
-        why = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{file} is damaged, or holds more than tensors, which is not read: {why}") from error
+        raise UserError(
+            f"{file} is damaged, or holds more than tensors, which could run code and is not read. Fetch it again; or, "
+            "where you trust it, save it as safetensors by transformers' save_pretrained"
+        ) from error
     if not isinstance(held, Mapping) or not all(isinstance(value, torch.Tensor) for value in held.values()):
         raise UserError(
             f"{file} should hold tensors by their names, as transformers saves them; it holds other things"
