@@ -141,8 +141,8 @@ def with_own_metrics(
       sentences: the sentence of each word; None where texts have labels.
 
     Raises:
-      UserError: it is no function, it fails, or gives no finite numbers by names, or a name that the task has; the task is one
-        of vectors.
+      UserError: it is no function, it fails, or gives no finite numbers by names, or a name that the task has; the
+        task is one of vectors.
     """
     if kind.embeds:
         raise UserError(NOT_OF_VECTORS)
