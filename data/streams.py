@@ -24,7 +24,7 @@ from data.mixes import MixDraws, MixedDocuments, keeps_its_place, shares
 from data.prepared.documents import PreparedDocuments, shuffled
 from data.prepared.source import PreparedSource
 from data.random_orders import permutation
-from data.source_protocol import Divisible, Source
+from data.source_protocol import Divisible, RecordsOfShards, Source
 from data.stream_records import (
     SHARDS_PER_STREAM,
     SHUFFLED,
@@ -372,8 +372,11 @@ def _empty_stream(layout: Layout, stream: int, unwanted: Unwanted) -> UserError:
     for shard in range(len(source.shards)):
         for record in source.read(shard):
             if counts.keeps(record, unwanted):
+                whole = (
+                    ", or set config.data.split_files=False" if isinstance(source, RecordsOfShards) else ""
+                )
                 return UserError(
                     f"stream {stream} of {layout.streams} has no document: the corpus has too few for so many streams; "
-                    "lower config.data.streams or give more text"
+                    f"lower config.data.streams or give more text{whole}"
                 )
     return nothing_to_read([source], counts)

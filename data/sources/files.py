@@ -75,12 +75,10 @@ class FilesSource:
         parts = divide(self._files, (), count, streams)
         if isinstance(parts, str):
             return parts
-        return divided_source(self.shards, parts, self._part, self.fingerprint())
+        return divided_source(self, parts, self._part)
 
     def _part(self, part: Part, start: int) -> Iterator[Record]:
         file = self._files[part.file]
-        if not file.size:
-            return self.read(part.file, start)
         return self._versions.unchanged(read_part(file, part, self._config, self._gate, start), file)
 
     def fingerprint(self) -> str:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from base.errors import UserError
 from data.config import FilterConfig, SourceConfig
@@ -82,12 +82,11 @@ class OscarSource:
         parts = divide(files, pairs, count, streams)
         if isinstance(parts, str):
             return parts
-        return divided_source(self.shards, parts, self._part, self.fingerprint())
+        return divided_source(self, parts, self._part)
 
     def _part(self, part: Part, start: int) -> Iterator[Record]:
         shard = self._layout.shards[part.file]
-        if (file := shard.meta or shard.text) is None or (shard.text and shard.meta) or not file.size:
-            return self.read(part.file, start)
+        file = cast("File", shard.meta or shard.text)
         place = place_of(file.path, part)
         if shard.meta:
             records = self._documents(lines_of_part(file.path, part), place, start)

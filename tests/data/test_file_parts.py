@@ -15,6 +15,7 @@ import pytest
 import zstandard
 
 from base import schema
+from base.errors import UserError
 from data import streams
 from data.config import DataConfig, SourceConfig
 from data.corpus import count_steps
@@ -107,6 +108,17 @@ def test_parts_have_similar_sizes_and_streams_equal_numbers() -> None:
     assert divide([File("a.txt", "a.txt", 99 << 20)], [0], 16, 2) == "a.txt is a text and its metadata"
 
 
+def test_files_that_give_a_stream_too_much_or_too_little_text_are_not_divided() -> None:
+    def files(*sizes: int) -> list[File]:
+        return [File(f"{number}.txt", f"{number}.txt", size << 20) for number, size in enumerate(sizes)]
+
+    assert divide(files(*[4, 0] * 7), (), 16, 2) == (
+        "4.txt and the other files have too different sizes for equal shares"
+    )
+    alone = divide(files(*[0, 14] * 8), (), 64, 8)
+    assert "too different sizes" in str(alone), "empty files would be all that stream 0 has"
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of a few kilobytes count as large."""
@@ -117,8 +129,15 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 CORPUS = [text for shard in make_corpus(1, 1200, longest=12) for text in shard]
 
 
-def write_parquet(path: Path, groups: int) -> None:
-    pq.write_table(pa.table({"text": CORPUS}), path, row_group_size=-(-len(CORPUS) // groups))
+def write_parquet(path: Path, groups: int, first: int = 0) -> None:
+    """Row groups of equal numbers of rows; or one of `first` rows, and of the others 40 of equal numbers."""
+    table = pa.table({"text": CORPUS})
+    with pq.ParquetWriter(path, table.schema) as writer:
+        if first:
+            writer.write_table(table.slice(0, first))
+        writer.write_table(
+            table.slice(first), row_group_size=-(-(len(CORPUS) - first) // (40 if first else groups))
+        )
 
 
 def write_frames(path: Path) -> None:
@@ -220,6 +239,7 @@ def test_a_run_of_older_code_reads_as_it_did(tmp_path: Path) -> None:
             "a.txt.zst is a .zst file of one frame",
         ),
         ("a.parquet", None, "a.parquet has only 7 row groups"),
+        ("unequal.parquet", None, "unequal.parquet has row groups of unequal sizes"),
     ],
 )
 def test_files_without_parts_are_read_whole_and_named_on_several_hosts(
@@ -227,7 +247,10 @@ def test_files_without_parts_are_read_whole_and_named_on_several_hosts(
 ) -> None:
     streams._say_shared.cache_clear()
     path = tmp_path / name
-    write_parquet(path, 7) if content is None else path.write_bytes(content)
+    if content:
+        path.write_bytes(content)
+    else:
+        write_parquet(path, 7, first=600 if name.startswith("unequal") else 0)
     config = DataConfig(source="files", path=str(path), streams=4, window=8)
     source = FilesSource(SourceConfig(source="files", path=str(path)))
     assert str(division(config, source)).startswith(why)
@@ -238,3 +261,15 @@ def test_files_without_parts_are_read_whole_and_named_on_several_hosts(
             take(config, [source], 2, rows=range(2))
     (message,) = caplog.messages
     assert message.startswith(why) and "every process reads all of the text; prepare the corpus" in message
+
+
+@pytest.mark.usefixtures("small")
+def test_a_stream_without_a_frame_says_how_to_read_the_archive(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.zst"
+    path.write_bytes(zstandard.compress(b"a\n") + zstandard.compress("\n".join(CORPUS).encode()))
+    config = DataConfig(source="files", path=str(path), streams=4, window=8)
+    source = FilesSource(SourceConfig(source="files", path=str(path)))
+    with pytest.raises(
+        UserError, match=r"stream 1 of 4 has no document: .*, or set config\.data\.split_files=False"
+    ):
+        take(config, [source], 1)
