@@ -5,7 +5,10 @@ The token comes from huggingface_hub (HF_TOKEN, or a login); this module never r
 
 import functools
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import numpy as np
 
 from base.errors import UserError
 from base.hub_errors import may_pass, one_line
@@ -14,6 +17,7 @@ from base.hub_requests import REQUESTS
 from data.config import SourceConfig
 from data.source_protocol import Record, RecordsOfShards, Source
 from data.sources.documents import FlawError, Gate, column_of, digest, missing_field, refuse_metadata_filters
+from data.sources.file_parts import READERS, has_equal_shares
 from data.sources.hub_errors import explain
 from data.sources.table_rows import row_records
 
@@ -101,12 +105,22 @@ class HubSource:
         """See `data.source_protocol.Divisible`: row groups of Parquet files; `datasets` divides no other format."""
         try:
             dataset = patiently(self._dataset.reshard)
+            if (groups := dataset.num_shards) < count:
+                return f"{self._config.name} on the hub has {groups} files or row groups, fewer than {count}"
+            sizes = self._group_sizes()
         except Exception as error:  # the same as above
             raise explain(error, self._config, self._where) from error
-        if dataset.num_shards < count:
-            return f"{self._config.name} on the hub has {dataset.num_shards} files or row groups, fewer than {count}"
+        # Parts are contiguous shards, of which the first parts have one more.
+        if not has_equal_shares([float(part.sum()) for part in np.array_split(sizes, count)], streams):
+            return f"{self._config.name} on the hub has row groups of unequal sizes"
         names = [f"{self._config.split} {part}/{count}" for part in range(count)]
         return RecordsOfShards(names, lambda *place: self._read(dataset, names, *place), self.fingerprint())
+
+    def _group_sizes(self) -> list[int]:
+        """Bytes of text in each row group of the Parquet files."""
+        with ThreadPoolExecutor(READERS) as readers:
+            sizes = readers.map(lambda file: patiently(lambda: _text_bytes(file, self._column)), self._files)
+            return [size for of_file in sizes for size in of_file]
 
     def fingerprint(self) -> str:
         """Hex digest of id, revision, configuration, split, text field, shards, filters, and the card's count."""
@@ -138,9 +152,9 @@ class HubSource:
             setting = f"{self._where}.text_field"
             raise UserError(f"{config.name}: {missing_field(config.text_field, columns, setting)}")
         count = self._dataset.num_shards
-        files = (builder.config.data_files or {}).get(config.split, [])
-        if len(files) == count:
-            self._shards = [str(file).split("@", 1)[-1].split("/", 1)[-1] for file in files]
+        self._files = [str(file) for file in (builder.config.data_files or {}).get(config.split, [])]
+        if len(self._files) == count:
+            self._shards = [file.split("@", 1)[-1].split("/", 1)[-1] for file in self._files]
         else:
             self._shards = [f"{config.split}-{index:05d}-of-{count:05d}" for index in range(count)]
 
@@ -168,6 +182,19 @@ class HubSource:
 
 def _tables(dataset: Any, batch: int) -> Iterator[Any]:
     yield from dataset.with_format("arrow").iter(batch_size=batch)
+
+
+def _text_bytes(url: str, column: str) -> list[int]:
+    """Unpacked bytes of a column, nested ones too, in each row group of a Parquet file."""
+    import fsspec
+    import pyarrow.parquet
+
+    with fsspec.open(url, "rb") as opened:
+        facts = pyarrow.parquet.ParquetFile(opened).metadata
+    names = [facts.schema.column(index).path for index in range(facts.num_columns)]
+    chosen = [index for index, name in enumerate(names) if f"{name}.".startswith(f"{column}.")]
+    groups = map(facts.row_group, range(facts.num_row_groups))
+    return [sum(group.column(index).total_uncompressed_size for index in chosen) for group in groups]
 
 
 def _bound_retries() -> None:

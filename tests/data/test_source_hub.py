@@ -48,6 +48,7 @@ def hub():
                 "README.md": b"",
                 "data/train-00000-of-00001.parquet": parquet(["one", None, "three", " "]),
             },
+            "org/uneven": {"README.md": b"", "a.parquet": parquet(["x" * 5000, "y" * 5000, "a", "b"])},
             "org/languages": {
                 "README.md": CARD.encode(),
                 "nb/a.jsonl": lines(["bokmål"]),
@@ -125,6 +126,9 @@ def test_row_groups_are_read_by_parts(reader):
         "org/columns on the hub has 2 files or row groups, fewer than 3"
     )
     assert "org/lines on the hub has 2 files" in error(reader, name="org/lines", divided=16)
+    assert error(reader, name="org/uneven", text_field="content", divided=2) == (
+        "org/uneven on the hub has row groups of unequal sizes"
+    )
 
 
 def test_configuration_and_split_are_chosen(reader):
