@@ -33,7 +33,6 @@ def write_mrpc(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory) -> nbformat.NotebookNode:
     home = tmp_path_factory.mktemp("notebook")
-    (home / "configs").symlink_to(NOTEBOOK.parents[1] / "configs")
     model = write_model(home / "start", layers=1)
     book = nbformat.read(NOTEBOOK, as_version=4)
     with pytest.MonkeyPatch.context() as patched:
@@ -43,7 +42,8 @@ def executed(tmp_path_factory) -> nbformat.NotebookNode:
         patched.setenv("UNMASK_GLUE", str(write_mrpc(home / "glue")))
         patched.setenv("UNMASK_RUNS", str(home / "runs"))
         patched.setenv("UNMASK_QUICK", "1")
-        client = nbclient.NotebookClient(book, timeout=540, resources={"metadata": {"path": str(home)}})
+        started = {"metadata": {"path": str(NOTEBOOK.parent)}}  # where Jupyter starts a notebook
+        client = nbclient.NotebookClient(book, timeout=540, resources=started)
         return client.execute()
 
 
