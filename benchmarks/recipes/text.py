@@ -154,12 +154,14 @@ def _first(documents: Sequence[str], characters: int) -> list[str]:
 
 
 def _train_tokenizer(documents: Sequence[str], vocab_size: int, folder: Path) -> None:
-    from tokenizers import ByteLevelBPETokenizer, processors
+    from tokenizers import AddedToken, ByteLevelBPETokenizer, processors
     from transformers import PreTrainedTokenizerFast
 
     bpe = ByteLevelBPETokenizer()
+    # The mask token takes the space before it, as RoBERTa's does: it stands for a token that begins with a space.
+    special: list[str | AddedToken] = [*SPECIAL[:-1], AddedToken(SPECIAL[-1], lstrip=True, special=True)]
     bpe.train_from_iterator(
-        documents, vocab_size=vocab_size, min_frequency=2, special_tokens=list(SPECIAL), show_progress=False
+        documents, vocab_size=vocab_size, min_frequency=2, special_tokens=special, show_progress=False
     )
     last, first = (("</s>", SPECIAL.index("</s>")), ("<s>", SPECIAL.index("<s>")))
     bpe.post_processor = processors.RobertaProcessing(last, first, add_prefix_space=False)
