@@ -69,7 +69,10 @@ def job_of(names, first, labels, second=None):
     examples = SimpleNamespace(first=first, second=second)
     chosen = SimpleNamespace(name="", encoded=SimpleNamespace(targets=np.array(labels)))
     return SimpleNamespace(
-        labels=names, data=SimpleNamespace(evaluations={"validation": examples}), evaluations=[chosen]
+        kind=SimpleNamespace(embeds=False),
+        labels=names,
+        data=SimpleNamespace(evaluations={"validation": examples}),
+        evaluations=[chosen],
     )
 
 
