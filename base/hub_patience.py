@@ -1,8 +1,10 @@
 """Patience with the Hugging Face hub: a request that it was too busy for is made again, when it asks for that."""
 
+import contextlib
+import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 from base.hub_errors import TRANSIENT_STATUS, causes, status
@@ -15,6 +17,37 @@ LONGEST_WAIT_SECONDS = 30.0
 LONGEST_ASKED_SECONDS = 600.0
 """Longest wait that the hub may ask for. It counts requests in windows of five minutes."""
 
+CLIENT = "huggingface_hub"
+
+_told: set[str] = set()
+
+
+def tell(logger: logging.Logger, hub_id: str) -> None:
+    """Log once in a process that a model comes from the hub: a mistyped folder may look like an id.
+
+    Args:
+      logger: where to log it.
+      hub_id: the model.
+    """
+    if hub_id not in _told:
+        _told.add(hub_id)
+        logger.info("there is no folder %s; asking the hub for it", hub_id)
+
+
+@contextlib.contextmanager
+def quiet_client() -> Iterator[None]:
+    """Hide warnings of huggingface_hub, two lines a retry. They end in an error, which this project shows in one line.
+
+    It sets its level when it is imported, so a level that was set before has no effect.
+    """
+    client = logging.getLogger(CLIENT)
+    before = client.level
+    client.setLevel(max(before, logging.ERROR))
+    try:
+        yield
+    finally:
+        client.setLevel(before)
+
 
 def patiently(request: Callable[[], T]) -> T:
     """Make a request, and again while the hub is busy: at most ATTEMPTS times.
@@ -24,12 +57,14 @@ def patiently(request: Callable[[], T]) -> T:
     """
     for failures in range(1, ATTEMPTS):
         try:
-            return request()
+            with quiet_client():
+                return request()
         except Exception as error:  # datasets, huggingface_hub and pyarrow raise many types
             if not is_busy(error):
                 raise
             pause(error, failures)
-    return request()
+    with quiet_client():
+        return request()
 
 
 def is_busy(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,8 +10,10 @@ from etils import epath
 
 from base import hub_errors, hub_ids, private_paths, storage
 from base.errors import UserError
-from base.hub_patience import patiently
+from base.hub_patience import patiently, tell
 from base.json_files import parsed
+
+logger = logging.getLogger(__name__)
 
 TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
@@ -67,6 +70,7 @@ def as_json(value: Mapping[str, Any]) -> bytes:
 def _download(hub_id: str) -> dict[str, bytes]:
     from huggingface_hub import _CACHED_NO_EXIST, errors, hf_hub_download, try_to_load_from_cache
 
+    tell(logger, hub_id)
     repository, revision = hub_ids.parted(hub_id)
     at = {} if revision is None else {"revision": revision}
     files: dict[str, bytes] = {}

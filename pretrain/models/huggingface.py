@@ -7,6 +7,7 @@ No transformers class is imported: names and layouts are `pretrain.models.tensor
 import contextlib
 import dataclasses
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from etils import epath
 
 from base import hub_errors, hub_ids
 from base.errors import UserError
-from base.hub_patience import patiently
+from base.hub_patience import patiently, tell
 from base.json_files import json_object
 from data.special_tokens import SpecialTokens
 from pretrain.config import ModelConfig
@@ -35,6 +36,8 @@ from pretrain.models.weight_files import (
     write_weights,
 )
 from tokenizer.load import load as load_tokenizer
+
+logger = logging.getLogger(__name__)
 
 OURS = "config.model"
 """The place of a network's fields, for messages, if no config.json describes it."""
@@ -350,6 +353,7 @@ def download(hub_id: str, patterns: list[str]) -> epath.Path:
         raise UserError(f"there is no {hub_id}; give a folder, or the id of a model on the hub (owner/name)")
     from huggingface_hub import snapshot_download
 
+    tell(logger, hub_id)
     try:
         at: dict[str, Any] = {} if revision is None else {"revision": revision}
         return epath.Path(patiently(lambda: snapshot_download(name, allow_patterns=patterns, **at)))

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 
 from base.errors import UserError
-from base.hub_patience import ATTEMPTS, patiently
+from base.hub_patience import ATTEMPTS, patiently, tell
 from base.hub_requests import Requests, pause_after
 from pretrain.models import huggingface
 from tokenizer import tokenizer_files
@@ -92,6 +92,22 @@ def in_turn(*answers: Exception | str) -> Callable[..., str]:
 def test_a_busy_hub_is_asked_again_when_it_says(slept: list[float]):
     assert patiently(in_turn(BUSY, BUSY, "found")) == "found"
     assert len(slept) == 2 and all(40 < seconds < 60 for seconds in slept)
+
+
+def test_retries_of_the_client_are_not_shown_and_the_model_is_named_once(caplog: pytest.LogCaptureFixture):
+    client = logging.getLogger("huggingface_hub.utils._http")
+
+    def retried():
+        client.warning("Retrying in 1s")
+        return client.isEnabledFor(logging.ERROR)
+
+    before = logging.getLogger("huggingface_hub").level
+    with caplog.at_level(logging.INFO):
+        assert patiently(retried)
+        for _ in range(2):
+            tell(logging.getLogger("pretrain"), "runs/named-once")
+    assert caplog.messages == ["there is no folder runs/named-once; asking the hub for it"]
+    assert logging.getLogger("huggingface_hub").level == before
 
 
 def test_a_hub_that_stays_busy_is_given_up(slept: list[float]):
