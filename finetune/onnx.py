@@ -147,7 +147,9 @@ def check_installed(setting: str) -> None:
 def _load(folder: Path) -> Any:
     """The model of a folder as a torch module in float32, ready for export."""
     if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder} has no {CONFIG}; name the folder of an exported model")
+        inside = folder / "model"  # of a fine-tuning run's workdir
+        named = f"{inside}" if (inside / CONFIG).is_file() else "the folder of an exported model"
+        raise UserError(f"{folder} has no {CONFIG}; name {named}")
     import torch
     import transformers
 

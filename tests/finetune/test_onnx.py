@@ -164,6 +164,10 @@ def test_a_failure_halfway_leaves_the_earlier_file(
 def test_what_is_no_model_for_a_task_is_refused(exported: Path, tmp_path: Path):
     with pytest.raises(UserError, match=r"has no config.json; name the folder of an exported model"):
         export_onnx(tmp_path)
+    (tmp_path / "run/model").mkdir(parents=True)
+    (tmp_path / "run/model/config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"run has no config.json; name .*/run/model$"):
+        export_onnx(tmp_path / "run")
     random_model("bert", tmp_path / "bare", task="")
     with pytest.raises(
         UserError, match=r"bare holds BertModel, not a model ForSequenceClassification or For"
