@@ -174,10 +174,14 @@ def held_out_texts(workdir: epath.Path, config: PretrainConfig, phase: Phase, to
         rows = evaluation_rows(
             phase.data, tokenizer.encode, tokenizer.special, seq_len=512, max_rows=FEW_ROWS
         )
-    texts = []
-    for row in rows["tokens"]:
-        breaks = np.flatnonzero(np.isin(row, tokenizer.special_ids))
-        texts += [tokenizer.decode(part) for part in np.split(row, breaks) if len(part) > 1]
+    return [text for row in rows["tokens"] for text in texts_between(row, tokenizer)]
+
+
+def texts_between(row: Int[np.ndarray, "S"], tokenizer: Loaded) -> list[str]:
+    """The texts of a row, which special tokens separate; the special tokens are left out."""
+    is_special = np.isin(row, tokenizer.special_ids)
+    parts = np.split(np.arange(len(row)), np.flatnonzero(is_special))
+    texts = [tokenizer.decode(row[part[~is_special[part]]]) for part in parts]
     return [text for text in texts if text.strip()]
 
 

@@ -14,7 +14,15 @@ from base.errors import UserError
 from base.schema import as_dict
 from pretrain import fill_mask as module
 from pretrain.config import PhaseConfig
-from pretrain.fill_mask import MASK, Candidate, Cloze, choose_examples, fill_mask, prediction_table
+from pretrain.fill_mask import (
+    MASK,
+    Candidate,
+    Cloze,
+    choose_examples,
+    fill_mask,
+    prediction_table,
+    texts_between,
+)
 from pretrain.models import EncoderConfig, build
 from pretrain.models.huggingface import config_dict, save_pretrained
 from pretrain.runtime.checkpointer import Checkpointer
@@ -126,6 +134,12 @@ def test_examples_are_sentences_with_one_common_word_blanked_out(tokenizer):
         "house",
         "river",
     )
+
+
+def test_texts_of_a_row_are_without_its_special_tokens(tokenizer):
+    special, (first, second) = tokenizer.special, tokenizer.encode(["the cat sleeps", "the dog runs"])
+    row = np.array([special.cls, *first, special.sep, *second, special.sep, special.pad, special.pad])
+    assert [text.strip() for text in texts_between(row, tokenizer)] == ["the cat sleeps", "the dog runs"]
 
 
 def test_sentences_that_are_longer_than_the_model_are_left_out(tokenizer):
