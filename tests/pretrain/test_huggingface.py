@@ -98,6 +98,17 @@ def test_a_config_file_decides_the_network_and_the_run_decides_how_it_runs(tmp_p
     assert config == dataclasses.replace(expected, **how, vocab_multiple=128)
 
 
+UNDECLARED = {
+    "position_buckets": -1,
+    "norm_rel_ebd": "none",
+    "share_att_key": False,
+    "conv_kernel_size": 0,
+    "conv_groups": 1,
+    "conv_act": "tanh",
+}
+"""Fields that transformers' DebertaV2Config does not declare; its network takes these values where they are absent."""
+
+
 @pytest.mark.parametrize("model_type", families.names())
 def test_fields_a_config_file_leaves_out_are_what_transformers_assumes(model_type: str):
     theirs = transformers.AutoConfig.for_model(model_type)
@@ -107,7 +118,8 @@ def test_fields_a_config_file_leaves_out_are_what_transformers_assumes(model_typ
     older = ("global_attn_every_n_layers", "global_rope_theta", "local_rope_theta", "position_embedding_type")
     for name, value in config_dict(ours).items():
         if name not in ("architectures", "dtype", *older):
-            assert getattr(theirs, name) == value, name
+            found = getattr(theirs, name) if hasattr(theirs, name) else UNDECLARED[name]
+            assert found == value or (found, value) == (None, []), name
 
 
 @pytest.mark.parametrize(

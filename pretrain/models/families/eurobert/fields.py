@@ -24,7 +24,7 @@ THETA = 10_000.0
 class EuroBertFields(OwnFields):
     """What only EuroBERT's config.json has; named as there."""
 
-    num_key_value_heads: int | None
+    num_key_value_heads: int
     attention_bias: bool
     mlp_bias: bool
     """Whether the maps of the feed-forward layers have a bias, and the masked-language-model head."""
@@ -33,7 +33,7 @@ class EuroBertFields(OwnFields):
     rope_theta: float
 
     @property
-    def key_value_heads(self) -> int | None:
+    def key_value_heads(self) -> int:
         """Heads of keys and values."""
         return self.num_key_value_heads
 
@@ -64,6 +64,7 @@ def with_own_fields(fields: Mapping[str, Any], values: Mapping[str, Any]) -> dic
     if heads is not None and heads < 1:
         raise UserError(f"num_key_value_heads={heads} should be 1 or more")
     names = {name: fields[name] for name in DEFAULTS}
+    names["num_key_value_heads"] = heads or fields["num_attention_heads"]
     own = EuroBertFields(**names, rope_theta=rotary.theta(values, THETA))
     return {**{name: value for name, value in fields.items() if name not in DEFAULTS}, "own": own}
 
