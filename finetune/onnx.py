@@ -148,8 +148,8 @@ def _load(folder: Path) -> Any:
     """The model of a folder as a torch module in float32, ready for export."""
     if not (folder / CONFIG).is_file():
         inside = folder / "model"  # of a fine-tuning run's workdir
-        named = f"{inside}" if (inside / CONFIG).is_file() else "the folder of an exported model"
-        raise UserError(f"{folder} has no {CONFIG}; name {named}")
+        due = str(inside) if (inside / CONFIG).is_file() else "the folder of an exported model"
+        raise UserError(f"{folder} has no {CONFIG}; name {due}")
     import torch
     import transformers
 
