@@ -1,5 +1,6 @@
 """The Python API: the examples of its page run, its functions of the user's own act, and mistakes are one line."""
 
+import contextlib
 import logging
 import re
 import threading
@@ -14,6 +15,7 @@ import unmask
 from finetune import job
 from finetune.population.state import population_mesh
 from finetune.results import final_outputs
+from pretrain.runtime.train_command import PACKAGES
 from tests.finetune.tiny_task import tiny_finetune
 from tests.tiny import on_one_device
 from unmask import training
@@ -33,10 +35,10 @@ def _one_device():
         module.population_mesh = population_mesh
 
 
-@pytest.fixture
-def _messages_as_before():
-    packages = ("data", "tokenizer", "pretrain", "finetune")
-    loggers = [logging.getLogger(name) for name in packages]
+@contextlib.contextmanager
+def messages_as_before():
+    """Leave the loggers as they were, for other tests."""
+    loggers = [logging.getLogger(name) for name in PACKAGES]
     before = [(each.level, each.propagate, list(each.handlers)) for each in loggers]
     yield
     for each, (level, propagate, handlers) in zip(loggers, before):
@@ -57,14 +59,13 @@ def examples(home) -> dict:
     """Run the page; what it defines."""
     names: dict = {}
     page = (ROOT / "docs/api.md").read_text()
-    with pytest.MonkeyPatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patched, messages_as_before():
         patched.chdir(home)
         for block in BLOCK.findall(page):
             exec(compile(block, "docs/api.md", "exec"), names)
     return names
 
 
-@pytest.mark.usefixtures("_messages_as_before")
 def test_the_examples_of_the_page_run(examples, home, monkeypatch):
     monkeypatch.chdir(home)
     result = examples["result"]
