@@ -60,7 +60,7 @@ def test_tables_of_the_terminal_show_a_name_as_it_is_written(name: str):
     one = checked(DEBUG)
     texts = {
         "results": results_file.table(found),
-        "evaluate": evaluate._table(name, name, {"accuracy": 0.5}, [name]),
+        "evaluate": evaluate._table(name, name, {"accuracy": 0.5}, [name], {}),
         "benchmark": benchmark_table.table([row]),
         "comparison": plan_table.comparison([run_plan(name, one), run_plan(f"x{name}", one)], 1.0),
         "plan": plan_table.report(run_plan(name, one), 1.0),
