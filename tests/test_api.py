@@ -75,7 +75,8 @@ def test_the_examples_of_the_page_run(examples, home, monkeypatch):
     assert Path("hf/base/model.safetensors").exists() and examples["base"].step == 10
     answer = unmask.predict("runs/animals", ["a cat runs"])[0]
     assert answer.label in ("animal", "thing")
-    assert unmask.predict("runs/animals", np.array(["a cat runs"])) == [answer]
+    answers = unmask.predict("runs/animals", np.array(["a cat runs", "a cat runs"]))
+    assert [each.label for each in answers] == [answer.label] * 2
     assert sum(answer.probabilities.values()) == pytest.approx(1)
 
 
@@ -209,6 +210,7 @@ def test_callbacks_that_are_no_list_of_functions_are_refused_before_training(tmp
     ("compute_metrics", "said"),
     [
         (lambda predictions, labels: 1 / 0, "compute_metrics failed: ZeroDivisionError: division by zero"),
+        (dict, "compute_metrics failed: TypeError: dict expected at most 1 argument, got 2"),
         (lambda predictions, labels: 0.5, "compute_metrics gave float 0.5; it should give a dict of numbers"),
         (lambda predictions, labels: {"loss": 1.0}, "compute_metrics gave the name 'loss'"),
         (lambda predictions, labels: {"best": "yes"}, "compute_metrics gave best='yes', which is no number"),
