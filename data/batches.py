@@ -19,6 +19,7 @@ from data.corpus import open_sources
 from data.document_counts import Counts, describe_dropped
 from data.document_protocol import Document
 from data.packing import Packer, Rows, fill, make_packer
+from data.prepared.documents import cancel_reads
 from data.source_protocol import Source
 from data.special_tokens import SpecialTokens
 from data.streams import PREPARED_WINDOW, WindowReader, in_given_order, open_documents, window_order
@@ -380,5 +381,6 @@ def _shut_down(
 ) -> None:
     stop.set()
     executor.shutdown(wait=False, cancel_futures=True)
+    cancel_reads()
     while not ready.empty():
         ready.get_nowait()

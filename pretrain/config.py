@@ -67,11 +67,15 @@ class ModelConfig:
     max_position_embeddings: int | None = field(
         None,
         "rows of the position embedding, of which roberta uses two for its padding offset; modernbert: longest row; "
-        "None is 514 (modernbert: 8192)",
+        "None is 514 (modernbert, eurobert: 8192; nomic_bert: 2048; deberta-v2: 512)",
         older=514,
     )
-    type_vocab_size: int = field(1, "token types; bert, electra, albert and nomic_bert have 2")
-    layer_norm_eps: float = field(1e-5, "added to the variance; bert, electra and albert have 1e-12")
+    type_vocab_size: int = field(
+        1, "token types; bert, electra, albert and nomic_bert have 2, DeBERTa-v3 has 0"
+    )
+    layer_norm_eps: float = field(
+        1e-5, "added to the variance; bert, electra and albert have 1e-12, DeBERTa-v3 has 1e-7"
+    )
     initializer_range: float = field(0.02, "standard deviation of the initial weights")
     position_init: str = field(
         "normal",

@@ -5,6 +5,7 @@ The command itself stays on one machine. It launches the tasks of each stage, wa
 
 import contextlib
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -56,7 +57,12 @@ class Slurm:
             sbatch_args=rest,
             logging_dir=folder,
         )
-        executor.run()
+        try:
+            executor.run()
+        except (subprocess.CalledProcessError, OSError) as error:  # sbatch has said on stderr what it refuses
+            raise UserError(
+                f"sbatch has refused the job ({error}); correct --slurm, and run the same command again"
+            ) from error
         try:
             while executor.get_incomplete_ranks():
                 waits = _in_queue(str(executor.job_id))
@@ -104,7 +110,7 @@ def chosen_workers(executor: str, workers: int, slurm: str, cores: int) -> Worke
     Args:
       executor: one of EXECUTORS.
       workers: tasks at a time; 0 takes the machine's cores, or all of a cluster.
-      slurm: options of sbatch, NAME=VALUE, comma-separated.
+      slurm: options of sbatch, NAME=VALUE, comma-separated; `NAME=` is a flag without a value.
       cores: those of this machine.
 
     Raises:
@@ -120,7 +126,10 @@ def chosen_workers(executor: str, workers: int, slurm: str, cores: int) -> Worke
                 "--executor=ray needs ray; install it: pip install ray, on all machines of the cluster"
             )
         return Ray(workers)
-    options = dict(option.strip().partition("=")[::2] for option in slurm.split(",") if option.strip())
+    # A value may have commas of its own: partition=a,b.
+    options = dict(
+        option.strip().partition("=")[::2] for option in re.split(r",(?=\s*[\w-]+=)", slurm) if option.strip()
+    )
     if missing := [name for name in ("partition", "time") if not options.get(name)]:
         raise UserError(
             f"--executor=slurm needs {' and '.join(missing)}; for example --slurm=partition=cpu,time=4:00:00"
@@ -134,6 +143,11 @@ def chosen_workers(executor: str, workers: int, slurm: str, cores: int) -> Worke
 
 
 def _in_queue(job: str) -> bool:
-    """Whether a job waits or runs."""
-    found = subprocess.run(["squeue", "--noheader", f"--jobs={job}"], capture_output=True, check=False)
+    """Whether a job waits or runs, or may do so: a cluster that does not answer says nothing about its jobs."""
+    try:
+        found = subprocess.run(["squeue", "--noheader", f"--jobs={job}"], capture_output=True, check=False)
+    except OSError:
+        return True
+    if found.returncode and b"invalid job id" not in found.stderr.lower():
+        return True
     return bool(found.stdout.strip())

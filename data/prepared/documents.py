@@ -5,9 +5,10 @@ that order, and reads it in another random order in each epoch. So each batch is
 process reads its own share alone.
 """
 
+import contextlib
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 import numpy as np
 
@@ -20,8 +21,25 @@ BLOCK_TOKENS = 1 << 19
 """Tokens of the documents that are read in one call, about; a call costs as much as some hundred short documents."""
 LARGEST_BLOCK = 1024
 """Documents of one call at most."""
-READING = ThreadPoolExecutor(1, thread_name_prefix="prepared")
-"""Reads the next block of each stream while the one before is packed; the reader of ArrayRecord has more threads."""
+
+
+def _reader() -> ThreadPoolExecutor:
+    """A thread for the next block of each stream, while the one before is packed; ArrayRecord's reader has more."""
+    return ThreadPoolExecutor(1, thread_name_prefix="prepared")
+
+
+_reading = _reader()
+
+
+def cancel_reads() -> None:
+    """Give up all reads ahead that have not begun, so that the end of a process does not wait for them.
+
+    Streams that go on read these blocks when they need them.
+    """
+    global _reading
+    given_up, _reading = _reading, _reader()
+    given_up.shutdown(wait=False, cancel_futures=True)
+
 
 EpochOrder = Callable[[int, np.ndarray], np.ndarray]
 """Function (epoch, places in the share) -> numbers in the share, int64."""
@@ -79,12 +97,23 @@ class PreparedDocuments:
             return None
         if not self._ready:
             start = self._next - 1
-            self._ready.extend(self._coming.result() if self._coming else self._read(start))
+            self._ready.extend(self._block_at(start))
             if self._ahead:
                 after = start + len(self._ready)
-                self._coming = READING.submit(self._read, after + (after % (self._size + 1) == self._size))
+                self._coming = None
+                with contextlib.suppress(RuntimeError):  # the threads were given up at this moment
+                    self._coming = _reading.submit(
+                        self._read, after + (after % (self._size + 1) == self._size)
+                    )
         counts.documents += 1
         return self._ready.popleft()
+
+    def _block_at(self, start: int) -> list[np.ndarray]:
+        """The block that is read ahead, if there is one and it was not given up."""
+        if self._coming is not None:
+            with contextlib.suppress(CancelledError):
+                return self._coming.result()
+        return self._read(start)
 
     def _read(self, start: int) -> list[np.ndarray]:
         """The block of documents at position `start`."""

@@ -134,7 +134,7 @@ def load_embedder(
         params = {part: tree for part, tree in trained.params.items() if part != "head"}
     else:
         state = with_current_names(config, published.state)
-        known = of_encoder(state, config.family.base)
+        known = of_encoder(state, config.family)
         check(embedder.tensors(), state, config, published.source, known=known)
         params = empty_params(embedder.shapes())
         fill(params, embedder.tensors(), state)

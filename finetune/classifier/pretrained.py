@@ -24,6 +24,7 @@ from finetune.kinds import of_labels
 from finetune.kinds.kind import Kind
 from pretrain.models import EncoderConfig, Params, families
 from pretrain.models.attention import NOTHING_KNOWN, Use
+from pretrain.models.families.family import Family
 from pretrain.models.huggingface import (
     CONFIG,
     Published,
@@ -150,7 +151,7 @@ def _read(published: Published, classifier: Classifier, head: Params) -> tuple[P
     is_task = _is_task(published, classifier.kind.task_class)
     kept = set(head) if is_task and _fits(heads, state) else kept - {OUT}
     wanted = [tensor for tensor in wanted if tensor.path[0] != "head" or tensor.path[1] in kept]
-    check(wanted, state, config, where, known=of_encoder(state, family.base))
+    check(wanted, state, config, where, known=of_encoder(state, family))
     params = empty_params(classifier.shapes()) | {"head": jax.tree.map(np.copy, head)}
     fill(params, wanted, state)
     return params, frozenset(set(head) - kept)
@@ -164,7 +165,7 @@ def _check_encoder(published: Published, classifier: Classifier) -> None:
     """
     state = with_current_names(classifier.encoder.config, published.state)
     wanted = [tensor for tensor in classifier.tensors() if tensor.path[0] != "head"]
-    known = of_encoder(state, classifier.encoder.config.family.base)
+    known = of_encoder(state, classifier.encoder.config.family)
     head = [tensor.name for tensor in classifier.tensors() if tensor.path[0] == "head"]
     known = [name for name in known if name not in head]
     check(wanted, state, classifier.encoder.config, published.source, known=known)
@@ -182,9 +183,10 @@ def _fits(head: Sequence[Tensor], state: Mapping[str, np.ndarray]) -> bool:
     return any(tensor.name in state and state[tensor.name].shape == tensor.shape for tensor in out)
 
 
-def of_encoder(state: Mapping[str, Any], base: str) -> list[str]:
-    """Names of a state dict that must be tensors of the encoder. Buffers and the pooler are left out."""
-    passed = (*BUFFERS, f"{base}.pooler.")
+def of_encoder(state: Mapping[str, Any], family: Family) -> list[str]:
+    """Names of a state dict that must be tensors of the encoder: no buffers, no pooler, nothing that is ignored."""
+    base = family.base
+    passed = (*BUFFERS, f"{base}.pooler.", *family.ignored)
     return [
         name for name in state if name.startswith(f"{base}.") and not any(part in name for part in passed)
     ]

@@ -172,9 +172,8 @@ class EncoderConfig:
         """Refuse a start of positions that the network cannot have."""
         start = f"position_init={self.position_init!r}"
         if self.position_init == "sinusoidal" and not self.family.has_position_table:
-            raise UserError(
-                f"{start}: {self.model_type} has no position embedding; set it to normal or neighbours"
-            )
+            others = "normal or neighbours" if self.family.parts.neighbours is not None else "normal"
+            raise UserError(f"{start}: {self.model_type} has no position embedding; set it to {others}")
         if self.position_init == "neighbours" and self.family.parts.neighbours is None:
             raise UserError(f"{start}: {self.model_type} has no such start; set it to normal")
         if self.position_init == "neighbours" and self.embedding_size not in (0, self.hidden_size):

@@ -196,7 +196,7 @@ class Encoder:
                 place = (
                     0 if single else layer_params
                 )  # an index that is known has no gradient of a whole stack
-                layer_params = jax.tree.map(lambda stacked: stacked[place], layers)
+                layer_params = jax.tree.map(lambda stacked: jnp.asarray(stacked)[place], layers)
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
             return nnx.merge(graph, layer_params)(
                 *(x, segments, positions, key, first),

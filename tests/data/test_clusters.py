@@ -111,3 +111,34 @@ def test_what_a_cluster_lacks_is_one_line(
 def test_workers_of_this_machine_are_its_cores() -> None:
     assert chosen_workers("local", 0, "", 6) == 6
     assert chosen_workers("local", 2, "", 6) == 2
+
+
+def test_values_of_slurms_options_may_have_commas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_programs(tmp_path, monkeypatch, sbatch=NOTHING)
+    slurm = chosen_workers("slurm", 0, "partition=a,b,time=1:00,exclude=n[1,2],requeue=", 1)
+    assert isinstance(slurm, Slurm)
+    assert slurm.options == {"partition": "a,b", "time": "1:00", "exclude": "n[1,2]", "requeue": ""}
+
+
+@pytest.mark.parametrize(
+    ("squeue", "waits"),
+    [
+        ("echo 7 running", True),
+        ("true", False),
+        ("echo 'Unable to contact slurm controller' >&2; exit 1", True),
+        ("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", False),
+    ],
+)
+def test_a_cluster_that_does_not_answer_has_not_lost_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, squeue: str, waits: bool
+) -> None:
+    write_programs(tmp_path, monkeypatch, squeue=f"#!/bin/bash\n{squeue}\n")
+    assert clusters._in_queue("7") is waits
+
+
+def test_a_job_that_sbatch_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_programs(tmp_path, monkeypatch, sbatch="#!/bin/bash\nexit 1\n", scontrol=NODE, scancel=NOTHING)
+    out = epath.Path(tmp_path / "out")
+    out.mkdir()
+    with pytest.raises(UserError, match=r"sbatch has refused the job .*correct --slurm"):
+        prepare(task_of(tmp_path), out, None, Slurm(1, {"partition": "cpu", "time": "1:00"}))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from data.document_counts import Counts
 from data.held_out_documents import HeldOut
 from data.held_out_rows import evaluation_rows, held_out_documents
 from data.mixes import shares
+from data.prepared import documents as prepared_documents
 from data.prepared.documents import PreparedDocuments, shuffled
 from data.prepared.index import INDEX, WORK
 from data.prepared.source import PreparedSource
@@ -325,3 +327,30 @@ def test_the_fingerprint_follows_the_content(tmp_path: Path, source: PreparedSou
     other = write_numbers(tmp_path / "other", make_corpus(3, 90, seed=1))
     assert corpus_fingerprint(CONFIG, [again]) == corpus_fingerprint(CONFIG, [source])
     assert corpus_fingerprint(CONFIG, [other]) != corpus_fingerprint(CONFIG, [source])
+
+
+def test_reads_ahead_that_are_given_up_are_made_when_they_are_needed(source: PreparedSource) -> None:
+    def read(give_up: bool) -> list[list[int]]:
+        order = shuffled(30, 1)
+        documents = PreparedDocuments(source, 0, 30, order, 0, lambda: UserError("empty"), ahead=True)
+        found = []
+        for index in range(70):
+            if give_up and index % 3 == 0:
+                prepared_documents.cancel_reads()
+                if documents._coming is not None:
+                    documents._coming.cancel()
+            ids = documents.read(Counts())
+            found.append([] if ids is None else ids.tolist())
+        return found
+
+    assert read(give_up=True) == read(give_up=False)
+
+
+def test_reads_that_have_not_begun_do_not_hold_up_the_end(source: PreparedSource) -> None:
+    begun, end = threading.Event(), threading.Event()
+    prepared_documents._reading.submit(lambda: (begun.set(), end.wait(10)))
+    begun.wait(10)
+    waiting = prepared_documents._reading.submit(lambda: None)
+    prepared_documents.cancel_reads()
+    assert waiting.cancelled()
+    end.set()

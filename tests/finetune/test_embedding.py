@@ -40,6 +40,12 @@ from tests.tiny import WORDS
 TEXTS = ["the cat sees a dog", "", "a river " * 30, "horse", "the old tree and the young child here"]
 
 
+@pytest.fixture(autouse=True)
+def _no_log_handlers(monkeypatch: pytest.MonkeyPatch):
+    """A handler would outlive the test whose stderr it writes to."""
+    monkeypatch.setattr("pretrain.runtime.train_command.log_to_stderr", lambda: None)
+
+
 @pytest.fixture(scope="module")
 def library():
     """sentence-transformers."""

@@ -23,6 +23,12 @@ from tests.finetune.tiny_task import ANIMALS, write_examples, write_model
 from tests.tiny import write_corpus
 
 
+@pytest.fixture(autouse=True)
+def _no_log_handlers(monkeypatch: pytest.MonkeyPatch):
+    """A handler would outlive the test whose stderr it writes to."""
+    monkeypatch.setattr("pretrain.runtime.train_command.log_to_stderr", lambda: None)
+
+
 @pytest.fixture(scope="module")
 def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A RoBERTa with its tokenizer, and model.onnx and model_quantized.onnx in a folder beside it, by the command."""

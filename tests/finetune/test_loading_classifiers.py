@@ -85,6 +85,14 @@ def test_a_head_for_other_labels_is_drawn_afresh_and_that_is_said(
     assert caplog.messages == [f"{tmp_path} has no head for a score; a fresh one is drawn"]
 
 
+def test_tensors_that_transformers_ignores_are_passed_over(tmp_path: Path):
+    random_model("deberta", tmp_path)
+    table = {"deberta.embeddings.position_embeddings.weight": np.ones((20, 32), np.float32)}
+    safetensors.numpy.save_file(_state(tmp_path) | table, tmp_path / "model.safetensors")
+    start = load_encoder_for_classification(str(tmp_path), LABELS)
+    assert not start.fresh_head
+
+
 @pytest.mark.parametrize("case", FAMILIES)
 def test_rows_of_a_head_that_is_kept_follow_the_names_of_its_classes(
     case: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
