@@ -37,7 +37,11 @@ def enlarged(network: EncoderConfig, sizes: Mapping[str, int]) -> EncoderConfig:
                 "starts with config.init_tiled=True can only be larger"
             )
     widths: Any = {name: sizes[name] for name in SIZES if name != "num_hidden_layers"}
-    larger = dataclasses.replace(network.with_layers(sizes["num_hidden_layers"]), **widths)
+    deeper = network.with_layers(sizes["num_hidden_layers"])
+    if deeper.own is not None and hasattr(deeper.own, "num_key_value_heads"):
+        fields: Any = {"num_key_value_heads": _key_value_heads(network, sizes["num_attention_heads"])}
+        widths["own"] = dataclasses.replace(deeper.own, **fields)
+    larger = dataclasses.replace(deeper, **widths)
     if larger.head_width < network.head_width:
         raise UserError(
             f"num_attention_heads={larger.num_attention_heads} should be "
@@ -45,6 +49,22 @@ def enlarged(network: EncoderConfig, sizes: Mapping[str, int]) -> EncoderConfig:
             f"{network.head_width}, and those of hidden_size={larger.hidden_size} would have {larger.head_width}"
         )
     return larger
+
+
+def _key_value_heads(network: EncoderConfig, heads: int) -> int:
+    """Heads of keys and values of a network with more heads, in which each query keeps the key that it had.
+
+    Raises:
+      UserError: there is no such number.
+    """
+    sharing = network.num_attention_heads // network.key_value_heads
+    if heads % sharing or (heads - network.num_attention_heads) // 2 % sharing:
+        step = 2 * sharing
+        raise UserError(
+            f"num_attention_heads={heads} should be {network.num_attention_heads} and a multiple of {step} more: "
+            f"{sharing} heads of init_from share a key, and stay together"
+        )
+    return heads // sharing
 
 
 def tiled(small: EncoderConfig, params: Params, large: EncoderConfig) -> Params:

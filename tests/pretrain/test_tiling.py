@@ -173,3 +173,28 @@ def test_kinds_of_layers_without_a_rule_do_not_go_on():
     values["layer_types"] = ["sliding_attention", "full_attention", "sliding_attention"]
     with pytest.raises(UserError, match=r"num_hidden_layers=4 should be 3: the global layers"):
         enlarged(parse_config(values, "here"), {**LARGE, "num_hidden_layers": 4})
+
+
+def test_heads_that_share_a_key_stay_together():
+    def network(key_heads):
+        values = {
+            "model_type": "eurobert",
+            "hidden_size": 8,
+            "num_attention_heads": 4,
+            "num_hidden_layers": 1,
+        }
+        return parse_config({**values, "num_key_value_heads": key_heads}, "here")
+
+    def with_heads(key_heads, heads):
+        sizes = {"hidden_size": 2 * heads, "num_hidden_layers": 1, "num_attention_heads": heads}
+        return enlarged(
+            network(key_heads), sizes | {"intermediate_size": network(key_heads).intermediate_size}
+        )
+
+    assert with_heads(2, 8).key_value_heads == 4 and with_heads(None, 6).key_value_heads == 6
+    own_key = [head // 2 for head in centred(4, 8)]
+    assert own_key == [centred(2, 4)[head // 2] for head in range(8)]
+    with pytest.raises(
+        UserError, match=r"num_attention_heads=6 should be 4 and a multiple of 4 more: 2 heads"
+    ):
+        with_heads(2, 6)
