@@ -145,7 +145,8 @@ def row_of_table(model_type: str, task: str) -> str:
     logits = logits[inside] if logits.ndim == 3 else logits
     own = {name: grad for name, grad in other[2].items() if name in mine[2]}
     if lost := _places(other[2]) - _places(own):
-        raise ValueError(f"{model_type}: {len(lost)} of transformers' parameters have no gradient of ours")
+        # nomic_bert: transformers writes its files with other names; tests/pretrain/test_models_parity.py knows them.
+        return f"| {model_type} | {task} | {logits.max():.1e} | | {len(lost)} parameters have other names in files | |"
     gradients = max(np.abs(mine[2][name] - grad).max() for name, grad in own.items())
     largest = max(np.abs(grad).max() for grad in own.values())
     return (
