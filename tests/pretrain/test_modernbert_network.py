@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from pretrain.models import lean_gradients
-from pretrain.models.families.modernbert.network import rotate
+from pretrain.models.families.rotary import rotate
 from pretrain.models.layers import Linear
 
 

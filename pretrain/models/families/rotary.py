@@ -1,9 +1,10 @@
-"""Rotary positions, grouped heads and gates without biases: the parts that EuroBERT and NomicBERT have in common."""
+"""Rotary positions, and what EuroBERT and NomicBERT have in common: grouped heads, and gates without biases."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -11,11 +12,12 @@ from jaxtyping import Array, Float, Int, Key
 
 from base.errors import UserError
 from pretrain.devices.mesh import constrain
+from pretrain.models import lean_gradients
 from pretrain.models.attention import attention
 from pretrain.models.config import EncoderConfig
-from pretrain.models.families.modernbert.network import rotate
 from pretrain.models.kernels.sight import Chosen
 from pretrain.models.layers import Linear, activate
+from pretrain.models.matrix_products import einsum, platform
 
 
 def theta(values: Mapping[str, Any], default: float) -> float:
@@ -28,7 +30,7 @@ def theta(values: Mapping[str, Any], default: float) -> float:
     if not isinstance(given, Mapping):
         raise UserError(f"rope_parameters={given!r} should be an object, such as {{'rope_type': 'default'}}")
     kind = given.get("rope_type", given.get("type", "default"))
-    if kind != "default" or given.get("partial_rotary_factor", 1.0) != 1.0:
+    if kind != "default" or (given.get("partial_rotary_factor") or 1.0) != 1.0:
         raise UserError(f"rope_parameters={dict(given)!r}; only rope_type='default' of whole heads is known")
     base = given.get("rope_theta", values.get("rope_theta", default))
     if not isinstance(base, int | float) or not 0 < base < math.inf:
@@ -50,6 +52,22 @@ def check_head_width(fields: Mapping[str, Any], values: Mapping[str, Any]) -> No
     width = fields["hidden_size"] // max(fields["num_attention_heads"], 1)
     if values.get("head_dim") not in (None, width):
         raise UserError(f"head_dim={values['head_dim']!r}, but by its other fields it is {width}")
+
+
+def rotate(x: Float[Array, "B S N H"], angles: Float[Array, "B S H/2"]) -> Float[Array, "B S N H"]:
+    """Rotate each pair of components, H/2 apart, by its angle; computed in float32."""
+    cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+    if lean_gradients.are_used(x.dtype):
+        # A TPU pads halves of a head to whole registers, which takes longer than a product that swaps the halves.
+        half = x.shape[-1] // 2
+        swap = jnp.kron(jnp.array([[0, 1], [-1, 0]], x.dtype), jnp.eye(half, dtype=x.dtype))
+        swapped = einsum("BSNH,HG->BSNG", x, swap, jnp.float32)
+        return (x * jnp.tile(cos, 2) + swapped * jnp.tile(sin, 2)).astype(x.dtype)
+    if platform() == "cpu":
+        cos, sin = jax.lax.optimization_barrier((cos, sin))
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x.dtype)
 
 
 class SelfAttention(nnx.Module):

@@ -15,15 +15,14 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from pretrain.devices.mesh import constrain
-from pretrain.models import lean_gradients
 from pretrain.models.attention import attention
 from pretrain.models.config import EncoderConfig
 from pretrain.models.dropout import dropout
 from pretrain.models.families.family import KernelStart
 from pretrain.models.families.modernbert.fields import own_fields
+from pretrain.models.families.rotary import rotate
 from pretrain.models.kernels.sight import Chosen
 from pretrain.models.layers import LayerNorm, Linear, activate, look_up, normal
-from pretrain.models.matrix_products import einsum, platform
 
 
 def norm(config: EncoderConfig) -> LayerNorm:
@@ -122,22 +121,6 @@ class SelfAttention(nnx.Module):
             chosen=chosen,
         )
         return self.output(constrain(attended, "batch", "seq", "act_heads", None))
-
-
-def rotate(x: Float[Array, "B S N H"], angles: Float[Array, "B S H/2"]) -> Float[Array, "B S N H"]:
-    """Rotate each pair of components, H/2 apart, by its angle; computed in float32."""
-    cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
-    if lean_gradients.are_used(x.dtype):
-        # A TPU pads halves of a head to whole registers, which takes longer than a product that swaps the halves.
-        half = x.shape[-1] // 2
-        swap = jnp.kron(jnp.array([[0, 1], [-1, 0]], x.dtype), jnp.eye(half, dtype=x.dtype))
-        swapped = einsum("BSNH,HG->BSNG", x, swap, jnp.float32)
-        return (x * jnp.tile(cos, 2) + swapped * jnp.tile(sin, 2)).astype(x.dtype)
-    if platform() == "cpu":
-        cos, sin = jax.lax.optimization_barrier((cos, sin))
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x.dtype)
 
 
 class FeedForward(nnx.Module):
