@@ -330,20 +330,28 @@ def test_the_fingerprint_follows_the_content(tmp_path: Path, source: PreparedSou
 
 
 def test_reads_ahead_that_are_given_up_are_made_when_they_are_needed(source: PreparedSource) -> None:
+    end = threading.Event()
+
     def read(give_up: bool) -> list[list[int]]:
         order = shuffled(30, 1)
         documents = PreparedDocuments(source, 0, 30, order, 0, lambda: UserError("empty"), ahead=True)
-        found = []
-        for index in range(70):
-            if give_up and index % 3 == 0:
+        found, given_up = [], 0
+        for _ in range(70):
+            if give_up:
                 prepared_documents.cancel_reads()
-                if documents._coming is not None:
-                    documents._coming.cancel()
+                prepared_documents._reading.submit(end.wait, 10)  # so that no read ahead begins
+                given_up += documents._coming is not None and documents._coming.cancelled()
             ids = documents.read(Counts())
             found.append([] if ids is None else ids.tolist())
+        assert (given_up > 0) == give_up
         return found
 
-    assert read(give_up=True) == read(give_up=False)
+    try:
+        given_up = read(give_up=True)
+    finally:
+        end.set()
+        prepared_documents.cancel_reads()
+    assert given_up == read(give_up=False)
 
 
 def test_reads_that_have_not_begun_do_not_hold_up_the_end(source: PreparedSource) -> None:
