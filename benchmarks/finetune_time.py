@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 from absl import app, flags
 
-from base import large_pages
+from base import kept_memory
 
 MEMBERS = flags.DEFINE_integer("members", 5, "runs of the population M")
 BATCH = flags.DEFINE_integer("batch", 32, "examples of a run's batch B")
@@ -201,7 +201,7 @@ def main(argv: list[str]) -> None:
             pipes[name], theirs = spawn.Pipe()
             arguments = [*sys.argv, f"--model={folder}"]
             ours = not name.startswith("HF")
-            os.environ[large_pages.TUNABLES] = f"{large_pages.LARGE_PAGES}={int(ours)}"  # as `finetune` does
+            os.environ[kept_memory.TUNABLES] = kept_memory.tunables() if ours else ""  # as `finetune` does
             spawn.Process(target=contest, args=(name, arguments, theirs), daemon=True).start()
             theirs.close()  # so that a contestant that fails ends the benchmark
             pipes[name].recv()  # its first step, compilation included

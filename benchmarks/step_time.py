@@ -1,6 +1,6 @@
 """Seconds of one training step of RoBERTa-base: this project against transformers on PyTorch, interleaved in one run.
 
-python benchmarks/step_time.py [--batch=8] [--seq_len=128] [--rounds=5] [--layers=12] [--skip_torch]
+python benchmarks/step_time.py [--batch=8] [--seq_len=128] [--rounds=5] [--layers=12] [--skip_torch] [--same_memory]
 
 Each contestant has a process of its own, as it would have in use, and takes its steps in turn while the others sleep.
 All take the same rows and mask 15% of the tokens, with dropout 0.1 and AdamW, weights in float32. transformers' head
@@ -22,7 +22,7 @@ import numpy as np
 import optax
 from absl import app, flags
 
-from base import large_pages
+from base import kept_memory
 from pretrain.config import MaskingConfig
 from pretrain.models import EncoderConfig, build
 from pretrain.objective.masked import MaskedLM
@@ -37,6 +37,7 @@ BATCH = flags.DEFINE_integer("batch", 8, "rows B")
 SEQ_LEN = flags.DEFINE_integer("seq_len", 128, "tokens in a row S")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "measured rounds; each takes one step of every contestant")
 LAYERS = flags.DEFINE_integer("layers", 12, "layers L")
+SAME_MEMORY = flags.DEFINE_boolean("same_memory", False, "PyTorch too keeps its memory, as `pretrain` does")
 UNROLL = flags.DEFINE_integer("scan_unroll", 0, "config.model.scan_unroll")
 SKIP_TORCH = flags.DEFINE_bool("skip_torch", False, "time ours only")
 DROPOUT_RNG = flags.DEFINE_enum(
@@ -160,8 +161,9 @@ def main(argv: list[str]) -> None:
     turns: dict[str, Connection] = {}
     for name in names:
         turns[name], theirs = spawn.Pipe()
-        os.environ[large_pages.TUNABLES] = (
-            f"{large_pages.LARGE_PAGES}={int(name == 'ours')}"  # as `pretrain` does
+        # as `pretrain` does
+        os.environ[kept_memory.TUNABLES] = (
+            kept_memory.tunables() if name == "ours" or SAME_MEMORY.value else ""
         )
         spawn.Process(target=contest, args=(name, sys.argv, theirs), daemon=True).start()
         turns[name].recv()

@@ -1,9 +1,9 @@
 """`python -m finetune --config=configs/classify.py --config.init_from=SRC --workdir=DIR`: fine-tune, or go on."""
 
-from base import large_pages
+from base import kept_memory
 
 if __name__ == "__main__":
-    large_pages.start_again()  # before jax is imported
+    kept_memory.start_again()  # before jax is imported
 
 import os
 import shlex

@@ -1,9 +1,9 @@
 """`python -m pretrain --config=configs/X.py --workdir=DIR [--config.FIELD=VALUE ...]`: train, or go on training."""
 
-from base import large_pages
+from base import kept_memory
 
 if __name__ == "__main__":
-    large_pages.start_again()  # before jax is imported
+    kept_memory.start_again()  # before jax is imported
 
 import contextlib
 import os
