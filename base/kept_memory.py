@@ -18,8 +18,6 @@ SETTINGS = {
     "mmap_max": 0,  # arrays come from the heap, and not from maps that end with them
     "trim_threshold": 2**40,  # the heap does not shrink (bytes)
     "arena_max": 1,  # one heap: those of threads are smaller than XLA's arrays
-    "tcache_count": 60_000,  # blocks that a thread keeps for itself, so that threads seldom wait for the heap
-    "tcache_max": 4096,  # of at most so many bytes
 }
 """Settings `glibc.malloc.NAME`."""
 ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")

@@ -14,10 +14,8 @@ DIR/TASK/CONTESTANT.json and not computed again. So a benchmark that was stopped
 
 import dataclasses
 import json
-import math
 import os
 import shlex
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,6 +27,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
+from benchmarks.comparison import distance, p_value, shown, trainer_arguments, write_random_weights
 from data.labelled.config import LabelledConfig
 from data.labelled.examples import Examples
 from data.labelled.open import open_labelled
@@ -109,28 +108,8 @@ def from_random_weights(task: str, settings: Settings, folder: Path) -> list[Sco
     """Train ours from a network of the same config and tokenizer that has learned nothing."""
     start = Path(OUT.value) / "random_weights"
     if not (start / "config.json").exists():
-        write_random_weights(settings.model, start)
+        write_random_weights(settings.model, start, MAX_LENGTH)
     return ours(task, dataclasses.replace(settings, model=str(start)), folder)
-
-
-def write_random_weights(model: str, folder: Path) -> None:
-    """A folder with the model's config and tokenizer, and weights as transformers draws them."""
-    import torch
-    from etils import epath
-    from transformers import AutoConfig, AutoModel
-
-    from finetune.job import sources
-    from pretrain.models.huggingface import read_config
-    from pretrain.runtime.workdir import MODEL_FILE, is_workdir
-    from tokenizer import load as tokenizers
-
-    weights, tokenizer = sources(model)
-    path = epath.Path(weights)
-    values = read_config(str(path / MODEL_FILE) if is_workdir(path) else weights)
-    config = AutoConfig.for_model(**values)
-    torch.manual_seed(0)
-    AutoModel.from_config(config).save_pretrained(folder)
-    tokenizers.load(tokenizer).save(epath.Path(folder), model_max_length=MAX_LENGTH)
 
 
 def trainer(task: str, settings: Settings, folder: Path) -> list[Scores]:
@@ -178,7 +157,6 @@ def train_seed(
         AutoTokenizer,
         DataCollatorWithPadding,
         Trainer,
-        TrainingArguments,
     )
 
     from finetune.population.evaluation import scores_of as scores_and_loss_of
@@ -201,26 +179,19 @@ def train_seed(
         ]
 
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
+        arguments = trainer_arguments(
+            folder,
             num_train_epochs=settings.epochs,
             per_device_train_batch_size=settings.batch,
             per_device_eval_batch_size=64,
             learning_rate=settings.learning_rate,
-            lr_scheduler_type="linear",
             warmup_steps=settings.warmup_ratio,
-            optim="adamw_torch",
             weight_decay=WEIGHT_DECAY,
             adam_beta1=BETA1,
             adam_beta2=BETA2,
             adam_epsilon=EPS,
             max_grad_norm=CLIP_NORM,
             seed=seed,
-            use_cpu=True,
-            logging_strategy="no",
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
         )
         hugging_face = Trainer(
             model=model,
@@ -279,32 +250,6 @@ def table(found: Mapping[str, Mapping[str, Sequence[Scores]]]) -> str:
                 f"| {' | '.join([*cells, p_value(mine, theirs), shown(random), p_value(mine, random)])} |"
             )
     return "\n".join(lines)
-
-
-def shown(values: Sequence[float]) -> str:
-    """Mean and sample standard deviation, times 100."""
-    if not values:
-        return ""
-    std = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{100 * statistics.fmean(values):.2f} ± {100 * std:.2f}"
-
-
-def distance(mine: Sequence[float], theirs: Sequence[float]) -> str:
-    """The difference of the means in units of the runs' standard deviation (that of both pooled)."""
-    if min(len(mine), len(theirs)) < 2:
-        return ""
-    std = math.sqrt((statistics.variance(mine) + statistics.variance(theirs)) / 2)
-    difference = statistics.fmean(mine) - statistics.fmean(theirs)
-    return f"{difference / std:+.2f}" if std else ("0" if not difference else "no spread")
-
-
-def p_value(mine: Sequence[float], others: Sequence[float]) -> str:
-    """The p-value of Welch's test that the means are the same; '' below two runs, or if no run differs from another."""
-    from scipy.stats import ttest_ind
-
-    if min(len(mine), len(others)) < 2 or len({*mine}) == len({*others}) == 1:
-        return ""
-    return f"{ttest_ind(mine, others, equal_var=False).pvalue:.2g}"
 
 
 def main(argv: list[str]) -> None:
