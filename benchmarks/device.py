@@ -317,14 +317,15 @@ def seeds(folder: Path, small: bool) -> Table:
         population_mesh,
         to_devices,
     )
-    from finetune.population.train_step import make_train_step, optimizer_of, schedule_of
+    from finetune.population.step_inputs import input_shardings, step_inputs
+    from finetune.population.train_step import make_train_step, optimizer_of
 
     def step_of(members: int) -> Callable[[], Any]:
         config = FinetuneConfig(seeds=members, global_batch=32, dtype="bfloat16")
         start = load_encoder_for_classification(
             str(folder / "roberta_base"), ("no", "yes"), dtype="bfloat16", overrides={"scan_unroll": 0}
         )
-        mesh, optimizer = population_mesh(config.mesh, members), optimizer_of(config, start.classifier, 1000)
+        mesh, optimizer = population_mesh(config.mesh, members), optimizer_of(config, start.classifier)
         abstract = abstract_state(start.classifier, optimizer, members, mesh)
         layouts = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         draw, shape = np.random.default_rng(0), (members, 32, 16 if small else 128)
@@ -339,9 +340,10 @@ def seeds(folder: Path, small: bool) -> Table:
             state = first_state(
                 start.classifier, start.params, start.fresh_head, config.members, optimizer, abstract
             )
-            function = make_train_step(start.classifier, optimizer, schedule_of(config, 1000), config)
+            function = make_train_step(start.classifier, optimizer, config)
             step = jax.jit(function, donate_argnums=0, out_shardings=(layouts, None))
-            batch = to_devices(rows, batch_shardings(mesh, members=True))
+            inputs = to_devices(step_inputs(config, 1000), input_shardings(mesh))
+            batch = {**to_devices(rows, batch_shardings(mesh, members=True)), **inputs}
 
         def take() -> Any:
             nonlocal state

@@ -105,14 +105,15 @@ def ours(members: int, dtype: str, how: str, turns: Turns) -> None:
         population_mesh,
         to_devices,
     )
-    from finetune.population.train_step import make_train_step, optimizer_of, schedule_of
+    from finetune.population.step_inputs import input_shardings, step_inputs
+    from finetune.population.train_step import make_train_step, optimizer_of
 
     config = FinetuneConfig(seeds=members, global_batch=BATCH.value, dtype=dtype)
     start = load_encoder_for_classification(
         MODEL.value, ("no", "yes"), dtype=dtype, overrides={"scan_unroll": 0}
     )
     mesh = population_mesh(config.mesh, members)
-    optimizer = optimizer_of(config, start.classifier, STEPS)
+    optimizer = optimizer_of(config, start.classifier)
     abstract = abstract_state(start.classifier, optimizer, members, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     layout, host = batch_shardings(mesh, members=True), rows(members)
@@ -120,16 +121,18 @@ def ours(members: int, dtype: str, how: str, turns: Turns) -> None:
         state = first_state(
             start.classifier, start.params, start.fresh_head, config.members, optimizer, abstract
         )
-        train_step = make_train_step(start.classifier, optimizer, schedule_of(config, STEPS), config)
+        train_step = make_train_step(start.classifier, optimizer, config)
         if how == in_turn.IN_TURN:
             shardings = jax.tree.map(lambda leaf: leaf.sharding, in_turn.abstract_member(abstract))
         step = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
-        members_in_turn, wanted = in_turn.Turns(config.members, mesh), True
+        inputs = step_inputs(config, STEPS)
+        members_in_turn, wanted = in_turn.Turns(inputs, mesh), True
+        placed = to_devices(inputs, input_shardings(mesh))
         while wanted:
             if how == in_turn.IN_TURN:
                 state, metrics = members_in_turn.step(step, state, host, {})
             else:
-                state, metrics = step(state, to_devices(host, layout))
+                state, metrics = step(state, {**to_devices(host, layout), **placed})
             jax.block_until_ready(metrics)
             wanted = turns.next()
 

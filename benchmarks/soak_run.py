@@ -77,10 +77,10 @@ def main(argv: Sequence[str]) -> int:
 
         recorded(train._PhaseSteps, rows_of_batch)
     else:
-        from finetune import train as finetune
+        from finetune import run_steps
         from finetune.__main__ import main as command
 
-        recorded(finetune._RunSteps, rows_of_members)
+        recorded(run_steps.RunSteps, rows_of_members)
     return command(sys.argv)
 
 

@@ -31,6 +31,7 @@ from finetune.population import in_turn
 from finetune.population.early_stopping import choosing_metric
 from finetune.population.evaluation import EvaluationSet
 from finetune.population.state import population_mesh
+from finetune.population.step_inputs import step_inputs
 from finetune.population.train_step import optimizer_of
 from finetune.results.own_metrics import ComputeMetrics, with_own_metrics
 from finetune.texts.batching import Plan, choose_lengths
@@ -76,6 +77,8 @@ class Job:
     plan: Plan
     evaluations: tuple[EvaluationSet, ...]
     optimizer: optax.GradientTransformationExtraArgs
+    inputs: Mapping[str, np.ndarray]
+    """What every step takes besides its examples."""
     metric: str
     """The metric that chooses, as evaluations name it."""
 
@@ -178,7 +181,8 @@ def assemble(config: FinetuneConfig, compute_metrics: ComputeMetrics | None = No
         train=train,
         plan=plan,
         evaluations=evaluations,
-        optimizer=optimizer_of(config, start.classifier, run_steps(config, plan)),
+        optimizer=optimizer_of(config, start.classifier),
+        inputs=step_inputs(config, run_steps(config, plan)),
         metric=f"{evaluations[0].name}/{metric}" if len(evaluations) > 1 else metric,
     )
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 
 from base import terminal
@@ -20,41 +19,22 @@ from finetune.classifier.inference import check_inference
 from finetune.config import FinetuneConfig
 from finetune.job import Job, assemble
 from finetune.population.early_stopping import Tracking, better_of, own_names
-from finetune.population.evaluation import Predictor, Scores, evaluate, mean_over_members
-from finetune.population.in_turn import (
-    Apart,
-    Turns,
-    abstract_member,
-    abstract_member_batch,
-    joined,
-)
+from finetune.population.evaluation import Scores, evaluate, mean_over_members
+from finetune.population.in_turn import Apart, joined
 from finetune.population.recorder import classification_metrics, member_names, metric_folders, speed
-from finetune.population.state import (
-    PopulationState,
-    abstract_batch,
-    abstract_state,
-    batch_shardings,
-    first_state,
-    to_devices,
-)
-from finetune.population.train_step import keep_better, make_train_step, schedule_of, trained_count
+from finetune.population.state import PopulationState, abstract_state, first_state
+from finetune.population.train_step import keep_better
 from finetune.report.pages import RESULTS_FILE, write_report
 from finetune.results.own_metrics import ComputeMetrics
 from finetune.resume import check_same_input, rules
-from finetune.texts.batching import rows
-from pretrain.devices.mesh import sharding
+from finetune.run_steps import Programs, RunSteps
 from pretrain.job import NOTHING_SET
 from pretrain.optim.averages import average_of
-from pretrain.report.facts import keep
-from pretrain.reports import start_summary
-from pretrain.reports.network_facts import network_facts
 from pretrain.reports.recorder import Interval, Recorder
 from pretrain.runtime import changes, processes
 from pretrain.runtime.bad_numbers import Guard
 from pretrain.runtime.checkpointer import Run
-from pretrain.runtime.interruption import Interruption
 from pretrain.runtime.loop import Loop, begun
-from pretrain.runtime.programs import compiled, memory_of
 from pretrain.runtime.stage import MetricFolders
 
 logger = logging.getLogger(__name__)
@@ -111,6 +91,7 @@ def train(
     given: Given = NOTHING_SET,
     compute_metrics: ComputeMetrics | None = None,
     look: bool = True,
+    programs: Programs | None = None,
 ) -> Outcome:
     """Run the job of `config` in `workdir`, or go on with it where its newest checkpoint stands.
 
@@ -122,6 +103,7 @@ def train(
       given: the fields of the config that were set, and where.
       compute_metrics: metrics of the user's own, see `finetune.results.own_metrics`.
       look: whether to show the first training examples of a run that begins.
+      programs: what is compiled already; other runs of this process may have the same.
 
     Raises:
       UserError: bad config, bad input, or a workdir that holds another run.
@@ -151,7 +133,7 @@ def train(
                 *(config.log.profile_start, job.steps),
             )
         with jax.set_mesh(job.mesh), jax.default_matmul_precision(config.matmul_precision):
-            stage = _Finetuning(job, workdir, after_evaluation)
+            stage = _Finetuning(job, workdir, after_evaluation, programs or Programs())
             ended = Loop(stage, workdir, run.checkpointer, run.account, partial(write_report, workdir)).run()
     return Outcome(
         job, ended.state, ended.step, ended.interrupted, stage.tracking, stage.seconds, ended.requested
@@ -161,7 +143,9 @@ def train(
 class _Finetuning:
     """The stage of a fine-tuning run: see `pretrain.runtime.stage.Stage`."""
 
-    def __init__(self, job: Job, workdir: epath.Path, after_evaluation: AfterEvaluation | None):
+    def __init__(
+        self, job: Job, workdir: epath.Path, after_evaluation: AfterEvaluation | None, programs: Programs
+    ):
         self.log_at: tuple[int, ...] = ()
         self.job, self.config, self.log = job, job.config, job.config.log
         self.mesh, self.steps, self.fingerprints = job.mesh, job.steps, job.fingerprints
@@ -169,9 +153,9 @@ class _Finetuning:
         self.guard = Guard(job.config.on_nonfinite, job.config.max_skipped, member_names(job))
         self.rewinding = None
         self.tracking = Tracking(own_metrics=own_names(job.data.task))
-        self._workdir, self._after_evaluation = workdir, after_evaluation
+        self._workdir, self._after_evaluation, self._programs = workdir, after_evaluation, programs
         self._begin = time.perf_counter()
-        self._predictor = Predictor(job.classifier, job.mesh, job.plan.lengths, job.config.eval.batch)
+        self._predictor = programs.predictor(job)
         self._evaluated = False
         layout = jax.tree.map(lambda leaf: leaf.sharding, self.abstract.best)  # as the compiled steps take it
         self._keep_better = jax.jit(keep_better, donate_argnums=0, out_shardings=layout)
@@ -204,9 +188,9 @@ class _Finetuning:
         return step >= self.steps or self.tracking.told_to_end or (bool(stopped) and all(stopped))
 
     @contextlib.contextmanager
-    def stretch(self, step: int) -> Iterator["_RunSteps"]:
+    def stretch(self, step: int) -> Iterator[RunSteps]:
         """The whole run."""
-        yield _RunSteps(self, step)
+        yield RunSteps(self.job, self.abstract, self._programs, self._workdir, step)
 
     def write_start(self, step: int) -> None:
         """Remove the results of an earlier end: launchers take them for the finish marker of older runs."""
@@ -291,109 +275,3 @@ class _Finetuning:
 
 def _prefixed(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
     return {f"{prefix}{name}": value for name, value in values.items()}
-
-
-@dataclass(frozen=True)
-class _HostBatch:
-    """One batch of every member."""
-
-    arrays: dict[str, np.ndarray]
-    """[M, B, ...]."""
-    length: int
-    """Tokens of a row."""
-    wait: float = 0.0
-    """Nothing is waited for: rows are cut from arrays in memory."""
-
-
-class _RunSteps:
-    """The steps of a run: see `pretrain.runtime.stage.Stretch`. Every row length has a program of its own."""
-
-    def __init__(self, stage: _Finetuning, step: int):
-        """Go on from `step`."""
-        self.stop = stage.steps
-        self._stage, self._first = stage, step
-        self._shardings = batch_shardings(stage.mesh, members=True)
-        self._turns = Turns(stage.config.members, stage.mesh) if stage.job.in_turn else None
-        self._programs: dict[int, jax.stages.Compiled] = {}
-        self._epoch, self._lengths = -1, list[int]()
-        self._chosen: list[list[np.ndarray]] = []
-        """For each member, the examples of each batch of the epoch at hand."""
-
-    def next(self, step: int) -> _HostBatch:
-        """Make the batch of step number `step` (from 0): a function of the seeds and the step alone."""
-        job = self._stage.job
-        epoch, index = divmod(step, job.plan.steps)
-        if epoch != self._epoch:
-            self._epoch, self._lengths = epoch, job.plan.batch_lengths(epoch)
-            self._chosen = [job.plan.epoch(member.seed, epoch) for member in job.config.members]
-        length = self._lengths[index]
-        members = [
-            rows(job.train, batches[index], job.config.global_batch, length).as_dict()
-            for batches in self._chosen
-        ]
-        return _HostBatch(
-            {name: np.stack([member[name] for member in members]) for name in members[0]}, length
-        )
-
-    def compile(self, interruption: Interruption) -> None:
-        """Compile the step for each row length that comes, so that their memory is known before step 0."""
-        stage, job = self._stage, self._stage.job
-        step = make_train_step(job.classifier, job.optimizer, schedule_of(job.config, job.steps), job.config)
-        carried, whole = interruption.carried_by(step), sharding(job.mesh, ())
-        state, batch_of = stage.abstract, abstract_batch
-        if self._turns:
-            state, batch_of = abstract_member(state), abstract_member_batch
-        for length in self._lengths_to_come():
-            batch = batch_of(job.train, job.config, length, job.mesh) | interruption.abstract_flags()
-            self._programs[length] = compiled(
-                carried, state, batch, f"the train step for rows of {length} tokens", whole
-            )
-
-    def _lengths_to_come(self) -> list[int]:
-        """The row lengths of the steps that are left, ascending; any epoch has the same ones."""
-        plan, last = self._stage.job.plan, min(self.stop, self._first + 2 * self._stage.job.plan.steps)
-        epochs = {step // plan.steps for step in range(self._first, last)}
-        lengths = {epoch: plan.batch_lengths(epoch) for epoch in epochs}
-        steps = (divmod(step, plan.steps) for step in range(self._first, last))
-        return sorted({lengths[epoch][index] for epoch, index in steps})
-
-    def describe(self, step: int) -> None:
-        """Say what is about to be trained, and what memory it takes."""
-        job, members, state = self._stage.job, self._stage.config.members, self._stage.abstract
-        seeds = ", ".join(map(str, dict.fromkeys(member.seed for member in members)))
-        rates = ", ".join(f"{rate:g}" for rate in dict.fromkeys(each.learning_rate for each in members))
-        logger.info(
-            "runs %s: %d (seeds %s; learning rates %s); %d steps of %d examples, %d done; rows of %s tokens",
-            *("in turn" if self._turns else "in one program", len(members), seeds, rates),
-            *(job.steps, job.config.global_batch, step),
-            ", ".join(map(str, self._programs)),
-        )
-        if job.config.freeze:
-            counts = (trained_count(job.classifier, job.params, job.config.freeze), job.parameters)
-            trained, total = (f"{count:,}" for count in counts)
-            logger.info(
-                "config.freeze=%s: %s of %s parameters are trained", job.config.freeze, trained, total
-            )
-        memory = memory_of((state.params, state.best), state.opt_state, self._programs.values(), job.mesh)
-        if processes.is_first():
-            keep(self._stage._workdir, job.mesh, memory, job.parameters)
-        logger.info("memory per device: %s", start_summary.memory_text(memory))
-        for name, text in network_facts(job.classifier, job.mesh.shape, fields={}).items():
-            logger.info("%s: %s", name, text)
-        if len(members) > 1:
-            logger.info("losses and scores that are shown while it trains are means over the runs")
-
-    def dispatch(
-        self, state: PopulationState | Apart, batch: _HostBatch, flags: Mapping[str, jax.Array]
-    ) -> tuple[PopulationState | Apart, Mapping[str, Any]]:
-        """Have the devices make a step of every member."""
-        program = self._programs[batch.length]
-        if self._turns:
-            state, metrics = self._turns.step(program, state, batch.arrays, flags)
-        else:
-            state, metrics = program(state, {**to_devices(batch.arrays, self._shardings), **flags})
-        counts = {
-            "examples": float(batch.arrays["weights"].sum()),
-            "tokens": int(batch.arrays["segments"].sum()),
-        }
-        return state, {**metrics, **counts}

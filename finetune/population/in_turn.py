@@ -5,7 +5,6 @@ member has a state of its own while steps are made, whose memory its next state 
 its axis M: `joined` puts the states together, before an evaluation or a checkpoint.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from finetune.config import FinetuneConfig, Member
-from finetune.population.state import PopulationState, abstract_batch, batch_shardings, to_devices
-from finetune.population.train_step import RATE, SEED
-from finetune.texts.encoding import Encoded
-from pretrain.devices.mesh import sharding
+from finetune.config import FinetuneConfig
+from finetune.population.state import PopulationState, batch_shardings, to_devices
+from finetune.population.step_inputs import input_shardings, of_member
 
 IN_TURN = "in_turn"
 
@@ -56,32 +53,13 @@ def abstract_member(population: PopulationState) -> PopulationState:
     return PopulationState(population.step, params, opt_state, best=())
 
 
-def abstract_member_batch(
-    examples: Encoded, config: FinetuneConfig, length: int, mesh: Mesh
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes, dtypes and shardings of a member's batch, with its seed and its learning rate."""
-    batch = abstract_batch(examples, dataclasses.replace(config, seeds=1, learning_rates=()), length, mesh)
-    of_member = sharding(mesh, ("member",))
-    return batch | {
-        SEED: jax.ShapeDtypeStruct((1,), jnp.int32, sharding=of_member),
-        RATE: jax.ShapeDtypeStruct((1,), jnp.float32, sharding=of_member),
-    }
-
-
 class Turns:
     """Makes the steps of all members, one after another."""
 
-    def __init__(self, members: Sequence[Member], mesh: Mesh):
-        """Take the seeds and the learning rates of the members."""
-        self._shardings = batch_shardings(mesh, members=True)
-        of_member = sharding(mesh, ("member",))
-        self._own = [
-            {
-                SEED: jax.device_put(np.array([member.seed], np.int32), of_member),
-                RATE: jax.device_put(np.array([member.learning_rate], np.float32), of_member),
-            }
-            for member in members
-        ]
+    def __init__(self, inputs: Mapping[str, np.ndarray], mesh: Mesh):
+        """Take what the steps of all members have as inputs (`finetune.population.step_inputs`)."""
+        self._shardings, layouts = batch_shardings(mesh, members=True), input_shardings(mesh)
+        self._own = [to_devices(of_member(inputs, index), layouts) for index in range(len(inputs["seed"]))]
 
     def step(
         self,

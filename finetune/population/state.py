@@ -12,7 +12,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from finetune.classifier.network import Classifier
-from finetune.config import FinetuneConfig, Member
+from finetune.config import Member
 from finetune.texts.batching import rows
 from finetune.texts.encoding import Encoded
 from pretrain.config import MeshConfig
@@ -70,11 +70,11 @@ def to_devices(
 
 
 def abstract_batch(
-    examples: Encoded, config: FinetuneConfig, length: int, mesh: Mesh
+    examples: Encoded, batch: int, length: int, mesh: Mesh, members: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes [M, B, ...], dtypes and shardings of the batches whose rows have `length` tokens."""
-    one = rows(examples, np.zeros(1, np.int64), config.global_batch, length).as_dict()
-    shardings, members = batch_shardings(mesh, members=True), len(config.members)
+    """Shapes [M, B, ...], dtypes and shardings of batches of `batch` rows of `length` tokens, of so many members."""
+    one = rows(examples, np.zeros(1, np.int64), batch, length).as_dict()
+    shardings = batch_shardings(mesh, members=True)
     return {
         name: jax.ShapeDtypeStruct((members, *array.shape), array.dtype, sharding=shardings[name])
         for name, array in one.items()

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from finetune.classifier.network import Classifier
 from finetune.config import FinetuneConfig, frozen_layers
 from finetune.population.state import PopulationState
-from pretrain.config import ScheduleConfig as PretrainSchedule
+from finetune.population.step_inputs import OF_MEMBERS, StepInputs, taken_from
 from pretrain.devices.mesh import constrain
 from pretrain.models.module_shapes import LAYERS
 from pretrain.models.positions import positions_of_texts
@@ -25,7 +25,7 @@ from pretrain.objective.train_step import accumulate, split_rows
 from pretrain.optim.averages import averaged
 from pretrain.optim.config import OptimizerConfig as PretrainOptimizer
 from pretrain.optim.finite import NONFINITE, is_bad, kept
-from pretrain.optim.learning_rates import learning_rate_schedule
+from pretrain.optim.learning_rates import ScheduleNumbers, share_of_peak
 from pretrain.optim.optimizers import make_optimizer
 from pretrain.optim.train_state import DROPOUT, random_key
 
@@ -34,58 +34,64 @@ Metrics = dict[str, Array]
 
 MEMBER = "member"
 """The mesh axis over which the runs are distributed."""
-SEED, RATE = "seed", "rate"
-"""What a batch has besides where a program serves any member: its seed and its peak learning rate."""
 
 
-def schedule_of(config: FinetuneConfig, steps: int) -> optax.Schedule:
-    """The learning rate of each step, as a share of the peak."""
-    share = -int(-config.schedule.warmup_ratio * steps // 1)  # rounded up, as transformers does
-    warmup = config.schedule.warmup_steps or share
-    schedule = PretrainSchedule(name=config.schedule.name, warmup_steps=warmup, final_fraction=0.0)
-    return learning_rate_schedule(schedule, 1.0, steps)
+def optimizer_of(config: FinetuneConfig, classifier: Classifier) -> optax.GradientTransformationExtraArgs:
+    """The optimiser. Its update takes what a step has as inputs (`finetune.population.step_inputs`):
 
-
-def optimizer_of(
-    config: FinetuneConfig, classifier: Classifier, steps: int
-) -> optax.GradientTransformationExtraArgs:
-    """The optimiser. Its update takes each run's peak learning rate as `rate`; the rate also depends on the depth."""
+    - rate: a run's peak learning rate; the rate also depends on the depth.
+    - weight_decay: the decay.
+    - schedule: the learning rate of each step, as a share of the peak.
+    """
     chosen = config.optimizer
-    settings = PretrainOptimizer(
-        name=chosen.name,
-        learning_rate=1.0,
-        weight_decay=chosen.weight_decay,
-        beta1=chosen.beta1,
-        beta2=chosen.beta2,
-        eps=chosen.eps,
-        clip_norm=chosen.clip_norm,
-        orthogonal_dtype="float32",
-    )
-    of_rate_one = make_optimizer(
-        settings, schedule_of(config, steps), classifier.decay_mask(), classifier.logical_axes()
-    )
+    decayed, axes = classifier.decay_mask(), classifier.logical_axes()
+
+    def of_rate_one(weight_decay: Any, schedule: optax.Schedule) -> optax.GradientTransformation:
+        settings = PretrainOptimizer(
+            name=chosen.name,
+            learning_rate=1.0,
+            weight_decay=weight_decay,
+            beta1=chosen.beta1,
+            beta2=chosen.beta2,
+            eps=chosen.eps,
+            clip_norm=chosen.clip_norm,
+            orthogonal_dtype="float32",
+        )
+        return make_optimizer(settings, schedule, decayed, axes)
+
     with_rate = _with_rate(of_rate_one, classifier, chosen.layer_decay, config.freeze)
     return averaged(with_rate, config.average.decay)
 
 
 def _with_rate(
-    optimizer: optax.GradientTransformation, classifier: Classifier, layer_decay: float, freeze: str
+    optimizer: Callable[[Any, optax.Schedule], optax.GradientTransformation],
+    classifier: Classifier,
+    layer_decay: float,
+    freeze: str,
 ) -> optax.GradientTransformationExtraArgs:
-    """`optimizer` with its updates multiplied by the argument `rate`, and by each layer's share of it.
+    """An optimiser with its updates multiplied by the argument `rate`, and by each layer's share of it.
 
-    It is no part of a chain. So the state has the tree of the optimiser's.
+    It is no part of a chain. So the state has the tree of the optimiser's. Decay and schedule do not change that tree.
     """
 
     def update(
-        gradients: Any, state: Any, params: Any = None, *, rate: Array, **more: Any
+        gradients: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        rate: Array,
+        weight_decay: Array,
+        schedule: optax.Schedule,
+        **more: Any,
     ) -> tuple[Any, Any]:
-        updates, state = optimizer.update(gradients, state, params)
+        updates, state = optimizer(weight_decay, schedule).update(gradients, state, params)
         scales = depth_scales(classifier, layer_decay)
         if freeze:
             scales = jax.tree.map(jnp.multiply, scales, _trained(classifier, freeze))
-        return jax.tree.map(lambda update, scale: update * rate * scale, updates, scales), state
+        return jax.tree.map(lambda update, scale: update * (rate * scale), updates, scales), state
 
-    return optax.GradientTransformationExtraArgs(optimizer.init, update)
+    init = optimizer(0.0, lambda count: jnp.float32(1.0)).init
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def depth_scales(classifier: Classifier, decay: float) -> Any:
@@ -144,25 +150,20 @@ def _without_gradients(params: Any, classifier: Classifier, freeze: str) -> Any:
 def make_train_step(
     classifier: Classifier,
     optimizer: optax.GradientTransformationExtraArgs,
-    schedule: optax.Schedule,
     config: FinetuneConfig,
 ) -> Callable[[PopulationState, Batch], tuple[PopulationState, Metrics]]:
     """Make the train step: (state, batch) -> (state, metrics).
 
     A batch has tokens, segments and token_types [M, B, S], weights [M, B], and labels [M, B, ...] as the classifier's
-    kind has them. It may have seeds and rates [M] (`SEED`, `RATE`); without them, the members are those of the config.
+    kind has them, and the arrays of `finetune.population.step_inputs`.
     Each metric has shape [M]: loss_sum and correct_sum over the labels, weight_sum, grad_norm before clipping,
     learning_rate, and nonfinite (1 where the loss or the gradient is not finite).
 
     Args:
       classifier: the network.
       optimizer: that of `optimizer_of`.
-      schedule: the optimiser's schedule; the metric learning_rate is the peak times its value.
       config: the fine-tuning config.
     """
-    seeds = jnp.array([member.seed for member in config.members])
-    rates = jnp.array([member.learning_rate for member in config.members], jnp.float32)
-
     smoothing, micro_batches, skips = config.label_smoothing, config.grad_accum, config.on_nonfinite == "skip"
     kind = classifier.kind
 
@@ -181,8 +182,13 @@ def make_train_step(
         return loss_sum / total[0], {"loss_sum": loss_sum, "correct_sum": jnp.sum(right * weights)}
 
     def member_step(
-        params: Any, moments: Any, step: Array, seed: Array, rate: Array, batch: Batch
+        params: Any, moments: Any, step: Array, inputs: StepInputs, batch: Batch
     ) -> tuple[Any, Any, Metrics]:
+        seed, rate, weight_decay, numbers = inputs
+
+        def schedule(count: jax.typing.ArrayLike) -> Array:
+            return share_of_peak(config.schedule.name, ScheduleNumbers(*numbers), count)
+
         key = jax.random.fold_in(random_key(seed, DROPOUT), step)
         weight_sum = jnp.sum(kind.weights(batch["weights"], batch["labels"]))
         # A batch may have no label: windows inside a word that is longer than a row.
@@ -192,7 +198,9 @@ def make_train_step(
             grads, sums = grad_fn(params, part, key)
         else:
             grads, sums = accumulate(grad_fn, params, part, key, micro_batches)
-        updates, opt_state = optimizer.update(grads, moments, params, rate=rate)
+        updates, opt_state = optimizer.update(
+            grads, moments, params, rate=rate, weight_decay=weight_decay, schedule=schedule
+        )
         grad_norm = optax.tree.norm(grads)
         new = (optax.apply_updates(params, updates), opt_state)
         sums |= {"weight_sum": weight_sum}
@@ -202,12 +210,11 @@ def make_train_step(
         more = {"grad_norm": grad_norm, "learning_rate": rate * schedule(step), NONFINITE: bad}
         return *new, sums | more
 
-    every_member = jax.vmap(member_step, in_axes=(0, 0, None, 0, 0, 0), spmd_axis_name=MEMBER)
+    every_member = jax.vmap(member_step, in_axes=(0, 0, None, OF_MEMBERS, 0), spmd_axis_name=MEMBER)
 
     def train_step(state: PopulationState, batch: Batch) -> tuple[PopulationState, Metrics]:
-        rows = dict(batch)
-        members = rows.pop(SEED, seeds), rows.pop(RATE, rates)
-        params, opt_state, metrics = every_member(state.params, state.opt_state, state.step, *members, rows)
+        inputs, rows = taken_from(batch)
+        params, opt_state, metrics = every_member(state.params, state.opt_state, state.step, inputs, rows)
         return replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return train_step

@@ -25,6 +25,7 @@ from finetune.report.pages import write_report
 from finetune.results.results_file import results, write_results
 from finetune.resume import check_same_input, check_unchanged
 from finetune.search.own_functions import OBJECTIVE, OwnFunctions
+from finetune.run_steps import Programs
 from finetune.search.search_space import check_ranges, objective_of, ranges, with_values
 from finetune.search.trials_table import Found, Trial, best_recipe, markdown, rerun_command, table
 from finetune.train import Evaluation, train
@@ -161,6 +162,7 @@ class _Search:
             storage=storage,
             study_name="unmask",
             direction="minimize" if self._minimises else "maximize",
+        self._programs = Programs()
             pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED_TRIALS),
             load_if_exists=True,
         )
@@ -243,7 +245,14 @@ class _Search:
         )
         logger.info("trial %d of %d: %s", number, config.search.trials, drawn)
         watch = _Watch(trial, self._value, chosen.epochs, self._reported(trial))
-        outcome = train(chosen, folder, watch, compute_metrics=self._own.compute_metrics, look=False)
+        outcome = train(
+            chosen,
+            folder,
+            watch,
+            compute_metrics=self._own.compute_metrics,
+            look=False,
+            programs=self._programs,
+        )
         if outcome.interrupted and not watch.pruned:
             return outcome.interrupted
         value, told_to_end = math.nan, watch.pruned or outcome.tracking.told_to_end  # also before a kill

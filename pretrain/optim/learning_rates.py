@@ -6,9 +6,11 @@ after the last update. A phase may have a peak of its own, and a shape that span
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from base.errors import UserError
@@ -100,33 +102,84 @@ def learning_rate_schedule(config: ScheduleConfig, learning_rate: float, total_s
     Raises:
       UserError: warm-up is longer than the run (for wsd: warm-up and decay together), or a fraction is outside 0..1.
     """
-    _check(config, total_steps)
-    warmup, final = config.warmup_steps, config.final_fraction
-    decay_steps = round(config.decay_fraction * total_steps)
-
-    def share(step: jax.Array) -> jax.Array:
-        progress = jnp.clip((step - warmup) / max(1, total_steps - warmup), 0.0, 1.0)
-        match config.name:
-            case "linear":
-                return 1.0 - (1.0 - final) * progress
-            case "cosine":
-                return final + (1.0 - final) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
-            case "inverse_sqrt":
-                reference = max(1, warmup)
-                return jnp.sqrt(reference / jnp.maximum(step, reference))
-            case "wsd":
-                decayed = jnp.clip((step - (total_steps - decay_steps)) / max(1, decay_steps), 0.0, 1.0)
-                return 1.0 - (1.0 - final) * jnp.sqrt(decayed)
-            case "constant":
-                return jnp.ones_like(step)
-        raise ValueError(f"unknown schedule {config.name!r}")
+    numbers = schedule_numbers(config, total_steps)
 
     def schedule(count: jax.typing.ArrayLike) -> jax.Array:
-        step = jnp.asarray(count, jnp.float32)
-        warming = jnp.minimum(step / warmup, 1.0) if warmup else 1.0
-        return learning_rate * jnp.where(step < warmup, warming, share(step))
+        return learning_rate * share_of_peak(config.name, numbers, count)
 
     return schedule
+
+
+class ScheduleNumbers(NamedTuple):
+    """The numbers of a schedule: constants of a program, or its inputs.
+
+    Steps are multiplied by reciprocals, and not divided: XLA makes a product of a division by a constant. So both have
+    the same learning rates to the bit.
+    """
+
+    warmup: jax.typing.ArrayLike
+    """Steps of warm-up."""
+    of_warmup: jax.typing.ArrayLike
+    """The share of the warm-up that a step is; 1 without warm-up."""
+    of_rest: jax.typing.ArrayLike
+    """The share of the steps after the warm-up that a step is."""
+    decay: jax.typing.ArrayLike
+    """The step at which wsd begins to fall."""
+    of_decay: jax.typing.ArrayLike
+    """The share of the steps after it that a step is."""
+    final: jax.typing.ArrayLike
+    """The last value, as a share of the peak."""
+
+
+def schedule_numbers(config: ScheduleConfig, total_steps: int) -> ScheduleNumbers:
+    """The numbers of a config's schedule.
+
+    Args:
+      config: the shape and its settings.
+      total_steps: number of updates of the run.
+
+    Raises:
+      UserError: as of `learning_rate_schedule`.
+    """
+    _check(config, total_steps)
+    warmup, decay_steps = config.warmup_steps, round(config.decay_fraction * total_steps)
+    one = np.float32(1.0)
+    return ScheduleNumbers(
+        warmup=np.float32(warmup),
+        of_warmup=one / np.float32(max(1, warmup)),
+        of_rest=one / np.float32(max(1, total_steps - warmup)),
+        decay=np.float32(total_steps - decay_steps),
+        of_decay=one / np.float32(max(1, decay_steps)),
+        final=config.final_fraction,
+    )
+
+
+def share_of_peak(name: str, numbers: ScheduleNumbers, count: jax.typing.ArrayLike) -> jax.Array:
+    """The learning rate of a step as a share of the peak, float32; see `learning_rate_schedule`.
+
+    Args:
+      name: the shape.
+      numbers: those of `schedule_numbers`, as float32 scalars.
+      count: the step, an int or an int32 scalar.
+    """
+    warmup, of_warmup, of_rest, decay, of_decay, final = numbers
+    step = jnp.asarray(count, jnp.float32)
+    progress = jnp.clip((step - warmup) * of_rest, 0.0, 1.0)
+    match name:
+        case "linear":
+            after = 1.0 - (1.0 - final) * progress
+        case "cosine":
+            after = final + (1.0 - final) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+        case "inverse_sqrt":
+            reference = jnp.maximum(1.0, warmup)
+            after = jnp.sqrt(reference / jnp.maximum(step, reference))
+        case "wsd":
+            after = 1.0 - (1.0 - final) * jnp.sqrt(jnp.clip((step - decay) * of_decay, 0.0, 1.0))
+        case "constant":
+            after = jnp.ones_like(step)
+        case _:
+            raise ValueError(f"unknown schedule {name!r}")
+    return jnp.where(step < warmup, jnp.minimum(step * of_warmup, 1.0), after)
 
 
 def _check(config: ScheduleConfig, total_steps: int) -> None:

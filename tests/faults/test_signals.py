@@ -22,7 +22,7 @@ from rich.console import Console
 import pretrain.__main__ as command
 from base.interruptible import raise_noted, sigterm_as_ctrl_c
 from base.storage import check_damage
-from finetune.train import _RunSteps
+from finetune.run_steps import RunSteps
 from finetune.train import train as finetune
 from pretrain.reports.recorder import Recorder
 from pretrain.runtime import processes
@@ -129,7 +129,7 @@ def test_a_signal_where_its_exception_would_be_lost_shows_no_traceback(place):
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_a_signal_that_is_lost_before_the_first_step_ends_the_run(stage, place, tmp_path, monkeypatch):
     """Training went on for hours."""
-    steps = _PhaseSteps if stage == "pretrain" else _RunSteps
+    steps = _PhaseSteps if stage == "pretrain" else RunSteps
     original = getattr(steps, place)
 
     def losing(self, *arguments):

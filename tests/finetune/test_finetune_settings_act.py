@@ -19,7 +19,8 @@ from finetune.config import BenchmarkTask, FinetuneConfig
 from finetune.glue.all_tasks import task_configs
 from finetune.job import assemble
 from finetune.population.state import abstract_state, population_mesh
-from finetune.population.train_step import make_train_step, schedule_of
+from finetune.population.step_inputs import step_inputs
+from finetune.population.train_step import make_train_step
 from finetune.search.search_space import ranges
 from finetune.texts.batching import evaluation_batches
 from finetune.train import train
@@ -82,15 +83,21 @@ def start(config, place):
 def program(config, place):
     """The program of a step."""
     job = assemble(config)
-    step = make_train_step(job.classifier, job.optimizer, schedule_of(job.config, job.steps), job.config)
+    step = make_train_step(job.classifier, job.optimizer, job.config)
     state = abstract_state(job.classifier, job.optimizer, len(config.members), job.mesh)
     count, rows, length = len(config.members), config.global_batch, 16
     tokens = jax.ShapeDtypeStruct((count, rows, length), jnp.int32)
     batch = dict.fromkeys(("tokens", "segments", "token_types"), tokens)
     batch["labels"] = jax.ShapeDtypeStruct((count, rows), jnp.int32)
     batch["weights"] = jax.ShapeDtypeStruct((count, rows), jnp.float32)
+    batch |= job.inputs
     with jax.set_mesh(job.mesh), jax.default_matmul_precision(config.matmul_precision):
         return jax.jit(step).lower(state, batch).as_text()
+
+
+def inputs(config, place):
+    """What the steps of a run of 100 steps take besides their examples."""
+    return {name: array.tolist() for name, array in step_inputs(config, 100).items()}
 
 
 def mesh(config, place):
@@ -161,15 +168,13 @@ ACTS: dict[str, tuple[typing.Any, typing.Any]] = {
     "model.remat": ("full", program),
     "model.scan_unroll": (1, program),
     "optimizer.name": ("lamb", program),
-    "optimizer.learning_rate": (1e-4, members),
-    **{
-        f"optimizer.{name}": (0.3, program)
-        for name in ("weight_decay", "beta1", "beta2", "eps", "clip_norm", "layer_decay")
-    },
+    "optimizer.learning_rate": (1e-4, inputs),
+    "optimizer.weight_decay": (0.3, inputs),
+    **{f"optimizer.{name}": (0.3, program) for name in ("beta1", "beta2", "eps", "clip_norm", "layer_decay")},
     "average.decay": (0.9, program),
     "schedule.name": ("cosine", program),
-    "schedule.warmup_ratio": (0.7, program),
-    "schedule.warmup_steps": (3, program),
+    "schedule.warmup_ratio": (0.7, inputs),
+    "schedule.warmup_steps": (3, inputs),
     **dict.fromkeys(("mesh.replica", "mesh.zero1", "mesh.fsdp", "mesh.tensor"), (2, mesh)),
     "mesh.data": (4, mesh),
     **dict.fromkeys(("log.every", "eval.every", "checkpoint.every", "checkpoint.keep"), (2, files)),

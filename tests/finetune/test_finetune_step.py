@@ -14,7 +14,9 @@ from finetune.classifier.pretrained import load_encoder_for_classification
 from finetune.kinds import CLASSES, SCORES, TOKENS
 from finetune.population import train_step
 from finetune.population.state import PopulationState
-from finetune.population.train_step import depth_scales, keep_better, make_train_step, schedule_of
+from finetune.population.step_inputs import numbers_of, step_inputs
+from finetune.population.train_step import depth_scales, keep_better, make_train_step
+from pretrain.optim.learning_rates import share_of_peak
 from tests.finetune.tiny_task import tiny_finetune, write_model
 
 
@@ -49,13 +51,13 @@ def test_the_schedule_is_transformers(tmp_path: Path, name: str):
     import transformers
 
     config = tiny_finetune(tmp_path, schedule={"name": name, "warmup_ratio": 0.25})
-    ours = schedule_of(config, 11)
+    numbers = numbers_of(config, 11)
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     their_name = "constant_with_warmup" if name == "constant" else name
     theirs = transformers.get_scheduler(their_name, optimizer, num_warmup_steps=3, num_training_steps=11)
     for step in range(11):
-        assert float(ours(step)) == pytest.approx(theirs.get_last_lr()[0], abs=1e-6)
+        assert float(share_of_peak(name, numbers, step)) == pytest.approx(theirs.get_last_lr()[0], abs=1e-6)
         optimizer.step()
         theirs.step()
 
@@ -73,11 +75,12 @@ def test_a_batch_without_a_label_changes_no_parameter(tmp_path: Path, monkeypatc
     monkeypatch.setattr(train_step, "logits_of", lambda _, params, batch, key: params[batch["tokens"]])
     optimizer, config = optax.with_extra_args_support(optax.sgd(1.0)), tiny_finetune(tmp_path, kind="tokens")
     classifier = SimpleNamespace(kind=TOKENS)
-    step = make_train_step(classifier, optimizer, lambda step: 1.0, config)  # type: ignore[arg-type]
+    step = make_train_step(classifier, optimizer, config)  # type: ignore[arg-type]
     state = PopulationState(jnp.array(0), table, optimizer.init(table), table)
     tokens, labels = jnp.array([[[1, 2, 3], [4, 0, 0]]]), jnp.full((1, 2, 3), -1)
-    new, metrics = step(state, {"tokens": tokens, "labels": labels, "weights": jnp.ones((1, 2))})
+    inputs = {**step_inputs(config, 4), "weights": jnp.ones((1, 2))}
+    new, metrics = step(state, {"tokens": tokens, "labels": labels, **inputs})
     assert (float(metrics["grad_norm"][0]), float(metrics["weight_sum"][0])) == (0, 0)
     np.testing.assert_array_equal(new.params, table)
-    new, metrics = step(state, {"tokens": tokens, "labels": labels + 1, "weights": jnp.ones((1, 2))})
+    new, metrics = step(state, {"tokens": tokens, "labels": labels + 1, **inputs})
     assert float(metrics["grad_norm"][0]) > 0 and float(metrics["weight_sum"][0]) == 6

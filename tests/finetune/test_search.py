@@ -15,6 +15,7 @@ from rich.console import Console
 
 from base.command_line import parse
 from base.errors import UserError
+from finetune import run_steps
 from finetune.config import FinetuneConfig
 from finetune.search import trials as searching
 from finetune.search.own_functions import OwnFunctions
@@ -76,7 +77,12 @@ def scoring(monkeypatch, *trials: list[float], requested: str = "") -> list[Fine
 
 
 def test_a_killed_trial_goes_on_and_the_best_config_makes_its_run_again(task, tmp_path, monkeypatch, caplog):
-    config = dataclasses.replace(config_of(task, trials=1, objective="loss"), epochs=2, seeds=2)
+    ranges = {"learning_rate": [1e-4, 1e-2], "global_batch": [], "weight_decay": [0.0, 0.1]}
+    config = dataclasses.replace(
+        config_of(task, trials=2, objective="loss", warmup_ratio=[0.0, 0.5], **ranges), epochs=2, seeds=2
+    )
+    made, compiled = [], run_steps.compiled
+    monkeypatch.setattr(run_steps, "compiled", lambda *given: made.append(given[3]) or compiled(*given))
 
     def killed_in_second_epoch(chosen, folder, watch, **more):
         def evaluated(evaluation):
@@ -90,16 +96,19 @@ def test_a_killed_trial_goes_on_and_the_best_config_makes_its_run_again(task, tm
         patched.setattr(searching, "train", killed_in_second_epoch)
         with pytest.raises(KeyboardInterrupt):
             search(config, epath.Path(tmp_path))
+    made.clear()
     with caplog.at_level(logging.INFO):
-        (trial,) = search(config, epath.Path(tmp_path)).trials
-    steps = -(-50 // trial.values["global_batch"])
-    assert f"resumed at step {steps}" in caplog.text
-    assert trial.epochs == 2.0
+        found = search(config, epath.Path(tmp_path))
+    assert "resumed at step 7" in caplog.text
+    assert [trial.epochs for trial in found.trials] == [2.0, 2.0]
+    assert made == ["the train step for rows of 48 tokens"], "every trial has compiled its step"
+    trial = found.best
     folder = tmp_path / "search"
     assert {path.name for path in folder.iterdir()} == {
         "best.py",
         "study.log",
         "trial-1",
+        "trial-2",
         "trials.json",
         "trials.md",
     }

@@ -10,7 +10,8 @@ import transformers
 
 from finetune.classifier.pretrained import load_encoder_for_classification
 from finetune.population.state import abstract_state, first_state, member_params, population_mesh
-from finetune.population.train_step import make_train_step, optimizer_of, schedule_of
+from finetune.population.step_inputs import step_inputs
+from finetune.population.train_step import make_train_step, optimizer_of
 from tests.compiled import jit_as_users
 from tests.finetune.reference_models import SIZES, inputs, random_model
 from tests.finetune.tiny_task import tiny_finetune
@@ -81,14 +82,14 @@ def test_our_steps_are_pytorchs(case: str, labels: tuple[str, ...], tmp_path: Pa
     )
     start = load_encoder_for_classification(str(tmp_path / "theirs"), labels)
     classifier = start.classifier
-    optimizer = optimizer_of(config, classifier, STEPS)
+    optimizer = optimizer_of(config, classifier)
     abstract = abstract_state(classifier, optimizer, 1, population_mesh(config.mesh, 1, jax.devices()[:1]))
     state = first_state(classifier, start.params, start.fresh_head, config.members, optimizer, abstract)
-    step = jit_as_users(make_train_step(classifier, optimizer, schedule_of(config, STEPS), config))
-    losses, rates, norms = [], [], []
+    step = jit_as_users(make_train_step(classifier, optimizer, config))
+    losses, rates, norms, inputs = [], [], [], step_inputs(config, STEPS)
     with jax.default_matmul_precision("highest"):
         for batch in batches:
-            state, metrics = step(state, {name: array[None] for name, array in batch.items()})
+            state, metrics = step(state, {**{name: array[None] for name, array in batch.items()}, **inputs})
             losses.append(float(metrics["loss_sum"][0] / metrics["weight_sum"][0]))
             rates.append(float(metrics["learning_rate"][0]))
             norms.append(float(metrics["grad_norm"][0]))
