@@ -12,9 +12,12 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from base.errors import UserError
+
+if TYPE_CHECKING:
+    from data.prepare.slurm_jobs import SlurmExecutor
 
 EXECUTORS = ("local", "slurm", "ray")
 SECONDS_BETWEEN_LOOKS = 15.0
@@ -58,12 +61,7 @@ class Slurm:
             logging_dir=folder,
         )
         try:
-            executor.run()
-        except (subprocess.CalledProcessError, OSError) as error:  # sbatch has said on stderr what it refuses
-            raise UserError(
-                f"sbatch has refused the job ({error}); correct --slurm, and run the same command again"
-            ) from error
-        try:
+            _launch(executor)
             while executor.get_incomplete_ranks():
                 waits = _in_queue(str(executor.job_id))
                 if not waits and (failed := executor.get_incomplete_ranks()):
@@ -73,9 +71,24 @@ class Slurm:
                     )
                 time.sleep(SECONDS_BETWEEN_LOOKS)
         except BaseException:
-            with contextlib.suppress(OSError):
-                subprocess.run(["scancel", str(executor.job_id)], check=False)
+            if executor.launched:
+                with contextlib.suppress(OSError):  # the last one first: it waits for those before it
+                    subprocess.run(["scancel", *reversed(executor.launched)], check=False)
             raise
+
+
+def _launch(executor: "SlurmExecutor") -> None:
+    """Launch the arrays of jobs.
+
+    Raises:
+      UserError: sbatch refuses one.
+    """
+    try:
+        executor.run()
+    except (subprocess.CalledProcessError, OSError) as error:  # sbatch has said on stderr what it refuses
+        raise UserError(
+            f"sbatch has refused the job ({error}); correct --slurm, and run the same command again"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from data.prepare import clusters
 from data.prepare.clusters import Slurm, chosen_workers
 from data.prepare.config import LengthConfig, PrepareConfig
 from data.prepare.preparation import Task, prepare
+from data.prepare.slurm_jobs import SlurmExecutor
 from tests.tiny import write_corpus
 from tokenizer.config import TokenizerConfig
 
@@ -83,6 +84,22 @@ def test_tasks_that_fail_on_the_cluster_are_one_line(tmp_path: Path, monkeypatch
     ):
         prepare(task_of(tmp_path), out, None, Slurm(0, {"partition": "cpu", "time": "1"}))
     assert (tmp_path / "scripts" / "cancelled").read_text() == "7\n"
+
+
+def test_all_arrays_of_many_tasks_are_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the last one was: those before it went on."""
+    write_programs(
+        tmp_path,
+        monkeypatch,
+        sbatch="#!/bin/bash\ntouch $SCRIPTS/$RANDOM\necho Submitted batch job 1$(ls $SCRIPTS | wc -l)\n",
+        scontrol=NODE,
+        squeue=NOTHING,
+        scancel='#!/bin/bash\necho "$@" > $SCRIPTS/cancelled\n',
+    )
+    monkeypatch.setattr(SlurmExecutor, "get_incomplete_ranks", lambda executor: list(range(2500)))
+    with pytest.raises(UserError, match=r"2500 of 2500 tasks have failed"):
+        Slurm(0, {"partition": "cpu", "time": "1"}).run([], 2500, str(tmp_path / "log"))
+    assert (tmp_path / "scripts" / "cancelled").read_text() == "13 12 11\n"
 
 
 @pytest.mark.parametrize(
