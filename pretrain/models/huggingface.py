@@ -130,6 +130,7 @@ def parse_config(values: Mapping[str, Any], where: str) -> EncoderConfig:
         if values.get(name, value) not in (value, None):
             raise UserError(f"{where} has {name}={values[name]!r}; only {value!r} is known")
     values = _without_aliases(family, values, where)
+    values = {name: value for name, value in values.items() if value is not None or name not in family.nulls}
     fields = {
         name: checked(values, family.key(name), default, where)
         for name, default in {**family.defaults, **family.own_defaults}.items()
@@ -180,6 +181,10 @@ def checked(values: Mapping[str, Any], key: str, default: Any, where: str) -> An
     if default is None or key in _OPTIONAL_IDS:
         return value if isinstance(value, int) else None
     wanted = (int, float) if isinstance(default, float) else type(default)
+    if value is None:
+        raise UserError(
+            f"{where}: {key} is null, and should be of type {type(default).__name__}; leave it out for {default!r}"
+        )
     if not isinstance(value, wanted) or (isinstance(value, bool) and not isinstance(default, bool)):
         raise UserError(
             f"{where}: {key}={value!r} should be of type {type(default).__name__}, not {type(value).__name__}"

@@ -108,6 +108,13 @@ def test_a_convolution_refuses_to_learn_from_the_left_alone():
         build(config, use=Use(causal=True))
 
 
+def test_null_is_a_field_that_is_left_out_where_transformers_reads_it_so():
+    nulls = {"share_att_key": None, "conv_act": None, "conv_groups": None, "pos_att_type": None}
+    assert parse_config({**V3, **nulls}, "here") == parse_config(
+        {name: value for name, value in V3.items() if name not in nulls}, "here"
+    )
+
+
 REFUSED = [
     ({**V3, "conv_kernel_size": 4}, "conv_kernel_size=4 should be odd, or 0 for no convolution"),
     ({**V3, "conv_kernel_size": 3, "conv_groups": 5}, "conv_groups=5 should divide hidden_size=32"),
@@ -116,6 +123,8 @@ REFUSED = [
     ({**V3, "pos_att_type": 3}, "pos_att_type=3 should be a list of c2p and p2c"),
     ({**V3, "position_buckets": 2}, "position_buckets=2 should be 4 or more, or -1 for none"),
     ({**V3, "position_buckets": 10**9}, "position_buckets=1000000000 should be 1,000,000 or less"),
+    ({**V3, "position_buckets": None}, "position_buckets is null, and should be of type int; leave it out for -1"),
+    ({**V3, "norm_rel_ebd": None}, "norm_rel_ebd is null, and should be of type str; leave it out for 'none'"),
     ({**V3, "pooler_hidden_size": 16}, "pooler_hidden_size=16, but by its other fields it is 32"),
     ({**V3, "embedding_size": "x"}, "embedding_size='x' should be a number from 1 on"),
     ({**V3, "cls_dropout": "x"}, "cls_dropout='x' should be a number"),

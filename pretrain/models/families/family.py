@@ -129,6 +129,8 @@ class Family:
     """Our fields that are the same in all of its models."""
     own_defaults: Mapping[str, Any] = field(default_factory=dict)
     """Fields of its config.json from which `resolve` makes `EncoderConfig.own`, with their defaults."""
+    nulls: frozenset[str] = frozenset()
+    """Fields of its config.json that transformers reads as if they were left out where they are null."""
     resolve: Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]] = lambda fields, _: fields
     """Makes the fields of `EncoderConfig` from the fields in `defaults` and `own_defaults`, and from the config.json.
     Its UserError begins with the field's name."""

@@ -60,6 +60,7 @@ FAMILY = Family(
         "layer_norm_eps": 1e-7,
     },
     own_defaults=fields.DEFAULTS,
+    nulls=frozenset({"share_att_key", "conv_act", "conv_groups"}),
     resolve=fields.with_own_fields,
     written=fields.written,
     new=fields.V3,
