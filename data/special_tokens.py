@@ -1,5 +1,6 @@
 """The special tokens of rows and masks."""
 
+import dataclasses
 from dataclasses import dataclass
 
 
@@ -15,5 +16,10 @@ class SpecialTokens:
     """Fills the rest of a row: `<pad>`, `[PAD]`."""
     mask: int
     """Replaces a token that the model predicts: `<mask>`, `[MASK]`."""
-    unk: int
-    """Replaces text that the vocabulary cannot express: `<unk>`, `[UNK]`."""
+    unk: int | None = None
+    """Replaces text that the vocabulary cannot express: `<unk>`, `[UNK]`; None if it expresses every text."""
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The ids, in the order of the roles."""
+        return tuple(each for each in dataclasses.astuple(self) if each is not None)

@@ -87,7 +87,7 @@ def hidden_rows(folder: Path, lines: Sequence[str]) -> dict[str, np.ndarray]:
     for row, encoded in enumerate(tokenizer.encode(texts)):
         ids = [special.cls, *encoded[: length - 2], special.sep]
         tokens[row, : len(ids)], attention[row, : len(ids)] = ids, 1
-    inside = (attention > 0) & ~np.isin(tokens, [special.cls, special.sep, special.pad, special.unk])
+    inside = (attention > 0) & ~np.isin(tokens, [each for each in special.ids if each != special.mask])
     hidden = inside & (random.random(tokens.shape) < SHARE)
     hidden[0, int(np.argmax(inside[0]))] |= inside[0].any()
     return {

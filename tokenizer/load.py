@@ -17,6 +17,7 @@ from base.errors import UserError
 from data.special_tokens import SpecialTokens
 from tokenizer import long_texts, tokenizer_files, word_starts
 from tokenizer.as_transformers import Opened, open_files
+from tokenizer.every_byte import encodes_every_byte
 from tokenizer.needs_transformers import GENERIC
 from tokenizer.no_special_tokens import without_spelling
 
@@ -124,7 +125,7 @@ class Loaded:
         marked = [
             index for index, token in self.tokenizer.get_added_tokens_decoder().items() if token.special
         ]
-        return tuple(sorted({*dataclasses.astuple(self.special), *marked}))
+        return tuple(sorted({*self.special.ids, *marked}))
 
     def word_starts(self) -> np.ndarray:
         """Whether a token begins a word wherever it stands, bool [V]: see `tokenizer.word_starts`."""
@@ -187,7 +188,7 @@ class Loaded:
     @property
     def _unread(self) -> frozenset[str]:
         """The tokens that `encode` finds in no text."""
-        roles = (str(self.tokenizer.id_to_token(index)) for index in dataclasses.astuple(self.special))
+        roles = (str(self.tokenizer.id_to_token(index)) for index in self.special.ids)
         return self.reserved.union(roles)
 
     @cached_property
@@ -216,7 +217,7 @@ def from_files(files: Mapping[str, bytes], where: str) -> Loaded:
     """
     files = _with_types_of_tokens(files)
     opened = open_files(files, where)
-    names = {role: _name(files, opened, role, where) for role in ROLES}
+    names = {role: name for role in ROLES if (name := _name(files, opened, role, where))}
     kept = {name: content for name, content in files.items() if name != tokenizer_files.MODEL}
     kept[tokenizer_files.CONFIG] = _config(files, opened, names)
     if kept != files:
@@ -243,6 +244,7 @@ def _name(files: Mapping[str, bytes], opened: Opened, role: str, where: str) -> 
     """The token that plays a role: the one the files name for it, else the one that has its usual name.
 
     A class of transformers may add a default token for a role that the files do not name. Such a token does not count.
+    There is none ('') for unk where the tokenizer encodes every byte.
     """
     fields, usual = ROLES[role]
     names = [opened.names[field] for field in fields if field in opened.names]
@@ -254,10 +256,13 @@ def _name(files: Mapping[str, bytes], opened: Opened, role: str, where: str) -> 
     for name in [*names, *usual]:
         if name in asked or opened.written.token_to_id(name) is not None:
             return name
+    if role == "unk" and encodes_every_byte(opened.tokenizer):
+        return ""
     raise UserError(
         f"the tokenizer {where} has no {role} token "
         f"(looked for {', '.join(dict.fromkeys([*names, *usual]))}); "
-        "a masked language model needs cls, sep, pad, mask and unk; set config.tokenizer.path to one that has them"
+        "a masked language model needs cls, sep, pad and mask, and unk if its tokens are not made of bytes; set "
+        "config.tokenizer.path to one that has them"
     )
 
 

@@ -55,7 +55,9 @@ class TokenEncoder:
         self._tokenizer.encode_special_tokens = tokenizer.tokenizer.encode_special_tokens
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._pad, self._unknown = tokenizer.special.pad, tokenizer.special.unk
+        special_tokens = tokenizer.special
+        self._pad = special_tokens.pad
+        self._unknown = special_tokens.mask if special_tokens.unk is None else special_tokens.unk
         around = self._tokenizer.encode("a")
         text = [index for index, special in enumerate(around.special_tokens_mask) if not special]
         self._before, self._after = around.ids[: text[0]], around.ids[text[-1] + 1 :]

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models
 
 from base.errors import UserError
 from data.special_tokens import SpecialTokens
-from tests.tokenizer.small_tokenizers import byte_level, unigram, wordpiece
+from tests.tokenizer.small_tokenizers import byte_level, unigram, without_unknown, wordpiece
 from tokenizer.load import load
 
 REPOSITORY = Path(__file__).parents[2]
@@ -59,6 +59,26 @@ def test_a_missing_special_token_is_named(tmp_path, missing, role):
     ]
     with pytest.raises(UserError, match=rf"has no {role} token \(looked for "):
         load(str(wordpiece(tmp_path / "bert", specials)))
+
+
+def test_a_tokenizer_of_all_bytes_needs_no_unknown_token(tmp_path):
+    from transformers import AutoTokenizer
+
+    loaded = load(str(without_unknown(tmp_path / "bytes")))
+    assert loaded.special == SpecialTokens(cls=256, sep=257, pad=257, mask=258, unk=None)
+    assert loaded.special_ids == (256, 257, 258)
+    text = "rain \u00e9\u4e2d\U0001f600 <|mask|> \x00"
+    (ids,) = loaded.encode([text])
+    assert loaded.decode(ids) == text and not set(ids.tolist()) & {*loaded.special_ids}
+    loaded.save(epath.Path(tmp_path / "copy"), model_max_length=16)
+    assert load(str(tmp_path / "copy")).fingerprint() == loaded.fingerprint()
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "copy")
+    assert theirs.unk_token is None
+    assert theirs("rain \u4e2d")["input_ids"] == [256, *loaded.encode(["rain \u4e2d"])[0], 257]
+    assert marked(loaded, loaded.word_breaks())[-1] == "<|mask|>"
+
+    with pytest.raises(UserError, match=r"has no unk token .* and unk if its tokens are not made of bytes"):
+        load(str(without_unknown(tmp_path / "some", left_out=1)))
 
 
 def test_words_of_a_byte_level_tokenizer_begin_with_white_space(tmp_path):
