@@ -98,7 +98,12 @@ def is_better(metric: str, value: float, than: float) -> bool:
         return False
     if math.isnan(than):
         return True
-    return value < than if metric.rpartition("/")[2] == "loss" else value > than
+    return value < than if is_loss(metric) else value > than
+
+
+def is_loss(metric: str) -> bool:
+    """Whether a metric is the loss of an evaluation set."""
+    return metric.rpartition("/")[2] == "loss"
 
 
 def better_of(

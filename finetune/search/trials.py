@@ -7,6 +7,7 @@ the earlier trials. So a search that was stopped makes the same trials as a sear
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -19,15 +20,25 @@ from base import schema
 from base.errors import UserError
 from finetune.config import FinetuneConfig
 from finetune.job import Job, assemble, check_batch
-from finetune.population.early_stopping import is_better
+from finetune.population.early_stopping import is_better, is_loss
 from finetune.report.kept import keep_trials
 from finetune.report.pages import write_report
 from finetune.results.results_file import results, write_results
 from finetune.resume import check_same_input, check_unchanged
-from finetune.search.own_functions import OBJECTIVE, OwnFunctions
 from finetune.run_steps import Programs
+from finetune.search.own_functions import OBJECTIVE, OwnFunctions
 from finetune.search.search_space import check_ranges, objective_of, ranges, with_values
-from finetune.search.trials_table import Found, Trial, best_recipe, markdown, rerun_command, table
+from finetune.search.trials_table import (
+    DIVERGED,
+    ENDED_EARLY,
+    NO_NUMBER,
+    Found,
+    Trial,
+    best_recipe,
+    markdown,
+    rerun_command,
+    table,
+)
 from finetune.train import Evaluation, train
 from pretrain.runtime import processes
 from pretrain.runtime import workdir as workdirs
@@ -53,6 +64,8 @@ OWN = "own"
 """Name of the study's attribute in optuna that says how it was asked for: see `_Search._own_facts`."""
 VALUES = "values"
 """Name of a trial's attribute in optuna: its values, by names of FIELDS or by paths of fields."""
+WITHOUT_SCORE = "without_score"
+"""Name of a trial's attribute in optuna: why it has no score, if it has none."""
 NO_FUNCTIONS = OwnFunctions()
 
 
@@ -82,12 +95,18 @@ def best_of(result: Found) -> Trial:
     Raises:
       UserError: no trial has a score.
     """
-    if result.best is None:
-        raise UserError(
-            f"none of {len(result.trials)} trials has a score: all have diverged; "
-            "lower config.search.learning_rate"
-        )
-    return result.best
+    if result.best is not None:
+        return result.best
+    own = "give another compute_objective"
+    remedy = own if result.objective == OBJECTIVE else "set config.search.objective to another metric"
+    reasons = {
+        DIVERGED: "diverged (lower config.search.learning_rate)",
+        NO_NUMBER: f"had no {result.objective}, which is NaN though the loss is a number ({remedy})",
+        ENDED_EARLY: "ended early",
+    }
+    count = Counter(trial.without_score for trial in result.trials)
+    said = "; ".join(f"{count[why]} {reason}" for why, reason in reasons.items() if count[why])
+    raise UserError(f"none of {len(result.trials)} trials has a score: {said}")
 
 
 def search(config: FinetuneConfig, workdir: epath.Path, own: OwnFunctions = NO_FUNCTIONS) -> Found:
@@ -143,6 +162,7 @@ class _Search:
 
     def __init__(self, config: FinetuneConfig, folder: epath.Path, job: Job, own: OwnFunctions):
         self._optuna, self._config, self._folder, self._own = _optuna(), config, folder, own
+        self._programs = Programs()
         self.objective = OBJECTIVE if own.compute_objective else objective_of(job, config.search.objective)
         self._minimises = (
             own.direction == "minimize" if own.compute_objective else is_better(self.objective, 0.0, 1.0)
@@ -162,7 +182,6 @@ class _Search:
             storage=storage,
             study_name="unmask",
             direction="minimize" if self._minimises else "maximize",
-        self._programs = Programs()
             pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED_TRIALS),
             load_if_exists=True,
         )
@@ -260,7 +279,12 @@ class _Search:
             content = results(outcome)
             write_results(content, folder)
             (by_metric,) = content["summary"].values()
-            value = self._value({metric: summary["mean"] for metric, summary in by_metric.items()})
+            means = {metric: summary["mean"] for metric, summary in by_metric.items()}
+            value = self._value(means)
+            has_diverged = any(math.isnan(each) for name, each in means.items() if is_loss(name))
+            trial.set_user_attr(WITHOUT_SCORE, DIVERGED if has_diverged else NO_NUMBER)
+        else:
+            trial.set_user_attr(WITHOUT_SCORE, ENDED_EARLY)
         trial.set_user_attr("seconds", outcome.seconds)
         trial.set_user_attr("epochs", outcome.tracking.history[-1]["epoch"])
         if math.isnan(value):
@@ -279,6 +303,8 @@ class _Search:
                 trial.value if trial.state.name == "COMPLETE" else None,
                 trial.user_attrs["epochs"],
                 trial.user_attrs["seconds"],
+                # A search of an earlier version has no such note.
+                "" if trial.state.name == "COMPLETE" else trial.user_attrs.get(WITHOUT_SCORE, DIVERGED),
             )
             for number, trial in enumerate(self.over, 1)
         )

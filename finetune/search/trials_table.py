@@ -16,8 +16,10 @@ from finetune.results.results_file import score
 from finetune.search.search_space import FIELDS, with_values
 
 CAPTION = (
-    "* best trial; - no score: the trial diverged, or ended early (worse than the median of earlier trials)"
+    "* best trial; - no score: the trial diverged, its objective is NaN, or it ended early (worse than the median of "
+    "earlier trials)"
 )
+DIVERGED, NO_NUMBER, ENDED_EARLY = "diverged", "NaN", "ended early"
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Trial:
     epochs: float
     """Number of passes over the training examples."""
     seconds: float
+    without_score: str = ""
+    """Why it has no score: DIVERGED, NO_NUMBER (the loss is a number, and the objective is none), ENDED_EARLY."""
 
 
 @dataclass(frozen=True)

@@ -159,9 +159,28 @@ def test_a_diverged_trial_has_no_score_and_the_others_go_on(task, tmp_path, monk
     assert found.best == found.trials[1]
 
 
-def test_a_search_of_diverged_trials_only_says_so(task, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ([math.nan, math.nan], "2 diverged (lower config.search.learning_rate)"),
+        (
+            [0.3, 0.4],
+            "2 had no accuracy, which is NaN though the loss is a number (set config.search.objective to another "
+            "metric)",
+        ),
+        ([0.3, math.nan], "1 diverged (lower config.search.learning_rate); 1 had no accuracy, which is NaN"),
+    ],
+)
+def test_a_search_without_a_score_says_why(losses, said, task, tmp_path, monkeypatch):
+    """A metric that is NaN for another reason was called divergence."""
     scoring(monkeypatch, [math.nan], [math.nan])
-    with pytest.raises(UserError, match="none of 2 trials has a score: all have diverged"):
+    given = iter(losses)
+
+    def results(outcome):
+        return {"summary": {"": {"accuracy": {"mean": outcome.value}, "loss": {"mean": next(given)}}}}
+
+    monkeypatch.setattr(searching, "results", results)
+    with pytest.raises(UserError, match=re.escape(f"none of 2 trials has a score: {said}")):
         run_search(config_of(task), epath.Path(tmp_path), Console(file=io.StringIO()))
 
 
