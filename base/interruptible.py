@@ -26,8 +26,9 @@ ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _noted: list[signal.Signals] = []
 """The signals that have come in the context at hand."""
-_broken_off: list[signal.Signals] = []
-"""The signals that have broken off a call of this command, which may still run in native code."""
+_broken_off: list[signal.Signals | None] = []
+"""The signals that have broken off a call of this command, which may still run in native code; None: see
+`leave_running`."""
 
 
 def heeded() -> tuple[signal.Signals, ...]:
@@ -81,8 +82,13 @@ def begin() -> None:
     _broken_off.clear()
 
 
+def leave_running() -> None:
+    """Note that a thread is at work at the end of the command, for which the process does not wait."""
+    _broken_off.append(None)
+
+
 def broke_off() -> bool:
-    """Whether a signal has broken off a call since `begin`.
+    """Whether a signal has broken off a call since `begin`, or a thread is left at work.
 
     The process must then end by `os._exit`. XLA's compiler, for one, goes on in a thread of its own. A normal exit
     would take its memory away, and the process would end with a segmentation fault.

@@ -5,10 +5,11 @@ from base import kept_memory
 if __name__ == "__main__":
     kept_memory.start_again()  # before jax is imported
 
+import contextlib
 import os
 import shlex
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -23,18 +24,21 @@ from base.set_fields import say_all
 from data.labelled.tasks import EMBEDDING, SIMILARITY
 from finetune.config import FinetuneConfig
 from finetune.glue.all_tasks import run_benchmark
-from finetune.job import MODEL
+from finetune.job import MODEL, Job, assemble
 from finetune.report.pages import FILE as REPORT
 from finetune.report.pages import RESULTS_FILE
 from finetune.results.final_outputs import finish, finished, push
 from finetune.results.predicted_labels import FOLDER
 from finetune.results.results_file import score, table
 from finetune.search.trials import run_search
+from finetune.step_pushes import Models
 from finetune.train import train
 from finetune.unused_fields import unused_fields
+from pretrain import step_pushes
 from pretrain.publish import hub_upload
 from pretrain.runtime import goodput, processes, train_command
 from pretrain.runtime.checkpointer import newest_step
+from pretrain.step_pushes import StepPushes
 
 
 def _flags(values: flags.FlagValues) -> None:
@@ -45,6 +49,12 @@ def _flags(values: flags.FlagValues) -> None:
         "push_to_hub",
         "",
         "upload the best model to this model repository at the end, USER/NAME",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "push_every",
+        0,
+        "also upload the model at every so many steps while it trains, as branch step-N; 0: none",
         flag_values=values,
     )
     train_command.define_accept_changes(values, "the config or the examples have changed")
@@ -62,6 +72,7 @@ def main(argv: Sequence[str]) -> int:
     hub_upload.check_flags(values.push_to_hub, public=values.public)
     if config.distributed:
         processes.join()
+    step_pushes.check(values.push_every, values.push_to_hub, config.checkpoint.every)
     if processes.is_first():
         say_all(given)
     if values.push_to_hub:
@@ -81,14 +92,27 @@ def main(argv: Sequence[str]) -> int:
                 "--accept_changes is for one run; go on with it by config.task, or set another --workdir"
             )
         return _run_several(config, workdir, argv)
+    pushes: list[StepPushes] = []
     try:
-        with sigterm_as_ctrl_c():
+        with sigterm_as_ctrl_c(), contextlib.ExitStack() as stack:
+
+            def push_steps(job: Callable[[], Job]) -> None:
+                pushes.append(stack.enter_context(_pushes(values, workdir, job)))
+
             found = processes.from_first(lambda: finished(config, workdir, given))
             if found is not None:
                 if processes.is_first():
                     terminal.say(f"the run in {workdir} is complete")
+                if values.push_every:
+                    push_steps(lambda: assemble(config))  # what an earlier call has left out
             else:
-                outcome = train(config, workdir, accept_changes=values.accept_changes, given=given)
+                outcome = train(
+                    config,
+                    workdir,
+                    accept_changes=values.accept_changes,
+                    given=given,
+                    assembled=(lambda job: push_steps(lambda: job)) if values.push_every else None,
+                )
                 if outcome.interrupted:
                     return train_command.stopped(
                         "finetune", signal.Signals[outcome.interrupted], outcome.step, argv
@@ -98,6 +122,8 @@ def main(argv: Sequence[str]) -> int:
                 found = finish(outcome, workdir)
             if processes.is_first():
                 _show(found, workdir)
+                for each in pushes:
+                    each.finish()
                 if values.push_to_hub:
                     url = push(found, workdir, values.push_to_hub, private=not values.public)
                     terminal.say(f"on the hub: {url}")
@@ -109,6 +135,17 @@ def main(argv: Sequence[str]) -> int:
             train_command.stopped("finetune", signal_of(error), newest_step(workdir), argv)
         )
     return 0
+
+
+def _pushes(values: flags.FlagValues, workdir: epath.Path, job: Callable[[], Job]) -> StepPushes:
+    """The thread that pushes the checkpoints of a run; `job` gives its parts."""
+    return StepPushes(
+        workdir,
+        values.push_to_hub,
+        values.push_every,
+        private=not values.public,
+        write=Models(job, workdir),
+    )
 
 
 def _run_several(config: FinetuneConfig, workdir: epath.Path, argv: Sequence[str]) -> int:

@@ -92,6 +92,7 @@ def train(
     compute_metrics: ComputeMetrics | None = None,
     look: bool = True,
     programs: Programs | None = None,
+    assembled: Callable[[Job], None] | None = None,
 ) -> Outcome:
     """Run the job of `config` in `workdir`, or go on with it where its newest checkpoint stands.
 
@@ -104,6 +105,7 @@ def train(
       compute_metrics: metrics of the user's own, see `finetune.results.own_metrics`.
       look: whether to show the first training examples of a run that begins.
       programs: what is compiled already; other runs of this process may have the same.
+      assembled: called with the parts of the run before it is trained.
 
     Raises:
       UserError: bad config, bad input, or a workdir that holds another run.
@@ -127,6 +129,8 @@ def train(
         elif look and processes.is_first():
             for line in job.look():
                 terminal.say(line, error=True)
+        if assembled is not None:
+            assembled(job)
         if config.log.profile_steps and config.log.profile_start >= job.steps:
             logger.info(
                 "without effect: config.log.profile_start=%d; the run ends before, at step %d",

@@ -84,7 +84,13 @@ def main(argv: Sequence[str]) -> int:
             pushes = None
             if values.push_every:
                 pushes = stack.enter_context(
-                    StepPushes(workdir, values.push_to_hub, values.push_every, private=not values.public)
+                    StepPushes(
+                        workdir,
+                        values.push_to_hub,
+                        values.push_every,
+                        private=not values.public,
+                        write=step_pushes.exports_of(workdir),
+                    )
                 )
             outcome = train(config, workdir, accept_changes=values.accept_changes, given=line.given)
             if outcome.interrupted:
@@ -110,7 +116,8 @@ def _push(workdir: epath.Path, pushes: StepPushes | None, repo_id: str, *, priva
     if pushes is not None:
         pushes.finish()
     if repo_id:
-        url = step_pushes.push_step(workdir, "last", repo_id, private=private)
+        write = step_pushes.exports_of(workdir)
+        url = step_pushes.push_step(write, "last", repo_id, private=private)
         terminal.say(f"on the hub: {url}")
 
 

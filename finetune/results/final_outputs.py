@@ -133,7 +133,7 @@ def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
     )
     # Every process takes part in JAX's computations. Only the first process runs `write`.
     logits = {each.name: model(each.encoded) for each in job.evaluations}
-    threshold = _threshold(found)
+    threshold = threshold_of(found)
     with_onnx = job.config.inference == "onnx"
     asked = asked_of(job) if job.config.eval.tests else []
     by_model = [each for each in asked if not with_onnx or each.examples.labelled.any()]
@@ -142,7 +142,7 @@ def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
 
     def write() -> dict[str, Any]:
         answered = answers
-        _save(job, params, workdir / MODEL, threshold)
+        save_model(job, params, workdir / MODEL, threshold)
         if with_onnx:
             exported = _exported(job, workdir / MODEL)
             found["onnx"] = compare(job, exported, logits, threshold)
@@ -167,8 +167,15 @@ def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
     return processes.from_first(write)
 
 
-def _save(job: Job, params: Any, folder: epath.Path, threshold: float | None) -> None:
-    """Write the folder of the best model."""
+def save_model(job: Job, params: Any, folder: epath.Path, threshold: float | None) -> None:
+    """Write the folder of a model of a run.
+
+    Args:
+      job: the run.
+      params: one member's, as numpy arrays.
+      folder: where to write.
+      threshold: that of `threshold_of`.
+    """
     beside = {FACTS_FILE: _facts(job, threshold).as_json()}
     network, config, tokenizer = job.classifier, job.source_config, job.tokenizer
     if isinstance(network, Embedder):
@@ -188,7 +195,7 @@ def _exported(job: Job, folder: epath.Path) -> Logits:
     return OnnxModel(folder, lengths=lengths, batch=batch)
 
 
-def _threshold(found: Mapping[str, Any]) -> float | None:
+def threshold_of(found: Mapping[str, Any]) -> float | None:
     """The threshold of the best run; None of a kind of task without one, or of a model that has diverged."""
     value = found["runs"][found["best_run"]]["metrics"].get(THRESHOLD, math.nan)
     return value if math.isfinite(value) else None
@@ -265,7 +272,7 @@ def _write_picture(job: Job, found: Mapping[str, Any], logits: np.ndarray, workd
     if job.kind.name == EMBEDDING:
         content = picture_of_ranks(ranks(vectors_of(logits), labels), title)
     else:
-        told = job.kind.predictions(logits, _threshold(found) or 0.0)
+        told = job.kind.predictions(logits, threshold_of(found) or 0.0)
         content = picture(told, labels, job.labels, title)
     for folder in (workdir / MODEL, workdir):
         write_bytes(folder / PICTURE, content)
@@ -277,8 +284,19 @@ def _write_card(found: Mapping[str, Any], workdir: epath.Path) -> None:
 
 def card_of(found: Mapping[str, Any], workdir: epath.Path, name: str) -> str:
     """The model card of a finished run, whose model is to be loaded by `name`: a folder, or an id on the hub."""
+    return card_text(found, name, picture=PICTURE if (workdir / MODEL / PICTURE).exists() else "")
+
+
+def card_text(found: Mapping[str, Any], name: str, *, picture: str = "") -> str:
+    """The model card of results.
+
+    Args:
+      found: the results.
+      name: the folder or the id on the hub that loads the model.
+      picture: the file beside the card that shows the evaluation; '' for none.
+    """
     write = embedder_card.card if found.get("kind") in (EMBEDDING, SIMILARITY) else classifier_card.card
-    return write(found, name, picture=PICTURE if (workdir / MODEL / PICTURE).exists() else "")
+    return write(found, name, picture=picture)
 
 
 def push(found: Mapping[str, Any], workdir: epath.Path, repo_id: str, *, private: bool) -> str:

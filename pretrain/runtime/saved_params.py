@@ -10,8 +10,8 @@ from base.errors import UserError
 from base.storage import check_damage
 from pretrain.runtime.checkpointer import SAVED_FILE, Checkpointer, Run, first_line
 
-PATHS = {"raw": ("params",), "average": ("opt_state", "average")}
-"""Where the state of a checkpoint has each kind of weights."""
+PATHS = {"raw": ("params",), "average": ("opt_state", "average"), "best": ("best",)}
+"""Where the state of a checkpoint has each kind of weights; "best" are those of fine-tuning."""
 
 
 def restore_params(
@@ -22,7 +22,8 @@ def restore_params(
     Args:
       workdir: the run's folder.
       step: a step, "best" (lowest eval/loss; the newest without evaluations), or None or "last" for the newest.
-      weights: as they were trained ("raw"), or their moving average ("average").
+      weights: as they were trained ("raw"), their moving average ("average"), or those of each member's best evaluation
+        ("best", of fine-tuning).
       mean_of: the mean of the weights of so many checkpoints that were saved one after another, of which that of `step`
         is the last.
 

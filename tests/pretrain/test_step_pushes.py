@@ -3,60 +3,24 @@
 import json
 import logging
 import threading
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from etils import epath
 
+from base import interruptible
 from base.errors import UserError
 from pretrain import step_pushes
 from pretrain.export import Exported
 from pretrain.publish import hub_upload
-from pretrain.step_pushes import StepPushes, check
+from pretrain.step_pushes import StepPushes, check, exports_of
 from pretrain.train import train
+from tests.pretrain.hub_branches import installed
 from tests.tiny import on_one_device, tiny_config, write_corpus
-
-
-class Hub:
-    """Stands in for huggingface_hub.HfApi."""
-
-    def __init__(self):
-        self.branches: dict[str, dict[str, bytes]] = {"main": {}}
-        self.refusals = 0
-        """Uploads that are refused, from the next one on."""
-        self.open = threading.Event()
-        self.open.set()
-
-    def create_repo(self, repo_id, *, private, exist_ok):
-        assert private and exist_ok
-        return f"https://hub/{repo_id}"
-
-    def create_branch(self, repo_id, *, branch, exist_ok):
-        assert exist_ok
-        self.branches.setdefault(branch, dict(self.branches["main"]))
-
-    def model_info(self, repo_id, *, revision=None):
-        files = self.branches[revision or "main"]
-        return SimpleNamespace(private=True, siblings=[SimpleNamespace(rfilename=name) for name in files])
-
-    def upload_folder(self, *, repo_id, folder_path, commit_message, delete_patterns, revision=None):
-        assert self.open.wait(60)
-        if self.refusals:
-            self.refusals -= 1
-            raise OSError("the hub\nis down")
-        content = {file.name: file.read_bytes() for file in Path(folder_path).iterdir()}
-        self.branches[revision or "main"] = {**content, "message": commit_message.encode()}
 
 
 @pytest.fixture
 def hub(monkeypatch):
-    hub = Hub()
-    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
-    monkeypatch.setattr("huggingface_hub.get_token", lambda: "token")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(step_pushes, "LOOK_SECONDS", 0.01)
-    return hub
+    return installed(monkeypatch)
 
 
 @pytest.fixture
@@ -76,7 +40,7 @@ def workdir(tmp_path, monkeypatch) -> epath.Path:
 
 
 def pushes_of(workdir: epath.Path) -> StepPushes:
-    return StepPushes(workdir, "me/model", 2, private=True)
+    return StepPushes(workdir, "me/model", 2, private=True, write=exports_of(workdir))
 
 
 def test_a_run_pushes_its_checkpoints_while_it_trains(tmp_path, hub):
@@ -101,7 +65,7 @@ def test_only_committed_checkpoints_that_are_due_are_pushed_and_none_twice(workd
     assert json.loads((workdir / "pushed.json").read_text()) == {"repository": "me/model", "steps": [2, 4]}
     hub.branches.clear()
     assert not pushes_of(workdir).push_next()
-    other = StepPushes(workdir, "me/other", 2, private=True)
+    other = StepPushes(workdir, "me/other", 2, private=True, write=exports_of(workdir))
     hub.branches["main"] = {}
     assert other.push_next() and "step-2" in hub.branches, "another repository has none of them"
 
@@ -125,11 +89,39 @@ def test_a_failure_is_a_line_and_is_tried_again_a_few_times(workdir, hub, caplog
     assert json.loads((workdir / "pushed.json").read_text())["steps"] == [4]
 
 
-def test_an_upload_that_hangs_holds_nothing_up(workdir, hub):
+def test_an_upload_that_hangs_holds_nothing_up(workdir, hub, monkeypatch, caplog):
+    """Python's exit waited for the threads of the hub's client."""
+    for name in ("FINISH_SECONDS", "STOP_SECONDS"):
+        monkeypatch.setattr(step_pushes, name, 0.01)
+    interruptible.begin()
     hub.open.clear()
-    with pushes_of(workdir):
-        pass  # a run that is stopped meanwhile
+    with pushes_of(workdir) as pushes:
+        assert not interruptible.broke_off()
+        pushes.finish()
+    assert "not on the hub after 0s, and left out: steps 2, 4; run the same command again" in caplog.text
+    assert interruptible.broke_off(), "the process does not end at once"
     hub.open.set()
+    interruptible.begin()
+
+
+def test_the_end_of_a_run_pushes_what_is_left_with_a_pause_after_a_failure(workdir, hub, monkeypatch):
+    hub.refusals, waits, wait = 2, list[float](), threading.Event.wait
+
+    def waiting(event, seconds=None):
+        if threading.current_thread().name == "pushes" and seconds not in (None, 60):
+            waits.append(seconds)
+            seconds = 0.001
+        return wait(event, seconds)
+
+    monkeypatch.setattr(step_pushes, "LOOK_SECONDS", 7.5)
+    monkeypatch.setattr(threading.Event, "wait", waiting)
+    pushes = pushes_of(workdir)
+    pushes._last.set()
+    with pushes:
+        pushes.finish()
+    assert hub.branches.keys() == {"main", "step-2", "step-4"}
+    assert waits == [7.5, 7.5], "a pause after each failure, and none besides"
+    assert not interruptible.broke_off()
 
 
 def test_damaged_files_and_a_folder_without_a_run_are_passed_over(workdir, hub):
@@ -147,7 +139,7 @@ def test_damaged_files_and_a_folder_without_a_run_are_passed_over(workdir, hub):
         (3, "me/model", 1, r"--push_every=3 should be a multiple of config\.checkpoint\.every=2, or 0"),
         (-2, "me/model", 1, r"--push_every=-2 should be a multiple"),
         (2, "", 1, r"--push_every=2 has no effect without --push_to_hub=USER/NAME"),
-        (2, "me/model", 4, r"--push_every=2 under 4 processes: .* python -m pretrain\.export"),
+        (2, "me/model", 4, r"--push_every=2 under 4 processes: .*python -m pretrain\.export"),
     ],
 )
 def test_what_cannot_act_is_refused(monkeypatch, every, repo_id, processes, said):
