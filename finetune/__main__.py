@@ -21,7 +21,7 @@ from base.errors import UserError
 from base.interruptible import signal_of, sigterm_as_ctrl_c
 from base.places import place_of
 from base.set_fields import say_all
-from data.labelled.tasks import EMBEDDING, SIMILARITY
+from data.labelled.tasks import EMBEDDING, QUESTIONS, SIMILARITY
 from finetune.config import FinetuneConfig
 from finetune.glue.all_tasks import run_benchmark
 from finetune.job import MODEL, Job, assemble
@@ -180,14 +180,13 @@ def _show(found: Mapping[str, Any], workdir: epath.Path) -> None:
         places["predictions of test sets"] = workdir / FOLDER
     for name, place in places.items():
         console.print(f"{name}: {place}", soft_wrap=True)
-    embeds = found.get("kind") in (EMBEDDING, SIMILARITY)
-    command = (
-        ["finetune.embed", "--text=FILE", "--out=vectors.npy"]
-        if embeds
-        else ["finetune.predict", "--file=FILE"]
-    )
+    command, what = ["finetune.predict", "--file=FILE"], "to label texts"
+    if found.get("kind") in (EMBEDDING, SIMILARITY):
+        command, what = ["finetune.embed", "--text=FILE", "--out=vectors.npy"], "for vectors of texts"
+    if found.get("kind") == QUESTIONS:
+        what = "to answer questions"
     line = shlex.join([python(), "-m", command[0], f"--model={workdir}", *command[1:]])
-    console.print(f"{'for vectors of texts' if embeds else 'to label texts'}: {line}", soft_wrap=True)
+    console.print(f"{what}: {line}", soft_wrap=True)
 
 
 if __name__ == "__main__":

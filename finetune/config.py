@@ -10,6 +10,7 @@ from base import schema
 from base.errors import UserError
 from base.schema import field
 from data.labelled.config import LabelledConfig
+from finetune.kind_configs import EmbeddingConfig, QuestionsConfig, check_kinds
 from pretrain.config import (
     REMAT_ALIASES,
     REMAT_POLICIES,
@@ -22,8 +23,8 @@ from pretrain.optim.config import OPTIMIZERS, WEIGHTS, AverageConfig
 from pretrain.optim.learning_checks import check_average
 from pretrain.publish.public_names import check_card
 
-MAX_LENGTH = 128
-"""Default of the most tokens of an example."""
+MAX_LENGTH, MAX_LENGTH_OF_QUESTIONS = 128, 384
+"""Defaults of the most tokens of an example, and of a question with a window of its context."""
 ENCODER = "encoder"
 """The value of config.freeze that trains the head alone."""
 FROM_MNLI = ("mrpc", "rte", "stsb")
@@ -77,21 +78,6 @@ class ModelConfig:
         aliases=REMAT_ALIASES,
     )
     scan_unroll: int = field(0, "layers unrolled in the scan over them; 0: all")
-
-
-@dataclass(frozen=True)
-class EmbeddingConfig:
-    """The vectors of texts, with kind=embedding."""
-
-    pooling: str = field(
-        "auto",
-        "how the hidden states of tokens become a vector: their mean, or the first token's (cls); auto: as a "
-        "sentence-transformers folder has it, else mean",
-        ("auto", "mean", "cls"),
-    )
-    temperature: float = field(
-        0.05, "cosines are divided by it in the loss; 1 / scale of sentence-transformers"
-    )
 
 
 @dataclass(frozen=True)
@@ -164,8 +150,8 @@ class FinetuneConfig:
     kind: str = field(
         "sequence",
         "what has labels: sequence (a text or a pair), tokens (each word, for entities and parts of speech); "
-        "embedding: pairs of texts that belong together, to train vectors of texts",
-        ("sequence", "tokens", "embedding"),
+        "embedding: pairs of texts that belong together, to train vectors of texts; questions: answers in a context",
+        ("sequence", "tokens", "embedding", "questions"),
     )
     task: str = field("", "a GLUE task (cola, mnli, ...), or empty for examples of your own or of the hub")
     init_from: str = field(
@@ -199,7 +185,7 @@ class FinetuneConfig:
     max_length: int = field(
         0,
         "most tokens of an example, with special tokens; longer examples are truncated; "
-        f"0: {MAX_LENGTH}, or the model's limit if it is lower",
+        f"0: {MAX_LENGTH} (questions: {MAX_LENGTH_OF_QUESTIONS}), or the model's limit if it is lower",
     )
     lengths: tuple[int, ...] = field(
         (), "row lengths that batches are padded to; empty chooses a few from the data"
@@ -237,6 +223,7 @@ class FinetuneConfig:
     data: LabelledConfig = field(LabelledConfig, "the examples")
     model: ModelConfig = field(ModelConfig, "how the network runs")
     embedding: EmbeddingConfig = field(EmbeddingConfig, "vectors of texts")
+    questions: QuestionsConfig = field(QuestionsConfig, "answers in contexts")
     optimizer: OptimizerConfig = field(OptimizerConfig, "the optimiser")
     schedule: ScheduleConfig = field(ScheduleConfig, "the learning rate")
     average: AverageConfig = field(AverageConfig, "the average of each run's weights")
@@ -263,14 +250,15 @@ class Member:
     learning_rate: float
 
 
-def length_of(max_length: int, room: int) -> int:
+def length_of(max_length: int, room: int, kind: str) -> int:
     """Most tokens of an example: `max_length`, or for 0 the default, limited by the model.
 
     Args:
       max_length: config.max_length.
       room: most tokens that the model takes.
+      kind: config.kind.
     """
-    return max_length or min(MAX_LENGTH, room)
+    return max_length or min(MAX_LENGTH_OF_QUESTIONS if kind == "questions" else MAX_LENGTH, room)
 
 
 SEEDS = 2**31
@@ -287,6 +275,7 @@ def check_values(config: FinetuneConfig) -> None:
     _check_counts(config)
     _check_rates(config)
     _check_members(config)
+    check_kinds(config.embedding, config.questions)
     check_average(config.average)
     check_card(config.card)
     if not config.init_from:
@@ -366,8 +355,6 @@ def _check_rates(config: FinetuneConfig) -> None:
         raise UserError(
             f"config.optimizer.clip_norm={config.optimizer.clip_norm} should be 0 (does not clip) or more"
         )
-    if not config.embedding.temperature > 0:
-        raise UserError(f"config.embedding.temperature={config.embedding.temperature} should be above 0")
     if not 0 <= config.label_smoothing < 1:
         raise UserError(f"config.label_smoothing={config.label_smoothing} should be at least 0 and below 1")
     if not 0 <= config.schedule.warmup_ratio <= 1:

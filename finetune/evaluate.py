@@ -1,7 +1,8 @@
 """Evaluate a fine-tuned model: `python -m finetune.evaluate --model=MODEL --config=configs/glue.py:TASK`.
 
 The model is a fine-tuning workdir, a model's folder or a hub id. It may be a classifier that others trained. Of the
-config, the command reads only the fields kind, task, data, embedding, eval.batch, inference and compilation_cache. With
+config, the command reads only the fields kind, task, data, embedding, questions, eval.batch, inference and
+compilation_cache. With
 kind=embedding the model is any encoder, whose vectors are scored on pairs.
 """
 
@@ -23,16 +24,19 @@ from data.labelled.classes import matching, unnamed
 from data.labelled.config import LabelledConfig
 from data.labelled.examples import LabelledData
 from data.labelled.open import open_labelled
+from data.labelled.questions import Questions
 from finetune.classifier.finetuned_model import Trained, encoder_of, find_model, int8_logits_of, logits_of
 from finetune.classifier.inference import Logits
 from finetune.config import FinetuneConfig
 from finetune.evaluate_vectors import evaluate_vectors
-from finetune.job import short_split, with_metrics
+from finetune.job import answering_of, short_split, with_metrics
+from finetune.kind_configs import QuestionsConfig
 from finetune.kinds import MULTI_LABEL, kind_of
 from finetune.kinds.multi_label import THRESHOLD
 from finetune.population.evaluation import EvaluationSet, scores_on
 from finetune.results.own_metrics import NOT_OF_VECTORS, ComputeMetrics
 from finetune.results.results_file import as_json, score
+from finetune.texts.question_encoding import Answering
 from finetune.unused_fields import unused_in_evaluation
 from pretrain.devices.platforms import leave_out_absent_tpu
 from pretrain.runtime import train_command
@@ -110,6 +114,7 @@ def evaluate(
         ids=bool(config.data.label_names) or unnamed(model.names),
         hold_out=bool(config.data.train) or config.data.source == "hub",
         per_word=model.kind.per_token,
+        questions=model.kind.extracts,
     )
     _check_labels(data, model)
     if not data.evaluations:
@@ -118,8 +123,8 @@ def evaluate(
         )
     if compute_metrics is not None:
         data = with_metrics(data, model.kind, compute_metrics)
-    order = class_order(model.names, data.task.labels, name)
-    encoder = encoder_of(model)
+    order = class_order(model.names, data.task.labels, name) if not model.kind.extracts else slice(None)
+    encoder = encoder_of(model, _answering(config, model, data))
     sets = [
         EvaluationSet(short_split(split, len(data.evaluations)), encoder(examples))
         for split, examples in data.evaluations.items()
@@ -172,10 +177,31 @@ def _check_kind(config: FinetuneConfig, model: Trained) -> None:
     Raises:
       UserError: it is not.
     """
-    if (config.kind == "tokens") != model.kind.per_token:
-        what = "words" if model.kind.per_token else "texts"
-        right = "tokens" if model.kind.per_token else "sequence"
-        raise UserError(f"--model={model.given} labels {what}; set config.kind={right}")
+    what, right = "labels texts", "sequence"
+    if model.kind.per_token:
+        what, right = "labels words", "tokens"
+    if model.kind.extracts:
+        what, right = "answers questions", "questions"
+    if config.kind != right:
+        raise UserError(f"--model={model.given} {what}; set config.kind={right}")
+
+
+def _answering(config: FinetuneConfig, model: Trained, data: LabelledData) -> Answering | None:
+    """How answers to questions are chosen: as the model was fine-tuned, or as the config says where it says so."""
+    if not model.kind.extracts:
+        return None
+    given, default = config.questions, QuestionsConfig()
+    sets = [each for each in data.evaluations.values() if isinstance(each, Questions)]
+    known = model.facts.answering
+    if not model.facts.longest_answer:
+        known = answering_of(config, next((each for each in sets if each.lack_answers), sets[0]))
+    if given.stride:
+        known = replace(known, stride=given.stride)
+    if given.max_answer_length != default.max_answer_length:
+        known = replace(known, longest_answer=given.max_answer_length)
+    if given.no_answer_threshold != default.no_answer_threshold:
+        known = replace(known, no_answer=given.no_answer_threshold)
+    return known
 
 
 def _check_labels(data: LabelledData, model: Trained) -> None:

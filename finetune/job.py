@@ -18,8 +18,9 @@ from jax.sharding import Mesh
 from base import hub_ids
 from base.errors import UserError
 from base.storage import check_readable
-from data.labelled.examples import Examples, LabelledData
+from data.labelled.examples import AnyExamples, LabelledData
 from data.labelled.open import open_labelled
+from data.labelled.questions import Questions
 from data.labelled.sentences import Sentences
 from finetune.classifier.embedder import load_embedder
 from finetune.classifier.network import Classifier
@@ -39,6 +40,8 @@ from finetune.texts.encoders import Encoder, encoder_for
 from finetune.texts.encoding import Encoded
 from finetune.texts.look import look
 from finetune.texts.look_at_pairs import look_at_pairs
+from finetune.texts.look_at_questions import look_at_questions
+from finetune.texts.question_encoding import Answering
 from pretrain.devices.mesh import BATCH_AXES
 from pretrain.models.attention import Use
 from pretrain.runtime.workdir import is_workdir
@@ -106,6 +109,8 @@ class Job:
 
         if self.kind.embeds:
             return look_at_pairs(self.train, token_of, self.config.max_length)
+        if self.kind.extracts:
+            return look_at_questions(self.train, token_of, self.config.max_length)
         return look(self.train, self.kind.name, self.labels, token_of, self.config.max_length)
 
     @cached_property
@@ -147,7 +152,7 @@ def assemble(config: FinetuneConfig, compute_metrics: ComputeMetrics | None = No
         raise UserError(
             f"config.max_length={config.max_length} is longer than the model's positions; set it to {room} or less"
         )
-    config = dataclasses.replace(config, max_length=length_of(config.max_length, room))
+    config = dataclasses.replace(config, max_length=length_of(config.max_length, room, config.kind))
     network = start.classifier.encoder.config
     shared = network.stacked_layers < network.num_hidden_layers
     frozen_layers(config.freeze, network.num_hidden_layers, shared=shared)
@@ -157,6 +162,7 @@ def assemble(config: FinetuneConfig, compute_metrics: ComputeMetrics | None = No
         max_length=config.max_length,
         token_types=start.classifier.token_types,
         pieces=config.data.pieces,
+        answering=answering_of(config, examples),
     )
     train = _encoded(encoder, examples, "train")
     evaluations = tuple(
@@ -187,7 +193,7 @@ def assemble(config: FinetuneConfig, compute_metrics: ComputeMetrics | None = No
     )
 
 
-def _labelled_data(config: FinetuneConfig) -> tuple[LabelledData, Examples | Sentences]:
+def _labelled_data(config: FinetuneConfig) -> tuple[LabelledData, AnyExamples]:
     """The labelled data of a run, and the examples to train on.
 
     Raises:
@@ -199,6 +205,7 @@ def _labelled_data(config: FinetuneConfig) -> tuple[LabelledData, Examples | Sen
         hold_out=True,
         per_word=config.kind == "tokens",
         pairs=config.kind == "embedding",
+        questions=config.kind == "questions",
     )
     if data.train is None and config.data.source == "files":
         raise UserError("config.data.train is empty; set it to the files to train on")
@@ -208,6 +215,13 @@ def _labelled_data(config: FinetuneConfig) -> tuple[LabelledData, Examples | Sen
             "trained on; label it with a trained model by python -m finetune.predict"
         )
     return data, data.train
+
+
+def answering_of(config: FinetuneConfig, examples: AnyExamples) -> Answering:
+    """How answers to questions are chosen: a question may have none if some of `examples` have none."""
+    given = config.questions
+    lack = isinstance(examples, Questions) and examples.lack_answers
+    return Answering(given.stride, given.max_answer_length, given.no_answer_threshold if lack else None)
 
 
 def with_metrics(data: LabelledData, kind: Kind, function: ComputeMetrics) -> LabelledData:
@@ -295,11 +309,16 @@ def _overrides(config: FinetuneConfig) -> dict[str, Any]:
     return {**{name: value for name, value in given.items() if value is not None}, **how}
 
 
-def _encoded(encoder: Encoder, examples: Examples | Sentences, name: str) -> Encoded:
+def _encoded(encoder: Encoder, examples: AnyExamples, name: str) -> Encoded:
     encoded = encoder(examples)
     if encoded.truncated and encoded.words is not None:
         logger.info(
             "%s: %d of %d sentences are longer than config.max_length and become several rows, %d rows in all",
+            *(name, encoded.truncated, len(examples), len(encoded)),
+        )
+    elif encoded.truncated and encoded.spans is not None:
+        logger.info(
+            "%s: %d of %d contexts are longer than config.max_length and become several windows, %d in all",
             *(name, encoded.truncated, len(examples), len(encoded)),
         )
     elif encoded.truncated:

@@ -1,4 +1,4 @@
-"""Write a classifier of texts or tokens, or a masked language model, as model.onnx; run this file with onnxruntime.
+"""Write a classifier, a model that answers questions, or a masked language model as model.onnx; run it by onnxruntime.
 
 torch.onnx converts the exported folder. Two maintained libraries were tried. torch.onnx was right for every family at
 any batch size and length. jax2onnx cannot convert `jnp` code with symbolic lengths, and it pins an older Orbax.
@@ -26,8 +26,10 @@ from pretrain.models.huggingface import CONFIG, class_names, parse_config
 FILE_NAME = "model.onnx"
 INT8_NAME = "model_quantized.onnx"
 """The file with weights in int8, by the name that optimum and transformers.js look for."""
-SUFFIXES = ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM")
+SUFFIXES = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM")
 """Ends of the names of the classes that are written."""
+SPANS = ("start_logits", "end_logits")
+"""The outputs of a model that answers questions."""
 MOST_BYTES_IN_ONE_FILE = 1 << 30
 """Larger weights go to model.onnx.data, because a protobuf file can have at most 2 GiB."""
 EXAMPLE_LENGTH = 8
@@ -42,13 +44,14 @@ def export_onnx(model_dir: str | os.PathLike[str], out: str | os.PathLike[str] |
 
     The inputs are `input_ids`, `attention_mask` and, if the model has several token types, `token_type_ids`, each int64
     [batch, sequence]. The output is `logits`, float32 [batch, C], or [batch, sequence, C] of tokens, where C is the
-    vocabulary of a masked language model. The size of both axes is free; a sequence may have as many tokens as the
-    model has positions for (RoBERTa: 512 of its 514). Weights of more than a GiB are in model.onnx.data in the same
-    folder. A model_quantized.onnx of an earlier model.onnx is removed.
+    vocabulary of a masked language model; or `start_logits` and `end_logits` [batch, sequence] of answers. The size of
+    both axes is free; a sequence may have as many tokens as the model has positions for (RoBERTa: 512 of its 514).
+    Weights of more than a GiB are in model.onnx.data in the same folder. A model_quantized.onnx of an earlier
+    model.onnx is removed.
 
     Args:
-      model_dir: a local folder that transformers' AutoModelForSequenceClassification, AutoModelForTokenClassification
-        or AutoModelForMaskedLM loads.
+      model_dir: a local folder that transformers' AutoModelForSequenceClassification, AutoModelForTokenClassification,
+        AutoModelForQuestionAnswering or AutoModelForMaskedLM loads.
       out: the folder to write to; None is `model_dir`.
 
     Returns:
@@ -107,10 +110,14 @@ class OnnxClassifier:
                 f"{file} is damaged or not an ONNX model ({_one_line(error)}); export it again"
             ) from error
         self._inputs = [value.name for value in self._session.get_inputs()]
+        named = [value.name for value in self._session.get_outputs()]
+        self._outputs = list(SPANS) if SPANS[0] in named else ["logits"]
 
     @property
     def labels(self) -> int:
         """Number of logits C."""
+        if len(self._outputs) > 1:
+            return len(self._outputs)
         return int(self._session.get_outputs()[0].shape[-1])
 
     def logits(
@@ -119,7 +126,7 @@ class OnnxClassifier:
         attention_mask: Int[np.ndarray, "B S"],
         token_types: Int[np.ndarray, "B S"] | None = None,
     ) -> Float[np.ndarray, "B ... C"]:
-        """The logits of the classes, or the score (C = 1), in float32; of tokens [B, S, C].
+        """The logits of the classes, or the score (C = 1), in float32; of tokens [B, S, C], of starts and ends C = 2.
 
         Args:
           tokens: token ids, padded with the padding token.
@@ -130,7 +137,8 @@ class OnnxClassifier:
             token_types = np.zeros_like(tokens)
         given = {"input_ids": tokens, "attention_mask": attention_mask, "token_type_ids": token_types}
         feed = {name: np.asarray(given[name], np.int64) for name in self._inputs}
-        return self._session.run(["logits"], feed)[0]
+        found = self._session.run(self._outputs, feed)
+        return found[0] if len(found) == 1 else np.stack(found, -1)
 
 
 def check_installed(setting: str) -> None:
@@ -201,7 +209,7 @@ def _export(model: Any, file: Path) -> None:
             file,
             kwargs=inputs,
             input_names=list(inputs),
-            output_names=["logits"],
+            output_names=list(SPANS) if type(model).__name__.endswith(SUFFIXES[2]) else ["logits"],
             dynamic_shapes={name: {0: batch, 1: sequence} for name in inputs},
             external_data=size > MOST_BYTES_IN_ONE_FILE,
             dynamo=True,

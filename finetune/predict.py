@@ -9,10 +9,15 @@ input line, in the same order. An empty line is an empty text, or an empty pair.
 For a model of words (entities, parts of speech), a file has a word a line and an empty line after each sentence. A
 json, jsonl or parquet file has lists of words. The output has the same sentences with a label for each word. A text on
 the command line is a sentence whose words are separated by blanks.
+
+For a model that answers questions, a json file in SQuAD's layout gives the JSON object that SQuAD's evaluation reads; a
+jsonl or parquet file gives lines of JSON. In other files, and on the command line, a line is a question, a tab and its
+context.
 """
 
 import argparse
 import contextlib
+import dataclasses
 import itertools
 import os
 import signal
@@ -32,6 +37,7 @@ from base.places import place_of
 from base.plain_arguments import Arguments
 from base.storage import is_remote
 from data.labelled.examples import Examples
+from data.labelled.own_questions import CONTEXT, QUESTION
 from data.labelled.own_sources import rows_of_file
 from data.labelled.tables import FORMATS
 from data.sources.documents import FlawError, decode, text_of
@@ -39,8 +45,10 @@ from data.sources.paths import suffixes
 from finetune.classifier.finetuned_model import Trained, encoder_of, find_model, logits_of
 from finetune.classifier.inference import Logits
 from finetune.config import FinetuneConfig
+from finetune.predict_questions import answered, read_questions
 from finetune.predict_words import STDIN, is_json, raw_lines, read_words, tagged
 from finetune.texts.answers import line
+from finetune.texts.question_encoding import Answering
 from pretrain.devices.platforms import leave_out_absent_tpu
 
 BATCHES_READ = 16
@@ -106,6 +114,13 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         "fine-tuning if it is known, else the model's limit",
     )
     parser.add_argument(
+        "--no_answer",
+        type=float,
+        default=None,
+        help="of a model that answers questions: there is no answer if its score is higher than that of the best span "
+        "by more than this; by default as the model was fine-tuned",
+    )
+    parser.add_argument(
         "--compilation_cache",
         default=FinetuneConfig.compilation_cache,
         help="folder of compiled programs, which runs share; empty for none",
@@ -146,7 +161,15 @@ def _predict(arguments: argparse.Namespace) -> None:
     if cache := cache_folder(arguments.compilation_cache):
         jax.config.update("jax_compilation_cache_dir", cache)
     model = find_model(arguments.model, inference=arguments.inference, max_length=arguments.max_length)
-    encoder = encoder_of(model)
+    encoder = encoder_of(model, _answering(arguments, model))
+    if model.kind.extracts:
+        columns = arguments.text_column or QUESTION, arguments.text_pair_column or CONTEXT
+        asked = read_questions(arguments.text, columns, arguments.texts)
+        how = {"inference": arguments.inference, "batch": arguments.batch}
+        with _writer(arguments.out) as write:
+            for answer in answered(model, encoder, asked, path=arguments.text, **how):
+                write(answer)
+        return
     if model.kind.per_token:
         if arguments.text_pair_column:
             raise UserError(
@@ -192,6 +215,21 @@ def _predict(arguments: argparse.Namespace) -> None:
                 )
             answers = model.kind.said(model.names, outputs, model.facts.threshold)
             write("".join(line((*answer, *each)) for answer, each in zip(answers, part)))
+
+
+def _answering(arguments: argparse.Namespace, model: Trained) -> Answering | None:
+    """How answers to questions are chosen, where a flag says so; None where none does.
+
+    Raises:
+      UserError: the model answers no questions.
+    """
+    if arguments.no_answer is None:
+        return None
+    if not model.kind.extracts:
+        raise UserError(
+            f"--no_answer={arguments.no_answer:g}: --model={model.given} answers no questions; unset it"
+        )
+    return dataclasses.replace(model.facts.answering, no_answer=arguments.no_answer)
 
 
 def _examples(part: Sequence[Texts]) -> Examples:

@@ -23,6 +23,10 @@ FIXED = {
     "kind": "the task of a run",
     "data.pieces": "the task of a run",
     "embedding.pooling": "the task of a run",
+    **dict.fromkeys(
+        ("questions.max_answer_length", "questions.no_answer_threshold"),
+        "the answers that choose the best model",
+    ),
     "data.score": "the examples that choose the best model",
     "data.regression": "the task of a run",
     "data.label_names": "the task of a run",
@@ -49,7 +53,7 @@ def rules(room: int | None = None, safe: Sequence[str] = SAFE_IN_FINETUNING) -> 
         name: str, old: Any, new: Any, saved: Mapping[str, Any], config: FinetuneConfig
     ) -> bool:
         if name == "max_length" and 0 in (old, new):
-            return room is None or length_of(old, room) == length_of(new, room)
+            return room is None or length_of(old, room, config.kind) == length_of(new, room, config.kind)
         if of_any_stage.same_examples(old, new):
             return True
         idle = (*unused_fields(schema.restored(FinetuneConfig, saved)), *unused_fields(config))

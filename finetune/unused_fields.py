@@ -9,7 +9,9 @@ from finetune.config import FROM_MNLI, FinetuneConfig
 from finetune.search.search_space import FIELDS
 from pretrain.unused_fields import of_profile, unused_moments, unused_skips
 
-READ_IN_EVALUATION = ("kind", "task", "data", "embedding", "eval.batch", "inference", "compilation_cache")
+READ_IN_EVALUATION = (
+    *("kind", "task", "data", "embedding", "questions", "eval.batch", "inference", "compilation_cache"),
+)
 """Fields that an evaluation of a trained model reads."""
 
 
@@ -51,6 +53,7 @@ def _of_data(config: FinetuneConfig) -> Iterator[Unused]:
         because = f"config.kind={config.kind} labels whole texts; unset it, or set config.kind=tokens"
         yield Unused(("data.pieces",), because, ("kind",))
     yield from _of_embedding(config)
+    yield from _of_questions(config)
     if config.data.validation:
         because = "config.data.validation is evaluated on, so nothing is held out; unset one of the two"
         yield Unused(("data.validation_share",), because, ("data.validation",))
@@ -74,6 +77,17 @@ def _of_embedding(config: FinetuneConfig) -> Iterator[Unused]:
     if not config.data.positive_labels:
         because = "config.data.positive_labels is empty, so labels are not read; unset it, or set that"
         yield Unused(("data.label",), because, ("data.positive_labels",))
+
+
+def _of_questions(config: FinetuneConfig) -> Iterator[Unused]:
+    if config.kind != "questions":
+        because = (
+            f"config.kind={config.kind} has no answers in contexts; unset it, or set config.kind=questions"
+        )
+        yield Unused(("questions",), because, ("kind",))
+        return
+    because = "config.kind=questions has no classes; unset it, or set config.kind=sequence"
+    yield Unused(("data.regression", "data.label_names", "label_smoothing"), because, ("kind",))
 
 
 def _of_learning(config: FinetuneConfig) -> Iterator[Unused]:

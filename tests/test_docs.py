@@ -26,13 +26,17 @@ RECIPES = sorted(
     {*ROOT.glob("configs/*.py")}
     - {
         *LAUNCHES,
-        *(ROOT / f"configs/{name}.py" for name in ("__init__", "classify", "embedding", "glue", "tokens")),
+        *(
+            ROOT / f"configs/{name}.py"
+            for name in ("__init__", "classify", "embedding", "glue", "questions", "tokens")
+        ),
     }
 )
 FINETUNING = {
     "classify": " --config.init_from=runs/base",
     "tokens": " --config.init_from=runs/base",
     "embedding": " --config.init_from=runs/base",
+    "questions": " --config.init_from=runs/base",
     "glue": ":mrpc --config.init_from=runs/base",
 }
 """Recipes of fine-tuning, and what their launch line names before the workdir."""

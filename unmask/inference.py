@@ -1,6 +1,7 @@
 """A look at examples, evaluation and prediction."""
 
 import contextlib
+import dataclasses
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,8 +12,9 @@ from etils import epath
 
 from base.errors import UserError
 from data.labelled.config import LabelledConfig
-from data.labelled.examples import Examples
+from data.labelled.examples import AnyExamples, Examples
 from data.labelled.open import open_labelled
+from data.labelled.questions import Questions, Reference
 from data.labelled.sentences import Sentences
 from data.labelled.tasks import SIMILARITY, Task
 from finetune import evaluate as evaluating
@@ -20,6 +22,7 @@ from finetune.classifier.finetuned_model import Trained, encoder_of, find_model,
 from finetune.config import FinetuneConfig
 from finetune.job import assemble
 from finetune.results.own_metrics import ComputeMetrics
+from finetune.texts.spans import NO_ANSWER, SCORE, texts_of
 from finetune.unused_fields import unused_fields, unused_in_evaluation
 from pretrain.devices.platforms import leave_out_absent_tpu
 from unmask.examples import Kept, Rows, check_train, with_files
@@ -70,7 +73,8 @@ def load_examples(
     Returns:
       Set -> rows. Texts have the names that the task gives them; `label` is the name of a class, the names of an
       example's classes or of its words' classes, a score, or None where it is hidden. Pairs for embeddings have their
-      columns: both texts, the hard negative, and in evaluation sets the score.
+      columns: both texts, the hard negative, and in evaluation sets the score. Questions have id, question, context and
+      answers.
 
     Raises:
       UserError: bad config or bad input.
@@ -78,7 +82,12 @@ def load_examples(
     settled, _ = read(FinetuneConfig, config, overrides, unused_fields)
     pairs = settled.kind == "embedding"
     data = open_labelled(
-        settled.data, settled.task, hold_out=True, per_word=settled.kind == "tokens", pairs=pairs
+        settled.data,
+        settled.task,
+        hold_out=True,
+        per_word=settled.kind == "tokens",
+        pairs=pairs,
+        questions=settled.kind == "questions",
     )
     sets = {**data.evaluations, **data.tests}
     if data.train is not None:
@@ -89,7 +98,25 @@ def load_examples(
             for name, examples in sets.items()
             if isinstance(examples, Examples)
         }
-    return {name: _rows(data.task, examples) for name, examples in sets.items()}
+    return {
+        name: _questions(examples) if isinstance(examples, Questions) else _rows(data.task, examples)
+        for name, examples in sets.items()
+    }
+
+
+def _questions(examples: Questions) -> list[dict[str, Any]]:
+    """Questions in SQuAD's layout of rows; answers are None where they are hidden."""
+    return [
+        {
+            "id": name,
+            "question": question,
+            "context": each.context,
+            "answers": None
+            if each.answers is None
+            else {"text": list(each.texts), "answer_start": [start for start, _ in each.answers]},
+        }
+        for name, question, each in zip(examples.ids, examples.questions, examples.references, strict=True)
+    ]
 
 
 def _pairs(config: LabelledConfig, examples: Examples, *, scored: bool) -> list[dict[str, Any]]:
@@ -178,7 +205,8 @@ def predict(
 
     Args:
       model: a fine-tuning workdir, a model's folder or a hub id.
-      texts: texts, a list or a column; pairs of texts, as tuples; or for a model of words the words of each sentence.
+      texts: texts, a list or a column; pairs of texts, as tuples; for a model of words the words of each sentence; for
+        one that answers questions the question and its context, as tuples.
       batch: rows of a batch.
       max_length: most tokens of a text; longer texts are cut. 0 takes the length of the model's fine-tuning.
       inference: jax, or onnx for the model's model.onnx.
@@ -206,7 +234,11 @@ def predict(
         raise UserError(f"inference={inference!r} should be jax or onnx")
     leave_out_absent_tpu()
     trained = find_model(os.fspath(model), inference=inference, max_length=max_length)
-    examples = _sentences(texts) if trained.kind.per_token else _texts(texts, trained)
+    examples: AnyExamples
+    if trained.kind.per_token:
+        examples = _sentences(texts)
+    else:
+        examples = _asked(texts, trained) if trained.kind.extracts else _texts(texts, trained)
     if not texts:
         return []
     encoded = encoder_of(trained)(examples)
@@ -236,6 +268,16 @@ def _sentences(texts: Sequence[Text]) -> Sentences:
     return Sentences(words, None, list(range(len(words))), "")
 
 
+def _asked(texts: Sequence[Text], model: Trained) -> Questions:
+    """Questions and their contexts."""
+    given = _texts(texts, dataclasses.replace(model, facts=dataclasses.replace(model.facts, texts=2)))
+    contexts = given.second or []
+    for number, context in enumerate(contexts):
+        if not context.strip():
+            raise UserError(f"texts[{number}] has an empty context; it should be a question and its context")
+    return Questions(given.first, [Reference(context, None) for context in contexts], given.ids, "")
+
+
 def _texts(texts: Sequence[Text], model: Trained) -> Examples:
     """Texts or pairs, all of one form, which is the model's where that is known."""
     rows = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
@@ -249,8 +291,13 @@ def _texts(texts: Sequence[Text], model: Trained) -> Examples:
     return Examples(columns[0] if columns else [], second, None, list(range(len(rows))), "", official=False)
 
 
-def _answers(model: Trained, logits: np.ndarray, examples: Examples | Sentences) -> Iterator[Prediction]:
+def _answers(model: Trained, logits: np.ndarray, examples: AnyExamples) -> Iterator[Prediction]:
     kind, names = model.kind, model.names
+    if isinstance(examples, Questions):
+        margins = logits[:, SCORE] - logits[:, NO_ANSWER]
+        for answer, margin in zip(texts_of(logits, examples.references), margins, strict=True):
+            yield Prediction(answer=answer, score=float(margin))
+        return
     told = kind.predictions(logits, model.facts.threshold)
     if isinstance(examples, Sentences):
         start = 0

@@ -106,7 +106,9 @@ class Prediction:
     probabilities: Mapping[str, float] | None = None
     """Of each class; None of scores and of words."""
     score: float | None = None
-    """Of a model that gives scores."""
+    """Of a model that gives scores; of an answer to a question, its score less that of no answer."""
+    answer: str | None = None
+    """The answer to a question, '' for no answer; None of other models."""
 
     @property
     def label(self) -> str:

@@ -84,13 +84,17 @@ class LabelledConfig:
     text: str = field(
         "sentence",
         "files, hub: the column or field that holds the text; tokens: the words, empty or 'sentence' takes 'tokens' or "
-        "the first column",
+        "the first column; questions: the question, empty or 'sentence' takes 'question'",
     )
-    text_pair: str = field("", "files, hub: the column or field of the second text, if examples are pairs")
+    text_pair: str = field(
+        "",
+        "files, hub: the column or field of the second text, if examples are pairs; questions: the context, empty "
+        "takes 'context'",
+    )
     label: str = field(
         "label",
         "files, hub: the column or field that holds the label; tokens: 'label' takes 'tags', 'ner_tags' or the last "
-        "column if there is no such field",
+        "column if there is no such field; questions: the answers, 'label' takes 'answers'",
     )
     regression: bool = field(False, "files, hub: labels are scores, not classes")
     label_names: tuple[str, ...] = field(

@@ -8,6 +8,7 @@ import numpy as np
 from base.errors import UserError
 from data.labelled.config import LabelledConfig
 from data.labelled.labels import UNLABELLED
+from data.labelled.questions import Questions
 from data.labelled.sentences import Sentences
 from data.labelled.tasks import Task
 
@@ -50,14 +51,18 @@ class Examples:
         return int(self.labelled.sum())
 
 
+AnyExamples = Examples | Sentences | Questions
+"""The examples of any kind of task."""
+
+
 @dataclass(frozen=True)
 class LabelledData:
     """All examples of a task; splits that the source lacks are left out."""
 
     task: Task
-    train: Examples | Sentences | None
-    evaluations: Mapping[str, Examples | Sentences]
-    tests: Mapping[str, Examples | Sentences]
+    train: AnyExamples | None
+    evaluations: Mapping[str, AnyExamples]
+    tests: Mapping[str, AnyExamples]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from data.labelled.examples import Examples, LabelledData, Limits, by_split
 from data.labelled.labels import require_two_classes
 from data.labelled.own_files import ONE_CLASS, read_files
 from data.labelled.own_pairs import read_pairs
+from data.labelled.own_questions import read_questions
 from data.labelled.own_sentences import read_sentences
 from data.labelled.tasks import CLASSES, Task, find_task
 from data.sources import check_fields
@@ -24,6 +25,7 @@ def open_labelled(
     hold_out: bool = False,
     per_word: bool = False,
     pairs: bool = False,
+    questions: bool = False,
 ) -> LabelledData:
     """Read a task's examples.
 
@@ -35,24 +37,28 @@ def open_labelled(
       hold_out: whether to hold out a share of the user's training file if there is no validation file.
       per_word: whether each word has a label (config.kind=tokens).
       pairs: whether the examples are pairs of texts for embeddings (config.kind=embedding).
+      questions: whether they are questions with contexts (config.kind=questions).
 
     Raises:
       UserError: a mistake in the config, in the source or in an example.
     """
-    check_fields(config, "config.data", readers_of(glue=bool(task) or not (config.name or per_word or pairs)))
+    own_kind = per_word or pairs or questions
+    check_fields(config, "config.data", readers_of(glue=bool(task) or not (config.name or own_kind)))
     if task and config.subset:
         raise UserError(
             f"config.data.subset={config.subset!r} has no effect: config.task={task!r} names it; unset it"
         )
     limits = Limits.from_config(config)
-    if per_word or pairs:
+    if own_kind:
         if task or config.source not in ("files", "hub"):
             kind, what = ("tokens", "words and their labels") if per_word else ("embedding", "pairs of texts")
+            if questions:
+                kind, what = "questions", "questions and their contexts"
             raise UserError(
                 f"config.kind={kind!r} reads {what} from config.data.source=files or hub, and no GLUE "
                 "task; set config.data.source, and config.task=''"
             )
-        read = read_sentences if per_word else read_pairs
+        read = read_sentences if per_word else read_questions if questions else read_pairs
         return read(config, parts, limits, hold_out=hold_out)
     if config.source == "files" or (config.source == "hub" and config.name and not task):
         if task:

@@ -16,6 +16,8 @@ CLASSES, SCORES, MULTI_LABEL, TOKENS = "classes", "scores", "multi_label", "toke
 """What the labels of a task are: one class, a score, or any number of classes of an example; a class of each word."""
 EMBEDDING, SIMILARITY = "embedding", "similarity"
 """Pairs of texts for embeddings: their second texts are ranked, or they have scores."""
+QUESTIONS = "questions"
+"""Questions whose answers are spans of a context."""
 
 
 @dataclass(frozen=True)

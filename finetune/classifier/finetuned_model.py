@@ -18,13 +18,14 @@ from base.storage import check_readable
 from finetune.classifier.inference import FACTS_FILE, Facts, JaxModel, Logits, OnnxModel, row_lengths
 from finetune.classifier.pretrained import learned_classes, load_encoder_for_classification
 from finetune.job import MODEL
-from finetune.kinds import CLASSES, EMBEDDING, MULTI_LABEL, SCORES, TOKENS
+from finetune.kinds import CLASSES, EMBEDDING, MULTI_LABEL, QUESTIONS, SCORES, TOKENS
 from finetune.kinds.kind import Kind
 from finetune.onnx import FILE_NAME as ONNX_FILE
 from finetune.onnx import INT8_NAME, check_installed, export_onnx
 from finetune.onnx_int8 import write_int8
 from finetune.population.state import population_mesh
 from finetune.texts.encoders import Encoder, encoder_for
+from finetune.texts.question_encoding import Answering
 from pretrain.config import MeshConfig
 from pretrain.models import EncoderConfig, huggingface
 from pretrain.models.huggingface import CONFIG, download_model, parse_config, read_config
@@ -124,6 +125,8 @@ def answers_of(values: Mapping[str, Any], model: str) -> tuple[Kind, tuple[str, 
       UserError: it is not a classifier's.
     """
     classes = huggingface.class_names(values)
+    if any(name.endswith(QUESTIONS.task_class) for name in classes):
+        return QUESTIONS, ()
     per_word = any(name.endswith(TOKENS.task_class) for name in classes)
     if any(name.endswith(EMBEDDING.task_class) for name in classes) and not per_word:
         raise UserError(
@@ -140,8 +143,12 @@ def answers_of(values: Mapping[str, Any], model: str) -> tuple[Kind, tuple[str, 
     return (CLASSES, names) if len(names) > 1 else (SCORES, ())
 
 
-def encoder_of(model: Trained) -> Encoder:
+def encoder_of(model: Trained, answering: Answering | None = None) -> Encoder:
     """The encoder that turns texts into examples for a model.
+
+    Args:
+      model: the model.
+      answering: how answers to questions are chosen; None is what the model's fine-tuning fixed.
 
     Raises:
       UserError: no tokenizer, one that is not the model's own, or a length without room for text.
@@ -153,8 +160,13 @@ def encoder_of(model: Trained) -> Encoder:
                 f"--model={model.given}: its tokenizer has {tokenizer.vocab_size} tokens, its model embeddings for "
                 f"{model.config.vocab_size}; they do not belong together"
             )
-        types = model.config.type_vocab_size
-        return encoder_for(model.kind, tokenizer, max_length=model.max_length, token_types=types)
+        return encoder_for(
+            model.kind,
+            tokenizer,
+            max_length=model.max_length,
+            token_types=model.config.type_vocab_size,
+            answering=answering or model.facts.answering,
+        )
 
 
 def logits_of(model: Trained, *, inference: str, batch: int) -> Logits:
@@ -169,6 +181,7 @@ def logits_of(model: Trained, *, inference: str, batch: int) -> Logits:
     start = load_encoder_for_classification(str(model.folder), model.names, kind=model.kind)
     if start.fresh_head:
         task = f"{len(model.names)} classes" if model.names else "a score"
+        task = "questions" if model.kind.extracts else task
         raise UserError(f"--model={model.given} has no head for {task}; fine-tune it first")
     mesh = population_mesh(MeshConfig(), 1)
     return JaxModel(start.classifier, start.params, mesh, lengths=lengths, batch=batch)

@@ -38,22 +38,24 @@ class HeadConfig:
     dropout: float
     """The dropout rate of the second map's input."""
     pooling: str = "cls"
-    """What is read: the first token's vector (cls), the mean of all (mean), each token's for itself (tokens), or each
-    token's, whose logits are averaged (late)."""
+    """What is read: the first token's vector (cls), the mean of all (mean), each token's for itself (tokens, spans), or
+    each token's, whose logits are averaged (late)."""
     has_bias: bool = True
     """Whether the first map has a bias."""
     input_dropout: float = 0.0
     """The dropout rate of the first map's input, where `drops_input` does not give it the other rate."""
 
 
-CLS, MEAN, TOKENS, LATE = "cls", "mean", "tokens", "late"
+CLS, MEAN, TOKENS, SPANS, LATE = "cls", "mean", "tokens", "spans", "late"
 """Values of `HeadConfig.pooling`."""
+TEXTS, NO_TOKEN = "texts", -1e9
+"""What most heads give logits; the logit of padding as the start or the end of a span."""
 POOLINGS = (CLS, MEAN)
 """Those that give a text a vector."""
 
 
-def classifier_head(config: EncoderConfig, *, per_token: bool = False) -> ClassifierHead:
-    """The head that classifies texts, or tokens, in the family of an encoder.
+def classifier_head(config: EncoderConfig, of: str = TEXTS) -> ClassifierHead:
+    """The head in the family of an encoder that gives logits to texts, tokens or spans.
 
     Raises:
       UserError: the family has none; the message does not say where the model_type was set.
@@ -63,34 +65,40 @@ def classifier_head(config: EncoderConfig, *, per_token: bool = False) -> Classi
         raise UserError(
             f"model_type={config.model_type!r} can be pretrained only: it has no head that classifies"
         )
-    return config.family.token_classifier if per_token else head
+    if of != SPANS:
+        return config.family.token_classifier if of == TOKENS else head
+    if config.family.question_head is None:
+        raise UserError(
+            f"model_type={config.model_type!r} has no {config.family.classes}ForQuestionAnswering in transformers, so "
+            "it cannot be fine-tuned for questions; set config.init_from to a model of another family"
+        )
+    return config.family.question_head
 
 
-def head_config(
-    config: EncoderConfig, values: Mapping[str, Any], where: str, *, per_token: bool = False
-) -> HeadConfig:
+def head_config(config: EncoderConfig, values: Mapping[str, Any], where: str, of: str = TEXTS) -> HeadConfig:
     """The head that a config.json describes.
 
     Args:
       config: the encoder it describes.
       values: its contents.
       where: the file, for messages.
-      per_token: whether it classifies tokens.
+      of: what it gives logits: texts, tokens or spans.
 
     Raises:
       UserError: a value that transformers does not have.
     """
-    head = classifier_head(config, per_token=per_token)
+    head = classifier_head(config, of)
     default = config.hidden_dropout_prob if head.rate is None else head.rate
     given = {name: value for name, value in values.items() if value is not None}
     extra = {name: checked(given, key, value, where) for name, (key, value) in head.extra.items()}
     fields = {"activation": head.activation, "drops_input": head.drops_input}
-    fields |= {"pooling": TOKENS} if per_token else {}
+    fields |= {"pooling": of} if of != TEXTS else {}
     if "pooling" in extra and extra["pooling"] not in head.poolings:
         known = ", ".join(head.poolings)
         raise UserError(f"{where} has classifier_pooling={extra['pooling']!r}; known are {known}")
     extra |= {"pooling": head.poolings[extra["pooling"]]} if "pooling" in extra else {}
-    found = HeadConfig(**{**fields, "dropout": checked(given, head.dropout, default, where), **extra})
+    rate = checked(given, head.dropout, default, where) if head.dropout else 0.0
+    found = HeadConfig(**{**fields, "dropout": rate, **extra})
     names = {name: key for name, (key, _) in head.extra.items()} | {"dropout": head.dropout}
     for name in ("dropout", "input_dropout"):
         if not 0 <= (rate := getattr(found, name)) < 1:
@@ -108,7 +116,7 @@ class ClassificationHead(nnx.Module):
     def __init__(self, rngs: nnx.Rngs, encoder: EncoderConfig, config: HeadConfig, labels: int):
         self.config = config
         D = encoder.hidden_size
-        head = classifier_head(encoder, per_token=config.pooling == TOKENS)
+        head = classifier_head(encoder, config.pooling if config.pooling in (TOKENS, SPANS) else TEXTS)
         start = head.start(encoder)
         if DENSE in head.names:
             self.dense = Linear(
@@ -132,8 +140,8 @@ class ClassificationHead(nnx.Module):
     ) -> Float[Array, "B ... C"]:
         """Logits in float32, [B, C] or of each token [B, S, C]. The whole head runs in float32.
 
-        Padding (segment 0) is not read. `hidden` has at least the first token of each row. All poolings but cls need
-        all tokens, Q = S.
+        Padding (segment 0) is not read, and is no start or end of a span. `hidden` has at least the first token of each
+        row. All poolings but cls need all tokens, Q = S.
         """
         keys = (None, None) if dropout_key is None else tuple(jax.random.split(dropout_key))
         match self.config.pooling:
@@ -150,6 +158,8 @@ class ClassificationHead(nnx.Module):
         if hasattr(self, "norm"):
             x = self.norm(x)
         logits = self.out(dropout(x, self.config.dropout, keys[1]))
+        if self.config.pooling == SPANS:
+            return jnp.where(segments[..., None] > 0, logits, NO_TOKEN)
         return mean_of_tokens(logits, segments) if self.config.pooling == LATE else logits
 
 

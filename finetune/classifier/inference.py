@@ -20,6 +20,7 @@ from finetune.population.evaluation import Predictor
 from finetune.population.state import one_member
 from finetune.texts.batching import evaluation_batches
 from finetune.texts.encoding import Encoded
+from finetune.texts.question_encoding import Answering
 
 FACTS_FILE = "finetune.json"
 SHORTEST_ROW = 16
@@ -38,10 +39,26 @@ class Facts:
     """Tokens of its examples at most; 0 is not known."""
     threshold: float = 0.0
     """The probability from which on an example has a class, where it has any number of them; 0 is not known."""
+    stride: int = 0
+    """Tokens that windows of a context have in common; 0 is not known, as in the next."""
+    longest_answer: int = 0
+    """Most tokens of an answer to a question."""
+    no_answer: float | None = None
+    """By how much the score of no answer must be higher; None: each question has an answer, or it is not known."""
+
+    @property
+    def answering(self) -> Answering:
+        """How answers to questions are chosen."""
+        return Answering(self.stride, self.longest_answer or Answering.longest_answer, self.no_answer)
 
     def as_json(self) -> bytes:
         """The file."""
-        values = {name: value for name, value in asdict(self).items() if name != "threshold" or value}
+        always = ("texts", "max_length")
+        values = {
+            name: value
+            for name, value in asdict(self).items()
+            if name in always or value or (name == "no_answer" and value is not None)
+        }
         return (json.dumps(values, indent=2) + "\n").encode()
 
     @classmethod
@@ -60,6 +77,11 @@ class Facts:
                 raise ValueError(f"it has texts={found.texts!r} and max_length={found.max_length!r}")
             if not isinstance(found.threshold, int | float) or not 0 <= found.threshold <= 1:
                 raise ValueError(f"it has threshold={found.threshold!r}")
+            for name in ("stride", "longest_answer"):
+                if type(value := getattr(found, name)) is not int or value < 0:
+                    raise ValueError(f"it has {name}={value!r}")
+            if not isinstance(found.no_answer, int | float | None):
+                raise ValueError(f"it has no_answer={found.no_answer!r}")
             return found
         except (ValueError, TypeError) as error:
             raise UserError(f"{file} is damaged: {error}; remove it, or export the model again") from None
@@ -112,12 +134,12 @@ class OnnxModel:
 
     def __call__(self, encoded: Encoded) -> Float[np.ndarray, "n C"]:
         """Float32 logits of every example, or of its words."""
-        found = np.zeros((encoded.answers, self._classifier.labels), np.float32)
+        found = encoded.empty(self._classifier.labels)
         for chosen, rows in evaluation_batches(encoded, self._lengths, self._batch):
             real = slice(len(chosen))
             logits = self._classifier.logits(rows.tokens[real], rows.segments[real], rows.token_types[real])
             encoded.put(found, chosen, logits)
-        return found
+        return encoded.whole(found)
 
 
 def row_lengths(max_length: int, chosen: Sequence[int] = ()) -> tuple[int, ...]:

@@ -89,7 +89,7 @@ class Classifier:
 
     def tensors(self) -> list[Tensor]:
         """Every tensor of it, as transformers' class has them."""
-        names = classifier_head(self.encoder.config, per_token=self.kind.per_token).names
+        names = classifier_head(self.encoder.config, self.kind.head).names
         head = tensors({"head": self.modules()["head"]}, 0, names.__getitem__)
         return [*encoder_tensors(self.encoder), *head]
 

@@ -18,7 +18,7 @@ from etils import epath
 from base.errors import UserError
 from base.private_paths import without_places
 from data.labelled.classes import matching, unnamed
-from finetune.classifier.heads import OUT, HeadConfig, head_config
+from finetune.classifier.heads import OUT, HeadConfig, classifier_head, head_config
 from finetune.classifier.network import Classifier, build_classifier
 from finetune.kinds import of_labels
 from finetune.kinds.kind import Kind
@@ -100,9 +100,10 @@ def load_encoder_for_classification(
         check_weights(weights, source)
         published = read_published(source)
         values, config = published.values, published.config
+    head_of = head_config(config, values, file, kind.head)
     classifier = build_classifier(
-        *overridden(config, head_config(config, values, file, per_token=kind.per_token), overrides or {}),
-        max(len(labels), 1),
+        *overridden(config, head_of, _meant(config, kind, overrides or {})),
+        kind.outputs or max(len(labels), 1),
         dtype=dtype,
         use=use,
         kind=kind,
@@ -116,13 +117,22 @@ def load_encoder_for_classification(
     else:
         params, fresh = _read(published, classifier, head)
     if OUT in fresh:
-        logger.info("%s has no head for %s; a fresh one is drawn", source, _task(labels))
+        what = "questions" if kind.extracts else _task(labels)
+        logger.info("%s has no head for %s; a fresh one is drawn", source, what)
+    elif kind.extracts:
+        logger.info("the head of %s finds answers to questions, and is taken as it is", source)
     elif labels:
         order = _class_order(learned_classes(values, source, len(labels)), labels, source)
         params = params | {"head": params["head"] | {OUT: _in_order(params["head"][OUT], order)}}
     else:
         logger.info("the head of %s gives a score, and is taken as it is", source)
     return Start(classifier, params, fresh, values)
+
+
+def _meant(config: EncoderConfig, kind: Kind, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides; without the dropout of the head, where transformers has none in it."""
+    has_dropout = bool(classifier_head(config, kind.head).dropout)
+    return {name: value for name, value in overrides.items() if name != HEAD or has_dropout}
 
 
 def overridden(
@@ -296,12 +306,17 @@ def _task_config(
     """The config.json of a classifier that started from a checkpoint with the config.json `config`."""
     names = list(labels) or ["LABEL_0"]
     problem = {} if kind.problem_type is None else {"problem_type": kind.problem_type}
+    classes = {
+        "id2label": {str(index): name for index, name in enumerate(names)},
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
     replaced = REPLACED if problem else (*REPLACED, "problem_type")
+    if kind.extracts:  # transformers gives a model without names two labels: start and end
+        replaced, classes = (*replaced, *classes), {}
     return {name: value for name, value in without_places(config).items() if name not in replaced} | {
         "architectures": [f"{families.get(model_type).classes}{kind.task_class}"],
         "model_type": model_type,
         "dtype": "float32",
         **problem,
-        "id2label": {str(index): name for index, name in enumerate(names)},
-        "label2id": {name: index for index, name in enumerate(names)},
+        **classes,
     }

@@ -6,11 +6,13 @@ from finetune.kinds.classes import Classes
 from finetune.kinds.embedding import Embedding, Similarity
 from finetune.kinds.kind import Kind
 from finetune.kinds.multi_label import MultiLabel
+from finetune.kinds.questions import Questions
 from finetune.kinds.scores import Scores
 from finetune.kinds.tokens import Tokens
 
 CLASSES, SCORES, MULTI_LABEL, TOKENS = Classes(), Scores(), MultiLabel(), Tokens()
 EMBEDDING, SIMILARITY = Embedding(), Similarity()
+QUESTIONS = Questions()
 KINDS: dict[str, Kind] = {
     tasks.CLASSES: CLASSES,
     tasks.SCORES: SCORES,
@@ -18,6 +20,7 @@ KINDS: dict[str, Kind] = {
     tasks.TOKENS: TOKENS,
     tasks.EMBEDDING: EMBEDDING,
     tasks.SIMILARITY: SIMILARITY,
+    tasks.QUESTIONS: QUESTIONS,
 }
 
 

@@ -14,7 +14,7 @@ class Kind(ABC):
     """What the labels of a task are, and all that follows from it.
 
     A head gives logits [B, C] for texts, or [B, S, C] for tokens. Logits on the host, [n, C], are those of the things
-    that have a label: n texts, or n words, sentence after sentence.
+    that have a label: n texts, n words, sentence after sentence, or n questions.
     """
 
     name: ClassVar[str]
@@ -23,6 +23,12 @@ class Kind(ABC):
     """The end of the names of transformers' classes."""
     problem_type: ClassVar[str | None]
     """That of config.json; None leaves it out."""
+    head: ClassVar[str] = "texts"
+    """What the head gives logits: texts, tokens, or tokens as starts and ends of spans (spans)."""
+    outputs: ClassVar[int] = 0
+    """C, the number of logits; 0: one for each class, or 1."""
+    extracts: ClassVar[bool] = False
+    """Whether answers are spans of a context: tokens have logits, and labels and answers are of questions."""
     per_token: ClassVar[bool] = False
     """Whether tokens have logits, not rows."""
     embeds: ClassVar[bool] = False

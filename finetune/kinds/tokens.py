@@ -19,6 +19,7 @@ class Tokens(Classes):
     name = "tokens"
     task_class = "ForTokenClassification"
     problem_type = None
+    head = "tokens"
     per_token = True
 
     def weights(self, weights: Float[Array, "B"], labels: Array) -> Array:

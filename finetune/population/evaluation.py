@@ -40,14 +40,17 @@ class Predictor:
         self._batch = -(-batch // across) * across
         self._lengths = tuple(lengths)
         self._shardings = batch_shardings(mesh, members=False)
-        axes = (None,) * (4 if classifier.kind.per_token else 3)
+        axes = (None,) * (4 if classifier.kind.per_token or classifier.kind.extracts else 3)
         self._logits = jax.jit(make_logits(classifier), out_shardings=sharding(mesh, axes))
         self._labels = classifier.labels
 
     def __call__(self, params: Any, encoded: Encoded) -> np.ndarray:
-        """Logits float32 [M, N, C], in the order of the examples, or of their words; C = T x D of T vectors."""
+        """Logits float32 [M, N, C], in the order of the examples, or of their words; C = T x D of T vectors.
+
+        Of questions they are the answers, whose columns are those of `finetune.texts.spans`.
+        """
         members = jax.tree.leaves(params)[0].shape[0]
-        result = np.empty((members, encoded.answers, encoded.texts * self._labels), np.float32)
+        result = encoded.empty(self._labels, members)
         begun: deque[tuple[np.ndarray, jax.Array]] = deque()
         for chosen, rows in evaluation_batches(encoded, self._lengths, self._batch):
             begun.append((chosen, self._logits(params, to_devices(rows.as_dict(), self._shardings))))
@@ -55,7 +58,7 @@ class Predictor:
                 _fetch(encoded, result, *begun.popleft())
         while begun:
             _fetch(encoded, result, *begun.popleft())
-        return result
+        return encoded.whole(result)
 
 
 def _fetch(encoded: Encoded, result: np.ndarray, chosen: np.ndarray, logits: jax.Array) -> None:

@@ -7,18 +7,22 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from data.labelled.questions import Questions
 from data.labelled.sentences import Sentences
 from finetune.job import Job
 from finetune.kinds import MULTI_LABEL
 from finetune.kinds.multi_label import BETWEEN
 from finetune.report.pages import ANSWERS_FILE, TRIALS_FILE
+from finetune.results.exact_match import f1
 from finetune.search.trials_table import Found
+from finetune.texts.spans import NO_ANSWER, SCORE, texts_of
 from pretrain.runtime.workdir import write_text
 
 MISTAKES, RIGHT = 12, 4
 """Examples that are shown: the largest mistakes, and the first that are right."""
 LONGEST_TEXT = 400
 """Characters of an example that are kept."""
+NO_ANSWER_TEXT = "(no answer)"
 MOST_CONFUSIONS = 30
 """Kept pairs of classes that are taken for each other, the most frequent ones."""
 MOST_CLASSES = 40
@@ -38,6 +42,12 @@ def keep_answers(job: Job, logits: np.ndarray, workdir: epath.Path, threshold: f
     if job.kind.embeds:
         return
     assert labels is not None
+    if isinstance(examples, Questions):
+        values = _of_questions(examples, logits)
+        write_text(
+            workdir / ANSWERS_FILE, json.dumps({"set": job.evaluations[0].name, **values}, indent=1) + "\n"
+        )
+        return
     if isinstance(examples, Sentences):
         texts = [(word, " ".join(words)) for words in examples.words for word in words]
     else:
@@ -119,6 +129,28 @@ def _of_scores(texts: Sequence[tuple[str, str]], labels: np.ndarray, guessed: np
         "classes": [],
         "examples": [
             _example(texts[i], f"{labels[i]:.3g}", f"{guessed[i]:.3g}", f"{guessed[i] - labels[i]:+.3g}")
+            for i in map(int, chosen)
+        ],
+    }
+
+
+def _of_questions(questions: Questions, logits: np.ndarray) -> dict[str, Any]:
+    """Of answers to questions: those that are furthest from the right ones, the most certain first."""
+    told = texts_of(logits, questions.references)
+    nearness = np.array([f1(text, each.texts) for text, each in zip(told, questions.references, strict=True)])
+    certain = np.abs(logits[:, SCORE] - logits[:, NO_ANSWER])
+    order = np.lexsort((-certain, nearness))
+    chosen = [*[i for i in order if nearness[i] < 1][:MISTAKES], *np.flatnonzero(nearness == 1)[:RIGHT]]
+    return {
+        "classes": [],
+        "nearness": True,
+        "examples": [
+            _example(
+                (questions.questions[i], questions.references[i].context),
+                " | ".join(dict.fromkeys(questions.references[i].texts)) or NO_ANSWER_TEXT,
+                told[i] or NO_ANSWER_TEXT,
+                f"F1 {nearness[i]:.0%}",
+            )
             for i in map(int, chosen)
         ],
     }

@@ -189,7 +189,15 @@ def _answers(run: Run) -> Markup:
         ]
         for each in kept.get("examples") or []
     ]
-    last = "mistakes" if by_class else "probability" if classes else "difference"
+    last = (
+        "nearness"
+        if kept.get("nearness")
+        else "mistakes"
+        if by_class
+        else "probability"
+        if classes
+        else "difference"
+    )
     return join(
         [
             section(

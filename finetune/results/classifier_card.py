@@ -5,11 +5,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from data.labelled.tasks import MULTI_LABEL, TOKENS
+from data.labelled.tasks import MULTI_LABEL, QUESTIONS, TOKENS
 from finetune.results.glue_metrics import COMBINED
 from finetune.results.results_file import names_on_the_hub, score
 from pretrain.config import CardConfig
-from pretrain.publish.card_writer import Card, Scores, pipeline_snippet, start_shown, written
+from pretrain.publish.card_writer import Card, Scores, pipeline_snippet, quoted, start_shown, written
 from pretrain.publish.markdown import code, escape, table
 from pretrain.publish.public_names import path_names
 
@@ -17,6 +17,7 @@ MOST_CLASSES = 100
 """If there are more classes than this, the card lists only this number of them."""
 ON_THE_HUB = {
     "accuracy": "accuracy",
+    "exact_match": "exact_match",
     "f1": "f1",
     "f1_macro": "f1",
     "f1_micro": "f1",
@@ -29,8 +30,28 @@ ON_THE_HUB = {
 """Our names of metrics -> the hub's names; those of the user's own keep theirs."""
 NOT_ON_THE_HUB = (*COMBINED, "loss", "threshold", "average_chosen")
 """What is no metric of the hub: means of two metrics, and what no model is compared by."""
-TASK, WORDS_TASK = "text-classification", "token-classification"
+TASK, WORDS_TASK, QUESTIONS_TASK = "text-classification", "token-classification", "question-answering"
 """The hub's names of what a model does."""
+
+
+USE_OF_QUESTIONS = """```python
+import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({name})
+model = AutoModelForQuestionAnswering.from_pretrained({name})
+question, context = "Who wrote it?", "It was written by a poet."
+given = tokenizer(question, context, return_tensors="pt", return_offsets_mapping=True)
+offsets = given.pop("offset_mapping")[0]
+with torch.no_grad():
+    found = model(**given)
+start = int(found.start_logits.argmax())
+end = start + int(found.end_logits[0, start:].argmax())
+print(context[offsets[start][0] : offsets[end][1]])
+```
+
+A context that does not fit into {length} tokens is cut into windows that overlap; the span with the highest sum of both
+logits is the answer. Unmask's `python -m finetune.predict` does so."""
 
 
 def card(found: Mapping[str, Any], name: str, *, picture: str = "") -> str:
@@ -75,6 +96,8 @@ def hyperparameters(found: Mapping[str, Any]) -> dict[str, Any]:
     stretch = "steps" if config.get("steps") else "epochs"
     names = (stretch, "global_batch", "grad_accum", "max_length", "label_smoothing", "dtype")
     chosen = {name: config[name] for name in (*names, "optimizer", "schedule") if name in config}
+    if found.get("kind") == QUESTIONS:
+        chosen["questions"] = config["questions"]
     dropped = {name: rate for name, rate in config.get("model", {}).items() if "dropout" in name}
     return {
         "seed": best["seed"],
@@ -114,12 +137,14 @@ def _on_the_hub(found: Mapping[str, Any], split: str, values: Mapping[str, float
 
 
 def _pipeline(found: Mapping[str, Any]) -> str:
-    return WORDS_TASK if found.get("kind") == TOKENS else TASK
+    return {TOKENS: WORDS_TASK, QUESTIONS: QUESTIONS_TASK}.get(found.get("kind", ""), TASK)
 
 
 def _does(found: Mapping[str, Any]) -> str:
     if found.get("kind") == TOKENS:
         return "Token classification"
+    if found.get("kind") == QUESTIONS:
+        return "Question answering"
     return "Text classification" if _classes(found) else "Text scoring"
 
 
@@ -138,6 +163,8 @@ def _summary(found: Mapping[str, Any]) -> str:
     if found.get("kind") == TOKENS:
         pairs = "Each word of a text is"
     given = f" {pairs} given {does}." if "classes" in found else ""
+    if found.get("kind") == QUESTIONS:
+        given = " It answers a question by a span of a context."
     network = ""
     if model := found.get("model"):
         network = f", a {model['model_type']} of {model['parameters']:,} parameters"
@@ -147,6 +174,8 @@ def _summary(found: Mapping[str, Any]) -> str:
 
 def _usage(found: Mapping[str, Any], name: str) -> str:
     length = found["config"]["max_length"]
+    if found.get("kind") == QUESTIONS:
+        return USE_OF_QUESTIONS.format(name=quoted(name), length=length)
     text = (
         '{"text": "The first text.", "text_pair": "The second text."}'
         if found.get("texts") == 2
@@ -168,6 +197,12 @@ def _usage(found: Mapping[str, Any], name: str) -> str:
 
 def _limits(found: Mapping[str, Any]) -> str:
     what = "classes" if _classes(found) else "scores"
+    if found.get("kind") == QUESTIONS:
+        return (
+            "It answers questions and contexts like those of its training data; what it does with others has not been "
+            "measured. It copies from the context and does not check what that says. Biases in the data are in the "
+            "model."
+        )
     return (
         f"It gives the {what} of its training data to texts like those of its training data; what it does with others, "
         "or with longer ones, which are cut, has not been measured. Biases in the data are in the model."

@@ -5,6 +5,7 @@ exist, the model and the answers exist too. The card and the picture are written
 gets a warning, and the next call makes it.
 """
 
+import dataclasses
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -32,9 +33,11 @@ from finetune.report.kept import keep_answers
 from finetune.report.pages import write_report
 from finetune.results import classifier_card, embedder_card, results_file
 from finetune.results.predicted_labels import FOLDER, Asked, asked_of, write_answers
-from finetune.results.predictions_picture import picture, picture_of_ranks
+from finetune.results.predictions_picture import picture, picture_of_answers, picture_of_ranks
 from finetune.results.ranking import ranks
 from finetune.resume import changes
+from finetune.texts.question_encoding import QuestionEncoder
+from finetune.texts.spans import NO_ANSWER, SCORE, texts_of
 from finetune.train import Outcome
 from pretrain.config import CardConfig
 from pretrain.job import NOTHING_SET
@@ -202,7 +205,10 @@ def threshold_of(found: Mapping[str, Any]) -> float | None:
 
 
 def _facts(job: Job, threshold: float | None) -> Facts:
-    return Facts(len(job.data.task.texts), job.config.max_length, threshold or 0.0)
+    facts = Facts(len(job.data.task.texts), job.config.max_length, threshold or 0.0)
+    if not isinstance(job.encoder, QuestionEncoder):
+        return facts
+    return dataclasses.replace(facts, **vars(job.encoder.answering))
 
 
 def compare(
@@ -224,7 +230,10 @@ def compare(
     for evaluated in job.evaluations:
         found = model(evaluated.encoded)
         metrics |= scores_on(evaluated, found, job.data.task, threshold)
-        furthest.append(float(np.abs(found - logits[evaluated.name]).max()))
+        differences = np.abs(found - logits[evaluated.name])
+        if job.kind.extracts:  # of their scores; other columns are characters and losses
+            differences = differences[:, [SCORE, NO_ANSWER]]
+        furthest.append(float(differences.max()))
     return {"metrics": metrics, "largest_difference": float(np.max(furthest))}
 
 
@@ -268,9 +277,12 @@ def _write_picture(job: Job, found: Mapping[str, Any], logits: np.ndarray, workd
     assert labels is not None
     seed = job.config.members[found["best_run"]].seed
     what = "words" if job.kind.per_token else "pairs" if job.kind.embeds else "examples"
+    what = "questions" if job.kind.extracts else what
     title = f"{job.data.task.title}: run of seed {seed}, {len(labels)} {what}"
     if job.kind.name == EMBEDDING:
         content = picture_of_ranks(ranks(vectors_of(logits), labels), title)
+    elif job.kind.extracts:
+        content = picture_of_answers(texts_of(logits, list(labels)), labels, title)
     else:
         told = job.kind.predictions(logits, threshold_of(found) or 0.0)
         content = picture(told, labels, job.labels, title)

@@ -15,12 +15,14 @@ from base import formatting
 from base.errors import UserError
 from data.labelled.tasks import Task
 from finetune.kinds.kind import Kind
+from finetune.texts.spans import right_answers, texts_of
 
 ComputeMetrics = Callable[..., Mapping[str, float]]
 """(predictions, labels) -> {name: value}. A function with a parameter `logits` gets the logits [n, C] too.
 
 Predictions and labels have one form: ids of classes int [n], scores float [n], whether each text has each class bool
-[n, C], or for words the tags of each sentence as a list of lists.
+[n, C], or for words the tags of each sentence as a list of lists. For questions they differ: predictions are the texts
+of answers ('' for no answer), and labels the texts of the right answers of each question, a list of lists.
 """
 logger = logging.getLogger(__name__)
 
@@ -66,6 +68,8 @@ class OwnMetrics:
         if self.kind.per_token:
             assert sentences is not None
             given = self._tags(predictions, sentences), self._tags(right, sentences)
+        if self.kind.extracts:
+            given = texts_of(logits, list(labels)), [list(each.texts) for each in labels]
         more = {"logits": logits} if _takes_logits(self.function) else {}
         try:
             found = self.function(*given, **more)
@@ -152,7 +156,9 @@ def with_own_metrics(
             "and labels that gives a dict of numbers by names"
         )
     own = OwnMetrics(function, kind, task.labels)
-    if labels.ndim > 1:
+    if kind.extracts:
+        logits = right_answers(list(labels))
+    elif labels.ndim > 1:
         logits = np.where(labels > 0, CERTAIN, -CERTAIN).astype(np.float32)
     elif task.labels:
         logits = np.where(np.arange(len(task.labels)) == labels[:, None], CERTAIN, -CERTAIN)

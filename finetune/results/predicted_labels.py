@@ -8,14 +8,15 @@ from etils import epath
 from jaxtyping import Float
 
 from base.errors import UserError
-from data.labelled.examples import Examples
+from data.labelled.examples import AnyExamples
 from data.labelled.open import open_labelled
+from data.labelled.questions import Questions
 from data.labelled.sentences import Sentences
 from data.labelled.tasks import Task
 from finetune.job import Job
 from finetune.kinds import kind_of
 from finetune.submission import write_predictions
-from finetune.texts.answers import line, sentence_lines
+from finetune.texts.answers import answers_by_id, line, sentence_lines, squad_json
 from pretrain.runtime import processes
 from pretrain.runtime.workdir import write_text
 
@@ -33,7 +34,7 @@ class Asked:
 
     task: Task
     split: str
-    examples: Examples | Sentences
+    examples: AnyExamples
 
 
 def asked_of(job: Job) -> list[Asked]:
@@ -61,6 +62,8 @@ def write_answers(
 ) -> str:
     """Write the predictions on a test set: in GLUE's format, or to SPLIT.tsv for a user's own data.
 
+    Answers to questions are written to SPLIT.json, in the format of SQuAD's evaluation.
+
     If GLUE would refuse the file, a warning is logged and no file is written. This is so if the examples do not have
     GLUE's numbers, or if the model has diverged.
 
@@ -81,12 +84,15 @@ def write_answers(
             )
             return ""
         labels = asked.task.labels
-        if isinstance(asked.examples, Sentences):
+        name = f"{asked.split}.tsv"
+        if isinstance(asked.examples, Questions):
+            name = f"{asked.split}.json"
+            lines = [squad_json(answers_by_id(asked.examples, logits))]
+        elif isinstance(asked.examples, Sentences):
             lines = list(sentence_lines(asked.examples.words, labels, kind.predictions(logits)))
         else:
             lines = [line(kind.columns(labels)), *map(line, kind.said(labels, logits, threshold))]
         folder.mkdir(parents=True, exist_ok=True)
-        name = f"{asked.split}.tsv"
         write_text(folder / name, "".join(lines))
         return name
     ids, answered = asked.examples.ids, kind.predictions(logits)

@@ -1,4 +1,4 @@
-"""A picture of the best model's predictions: a confusion matrix, the F1 of each class, or a scatter plot of scores."""
+"""A picture of the best model's predictions: a confusion matrix, F1 of classes or answers, ranks, or a scatter plot."""
 
 import itertools
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from finetune.results.exact_match import f1
 from pretrain.reports.pictures import MISSING, literal, png
 
 CELLS = 20
@@ -67,6 +68,37 @@ def picture_of_ranks(ranks: np.ndarray, title: str) -> bytes:
     axes.bar(names, 100 * np.bincount(groups, minlength=len(names)) / len(ranks), color="#2f6fae")
     axes.set_xlabel("Rank of the right text")
     axes.set_ylabel("Share, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    over = literal([title], longest=TITLE_LENGTH)
+    figure.suptitle(over.texts[0], fontsize=10, **over.style)
+    return png(figure)
+
+
+def picture_of_answers(answers: Sequence[str], references: np.ndarray, title: str) -> bytes:
+    """Draw how near answers are to the right ones, and return the contents of a PNG file.
+
+    Args:
+      answers: the texts of the answers, [n].
+      references: the right answers, `data.labelled.questions.Reference` [n].
+      title: title of the picture.
+    """
+    from matplotlib.figure import Figure
+
+    names = ("wrong", "F1 below 50%", "F1 50% or more", "right")
+    nearness = [f1(answer, each.texts) for answer, each in zip(answers, references, strict=True)]
+    groups = np.searchsorted((1e-9, 0.5, 1.0), nearness, side="right")
+    lacking = np.array([not each.answers for each in references])
+    figure = Figure(figsize=(6, 4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    below = np.zeros(len(names))
+    for name, chosen, color in (("has an answer", ~lacking, "#2f6fae"), ("has none", lacking, "#a8b0ba")):
+        if chosen.any():
+            shares = 100 * np.bincount(groups[chosen], minlength=len(names)) / len(groups)
+            axes.bar(names, shares, bottom=below, color=color, label=name)
+            below += shares
+    if lacking.any():
+        axes.legend(frameon=False)
+    axes.set_ylabel("Share of questions, %")
     axes.spines[["top", "right"]].set_visible(False)
     over = literal([title], longest=TITLE_LENGTH)
     figure.suptitle(over.texts[0], fontsize=10, **over.style)

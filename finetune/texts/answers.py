@@ -1,10 +1,13 @@
-"""Answers as lines of text: tab-separated for texts; for sentences a word a line, or a JSON object a sentence."""
+"""Answers as text: tables of texts; a word a line, or JSON objects, for sentences; SQuAD's JSON for questions."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
+
+from data.labelled.questions import Questions
+from finetune.texts.spans import NO_ANSWER, SCORE, texts_of
 
 
 def line(fields: Sequence[str]) -> str:
@@ -35,3 +38,28 @@ def sentence_lines(
             yield json.dumps({"tokens": list(words), "tags": tags}, ensure_ascii=False) + "\n"
         else:
             yield "".join(line(pair) for pair in zip(words, tags, strict=True)) + "\n"
+
+
+def answers_by_id(questions: Questions, found: Float[np.ndarray, "n C"]) -> dict[str, str]:
+    """The text of each answer by the question's id; '' for no answer.
+
+    Args:
+      questions: the questions.
+      found: their answers, with the columns of `finetune.texts.spans`.
+    """
+    return dict(zip(map(str, questions.ids), texts_of(found, questions.references), strict=True))
+
+
+def squad_json(answers: Mapping[str, str]) -> str:
+    """Answers by ids as SQuAD's evaluation reads them: one JSON object."""
+    return json.dumps(dict(answers), indent=1, ensure_ascii=False) + "\n"
+
+
+def question_lines(questions: Questions, found: Float[np.ndarray, "n C"]) -> Iterator[str]:
+    """Yield each answer as a line of JSON: id, answer, and the score of the best span less that of no answer."""
+    margins = found[:, SCORE] - found[:, NO_ANSWER]
+    for name, answer, margin in zip(
+        questions.ids, texts_of(found, questions.references), margins, strict=True
+    ):
+        values = {"id": name, "answer": answer, "margin": round(float(margin), 4)}
+        yield json.dumps(values, ensure_ascii=False) + "\n"

@@ -15,6 +15,7 @@ from tokenizers import Encoding, Tokenizer
 
 from base.errors import UserError
 from data.labelled.examples import Examples
+from finetune.texts.spans import LOSS, Spans, best_spans, best_windows
 from tokenizer.load import Loaded, valid_unicode
 
 
@@ -34,7 +35,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A set of examples as token ids, padded to the longest example. A long sentence is several rows."""
+    """A set of examples as token ids, padded to the longest example. A long sentence or context is several rows."""
 
     tokens: Int[np.ndarray, "n ... S"]
     """int32 token ids, with special tokens; [n, T, S] of examples of T texts."""
@@ -43,16 +44,18 @@ class Encoded:
     lengths: Int[np.ndarray, "n"]
     """Number of tokens of each example; of T texts, that of the longest."""
     labels: np.ndarray | None
-    """int32 [n] classes, float32 [n] scores or [n, C] sets of classes, int32 [n, S] classes of tokens; None for hidden
-    labels."""
+    """int32 [n] classes, float32 [n] scores or [n, C] sets of classes, int32 [n, S] classes of tokens, int32 [n, 2]
+    first and last tokens of answers; None for hidden labels."""
     pad: int
     """Id of the padding token."""
     truncated: int
-    """Number of examples that were cut, or of sentences that became several rows."""
+    """Number of examples that were cut, or of sentences or contexts that became several rows."""
     words: Words | None = None
     """The words, where words have labels."""
     text_lengths: Int[np.ndarray, "n T"] | None = None
     """Number of tokens of each text of an example, where texts have vectors of their own; else None."""
+    spans: Spans | None = None
+    """The windows, where answers are spans of a context."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -64,7 +67,9 @@ class Encoded:
 
     @property
     def targets(self) -> np.ndarray | None:
-        """The labels of what is predicted, as logits [N, C] have it: of the rows, or of the words."""
+        """The labels of what is predicted, as logits [N, C] have it: of the rows, of the words, or of the questions."""
+        if self.spans is not None:
+            return self.spans.labels
         return self.labels if self.words is None else self.words.labels
 
     @property
@@ -77,14 +82,33 @@ class Encoded:
         """N, the number of rows or words that are predicted."""
         return len(self) if self.words is None else len(self.words.rows)
 
+    def empty(self, labels: int, *axes: int) -> np.ndarray:
+        """An array for the logits of the whole set, float32 [..., N, C]: of the rows, or of the words.
+
+        Args:
+          labels: logits that the model gives a text, a vector or a token.
+          axes: sizes of the axes before N.
+        """
+        width = self.texts * labels if self.spans is None else LOSS + 1
+        return np.zeros((*axes, self.answers, width), np.float32)
+
+    def whole(self, found: np.ndarray) -> np.ndarray:
+        """The logits [..., N, C] of what has a label: of windows, those of their questions."""
+        return found if self.spans is None else best_windows(found, self.spans)
+
     def put(self, found: np.ndarray, chosen: np.ndarray, logits: np.ndarray) -> None:
         """Put logits of rows where they belong.
 
         Args:
-          found: logits [..., N, C] of the whole set.
+          found: the array of `empty`.
           chosen: indices of the rows.
           logits: theirs, [..., B, C] or of tokens [..., B, S, C]; B may be larger.
         """
+        if self.spans is not None:
+            targets = None if self.labels is None else self.labels[chosen]
+            windows = self.spans.offsets[chosen], self.lengths[chosen], self.spans.longest
+            found[..., chosen, :] = best_spans(logits[..., : len(chosen), :, :], *windows, targets)
+            return
         if self.words is None:
             found[..., chosen, :] = logits[..., : len(chosen), :]
             return

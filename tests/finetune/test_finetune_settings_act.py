@@ -226,6 +226,10 @@ ELSEWHERE = {
     **dict.fromkeys(("kind", "data.pieces"), "tests/finetune/test_tokens.py"),
     **dict.fromkeys(("data.negative", "data.score", "data.positive_labels"), "tests/data/test_own_pairs.py"),
     **dict.fromkeys(("embedding.pooling", "embedding.temperature"), "tests/finetune/test_embedding.py"),
+    **{
+        f"questions.{name}": "tests/finetune/test_questions.py"
+        for name in ("stride", "max_answer_length", "no_answer_threshold")
+    },
     "data.subset": "tests/data/test_own_hub.py",
     **dict.fromkeys(("on_nonfinite", "max_skipped"), "tests/faults/test_bad_numbers.py"),
     "init_weights": "tests/finetune/test_loading_classifiers.py",
@@ -310,6 +314,8 @@ REFUSED = {
     "data.text_pair=y": f"{FILES} kind=tokens",
     **{f"{name}=cls": "kind=sequence" for name in ("data.negative", "data.score", "embedding.pooling")},
     "data.positive_labels=yes": "kind=sequence",
+    "questions.stride=8": "kind=sequence",
+    "data.regression=True": f"{FILES} kind=questions",
     "search.learning_rate=(1e-5,1e-4)": "search.trials=0",
     "search.objective=loss": "search.trials=0",
     "optimizer.weight_decay=0.1": "search.trials=3 search.weight_decay=(0.1,0.2)",

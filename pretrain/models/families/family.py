@@ -79,7 +79,7 @@ class ClassifierHead:
     drops_input: bool = False
     """Whether what the first map reads is dropped out too."""
     dropout: str = "classifier_dropout"
-    """The field of config.json with the rate."""
+    """The field of config.json with the rate; '' if nothing is dropped out."""
     rate: float | None = None
     """The rate where that is left out; None is the rate of hidden states."""
     poolings: Mapping[str, str] = field(default_factory=lambda: {"cls": "cls", "mean": "mean"})
@@ -94,6 +94,8 @@ class ClassifierHead:
 
 TOKEN_HEAD = ClassifierHead(names={"head/out": "classifier"}, activation="gelu")
 """The head of most families' ...ForTokenClassification: dropout and a map to logits, without a first map."""
+QUESTION_HEAD = ClassifierHead(names={"head/out": "qa_outputs"}, activation="gelu", dropout="")
+"""The head of most families' ...ForQuestionAnswering: a map to logits."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ class Family:
     """The head that classifies texts. A family without one can be pretrained only."""
     token_classifier: ClassifierHead = TOKEN_HEAD
     """The head that classifies tokens, in a family that has a head that classifies texts."""
+    question_head: ClassifierHead | None = QUESTION_HEAD
+    """The head that finds answers, in a family that has a head that classifies texts; None if transformers has none."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Our fields that its config.json calls something else."""
     aliases: frozenset[str] = frozenset()

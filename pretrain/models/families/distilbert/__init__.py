@@ -1,9 +1,11 @@
 """DistilBERT (Sanh et al. 2019): BERT's encoder without token types, under names of its own."""
 
+from dataclasses import replace
+
 from pretrain.models.families.bert.head import MaskedLMHead
 from pretrain.models.families.bert.network import Embeddings
 from pretrain.models.families.distilbert.network import DistilBertLayer
-from pretrain.models.families.family import ClassifierHead, Family, Parts
+from pretrain.models.families.family import QUESTION_HEAD, ClassifierHead, Family, Parts
 from pretrain.models.families.shared_fields import BERT_IDS, SHARED_DEFAULTS, without
 
 FAMILY = Family(
@@ -24,6 +26,7 @@ FAMILY = Family(
         dropout="seq_classif_dropout",
         rate=0.2,
     ),
+    question_head=replace(QUESTION_HEAD, dropout="qa_dropout", rate=0.1),
     defaults=without(
         {**SHARED_DEFAULTS, **BERT_IDS, "num_hidden_layers": 6}, "type_vocab_size", "layer_norm_eps"
     ),

@@ -20,6 +20,7 @@ FAMILY = Family(
         extra={"pooling": ("classifier_pooling", "late")},
     ),
     token_classifier=ClassifierHead(names={"head/out": "classifier"}, activation="gelu", rate=0.0),
+    question_head=None,
     defaults={
         **without(SHARED_DEFAULTS, "type_vocab_size", "hidden_dropout_prob"),
         "vocab_size": 128256,

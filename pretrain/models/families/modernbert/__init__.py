@@ -21,6 +21,8 @@ HEAD = ClassifierHead(
     start=network.classifier_start,
 )
 
+TOKEN_HEAD = replace(HEAD, extra={name: of for name, of in HEAD.extra.items() if name != "pooling"})
+
 FAMILY = Family(
     classes="ModernBert",
     base="model",
@@ -34,7 +36,8 @@ FAMILY = Family(
     },
     decoder="decoder",
     classifier=HEAD,
-    token_classifier=replace(HEAD, extra={name: of for name, of in HEAD.extra.items() if name != "pooling"}),
+    token_classifier=TOKEN_HEAD,
+    question_head=TOKEN_HEAD,
     defaults={
         **without(SHARED_DEFAULTS, "type_vocab_size", "hidden_dropout_prob"),
         "vocab_size": 50368,

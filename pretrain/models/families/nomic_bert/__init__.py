@@ -17,6 +17,7 @@ FAMILY = Family(
         names={"head/dense": "nomic_bert.pooler.dense", "head/out": "classifier"},
         activation="tanh",
     ),
+    question_head=None,
     defaults={
         **SHARED_DEFAULTS,
         **BERT_IDS,
