@@ -1,7 +1,7 @@
 """Answers to questions: files of questions and contexts, and a model's answers (`finetune.predict`)."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,7 +124,8 @@ def is_table(path: str) -> bool:
 
 def _lines(path: str, given: Sequence[str]) -> Iterator[Row]:
     place = "text" if given else "stdin line" if path == STDIN else f"{path} line"
-    for number, raw in enumerate(given or raw_lines(path), 1):
+    lines: Iterable[str | bytes] = given or raw_lines(path)
+    for number, raw in enumerate(lines, 1):
         try:
             text = raw if isinstance(raw, str) else decode(raw)
         except FlawError as flaw:

@@ -206,6 +206,13 @@ def test_the_model_is_opened_by_transformers_with_the_same_answer(run, tmp_path:
     assert line.split("\t")[0] == "" and line.split("\t")[2:] == [question, context]
 
 
+def test_the_code_of_the_card_answers(run, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.chdir(run[1])
+    card = (run[1] / "run/model/README.md").read_text()
+    exec(card.split("```python\n")[1].split("```")[0], {})
+    assert capsys.readouterr().out.strip() in "It was written by a poet."
+
+
 def test_onnxruntime_gives_our_logits_and_answers(run, tmp_path: Path):
     folder = run[1]
     export_onnx(folder / "run/model")
