@@ -18,6 +18,7 @@ from base.suggestions import Names
 from finetune.config import BenchmarkTask, FinetuneConfig
 from finetune.glue.all_tasks import task_configs
 from finetune.job import assemble
+from finetune.kind_configs import QuestionsConfig
 from finetune.population.state import abstract_state, population_mesh
 from finetune.population.step_inputs import step_inputs
 from finetune.population.train_step import make_train_step
@@ -226,10 +227,7 @@ ELSEWHERE = {
     **dict.fromkeys(("kind", "data.pieces"), "tests/finetune/test_tokens.py"),
     **dict.fromkeys(("data.negative", "data.score", "data.positive_labels"), "tests/data/test_own_pairs.py"),
     **dict.fromkeys(("embedding.pooling", "embedding.temperature"), "tests/finetune/test_embedding.py"),
-    **{
-        f"questions.{name}": "tests/finetune/test_questions.py"
-        for name in ("stride", "max_answer_length", "no_answer_threshold")
-    },
+    **{f"questions.{name}": "tests/finetune/test_questions.py" for name in vars(QuestionsConfig())},
     "data.subset": "tests/data/test_own_hub.py",
     **dict.fromkeys(("on_nonfinite", "max_skipped"), "tests/faults/test_bad_numbers.py"),
     "init_weights": "tests/finetune/test_loading_classifiers.py",
@@ -284,9 +282,7 @@ def look(seen, config, place):
 
 # ---- what is refused ---------------------------------------------------------------------------------------------
 
-RECIPE = """
-import ml_collections
-
+RECIPE = """import ml_collections
 def get_config():
     return ml_collections.ConfigDict({'init_from': 'x', **%s})
 """
@@ -314,8 +310,6 @@ REFUSED = {
     "data.text_pair=y": f"{FILES} kind=tokens",
     **{f"{name}=cls": "kind=sequence" for name in ("data.negative", "data.score", "embedding.pooling")},
     "data.positive_labels=yes": "kind=sequence",
-    "questions.stride=8": "kind=sequence",
-    "data.regression=True": f"{FILES} kind=questions",
     "search.learning_rate=(1e-5,1e-4)": "search.trials=0",
     "search.objective=loss": "search.trials=0",
     "optimizer.weight_decay=0.1": "search.trials=3 search.weight_decay=(0.1,0.2)",
