@@ -22,6 +22,14 @@ from tests.finetune.reference_models import NETWORKS, random_model
 LABELS = ("no", "maybe", "yes")
 SHAPES = [(1, 1), (3, 18), (5, 11)]
 """B and S: the least, the most that all families have positions for, and another."""
+FEW_LAYERS = {
+    "modernbert": {"num_hidden_layers": 2},
+    "modernbert_biases_mean": {
+        "num_hidden_layers": 2,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+}
+"""One layer of each kind: torch writes out every layer, which takes seconds. The model of `exported` has two alike."""
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +48,26 @@ def rows(shape: tuple[int, int], pad: int = 0) -> tuple[np.ndarray, np.ndarray, 
     return tokens, mask, (rng.integers(0, 2, shape) * mask).astype(np.int32)
 
 
+def our_logits(start: Start, batches: list[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
+    """Of batches of any shapes, by one program: it has their rows together, with padding up to the longest."""
+    most = max(tokens.shape[1] for tokens, *_ in batches)
+    padded = [[np.pad(array, ((0, 0), (0, most - array.shape[1]))) for array in arrays] for arrays in batches]
+    tokens, mask, types = (np.concatenate(arrays) for arrays in zip(*padded, strict=True))
+    tokens = np.where(mask, tokens, start.classifier.encoder.config.pad_token_id).astype(np.int32)
+    positions = np.broadcast_to(np.arange(most, dtype=np.int32), tokens.shape)
+    logits = np.asarray(jax.jit(start.classifier.logits)(start.params, tokens, mask, positions, types))
+    return np.split(logits, np.cumsum([len(tokens) for tokens, *_ in batches])[:-1])
+
+
 def assert_same_logits(start: Start, folder: Path) -> None:
     """Of our classifier and of the model.onnx in the folder."""
     classifier = OnnxClassifier(folder)
     assert classifier.labels == start.classifier.labels
-    for shape in SHAPES:
-        tokens, mask, types = rows(shape, start.classifier.encoder.config.pad_token_id)
-        if start.classifier.token_types < 2:
-            types = np.zeros_like(types)
-        positions = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
-        expected = jax.jit(start.classifier.logits)(start.params, tokens, mask, positions, types)
-        actual = classifier.logits(tokens, mask, types)
+    batches = [rows(shape, start.classifier.encoder.config.pad_token_id) for shape in SHAPES]
+    if start.classifier.token_types < 2:
+        batches = [(tokens, mask, np.zeros_like(types)) for tokens, mask, types in batches]
+    for arrays, expected in zip(batches, our_logits(start, batches), strict=True):
+        actual = classifier.logits(*arrays)
         assert actual.dtype == np.float32
         np.testing.assert_allclose(actual, expected, atol=1e-4, rtol=0)
 
@@ -62,7 +79,7 @@ def assert_same_logits(start: Start, folder: Path) -> None:
 def test_onnxruntime_gives_our_logits_at_any_shape_and_nothing_is_said_on_the_way(
     tmp_path: Path, case: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ):
-    random_model(case, tmp_path / "theirs")
+    random_model(case, tmp_path / "theirs", **FEW_LAYERS.get(case, {"num_hidden_layers": 1}))
     start = load_encoder_for_classification(str(tmp_path / "theirs"), LABELS)
     save_classifier(tmp_path / "ours", start.classifier, start.params, start.config, LABELS)
     capfd.readouterr()
@@ -76,21 +93,21 @@ def test_onnxruntime_gives_our_logits_at_any_shape_and_nothing_is_said_on_the_wa
 
 
 def test_onnxruntime_gives_our_scores(tmp_path: Path):
-    random_model("roberta", tmp_path, labels=1)
+    random_model("roberta", tmp_path, labels=1, num_hidden_layers=1)
     start = load_encoder_for_classification(str(tmp_path), ())
     assert_same_logits(start, export_onnx(tmp_path).parent)
 
 
 def test_onnxruntime_gives_our_logits_of_tokens(tmp_path: Path):
-    random_model("roberta", tmp_path, task="TokenClassification")
+    random_model("roberta", tmp_path, task="TokenClassification", num_hidden_layers=1)
     start = load_encoder_for_classification(str(tmp_path), LABELS, kind=TOKENS)
     classifier = OnnxClassifier(export_onnx(tmp_path).parent)
     assert classifier.labels == 3
-    for shape in SHAPES:
-        tokens, mask, _ = rows(shape, start.classifier.encoder.config.pad_token_id)
-        positions = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
-        expected = np.asarray(jax.jit(start.classifier.logits)(start.params, tokens, mask, positions))
+    batches = [rows(shape, start.classifier.encoder.config.pad_token_id) for shape in SHAPES]
+    batches = [(tokens, mask, np.zeros_like(types)) for tokens, mask, types in batches]
+    for (tokens, mask, _), expected in zip(batches, our_logits(start, batches), strict=True):
         actual = classifier.logits(tokens, mask)
+        expected = expected[:, : tokens.shape[1]]
         np.testing.assert_allclose(actual[mask > 0], expected[mask > 0], atol=1e-4, rtol=0)
 
 
