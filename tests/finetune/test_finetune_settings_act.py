@@ -34,12 +34,13 @@ from tests.settings import not_mentioned, placed, with_field
 def place(tmp_path_factory):
     """A folder with examples of several kinds, and models."""
     folder = tmp_path_factory.mktemp("place")
-    write_model(folder, layers=3)  # two of them in a loop, which can be unrolled
+    write_model(folder, layers=1)
+    write_model(folder / "deep", layers=3)  # two of them in a loop, which can be unrolled
     write_examples(folder / "train.csv", 50)
     write_examples(folder / "validation.csv", 21, seed=1)
     write_examples(folder / "pairs.csv", 30, pairs=True)
     write_examples(folder / "scores.csv", 30, kind="scores")
-    write_model(folder / "other", seed=3)
+    write_model(folder / "other", seed=3, layers=1)
     with (folder / "train.csv").open(newline="") as source, (folder / "columns.csv").open("w") as file:
         writer = csv.writer(file)
         for sentence, label in csv.reader(source):
@@ -210,7 +211,8 @@ BESIDE = {
     "data.text_pair": {"data": {"train": "{place}/pairs.csv", "validation": "{place}/pairs.csv"}},
     "data.regression": {"data": {"train": "{place}/scores.csv", "validation": "{place}/scores.csv"}},
     "grad_accum": {"mesh": {"data": 1, "fsdp": -1}, "global_batch": 16},
-    "model.scan_unroll": {"model": {"scan_unroll": 2}},
+    "model.remat": {"init_from": "{place}/deep/model"},
+    "model.scan_unroll": {"init_from": "{place}/deep/model", "model": {"scan_unroll": 2}},
     "mesh.data": {"mesh": {"data": 8, "fsdp": -1}},
     "eval.patience": {**NO_RATE, "eval": {"every": 1, "batch": 8}},
     "checkpoint.every": {"checkpoint": {"keep": 3}},
