@@ -38,11 +38,12 @@ Results = dict[str, np.ndarray]
 def _ours(
     classifier: Classifier,
     params: Params,
-    batch: dict[str, np.ndarray],
+    batches: list[dict[str, np.ndarray]],
     targets: np.ndarray,
     *,
     as_users: bool = False,
-) -> Results:
+) -> list[Results]:
+    """Of batches of one size, by the same programs."""
     jit = jit_as_users if as_users else jax.jit
 
     def loss_and_logits(params, batch, targets):  # arguments, so that batches of one shape share a program
@@ -51,13 +52,15 @@ def _ours(
             return jnp.mean((logits[:, 0] - targets) ** 2), logits
         return -jnp.mean(jax.nn.log_softmax(logits)[np.arange(B), targets]), logits
 
-    with jax.default_matmul_precision("highest"):
-        (loss, logits), gradients = jit(jax.value_and_grad(loss_and_logits, has_aux=True))(
-            params, batch, targets
-        )
-        hidden = np.asarray(jit(classifier.encoder.encode)(params, **batch))
-    named = {tensor.name: tensor.of(gradients) for tensor in classifier.tensors()}
-    return {"hidden": hidden[batch["segments"] > 0], "logits": logits, "loss": loss, **named}
+    step, encode = jit(jax.value_and_grad(loss_and_logits, has_aux=True)), jit(classifier.encoder.encode)
+    results = []
+    for batch in batches:
+        with jax.default_matmul_precision("highest"):
+            (loss, logits), gradients = step(params, batch, targets)
+            hidden = np.asarray(encode(params, **batch))
+        named = {tensor.name: tensor.of(gradients) for tensor in classifier.tensors()}
+        results.append({"hidden": hidden[batch["segments"] > 0], "logits": logits, "loss": loss, **named})
+    return results
 
 
 def _theirs(
@@ -92,26 +95,23 @@ def _exact(model: transformers.PreTrainedModel, batch: dict[str, np.ndarray], ta
 
 
 @pytest.mark.parametrize(
-    ("labels", "padded"),
-    [(LABELS, False), (LABELS, True), ((), True)],
-    ids=["classes_full", "classes_padded", "score_padded"],
+    ("labels", "rows"),
+    [(LABELS, (False, True)), ((), (True,))],
+    ids=["classes_full_and_padded", "score_padded"],
 )
 @pytest.mark.parametrize("case", NETWORKS)
 def test_hidden_states_logits_and_every_gradient_are_as_near_to_exact_as_those_of_transformers(
-    case: str, labels: tuple[str, ...], padded: bool, tmp_path: Path
+    case: str, labels: tuple[str, ...], rows: tuple[bool, ...], tmp_path: Path
 ):
     theirs = random_model(case, tmp_path, labels=max(len(labels), 1))
     start = load_encoder_for_classification(str(tmp_path), labels)
     assert not start.fresh_head
-    batch = pairs_of_texts(start.classifier.token_types, padded=padded)
+    batches = [pairs_of_texts(start.classifier.token_types, padded=padded) for padded in rows]
     targets = np.array([2, 0, 1]) if labels else np.array([0.5, -1.0, 2.0], np.float32)
-    assert_gradients_as_near(
-        _ours(
-            start.classifier, start.params, batch, targets, as_users=case in AS_USERS_COMPILE and bool(labels)
-        ),
-        _theirs(theirs, [(batch, targets)]),
-        _exact(theirs, batch, targets),
-    )
+    as_users = case in AS_USERS_COMPILE and bool(labels)
+    found = _ours(start.classifier, start.params, batches, targets, as_users=as_users)
+    for batch, ours in zip(batches, found, strict=True):
+        assert_gradients_as_near(ours, _theirs(theirs, [(batch, targets)]), _exact(theirs, batch, targets))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_network_that_differs_a_little_is_farther_from_exact(change: dict[str,
     other = build_classifier(config, start.classifier.head_config, 3)
     with pytest.raises(AssertionError, match=r"off by|as far from exact"):
         assert_gradients_as_near(
-            _ours(other, start.params, batch, targets),
+            *_ours(other, start.params, [batch], targets),
             _theirs(theirs, [(batch, targets)]),
             _exact(theirs, batch, targets),
         )
