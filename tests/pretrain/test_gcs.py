@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -189,7 +190,9 @@ def test_metrics_are_written_anew_seldom_and_cut_on_resume(gcs):  # noqa: F811
 
 
 @pytest.mark.parametrize("status", [503, 429, RESET])
-def test_a_request_that_fails_twice_is_made_a_third_time(gcs, status):  # noqa: F811
+def test_a_request_that_fails_twice_is_made_a_third_time(gcs, status, monkeypatch):  # noqa: F811
+    sleep = asyncio.sleep
+    monkeypatch.setattr(asyncio, "sleep", lambda seconds, *rest: sleep(0))  # how long: the next test
     write = gcs.fail("^POST .*upload", status, 2)
     storage.write_text(folder("retried/file"), "text")
     read = gcs.fail("^GET ", status, 1)
@@ -216,14 +219,18 @@ def test_delays_double_with_some_chance_and_come_to_an_end(gcs, monkeypatch):  #
     )
 
 
-@pytest.mark.parametrize("status", [503, RESET])
-def test_a_checkpoint_is_saved_and_read_although_requests_fail(gcs, status):  # noqa: F811
-    arrays = gcs.fail(f"^POST .*uploadType=media&name=flaky{status}/", status, 2)
-    saved(f"flaky{status}", [1]).close()
-    reads = gcs.fail("^GET .*tensorstore=", status, 2)
-    params, _ = restore_params(folder(f"flaky{status}"))
-    assert params["w"][0, 0] == 1.0
-    assert (arrays.met, reads.met) == (2, 2)
+def test_a_checkpoint_is_saved_and_read_although_requests_fail(gcs):  # noqa: F811
+    """Both at once: TensorStore waits for seconds before it asks again."""
+
+    def save_and_read(status):
+        arrays = gcs.fail(f"^POST .*uploadType=media&name=flaky{status}/", status, 2)
+        saved(f"flaky{status}", [1]).close()
+        reads = gcs.fail(f"^GET .*flaky{status}/.*tensorstore=", status, 2)
+        params, _ = restore_params(folder(f"flaky{status}"))
+        return params["w"][0, 0], arrays.met, reads.met
+
+    with ThreadPoolExecutor() as threads:
+        assert list(threads.map(save_and_read, [503, RESET])) == [(1.0, 2, 2)] * 2
 
 
 REFUSED = [
