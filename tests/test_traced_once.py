@@ -115,6 +115,8 @@ def test_a_function_that_is_equal_is_traced_once():
         (train_state, "random_key", False),
         (train_state.TrainState, "__repr__", False),
         ("jax.nn.gelu", None, False),
+        ("jax.profiler.start_trace", None, True),
+        (jax, "devices", True),
         ("pretrain.job.make_mesh", None, True),
     ],
 )

@@ -28,6 +28,11 @@ TRACED = (
     *("jax", "optax", "flax"),
 )
 """Packages that traced code calls: while a test replaces something in them, nothing is shared."""
+UNTRACED = (
+    *(f"pretrain.objective.{name}" for name in ("held_out_cache", "token_counts")),
+    *("pretrain.devices.hardware", "pretrain.models.weight_files", "jax.profiler", "jax.devices"),
+)
+"""Of these packages, what no traced code calls."""
 MOST = 200
 """Functions that are kept; each keeps its compiled programs in memory."""
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
@@ -196,11 +201,16 @@ def setattr_(self: pytest.MonkeyPatch, target: Any, name: Any, *rest: Any, **opt
     if isinstance(target, str):
         place = target
     elif isinstance(target, types.ModuleType):
-        place = target.__name__
+        place = f"{target.__name__}.{name}"
     else:
         place = (target if isinstance(target, type) else type(target)).__module__
-    if any(place == each or place.startswith(f"{each}.") for each in TRACED):
+    if within(place, TRACED) and not within(place, UNTRACED):
         _pauses.add(self)
+
+
+def within(place: str, places: tuple[str, ...]) -> bool:
+    """Whether a name with its module is one of these, or in one of them."""
+    return any(place == each or place.startswith(f"{each}.") for each in places)
 
 
 def undo(self: pytest.MonkeyPatch) -> None:
