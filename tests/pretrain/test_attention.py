@@ -64,7 +64,7 @@ def test_padding_gives_finite_values_and_gradients():
     def total(query, key, value):
         return jnp.sum(attention(query, key, value, segments) ** 2)
 
-    for gradient in jax.grad(total, argnums=(0, 1, 2))(query, key, value):
+    for gradient in jax.jit(jax.grad(total, argnums=(0, 1, 2)))(query, key, value):
         assert np.isfinite(gradient).all()
     assert np.isfinite(attention(query, key, value, segments)).all()
 
@@ -259,10 +259,13 @@ def test_blocks_compute_what_the_whole_row_computes(causal: bool, queries: int):
         out = attention(query[:, :queries], key, value, segments, window=window, causal=causal)
         return jnp.sum(out * weights), out
 
-    by_blocks, whole = (
-        jax.grad(total, argnums=(0, 1, 2), has_aux=True)(query, key, value, window)
-        for window in (4, jnp.int32(4))
-    )
+    @jax.jit
+    def both(*heads):
+        return [
+            jax.grad(total, argnums=(0, 1, 2), has_aux=True)(*heads, window) for window in (4, jnp.int32(4))
+        ]
+
+    by_blocks, whole = both(query, key, value)
     inside = segments[:, :queries] > 0
     np.testing.assert_allclose(by_blocks[1][inside], whole[1][inside], atol=1e-6)
     assert np.any(whole[0][2])
@@ -274,11 +277,15 @@ def test_blocks_see_the_window_and_the_document_alone():
     query, key, value = (jnp.tile(x, (1, 4, 1, 1)) for x in _heads())
     segments = np.repeat([[1, 2], [1, 1]], 18, axis=1)
 
-    def seen(row: int, token: int) -> list[int]:
+    @jax.jit
+    def gradient_of(row, token):
         def of_token(value):
             return jnp.sum(attention(query, key, value, segments, window=4)[row, token])
 
-        gradient = np.asarray(jax.grad(of_token)(value))
+        return jax.grad(of_token)(value)
+
+    def seen(row: int, token: int) -> list[int]:
+        gradient = np.asarray(gradient_of(row, token))
         assert not gradient[1 - row].any()
         return np.flatnonzero(np.any(gradient[row] != 0, axis=(1, 2))).tolist()
 
@@ -340,7 +347,7 @@ def test_causal_padding_gives_finite_values_and_gradients():
     def total(query, key, value):
         return jnp.sum(attention(query, key, value, np.zeros_like(SEGMENTS), causal=True) ** 2)
 
-    for gradient in jax.grad(total, argnums=(0, 1, 2))(query, key, value):
+    for gradient in jax.jit(jax.grad(total, argnums=(0, 1, 2)))(query, key, value):
         assert np.isfinite(gradient).all()
 
 
