@@ -81,7 +81,7 @@ def test_ids_are_those_of_auto_tokenizer(name, tmp_path):
 def test_logits_are_those_of_transformers_from_the_same_folder_and_from_the_one_that_is_saved(name, tmp_path):
     case, given, ours = CASES[name], tmp_path / "given", tmp_path / "ours"
     given.mkdir()
-    random_model(case.model, given, vocab_size=write_tokenizer(given, case))
+    random_model(case.model, given, vocab_size=write_tokenizer(given, case), num_hidden_layers=1)
     start = load_encoder_for_classification(str(given), LABELS)
     save_classifier(ours, start.classifier, start.params, start.config, LABELS, load(str(given)))
     models = {folder: find_model(str(folder), max_length=LENGTH) for folder in (given, ours)}
@@ -105,7 +105,8 @@ def test_the_model_of_a_run_scores_in_transformers_what_it_scored_in_the_run(tmp
     case = CASES["bert, cased by its configuration"]
     given = tmp_path / "model"
     given.mkdir()
-    random_model(case.model, given, vocab_size=write_tokenizer(given, case), task="MaskedLM")
+    size = write_tokenizer(given, case)
+    random_model(case.model, given, vocab_size=size, task="MaskedLM", num_hidden_layers=1)
     rows = [(text, "marked" if "[E1]" in text else "plain") for text in (*TEXTS, "[E1] a", "b [E1]", "C c")]
     for name in ("train.csv", "validation.csv"):
         with (tmp_path / name).open("w", newline="", encoding="utf-8") as file:
