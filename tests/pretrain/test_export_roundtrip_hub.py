@@ -14,7 +14,13 @@ from pretrain.job import assemble
 from pretrain.origin import origin_params
 from pretrain.runtime.saved_params import restore_params
 from pretrain.train import train
-from tests.tiny import tiny_config, write_corpus
+from tests.tiny import on_one_device, tiny_config, write_corpus
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    with on_one_device():
+        yield
 
 
 @pytest.fixture(scope="module")

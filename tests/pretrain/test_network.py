@@ -18,7 +18,7 @@ from pretrain.runtime.changes import check_unchanged
 from pretrain.runtime.checkpointer import Checkpointer
 from pretrain.train import train
 from tests.finetune.tiny_task import write_model
-from tests.tiny import tiny_config, write_corpus
+from tests.tiny import on_one_device, tiny_config, write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +171,7 @@ def test_dropout_of_a_change_that_was_never_saved_is_forgotten(run, tmp_path, ra
     assert check_unchanged(resume.RULES, saved["config"], config, accept=False) == {}
 
 
+@on_one_device()
 def test_the_files_of_a_killed_run_are_of_its_checkpoint(tmp_path, model, monkeypatch):
     corpus, workdir = write_corpus(tmp_path / "text.txt"), epath.Path(tmp_path / "run")
     begun, changed = (
