@@ -1,4 +1,4 @@
-"""`python -m finetune.export_onnx --model=DIR`: a masked language model or a classifier as model.onnx, and in int8.
+"""`python -m finetune.export_onnx --model=DIR`: model.onnx of a masked language model, a classifier or an embedder.
 
 DIR is a folder in transformers' format, such as `python -m pretrain.export` writes, or a fine-tuning workdir.
 """
@@ -18,7 +18,9 @@ from base.storage import is_remote
 from data.sources.compressed_lines import read_lines
 from data.sources.documents import FlawError, decode
 from finetune.job import MODEL
+from finetune.kinds import EMBEDDING
 from finetune.onnx import INT8_NAME, SUFFIXES, OnnxClassifier, export_onnx
+from finetune.onnx_embedder import export_embedder
 from finetune.onnx_int8 import write_int8
 from pretrain.models.huggingface import CONFIG, class_names, parse_config, read_config
 from pretrain.runtime import processes
@@ -155,9 +157,13 @@ def main(argv: Sequence[str]) -> int:
     """Run the command."""
     values = _arguments(argv)
     folder = folder_of(values.model)
-    is_masked_lm = any(name.endswith(SUFFIXES[-1]) for name in class_names(read_config(str(folder))))
+    names = class_names(read_config(str(folder)))
+    is_masked_lm = any(name.endswith(SUFFIXES[-1]) for name in names)
+    embeds = any(name.endswith(EMBEDDING.task_class) for name in names)
     rows = {}
     if values.text:
+        if embeds:
+            raise UserError(f"--text is for masked language models; {folder} gives vectors: leave it out")
         if not is_masked_lm:
             raise UserError(
                 "--text is for masked language models; the score of a classifier's files: python -m finetune.evaluate "
@@ -165,7 +171,7 @@ def main(argv: Sequence[str]) -> int:
             )
         rows = hidden_rows(folder, _lines(values.text))
     out = Path(values.out).expanduser() if values.out else folder
-    files = [export_onnx(folder, out)]
+    files = [(export_embedder if embeds else export_onnx)(folder, out)]
     files += [write_int8(out)] if values.int8 else []
     for file in files:
         size = sum(each.stat().st_size for each in out.glob(f"{file.name}*"))

@@ -166,8 +166,10 @@ def _load(folder: Path) -> Any:
             named = class_names(json_object(epath.Path(folder / CONFIG))) or ["no architecture"]
             suffix = next((each for each in SUFFIXES if named[0].endswith(each)), "")
             if not suffix:
+                due = "finetune.onnx_embedder.export_embedder writes the ONNX file of an encoder"
                 raise UserError(
-                    f"{folder} holds {named[0]}, not a model {' or '.join(SUFFIXES)}; fine-tune it first"
+                    f"{folder} holds {named[0]}, not a model {' or '.join(SUFFIXES)}; "
+                    + (due if named[0].endswith("Model") else "fine-tune it first")
                 )
             model, info = getattr(transformers, f"AutoModel{suffix}").from_pretrained(
                 folder,

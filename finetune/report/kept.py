@@ -9,11 +9,14 @@ from etils import epath
 
 from data.labelled.questions import Questions
 from data.labelled.sentences import Sentences
+from data.labelled.tasks import SIMILARITY
 from finetune.job import Job
 from finetune.kinds import MULTI_LABEL
+from finetune.kinds.embedding import unit_vectors
 from finetune.kinds.multi_label import BETWEEN
 from finetune.report.pages import ANSWERS_FILE, TRIALS_FILE
 from finetune.results.exact_match import f1
+from finetune.results.ranking import ranks
 from finetune.search.trials_table import Found
 from finetune.texts.spans import NO_ANSWER, SCORE, texts_of
 from pretrain.runtime.workdir import write_text
@@ -39,8 +42,6 @@ def keep_answers(job: Job, logits: np.ndarray, workdir: epath.Path, threshold: f
       threshold: of probabilities, where an example may have any number of classes; 0 takes the default.
     """
     examples, labels = next(iter(job.data.evaluations.values())), job.evaluations[0].encoded.targets
-    if job.kind.embeds:
-        return
     assert labels is not None
     if isinstance(examples, Questions):
         values = _of_questions(examples, logits)
@@ -52,7 +53,9 @@ def keep_answers(job: Job, logits: np.ndarray, workdir: epath.Path, threshold: f
         texts = [(word, " ".join(words)) for words in examples.words for word in words]
     else:
         texts = list(zip(examples.first, examples.second or [""] * len(examples.first)))
-    if labels.ndim > 1:
+    if job.kind.embeds:
+        values = _of_pairs(texts, labels, logits, scored=job.kind.name == SIMILARITY)
+    elif labels.ndim > 1:
         values = _of_sets(job.labels, texts, labels > 0, logits, threshold)
     elif job.labels:
         values = _of_classes(job.labels, texts, labels, logits)
@@ -142,8 +145,7 @@ def _of_questions(questions: Questions, logits: np.ndarray) -> dict[str, Any]:
     order = np.lexsort((-certain, nearness))
     chosen = [*[i for i in order if nearness[i] < 1][:MISTAKES], *np.flatnonzero(nearness == 1)[:RIGHT]]
     return {
-        "classes": [],
-        "nearness": True,
+        "columns": ["text", "label", "predicted", "nearness"],
         "examples": [
             _example(
                 (questions.questions[i], questions.references[i].context),
@@ -154,6 +156,42 @@ def _of_questions(questions: Questions, logits: np.ndarray) -> dict[str, Any]:
             for i in map(int, chosen)
         ],
     }
+
+
+def _of_pairs(
+    texts: Sequence[tuple[str, str]], labels: np.ndarray, logits: np.ndarray, *, scored: bool
+) -> dict[str, Any]:
+    """Of pairs that an embedder compares: the cosines that fit the scores least, or the worst ranks, then good ones."""
+    vectors = unit_vectors(logits)
+    cosines = np.sum(vectors[:, 0] * vectors[:, 1], axis=1)
+    if scored:
+        low, high = labels.min(), labels.max()
+        apart = cosines - (labels - low) / (high - low if high > low else 1.0)
+        order = np.argsort(-np.abs(apart), kind="stable")
+        return {
+            "columns": ["pair", "score", "cosine", "cosine - score from 0 to 1"],
+            "examples": [
+                _example(texts[i], f"{labels[i]:.3g}", f"{cosines[i]:.3f}", f"{apart[i]:+.3f}")
+                for i in map(int, _both_ends(order))
+            ],
+        }
+    places = ranks(vectors, labels)
+    _, first = np.unique(labels, return_index=True)
+    order = np.argsort(-places, kind="stable")
+    examples = []
+    for i in map(int, _both_ends(order)):
+        nearest = first[np.argmax(vectors[first, 1] @ vectors[i, 0])]
+        found = "" if labels[nearest] == labels[i] else texts[nearest][1][:LONGEST_TEXT]
+        examples.append(_example(texts[i], str(places[i]), found, f"{cosines[i]:.3f}"))
+    return {
+        "columns": ["pair", f"rank among {len(first)} second texts", "a nearer text", "cosine"],
+        "examples": examples,
+    }
+
+
+def _both_ends(order: np.ndarray) -> list[int]:
+    """The first of an order, `MISTAKES` of them at most, and the last `RIGHT`, none twice."""
+    return list(dict.fromkeys([*order[:MISTAKES].tolist(), *order[::-1][:RIGHT].tolist()]))
 
 
 def _example(texts: tuple[str, str], label: str, guessed: str, more: str) -> dict[str, str]:

@@ -189,15 +189,8 @@ def _answers(run: Run) -> Markup:
         ]
         for each in kept.get("examples") or []
     ]
-    last = (
-        "nearness"
-        if kept.get("nearness")
-        else "mistakes"
-        if by_class
-        else "probability"
-        if classes
-        else "difference"
-    )
+    last = "mistakes" if by_class else "probability" if classes else "difference"
+    columns = kept.get("columns") or ["text", "label", "predicted", last]
     return join(
         [
             section(
@@ -205,10 +198,12 @@ def _answers(run: Run) -> Markup:
                 element("div", chart, class_="charts") if chart else Markup(""),
                 by_class,
                 confused if not chart else folded("most frequent mistakes", confused),
-            ),
+            )
+            if "columns" not in kept
+            else Markup(""),
             section(
                 "Examples: largest mistakes first",
-                table(["text", "label", "predicted", last], examples, numbers=False),
+                table(columns, examples, numbers=False),
             ),
         ]
     )
@@ -260,7 +255,9 @@ def _trials(trials: Sequence[Mapping[str, Any]], objective: str, best: Any) -> M
         ]
         for trial in trials
     ]
-    note = "red: the best trial; grey: no score, since it diverged or was ended early"
+    note = (
+        "red: the best trial; grey: no score, since it diverged, its objective is NaN, or it was ended early"
+    )
     return join(
         [
             section(

@@ -20,12 +20,12 @@ from base.errors import UserError
 from base.schema import as_dict, build
 from data.labelled.own_pairs import RANKING_METRICS, SIMILARITY_METRICS
 from data.labelled.tasks import Task
-from finetune import evaluate
+from finetune import evaluate, export_onnx
 from finetune.classifier.embedder import load_embedder
 from finetune.embed import Vectors, main, read_texts, written_rows
 from finetune.job import assemble
 from finetune.kinds import EMBEDDING
-from finetune.onnx_embedder import OnnxEmbedder, export_embedder
+from finetune.onnx_embedder import OnnxEmbedder
 from finetune.population.early_stopping import choosing_metric
 from finetune.population.train_step import logits_of, vectors_in_parts
 from finetune.predict import main as predict
@@ -199,7 +199,7 @@ def test_onnxruntime_gives_our_vectors_and_hidden_states(run, tmp_path: Path):
     import onnx
 
     folder = run[1]
-    export_embedder(folder / "run/model", tmp_path)
+    assert export_onnx.main(["export_onnx", f"--model={folder / 'run'}", f"--out={tmp_path}"]) == 0
     vectors = Vectors(str(folder / "run"), batch=8)
     job = assemble(run[0])
     encoded = job.evaluations[0].encoded

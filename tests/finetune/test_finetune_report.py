@@ -12,6 +12,7 @@ from base.errors import UserError
 from base.schema import as_dict
 from data.labelled.sentences import Sentences
 from finetune.config import FinetuneConfig
+from finetune.kinds import EMBEDDING, SIMILARITY
 from finetune.report import kept, pages
 from finetune.report.__main__ import main
 from finetune.report.pages import report
@@ -216,3 +217,20 @@ def test_mistakes_of_examples_with_any_number_of_classes(population):
     ]
     said = words(report([population]))
     assert "class right missed wrongly given a 1 1 0 b 1 0 1" in said and "y a|b b 1 of 2 wrong" in said
+
+
+def test_pairs_are_shown_with_their_cosines_the_worst_first(population):
+    """A report of an embedder had no examples."""
+    job = job_of([], ["a", "b", "c"], [0, 1, 1], second=["x", "y", "y"])
+    job.kind = EMBEDDING
+    vectors = np.array([[3.0, 0, 3, 0], [1.0, 0, 0, 1], [0, 2.0, 0, 2]])  # b is nearer to x than to its y
+    kept.keep_answers(job, vectors, population)
+    said = words(report([population]))
+    assert "pair rank among 2 second texts a nearer text cosine b y 2 x 0.000" in said
+    assert "b y 2 x 0.000 a x 1 1.000 c y 1 1.000" in said
+    assert "Confusion" not in said
+
+    job.kind, job.evaluations[0].encoded.targets = SIMILARITY, np.array([5.0, 1.0, 1.0])
+    kept.keep_answers(job, vectors, population)
+    said = words(report([population]))
+    assert "pair score cosine cosine - score from 0 to 1 c y 1 1.000 +1.000 a x 5 1.000 +0.000" in said
