@@ -68,6 +68,10 @@ class ModelConfig:
     attention_dropout: float | None = field(
         None, "dropout of attention weights; None takes the checkpoint's value"
     )
+    pooling: str = field(
+        "",
+        "what classifies a text: cls or mean (eurobert: bos, mean or late); empty takes the checkpoint's",
+    )
     attention: str = field(
         "auto", "attention kernel, as in pretraining: auto, xla, chunked, cudnn, triton, one_pass or splash"
     )

@@ -300,6 +300,7 @@ def _overrides(config: FinetuneConfig) -> dict[str, Any]:
         "hidden_dropout_prob": model.dropout,
         "classifier_dropout": model.dropout,
         "attention_probs_dropout_prob": model.attention_dropout,
+        "pooling": model.pooling or None,
     }
     how = {
         "attention": model.attention,

@@ -52,6 +52,11 @@ def _of_data(config: FinetuneConfig) -> Iterator[Unused]:
     else:
         because = f"config.kind={config.kind} labels whole texts; unset it, or set config.kind=tokens"
         yield Unused(("data.pieces",), because, ("kind",))
+    if config.kind != "sequence":
+        because = (
+            f"config.kind={config.kind} classifies no whole texts; unset it, or set config.kind=sequence"
+        )
+        yield Unused(("model.pooling",), because, ("kind",))
     yield from _of_embedding(config)
     yield from _of_questions(config)
     if config.data.validation:

@@ -45,6 +45,7 @@ MOST_CLASSES = 10**6
 REPLACED = ("_name_or_path", "torch_dtype", "num_labels", "auto_map", "custom_pipelines")
 """Fields of a checkpoint's config.json that do not hold for the model that was made of it."""
 HIDDEN, HEAD, ATTENTION = "hidden_dropout_prob", "classifier_dropout", "attention_probs_dropout_prob"
+POOLING = "pooling"
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def load_encoder_for_classification(
       seed: of what is drawn afresh.
       dtype: compute type, float32 or bfloat16.
       overrides: fields to set in place of the checkpoint's: hidden_dropout_prob (all dropout of hidden states),
-        classifier_dropout, attention_probs_dropout_prob, attention, remat, scan_unroll.
+        classifier_dropout, attention_probs_dropout_prob, pooling (of classified texts), attention, remat, scan_unroll.
       use: what the run asks of the attention kernel.
       weights: of a workdir: "raw", as they were trained, or their "average".
       kind: what the labels are; None is one class of a text, or a score.
@@ -100,9 +101,11 @@ def load_encoder_for_classification(
         check_weights(weights, source)
         published = read_published(source)
         values, config = published.values, published.config
+    overrides = dict(overrides or {})
+    values = _with_pooling(config, values, kind, overrides.pop(POOLING, ""))
     head_of = head_config(config, values, file, kind.head)
     classifier = build_classifier(
-        *overridden(config, head_of, _meant(config, kind, overrides or {})),
+        *overridden(config, head_of, _meant(config, kind, overrides)),
         kind.outputs or max(len(labels), 1),
         dtype=dtype,
         use=use,
@@ -133,6 +136,27 @@ def _meant(config: EncoderConfig, kind: Kind, overrides: Mapping[str, Any]) -> d
     """The overrides; without the dropout of the head, where transformers has none in it."""
     has_dropout = bool(classifier_head(config, kind.head).dropout)
     return {name: value for name, value in overrides.items() if name != HEAD or has_dropout}
+
+
+def _with_pooling(
+    config: EncoderConfig, values: Mapping[str, Any], kind: Kind, pooling: str
+) -> Mapping[str, Any]:
+    """The values of a config.json, with another pooling of texts.
+
+    Raises:
+      UserError: a family without a choice, or without this one.
+    """
+    if not pooling:
+        return values
+    head = classifier_head(config, kind.head)
+    if POOLING not in head.extra:
+        raise UserError(
+            f"config.model.pooling={pooling!r}: model_type={config.model_type!r} has one way to classify a text; "
+            "unset it"
+        )
+    if pooling not in head.poolings:
+        raise UserError(f"config.model.pooling={pooling!r}; known are {', '.join(head.poolings)}")
+    return {**values, head.extra[POOLING][0]: pooling}
 
 
 def overridden(

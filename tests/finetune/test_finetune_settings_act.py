@@ -188,8 +188,7 @@ ACTS: dict[str, tuple[typing.Any, typing.Any]] = {
     "search.learning_rate": ([1e-5, 1e-4], searched),
     "search.global_batch": ([8, 16], searched),
     "search.epochs": ([1, 2], searched),
-    "search.warmup_ratio": ([0.1, 0.2], searched),
-    "search.weight_decay": ([0.1, 0.2], searched),
+    **dict.fromkeys(("search.warmup_ratio", "search.weight_decay"), ([0.1, 0.2], searched)),
     "benchmark.tasks": (TWO, tasks),
     "benchmark.from_mnli": (True, tasks),
     "benchmark.tasks[0].task": ("mrpc", tasks),
@@ -199,6 +198,7 @@ ACTS: dict[str, tuple[typing.Any, typing.Any]] = {
 }
 """Every field with another value, and what that changes."""
 
+OWN_FILES = {"columns": ("text", "label"), "pairs": ("text_pair",), "scores": ("regression",)}
 NO_RATE = {"optimizer": {"learning_rate": 1e-9}}
 BESIDE = {
     "task": {
@@ -206,10 +206,11 @@ BESIDE = {
         "data": {"source": "folder", "path": "{place}/glue", "train": "", "validation": ""},
     },
     "data.validation_share": {"data": {"validation": ""}},
-    "data.text": {"data": {"train": "{place}/columns.csv", "validation": "{place}/columns.csv"}},
-    "data.label": {"data": {"train": "{place}/columns.csv", "validation": "{place}/columns.csv"}},
-    "data.text_pair": {"data": {"train": "{place}/pairs.csv", "validation": "{place}/pairs.csv"}},
-    "data.regression": {"data": {"train": "{place}/scores.csv", "validation": "{place}/scores.csv"}},
+    **{
+        f"data.{name}": {"data": dict.fromkeys(("train", "validation"), f"{{place}}/{file}.csv")}
+        for file, names in OWN_FILES.items()
+        for name in names
+    },
     "grad_accum": {"mesh": {"data": 1, "fsdp": -1}, "global_batch": 16},
     "model.remat": {"init_from": "{place}/deep/model"},
     "model.scan_unroll": {"init_from": "{place}/deep/model", "model": {"scan_unroll": 2}},
@@ -232,7 +233,7 @@ ELSEWHERE = {
     **{f"questions.{name}": "tests/finetune/test_questions.py" for name in vars(QuestionsConfig())},
     "data.subset": "tests/data/test_own_hub.py",
     **dict.fromkeys(("on_nonfinite", "max_skipped"), "tests/faults/test_bad_numbers.py"),
-    "init_weights": "tests/finetune/test_loading_classifiers.py",
+    **dict.fromkeys(("init_weights", "model.pooling"), "tests/finetune/test_loading_classifiers.py"),
     "checkpoint.verify": "tests/faults/test_damaged_checkpoints.py",
     "time_limit": "tests/faults/test_watchdog.py",
     **dict.fromkeys(("log.trackers", "log.project"), "tests/pretrain/test_trackers.py"),
@@ -396,12 +397,3 @@ def test_an_evaluation_refuses_a_test_file_and_names_the_field_that_is_evaluated
     assert given(tmp_path, recipe, [], unused_in_evaluation).config.data.test == ""
     with pytest.raises(UserError, match=r"no effect: .* config\.data\.validation; name the file there"):
         given(tmp_path, recipe, ["data.test=test.csv"], unused_in_evaluation)
-
-
-def test_a_model_that_is_shorter_than_the_default_is_taken_at_its_own_length(place):
-    unset = dataclasses.replace(tiny_finetune(place), max_length=0, lengths=())
-    assert assemble(unset).config.max_length == 64
-    with pytest.raises(
-        UserError, match=r"config\.max_length=128 is longer than the model's positions; set it to 64"
-    ):
-        assemble(dataclasses.replace(unset, max_length=128))

@@ -1,5 +1,6 @@
 """What a classifier starts from: checkpoints of every class, workdirs, and what is refused with which words."""
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -14,11 +15,13 @@ from base.errors import UserError
 from data.special_tokens import SpecialTokens
 from finetune.classifier.pretrained import load_encoder_for_classification, save_classifier
 from finetune.evaluate import class_order
+from finetune.job import assemble
 from pretrain.config import ModelConfig
 from pretrain.models import build
 from pretrain.models.huggingface import config_dict, encoder_config
 from pretrain.runtime.workdir import MODEL_FILE
 from tests.finetune.reference_models import FAMILIES, as_stored, random_model
+from tests.finetune.tiny_task import tiny_finetune, write_examples, write_model
 
 LABELS = ("no", "maybe", "yes")
 CLASSES = [
@@ -333,3 +336,33 @@ def test_a_network_that_is_not_known_is_one_line(tmp_path: Path, values: dict[st
     with pytest.raises(UserError) as error:
         load_encoder_for_classification(str(tmp_path), LABELS)
     assert message in str(error.value) and str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_texts_are_pooled_as_the_config_says_and_the_model_says_so(tmp_path: Path):
+    """config.model.pooling."""
+    random_model("modernbert", tmp_path / "first", task="MaskedLM")
+    values = json.loads((tmp_path / "first/config.json").read_text()) | {"classifier_pooling": "cls"}
+    (tmp_path / "first/config.json").write_text(json.dumps(values))
+    read = load_encoder_for_classification
+    start = read(str(tmp_path / "first"), LABELS, overrides={"pooling": "mean"})
+    assert start.classifier.head_config.pooling == "mean"
+    save_classifier(tmp_path / "second", start.classifier, start.params, start.config, LABELS)
+    assert read(str(tmp_path / "second"), LABELS).classifier.head_config.pooling == "mean"
+    assert read(str(tmp_path / "first"), LABELS).classifier.head_config.pooling == "cls"
+    with pytest.raises(UserError, match=r"config.model.pooling='max'; known are cls, mean"):
+        read(str(tmp_path / "first"), LABELS, overrides={"pooling": "max"})
+    random_model("roberta", tmp_path / "third", task="MaskedLM")
+    with pytest.raises(UserError, match=r"config.model.pooling='mean': model_type='roberta' has one way"):
+        read(str(tmp_path / "third"), LABELS, overrides={"pooling": "mean"})
+
+
+def test_a_model_that_is_shorter_than_the_default_is_taken_at_its_own_length(tmp_path: Path):
+    write_model(tmp_path, layers=1)
+    write_examples(tmp_path / "train.csv", 50)
+    write_examples(tmp_path / "validation.csv", 21, seed=1)
+    unset = dataclasses.replace(tiny_finetune(tmp_path), max_length=0, lengths=())
+    assert assemble(unset).config.max_length == 64
+    with pytest.raises(
+        UserError, match=r"config\.max_length=128 is longer than the model's positions; set it to 64"
+    ):
+        assemble(dataclasses.replace(unset, max_length=128))
