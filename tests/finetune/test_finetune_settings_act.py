@@ -61,7 +61,7 @@ def place(tmp_path_factory):
 
 
 def members(config, place):
-    return config.members
+    return config.members, {name: array.tolist() for name, array in step_inputs(config, 100).items()}
 
 
 def examples(config, place):
@@ -95,11 +95,6 @@ def program(config, place):
     batch |= job.inputs
     with jax.set_mesh(job.mesh), jax.default_matmul_precision(config.matmul_precision):
         return jax.jit(step).lower(state, batch).as_text()
-
-
-def inputs(config, place):
-    """What the steps of a run of 100 steps take besides their examples."""
-    return {name: array.tolist() for name, array in step_inputs(config, 100).items()}
 
 
 def mesh(config, place):
@@ -170,13 +165,12 @@ ACTS: dict[str, tuple[typing.Any, typing.Any]] = {
     "model.remat": ("full", program),
     "model.scan_unroll": (1, program),
     "optimizer.name": ("lamb", program),
-    "optimizer.learning_rate": (1e-4, inputs),
-    "optimizer.weight_decay": (0.3, inputs),
+    "optimizer.learning_rate": (1e-4, members),
+    **dict.fromkeys(("optimizer.weight_decay", "schedule.warmup_ratio"), (0.7, members)),
+    "schedule.warmup_steps": (3, members),
     **{f"optimizer.{name}": (0.3, program) for name in ("beta1", "beta2", "eps", "clip_norm", "layer_decay")},
     "average.decay": (0.9, program),
     "schedule.name": ("cosine", program),
-    "schedule.warmup_ratio": (0.7, inputs),
-    "schedule.warmup_steps": (3, inputs),
     **dict.fromkeys(("mesh.replica", "mesh.zero1", "mesh.fsdp", "mesh.tensor"), (2, mesh)),
     "mesh.data": (4, mesh),
     **dict.fromkeys(("log.every", "eval.every", "checkpoint.every", "checkpoint.keep"), (2, files)),
