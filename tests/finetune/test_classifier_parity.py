@@ -52,7 +52,8 @@ def _ours(
             return jnp.mean((logits[:, 0] - targets) ** 2), logits
         return -jnp.mean(jax.nn.log_softmax(logits)[np.arange(B), targets]), logits
 
-    step, encode = jit(jax.value_and_grad(loss_and_logits, has_aux=True)), jit(classifier.encoder.encode)
+    step = jit(jax.value_and_grad(loss_and_logits, has_aux=True))
+    encode = jax.jit(classifier.encoder.encode)  # as users compile it: tests/pretrain/test_models_parity.py
     results = []
     for batch in batches:
         with jax.default_matmul_precision("highest"):
