@@ -31,10 +31,11 @@ import pytest
 
 from base import storage
 from pretrain.devices import hardware
-from tests import traced_once
+from tests import checkpoints, traced_once
 
 jax.config.update("jax_num_cpu_devices", 8)
 traced_once.install()
+checkpoints.split_large_arrays_alone()
 storage.PAUSES = (0.0,) * len(storage.PAUSES)  # reading is tried again at once
 hardware._measure = functools.cache(hardware._measure)  # every run of pretraining asks, and it takes 0.6 s
 
@@ -48,18 +49,25 @@ FIRST = (
     "faults/test_several_processes",
     "finetune/test_finetuning",
     "pretrain/test_family_runs",
-    "finetune/test_classifier_parity",
-    "faults/test_resume",
-    "pretrain/test_vocabulary",
-    "pretrain/test_gcs",
-    "finetune/test_onnx",
-    "pretrain/test_train",
-    "pretrain/test_mesh",
-    "pretrain/test_products",
     "launch/test_end_to_end",
     "launch/test_slurm_job",
-    "faults/test_bad_numbers",
+    "faults/test_resume",
+    "finetune/test_onnx",
+    "finetune/test_classifier_parity",
+    "test_api",
+    "faults/test_launcher_job",
     "finetune/test_config_fields",
+    "finetune/test_finetune_settings_act",
+    "pretrain/test_models_parity",
+    "finetune/test_classifier",
+    "pretrain/test_gcs",
+    "pretrain/test_narrow_layers",
+    "pretrain/test_mesh",
+    "pretrain/test_plan",
+    "pretrain/test_hub_push",
+    "pretrain/test_vocabulary",
+    "pretrain/test_train",
+    "faults/test_bad_numbers",
     "faults/test_signals",
 )
 """Files that take longest. They begin first, so that none is left over to one worker at the end."""

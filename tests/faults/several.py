@@ -35,7 +35,7 @@ from pretrain.reports import metric_writer
 from pretrain.reports.recorder import Recorder
 from pretrain.runtime import processes, watchdog
 from pretrain.runtime.train_command import log_to_stderr
-from tests import traced_once
+from tests import checkpoints, traced_once
 from tests.finetune.tiny_task import tiny_finetune
 from tests.tiny import tiny_config
 
@@ -67,6 +67,7 @@ class Run:
 def serve(root: Path) -> None:
     """Start the processes of the launches that are asked for, and tell how they have ended."""
     traced_once.install()
+    checkpoints.split_large_arrays_alone()
     metric_writer.EventWriter = lambda folder: None  # type: ignore[assignment,misc]  # seconds of importing
     hardware._measure = lambda *given, **more: 1e9  # every run takes 0.6 s of all cores for it
     gc.freeze()
