@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -28,6 +29,7 @@ from pretrain.runtime.checkpointer import newest_step
 from pretrain.runtime.processes import LATE
 from pretrain.runtime.saved_params import restore_params
 from tests.faults.several import PATIENCE, digests
+from tests.finetune import tiny_task
 from tests.finetune.tiny_task import tiny_finetune
 from tests.tiny import tiny_config, write_corpus
 
@@ -35,7 +37,7 @@ ROOT = Path(__file__).parents[2]
 EXACT = {"matmul_precision": "highest"}
 DATA, FSDP = {"data": 4}, {"data": 1, "fsdp": 4}
 BOTH = {"data": 2, "tensor": 2}
-EVALUATED = {"eval": {"every": 4}, **EXACT}
+EVALUATED = {"eval": {"every": 4}, "model": {"num_hidden_layers": 1}, **EXACT}
 CHECKPOINTS = {"checkpoint": {"every": 2}, **EVALUATED}
 SPIKE = {"factor": 2.0, "window": 2, "skip": 0}
 MEMBERS = {"seeds": 2, "epochs": 1, **EXACT}
@@ -172,9 +174,10 @@ def launches(tmp_path_factory):
     """The folder of all runs, and the exit statuses of the processes of each launch."""
     root = tmp_path_factory.mktemp("several")
     write_corpus(root / "text.txt")
-    (root / "task").mkdir()
     (root / "elsewhere").mkdir()
-    tiny_finetune(root / "task")
+    with mock.patch.object(tiny_task, "LAYERS", 1):
+        (root / "task").mkdir()
+        tiny_finetune(root / "task")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pretrain.job.make_mesh", lambda config: make_mesh(config, jax.devices()[:4]))
         fed_by_one = []
