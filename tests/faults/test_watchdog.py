@@ -81,7 +81,7 @@ def test_below_zero_nothing_is_watched():
 
 
 HANGING = """
-import sys, time, threading
+import os, sys, time
 from pathlib import Path
 import jax
 from etils import epath
@@ -95,7 +95,8 @@ from tests.tiny import tiny_config, write_corpus
 jax.config.update("jax_num_cpu_devices", 1)
 metric_writer.EventWriter = lambda folder: None  # seconds of importing
 watchdog.LEAST, watchdog.FACTOR = 3.0, 2.0
-root, what = Path(sys.argv[1]), sys.argv[2]
+root = Path(sys.argv[1])
+corpus = write_corpus(root / "text.txt")
 
 def sleep_for_ever(*arguments, **more):
     time.sleep(1000)
@@ -107,13 +108,39 @@ def at_step(original, step):
         return sleep_for_ever() if len(calls) == step else original(*arguments, **more)
     return call
 
-if what == "step":
-    module.to_devices = at_step(module.to_devices, 4)
-else:
-    Checkpointer.save = at_step(Checkpointer.save, 2)
-config = tiny_config(write_corpus(root / "text.txt"), checkpoint={"every": 2})
-module.train(config, epath.Path(root / "run"))
+def hang(what):
+    if what == "step":
+        module.to_devices = at_step(module.to_devices, 4)
+    else:
+        Checkpointer.save = at_step(Checkpointer.save, 2)
+    module.train(tiny_config(corpus, checkpoint={"every": 2}), epath.Path(root / what))
+
+processes = {}
+for what in ("step", "save"):
+    processes[what] = os.fork()
+    if processes[what] == 0:  # JAX has not begun yet
+        os.dup2(os.open(root / f"{what}.stderr", os.O_WRONLY | os.O_CREAT), 2)
+        hang(what)
+        os._exit(0)
+for what, process in processes.items():
+    print(what, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
 """
+
+
+@pytest.fixture(scope="module")
+def hung(tmp_path_factory) -> tuple[Path, list[str]]:
+    """A folder with two runs that hang, each in a process of its own; and lines with how these have ended."""
+    folder = tmp_path_factory.mktemp("hung")
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING, str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, done.stdout.splitlines()
 
 
 @pytest.mark.slow
@@ -121,20 +148,12 @@ module.train(config, epath.Path(root / "run"))
     ("what", "said"),
     [("step", "step 4"), ("save", "the save after step 4")],
 )
-def test_a_run_that_hangs_ends_with_the_stacks_of_its_threads(tmp_path, what, said):
-    done = subprocess.run(
-        [sys.executable, "-c", HANGING, str(tmp_path), what],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == LATE, done.stderr[-3000:]
-    lines = done.stderr.strip().splitlines()
+def test_a_run_that_hangs_ends_with_the_stacks_of_its_threads(hung, what, said):
+    folder, ends = hung
+    told = (folder / f"{what}.stderr").read_text()
+    assert f"{what} {LATE}" in ends, told[-3000:]
+    last = told.strip().splitlines()[-1]
     ended = rf"error: {said} has taken more than \S+ s: the process is ended; .*config.time_limit.*"
-    assert re.fullmatch(ended, lines[-1]), lines[-1]
-    assert "in sleep_for_ever" in done.stderr and done.stderr.count("Thread 0x") > 1
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()] == [
-        "2"
-    ]
+    assert re.fullmatch(ended, last), last
+    assert "in sleep_for_ever" in told and told.count("Thread 0x") > 1
+    assert [path.name for path in (folder / what / "checkpoints").iterdir() if path.name.isdigit()] == ["2"]
