@@ -16,6 +16,7 @@ from etils import epath
 import unmask
 from base.errors import UserError
 from finetune import evaluate
+from finetune.classifier.finetuned_model import encoder_of, find_model
 from finetune.classifier.pretrained import load_encoder_for_classification, save_classifier
 from finetune.job import assemble
 from finetune.kinds import QUESTIONS
@@ -253,6 +254,12 @@ def test_finetune_evaluate_scores_it_and_a_run_starts_from_its_head(run, tmp_pat
         evaluate.main([*line, "--config.kind=tokens"])
     again = assemble(dataclasses.replace(config, init_from=str(folder / "run")))
     assert not again.fresh_head and again.encoder.answering.stride == 13
+
+
+def test_rows_shorter_than_those_of_fine_tuning_have_a_third_in_common(run):
+    for length, stride in ((0, 13), (24, 8)):
+        model = find_model(str(run[1] / "run"), max_length=length)
+        assert encoder_of(model).answering.stride == stride
 
 
 def test_fields_act_or_have_no_effect(run):
