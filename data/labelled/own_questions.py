@@ -27,6 +27,8 @@ QUESTION, CONTEXT, ANSWERS, ID = "question", "context", "answers", "id"
 IMPOSSIBLE = "is_impossible"
 """The field of SQuAD 2.0's file that says that a context does not answer the question."""
 SETTINGS = ("config.data.text", "config.data.text_pair", "config.data.label")
+DATA, VERSION = "data", "version"
+"""Fields of SQuAD's file."""
 METRICS, METRICS_OF_BOTH = ("exact_match", "f1"), ("exact_match", "f1_has_answer", "f1_no_answer", "f1")
 """Metrics where every question has an answer, and where some have none."""
 FORMATS = (".json", ".jsonl", ".parquet")
@@ -49,7 +51,7 @@ def read_questions(
       UserError: a mistake in the config or in the data; the message names the line.
     """
     check_share(config)
-    source = own_source(config)
+    source = own_source(config, formats=FORMATS)
     wanted = {"train": "train", "validation": "evaluations", "test": "tests"}
     holds_out = hold_out and not source.has("validation")
     read = {
@@ -154,7 +156,11 @@ def rows_of_questions(path: str, setting: str) -> Iterator[Row]:
 
 
 def _nested(path: str) -> list[Any] | None:
-    """The articles of a file in SQuAD's own layout; None if it has another."""
+    """The articles of a file in SQuAD's own layout; None if it has another.
+
+    Raises:
+      UserError: broken UTF-8, or one object that is neither SQuAD's nor a row.
+    """
     try:
         content = decode(b"".join(read_lines(path)))
     except FlawError as flaw:
@@ -165,10 +171,17 @@ def _nested(path: str) -> list[Any] | None:
         found = parsed(content)
     except ValueError:
         return None  # an object a line, or broken: reading its lines says where
-    if not isinstance(found, Mapping) or not isinstance(found.get("data"), list):
+    if not isinstance(found, Mapping):
         return None
-    articles: list[Any] = found["data"]
-    return articles
+    articles: Any = found.get(DATA)
+    if isinstance(articles, list):
+        return articles
+    if {DATA, VERSION} & set(found) or not any(isinstance(each, str | Mapping) for each in found.values()):
+        raise UserError(
+            f"{path}: its object has no list {DATA!r}, which SQuAD's file has, but {', '.join(found) or 'no fields'}; "
+            "put the articles there, or write an array of rows with question, context and answers"
+        )
+    return None  # one row
 
 
 def _flattened(path: str, articles: list[Any]) -> Iterator[Row]:
@@ -207,6 +220,7 @@ def question_of(row: Row, columns: tuple[str, str, str], *, may_lack: bool) -> t
         raise FlawError(f"field {columns[0]!r} should be a question, not {type(question).__name__}")
     if not isinstance(context, str) or not context.strip():
         what = "is empty" if isinstance(context, str) else f"is {type(context).__name__}"
+        what = "is missing" if context is None else what
         raise FlawError(
             f"the context {what}; field {columns[1]!r} should be the text that answers the question"
         )

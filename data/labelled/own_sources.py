@@ -42,17 +42,20 @@ class OwnSource(Protocol):
         """The setting that names a split, with its value, for messages."""
 
 
-def own_source(config: LabelledConfig, *, per_word: bool = False) -> OwnSource:
+def own_source(
+    config: LabelledConfig, *, per_word: bool = False, formats: Sequence[str] = FORMATS
+) -> OwnSource:
     """The source that config.data names.
 
     Args:
       config: the run's config.data.
       per_word: whether files of columns hold a word a line.
+      formats: the formats of files, where none holds a word a line.
 
     Raises:
       UserError: no files, or a data set that cannot be read.
     """
-    return HubTable(config) if config.source == "hub" else Files(config, per_word=per_word)
+    return HubTable(config) if config.source == "hub" else Files(config, per_word=per_word, formats=formats)
 
 
 def check_names(config: LabelledConfig) -> None:
@@ -74,12 +77,13 @@ def check_names(config: LabelledConfig) -> None:
 class Files:
     """The files in config.data.train, validation and test."""
 
-    def __init__(self, config: LabelledConfig, *, per_word: bool):
+    def __init__(self, config: LabelledConfig, *, per_word: bool, formats: Sequence[str] = FORMATS):
         if not any((config.train, config.validation, config.test)):
-            kinds = "columns, jsonl or parquet files" if per_word else "csv, tsv, json or jsonl files"
+            *others, last = ("columns", ".jsonl", ".parquet") if per_word else formats
+            kinds = f"{', '.join(others)} or {last} files".replace(".", "")
             raise UserError(f"config.data.train is empty; set it to {kinds}")
         self._config = config
-        self._formats = (*COLUMN_FORMATS, *JSON, ".parquet") if per_word else FORMATS
+        self._formats = (*COLUMN_FORMATS, *JSON, ".parquet") if per_word else formats
         self._per_word = per_word
 
     @property

@@ -144,6 +144,15 @@ def test_a_mistake_in_a_file_is_one_line(tmp_path: Path):
             r"g\.json data\[0\]\.paragraphs\[0\] has no list 'qas'",
         ),
         (str(tmp_path / "a.csv"), r"^config\.data\.train: '.*a\.csv' is none of \.json, \.jsonl, \.parquet"),
+        (
+            write(tmp_path / "h.json", {"version": "v2.0", "articles": []}),
+            r"h\.json: its object has no list 'data', which SQuAD's file has, but version, articles; put",
+        ),
+        (write(tmp_path / "i.json", {"rows": []}), r"i\.json: its object has no list 'data'"),
+        (
+            squad(tmp_path / "j.json", NESTED, context=None),
+            r"j\.json data\[0\]\.paragraphs\[0\]\.qas\[0\]: the context is missing; field 'context'",
+        ),
         (str(tmp_path / "broken.json"), r"broken\.json line 1: broken JSON"),
     ):
         with pytest.raises(UserError, match=message) as error:
@@ -154,5 +163,9 @@ def test_a_mistake_in_a_file_is_one_line(tmp_path: Path):
         UserError, match=r"moved\.json data\[0\]\.paragraphs\[0\]\.qas\[0\]: the answer 'poem' is not"
     ):
         opened(train=squad(tmp_path / "moved.json", moved))
+    with pytest.raises(
+        UserError, match=r"^config\.data\.train is empty; set it to json, jsonl or parquet files$"
+    ):
+        opened()
     with pytest.raises(UserError, match=r"^config\.kind='questions' reads questions and their contexts from"):
         open_labelled(build(LabelledConfig, {"source": "hub"}), "mrpc", questions=True)
