@@ -92,13 +92,13 @@ def answered(
     logits: Logits | None = None
     whole: dict[str, str] = {}
     form = suffixes(path)[0] if is_table(path) else ""
-    if not form:
-        yield line(("answer", "margin", "text", "text_pair"))
     while part := list(itertools.islice(asked, BATCHES_READ * batch)):
         references = [Reference(each.context, None) for each in part]
         questions = Questions([each.question for each in part], references, [each.id for each in part], "")
         encoded = encoder(questions)
         if logits is None:
+            if not form:
+                yield line(("answer", "margin", "text", "text_pair"))
             rows = min(batch, 1 << (len(encoded) - 1).bit_length())
             logits = logits_of(model, inference=inference, batch=rows)
         found = logits(encoded)
@@ -132,5 +132,6 @@ def _lines(path: str, given: Sequence[str]) -> Iterator[Row]:
             raise UserError(f"{place} {number}: {flaw}; save the text as UTF-8") from None
         question, tab, context = text.rstrip("\r\n").partition("\t")
         if not tab:
-            raise UserError(f"{place} {number}: a line should be a question, a tab and its context")
+            others = "" if given else f"; files that have fields for them end in {', '.join(FORMATS)}"
+            raise UserError(f"{place} {number}: a line should be a question, a tab and its context{others}")
         yield Row(f"{place} {number}", {QUESTION: question, CONTEXT: context})
