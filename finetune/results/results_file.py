@@ -184,7 +184,8 @@ def _nan(value: Any) -> Any:
 
 def table(found: Mapping[str, Any]) -> Table:
     """Best, mean and standard deviation of each metric for each learning rate, and the best model's test scores."""
-    title = f"{found['title']}: {len(found['runs'])} runs, {formatting.duration(found['seconds'])}"
+    runs = "1 run" if len(found["runs"]) == 1 else f"{len(found['runs'])} runs"
+    title = f"{found['title']}: {runs}, {formatting.duration(found['seconds'])}"
     shown = Table(title=Text(title, style="table.title"))
     several = len(found["summary"]) > 1
     if several:
