@@ -352,9 +352,10 @@ def _check_counts(config: FinetuneConfig) -> None:
 
 def _check_rates(config: FinetuneConfig) -> None:
     """Refuse impossible learning rates, norms and shares."""
-    for rate in (*config.learning_rates, config.optimizer.learning_rate):
+    rates = dict.fromkeys(config.learning_rates, "learning_rates")
+    for rate, name in (*rates.items(), (config.optimizer.learning_rate, "optimizer.learning_rate")):
         if not rate > 0:
-            raise UserError(f"learning rate {rate} should be above 0; set config.optimizer.learning_rate")
+            raise UserError(f"learning rate {rate} should be above 0; set config.{name}")
     if config.optimizer.clip_norm < 0:
         raise UserError(
             f"config.optimizer.clip_norm={config.optimizer.clip_norm} should be 0 (does not clip) or more"

@@ -155,7 +155,10 @@ def _with_pooling(
             "unset it"
         )
     if pooling not in head.poolings:
-        raise UserError(f"config.model.pooling={pooling!r}; known are {', '.join(head.poolings)}")
+        raise UserError(
+            f"config.model.pooling={pooling!r} should be one of {', '.join(head.poolings)}, or empty for the "
+            "checkpoint's"
+        )
     return {**values, head.extra[POOLING][0]: pooling}
 
 

@@ -361,7 +361,11 @@ def test_the_profile_starts_where_it_is_set(task, tmp_path, monkeypatch, caplog)
         ({"max_length": 4}, r"config\.max_length=4 leaves no room"),
         ({"lengths": [8]}, r"config\.lengths=\[8\] does not hold the longest example"),
         ({"eval": {"metric": "f2"}}, r"config\.eval\.metric='f2' is not a metric"),
-        ({"optimizer": {"learning_rate": 0.0}}, "learning rate 0.0 should be above 0"),
+        (
+            {"optimizer": {"learning_rate": 0.0}},
+            r"0\.0 should be above 0; set config\.optimizer\.learning_rate",
+        ),
+        ({"learning_rates": [1e-3, -1.0]}, r"-1\.0 should be above 0; set config\.learning_rates"),
         ({"optimizer": {"clip_norm": -1.0}}, "config.optimizer.clip_norm=-1.0 should be 0"),
         ({"optimizer": {"layer_decay": 1.5}}, r"config\.optimizer\.layer_decay=1\.5"),
         ({"data": {"label": "lable"}}, "lable"),
