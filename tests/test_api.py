@@ -231,7 +231,7 @@ def test_a_function_of_metrics_that_fails_is_one_line_before_training(tmp_path, 
         ({"train": []}, "train is an empty list"),
         (
             {"train": [{"text": "a"}, {"label": "b"}]},
-            "train row 2 is the fields label; it should have the fields text",
+            "train row 2 has the fields label; it should have the fields text",
         ),
         ({"train": [{"text": "a"}, {"text": 1}]}, "train: the values of a field have several types"),
         ({"overrides": {"distributed": True}}, "a program runs in one process"),

@@ -122,9 +122,11 @@ def _dataset(name: str, rows: Rows) -> Any:
     fields = tuple(rows[0]) if isinstance(rows[0], Mapping) else ()
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping) or set(row) != set(fields):
-            what = f"the fields {', '.join(row)}" if isinstance(row, Mapping) else type(row).__name__
-            due = f"the fields {', '.join(fields)} of the first" if fields else "a dict"
-            raise UserError(f"{name} row {number} is {what}; it should have {due}")
+            what = (
+                f"has the fields {', '.join(row)}" if isinstance(row, Mapping) else f"is {type(row).__name__}"
+            )
+            due = f"have the fields {', '.join(fields)} of the first" if fields else "be a dict"
+            raise UserError(f"{name} row {number} {what}; it should {due}")
     try:
         return datasets.Dataset.from_list([dict(row) for row in rows])
     except (pyarrow.ArrowException, TypeError, ValueError) as error:
