@@ -149,6 +149,7 @@ MEANINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             ("data_parallel dp", ("mesh.data",)),
             ("push_to_hub hub_model_id push_to_hub_model_id push_to_hub_organization", ("push_to_hub",)),
             ("hub_private_repo", ("public",)),
+            ("hub_strategy hub_always_push hub_revision", ("push_every",)),
             ("n_trials trials hyperparameter_search", ("search.trials",)),
             ("onnx save_onnx export_onnx inference_with_ort", ("inference=onnx",)),
             (

@@ -102,7 +102,7 @@ def load_encoder_for_classification(
         published = read_published(source)
         values, config = published.values, published.config
     overrides = dict(overrides or {})
-    values = _with_pooling(config, values, kind, overrides.pop(POOLING, ""))
+    values = dict(_with_pooling(config, values, kind, overrides.pop(POOLING, "")))
     head_of = head_config(config, values, file, kind.head)
     classifier = build_classifier(
         *overridden(config, head_of, _meant(config, kind, overrides)),
