@@ -25,7 +25,7 @@ from finetune.onnx import INT8_NAME, check_installed, export_onnx
 from finetune.onnx_int8 import write_int8
 from finetune.population.state import population_mesh
 from finetune.texts.encoders import Encoder, encoder_for
-from finetune.texts.question_encoding import Answering
+from finetune.texts.question_encoding import STRIDE_SHARE, Answering
 from pretrain.config import MeshConfig
 from pretrain.models import EncoderConfig, huggingface
 from pretrain.models.huggingface import CONFIG, download_model, parse_config, read_config
@@ -162,12 +162,15 @@ def encoder_of(model: Trained, answering: Answering | None = None) -> Encoder:
                 f"--model={model.given}: its tokenizer has {tokenizer.vocab_size} tokens, its model embeddings for "
                 f"{model.config.vocab_size}; they do not belong together"
             )
+        answering = answering or model.facts.answering
+        if model.max_length < model.facts.max_length and answering.stride > model.max_length // STRIDE_SHARE:
+            answering = replace(answering, stride=0)  # windows of shorter rows cannot share as much
         return encoder_for(
             model.kind,
             tokenizer,
             max_length=model.max_length,
             token_types=model.config.type_vocab_size,
-            answering=answering or model.facts.answering,
+            answering=answering,
         )
 
 

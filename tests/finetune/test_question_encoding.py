@@ -3,12 +3,17 @@
 import collections
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from etils import epath
 
 from base.errors import UserError
 from data.labelled.questions import Questions, Reference
+from finetune.classifier.finetuned_model import Trained, encoder_of
+from finetune.classifier.inference import Facts
+from finetune.kinds import QUESTIONS
 from finetune.results.exact_match import exact_match, f1
 from finetune.texts import spans as columns
 from finetune.texts.question_encoding import Answering, QuestionEncoder
@@ -175,3 +180,14 @@ def test_exact_match_and_f1_are_squads(answer: str, right: list[str], exact: flo
 
 def test_scores_are_json_numbers():
     json.dumps([exact_match("a", ["b"]), f1("a", ["b"])])
+
+
+@pytest.mark.parametrize(("stride", "shared"), [(128, 13), (4, 4)])
+def test_shorter_rows_than_those_of_fine_tuning_share_what_they_can(stride: int, shared: int, tmp_path: Path):
+    """--max_length of finetune.predict ended in a line about a field that the command does not have."""
+    write_tokenizer(tmp_path, next(iter(CASES.values())))
+    config = SimpleNamespace(vocab_size=10**6, type_vocab_size=2)
+    facts = Facts(2, 384, stride=stride, longest_answer=30)
+    model = Trained("m", epath.Path(tmp_path), False, QUESTIONS, (), config, facts, 40)  # type: ignore[arg-type]
+    encoder = encoder_of(model)
+    assert isinstance(encoder, QuestionEncoder) and encoder.answering.stride == shared
