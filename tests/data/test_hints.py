@@ -13,8 +13,8 @@ from pretrain.config import PretrainConfig
 from tests.test_migrating import ROWS, quoted, stage_of, theirs
 
 STAGES = {
-    "pretrain": Names.of(PretrainConfig, ["workdir", "accept_changes"]),
-    "finetune": Names.of(FinetuneConfig, ["workdir", "push_to_hub", "public"]),
+    "pretrain": Names.of(PretrainConfig, ["workdir", "accept_changes", "push_every"]),
+    "finetune": Names.of(FinetuneConfig, ["workdir", "push_to_hub", "push_every", "public"]),
 }
 FILES = "data.source=files --config.data"
 COMMANDS = {
