@@ -6,6 +6,7 @@ if __name__ == "__main__":
     kept_memory.start_again()  # before jax is imported
 
 import contextlib
+import functools
 import os
 import shlex
 import signal
@@ -104,7 +105,7 @@ def main(argv: Sequence[str]) -> int:
                 if processes.is_first():
                     terminal.say(f"the run in {workdir} is complete")
                 if values.push_every:
-                    push_steps(lambda: assemble(config))  # what an earlier call has left out
+                    push_steps(functools.cache(lambda: assemble(config)))  # what an earlier call has left out
             else:
                 outcome = train(
                     config,

@@ -107,8 +107,6 @@ def find_model(model: str, *, inference: str = "jax", max_length: int = 0) -> Tr
             f"--max_length={max_length} is no length that the model takes; set it to {room} or less"
         )
     length = max_length or min(facts.max_length or _stated_length(folder) or room, room)
-    if length < facts.max_length:
-        facts = replace(facts, stride=0)  # shorter windows have a third in common, as by default
     return Trained(model, folder, downloaded, kind, names, config, facts, length)
 
 
