@@ -1,6 +1,7 @@
 """A fine-tuning run assembled from its config and checked, before anything is compiled."""
 
 import dataclasses
+import functools
 import hashlib
 import logging
 import math
@@ -47,6 +48,7 @@ from pretrain.models.attention import Use
 from pretrain.runtime.workdir import is_workdir
 from tokenizer import load as tokenizers
 from tokenizer.load import Loaded
+from tokenizer.readable import readable
 
 logger = logging.getLogger(__name__)
 
@@ -102,11 +104,7 @@ class Job:
 
     def look(self) -> list[str]:
         """The first training examples, and counts: see `finetune.texts.look`."""
-        spelling = self.tokenizer.tokenizer.id_to_token
-
-        def token_of(token: int) -> str:
-            return spelling(token) or "?"
-
+        token_of = functools.partial(readable, self.tokenizer.tokenizer)
         if self.kind.embeds:
             return look_at_pairs(self.train, token_of, self.config.max_length)
         if self.kind.extracts:
