@@ -60,7 +60,11 @@ def test_an_unknown_task_is_answered_with_the_known_ones(name, message):
         ),
         ({"source": "folder", "label_names": ("a", "b")}, "mrpc", "config.data.label_names has no effect: "),
         ({"source": "files", "train": "a.csv"}, "mrpc", "config.task='mrpc' is a GLUE task, but "),
-        ({"source": "files"}, "", "config.data.train is empty; set it to csv, tsv, json, jsonl or parquet files"),
+        (
+            {"source": "files"},
+            "",
+            "config.data.train is empty; set it to csv, tsv, json, jsonl or parquet files",
+        ),
         (
             {"source": "folder"},
             "mrpc",
