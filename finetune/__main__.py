@@ -84,14 +84,7 @@ def main(argv: Sequence[str]) -> int:
     train_command.use_compilation_cache(config.compilation_cache)
     workdir = place_of(values.workdir, "--workdir")
     if config.benchmark.tasks or config.search.trials:
-        if values.push_to_hub:
-            raise UserError(
-                "--push_to_hub uploads the model of one run; train it by config.task, without a search"
-            )
-        if values.accept_changes:
-            raise UserError(
-                "--accept_changes is for one run; go on with it by config.task, or set another --workdir"
-            )
+        _refuse_flags_of_one_run(values)
         return _run_several(config, workdir, argv)
     pushes: list[StepPushes] = []
     try:
@@ -136,6 +129,22 @@ def main(argv: Sequence[str]) -> int:
             train_command.stopped("finetune", signal_of(error), newest_step(workdir), argv)
         )
     return 0
+
+
+def _refuse_flags_of_one_run(values: flags.FlagValues) -> None:
+    """Refuse flags that a search and a benchmark do not have.
+
+    Raises:
+      UserError: there is one.
+    """
+    if values.push_to_hub:
+        raise UserError(
+            "--push_to_hub uploads the model of one run; train it by config.task, without a search"
+        )
+    if values.accept_changes:
+        raise UserError(
+            "--accept_changes is for one run; go on with it by config.task, or set another --workdir"
+        )
 
 
 def _pushes(values: flags.FlagValues, workdir: epath.Path, job: Callable[[], Job]) -> StepPushes:

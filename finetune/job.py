@@ -135,15 +135,7 @@ def assemble(config: FinetuneConfig, compute_metrics: ComputeMetrics | None = No
     if compute_metrics is not None:
         data = with_metrics(data, kind, compute_metrics)
     metric = choosing_metric(config.eval.metric, data.task, next(iter(data.evaluations.values())).origin)
-    if config.label_smoothing and kind.refuses_smoothing:
-        raise UserError(
-            f"config.label_smoothing={config.label_smoothing} spreads a share of one class over all, but an example of "
-            f"{data.task.title} has {kind.per_example}; unset it"
-        )
-    if kind.embeds and config.freeze == ENCODER:
-        raise UserError(
-            "config.freeze='encoder' trains the head alone, but config.kind='embedding' has none; set it to a number"
-        )
+    _check_kind(config, kind, data.task.title)
     tokenizer, start = _start(config, data.task.labels, kind)
     room = start.classifier.encoder.config.max_length
     if config.max_length > room:
@@ -189,6 +181,23 @@ def assemble(config: FinetuneConfig, compute_metrics: ComputeMetrics | None = No
         inputs=step_inputs(config, run_steps(config, plan)),
         metric=f"{evaluations[0].name}/{metric}" if len(evaluations) > 1 else metric,
     )
+
+
+def _check_kind(config: FinetuneConfig, kind: Kind, title: str) -> None:
+    """Refuse settings that this kind of labels cannot have.
+
+    Raises:
+      UserError: there is one.
+    """
+    if config.label_smoothing and kind.refuses_smoothing:
+        raise UserError(
+            f"config.label_smoothing={config.label_smoothing} spreads a share of one class over all, but an example of "
+            f"{title} has {kind.per_example}; unset it"
+        )
+    if kind.embeds and config.freeze == ENCODER:
+        raise UserError(
+            "config.freeze='encoder' trains the head alone, but config.kind='embedding' has none; set it to a number"
+        )
 
 
 def _labelled_data(config: FinetuneConfig) -> tuple[LabelledData, AnyExamples]:
