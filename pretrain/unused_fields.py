@@ -162,7 +162,8 @@ def _of_optimizer(config: OptimizerConfig) -> Iterator[Unused]:
         (
             muon.NAMES,
             tuple(
-                f"optimizer.{name}" for name in ("muon_momentum", "matrix_weight_decay", "orthogonal_dtype")
+                f"optimizer.{name}"
+                for name in ("muon_momentum", "matrix_weight_decay", "orthogonal_dtype", "orthogonal_steps")
             ),
         ),
         (("normuon",), ("optimizer.normuon_beta2",)),

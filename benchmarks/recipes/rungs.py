@@ -220,6 +220,13 @@ OURS = [
         {"optimizer.orthogonal_dtype": "float32"},
         on="near-8-lr2e-3",
     ),
+    Rung(
+        "near-schulz",
+        "Muon's five steps of Newton and Schulz in place of three",
+        {"optimizer.orthogonal_steps": "newton_schulz"},
+        on="near-8-lr2e-3",
+        source="Jordan et al. 2024",
+    ),
     Rung("near-init05", "larger initial weights", {"model.initializer_range": 0.05}, on="near-8-lr2e-3"),
     Rung("modern-lr2e-3", "its learning rate, tuned", {"optimizer.learning_rate": 2e-3}, on="modern"),
     Rung("modern-lr4e-3", "its learning rate, tuned", {"optimizer.learning_rate": 4e-3}, on="modern"),

@@ -56,6 +56,7 @@ def optimizer_of(config: FinetuneConfig, classifier: Classifier) -> optax.Gradie
             eps=chosen.eps,
             clip_norm=chosen.clip_norm,
             orthogonal_dtype="float32",
+            orthogonal_steps="newton_schulz",
         )
         return make_optimizer(settings, schedule, decayed, axes)
 

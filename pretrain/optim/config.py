@@ -36,6 +36,12 @@ class OptimizerConfig:
         ("auto", "float32", "bfloat16"),
         older="float32",
     )
+    orthogonal_steps: str = field(
+        "minimax",
+        "muon, normuon: polynomials that make updates orthogonal: minimax has 3 steps, newton_schulz 5",
+        ("minimax", "newton_schulz"),
+        older="newton_schulz",
+    )
     moment_dtype: str = field(
         "float32",
         "type of stored first moments (Adam's, Muon's momentum); second moments are float32",

@@ -21,9 +21,15 @@ NAMES = ("muon", "normuon")
 """Values of `config.optimizer.name` for which the matrices of the layers have orthogonal updates."""
 NORMUON_EPS = 1e-8
 """Added to the root of NorMuon's second moment."""
-NEWTON_SCHULZ_STEPS = 5
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Coefficients of X, (X X^T) X and (X X^T)^2 X in a step (Jordan et al. 2024); optax has the same."""
+NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5
+"""Coefficients of X, (X X^T) X and (X X^T)^2 X in each step (Jordan et al. 2024); optax has the same."""
+MINIMAX = ((7.8977, -22.8490, 16.8329), (3.3562, -2.4239, 0.4724), (2.3716, -1.6827, 0.3964))
+"""Three steps, each the polynomial that is nearest to 1 on the range that the step before leaves (the method of Amsel
+et al. 2025). The first range is 0.015 to 1; later ones end 2% above their largest value, as room for rounding."""
+ROOM = 1.02
+"""Before the steps of MINIMAX, singular values are at most 1 / ROOM: above 1 its steps diverge."""
+LEAST_NORM = 1e-3
+"""Smaller norms count as this: the update of a matrix whose gradient is next to nothing stays small."""
 UPDATE_RMS = 0.2  # Liu et al. 2025, section 2.2: root mean square of an update, as AdamW's typically is
 
 Axes = tuple[str | None, ...]
@@ -49,18 +55,22 @@ def muon_or(
       params_axes: the tree of params with the logical axes of each.
     """
     numbers = jax.tree.map(lambda axes: _sides(axes) or optax.MaskedNode(), params_axes, is_leaf=_is_axes)
-    in_bfloat16 = (
-        config.orthogonal_dtype == "bfloat16"
-    )  # "auto" is settled by the run (`OptimizerConfig.settled`)
+    dtype = config.orthogonal_dtype  # "auto" is settled by the run (`OptimizerConfig.settled`)
+    by_optax = config.orthogonal_steps == "newton_schulz" and dtype != "bfloat16"
     orthogonal = contrib.scale_by_muon(
         beta=config.muon_momentum,
         weight_dimension_numbers=numbers,
         mu_dtype=first_moment_dtype(config),
-        ns_steps=0 if in_bfloat16 else NEWTON_SCHULZ_STEPS,
+        ns_steps=len(NEWTON_SCHULZ) if by_optax else 0,
     )
-    if in_bfloat16:
+    if not by_optax:
         iterate = optax.stateless(
-            lambda updates, params: jax.tree.map(_orthogonal, numbers, updates, is_leaf=_is_numbers)
+            lambda updates, params: jax.tree.map(
+                lambda sides, update: _orthogonal(sides, update, dtype, config.orthogonal_steps),
+                numbers,
+                updates,
+                is_leaf=_is_numbers,
+            )
         )
         # Its state is empty, and is left out: the tree of the state does not depend on the type.
         orthogonal = _then(orthogonal, iterate)
@@ -86,14 +96,15 @@ def _then(
     return optax.GradientTransformation(first.init, update)
 
 
-def _orthogonal(sides: contrib.MuonDimensionNumbers, update: jax.Array) -> jax.Array:
-    """Make each matrix of an update nearly orthogonal by Newton-Schulz steps, with products of bfloat16.
-
-    Sums of products are float32: on a CPU, XLA multiplies bfloat16 fast only if the result is float32.
+def _orthogonal(sides: contrib.MuonDimensionNumbers, update: jax.Array, dtype: str, steps: str) -> jax.Array:
+    """Make each matrix of an update nearly orthogonal by odd polynomials of degree 5.
 
     Args:
       sides: the two sides of each matrix.
       update: matrices of norm 1 or less (optax divides by Frobenius' norm).
+      dtype: the type of the factors of products; sums are float32. On a CPU, XLA multiplies bfloat16 fast only if the
+        result is float32.
+      steps: `config.optimizer.orthogonal_steps`.
     """
     inner, outer = (tuple(side) for side in sides)
     apart = tuple(axis for axis in range(update.ndim) if axis not in (*inner, *outer))
@@ -102,18 +113,47 @@ def _orthogonal(sides: contrib.MuonDimensionNumbers, update: jax.Array) -> jax.A
     turned = update.transpose(order)
     rows = math.prod(update.shape[axis] for axis in small)
     matrices = turned.reshape(-1, rows, math.prod(update.shape[axis] for axis in large))
-
-    def product(left: jax.Array, right: jax.Array, subscripts: str) -> jax.Array:
-        return jnp.einsum(subscripts, left, right, preferred_element_type=jnp.float32)
-
-    x, (first, third, fifth) = matrices.astype(jnp.bfloat16), NEWTON_SCHULZ
-    for _ in range(NEWTON_SCHULZ_STEPS):
-        square = product(x, x, "Mij,Mkj->Mik")
-        short = square.astype(jnp.bfloat16)
-        polynomial = third * square + fifth * product(short, short, "Mij,Mjk->Mik")
-        x = (first * x + product(polynomial.astype(jnp.bfloat16), x, "Mij,Mjk->Mik")).astype(jnp.bfloat16)
+    short = jnp.bfloat16 if dtype == "bfloat16" else jnp.float32
+    x = (_by_minimax if steps == "minimax" else _by_newton_schulz)(matrices.astype(short))
     back = tuple(order.index(axis) for axis in range(update.ndim))
     return x.astype(update.dtype).reshape(turned.shape).transpose(back)
+
+
+def _by_newton_schulz(x: jax.Array) -> jax.Array:
+    """The steps of NEWTON_SCHULZ on matrices [M, rows, columns] of norm 1 or less."""
+    for coefficients in NEWTON_SCHULZ:
+        x = _polynomial(x, _product(x, x, "Mij,Mkj->Mik"), coefficients)
+    return x
+
+
+def _by_minimax(x: jax.Array) -> jax.Array:
+    """The steps of MINIMAX on matrices [M, rows, columns], first divided by Schatten's norm of order 4.
+
+    That norm is the root of Frobenius' norm of X X^T, which the first step computes in any case. It bounds the singular
+    values more tightly than Frobenius' norm of X does: for n equal ones by n^(1/4) instead of n^(1/2) times their size.
+    So fewer steps are enough.
+    """
+    square = _product(x, x, "Mij,Mkj->Mik")
+    norm = jnp.sqrt(jnp.sqrt(jnp.sum(jnp.square(square), axis=(1, 2), keepdims=True)))
+    share = 1 / (ROOM * jnp.maximum(norm, LEAST_NORM))
+    x = _polynomial(x, square * share**2, MINIMAX[0], share)
+    for coefficients in MINIMAX[1:]:
+        x = _polynomial(x, _product(x, x, "Mij,Mkj->Mik"), coefficients)
+    return x
+
+
+def _polynomial(
+    x: jax.Array, square: jax.Array, coefficients: tuple[float, float, float], share: jax.Array | float = 1.0
+) -> jax.Array:
+    """(first + third X X^T + fifth (X X^T)^2) X, times `share`, where `square` is X X^T in float32."""
+    first, third, fifth = coefficients
+    short = square.astype(x.dtype)
+    sums = third * square + fifth * _product(short, short, "Mij,Mjk->Mik")
+    return (share * (first * x + _product(sums.astype(x.dtype), x, "Mij,Mjk->Mik"))).astype(x.dtype)
+
+
+def _product(left: jax.Array, right: jax.Array, subscripts: str) -> jax.Array:
+    return jnp.einsum(subscripts, left, right, preferred_element_type=jnp.float32)
 
 
 def first_moment_dtype(config: OptimizerConfig) -> Any:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pretrain.optim.config import OPTIMIZERS, OptimizerConfig
+from pretrain.optim.muon import MINIMAX
 from pretrain.optim.optimizers import make_optimizer, opt_state_axes
 
 MASK = {"layers": {"kernel": True, "bias": False}, "table": True}
@@ -290,24 +291,58 @@ def test_factored_moments_have_the_axes_that_are_left():
     assert factored.v_row["bias"] == (None,)
 
 
-def orthogonalized(matrix):
-    """Five steps of the Newton-Schulz iteration of Jordan et al. 2024, in float64."""
-    x = matrix.astype(np.float64)
-    wide = x if x.shape[0] <= x.shape[1] else x.T
-    wide = wide / np.linalg.norm(wide)
-    for _ in range(5):
-        square = wide @ wide.T
-        wide = 3.4445 * wide + (-4.7750 * square + 2.0315 * square @ square) @ wide
-    return wide if x.shape[0] <= x.shape[1] else wide.T
+def orthogonalized(matrix, steps="minimax"):
+    """A matrix with its singular values as the polynomials leave them, in float64, by its decomposition."""
+    left, values, right = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
+    values /= np.linalg.norm(values) if steps == "newton_schulz" else 1.02 * np.sum(values**4) ** 0.25
+    jordan = [(3.4445, -4.7750, 2.0315)] * 5  # Jordan et al. 2024
+    for first, third, fifth in jordan if steps == "newton_schulz" else MINIMAX:
+        values = first * values + third * values**3 + fifth * values**5
+    return left * values @ right
 
 
-def test_muon_makes_each_layers_update_orthogonal_at_adamws_scale():
-    optimizer = make_optimizer(OptimizerConfig(name="muon", weight_decay=0.0), constant(0.01), MASK, AXES)
+@pytest.mark.parametrize("steps", ["minimax", "newton_schulz"])
+def test_muon_makes_each_layers_update_orthogonal_at_adamws_scale(steps):
+    config = OptimizerConfig(name="muon", weight_decay=0.0, orthogonal_steps=steps)
+    optimizer = make_optimizer(config, constant(0.01), MASK, AXES)
     params, grads = draw(0), draw(1)
     updates, _ = first_update(optimizer, grads, params)
     for layer in range(2):
-        expected = -0.01 * 0.2 * np.sqrt(6) * orthogonalized(grads["layers"]["kernel"][layer])
+        expected = -0.01 * 0.2 * np.sqrt(6) * orthogonalized(grads["layers"]["kernel"][layer], steps)
         np.testing.assert_allclose(updates["layers"]["kernel"][layer], expected, rtol=1e-3, atol=1e-6)
+
+
+def first_muon_update(matrix, dtype):
+    """The first update of one matrix [rows, columns] at a learning rate of -1, over its scale."""
+    config = OptimizerConfig(name="muon", weight_decay=0.0, orthogonal_dtype=dtype)
+    optimizer = make_optimizer(config, constant(-1.0), {"w": True}, {"w": ("layers", "embed", "mlp")})
+    grads = {"w": np.asarray(matrix[None], np.float32)}
+    updates, _ = first_update(optimizer, grads, grads)
+    return np.asarray(updates["w"][0], np.float64) / (0.2 * np.sqrt(max(matrix.shape)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_updates_of_muon_have_singular_values_near_1(dtype):
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.normal(size=(size, 24)))[0] for size in (24, 40))
+    spectra = {
+        "equal": np.ones(24),
+        "falling": np.geomspace(1, 0.02, 24),
+        "two large": np.r_[1, 1, np.full(22, 0.02)],
+        "one": np.r_[1, np.full(23, 0.016)],
+    }
+    for name, values in spectra.items():
+        for size in (1e-3, 1.0, 1e4):
+            update = first_muon_update(size * left * values @ right.T, dtype)
+            found = np.linalg.svd(update, compute_uv=False)
+            assert found.min() > 0.8 and found.max() < 1.22, (name, size, found)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_matrix_without_a_gradient_has_no_update_by_muon(dtype):
+    np.testing.assert_array_equal(first_muon_update(np.zeros((4, 6)), dtype), 0.0)
+    tiny = first_muon_update(np.full((4, 6), 1e-18), dtype)
+    assert np.abs(tiny).max() < 1e-3  # optax's epsilon divides it, and nothing makes it large again
 
 
 def test_muon_takes_heads_as_one_side_of_a_matrix():

@@ -274,6 +274,7 @@ ACTS: dict[str, tuple[typing.Any, typing.Any]] = {
     "optimizer.batch_exponent": (1.0, rates),
     "optimizer.moment_dtype": ("bfloat16", updates),
     "optimizer.orthogonal_dtype": ("bfloat16", updates),
+    "optimizer.orthogonal_steps": ("newton_schulz", updates),
     "optimizer.clip_norm": (0.1, updates),
     "schedule.name": ("cosine", rates),
     "schedule.warmup_steps": (4, rates),
@@ -311,7 +312,10 @@ BESIDE = {
             ],
         }
     },
-    **{f"optimizer.{name}": {"optimizer": {"name": "normuon"}} for name in (*MUONS, "orthogonal_dtype")},
+    **{
+        f"optimizer.{name}": {"optimizer": {"name": "normuon"}}
+        for name in (*MUONS, "orthogonal_dtype", "orthogonal_steps")
+    },
     "optimizer.batch_exponent": {"optimizer": {"reference_batch": 64}},
     "schedule.decay_fraction": {"schedule": {"name": "wsd"}},
     "mesh.data": {"mesh": {"data": 8, "fsdp": -1}},
