@@ -57,7 +57,7 @@ def read_questions(
     Raises:
       UserError: the file or one of its lines is wrong. The error may come at a later question.
     """
-    ids: dict[int | str, str] = {}
+    ids: dict[str, tuple[int | str, str]] = {}
     rows = _lines(path, given) if given or not is_table(path) else rows_of_questions(path, f"--file={path}")
     if columns != (QUESTION, CONTEXT) and (given or not is_table(path)):
         raise UserError(

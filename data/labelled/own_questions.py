@@ -98,7 +98,7 @@ def _read(config: LabelledConfig, source: OwnSource, split: str) -> Questions:
         there is no question.
     """
     columns, questions, references = columns_of(config), list[str](), list[Reference]()
-    ids: dict[int | str, str] = {}
+    ids: dict[str, tuple[int | str, str]] = {}
     for row in _rows(source, split):
         try:
             question, reference = question_of(row, columns, may_lack=split == "test")
@@ -109,21 +109,26 @@ def _read(config: LabelledConfig, source: OwnSource, split: str) -> Questions:
         add_id(ids, row)
     if not questions:
         raise UserError(f"{source.setting(split)}: {split} has no question; name another")
-    return Questions(questions, references, list(ids), source.origin(split))
+    return Questions(questions, references, [given for given, _ in ids.values()], source.origin(split))
 
 
-def add_id(ids: dict[int | str, str], row: Row) -> int | str:
-    """Add the id of a row, or its number, to the ids with their places; returns it.
+def add_id(ids: dict[str, tuple[int | str, str]], row: Row) -> int | str:
+    """Add the id of a row, or its number, to the ids; returns it.
+
+    Args:
+      ids: each id with its place, by its text: files of predictions have no other form of it.
+      row: the row.
 
     Raises:
       UserError: it is there already.
     """
     found = row.fields.get(ID)
     found = len(ids) if found is None or isinstance(found, bool | float | list | dict) else found
-    if found in ids:
-        raise UserError(f"{row.place}: id {found!r} is there twice, first at {ids[found]}; give it another")
-    ids[found] = row.place
     name: int | str = found
+    if str(name) in ids:
+        first = ids[str(name)][1]
+        raise UserError(f"{row.place}: id {name!r} is there twice, first at {first}; give it another")
+    ids[str(name)] = name, row.place
     return name
 
 

@@ -89,7 +89,8 @@ def find_model(model: str, *, inference: str = "jax", max_length: int = 0) -> Tr
         start = shlex.quote(f"--config.init_from={model}")
         raise UserError(
             f"--model={model} is a run of pretraining, which labels nothing; fine-tune it: "
-            f"python -m finetune --config=configs/classify.py {start} --workdir=DIR"
+            f"python -m finetune --config=configs/classify.py {start} --workdir=DIR (configs/tokens.py, "
+            "configs/embedding.py and configs/questions.py are for other tasks)"
         )
     elif is_workdir(path):
         raise UserError(f"--model={model} is a run that has not finished; run its command again")

@@ -134,6 +134,10 @@ def test_a_mistake_in_a_file_is_one_line(tmp_path: Path):
             write(tmp_path / "d.jsonl", FLAT, FLAT),
             r"d\.jsonl line 2: id 'a' is there twice, first at .* line 1",
         ),
+        (
+            write(tmp_path / "text.jsonl", {**FLAT, "id": "1"}, {**FLAT, "id": 1}),
+            r"text\.jsonl line 2: id 1 is there twice, first at .* line 1",
+        ),
         (write(tmp_path / "e.jsonl"), r"e\.jsonl: the file is empty"),
         (
             squad(tmp_path / "f.json"),
