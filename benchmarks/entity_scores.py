@@ -6,9 +6,10 @@ MODEL is a folder in transformers' format, such as an export. The files have a w
 (--text=0) and its tag (--label=2). transformers' Trainer needs accelerate: pip install accelerate.
 
 The contestants: `ours` is python -m finetune with all seeds as one program, `bfloat16` is the same in that type,
-`trainer` is transformers' Trainer in float32, with one run a seed, and `random` is ours from weights that transformers
-drew. All label the first piece of a word, cut at --max_length pieces, have the same hyperparameters and are scored by
-the same function, after their last step, on the test file. Words that are cut off count as outside of entities.
+`trainer` is transformers' Trainer in float32, with one run a seed, `trainer-bfloat16` is the same with autocast, and
+`random` is ours from weights that transformers drew. All label the first piece of a word, cut at --max_length pieces,
+have the same hyperparameters and are scored by the same function, after their last step, on the test file. Words that
+are cut off count as outside of entities.
 Results are kept in DIR, and not computed again.
 """
 
@@ -95,17 +96,17 @@ def random(who: str) -> dict[str, Any]:
     return ours(str(folder), who)
 
 
-def trainer(who: str) -> dict[str, Any]:
+def trainer(who: str, bf16: bool = False) -> dict[str, Any]:
     """Train by transformers' Trainer, seed by seed; the seconds are those of its training loops."""
     data = open_labelled(build(LabelledConfig, data_fields()), "", ("train", "evaluations"), per_word=True)
     (test,) = data.evaluations.values()
     assert isinstance(data.train, Sentences) and isinstance(test, Sentences)
-    runs = [trained(list(data.task.labels), seed, data.train, test) for seed in range(SEEDS.value)]
+    runs = [trained(list(data.task.labels), seed, data.train, test, bf16) for seed in range(SEEDS.value)]
     return {"f1": [f1 for f1, _ in runs], "seconds": round(sum(seconds for _, seconds in runs), 1)}
 
 
-def trained(tags: list[str], seed: int, train: Sentences, test: Sentences) -> tuple[float, float]:
-    """F1 on the test sentences after one run, and the seconds of its training."""
+def trained(tags: list[str], seed: int, train: Sentences, test: Sentences, bf16: bool) -> tuple[float, float]:
+    """F1 on the test sentences after one run (in bf16: with autocast), and the seconds of its training."""
     from transformers import (
         AutoModelForTokenClassification,
         AutoTokenizer,
@@ -145,6 +146,7 @@ def trained(tags: list[str], seed: int, train: Sentences, test: Sentences) -> tu
             adam_epsilon=1e-8,
             max_grad_norm=1.0,
             seed=seed,
+            bf16=bf16,
         )
         collator = DataCollatorForTokenClassification(tokenizer)
         hugging_face = Trainer(
@@ -170,6 +172,7 @@ CONTESTANTS = {
     "ours": lambda who: ours(MODEL.value, who),
     "bfloat16": lambda who: ours(MODEL.value, who, "bfloat16"),
     "trainer": trainer,
+    "trainer-bfloat16": lambda who: trainer(who, bf16=True),
     "random": random,
 }
 
