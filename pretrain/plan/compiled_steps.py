@@ -28,6 +28,7 @@ from base.tpu_types import GIB, TpuSlice
 from pretrain import origin
 from pretrain.checks import TO_COME, check_compiler, check_fields, check_steps, checked_model
 from pretrain.config import MeshConfig, PretrainConfig
+from pretrain.devices.compiler import compile_step
 from pretrain.devices.flops import StepWork
 from pretrain.devices.global_batch import abstract_batch
 from pretrain.devices.mesh import BATCH_AXES, make_mesh, mesh_sizes
@@ -271,7 +272,7 @@ def plan_step(checked: Checked, phase: Phase, mesh: Mesh) -> StepPlan:
     )
     try:
         with quiet_stderr():
-            compiled = lowered.compile()
+            compiled = compile_step(lowered, PLATFORM)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 
 from pretrain.devices import hardware
+from pretrain.devices.compiler import compile_step
 from pretrain.objective.train_step import lower
 from pretrain.reports import start_summary
 
@@ -33,7 +34,7 @@ def compiled(
     """
     logger.info("compiling %s ...", what)
     start = time.perf_counter()
-    program = lower(step, state, batch, metrics).compile()
+    program = compile_step(lower(step, state, batch, metrics), jax.default_backend())
     logger.info("compiled %s in %.1f s", what.partition(" for ")[0], time.perf_counter() - start)
     return program
 
