@@ -6,7 +6,8 @@ import pytest
 
 from pretrain.optim.config import OptimizerConfig
 from pretrain.optim.optimizers import make_optimizer, opt_state_axes
-from tests.pretrain.test_optimizers import AXES, MASK, constant, draw, first_update, orthogonalized
+from tests.pretrain.test_muon import orthogonalized
+from tests.pretrain.test_optimizers import AXES, MASK, constant, draw, first_update
 
 SHAPES = {
     "up": ((2, 8, 12), ("layers", "embed", "mlp")),

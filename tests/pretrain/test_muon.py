@@ -1,0 +1,135 @@
+"""Muon: updates nearly orthogonal, which arrays have them, and the axes of its state."""
+
+import jax
+import numpy as np
+import pytest
+
+from pretrain.optim.config import OptimizerConfig
+from pretrain.optim.muon import MINIMAX
+from pretrain.optim.optimizers import make_optimizer, opt_state_axes
+from tests.pretrain.test_optimizers import AXES, MASK, constant, draw, first_update
+
+
+def orthogonalized(matrix, steps="minimax"):
+    """A matrix with its singular values as the polynomials leave them, in float64, by its decomposition."""
+    left, values, right = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
+    values /= np.linalg.norm(values) if steps == "newton_schulz" else 1.02 * np.sum(values**4) ** 0.25
+    jordan = [(3.4445, -4.7750, 2.0315)] * 5  # Jordan et al. 2024
+    for first, third, fifth in jordan if steps == "newton_schulz" else MINIMAX:
+        values = first * values + third * values**3 + fifth * values**5
+    return left * values @ right
+
+
+@pytest.mark.parametrize("steps", ["minimax", "newton_schulz"])
+def test_muon_makes_each_layers_update_orthogonal_at_adamws_scale(steps):
+    config = OptimizerConfig(name="muon", weight_decay=0.0, orthogonal_steps=steps)
+    optimizer = make_optimizer(config, constant(0.01), MASK, AXES)
+    params, grads = draw(0), draw(1)
+    updates, _ = first_update(optimizer, grads, params)
+    for layer in range(2):
+        expected = -0.01 * 0.2 * np.sqrt(6) * orthogonalized(grads["layers"]["kernel"][layer], steps)
+        np.testing.assert_allclose(updates["layers"]["kernel"][layer], expected, rtol=1e-3, atol=1e-6)
+
+
+def first_muon_update(matrix, dtype):
+    """The first update of one matrix [rows, columns] at a learning rate of -1, over its scale."""
+    config = OptimizerConfig(name="muon", weight_decay=0.0, orthogonal_dtype=dtype)
+    optimizer = make_optimizer(config, constant(-1.0), {"w": True}, {"w": ("layers", "embed", "mlp")})
+    grads = {"w": np.asarray(matrix[None], np.float32)}
+    updates, _ = first_update(optimizer, grads, grads)
+    return np.asarray(updates["w"][0], np.float64) / (0.2 * np.sqrt(max(matrix.shape)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_updates_of_muon_have_singular_values_near_1(dtype):
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.normal(size=(size, 24)))[0] for size in (24, 40))
+    spectra = {
+        "equal": np.ones(24),
+        "falling": np.geomspace(1, 0.02, 24),
+        "two large": np.r_[1, 1, np.full(22, 0.02)],
+        "one": np.r_[1, np.full(23, 0.016)],
+    }
+    for name, values in spectra.items():
+        for size in (1e-3, 1.0, 1e4):
+            update = first_muon_update(size * left * values @ right.T, dtype)
+            found = np.linalg.svd(update, compute_uv=False)
+            assert found.min() > 0.8 and found.max() < 1.22, (name, size, found)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_matrix_without_a_gradient_has_no_update_by_muon(dtype):
+    np.testing.assert_array_equal(first_muon_update(np.zeros((4, 6)), dtype), 0.0)
+    tiny = first_muon_update(np.full((4, 6), 1e-18), dtype)
+    assert np.abs(tiny).max() < 1e-3  # optax's epsilon divides it, and nothing makes it large again
+
+
+def test_muon_takes_heads_as_one_side_of_a_matrix():
+    axes = {"query": ("layers", "embed", "heads", None), "output": ("layers", "heads", None, "embed")}
+    rng = np.random.default_rng(0)
+    grads = {
+        "query": rng.normal(size=(2, 8, 2, 3)).astype(np.float32),
+        "output": rng.normal(size=(2, 2, 3, 8)).astype(np.float32),
+    }
+    mask = {"query": True, "output": True}
+    optimizer = make_optimizer(OptimizerConfig(name="muon", weight_decay=0.0), constant(1.0), mask, axes)
+    updates, _ = first_update(optimizer, grads, grads)
+    scale = -0.2 * np.sqrt(8)
+    for layer in range(2):
+        for name, shape in (("query", (8, 6)), ("output", (6, 8))):
+            expected = scale * orthogonalized(grads[name][layer].reshape(shape))
+            found = np.asarray(updates[name][layer]).reshape(shape)
+            np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_muon_takes_each_matrix_of_a_fused_map_as_one_of_its_own():
+    rng = np.random.default_rng(0)
+    fused = rng.normal(size=(2, 8, 3, 2, 3)).astype(
+        np.float32
+    )  # layers, width, query key value, heads, head width
+    apart = {name: fused[:, :, index] for index, name in enumerate(("query", "key", "value"))}
+    own_axes = ("layers", "embed", "heads", None)
+    found = []
+    for grads, axes in (
+        ({"fused": fused}, {"fused": ("layers", "embed", "matrices", "heads", None)}),
+        (apart, dict.fromkeys(apart, own_axes)),
+    ):
+        optimizer = make_optimizer(
+            OptimizerConfig(name="muon", weight_decay=0.0), constant(1.0), dict.fromkeys(grads, True), axes
+        )
+        state, update = jax.jit(optimizer.init)(grads), jax.jit(optimizer.update)
+        for scale in (1.0, -0.3):  # the moments of both steps count
+            updates, state = update({k: np.float32(scale) * g for k, g in grads.items()}, state, grads)
+        found.append(updates)
+    together = np.asarray(found[0]["fused"])
+    np.testing.assert_allclose(
+        together, np.stack([found[1][name] for name in apart], axis=2), rtol=0, atol=1e-5
+    )
+    one = make_optimizer(
+        OptimizerConfig(name="muon", weight_decay=0.0),
+        constant(1.0), {"w": True}, {"w": ("layers", "embed", None, "heads", None)},
+    )  # fmt: skip
+    as_one, _ = first_update(one, {"w": fused}, {"w": fused})
+    assert np.abs(together - as_one["w"]).max() > 0.1, "three matrices are not one"
+
+
+def test_muon_leaves_embeddings_biases_and_norms_to_adamw():
+    params, grads = draw(0), draw(1)
+    found = {}
+    for name in ("muon", "adamw"):
+        optimizer = make_optimizer(OptimizerConfig(name=name, weight_decay=0.1), constant(0.01), MASK, AXES)
+        found[name], _ = first_update(optimizer, grads, params)
+    np.testing.assert_array_equal(found["muon"]["table"], found["adamw"]["table"])
+    np.testing.assert_array_equal(found["muon"]["layers"]["bias"], found["adamw"]["layers"]["bias"])
+    assert np.abs(found["muon"]["layers"]["kernel"] - found["adamw"]["layers"]["kernel"]).max() > 1e-3
+
+
+def test_muons_moments_have_their_parameters_axes():
+    optimizer = make_optimizer(OptimizerConfig(name="muon", clip_norm=1.0), constant(0.1), MASK, AXES)
+    params = draw(0)
+    axes, state = opt_state_axes(optimizer, params, AXES), jax.eval_shape(optimizer.init, params)
+    ranks = jax.tree.map(lambda leaf, names: len(names) == leaf.ndim, state, axes)
+    assert all(jax.tree.leaves(ranks))
+    inner = axes[0].inner_states
+    assert inner["muon"].inner_state[0].mu["layers"]["kernel"] == AXES["layers"]["kernel"]
+    assert inner["other"].inner_state.nu["table"] == AXES["table"]
