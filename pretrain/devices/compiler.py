@@ -14,7 +14,7 @@ OPTIONS = {
         "xla_tpu_move_dot_parameters_to_rhs": "true",
     }
 }
-"""Together they take cycles off a step by the compiler's estimate. None is measured on a TPU (benchmarks/RESULTS.md)."""
+"""They take cycles off a step by the compiler's estimate. None is measured on a TPU (benchmarks/RESULTS.md)."""
 _UNKNOWN = re.compile(r"No such compile option: '(\w+)'")
 
 
