@@ -227,6 +227,13 @@ OURS = [
         on="near-8-lr2e-3",
         source="Jordan et al. 2024",
     ),
+    Rung(
+        "near-narrow2",
+        "two layers compute the masked tokens alone",
+        {"model.narrow_layers": 2},
+        on="near-8-lr2e-3",
+        source="arXiv 2301.04761",
+    ),
     Rung("near-init05", "larger initial weights", {"model.initializer_range": 0.05}, on="near-8-lr2e-3"),
     Rung("modern-lr2e-3", "its learning rate, tuned", {"optimizer.learning_rate": 2e-3}, on="modern"),
     Rung("modern-lr4e-3", "its learning rate, tuned", {"optimizer.learning_rate": 4e-3}, on="modern"),
