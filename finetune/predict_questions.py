@@ -12,6 +12,7 @@ from data.labelled.own_questions import (
     FORMATS,
     QUESTION,
     SETTINGS,
+    Ids,
     add_id,
     question_of,
     rows_of_questions,
@@ -57,7 +58,7 @@ def read_questions(
     Raises:
       UserError: the file or one of its lines is wrong. The error may come at a later question.
     """
-    ids: dict[str, tuple[int | str, str]] = {}
+    ids: Ids = {}
     rows = _lines(path, given) if given or not is_table(path) else rows_of_questions(path, f"--file={path}")
     if columns != (QUESTION, CONTEXT) and (given or not is_table(path)):
         raise UserError(

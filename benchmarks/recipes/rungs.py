@@ -75,6 +75,7 @@ SMALL: Mapping[str, Any] = {
     "model.position_init": SINE,
     "masking.rate": 0.4,
     "optimizer.name": "muon",
+    "optimizer.orthogonal_steps": "minimax",
 }
 """The choices of configs/roberta_small.py, but for the start of positions."""
 MODERN: Mapping[str, Any] = {
@@ -222,7 +223,7 @@ OURS = [
     ),
     Rung(
         "near-schulz",
-        "Muon's five steps of Newton and Schulz in place of three",
+        "Muon's five steps of Newton and Schulz in place of four",
         {"optimizer.orthogonal_steps": "newton_schulz"},
         on="near-8-lr2e-3",
         source="Jordan et al. 2024",

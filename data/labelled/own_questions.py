@@ -22,6 +22,9 @@ from data.sources.compressed_lines import read_lines
 from data.sources.documents import FlawError, decode, value_of
 from data.sources.paths import suffixes
 
+Ids = dict[str, tuple[int | str, str]]
+"""Ids of questions with the places of their rows, by their text: SQuAD's form of predictions has no other."""
+
 QUESTION, CONTEXT, ANSWERS, ID = "question", "context", "answers", "id"
 """Fields that are taken where the config has its defaults."""
 IMPOSSIBLE = "is_impossible"
@@ -98,7 +101,7 @@ def _read(config: LabelledConfig, source: OwnSource, split: str) -> Questions:
         there is no question.
     """
     columns, questions, references = columns_of(config), list[str](), list[Reference]()
-    ids: dict[str, tuple[int | str, str]] = {}
+    ids: Ids = {}
     for row in _rows(source, split):
         try:
             question, reference = question_of(row, columns, may_lack=split == "test")
@@ -112,22 +115,23 @@ def _read(config: LabelledConfig, source: OwnSource, split: str) -> Questions:
     return Questions(questions, references, [given for given, _ in ids.values()], source.origin(split))
 
 
-def add_id(ids: dict[str, tuple[int | str, str]], row: Row) -> int | str:
+def add_id(ids: Ids, row: Row) -> int | str:
     """Add the id of a row, or its number, to the ids; returns it.
 
     Args:
-      ids: each id with its place, by its text: files of predictions have no other form of it.
+      ids: those of the rows before it.
       row: the row.
 
     Raises:
       UserError: it is there already.
     """
     found = row.fields.get(ID)
-    found = len(ids) if found is None or isinstance(found, bool | float | list | dict) else found
-    name: int | str = found
+    given = isinstance(found, int | str) and not isinstance(found, bool)
+    name: int | str = found if given else len(ids)
     if str(name) in ids:
         first = ids[str(name)][1]
-        raise UserError(f"{row.place}: id {name!r} is there twice, first at {first}; give it another")
+        whose = f"id {name!r}" if given else f"the number {name}, which counts as its id,"
+        raise UserError(f"{row.place}: {whose} is there twice, first at {first}; give it another id")
     ids[str(name)] = name, row.place
     return name
 

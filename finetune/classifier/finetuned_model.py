@@ -88,9 +88,9 @@ def find_model(model: str, *, inference: str = "jax", max_length: int = 0) -> Tr
     elif (path / MODEL_FILE).exists():
         start = shlex.quote(f"--config.init_from={model}")
         raise UserError(
-            f"--model={model} is a run of pretraining, which labels nothing; fine-tune it: "
-            f"python -m finetune --config=configs/classify.py {start} --workdir=DIR (configs/tokens.py, "
-            "configs/embedding.py and configs/questions.py are for other tasks)"
+            f"--model={model} is a run of pretraining, which labels nothing; fine-tune it, with the recipe of its task "
+            "(configs/classify.py, glue.py, tokens.py, embedding.py or questions.py): "
+            f"python -m finetune --config=configs/classify.py {start} --workdir=DIR"
         )
     elif is_workdir(path):
         raise UserError(f"--model={model} is a run that has not finished; run its command again")

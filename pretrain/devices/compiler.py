@@ -1,6 +1,7 @@
 """Compiling a step with the options of XLA's compiler that the program sets itself, by platform."""
 
 import logging
+import os
 import re
 
 import jax
@@ -14,12 +15,16 @@ OPTIONS = {
         "xla_tpu_move_dot_parameters_to_rhs": "true",
     }
 }
-"""They take cycles off a step by the compiler's estimate. None is measured on a TPU (benchmarks/RESULTS.md)."""
+"""What shortens a step by the compiler's estimate; no option has been measured on a TPU (benchmarks/RESULTS.md)."""
+VARIABLES = ("LIBTPU_INIT_ARGS", "XLA_FLAGS")
+"""Where a user sets such options; those are left to him."""
 _UNKNOWN = re.compile(r"No such compile option: '(\w+)'")
 
 
 def compile_step(lowered: jax.stages.Lowered, platform: str) -> jax.stages.Compiled:
-    """Compile a step with the options of its platform. Options that the compiler does not know are left out.
+    """Compile a step with the options of its platform.
+
+    Options that the compiler does not know, or that the user has set by LIBTPU_INIT_ARGS or XLA_FLAGS, are left out.
 
     Args:
       lowered: the step.
@@ -28,10 +33,11 @@ def compile_step(lowered: jax.stages.Lowered, platform: str) -> jax.stages.Compi
     Raises:
       jax.errors.JaxRuntimeError: it does not compile, for another reason.
     """
-    options = dict(OPTIONS.get(platform, {}))
+    theirs = " ".join(os.environ.get(variable, "") for variable in VARIABLES)
+    options = {name: value for name, value in OPTIONS.get(platform, {}).items() if name not in theirs}
     while options:
         try:
-            return lowered.compile(compiler_options=dict(options))
+            return lowered.compile(compiler_options=options)
         except jax.errors.JaxRuntimeError as error:
             unknown = _UNKNOWN.search(str(error))
             if unknown is None or options.pop(unknown[1], None) is None:

@@ -38,7 +38,7 @@ class OptimizerConfig:
     )
     orthogonal_steps: str = field(
         "minimax",
-        "muon, normuon: polynomials that make updates orthogonal: minimax has 3 steps, newton_schulz 5",
+        "muon, normuon: polynomials that make updates orthogonal: minimax has 4 steps, newton_schulz 5",
         ("minimax", "newton_schulz"),
         older="newton_schulz",
     )

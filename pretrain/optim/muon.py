@@ -21,15 +21,23 @@ NAMES = ("muon", "normuon")
 """Values of `config.optimizer.name` for which the matrices of the layers have orthogonal updates."""
 NORMUON_EPS = 1e-8
 """Added to the root of NorMuon's second moment."""
-NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5
+Steps = tuple[tuple[float, float, float], ...]
+
+NEWTON_SCHULZ: Steps = ((3.4445, -4.7750, 2.0315),) * 5
 """Coefficients of X, (X X^T) X and (X X^T)^2 X in each step (Jordan et al. 2024); optax has the same."""
-MINIMAX = ((7.8977, -22.8490, 16.8329), (3.3562, -2.4239, 0.4724), (2.3716, -1.6827, 0.3964))
-"""Three steps, each the polynomial that is nearest to 1 on the range that the step before leaves (the method of Amsel
-et al. 2025). The first range is 0.015 to 1; later ones end 2% above their largest value, as room for rounding."""
+MINIMAX: Steps = (
+    (8.4268, -24.9361, 18.4925),
+    (4.0344, -2.8859, 0.5214),
+    (3.6617, -2.6352, 0.4947),
+    (2.7787, -2.0040, 0.4287),
+)
+"""Four steps, each the polynomial that is nearest to 1 on the range that the step before leaves (the method of Amsel et
+al. 2025). The first range is 0.002 to 1; later ones end 2% above their largest value, as room for rounding."""
 ROOM = 1.02
 """Before the steps of MINIMAX, singular values are at most 1 / ROOM: above 1 its steps diverge."""
-LEAST_NORM = 1e-3
-"""Smaller norms count as this: the update of a matrix whose gradient is next to nothing stays small."""
+LEAST_NORM = 0.1
+"""Smaller norms count as this. A matrix of Frobenius' norm 1 has a larger one, up to 10,000 rows. One whose gradient
+is next to nothing beside optax's epsilon has not, and its update stays small."""
 UPDATE_RMS = 0.2  # Liu et al. 2025, section 2.2: root mean square of an update, as AdamW's typically is
 
 Axes = tuple[str | None, ...]
@@ -43,8 +51,8 @@ def muon_or(
     A map that holds several matrices (ModernBERT's query, key and value, or its feed-forward layer and the gate) has
     one orthogonal update for each, as if they were maps of their own.
 
-    - muon: Jordan et al. 2024, with Nesterov's momentum. The root mean square of a matrix of full rank is 0.2 (Liu et
-      al. 2025, section 2.2).
+    - muon: Jordan et al. 2024, with Nesterov's momentum. The root mean square of an update is 0.2 where all singular
+      values come out as 1 (Liu et al. 2025, section 2.2); where those of the momentum fall fast it is less.
     - normuon: Li et al. 2025, algorithm 1, with the Nesterov momentum of the authors' code. The orthogonal update of
       each neuron (an element of the output side) is divided by the root of a moving average of its mean square. Then
       each matrix is scaled to a root mean square of 0.2.
@@ -72,7 +80,7 @@ def muon_or(
                 is_leaf=_is_numbers,
             )
         )
-        # Its state is empty, and is left out: the tree of the state does not depend on the type.
+        # Its state is empty, and is left out: the tree of the state depends neither on the type nor on the steps.
         orthogonal = _then(orthogonal, iterate)
     if config.name == "normuon":
         scaled = _by_neuron(config.normuon_beta2, numbers, params_axes)
@@ -113,43 +121,52 @@ def _orthogonal(sides: contrib.MuonDimensionNumbers, update: jax.Array, dtype: s
     turned = update.transpose(order)
     rows = math.prod(update.shape[axis] for axis in small)
     matrices = turned.reshape(-1, rows, math.prod(update.shape[axis] for axis in large))
-    short = jnp.bfloat16 if dtype == "bfloat16" else jnp.float32
-    x = (_by_minimax if steps == "minimax" else _by_newton_schulz)(matrices.astype(short))
+    x = matrices.astype(jnp.bfloat16 if dtype == "bfloat16" else jnp.float32)
+    if steps == "minimax":
+        x = _first_of_minimax(x)
+        for coefficients in MINIMAX[1:]:
+            x = _polynomial(x, _product(x, x, "Mij,Mkj->Mik"), coefficients)
+    else:
+        for coefficients in NEWTON_SCHULZ:
+            x = _polynomial(x, _product(x, x, "Mij,Mkj->Mik"), coefficients, rounded=True)
     back = tuple(order.index(axis) for axis in range(update.ndim))
     return x.astype(update.dtype).reshape(turned.shape).transpose(back)
 
 
-def _by_newton_schulz(x: jax.Array) -> jax.Array:
-    """The steps of NEWTON_SCHULZ on matrices [M, rows, columns] of norm 1 or less."""
-    for coefficients in NEWTON_SCHULZ:
-        x = _polynomial(x, _product(x, x, "Mij,Mkj->Mik"), coefficients)
-    return x
+def _first_of_minimax(x: jax.Array) -> jax.Array:
+    """The first step of MINIMAX on matrices [M, rows, columns], divided by ROOM times Schatten's norm of order 4.
 
-
-def _by_minimax(x: jax.Array) -> jax.Array:
-    """The steps of MINIMAX on matrices [M, rows, columns], first divided by Schatten's norm of order 4.
-
-    That norm is the root of Frobenius' norm of X X^T, which the first step computes in any case. It bounds the singular
-    values more tightly than Frobenius' norm of X does: for n equal ones by n^(1/4) instead of n^(1/2) times their size.
-    So fewer steps are enough.
+    That norm is the root of Frobenius' norm of X X^T, which the step computes in any case (Grishina et al. 2025). It
+    bounds the singular values more tightly than Frobenius' norm of X does: for n equal ones by n^(1/4) and not n^(1/2)
+    times their size. So fewer steps are enough.
     """
     square = _product(x, x, "Mij,Mkj->Mik")
     norm = jnp.sqrt(jnp.sqrt(jnp.sum(jnp.square(square), axis=(1, 2), keepdims=True)))
     share = 1 / (ROOM * jnp.maximum(norm, LEAST_NORM))
-    x = _polynomial(x, square * share**2, MINIMAX[0], share)
-    for coefficients in MINIMAX[1:]:
-        x = _polynomial(x, _product(x, x, "Mij,Mkj->Mik"), coefficients)
-    return x
+    return _polynomial(x, square * share**2, MINIMAX[0], share)
 
 
 def _polynomial(
-    x: jax.Array, square: jax.Array, coefficients: tuple[float, float, float], share: jax.Array | float = 1.0
+    x: jax.Array,
+    square: jax.Array,
+    coefficients: tuple[float, float, float],
+    share: jax.Array | float = 1.0,
+    rounded: bool = False,
 ) -> jax.Array:
-    """(first + third X X^T + fifth (X X^T)^2) X, times `share`, where `square` is X X^T in float32."""
+    """(first + third Y Y^T + fifth (Y Y^T)^2) Y, in the type of X, where Y is share X.
+
+    Args:
+      x: X.
+      square: Y Y^T in float32.
+      coefficients: first, third and fifth.
+      share: see above.
+      rounded: first X has the type of X before the sum, as in runs that began before MINIMAX; else float32.
+    """
     first, third, fifth = coefficients
     short = square.astype(x.dtype)
     sums = third * square + fifth * _product(short, short, "Mij,Mjk->Mik")
-    return (share * (first * x + _product(sums.astype(x.dtype), x, "Mij,Mjk->Mik"))).astype(x.dtype)
+    linear = first * (x if rounded else x.astype(jnp.float32))
+    return (share * (linear + _product(sums.astype(x.dtype), x, "Mij,Mjk->Mik"))).astype(x.dtype)
 
 
 def _product(left: jax.Array, right: jax.Array, subscripts: str) -> jax.Array:

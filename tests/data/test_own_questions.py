@@ -138,6 +138,10 @@ def test_a_mistake_in_a_file_is_one_line(tmp_path: Path):
             write(tmp_path / "text.jsonl", {**FLAT, "id": "1"}, {**FLAT, "id": 1}),
             r"text\.jsonl line 2: id 1 is there twice, first at .* line 1",
         ),
+        (
+            write(tmp_path / "none.jsonl", {**FLAT, "id": "1"}, {**FLAT, "id": None}),
+            r"none\.jsonl line 2: the number 1, which counts as its id, is there twice",
+        ),
         (write(tmp_path / "e.jsonl"), r"e\.jsonl: the file is empty"),
         (
             squad(tmp_path / "f.json"),

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from pretrain.devices.compiler import OPTIONS, compile_step
+from pretrain.runtime import programs
 
 
 class Lowered:
@@ -18,7 +19,7 @@ class Lowered:
         self.known, self.failure, self.given = known, failure, list[dict[str, str] | None]()
 
     def compile(self, compiler_options: dict[str, str] | None = None) -> str:
-        self.given.append(compiler_options)
+        self.given.append(compiler_options and dict(compiler_options))
         for option in compiler_options or {}:
             if option not in self.known:
                 raise jax.errors.JaxRuntimeError(f"INVALID_ARGUMENT: No such compile option: '{option}'")
@@ -44,6 +45,22 @@ def test_options_that_a_compiler_lacks_are_left_out_with_a_line_each(unknown, ca
     assert all("this compiler has no option xla_tpu_" in message for message in caplog.messages)
 
 
+def test_options_that_a_user_sets_are_left_to_him(monkeypatch):
+    first, *others = OPTIONS["tpu"]
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", f"--xla_other=1 --{first}=false")
+    lowered = Lowered(set(OPTIONS["tpu"]))
+    compile_step(lowered, "tpu")  # type: ignore[arg-type]
+    assert lowered.given == [{name: OPTIONS["tpu"][name] for name in others}]
+
+
+def test_runs_compile_by_it(monkeypatch):
+    found = []
+    monkeypatch.setattr(programs, "compile_step", lambda lowered, platform: found.append((lowered, platform)))
+    monkeypatch.setattr(programs, "lower", lambda *given: "lowered")
+    programs.compiled(lambda: None, None, {}, "a step")
+    assert found == [("lowered", "cpu")]
+
+
 def test_other_failures_of_a_compiler_are_passed_on():
     lowered = Lowered(set(OPTIONS["tpu"]), "RESOURCE_EXHAUSTED: no memory")
     with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
@@ -64,7 +81,7 @@ def test_libtpu_knows_the_options():
     script = (
         "import jax, jax.numpy as jnp\n"
         "from pretrain.config import MeshConfig\n"
-        "from pretrain.devices.compiler import OPTIONS\n"
+        "from pretrain.devices.compiler import OPTIONS, compile_step\n"
         "from pretrain.devices.mesh import make_mesh\n"
         "from jax.experimental import topologies\n"
         "pod = topologies.get_topology_desc(topology_name='v5e:2x2', platform='tpu')\n"
@@ -73,6 +90,8 @@ def test_libtpu_knows_the_options():
         "lowered = jax.jit(lambda x: x @ x).lower(matrix)\n"
         "for name, value in OPTIONS['tpu'].items():\n"
         "    lowered.compile(compiler_options={name: value})\n"
+        "OPTIONS['tpu']['xla_tpu_no_such_option'] = 'true'\n"
+        "compile_step(lowered, 'tpu')\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from base import schema
 from pretrain.optim.config import OptimizerConfig
 from pretrain.optim.muon import MINIMAX
 from pretrain.optim.optimizers import make_optimizer, opt_state_axes
@@ -31,37 +32,80 @@ def test_muon_makes_each_layers_update_orthogonal_at_adamws_scale(steps):
         np.testing.assert_allclose(updates["layers"]["kernel"][layer], expected, rtol=1e-3, atol=1e-6)
 
 
-def first_muon_update(matrix, dtype):
+def first_muon_update(matrix, dtype, steps="minimax"):
     """The first update of one matrix [rows, columns] at a learning rate of -1, over its scale."""
-    config = OptimizerConfig(name="muon", weight_decay=0.0, orthogonal_dtype=dtype)
+    config = OptimizerConfig(name="muon", weight_decay=0.0, orthogonal_dtype=dtype, orthogonal_steps=steps)
     optimizer = make_optimizer(config, constant(-1.0), {"w": True}, {"w": ("layers", "embed", "mlp")})
     grads = {"w": np.asarray(matrix[None], np.float32)}
     updates, _ = first_update(optimizer, grads, grads)
     return np.asarray(updates["w"][0], np.float64) / (0.2 * np.sqrt(max(matrix.shape)))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_updates_of_muon_have_singular_values_near_1(dtype):
-    rng = np.random.default_rng(0)
-    left, right = (np.linalg.qr(rng.normal(size=(size, 24)))[0] for size in (24, 40))
-    spectra = {
-        "equal": np.ones(24),
-        "falling": np.geomspace(1, 0.02, 24),
-        "two large": np.r_[1, 1, np.full(22, 0.02)],
-        "one": np.r_[1, np.full(23, 0.016)],
-    }
-    for name, values in spectra.items():
-        for size in (1e-3, 1.0, 1e4):
-            update = first_muon_update(size * left * values @ right.T, dtype)
-            found = np.linalg.svd(update, compute_uv=False)
-            assert found.min() > 0.8 and found.max() < 1.22, (name, size, found)
+def test_the_steps_of_minimax_leave_singular_values_near_1():
+    values = np.geomspace(0.002, 1, 20_000)
+    for first, third, fifth in MINIMAX:
+        values = first * values + third * values**3 + fifth * values**5
+    assert (values.min(), values.max()) == pytest.approx((0.6593, 1.3408), abs=1e-3)
+
+
+def drawn(spectrum, rows, columns, seed=0):
+    """A matrix with these singular values."""
+    rng = np.random.default_rng(seed)
+    left, right = (np.linalg.qr(rng.normal(size=(size, len(spectrum))))[0] for size in (rows, columns))
+    return left * spectrum @ right.T
+
+
+SPECTRA = {
+    "equal": np.ones(96),
+    "falling": 1 / np.arange(1, 97),
+    "four large": np.r_[np.ones(4), np.full(92, 0.01)],
+    "one": np.r_[1, np.full(95, 0.003)],
+}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_matrix_without_a_gradient_has_no_update_by_muon(dtype):
-    np.testing.assert_array_equal(first_muon_update(np.zeros((4, 6)), dtype), 0.0)
-    tiny = first_muon_update(np.full((4, 6), 1e-18), dtype)
-    assert np.abs(tiny).max() < 1e-3  # optax's epsilon divides it, and nothing makes it large again
+@pytest.mark.parametrize("name", SPECTRA)
+def test_updates_of_muon_have_singular_values_near_1(name, dtype):
+    matrix = drawn(SPECTRA[name], 96, 160)
+    for size in (1e-3, 1.0, 1e4):
+        update = first_muon_update(size * matrix, dtype)
+        found = np.linalg.svd(update, compute_uv=False)
+        assert found.min() > 0.6 and found.max() < 1.4, (size, found)
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+def test_minimax_is_as_orthogonal_as_the_five_steps(name):
+    matrix = drawn(SPECTRA[name], 96, 160)
+    found = {steps: first_muon_update(matrix, "bfloat16", steps) for steps in ("minimax", "newton_schulz")}
+    assert np.linalg.norm(found["minimax"]) > 0.8 * np.linalg.norm(found["newton_schulz"])
+    for update in found.values():
+        values = np.linalg.svd(update, compute_uv=False)
+        assert values.max() / np.sqrt(np.mean(values**2)) < 1.5
+
+
+@pytest.mark.parametrize("steps", ["minimax", "newton_schulz"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_matrix_without_a_gradient_has_no_update_by_muon(dtype, steps):
+    np.testing.assert_array_equal(first_muon_update(np.zeros((24, 24)), dtype, steps), 0.0)
+    # Beside optax's epsilon of 1e-8 it is nothing, and stays so.
+    tiny = first_muon_update(1e-14 * np.eye(24), dtype, steps)
+    assert np.linalg.norm(tiny, 2) < 0.01
+
+
+def test_the_steps_do_not_change_the_tree_of_the_state():
+    params, trees = {"w": np.zeros((2, 4, 6), np.float32)}, set()
+    for steps in ("minimax", "newton_schulz"):
+        for dtype in ("float32", "bfloat16"):
+            config = OptimizerConfig(name="muon", orthogonal_dtype=dtype, orthogonal_steps=steps)
+            optimizer = make_optimizer(config, constant(1.0), {"w": True}, {"w": ("layers", "embed", "mlp")})
+            trees.add(jax.tree.structure(jax.eval_shape(optimizer.init, params)))
+    assert len(trees) == 1
+
+
+def test_a_run_from_before_the_field_keeps_the_five_steps():
+    saved = schema.as_dict(OptimizerConfig())
+    del saved["orthogonal_steps"]
+    assert schema.completed(saved, OptimizerConfig)["orthogonal_steps"] == "newton_schulz"
 
 
 def test_muon_takes_heads_as_one_side_of_a_matrix():

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import pytest
 from rich.console import Console
 
@@ -171,6 +173,20 @@ def test_a_compiler_that_crashes_is_one_line(monkeypatch):
         plan.guarded(["plan", DEBUG, "--topology=v3-8"])
     assert "\n" not in str(error.value)
     assert started == [(["-m", "pretrain.plan", DEBUG, "--topology=v3-8"], "1")]
+
+
+def test_a_plan_compiles_as_a_run_on_a_tpu_does(monkeypatch):
+    def noted(lowered: object, platform: str) -> None:
+        raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {lowered} for {platform}")
+
+    monkeypatch.setattr(compiled_steps, "compile_step", noted)
+    monkeypatch.setattr(compiled_steps, "_xla_flops", lambda *given: 0.0)
+    monkeypatch.setattr(compiled_steps, "_obstacle", lambda message, slice: message)
+    nothing = SimpleNamespace(params={}, opt_state={})
+    monkeypatch.setattr(compiled_steps, "_lowered", lambda *given: (nothing, "the step"))
+    found = checked(DEBUG)
+    plan = compiled_steps.plan_step(found, found.phases[0], None)  # type: ignore[arg-type]
+    assert plan.obstacle == "RESOURCE_EXHAUSTED: the step for tpu"
 
 
 def test_a_run_that_does_not_fit_has_a_status_of_its_own(monkeypatch, tmp_path, capsys):

@@ -40,7 +40,7 @@ from tokenizer.train import train_tokenizer
 SPECIAL = SpecialTokens(0, 2, 1, 4, 3)
 ADAMS = ("learning_rate", "weight_decay", "beta1", "beta2", "eps")
 MUONS = ("muon_momentum", "normuon_beta2", "matrix_weight_decay")
-TYPES = {"moment_dtype": "bfloat16", "orthogonal_dtype": "bfloat16", "orthogonal_steps": "newton_schulz"}
+NAMED = {"orthogonal_dtype": "bfloat16", "orthogonal_steps": "newton_schulz"}
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +273,8 @@ ACTS: dict[str, tuple[typing.Any, typing.Any]] = {
     **{f"optimizer.{name}": (0.5, updates) for name in (*ADAMS, *MUONS)},
     "optimizer.reference_batch": (64, rates),
     "optimizer.batch_exponent": (1.0, rates),
-    **{f"optimizer.{name}": (value, updates) for name, value in TYPES.items()},
+    **{f"optimizer.{name}": (value, updates) for name, value in NAMED.items()},
+    "optimizer.moment_dtype": ("bfloat16", updates),
     "optimizer.clip_norm": (0.1, updates),
     "schedule.name": ("cosine", rates),
     "schedule.warmup_steps": (4, rates),
@@ -311,7 +312,7 @@ BESIDE = {
             ],
         }
     },
-    **{f"optimizer.{name}": {"optimizer": {"name": "normuon"}} for name in (*MUONS, *TYPES)},
+    **{f"optimizer.{name}": {"optimizer": {"name": "normuon"}} for name in (*MUONS, *NAMED)},
     "optimizer.batch_exponent": {"optimizer": {"reference_batch": 64}},
     "schedule.decay_fraction": {"schedule": {"name": "wsd"}},
     "mesh.data": {"mesh": {"data": 8, "fsdp": -1}},
