@@ -58,7 +58,8 @@ class Programs:
         if key not in self._kept:
             step = interruption.carried_by(make_train_step(job.classifier, job.optimizer, job.config))
             what = f"the train step for rows of {length} tokens"
-            self._kept[key] = compiled(step, state, dict(batch), what, sharding(job.mesh, ()))
+            is_rotary = job.classifier.encoder.config.family.is_rotary
+            self._kept[key] = compiled(step, state, dict(batch), what, is_rotary, sharding(job.mesh, ()))
         program: jax.stages.Compiled = self._kept[key]
         return program
 

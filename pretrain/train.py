@@ -366,7 +366,8 @@ class _PhaseSteps:
         )
         batch = abstract_batch(job.mesh, phase.global_batch, phase.seq_len) | interruption.abstract_flags()
         what = f"the train step for {phase.global_batch} rows of {phase.seq_len} tokens"
-        self._step = compiled(interruption.carried_by(step), stage.abstract, batch, what)
+        is_rotary = job.models[phase.index].config.family.is_rotary
+        self._step = compiled(interruption.carried_by(step), stage.abstract, batch, what, is_rotary)
         stage.program = phase.index, self._step
 
     def describe(self, step: int) -> None:

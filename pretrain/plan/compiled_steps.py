@@ -272,7 +272,7 @@ def plan_step(checked: Checked, phase: Phase, mesh: Mesh) -> StepPlan:
     )
     try:
         with quiet_stderr():
-            compiled = compile_step(lowered, PLATFORM)
+            compiled = compile_step(lowered, PLATFORM, checked.encoder.family.is_rotary)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -21,6 +21,7 @@ def compiled(
     state: Any,
     batch: dict[str, jax.ShapeDtypeStruct],
     what: str,
+    is_rotary: bool,
     metrics: NamedSharding | None = None,
 ) -> jax.stages.Compiled:
     """A train step (state, batch) -> (state, metrics), compiled; says what is compiled, and how long it took.
@@ -30,11 +31,12 @@ def compiled(
       state: the state's shapes and shardings.
       batch: those of a batch.
       what: the step's name in messages.
+      is_rotary: whether the network rotates queries and keys.
       metrics: the layout of the metrics; None leaves it to the compiler.
     """
     logger.info("compiling %s ...", what)
     start = time.perf_counter()
-    program = compile_step(lower(step, state, batch, metrics), jax.default_backend())
+    program = compile_step(lower(step, state, batch, metrics), jax.default_backend(), is_rotary)
     logger.info("compiled %s in %.1f s", what.partition(" for ")[0], time.perf_counter() - start)
     return program
 

@@ -176,8 +176,8 @@ def test_a_compiler_that_crashes_is_one_line(monkeypatch):
 
 
 def test_a_plan_compiles_as_a_run_on_a_tpu_does(monkeypatch):
-    def noted(lowered: object, platform: str) -> None:
-        raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {lowered} for {platform}")
+    def noted(lowered: object, platform: str, is_rotary: bool) -> None:
+        raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {lowered} for {platform}, {is_rotary}")
 
     monkeypatch.setattr(compiled_steps, "compile_step", noted)
     monkeypatch.setattr(compiled_steps, "_xla_flops", lambda *given: 0.0)
@@ -186,7 +186,7 @@ def test_a_plan_compiles_as_a_run_on_a_tpu_does(monkeypatch):
     monkeypatch.setattr(compiled_steps, "_lowered", lambda *given: (nothing, "the step"))
     found = checked(DEBUG)
     plan = compiled_steps.plan_step(found, found.phases[0], None)  # type: ignore[arg-type]
-    assert plan.obstacle == "RESOURCE_EXHAUSTED: the step for tpu"
+    assert plan.obstacle == "RESOURCE_EXHAUSTED: the step for tpu, False"
 
 
 def test_a_run_that_does_not_fit_has_a_status_of_its_own(monkeypatch, tmp_path, capsys):
