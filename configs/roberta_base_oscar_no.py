@@ -6,7 +6,7 @@ python -m pretrain --config=configs/roberta_base_oscar_no.py --workdir=gs://BUCK
 Unlike there, attention weights have no dropout. For theirs: --config.model.attention_probs_dropout_prob=0.1
 Data: a folder with the Norwegian part of any OSCAR release. To read from a hub instead, without a download:
     --config.data.source=hub --config.data.name=HPLT/HPLT2.0_cleaned --config.data.subset=nob_Latn
-Hardware: TPU v3-8. `python -m pretrain.plan` models 199M cycles a step, 0.22 s, and 6.0 GiB a device. The Flax
+Hardware: TPU v3-8. `python -m pretrain.plan` models 194M cycles a step, 0.21 s, and 6.0 GiB a device. The Flax
 example took 15 h 32 m on OSCAR 2019. It reached a loss of 1.78 and an accuracy of 0.64.
 """
 
