@@ -63,7 +63,7 @@ def test_an_unknown_task_is_answered_with_the_known_ones(name, message):
         (
             {"source": "files"},
             "",
-            "config.data.train is empty; set it to csv, tsv, json, jsonl or parquet files",
+            "config.data.train, validation and test are empty; set those that you need to csv, tsv,",
         ),
         (
             {"source": "folder"},

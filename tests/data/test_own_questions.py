@@ -172,7 +172,8 @@ def test_a_mistake_in_a_file_is_one_line(tmp_path: Path):
     ):
         opened(train=squad(tmp_path / "moved.json", moved))
     with pytest.raises(
-        UserError, match=r"^config\.data\.train is empty; set it to json, jsonl or parquet files$"
+        UserError,
+        match=r"^config\.data\.train, validation and test are empty; set .* to json, jsonl or parquet files$",
     ):
         opened()
     with pytest.raises(UserError, match=r"^config\.kind='questions' reads questions and their contexts from"):
