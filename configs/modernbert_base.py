@@ -5,9 +5,8 @@ python -m pretrain --config=configs/modernbert_base.py --workdir=gs://BUCKET/mod
 
 Hardware: a TPU v5litepod-256, with --config.grad_accum=2 --config.mesh.data=1 --config.mesh.fsdp=64
 --config.mesh.zero1=4. `python -m pretrain.plan` models a step of 1024 with at least 0.18 s and 6.3 of 16 GiB a chip
-(0.22 s and 12.2 GiB without micro-batches). On a v6e-8: --config.grad_accum=16
---config.mesh.data=1 --config.mesh.fsdp=8, 3.9 s and 19.9 of 32 GiB; 8 GPUs of 80 GB need as many micro-batches
-(arithmetic).
+(0.22 s and 12.2 GiB without micro-batches). On a v6e-8 or v5p-16: --config.grad_accum=64 --config.mesh.data=1
+--config.mesh.fsdp=8, 2.6 s or 3.1 s, and 6.2 GiB; 8 GPUs of 80 GB need 16 micro-batches (arithmetic).
 Rows of 8192, with as many tokens in a batch: --config.seq_len=8192 --config.global_batch=512, at least 0.37 s.
 The paper trains on 1.7T tokens; these 40,000 steps are a tenth of it.
 """
