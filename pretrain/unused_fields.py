@@ -37,7 +37,7 @@ def _of_start(config: PretrainConfig) -> Iterator[Unused]:
     brings_tokenizer = config.init_from if config.init_vocabulary == "same" else ""
     yield from tokenizer_config.unused_fields(config.tokenizer, brings_tokenizer)
     if config.data.source == "prepared":
-        training = tuple(f"tokenizer.{name}" for name in tokenizer_config.TRAINING if name != "vocab_size")
+        training = tuple(f"tokenizer.{name}" for name in tokenizer_config.TRAINING)
         because = (
             "config.data.source='prepared' brings the tokenizer of its ids; set it for python -m data.prepare"
         )

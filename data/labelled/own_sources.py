@@ -81,7 +81,9 @@ class Files:
         if not any((config.train, config.validation, config.test)):
             *others, last = ("columns", ".jsonl", ".parquet") if per_word else formats
             kinds = f"{', '.join(others)} or {last} files".replace(".", "")
-            raise UserError(f"config.data.train, validation and test are empty; set those that you need to {kinds}")
+            raise UserError(
+                f"config.data.train, validation and test are empty; set those that you need to {kinds}"
+            )
         self._config = config
         self._formats = (*COLUMN_FORMATS, *JSON, ".parquet") if per_word else formats
         self._per_word = per_word

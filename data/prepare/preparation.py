@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 SHARDS_OF_A_HOST = 8
 """A host copies ten at most: eight and a half on each side, and that in which the held-out documents end."""
 MADE_FROM, REPORT = "made_from.json", "report.json"
+FIELDS = "fields.json"
+"""The file of the work folder with the fields of its preparation, which names those that another has otherwise."""
 TRAINED = "tokenizer.json"
 """The file of the work folder that tells that the output's tokenizer is whole, and of this preparation."""
 UNFINISHED = re.compile(
@@ -85,14 +88,14 @@ def prepare(
     if work_folder is None and is_remote(out):
         raise UserError(f"--out={out} is in a bucket; set --work to a local folder with room for the corpus")
     sources = open_sources(task.data)
-    made_from = fingerprint(task, sources)
+    made_from, texts = fingerprint(task, sources), fingerprint_of_texts(task, sources)
     work = Work(Path(out if work_folder is None else work_folder) / WORK)
     if (out / INDEX).exists():
         found = _as_before(out, made_from, task)
         if not keep_work and _begun(work) == made_from:
             work.remove()
         return found
-    _begin(work, made_from, task)
+    _begin(work, made_from, texts, task)
     shards = [(number, shard) for number, source in enumerate(sources) for shard in range(len(source.shards))]
     tasks = len(shards) * task.config.parts
     logger.info("reading and cleaning %d shards of the source", len(shards))
@@ -126,15 +129,30 @@ def prepare(
 
 def fingerprint(task: Task, sources: Sequence[Source]) -> str:
     """Hex digest of everything that the shards depend on."""
-    named, trained = task.tokenizer.path, schema.as_dict(task.tokenizer)
-    del trained["sample_from"]  # it has no effect here
-    values = [
+    return _digest(_of_texts(task, sources) + _of_tokens(task))
+
+
+def fingerprint_of_texts(task: Task, sources: Sequence[Source]) -> str:
+    """Hex digest of everything that the cleaned texts depend on: the tokenizer is made after them."""
+    return _digest(_of_texts(task, sources))
+
+
+def _of_texts(task: Task, sources: Sequence[Source]) -> list[Any]:
+    return [
         [source.fingerprint() for source in sources],
         schema.as_dict(task.config),
         _overlap_digests(task.config),
-        # a tokenizer that is trained depends on its config, on what is held out, and names the length of rows
-        load(named).fingerprint() if named else [trained, _held_out(task), task.seq_len],
     ]
+
+
+def _of_tokens(task: Task) -> list[Any]:
+    named, trained = task.tokenizer.path, schema.as_dict(task.tokenizer)
+    del trained["sample_from"]  # it has no effect here
+    # A tokenizer that is trained depends on its config, on what is held out, and names the length of rows.
+    return [load(named).fingerprint() if named else [trained, _held_out(task), task.seq_len]]
+
+
+def _digest(values: list[Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -202,15 +220,29 @@ def _begun(work: Work) -> str | None:
         ) from error
 
 
-def _begin(work: Work, made_from: str, task: Task) -> None:
+def _begin(work: Work, made_from: str, texts: str, task: Task) -> None:
     begun = _begun(work)
-    if begun is None:
-        write_json(work.folder / MADE_FROM, made_from)
-    elif begun != made_from:
-        raise UserError(
-            f"{work.folder} holds the unfinished preparation of another {_decides(task)}; set it back, delete that "
-            "folder, or set another --out"
-        )
+    fields = {"prepare": schema.as_dict(task.config), "tokenizer": schema.as_dict(task.tokenizer)}
+    if begun not in (None, made_from):
+        saved = _saved_fields(work)
+        if saved.get("texts") != texts or (work.folder / TRAINED).exists():
+            names = list(schema.differences(saved.get("fields", fields), fields).items())[:3]
+            other = ", ".join(f"config.{name}={was!r}" for name, (was, _) in names)
+            raise UserError(
+                f"{work.folder} holds an unfinished preparation with {other or f'another {_decides(task)}'}; set it "
+                "back, delete that folder, or set another --out"
+            )
+        logger.info("the tokenizer's fields have changed; documents that are cleaned stay")
+    write_json(work.folder / FIELDS, {"texts": texts, "fields": fields})
+    write_json(work.folder / MADE_FROM, made_from)
+
+
+def _saved_fields(work: Work) -> dict[str, Any]:
+    """What `_begin` has left; nothing where an older version or a crash has left none."""
+    try:
+        return json_object(work.folder / FIELDS)
+    except (FileNotFoundError, ValueError):
+        return {}
 
 
 def _check_any(work: Work, tasks: int) -> None:
@@ -236,7 +268,7 @@ def _check_any(work: Work, tasks: int) -> None:
     shown = ", ".join(f"{reason} ({count:,})" for reason, count in most)
     raise UserError(
         f"none of the {dropped:,} documents is left after the steps; most were dropped by {shown or 'no step'}; relax "
-        "config.prepare and delete the work folder, or leave steps out of config.prepare.steps"
+        f"config.prepare and delete {work.folder}, or leave steps out of config.prepare.steps"
     )
 
 

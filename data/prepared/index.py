@@ -117,6 +117,8 @@ def read_index(folder: epath.Path, setting: str) -> Index:
     file = folder / INDEX
     with explained(folder, setting.partition("=")[0]):
         if not file.exists():
+            if folder.name == INDEX and folder.exists():
+                raise UserError(f"{setting} is the index of a corpus; name its folder, {folder.parent}")
             if not folder.exists():
                 raise UserError(
                     f"{setting}: there is no such folder; name one that `python -m data.prepare` wrote"

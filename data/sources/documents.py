@@ -17,6 +17,8 @@ SHOWN_WARNINGS = 20
 METADATA_FILTERS = ("quality_warnings", "min_language_probability", "min_harmful_pp")
 
 
+OF_FILES = ("truncated file", "damaged file")
+"""Reasons that are no single document's."""
 EMPTY = "empty"
 """Reason to drop a document without text (a line of jsonl, a row or a record)."""
 
@@ -68,8 +70,8 @@ class Gate:
         """
         if self._strict:
             raise UserError(
-                f"{place}: {flaw}; correct the document, or set {self.where}.bad_documents=skip "
-                "to count and skip such documents"
+                f"{place}: {flaw}; {'replace the file' if flaw.reason in OF_FILES else 'correct the document'}, or set "
+                f"{self.where}.bad_documents=skip to count and skip such documents"
             )
         self._warnings += 1
         if self._warnings <= SHOWN_WARNINGS:

@@ -236,8 +236,10 @@ def _match(pattern: str, where: str) -> dict[str, int]:
             return sizes
         info = fs.info(path)
         if info["type"] == "directory":
+            endings = [PurePosixPath(name).suffixes for name in sorted(fs.ls(path, detail=False))]
+            example = next(("".join(found[-2:]) for found in endings if found), ".jsonl.gz")
             raise UserError(
-                f"{where}: {pattern!r} is a folder; name its files, for example {pattern.rstrip('/')}/*.jsonl.gz"
+                f"{where}: {pattern!r} is a folder; name its files, for example {pattern.rstrip('/')}/*{example}"
             )
         return _sizes(fs, {path: info}, pattern)
 

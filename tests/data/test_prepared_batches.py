@@ -261,6 +261,10 @@ def test_a_folder_that_is_not_whole_says_how_to_go_on(tmp_path: Path) -> None:
         open_source(SourceConfig(source="prepared"))
     with pytest.raises(UserError, match=r"has no index.json: it should be a folder that"):
         opened(tmp_path)
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / INDEX).touch()
+    with pytest.raises(UserError, match=r"index.json' is the index of a corpus; name its folder, .*corpus$"):
+        opened(tmp_path / "corpus" / INDEX)
     (tmp_path / WORK).mkdir()
     with pytest.raises(UserError, match=r"is not whole: its preparation was stopped .* run the same"):
         opened(tmp_path)

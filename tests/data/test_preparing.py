@@ -260,7 +260,8 @@ def test_a_folder_belongs_to_one_preparation(
         with pytest.raises(KeyboardInterrupt):
             prepared(data, tokenizer, out)
     with pytest.raises(
-        UserError, match=r"unmask-prepare holds the unfinished preparation of another config.prepare"
+        UserError,
+        match=r"unmask-prepare holds an unfinished preparation with config.prepare.shards=0; set it back",
     ):
         prepared(data, tokenizer, out, shards=2)
     with pytest.raises(UserError, match=r"is not whole: its preparation was stopped"):

@@ -11,7 +11,7 @@ from etils import epath
 from base.errors import UserError
 from data.config import DataConfig, SourceConfig
 from data.corpus import open_sources
-from data.prepare import preparation, tokenizing
+from data.prepare import preparation, steps, tokenizing
 from data.prepare.__main__ import main
 from data.prepare.preparation import Task, fingerprint, prepare
 from data.prepared.index import INDEX, WORK
@@ -78,6 +78,25 @@ def test_a_tokenizer_that_another_preparation_left_is_not_taken(
             prepare(task_of(data, None), out, tmp_path / "one", 1)
     other = prepare(task_of(data, tokenizer), out, tmp_path / "other", 1)
     assert other.index.tokenizer == preparation.load(str(tokenizer)).fingerprint()
+
+
+def test_a_preparation_without_its_tokenizer_takes_another_and_keeps_its_texts(
+    tmp_path: Path, data: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, task = epath.Path(tmp_path / "out"), task_of(data, None)
+    large = Task(task.config, data, TokenizerConfig(vocab_size=50_000, min_frequency=1), 32)
+    with pytest.raises(UserError, match=r"config.tokenizer.vocab_size=50000 is more than"):
+        prepare(large, out, None, 1)
+    shards = task_of(data, None, shards=2)
+    with pytest.raises(
+        UserError, match=r"with config.prepare.shards=0, config.tokenizer.vocab_size=50000; set"
+    ):
+        prepare(shards, out, None, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(steps.CleanWriter, "run", None)  # nothing is cleaned again
+        prepare(task, out, None, 1)
+    fresh = epath.Path(tmp_path / "fresh")
+    assert prepare(task, out, None, 1).index == prepare(task, fresh, None, 1).index
 
 
 def test_the_fingerprint_follows_all_that_the_shards_depend_on(

@@ -178,7 +178,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(tmp_path):
     assert "config.data.path='' names no file" in refused("")
     assert "no such file or folder" in refused(tmp_path / "b.txt")
     assert "matches no file" in refused(tmp_path / "*.jsonl")
-    assert "is a folder; name its files" in refused(tmp_path)
+    assert "is a folder; name its files, for example " + f"{tmp_path}/*.csv" in refused(tmp_path)
     assert "is none of .txt, .jsonl, .json, .parquet" in refused(tmp_path / "a.csv")
     assert "is none of" in refused(tmp_path / "plain")
     assert "unpack the file" in refused(tmp_path / "a.parquet.gz")

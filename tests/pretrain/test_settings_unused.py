@@ -37,6 +37,7 @@ REFUSED = {
     "model.config_file=x": "init_from=x init_tiled=true",
     "model.scan_unroll=0": "model.remat=true",
     "tokenizer.sample_bytes=3": "data.source=prepared",
+    "tokenizer.vocab_size=600": "data.source=prepared",
     "tokenizer.sample_from=corpus": "tokenizer.nfc=true",
     "data.window=3": "data.source=prepared",
     "data.temperature=0.5": "data.source=files",
