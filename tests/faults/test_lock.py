@@ -211,11 +211,17 @@ def test_a_run_whose_workdir_was_taken_over_saves_nothing_more(tmp_path, monkeyp
 def test_a_workdir_that_goes_away_ends_the_run_at_the_next_save(tmp_path, monkeypatch):
     workdir = epath.Path(tmp_path / "run")
     config = tiny_config(write_corpus(tmp_path / "text.txt"), steps=4, checkpoint={"every": 2, "keep": 9})
-    during_step(monkeypatch, 3, lambda: shutil.move(tmp_path / "run", tmp_path / "moved"))
+
+    def move():
+        while newest_step(workdir) != 2:  # the save of step 2 ends beside the steps
+            time.sleep(0.01)
+        shutil.move(tmp_path / "run", tmp_path / "moved")
+
+    during_step(monkeypatch, 3, move)
     with pytest.raises(UserError, match=r"the workdir .* is gone, or its lock.json: the run ends"):
         train(config, workdir)
     assert newest_step(workdir) == 0 and not (tmp_path / "run" / "finished.json").exists()
-    assert newest_step(epath.Path(tmp_path / "moved")) in (0, 2)  # the save of step 2 may have been under way
+    assert newest_step(epath.Path(tmp_path / "moved")) == 2
 
 
 def test_one_of_several_that_begin_at_once_has_the_lock(tmp_path):

@@ -106,8 +106,8 @@ def updates(config, place):
     @jax.jit
     def after_two_steps(params):
         state = optimizer.init(params)
-        for scale in (1.0, -0.3):
-            scaled = jax.tree.map(lambda leaf, by=scale: leaf * by, gradients)
+        for power in (1.0, 1.5):
+            scaled = jax.tree.map(lambda leaf, to=power: -(leaf**to), gradients)
             change, state = optimizer.update(scaled, state, params)
             params = optax.apply_updates(params, change)
         return params
