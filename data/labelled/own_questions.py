@@ -126,11 +126,12 @@ def add_id(ids: Ids, row: Row) -> int | str:
       UserError: it is there already.
     """
     found = row.fields.get(ID)
-    given = isinstance(found, int | str) and not isinstance(found, bool)
-    name: int | str = found if given else len(ids)
+    name: int | str = len(ids)
+    whose = f"the number {name}, which counts as its id,"
+    if isinstance(found, int | str) and not isinstance(found, bool):
+        name, whose = found, f"id {found!r}"
     if str(name) in ids:
         first = ids[str(name)][1]
-        whose = f"id {name!r}" if given else f"the number {name}, which counts as its id,"
         raise UserError(f"{row.place}: {whose} is there twice, first at {first}; give it another id")
     ids[str(name)] = name, row.place
     return name

@@ -35,7 +35,9 @@ def compile_step(lowered: jax.stages.Lowered, platform: str, is_rotary: bool) ->
     """
     wanted = OPTIONS if is_rotary else OPTIONS | WITHOUT_ROTATION
     theirs = " ".join(os.environ.get(variable, "") for variable in VARIABLES)
-    options = {name: value for name, value in wanted.items() if platform == "tpu" and name not in theirs}
+    options: dict[str, str | bool] = {
+        name: value for name, value in wanted.items() if platform == "tpu" and name not in theirs
+    }
     while options:
         try:
             return lowered.compile(compiler_options=options)
