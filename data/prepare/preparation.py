@@ -88,7 +88,7 @@ def prepare(
     if work_folder is None and is_remote(out):
         raise UserError(f"--out={out} is in a bucket; set --work to a local folder with room for the corpus")
     sources = open_sources(task.data)
-    made_from, texts = fingerprint(task, sources), fingerprint_of_texts(task, sources)
+    made_from, texts = fingerprints(task, sources)
     work = Work(Path(out if work_folder is None else work_folder) / WORK)
     if (out / INDEX).exists():
         found = _as_before(out, made_from, task)
@@ -127,14 +127,10 @@ def prepare(
     return Prepared(index, report, times)
 
 
-def fingerprint(task: Task, sources: Sequence[Source]) -> str:
-    """Hex digest of everything that the shards depend on."""
-    return _digest(_of_texts(task, sources) + _of_tokens(task))
-
-
-def fingerprint_of_texts(task: Task, sources: Sequence[Source]) -> str:
-    """Hex digest of everything that the cleaned texts depend on: the tokenizer is made after them."""
-    return _digest(_of_texts(task, sources))
+def fingerprints(task: Task, sources: Sequence[Source]) -> tuple[str, str]:
+    """Hex digests of everything that the shards depend on, and of what the cleaned texts do: no tokenizer."""
+    texts = _of_texts(task, sources)
+    return _digest(texts + _of_tokens(task)), _digest(texts)
 
 
 def _of_texts(task: Task, sources: Sequence[Source]) -> list[Any]:

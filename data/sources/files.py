@@ -23,13 +23,12 @@ from data.sources.file_parts import Part, divide, divided_source, footer
 from data.sources.file_versions import FileVersions
 from data.sources.lines import NumberedLines, blank_line_documents, numbered_lines, or_empty, sound
 from data.sources.part_lines import lines_of_documents, lines_of_part, place_of
-from data.sources.paths import File, find_files, open_file, open_part, suffixes
+from data.sources.paths import FORMATS, File, find_files, open_file, open_part, suffixes
 from data.sources.table_rows import row_records
 from data.sources.txt_documents import look
 
 log = logging.getLogger(__name__)
 
-FORMATS = (".txt", ".jsonl", ".json", ".parquet")
 PARQUET_BATCH = 256
 PEEKED = 100
 

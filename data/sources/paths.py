@@ -24,6 +24,8 @@ BUFFER = 2**18
 SMALL_BUFFER = 2**13
 BEYOND = 2**14
 """Bytes of the first read beyond a part's end; each further one is twice as long."""
+FORMATS = (".txt", ".jsonl", ".json", ".parquet")
+"""Endings of files of documents."""
 MAGIC = re.compile(r"[*?[]")
 UNESCAPED_COMMA = re.compile(r"(?<!\\),")
 NEXT_ADDRESS = re.compile(r",\s*\w+://")
@@ -236,10 +238,12 @@ def _match(pattern: str, where: str) -> dict[str, int]:
             return sizes
         info = fs.info(path)
         if info["type"] == "directory":
-            endings = [PurePosixPath(name).suffixes for name in sorted(fs.ls(path, detail=False))]
-            example = next(("".join(found[-2:]) for found in endings if found), ".jsonl.gz")
+            endings = [suffixes(name) for name in fs.ls(path, detail=False)]
+            known = [ending for ending in endings if ending[0] in FORMATS] or [(".jsonl", ".gz")]
+            form, compression = min(known, key=lambda ending: FORMATS.index(ending[0]))
             raise UserError(
-                f"{where}: {pattern!r} is a folder; name its files, for example {pattern.rstrip('/')}/*{example}"
+                f"{where}: {pattern!r} is a folder; name its files, for example "
+                f"{pattern.rstrip('/')}/*{form}{compression}"
             )
         return _sizes(fs, {path: info}, pattern)
 

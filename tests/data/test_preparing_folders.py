@@ -13,7 +13,7 @@ from data.config import DataConfig, SourceConfig
 from data.corpus import open_sources
 from data.prepare import preparation, steps, tokenizing
 from data.prepare.__main__ import main
-from data.prepare.preparation import Task, fingerprint, prepare
+from data.prepare.preparation import Task, fingerprints, prepare
 from data.prepared.index import INDEX, WORK
 from tests.data import test_preparing
 from tests.data.test_preparing import prepared, sentences, stopping, task_of, write
@@ -105,7 +105,7 @@ def test_the_fingerprint_follows_all_that_the_shards_depend_on(
     tokenizer: Path,
 ) -> None:
     def made_from(named: TokenizerConfig, seq_len: int = 32, of: DataConfig = data, **values: Any) -> str:
-        return fingerprint(Task(task_of(data, None, **values).config, of, named, seq_len), open_sources(of))
+        return fingerprints(Task(task_of(data, None, **values).config, of, named, seq_len), open_sources(of))
 
     trained, named = TokenizerConfig(vocab_size=300), TokenizerConfig(path=str(tmp_path / "tokenizer"))
     shares = [DataConfig(**{**data.__dict__, "eval_fraction": share}) for share in (0.1, 0.2)]
