@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, RobertaConfig, RobertaForMaskedLM, set_seed
 
+from base import kept_memory
 from benchmarks.recipes import __main__ as command
 from benchmarks.recipes import ours, peers, report, verdicts
 from benchmarks.recipes.rungs import OURS, RUNGS, Peer, Rung, fields_of
@@ -123,6 +125,32 @@ def test_a_run_of_ours_is_scored_at_every_point(text, tmp_path, monkeypatch):
     assert result["curve"][1]["wall"] > result["curve"][0]["wall"] > 0
     assert json.loads((tmp_path / "run" / "result.json").read_text())["rung"] == "base"
     assert len(list((tmp_path / "run/workdir/checkpoints").iterdir())) == 1  # the last one
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (16, 40), (40, 16)])
+def test_a_baseline_in_float32_makes_its_updates_orthogonal_as_torchs_muon_does(monkeypatch, shape):
+    import torch.optim._muon as muon
+
+    gradient = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    numbers = ((3.4445, -4.7750, 2.0315), 5, 1e-7)
+    theirs = muon._zeropower_via_newtonschulz(gradient, *numbers).float()
+    monkeypatch.setattr(muon, "_zeropower_via_newtonschulz", muon._zeropower_via_newtonschulz)
+    matrix = torch.nn.Parameter(torch.zeros(shape))
+    model = torch.nn.ModuleDict({"layers": torch.nn.ParameterDict({"map": matrix})})
+    peers.optimizers(model, Peer("modernbert", 1e-3, muon=True))
+    mine = muon._zeropower_via_newtonschulz(gradient, *numbers)
+    assert mine.dtype == torch.float32 and theirs.std() > 0.1
+    torch.testing.assert_close(mine, theirs, atol=0.02, rtol=0)  # bfloat16 has 8 bits
+    assert not torch.equal(mine, theirs)
+
+
+def test_ours_runs_with_the_memory_settings_of_pretraining_and_a_baseline_as_pytorch_starts(text, tmp_path):
+    mine, peer = (
+        command.environment(command.run_of(RUNGS[name], 0, text, options(text, tmp_path)))
+        for name in ("base", "torch-best-0.001")
+    )
+    assert mine[kept_memory.TUNABLES] == kept_memory.tunables()
+    assert peer.get(kept_memory.TUNABLES) == os.environ.get(kept_memory.TUNABLES)
 
 
 @pytest.mark.parametrize("name", ["hf-roberta-bf16-0.001", "torch-best-0.001"])

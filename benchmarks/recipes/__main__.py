@@ -17,6 +17,7 @@ DIR/TEXT/RUNG/SEED, and one that was stopped goes on. Results: DIR/TEXT/table.md
 import argparse
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from base import terminal
+from base import kept_memory, terminal
 from benchmarks.recipes import report
 from benchmarks.recipes.rungs import BASE, RUNGS, Rung, fields_of
 from benchmarks.recipes.runs import RESULT, Run
@@ -106,6 +107,11 @@ def run_of(rung: Rung, seed: int, text: Text, options: argparse.Namespace) -> Ru
     return Run(**shared, tokens=tokens, fields=fields_of(rung) | options.changes)
 
 
+def environment(run: Run) -> dict[str, str]:
+    """The environment of a run: of ours with the memory settings that `python -m pretrain` starts itself with."""
+    return dict(os.environ) | ({kept_memory.TUNABLES: kept_memory.tunables()} if run.peer is None else {})
+
+
 def make(run: Run, folder: Path) -> bool:
     """Make a run in a process of its own, unless it is finished; returns whether it now is."""
     run.write(folder)
@@ -113,7 +119,7 @@ def make(run: Run, folder: Path) -> bool:
         began = time.monotonic()
         with (folder / "log").open("ab") as log:
             command = [sys.executable, "-m", "benchmarks.recipes.run", str(folder)]
-            subprocess.run(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            subprocess.run(command, env=environment(run), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         if not (folder / RESULT).exists():
             last = (folder / "log").read_text(errors="replace").strip().splitlines()[-1:]
             terminal.say(

@@ -71,12 +71,37 @@ def optimizers(model: Any, peer: Peer) -> list[Any]:
     ]
     made: list[Any] = [torch.optim.AdamW(groups, lr=peer.learning_rate, betas=BETAS, eps=EPS)]
     if matrices:
+        if not peer.bfloat16:
+            _orthogonalize_in_float32()
         # Updates as large as AdamW's, so that one learning rate fits both, as ours has it.
         muon = torch.optim.Muon(
             matrices, lr=peer.learning_rate, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"
         )
         made.append(muon)
     return made
+
+
+def _orthogonalize_in_float32() -> None:
+    """Have torch.optim.Muon of this process compute in the type of its gradients.
+
+    Its products are in bfloat16 whatever the network's type is. On a processor without such instructions they take
+    17 of 19 seconds of a step of 10.6M parameters, and the baseline should not lose by that.
+    """
+    import torch.optim._muon as muon
+
+    def orthogonalized(
+        gradient: Any, coefficients: tuple[float, float, float], steps: int, eps: float
+    ) -> Any:
+        a, b, c = coefficients
+        is_tall = gradient.size(0) > gradient.size(1)
+        x = gradient.T if is_tall else gradient
+        x = x / x.norm().clamp(min=eps)
+        for _ in range(steps):
+            gram = x @ x.T
+            x = a * x + (b * gram + c * gram @ gram) @ x
+        return x.T if is_tall else x
+
+    muon._zeropower_via_newtonschulz = orthogonalized
 
 
 def masks_of_documents(tokens: Any, first: int, half_window: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from benchmarks.recipes.verdicts import (
 )
 from pretrain.reports.pictures import png
 
-BASELINES = {"a32": "hf-roberta", "a16": "hf-roberta-bf16", "b": "torch-best"}
+BASELINES = {"a32": "hf-roberta", "a16": "hf-roberta-bf16", "b": "torch-best", "b32": "torch-best-f32"}
 MOST_CURVES = 10
 HEADS = (
     "rung", "on", "seeds", "loss", "accuracy", "difference", "verdict", "left at", "tokens/s", "wall s",

@@ -280,6 +280,11 @@ def _peers() -> list[Rung]:
             Peer("modernbert", 0, muon=True, bfloat16=True, isolated=True, rate=0.3, dropout=0.0),
             (1e-3, 2e-3, 4e-3),
         ),
+        "torch-best-f32": (
+            "(b) the same in float32, for processors without bfloat16",
+            Peer("modernbert", 0, muon=True, isolated=True, rate=0.3, dropout=0.0),
+            (1e-3, 2e-3, 4e-3),
+        ),
     }
     return [
         Rung(f"{name}-{rate:g}", why, on="", peer=dataclasses.replace(peer, learning_rate=rate))

@@ -22,6 +22,7 @@ from data.config import unused_fields as unused_of_data
 from data.prepare.clusters import EXECUTORS, chosen_workers
 from data.prepare.config import PrepareConfig, check_prepare
 from data.prepare.config import unused_fields as unused_of_prepare
+from data.prepare.languages import Languages
 from data.prepared.index import WORK
 from tokenizer.config import TokenizerConfig
 from tokenizer.config import unused_fields as unused_of_tokenizer
@@ -60,6 +61,8 @@ def main(argv: Sequence[str]) -> int:
     if values.workers < 0:
         raise UserError(f"--workers={values.workers} should be 1 or more, or 0 for one for each core")
     check_prepare(config.prepare)
+    if "language" in config.prepare.steps:
+        Languages(config.prepare.language)  # refuses codes that it does not know, before a text is read
     workers = chosen_workers(values.executor, values.workers, values.slurm, os.cpu_count() or 1)
     from data.prepare.preparation import (  # here: it imports datatrove, which --help does not need
         Task,
@@ -94,9 +97,10 @@ def main(argv: Sequence[str]) -> int:
         terminal.say("stopped; the same command goes on from here", error=True)
         return 128 + signal_of(error)
     terminal.console().print(table(made.report, made.seconds))
+    shards = len(made.index.shards)
     terminal.say(
         f"{out} holds {made.index.documents:,} documents of {made.index.tokens:,} tokens in "
-        f"{len(made.index.shards):,} shards; train from it: --config.data.source=prepared --config.data.path={out}"
+        f"{shards:,} shard{'s' * (shards != 1)}; train from it: --config.data.source=prepared --config.data.path={out}"
     )
     return 0
 

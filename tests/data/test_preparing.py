@@ -285,6 +285,14 @@ def test_a_folder_belongs_to_one_preparation(
                 main([*command, f"{flag}={out}", *more])
 
 
+def test_an_unknown_language_is_refused_before_the_source_is_opened(tmp_path: Path) -> None:
+    fields = ("data.source=files", f"data.path={tmp_path / 'nowhere.txt'}", "prepare.steps=('language',)")
+    flags = [f"--config.{each}" for each in (*fields, "prepare.language.keep=('xx',)")]
+    with pytest.raises(UserError, match=r"config.prepare.language.keep: 'xx' is no ISO 639-1 code"):
+        main(["prepare", "--config=configs/modernbert_small.py", f"--out={tmp_path / 'out'}", *flags])
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_preparation_that_leaves_nothing_says_what_dropped_the_most(
     tmp_path: Path, tokenizer: Path
 ) -> None:
