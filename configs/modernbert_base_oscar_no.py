@@ -2,7 +2,7 @@
 
 python -m pretrain --config=configs/modernbert_base_oscar_no.py --workdir=gs://BUCKET/modernbert-no \
     --config.data.path=gs://BUCKET/oscar/no_meta \
-    --config.phases[2].data.source=files --config.phases[2].data.path=gs://BUCKET/best/*.jsonl.zst
+    '--config.phases[2].data.source=files' '--config.phases[2].data.path=gs://BUCKET/best/*.jsonl.zst'
 
 1. Rows of 1024 tokens at a constant learning rate. The batch grows over the first steps.
 2. Context extension: rows of 8192, as many tokens in a batch, a rotary base of 160,000 in place of 10,000 in the global
@@ -15,7 +15,8 @@ Data: a folder with the Norwegian part of any OSCAR release. To read from a hub 
     --config.data.source=hub --config.data.name=HPLT/HPLT2.0_cleaned --config.data.subset=nob_Latn
 Hardware: a TPU v5litepod-64, with --config.mesh.data=1 --config.mesh.fsdp=64. `python -m pretrain.plan` models a step
 of the first phase with at least 0.21 s, a step of the others with at least 0.33 s, 12.1 of 16 GiB a chip, and the
-whole run with at least 3 hours. On 8 devices raise --config.grad_accum, to 16 or more (arithmetic).
+whole run with at least 3 hours. On 8 devices set --config.grad_accum=16, the most for the 128 rows of
+phases 2 and 3, and --config.mesh.fsdp=8 (arithmetic).
 """
 
 import ml_collections

@@ -5,10 +5,11 @@ python -m pretrain --config=configs/modernbert_small.py --workdir=runs/small \
 
 The second line reads your own text. Without it the run learns the English documentation of Python and of the installed
 packages; nothing is downloaded.
-Hardware: a laptop, or any GPU. A step has 187 GFLOP: 0.5 s at the peak of two cores of an AMD EPYC (0.35 TFLOP/s in
-float32), so 5000 steps (20M tokens) take at least 45 minutes there (arithmetic). The learning rate is constant and
-falls in the last fifth of the steps; docs/resuming.md shows how one run gets several ends. Longer rows need no other
-network: --config.seq_len=1024 --config.global_batch=4.
+Hardware: a laptop, or any GPU (there with --config.dtype=bfloat16). A step has 187 GFLOP: 0.5 s at the peak of two
+cores of an AMD EPYC (0.35 TFLOP/s in float32), so 5000 steps (20M tokens) take at least 45 minutes there (arithmetic);
+runs of such small networks reach a quarter to a half of the peak. The learning rate is constant and falls in the last
+fifth of the steps; docs/resuming.md shows how one run gets several ends. Longer rows need no other network:
+--config.seq_len=1024 --config.global_batch=4 --config.data.streams=4.
 """
 
 import ml_collections

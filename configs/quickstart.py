@@ -1,4 +1,4 @@
-"""A small ModernBERT on the embedded corpus: tokenizer, training and export in about three minutes.
+"""A small ModernBERT on the embedded corpus: three minutes of training, five in all.
 
 python -m pretrain --config=configs/quickstart.py --workdir=runs/quickstart
 

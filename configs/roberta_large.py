@@ -3,8 +3,8 @@
 python -m pretrain --config=configs/roberta_large.py --workdir=gs://BUCKET/roberta-large \
     --config.data.source=hub --config.data.name=allenai/c4 --config.data.subset=en
 
-Hardware: a TPU v4-32, where `python -m pretrain.plan` models a step of at least 1.1 s and 19 of 32 GiB; or 16 GPUs of
-80 GB.
+Hardware: a TPU v4-32, where `python -m pretrain.plan` models a step of at least 0.97 s and 19 of 32 GiB; or 16 GPUs
+of 80 GB.
 On a v6e-8: --config.grad_accum=8, at least 1.1 s and 19 of 32 GiB.
 On a v5litepod-256: --config.grad_accum=1 --config.data.streams=256 --config.mesh.fsdp=64 --config.mesh.zero1=4.
 100,000 steps of 2048 x 512 are 1.0e11 tokens, about 2.1e20 FLOP: 9 hours of 16 H100 at 40% MFU (arithmetic, not a

@@ -8,6 +8,8 @@ from base.schema import Unused, field
 
 SOURCES = ("pydoc", "files", "oscar", "hub", "tfds", "prepared", "mix")
 PACKINGS = ("full", "documents", "best_fit", "lines")
+ISOLATING = ("documents", "best_fit")
+"""Packings with which several documents share a row, and attend each only to itself."""
 
 
 @dataclass(frozen=True)

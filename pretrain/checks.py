@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from base.errors import UserError
 from base.tpu_types import GENERATIONS
+from data.config import ISOLATING
 from data.special_tokens import SpecialTokens
 from pretrain.config import PretrainConfig
 from pretrain.models import EncoderConfig, Model, build
@@ -120,5 +121,5 @@ def _use(phases: Sequence[Phase]) -> Use:
     return Use(
         causal=any(TRAITS[phase.objective].causal for phase in phases),
         row_lengths=tuple(phase.seq_len for phase in phases),
-        packed=any(phase.data.packing == "documents" for phase in phases),
+        packed=any(phase.data.packing in ISOLATING for phase in phases),
     )

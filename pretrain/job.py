@@ -139,6 +139,7 @@ def assemble(
     notes += [*_note_on_profile(config, epoch_steps), *notes_on_packing(config)]
     corpora = [corpus_fingerprint(each.data, open_sources(each.data, each.place("data"))) for each in phases]
     firsts = _first_phases(phases, corpora)
+    _check_streams(phases, corpora)
     schedule = schedule_of_phases(config.schedule, config.optimizer.learning_rate, phases)
     schedule = scaled_by_batch(schedule, config.optimizer, phases)
     settings = config.optimizer.settled(config.dtype)
@@ -194,6 +195,24 @@ def _first_phases(phases: Sequence[Phase], corpora: Sequence[str]) -> dict[str, 
     for phase, corpus in zip(phases, corpora, strict=True):
         numbers.setdefault(corpus, phase.number)
     return numbers
+
+
+def _check_streams(phases: Sequence[Phase], corpora: Sequence[str]) -> None:
+    """Refuse phases that go on in the corpus of another phase and divide it in another way.
+
+    Raises:
+      UserError: the number of streams, or the way files are divided, differs; the message names both places.
+    """
+    first: dict[str, Phase] = {}
+    for phase, corpus in zip(phases, corpora, strict=True):
+        known = first.setdefault(corpus, phase)
+        for name in ("streams", "split_files"):
+            was, now = (getattr(each.data, name) for each in (known, phase))
+            if now != was:
+                raise UserError(
+                    f"{phase.place('data')}.{name}={now} should be {was}, as {known.place('data')}.{name} is: both "
+                    "are of one corpus, in which a phase goes on where the phase before it stopped"
+                )
 
 
 def _check_held_out(phases: Sequence[Phase], workdir: epath.Path) -> None:
@@ -264,6 +283,8 @@ def _epoch_steps(config: PretrainConfig, tokenizer: Loaded, saved: Mapping[str, 
     if saved is not None and _counted_alike(config, saved["config"]):
         _check_rows_as_counted(config, saved)
         return int(saved["steps"])
+    if saved is not None and saved["config"].get("epochs") is not None:
+        _check_counted_rows(config, saved["config"])
     logger.info("counting the rows of %d epochs", config.epochs)
     return processes.from_first(
         lambda: count_steps(
@@ -283,6 +304,21 @@ def _counted_alike(config: PretrainConfig, saved: Mapping[str, Any]) -> bool:
     deciding = ("epochs", "seed", "global_batch", "seq_len", "data.", "tokenizer.")
     changed = schema.differences(schema.completed(saved, PretrainConfig), schema.as_dict(config))
     return not any(name.startswith(deciding) and not name.startswith(SAFE_IN_PRETRAINING) for name in changed)
+
+
+def _check_counted_rows(config: PretrainConfig, saved: Mapping[str, Any]) -> None:
+    """Refuse other rows or batches in a run of epochs: the steps that are made had those that were counted.
+
+    Raises:
+      UserError: a field that decides how many steps an epoch has is another one.
+    """
+    was, now = schema.flatten(schema.completed(saved, PretrainConfig)), schema.flatten(schema.as_dict(config))
+    for name in ("global_batch", "seq_len", "data.packing"):
+        if was[name] != now[name] and now[name] != "lines":
+            raise UserError(
+                f"config.{name} of a run of config.epochs cannot change, because the steps of its epochs were counted "
+                f"with it: it was {was[name]!r}, is {now[name]!r}; put it back, or set config.steps"
+            )
 
 
 def _check_rows_as_counted(config: PretrainConfig, saved: Mapping[str, Any]) -> None:

@@ -26,6 +26,8 @@ from pretrain.unused_fields import unused_fields
 
 logger = logging.getLogger(__name__)
 
+CORPUS = "corpus "
+"""What the names of the fingerprints of corpora begin with; the rest is the corpus' number (`Job.data_keys`)."""
 # Fields that only a run's start reads, and which may name a folder.
 ORIGINS = ("init_from", "tokenizer.path", "model.config_file")
 
@@ -66,7 +68,7 @@ def check_fingerprints(job: Job, saved: dict[str, str], *, accept: bool) -> None
     """Refuse to go on with another tokenizer or corpus than the run began with."""
     for name, was in saved.items():
         now = job.fingerprints.get(name)
-        if now is None or now == was:
+        if now is None or was in job.fingerprints.values():
             continue
         what = "tokenizer" if name == "tokenizer" else "corpus"
         message = (
@@ -77,23 +79,30 @@ def check_fingerprints(job: Job, saved: dict[str, str], *, accept: bool) -> None
         logger.warning("%s", message)
 
 
-def stream_states(run: Mapping[str, Any], data_keys: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The positions of the streams in a checkpoint's `run` item, each with its order of shards.
+def stream_states(run: Mapping[str, Any], job: Job) -> dict[str, dict[str, Any]]:
+    """The positions of the streams in a checkpoint's `run` item, by the job's `data_keys`, with their order of shards.
 
+    A corpus has the number of the first phase that reads it, so it may have another number in the phases of now.
     Positions of older runs lack the order. It follows from the window of the last phase that read the corpus.
     """
+    data_keys = job.data_keys
     config, begin, shuffled = run["config"], 0, dict[str, bool]()
     for key, phase in zip(data_keys, config.get("phases") or [{"steps": run["step"]}]):
         if begin < run["step"]:
             shuffled[key] = (phase.get("data") or config["data"])["window"] > 1
         begin += phase["steps"]
-    return {
+    positions = {
         key: {
             stream: {**state, "start": with_shard_order(state["start"], shuffled.get(key, True))}
             for stream, state in states.items()
         }
         for key, states in run["data"].items()
     }
+    numbers = {corpus: name.removeprefix(CORPUS) for name, corpus in job.fingerprints.items()}
+    now = {key: numbers.get(run["fingerprints"].get(CORPUS + key)) for key in positions}
+    # The position in a corpus that is not there any more is that of the corpus in its place.
+    gone = {key: states for key, states in positions.items() if now[key] is None}
+    return gone | {number: positions[key] for key, number in now.items() if number is not None}
 
 
 def objective_sums(run: Mapping[str, Any], config: PretrainConfig) -> dict[str, float]:
@@ -109,10 +118,19 @@ def objective_sums(run: Mapping[str, Any], config: PretrainConfig) -> dict[str, 
     return {"maskable_sum": math.nan, **saved, **(z_loss if config.objective.z_loss else {})}
 
 
-def best_evaluation(run: Mapping[str, Any], config: PretrainConfig) -> dict[str, float] | None:
-    """The best evaluation of a checkpoint's `run` item; None where evaluations have another mask rate from here on."""
-    was = schema.completed(run["config"], PretrainConfig)["eval"]["masking_rate"]
-    return run["best"] if was == config.eval.masking_rate else None
+def best_evaluation(run: Mapping[str, Any], job: Job) -> dict[str, float] | None:
+    """The best evaluation of a checkpoint's `run` item; None where evaluations have other rows or masks from now on."""
+    config, step = schema.restored(PretrainConfig, run["config"]), run["step"]
+    was, now = (_evaluated(phases, step) for phases in (saved_phases(run["config"], step), job.phases))
+    settings = [(each.masking_rate, each.steps) for each in (config.eval, job.config.eval)]
+    return run["best"] if was == now and settings[0] == settings[1] else None
+
+
+def _evaluated(phases: Sequence[Phase], step: int) -> tuple[Any, ...]:
+    """What decides the rows of the evaluations of the phase in which a step was made."""
+    phase = next((each for each in phases if step <= each.stop), phases[-1]).whole
+    data = phase.data
+    return phase.seq_len, phase.global_batch, data.packing, data.eval_fraction, data.eval_source
 
 
 def provenance(saved: Mapping[str, Any] | None, job: Job, *, changed: bool) -> dict[str, Any]:

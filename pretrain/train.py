@@ -178,7 +178,7 @@ class _Pretraining:
         return message, sums
 
     def _recalled(self, run: Run) -> Mapping[str, Any]:
-        self.run = RunState(stream_states(run, self.job.data_keys), best_evaluation(run, self.config))
+        self.run = RunState(stream_states(run, self.job), best_evaluation(run, self.job))
         return objective_sums(run, self.config)
 
     def remembered(self) -> dict[str, Any]:

@@ -70,9 +70,14 @@ def newest_network(workdir: epath.Path) -> EncoderConfig:
         return network_of(workdir)
     checkpointer = Checkpointer(workdir, create=False)
     try:
-        return network_at(workdir, checkpointer.read_run() or {})
+        run = checkpointer.read_run() or {}
     finally:
         checkpointer.close()
+    if "task" in run.get("config", {}):
+        raise UserError(
+            f"{workdir} is a run of fine-tuning; name its folder model/, or the workdir of a run of pretraining"
+        )
+    return network_at(workdir, run)
 
 
 def check_weights(weights: str, init_from: str) -> None:

@@ -63,6 +63,13 @@ SOURCES = {
         validation_ref_file overwrite_cache validation_split_percentage max_seq_length preprocessing_num_workers
         mlm_probability pad_to_max_length line_by_line
     """,
+    # Of transformers 5, beside the arguments of run_mlm_flax, and the TrainingArguments of that table.
+    "run_mlm and run_mlm_no_trainer": """
+        config_overrides model_revision low_cpu_mem_usage streaming max_train_samples max_eval_samples max_steps
+        gradient_accumulation_steps bf16 fp16 lr_scheduler_type warmup_ratio max_grad_norm optim save_total_limit
+        resume_from_checkpoint load_best_model_at_end report_to
+        max_train_steps num_warmup_steps checkpointing_steps with_tracking
+    """,
     # Of transformers 4.40, with the TrainingArguments that it reads, and the names of 4.6.
     "run_flax_glue": """
         model_name_or_path config_name tokenizer_name use_slow_tokenizer cache_dir model_revision token use_auth_token
@@ -127,7 +134,7 @@ def rows(heading: str) -> list[list[str]]:
 
 def stage_of(heading: str) -> str:
     """The command that takes the place of a source."""
-    return "pretrain" if heading == "run_mlm_flax" else "finetune"
+    return "pretrain" if heading.startswith("run_mlm") else "finetune"
 
 
 def quoted(cell: str) -> list[str]:

@@ -299,7 +299,7 @@ def _obstacles(kernel: Kernel, needs: Needs) -> list[str]:
     if needs.use.causal and not kernel.causal:
         found.append("has no causal attention")
     if needs.use.packed and not kernel.segments:
-        found.append("does not keep the documents of a row apart (config.data.packing=documents)")
+        found.append("does not keep the documents of a row apart (config.data.packing=documents or best_fit)")
     return found
 
 

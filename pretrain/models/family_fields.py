@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from base.errors import UserError
 from base.schema import Unused
 from data.special_tokens import SpecialTokens
 from pretrain.config import ModelConfig
@@ -78,6 +79,8 @@ def config_json(model: ModelConfig, special: Mapping[str, int]) -> dict[str, Any
     given = {name: getattr(model, name) for name in names}
     if model.max_position_embeddings is None and family.has_position_table:
         given["max_position_embeddings"] = POSITIONS
+    if given.get("embedding_size") == 0:
+        raise UserError("config.model.embedding_size=0 should be 1 or more, or None for the family's own")
     if family.embeds_as_wide and given["embedding_size"] is None:
         given["embedding_size"] = model.hidden_size
     # A family whose bos and eos ids are None by default has no such tokens.

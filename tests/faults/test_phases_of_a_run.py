@@ -20,6 +20,7 @@ from pretrain.objective.evaluation import Evaluator
 from pretrain.objective.held_out_cache import held_out_rows
 from pretrain.runtime.saved_params import restore_params
 from pretrain.train import train
+from pretrain.trained_network import newest_network
 from tests.faults.test_resume import batches as batches  # a fixture
 from tests.faults.test_resume import leaves, losses, stop_at
 from tests.tiny import on_one_device, tiny_config, write_corpus
@@ -192,6 +193,20 @@ def test_text_of_a_phase_that_is_not_there_is_named_where_it_is_set(place, every
         train(config, epath.Path(place / f"lost{every}"))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"streams": 2}, r"config.phases\[1\].data.streams=2 should be 4, as config.data.streams is"),
+        ({"split_files": False}, r"config.phases\[1\].data.split_files=False should be True, as config.data"),
+    ],
+)
+def test_a_phase_that_goes_on_in_a_corpus_divides_it_as_the_phase_before(place, change, message):
+    same = {"source": "files", "path": str(place / "text.txt"), "streams": 4, "eval_fraction": 0.1}
+    phases = [{"steps": 2}, {"steps": 2, "data": {**same, **change}}]
+    with pytest.raises(UserError, match=message), on_one_device():
+        assemble(three_phases(place, phases=phases), epath.Path(place / "divided"), None)
+
+
 @pytest.mark.parametrize("name", ["global_rope_theta", "local_rope_theta", "learning_rate"])
 def test_a_rotation_and_a_rate_are_above_zero(place, name):
     config = three_phases(place, phases=[{"steps": 1, name: 0.0}])
@@ -217,3 +232,20 @@ def test_a_start_has_the_rotation_of_the_checkpoint_although_model_json_is_of_th
     assert (job.encoder.own.global_rope_theta, job.given.model.global_rope_theta) == (1e4, 1e4)
     start = load_encoder_for_classification(str(workdir), ("a", "b"))
     assert start.classifier.encoder.config.own.global_rope_theta == start.config["global_rope_theta"] == 1e4
+
+
+def test_a_run_of_fine_tuning_is_no_start_of_pretraining_and_the_message_says_what_is(tmp_path, monkeypatch):
+    class OfFineTuning:
+        def __init__(self, workdir, create):
+            assert not create
+
+        def read_run(self):
+            return {"config": {"task": "sst2"}}
+
+        def close(self):
+            pass
+
+    (tmp_path / "checkpoints").mkdir()
+    monkeypatch.setattr("pretrain.trained_network.Checkpointer", OfFineTuning)
+    with pytest.raises(UserError, match=r"is a run of fine-tuning; name its folder model/"):
+        newest_network(epath.Path(tmp_path))

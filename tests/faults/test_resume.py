@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -139,14 +140,43 @@ def test_positions_of_older_checkpoints_are_in_the_order_of_the_phase_that_read_
             {"steps": 5, "data": {"window": 7}},
         ],
     }
-    run = {"config": config, "data": {"0": {"3": old, "4": {**old, "start": None}}, "2": {"0": mixed}}}
+    run = {
+        "config": config,
+        "data": {"0": {"3": old, "4": {**old, "start": None}}, "2": {"0": mixed}},
+        "fingerprints": {},
+    }
+    job = SimpleNamespace(data_keys=("0", "0", "2"), fingerprints={})
     for step, order in ((5, True), (6, False), (10, False)):
-        states = stream_states({**run, "step": step}, ["0", "0", "2"])
+        states = stream_states({**run, "step": step}, job)
         assert states["0"]["3"] == {**saved, "start": [1, 2, 3, order]}
         assert states["0"]["4"]["start"] is None
-    states = stream_states({**run, "step": 11}, ["0", "0", "2"])
+    states = stream_states({**run, "step": 11}, job)
     assert states["2"]["0"]["start"] == {"draw": 9, "members": [[0, 1, 2, True], [0, 0, 0, False]]}
-    assert stream_states({**run, "step": 11}, ["0", "0", "2"])["0"]["3"]["start"] == [1, 2, 3, False]
+    assert stream_states({**run, "step": 11}, job)["0"]["3"]["start"] == [1, 2, 3, False]
+
+
+@pytest.mark.parametrize(
+    ("corpora", "found"),
+    [
+        ({"0": "A", "2": "B"}, {"0": "of A", "2": "of B"}),  # the first phase is two now
+        ({"0": "C", "1": "A", "2": "B"}, {"1": "of A", "2": "of B"}),  # a phase came before it
+        ({"0": "B", "1": "A"}, {"0": "of B", "1": "of A"}),
+        ({"0": "A", "1": "D"}, {"0": "of A", "1": "of B"}),  # another corpus in the place of B
+    ],
+)
+def test_a_corpus_goes_on_where_it_stood_although_phases_have_other_numbers(corpora, found):
+    def states(name):
+        return {"0": {"start": [1, 2, 3, True], "of": name}}
+
+    run = {
+        "config": {"data": {"window": 1}, "phases": [{"steps": 5}, {"steps": 5}]},
+        "step": 7,
+        "data": {"0": states("of A"), "1": states("of B")},
+        "fingerprints": {"tokenizer": "T", "corpus 0": "A", "corpus 1": "B"},
+    }
+    fingerprints = {"tokenizer": "T", **{f"corpus {number}": corpus for number, corpus in corpora.items()}}
+    job = SimpleNamespace(data_keys=tuple(corpora), fingerprints=fingerprints)
+    assert {key: each["0"]["of"] for key, each in stream_states(run, job).items()} == found
 
 
 def test_a_signal_in_the_last_step_leaves_a_finished_run(corpus, tmp_path, monkeypatch):
@@ -175,6 +205,23 @@ def test_the_epochs_of_a_run_are_counted_once(corpus, tmp_path, monkeypatch):
     assert train(tiny_config(corpus, **changes, data={"prefetch": 2}), workdir).job.steps == steps
     with pytest.raises(AssertionError, match="counted again"):
         train(tiny_config(corpus, **{**changes, "epochs": 2}), workdir, accept_changes=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"global_batch": 16},
+            r"config.global_batch of a run of config.epochs cannot .*was 8, is 16; put it",
+        ),
+        ({"seq_len": 16}, r"config.seq_len of a run of config.epochs cannot change"),
+        ({"data": {"packing": "documents"}}, r"config.data.packing of a run of config.epochs cannot change"),
+    ],
+)
+def test_steps_of_epochs_are_not_counted_again_with_other_rows(corpus, change, message):
+    saved = {"config": schema.as_dict(tiny_config(corpus, steps=None, epochs=1)), "steps": 40, "data": {}}
+    with pytest.raises(UserError, match=message):
+        _epoch_steps(tiny_config(corpus, steps=None, epochs=1, **change), None, saved)
 
 
 def test_epochs_that_an_older_run_counted_by_one_document_a_row_are_not_packed(corpus):

@@ -117,7 +117,10 @@ FLOAT32 = "needs config.dtype=bfloat16, not float32"
             {"use": Use(row_lengths=(128, 127), packed=False)},
             "takes rows of a multiple of 2 tokens, not of 127: set config.seq_len",
         ),
-        ({"use": Use()}, "does not keep the documents of a row apart (config.data.packing=documents)"),
+        (
+            {"use": Use()},
+            "does not keep the documents of a row apart (config.data.packing=documents or best_fit)",
+        ),
     ],
 )
 def test_auto_takes_cudnn_only_where_it_computes_the_same_and_says_why_not(changes: dict, reason: str):

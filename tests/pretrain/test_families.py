@@ -230,6 +230,8 @@ def test_embeddings_of_an_electra_are_as_wide_as_it_unless_they_are_set():
     assert (wide.embedding_size, narrow.embedding_size) == (768, 96)
     assert build(narrow).shapes()["embeddings"]["word"].shape == (384, 96)
     assert encoder_config(ModelConfig(family="albert"), 300, SPECIAL).embedding_size == 128
+    with pytest.raises(UserError, match=r"config\.model\.embedding_size=0 should be 1 or more"):
+        encoder_config(ModelConfig(family="albert", embedding_size=0), 300, SPECIAL)
 
 
 def test_a_new_deberta_has_the_relative_positions_of_v3_and_a_new_eurobert_its_rotation():

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -196,15 +197,24 @@ def test_a_run_that_began_before_evaluation_had_a_rate_evaluates_at_that_of_its_
     assert values(older, "eval/loss") == values(whole, "eval/loss")
 
 
-def test_a_best_evaluation_ends_where_the_rate_of_evaluation_changes(corpus):
+def test_a_best_evaluation_ends_where_the_rows_or_the_rate_of_evaluation_change(corpus):
     config, best = tiny_config(corpus), {"step": 3, "eval/loss": 2.0}
-    saved = schema.as_dict(config)
-    assert best_evaluation({"config": saved, "best": best}, config) == best
-    other = tiny_config(corpus, eval={"masking_rate": 0.4})
-    assert best_evaluation({"config": saved, "best": best}, other) is None
-    del saved["eval"]["masking_rate"]
-    of_its_phase = tiny_config(corpus, eval={"masking_rate": 0.0})
-    assert best_evaluation({"config": saved, "best": best}, of_its_phase) == best
+    run = {"config": schema.as_dict(config), "best": best, "step": 4}
+
+    def kept(config):
+        return best_evaluation(run, SimpleNamespace(config=config, phases=resolve_phases(config)))
+
+    assert kept(config) == kept(tiny_config(corpus, optimizer={"learning_rate": 1e-3}, steps=20)) == best
+    of_other_rows = [
+        {"eval": {"masking_rate": 0.4}}, {"eval": {"steps": 3}}, {"global_batch": 16}, {"seq_len": 16},
+        {"data": {"eval_fraction": 0.2}}, {"data": {"packing": "documents"}},
+    ]  # fmt: skip
+    for changes in of_other_rows:
+        assert kept(tiny_config(corpus, **changes)) is None, changes
+    same_now = [{"steps": 4}, {"steps": 4, "seq_len": 16}]  # the phase of step 4 is as it was
+    assert kept(tiny_config(corpus, steps=None, phases=same_now)) == best
+    del run["config"]["eval"]["masking_rate"]
+    assert kept(tiny_config(corpus, eval={"masking_rate": 0.0})) == best
 
 
 def forget_new_fields(monkeypatch):

@@ -5,6 +5,7 @@ import pytest
 from base.errors import UserError
 from base.schema import build
 from data.special_tokens import SpecialTokens
+from pretrain.checks import _use
 from pretrain.config import MeshConfig, ModelConfig, PretrainConfig
 from pretrain.devices.mesh import mesh_sizes
 from pretrain.job import notes_on_packing
@@ -170,3 +171,13 @@ def test_data_of_a_phase_that_leaves_out_the_packing_of_the_run_is_noted():
     assert notes_on_packing(config(data={"packing": "documents"}, phases=phases)) == [
         "config.phases[1].data.packing='full', but config.data.packing='documents'"
     ]
+
+
+@pytest.mark.parametrize(
+    ("packing", "packed"), [("full", False), ("lines", False), ("documents", True), ("best_fit", True)]
+)
+def test_documents_that_share_a_row_and_do_not_see_each_other_need_a_kernel_that_keeps_them_apart(
+    packing, packed
+):
+    phases = resolve_phases(config(steps=1, data={"packing": packing}))
+    assert _use(phases).packed is packed

@@ -155,6 +155,18 @@ def test_the_larger_network_has_the_fields_of_the_smaller_one():
 
 
 @pytest.mark.parametrize(
+    ("family", "embedding", "wide"),
+    [("electra", 4, 6), ("electra", 2, 2), ("albert", 4, 4), ("bert", None, 0)],
+)
+def test_embeddings_as_wide_as_the_network_stay_so_unless_they_are_projected_anyway(family, embedding, wide):
+    config = small(family, embedding_size=embedding) if embedding else small(family)
+    larger = enlarged(config, LARGE)
+    assert larger.embedding_size == wide
+    after = tiled(config, numbered(config), larger)
+    assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, build(larger).shapes())
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"hidden_size": 2}, "hidden_size=2 should be 4 or more, as in init_from"),
