@@ -115,7 +115,7 @@ def cost_of(folder: Path, name: str, rows: dict[str, np.ndarray]) -> Cost:
 
 def _lines(path: str) -> list[str]:
     try:
-        return [decode(line) for line in read_lines(path)]
+        return [decode(line).rstrip("\r\n") for line in read_lines(path)]
     except FlawError as flaw:
         raise UserError(f"--text={path}: {flaw}") from None
 

@@ -5,6 +5,7 @@ import logging
 import re
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,6 +14,8 @@ from etils import epath
 
 import unmask
 from finetune import job
+from finetune.classifier.inference import Facts
+from finetune.kinds import CLASSES
 from finetune.population.state import population_mesh
 from finetune.results import final_outputs
 from pretrain.runtime.train_command import PACKAGES
@@ -289,6 +292,21 @@ def test_a_function_of_a_search_that_fails_is_one_line(tmp_path, functions, said
 def test_texts_that_a_model_does_not_take_are_refused(examples, home, texts, said):
     with pytest.raises(unmask.UserError, match=re.escape(said)):
         unmask.predict(home / "runs/animals", texts)
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        ([("a", "b", "c")], "texts[0]=('a', 'b', 'c') should be a pair of texts, which the model takes"),
+        ([()], "texts[0]=() should be a text, which the model takes"),
+        (["a", ()], "texts[1]=() should be a text, which the model takes"),
+    ],
+)
+def test_a_model_that_says_not_how_many_texts_it_takes_is_given_one_or_two(monkeypatch, texts, said):
+    model = SimpleNamespace(kind=CLASSES, facts=Facts(0, 48))
+    monkeypatch.setattr("unmask.inference.find_model", lambda *_, **__: model)
+    with pytest.raises(unmask.UserError, match=re.escape(said)):
+        unmask.predict("model", texts)
 
 
 def test_mistakes_leave_no_files(tmp_path):

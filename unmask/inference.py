@@ -281,7 +281,7 @@ def _asked(texts: Sequence[Text], model: Trained) -> Questions:
 def _texts(texts: Sequence[Text], model: Trained) -> Examples:
     """Texts or pairs, all of one form, which is the model's where that is known."""
     rows = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
-    wanted = model.facts.texts or (len(rows[0]) if rows else 1)
+    wanted = model.facts.texts or (min(max(len(rows[0]), 1), 2) if rows else 1)
     for number, row in enumerate(rows):
         if len(row) != wanted or not all(isinstance(text, str) for text in row):
             due = "a pair of texts" if wanted == 2 else "a text"

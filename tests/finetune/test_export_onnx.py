@@ -174,3 +174,13 @@ def test_a_text_is_for_masked_language_models(tmp_path: Path, monkeypatch: pytes
     )
     with pytest.raises(UserError, match=message):
         main(["export_onnx", f"--model={tmp_path}", "--text=x.txt"])
+
+
+def test_ends_of_lines_are_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    random_model("bert", tmp_path / "model", task="MaskedLM")
+    (tmp_path / "x.txt").write_bytes(b"one \r\ntwo\n\nthree\rfour")
+    seen: list[list[str]] = []
+    monkeypatch.setattr(command, "hidden_rows", lambda folder, lines: seen.append(list(lines)) or {})
+    monkeypatch.setattr(command, "export_onnx", lambda folder, out: out / FILE_NAME)
+    assert main(["export_onnx", f"--model={tmp_path / 'model'}", f"--text={tmp_path / 'x.txt'}"]) == 0
+    assert seen == [["one ", "two", "", "three", "four"]]

@@ -98,6 +98,19 @@ def test_a_long_question_is_cut_to_half_of_a_row_and_a_stride_beyond_the_rest_is
         QuestionEncoder(loaded, max_length=5, token_types=1)
 
 
+@pytest.mark.parametrize(
+    ("start", "text", "found"),
+    [(8, "context.", True), (8, "context here", False), (40, "context", False), (-1, "context", False)],
+)
+def test_an_answer_outside_its_context_has_no_target(start: int, text: str, found: bool, tmp_path: Path):
+    """As a test set may have one: it ended a run after all training, before the model was written."""
+    write_tokenizer(tmp_path, CASES["roberta"])
+    asked = Questions(["what?"], [Reference("A short context.", ((start, text),))], [0], "here")
+    encoded = QuestionEncoder(load(str(tmp_path)), max_length=48, token_types=1)(asked)
+    assert encoded.labels is not None and len(encoded.labels) == 1
+    assert bool(encoded.labels[0, 1]) == found
+
+
 # ---- from logits to answers --------------------------------------------------------------------------------------
 
 
