@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,20 +65,43 @@ def export_onnx(model_dir: str | os.PathLike[str], out: str | os.PathLike[str] |
     folder = Path(model_dir)
     place = folder if out is None else Path(out)
     model = _load(folder)
+    return write_whole(place, lambda file: _export(model, file))
+
+
+def write_whole(place: Path, export: Callable[[Path], None]) -> Path:
+    """Write model.onnx so that it appears when it is complete, and remove model_quantized.onnx of an earlier one.
+
+    Args:
+      place: the folder to write to.
+      export: function that writes the file at a path, and its weights beside it.
+
+    Returns:
+      The path of the file.
+
+    Raises:
+      UserError: the disk is full, or the folder cannot be written to.
+    """
     unfinished = place / f".{FILE_NAME}.unfinished-{os.getpid()}"
     try:
         unfinished.mkdir(parents=True)
-        _export(model, unfinished / FILE_NAME)
+        export(unfinished / FILE_NAME)
         # The weights first: when model.onnx refers to model.onnx.data, that file must exist.
         for file in sorted(unfinished.iterdir(), reverse=True):
             file.replace(place / file.name)
-        for stale in place.glob(f"{INT8_NAME}*"):
-            stale.unlink()
+        remove_files(place, INT8_NAME)
     except OSError as error:
         raise UserError(f"{place / FILE_NAME} cannot be written: {error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return place / FILE_NAME
+
+
+def remove_files(folder: epath.PathLike, *names: str) -> None:
+    """Remove files of these names from a folder, and the files with their weights; a folder need not exist."""
+    folder = epath.Path(folder)
+    for file in folder.iterdir() if folder.exists() else ():
+        if file.name.startswith(names):
+            file.unlink()
 
 
 class OnnxClassifier:

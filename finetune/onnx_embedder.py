@@ -1,7 +1,6 @@
 """Write an embedder as model.onnx (hidden states of tokens, vectors of texts), and run this file with onnxruntime."""
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from jaxtyping import Float
 from base.errors import UserError
 from finetune import onnx as of_classifiers
 from finetune.classifier.embedder_folder import Pooled, embedder_files, pooled_of
-from finetune.onnx import EXAMPLE_LENGTH, FILE_NAME, OnnxClassifier
+from finetune.onnx import EXAMPLE_LENGTH, OnnxClassifier
 from finetune.texts.batching import evaluation_batches
 from finetune.texts.encoding import Encoded
 from pretrain.models.huggingface import CONFIG
@@ -27,7 +26,8 @@ def export_embedder(model_dir: str | os.PathLike[str], out: str | os.PathLike[st
 
     The inputs are those of `finetune.onnx.export_onnx`. The outputs are `last_hidden_state`, float32
     [batch, sequence, D], and `sentence_embedding`, float32 [batch, D], pooled and of norm 1 as the folder's
-    modules.json says; without that file, their mean, of norm 1.
+    modules.json says; without that file, their mean, of norm 1. A model_quantized.onnx of an earlier model.onnx is
+    removed.
 
     Args:
       model_dir: a local folder that AutoModel loads.
@@ -44,17 +44,7 @@ def export_embedder(model_dir: str | os.PathLike[str], out: str | os.PathLike[st
     folder = Path(model_dir)
     place = folder if out is None else Path(out)
     model = _with_vectors(_load(folder), pooled_of(embedder_files(str(folder)), str(folder)))
-    unfinished = place / f".{FILE_NAME}.unfinished-{os.getpid()}"
-    try:
-        unfinished.mkdir(parents=True)
-        _export(model, unfinished / FILE_NAME)
-        for file in sorted(unfinished.iterdir(), reverse=True):  # the weights first
-            file.replace(place / file.name)
-    except OSError as error:
-        raise UserError(f"{place / FILE_NAME} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return place / FILE_NAME
+    return of_classifiers.write_whole(place, lambda file: _export(model, file))
 
 
 def _load(folder: Path) -> Any:

@@ -25,7 +25,8 @@ from finetune.classifier.pretrained import save_classifier
 from finetune.config import FinetuneConfig
 from finetune.job import MODEL, Job
 from finetune.kinds.embedding import vectors_of
-from finetune.onnx import export_onnx
+from finetune.onnx import FILE_NAME as ONNX_FILE
+from finetune.onnx import INT8_NAME, export_onnx, remove_files
 from finetune.onnx_embedder import OnnxEmbedder, export_embedder
 from finetune.population.evaluation import scores_of, scores_on
 from finetune.population.state import member_params, population_mesh
@@ -171,7 +172,7 @@ def finish(outcome: Outcome, workdir: epath.Path) -> dict[str, Any]:
 
 
 def save_model(job: Job, params: Any, folder: epath.Path, threshold: float | None) -> None:
-    """Write the folder of a model of a run.
+    """Write the folder of a model of a run. ONNX files of an earlier model are removed.
 
     Args:
       job: the run.
@@ -179,6 +180,7 @@ def save_model(job: Job, params: Any, folder: epath.Path, threshold: float | Non
       folder: where to write.
       threshold: that of `threshold_of`.
     """
+    remove_files(folder, ONNX_FILE, INT8_NAME)
     beside = {FACTS_FILE: _facts(job, threshold).as_json()}
     network, config, tokenizer = job.classifier, job.source_config, job.tokenizer
     if isinstance(network, Embedder):

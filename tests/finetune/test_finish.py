@@ -74,6 +74,8 @@ def test_finishing_again_writes_the_same(run: SimpleNamespace):
     written = {"results.json", "report.json", "model/config.json", "model/README.md"}
     assert {*written, "predictions/test.tsv"} <= set(before)
     assert "Examples: largest mistakes first" in (run.workdir / "report.html").read_text()
+    for name in ("model.onnx", "model.onnx.data", "model_quantized.onnx"):
+        (run.workdir / "model" / name).write_bytes(b"of an earlier model, so that it must go")
     outcome = train(run.config, run.workdir)
     assert outcome.step == run.outcome.step
     assert finish(outcome, run.workdir) == run.found

@@ -14,9 +14,10 @@ import transformers
 
 from base.errors import UserError
 from finetune import onnx as onnx_module
+from finetune import onnx_embedder
 from finetune.classifier.pretrained import Start, load_encoder_for_classification, save_classifier
 from finetune.kinds import TOKENS
-from finetune.onnx import FILE_NAME, OnnxClassifier, export_onnx
+from finetune.onnx import FILE_NAME, INT8_NAME, OnnxClassifier, export_onnx
 from tests.finetune.reference_models import NETWORKS, random_model
 
 LABELS = ("no", "maybe", "yes")
@@ -228,3 +229,17 @@ def test_without_the_extra_it_says_how_to_install_it(
     message = rf"{library} is not installed, .* pip install -c constraints.txt -e .\[onnx\]"
     with pytest.raises(UserError, match=message):
         OnnxClassifier(exported) if library == "onnxruntime" else export_onnx(exported)
+
+
+@pytest.mark.parametrize(("task", "module"), [("", onnx_embedder), ("SequenceClassification", onnx_module)])
+def test_an_export_removes_the_quantized_file_of_an_earlier_model(
+    task: str, module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    random_model("bert", tmp_path / "model", task=task)
+    for name in (FILE_NAME, INT8_NAME, f"{INT8_NAME}.data"):
+        (tmp_path / name).write_bytes(b"of an earlier model")
+    monkeypatch.setattr(module, "_export", lambda model, file: file.write_bytes(b"new"))
+    export = module.export_onnx if task else module.export_embedder
+    assert export(tmp_path / "model", tmp_path) == tmp_path / FILE_NAME
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == [FILE_NAME]
+    assert (tmp_path / FILE_NAME).read_bytes() == b"new"
