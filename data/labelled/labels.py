@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -108,17 +109,45 @@ def read_class(classes: Classes, setting: str) -> ReadLabel:
 def read_list(read: ReadLabel) -> ReadLabel:
     """Make a reader of lists of labels, for examples that have any number of them: a list of what `read` returns.
 
-    It raises UserError for a value that is no list.
+    A list of nothing but marks of no label is None; marks beside labels are left out. It raises UserError for a value
+    that is no list, and for a list with one label twice.
     """
 
-    def read_each(raw: Any, place: str) -> list[Any]:
+    def read_each(raw: Any, place: str) -> list[Any] | None:
         if not isinstance(raw, list):
             raise UserError(
                 f"{place}: label {_shown(raw)} should be a list of labels, like that of the first example; correct it"
             )
-        return [label for each in raw if (label := read(each, place)) is not None]
+        labels = [read(each, place) for each in raw]
+        refuse_twice(raw, list(map(_certain, labels)), place)
+        known = [label for label in labels if label is not None]
+        return known if known or not raw else None
 
     return read_each
+
+
+def _certain(label: Any) -> Any:
+    """What is equal for labels of one class; None for what is, or may turn out to be, a mark of no label."""
+    return (None if marks_nothing(label) else key(label)) if isinstance(label, str) else label
+
+
+def refuse_twice(labels: Sequence[Any], same: Sequence[Any], place: str) -> None:
+    """Refuse an example's list of labels if one of them is there twice, as 0 is in a list of zeros and ones.
+
+    Args:
+      labels: the labels, for the message.
+      same: for each label a value that is equal for labels of one class; None for a label that does not count.
+      place: where the list is.
+
+    Raises:
+      UserError: a label is there twice.
+    """
+    counts = Counter(each for each in same if each is not None)
+    if twice := [label for label, each in zip(labels, same, strict=True) if counts[each] > 1]:
+        raise UserError(
+            f"{place}: label {_shown(list(labels))} has {_shown(twice[0])} twice; a list should name the classes of "
+            "the example"
+        )
 
 
 def read_if_known(read: ReadLabel, unknown: list[str]) -> ReadLabel:

@@ -23,6 +23,7 @@ from data.labelled.labels import (
     read_list,
     read_name,
     read_score,
+    refuse_twice,
     require_two_classes,
     tell_of_classes,
     warn_of_unlabelled,
@@ -164,11 +165,16 @@ def _train_reader(config: LabelledConfig, given: Sequence[str], ids: bool) -> Re
 
 
 def _with_ids(train: Collected, names: tuple[str, ...], origin: str) -> Collected:
-    """The training examples with the ids of their classes; examples with a mark of no label are left out."""
+    """The training examples with the ids of their classes; examples with only marks of no label are left out."""
     classes = Classes(names)
 
     def found(label: Any) -> Any:
-        return [classes.find(name) for name in label] if isinstance(label, list) else classes.find(label)
+        if not isinstance(label, list):
+            return classes.find(label)
+        ids = [classes.find(name) for name in label]
+        refuse_twice(label, ids, origin)
+        known = [index for index in ids if index is not None]
+        return known if known or not label else None
 
     labelled = replace(train, labels=[found(label) for label in train.labels])
     kept = [row for row, label in enumerate(labelled.labels) if label is not None]

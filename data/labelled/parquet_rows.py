@@ -31,7 +31,7 @@ def parquet_rows(path: str) -> Iterator[Row]:
                 for fields in batch.to_pylist():
                     number += 1
                     yield Row(f"{path} row {number}", named(fields, names))
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:  # open_file has its own UserError
         detail = " ".join(str(error).split())
         raise UserError(f"{path} is damaged, or no Parquet file: {detail[:200]}") from None
 
@@ -44,7 +44,7 @@ def parquet_names(path: str, column: str) -> tuple[str, ...]:
     try:
         with open_file(path) as opened:
             metadata = pyarrow.parquet.read_schema(opened).metadata
-    except pyarrow.ArrowException:
+    except (pyarrow.ArrowException, OSError):
         return ()  # reading its rows says what is wrong
     return tuple(declared_names(metadata).get(column, ()))
 

@@ -218,3 +218,67 @@ def test_a_list_where_one_label_is_due_and_the_reverse(tmp_path: Path, labels: l
     file.write_text("".join(f'{{"sentence": "x", "label": {label}}}\n' for label in labels))
     with pytest.raises(UserError, match=message):
         open_labelled(LabelledConfig(source="files", train=str(file)), "", hold_out=True)
+
+
+def lists(folder: Path, name: str, *labels: str) -> str:
+    """Write examples with these lists of labels, in JSON, to a file; returns its path."""
+    file = folder / f"{name}.jsonl"
+    file.write_text("".join(f'{{"sentence": "x{n}", "label": {each}}}\n' for n, each in enumerate(labels)))
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        (
+            ("[0, 1]", "[0, 1, 0, 0]"),
+            (),
+            "line 2: label [0, 1, 0, 0] has 0 twice; a list should name the classes of",
+        ),
+        (("[0, 1]", "[0, 1, 0, 0]"), ("a", "b"), "line 2: label [0, 1, 0, 0] has 0 twice"),
+        (('["a"]', '["b", "c", "b "]'), (), "line 2: label ['b', 'c', 'b '] has 'b' twice"),
+        (("[false, true, false]",), (), "line 1: label [False, True, False] has False twice"),
+        (("[1, -1]", "[-1, 1, -1]"), (), "train.jsonl: label ['-1', '1', '-1'] has '-1' twice"),
+    ],
+)
+def test_a_label_that_is_twice_in_a_list_is_refused(
+    tmp_path: Path, labels: tuple, names: tuple, message: str
+):
+    train = lists(tmp_path, "train", *labels)
+    with pytest.raises(UserError) as raised:
+        open_labelled(LabelledConfig(source="files", train=train, validation=train, label_names=names), "")
+    assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "sets"),
+    [
+        (('["a"]', '["b"]', '["-"]', "[]", '["b", "-"]'), (), [[1, 0], [0, 1], [0, 0], [0, 1]]),
+        (('["a"]', '["b"]', '["-"]', "[]", '["b", "-"]'), ("a", "b"), [[1, 0], [0, 1], [0, 0], [0, 1]]),
+        (("[0]", "[1, 2]", "[-1]", "[2, -1, -1]"), (), [[1, 0, 0], [0, 1, 1], [0, 0, 1]]),
+        (("[0]", "[1, 2]", "[-1, -1]", "[2, -1]"), ("0", "1", "2"), [[1, 0, 0], [0, 1, 1], [0, 0, 1]]),
+    ],
+)
+def test_lists_of_marks_are_passed_over_and_marks_beside_labels_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, labels: tuple, names: tuple, sets: list
+):
+    train = lists(tmp_path, "train", *labels)
+    data = open_labelled(
+        LabelledConfig(source="files", train=train, validation=train, test=train, label_names=names), ""
+    )
+    assert data.train.labels.tolist() == data.evaluations["validation"].labels.tolist() == sets
+    skipped = f"skipped 1 of {len(labels)} examples: the label (-1 or '-') marks an example without a label"
+    assert sum(skipped in message for message in caplog.messages) == 2
+    assert data.tests["test"].labelled.tolist() == [n != 2 for n in range(len(labels))]
+
+
+def test_a_parquet_file_with_a_damaged_page_is_one_line(tmp_path: Path):
+    file = tmp_path / "train.parquet"
+    texts = [f"text {n} {n * n}" for n in range(2000)]
+    pq.write_table(pa.table({"sentence": texts, "label": [n % 2 for n in range(2000)]}), file)
+    content = bytearray(file.read_bytes())
+    content[200:1200] = b"\xff" * 1000
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"train\.parquet is damaged, or no Parquet file: ") as raised:
+        open_labelled(LabelledConfig(source="files", train=str(file), validation=str(file)), "")
+    assert "\n" not in str(raised.value)
