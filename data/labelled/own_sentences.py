@@ -13,7 +13,7 @@ from data.labelled.examples import LabelledData, Limits
 from data.labelled.held_out_examples import check_share, held_out
 from data.labelled.labels import UNLABELLED
 from data.labelled.own_sources import SPLITS, OwnSource, check_names, own_source
-from data.labelled.sentences import Sentences, are_entities
+from data.labelled.sentences import PART, Sentences, are_entities, odd_among_entities
 from data.labelled.tables import Row
 from data.labelled.tasks import TOKENS, Task
 from data.sources.documents import FlawError, missing_field, value_of
@@ -24,7 +24,7 @@ WORDS, TAGS = ("tokens", "words"), ("tags", "ner_tags", "pos_tags")
 """Fields that are taken where the config has its defaults, the first that is there."""
 ENTITY_SCORES, CLASS_SCORES = ("accuracy", "precision", "recall", "f1"), ("f1_macro", "accuracy")
 TEXT, LABEL, NAMES = "config.data.text", "config.data.label", "config.data.label_names"
-MOST_SHOWN = 10
+MOST_SHOWN, MOST_ODD = 10, 3
 
 
 def read_sentences(
@@ -49,7 +49,9 @@ def read_sentences(
     check_share(config)
     read = {split: _read(config, source, split) for split in SPLITS if source.has(split)}
     names = config.label_names or _declared(config, source, read) or _names(read.get("train"))
-    ids = {name: index for index, name in enumerate(names)}
+    if "train" in read and not config.label_names:
+        _warn_of_odd(names, read["train"])
+    ids = {name.strip(): index for index, name in enumerate(names)}
     if "train" in read and hold_out and "validation" not in read:
         read |= _held_out(config, read["train"])
     most = {"train": limits.train, "validation": limits.evaluation, "test": None}
@@ -73,10 +75,14 @@ def read_sentences(
     return LabelledData(task, sets.get("train") if "train" in parts else None, evaluations, tests)
 
 
+Tags = list[str | None]
+"""The tags of a sentence's words; None for a word of a test set without one."""
+
+
 class Tagged:
     """Sentences with their tags as the source spells them."""
 
-    def __init__(self, words: list[list[str]], tags: list[list[str] | None], places: list[str], origin: str):
+    def __init__(self, words: list[list[str]], tags: list[Tags | None], places: list[str], origin: str):
         self.words, self.tags, self.places, self.origin = words, tags, places, origin
 
     def first(self, limit: int | None) -> "Tagged":
@@ -104,9 +110,9 @@ class Tagged:
         labels: list[int] = []
         unknown = 0
         for words, tags, place in zip(self.words, self.tags, self.places, strict=True):
-            for tag in tags or [None] * len(words):  # type: ignore[list-item]
+            for tag in tags or [None] * len(words):
                 index = UNLABELLED if tag is None else ids.get(tag, UNLABELLED)
-                if index == UNLABELLED and tag is not None:
+                if index == UNLABELLED and tags is not None:
                     if strict:
                         raise UserError(
                             f"{place}: tag {tag!r} is not one of the classes {_listed(list(ids))}; correct it, or set "
@@ -131,7 +137,7 @@ def _read(config: LabelledConfig, source: OwnSource, split: str) -> Tagged:
       UserError: a field is missing or is no list, a sentence's words and tags differ in number, or there is none.
     """
     words: list[list[str]] = []
-    tags: list[list[str] | None] = []
+    tags: list[Tags | None] = []
     places: list[str] = []
     count = 0
     for row in source.rows(split, {}):
@@ -193,8 +199,12 @@ def words_of(row: Row, given: str, setting: str = TEXT) -> list[str]:
     return value
 
 
-def _tags(row: Row, config: LabelledConfig, *, may_lack: bool) -> list[str] | None:
-    """The tags of a row; None if they may be missing, and are."""
+def _tags(row: Row, config: LabelledConfig, *, may_lack: bool) -> Tags | None:
+    """The tags of a row; None if they may be missing, and are.
+
+    Raises:
+      FlawError: there is no such field, it holds no list, or a tag that must be there is none.
+    """
     name = column(row.fields, config.label, LabelledConfig.label, TAGS)
     if may_lack and (row.fields.get(name) is None or len(row.fields) == 1):
         return None
@@ -211,7 +221,21 @@ def _tags(row: Row, config: LabelledConfig, *, may_lack: bool) -> list[str] | No
             f"field {name!r} should hold a list of tags, one for each word, not {type(value).__name__}; set {LABEL} to "
             "another"
         )
-    return [tag if isinstance(tag, str) else json.dumps(tag) for tag in value]
+    tags = list(map(_tag, value))
+    if None in tags and not may_lack:
+        number = tags.index(None)
+        raise FlawError(
+            f"tag {value[number]!r:.60} of word {number + 1} should be the name of a class; correct it, or set {LABEL} "
+            "to another field"
+        )
+    return tags
+
+
+def _tag(raw: Any) -> str | None:
+    """A tag without blanks around it; numbers and booleans are their JSON text. None for what is no tag."""
+    if isinstance(raw, str):
+        return raw.strip() or None
+    return json.dumps(raw) if isinstance(raw, bool | int) else None
 
 
 def _declared(config: LabelledConfig, source: OwnSource, read: Mapping[str, Tagged]) -> tuple[str, ...]:
@@ -230,7 +254,7 @@ def _names(train: Tagged | None) -> tuple[str, ...]:
     """
     if train is None:
         raise UserError(f"config.data.train is empty, so the classes are not known; set it, or {NAMES}")
-    names = sorted({tag for tags in train.tags for tag in tags or ()})
+    names = sorted({tag for tags in train.tags for tag in tags or () if tag is not None})
     if all(map(str.isdecimal, names)):
         names.sort(key=int)
     if len(names) < 2:
@@ -238,6 +262,20 @@ def _names(train: Tagged | None) -> tuple[str, ...]:
             f"{train.origin}: all tags are {names[0]!r}; a classifier needs words of two classes or more; check {LABEL}"
         )
     return tuple(names)
+
+
+def _warn_of_odd(names: Sequence[str], train: Tagged) -> None:
+    """Warn of tags, such as a misspelt one or a table's header, which keep entities from being scored."""
+    if not (odd := odd_among_entities(names)):
+        return
+    places = (place for tags, place in zip(train.tags, train.places, strict=True) if odd[0] in (tags or ()))
+    more = f", ... ({len(odd)} of them)" if len(odd) > MOST_ODD else ""
+    logger.warning(
+        "%s: tags that are neither O nor a part of an entity such as %r: %s%s; so scores are by token, and not by "
+        "entity. Correct them, or set %s to all classes",
+        *(next(places, train.origin), next(name for name in names if PART.fullmatch(name))),
+        *(", ".join(map(repr, odd[:MOST_ODD])), more, NAMES),
+    )
 
 
 def _held_out(config: LabelledConfig, train: Tagged) -> dict[str, Tagged]:

@@ -56,3 +56,9 @@ def are_entities(names: Sequence[str]) -> bool:
     """Whether tags mark entities: each is O, or a prefix and a type (B-PER); else each word has a class of its own."""
     parts = [name for name in names if name != OUTSIDE]
     return bool(parts) and all(map(PART.fullmatch, parts))
+
+
+def odd_among_entities(names: Sequence[str]) -> list[str]:
+    """The tags that are no parts of entities, where O is a tag and other tags are parts; else []."""
+    odd = [name for name in names if name != OUTSIDE and not PART.fullmatch(name)]
+    return odd if OUTSIDE in names and len(odd) < len(names) - 1 else []

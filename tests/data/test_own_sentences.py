@@ -129,6 +129,19 @@ def test_unknown_tags_of_a_test_file_leave_their_sentences_unscored(tmp_path: Pa
             {"label_names": ("O", "B-B")},
             "a.tsv line 1: tag 'B-A' is not one of the classes 'O', 'B-B'; correct it, or set config.data.label_names",
         ),
+        (
+            "a.jsonl",
+            '{"tokens": ["a", "b"], "tags": ["O", null]}',
+            {},
+            "a.jsonl line 1: tag None of word 2 should be the name of a class; correct it, or set config.data.label",
+        ),
+        ("a.jsonl", '{"tokens": ["a"], "tags": [" "]}', {}, "line 1: tag ' ' of word 1 should be the name"),
+        (
+            "a.jsonl",
+            '{"tokens": ["a"], "tags": [["O"]]}',
+            {},
+            "line 1: tag ['O'] of word 1 should be the name",
+        ),
         ("a.csv", "x,O\n", {}, "a.csv' is none of .conll, .conllu, "),
         (
             "a.txt",
@@ -149,6 +162,63 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, name: str, content: str, fiel
     with pytest.raises(UserError) as raised:
         read(tmp_path, name, content, **fields)
     assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_tags_have_no_blanks_around_them_and_may_be_numbers_or_booleans(tmp_path: Path):
+    lines = '{"tokens": ["a", "b", "c"], "tags": ["B-PER ", "O", " O"]}\n'
+    for names in ((), ("B-PER ", "O")):
+        data = read(tmp_path, "a.jsonl", lines, label_names=names)
+        assert data.train.labels.tolist() == [0, 1, 1] and data.task.chooses == "f1"
+    assert read(tmp_path, "a.jsonl", '{"tokens": ["a", "b"], "tags": [1, 0]}').task.labels == ("0", "1")
+    booleans = read(tmp_path, "a.jsonl", '{"tokens": ["a", "b"], "tags": [true, false]}')
+    assert booleans.task.labels == ("false", "true")
+
+
+def test_a_test_set_may_lack_some_tags(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "test.jsonl").write_text(
+        '{"tokens": ["a"], "tags": ["O"]}\n{"tokens": ["a", "b"], "tags": ["O", null]}'
+    )
+    data = read(tmp_path, "train.tsv", "a\tO\nb\tnull\n", test=str(tmp_path / "test.jsonl"))
+    assert data.tests["test"].labelled.tolist() == [True, False, False]
+    assert caplog.messages == ["files test.jsonl: 1 of 3 tags are no classes; their sentences are not scored"]
+
+
+TYPO = COLUMNS + "\nKari\tsubst\tBPER\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "fields", "said"),
+    [
+        (TYPO, {}, ["line 6: tags that are neither O nor a part of an entity such as 'B-LOC': 'BPER'; so"]),
+        (
+            "token\tpos\tlabel\n" + COLUMNS,
+            {},
+            [
+                "line 1: tags that are neither O nor a part of an entity such as 'B-LOC': 'label'; so scores are by"
+            ],
+        ),
+        (
+            TYPO + "x\ty\tB\nx\ty\tC\nx\ty\tD\n",
+            {},
+            ["'B', 'BPER', 'C', ... (4 of them); so scores are by token"],
+        ),
+        (TYPO, {"label_names": ("O", "B-PER", "BPER", "B-LOC")}, []),
+        (COLUMNS, {}, []),
+        (COLUMNS, {"label": "1"}, []),
+        ("a\tO\nb\tX\n", {}, []),
+        ("a\tS-X\nb\tB\n", {}, []),
+    ],
+)
+def test_a_tag_that_keeps_entities_from_being_scored_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str, fields: dict, said: list[str]
+):
+    data = read(tmp_path, "a.tsv", content, **fields)
+    assert len(caplog.messages) == len(said)
+    for part, message in zip(said, caplog.messages, strict=True):
+        assert part in message and message.endswith(
+            "Correct them, or set config.data.label_names to all classes"
+        )
+        assert data.task.chooses == "accuracy"
 
 
 def test_words_come_from_files_or_the_hub_and_no_glue_task():
