@@ -193,9 +193,8 @@ def _target(
     if not reference.answers or not len(places):
         return 0, 0
     start, text = reference.answers[0]
-    if start < 0 or start + len(text) >= len(
-        characters[1]
-    ):  # only a test set has an answer outside its context
+    # Only a test set may have an answer outside its context.
+    if start < 0 or start + len(text) >= len(characters[1]):
         return 0, 0
     begin, end = int(characters[0][start]), int(characters[1][start + len(text)])
     first, last = offsets[places[0]], offsets[places[-1]]
