@@ -41,7 +41,8 @@ def enlarged(network: EncoderConfig, sizes: Mapping[str, int]) -> EncoderConfig:
     if deeper.own is not None and hasattr(deeper.own, "num_key_value_heads"):
         fields: Any = {"num_key_value_heads": _key_value_heads(network, sizes["num_attention_heads"])}
         widths["own"] = dataclasses.replace(deeper.own, **fields)
-    if network.embedding_size == network.hidden_size and not network.family.parts.embeddings.always_projects:
+    projects = getattr(network.family.parts.embeddings, "always_projects", False)
+    if network.embedding_size == network.hidden_size and not projects:
         widths["embedding_size"] = sizes["hidden_size"]  # as wide as the network, so there is no projection
     larger = dataclasses.replace(deeper, **widths)
     if larger.head_width < network.head_width:
