@@ -51,6 +51,8 @@ from tokenizer.run_tokenizer import check_prepared, ensure_tokenizer, has_tokeni
 logger = logging.getLogger(__name__)
 
 NOTHING_SET = Given()
+CORPUS = "corpus "
+"""What the names of the fingerprints of corpora begin with; the rest is the corpus' number (`Job.data_keys`)."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def assemble(
         epoch_steps=epoch_steps,
         fingerprints={
             "tokenizer": tokenizer.fingerprint(),
-            **{f"corpus {number}": corpus for corpus, number in firsts.items()},
+            **{f"{CORPUS}{number}": corpus for corpus, number in firsts.items()},
         },
         data_keys=tuple(str(firsts[corpus]) for corpus in corpora),
         peak=_peak(config, mesh, saved),
@@ -284,7 +286,7 @@ def _epoch_steps(config: PretrainConfig, tokenizer: Loaded, saved: Mapping[str, 
         _check_rows_as_counted(config, saved)
         return int(saved["steps"])
     if saved is not None and saved["config"].get("epochs") is not None:
-        _check_counted_rows(config, saved["config"])
+        _check_counted_rows(config, saved)
     logger.info("counting the rows of %d epochs", config.epochs)
     return processes.from_first(
         lambda: count_steps(
@@ -312,13 +314,19 @@ def _check_counted_rows(config: PretrainConfig, saved: Mapping[str, Any]) -> Non
     Raises:
       UserError: a field that decides how many steps an epoch has is another one.
     """
-    was, now = schema.flatten(schema.completed(saved, PretrainConfig)), schema.flatten(schema.as_dict(config))
+    changed = schema.differences(schema.completed(saved["config"], PretrainConfig), schema.as_dict(config))
     for name in ("global_batch", "seq_len", "data.packing"):
-        if was[name] != now[name] and now[name] != "lines":
+        old, new = changed.get(name, (None, None))
+        if old != new and not (_counted_by_document(saved) and new == "lines"):
             raise UserError(
                 f"config.{name} of a run of config.epochs cannot change, because the steps of its epochs were counted "
-                f"with it: it was {was[name]!r}, is {now[name]!r}; put it back, or set config.steps"
+                f"with it: it was {old!r}, is {new!r}; put it back, or set config.steps"
             )
+
+
+def _counted_by_document(saved: Mapping[str, Any]) -> bool:
+    """Whether a run is so old that its epochs were counted with one document in each row."""
+    return any("end" not in state for states in saved["data"].values() for state in states.values())
 
 
 def _check_rows_as_counted(config: PretrainConfig, saved: Mapping[str, Any]) -> None:
@@ -327,8 +335,7 @@ def _check_rows_as_counted(config: PretrainConfig, saved: Mapping[str, Any]) -> 
     Raises:
       UserError: documents would share rows; the message says how to go on with one document in each row.
     """
-    older = any("end" not in state for states in saved["data"].values() for state in states.values())
-    if older and config.data.packing == "documents" and config.data.window == 1:
+    if _counted_by_document(saved) and config.data.packing == "documents" and config.data.window == 1:
         raise UserError(
             "documents share rows with config.data.packing='documents' and config.data.window=1, but the epochs of "
             "this run were counted with one in each row: pass --config.data.packing=lines --accept_changes to go on so"

@@ -15,7 +15,7 @@ from base.json_files import json_object
 from data.streams import with_shard_order
 from pretrain import starting_network
 from pretrain.config import PretrainConfig
-from pretrain.job import Job
+from pretrain.job import CORPUS, Job
 from pretrain.models import EncoderConfig, families, family_fields, huggingface
 from pretrain.objective.objective import Z_LOSS_SUM
 from pretrain.phases import Phase, objective_at, saved_phases
@@ -26,8 +26,6 @@ from pretrain.unused_fields import unused_fields
 
 logger = logging.getLogger(__name__)
 
-CORPUS = "corpus "
-"""What the names of the fingerprints of corpora begin with; the rest is the corpus' number (`Job.data_keys`)."""
 # Fields that only a run's start reads, and which may name a folder.
 ORIGINS = ("init_from", "tokenizer.path", "model.config_file")
 

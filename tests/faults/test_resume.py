@@ -216,6 +216,7 @@ def test_the_epochs_of_a_run_are_counted_once(corpus, tmp_path, monkeypatch):
         ),
         ({"seq_len": 16}, r"config.seq_len of a run of config.epochs cannot change"),
         ({"data": {"packing": "documents"}}, r"config.data.packing of a run of config.epochs cannot change"),
+        ({"data": {"packing": "lines"}}, r"config.data.packing of a run of config.epochs cannot change"),
     ],
 )
 def test_steps_of_epochs_are_not_counted_again_with_other_rows(corpus, change, message):
@@ -224,7 +225,7 @@ def test_steps_of_epochs_are_not_counted_again_with_other_rows(corpus, change, m
         _epoch_steps(tiny_config(corpus, steps=None, epochs=1, **change), None, saved)
 
 
-def test_epochs_that_an_older_run_counted_by_one_document_a_row_are_not_packed(corpus):
+def test_epochs_that_an_older_run_counted_by_one_document_a_row_are_not_packed(corpus, monkeypatch):
     data = {"packing": "documents", "window": 1}
     config = tiny_config(corpus, steps=None, epochs=1, data=data)
     saved = {"config": schema.as_dict(config), "steps": 40, "data": {"0": {"0": {"end": None}}}}
@@ -232,6 +233,9 @@ def test_epochs_that_an_older_run_counted_by_one_document_a_row_are_not_packed(c
     saved["data"]["0"]["0"] = {}
     with pytest.raises(UserError, match="--accept_changes to go on so"):
         _epoch_steps(config, None, saved)
+    monkeypatch.setattr("pretrain.job.count_steps", lambda *arguments, **more: 40)
+    lines = tiny_config(corpus, steps=None, epochs=1, data={**data, "packing": "lines"})
+    assert _epoch_steps(lines, SimpleNamespace(encode=None), saved) == 40
 
 
 @pytest.mark.slow
