@@ -1,4 +1,4 @@
-"""ModernBERT's forms for TPUs compute what its other forms compute: the rotation, and the parts of a combined map."""
+"""ModernBERT's forms for TPUs and CPUs compute what its usual ones do: the rotation, the parts of a combined map."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from pretrain.config import MeshConfig
+from pretrain.devices.mesh import make_mesh
 from pretrain.models import lean_gradients
 from pretrain.models.families.rotary import rotate
 from pretrain.models.layers import Linear
@@ -29,6 +31,23 @@ def test_heads_are_rotated_by_a_product(monkeypatch: pytest.MonkeyPatch):
     usual, ours = _both_forms(monkeypatch, lambda heads: rotate(heads, angles), heads)
     for mine, reference in zip(ours, usual, strict=True):
         np.testing.assert_allclose(mine, reference, rtol=1e-5, atol=1e-6)
+
+
+def test_heads_are_rotated_by_their_halves_in_reverse_order_on_a_cpu():
+    rng = np.random.default_rng(0)
+    heads = jnp.asarray(rng.normal(size=(2, 5, 3, 8)), jnp.float32)
+    angles = jnp.asarray(rng.normal(size=(2, 5, 4)), jnp.float32)
+
+    def gradient(heads):
+        return jax.grad(lambda heads: jnp.sum(jnp.sin(rotate(heads, angles))))(heads)
+
+    usual, slope = rotate(heads, angles), gradient(heads)
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices("cpu")[:1])):
+        program = jax.jit(gradient).lower(heads).as_text()
+        ours, own_slope = jax.jit(lambda heads: rotate(heads, angles))(heads), jax.jit(gradient)(heads)
+    assert "reverse" in program
+    np.testing.assert_allclose(ours, usual, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(own_slope, slope, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("bias", [False, True])

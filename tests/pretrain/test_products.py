@@ -14,7 +14,7 @@ from jax.sharding import AbstractDevice, AxisType
 from finetune.classifier.pretrained import load_encoder_for_classification
 from pretrain.config import MeshConfig
 from pretrain.devices.mesh import make_mesh, sharding
-from pretrain.models.matrix_products import einsum
+from pretrain.models.matrix_products import einsum, map_rows
 from tests.compiled import jit_as_users
 from tests.finetune.reference_models import pairs_of_texts, random_model
 from tests.pretrain.test_mesh import run
@@ -162,6 +162,34 @@ def test_float32_is_left_to_xla():
         for product in (einsum, jnp.einsum)
     )
     assert "custom_vjp" not in ours and ours.count("dot_general") == plain.count("dot_general") == 1
+
+
+def _gradients_of_a_map(devices: int) -> tuple[list[jax.Array], str]:
+    """Result and gradients of rows [B, S, D] through a kernel on a mesh of CPUs, and the compiled program."""
+    rng = np.random.default_rng(0)
+    x, kernel, weights = (
+        jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 24, 8), (8, 5), (2, 24, 5))
+    )
+
+    def pulled(x, kernel):
+        result, pull = jax.vjp(map_rows, x, kernel)
+        return result, *pull(jnp.sin(weights * result))
+
+    mesh = make_mesh(MeshConfig(), jax.devices("cpu")[:devices])
+    with jax.set_mesh(mesh):
+        by_rows = jax.device_put(x, sharding(mesh, ("batch", None, None), x.shape))
+        compiled = jax.jit(pulled).lower(by_rows, kernel).compile()
+        return list(compiled(by_rows, kernel)), compiled.as_text()
+
+
+def test_on_one_cpu_no_gradient_is_copied_for_that_of_a_kernel():
+    """XLA transposes the gradient of a result with several axes of rows, [5, 48] here, before it multiplies."""
+    found, program = _gradients_of_a_map(1)
+    assert "f32[5,48]" not in program
+    on_two, split = _gradients_of_a_map(2)
+    assert "f32[5,24]" in split
+    for mine, theirs in zip(found, on_two, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow
