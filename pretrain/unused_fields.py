@@ -163,7 +163,13 @@ def _of_optimizer(config: OptimizerConfig) -> Iterator[Unused]:
             muon.NAMES,
             tuple(
                 f"optimizer.{name}"
-                for name in ("muon_momentum", "matrix_weight_decay", "orthogonal_dtype", "orthogonal_steps")
+                for name in (
+                    "muon_momentum",
+                    "matrix_weight_decay",
+                    "orthogonal_dtype",
+                    "orthogonal_steps",
+                    "orthogonal_per_head",
+                )
             ),
         ),
         (("normuon",), ("optimizer.normuon_beta2",)),

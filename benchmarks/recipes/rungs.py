@@ -91,6 +91,12 @@ SHORT_FIRST = [
     {"steps": 0.7, "seq_len": 128, "global_batch": 16},
 ]
 CLM_FIRST = [{"steps": 0.25, "objective": "clm"}, {"steps": 0.75, "objective": "mlm"}]
+GROWING = [{"steps": 0.25, "global_batch": 8}, {"steps": 0.75, "global_batch": 16}]
+GROWING_FALLING = [
+    {"steps": 0.25, "global_batch": 8},
+    {"steps": 0.35, "global_batch": 16},
+    {"steps": 0.4, "global_batch": 16, "masking_rate": 0.2},
+]
 HIGH_TO_LOW = [{"steps": 0.25, "masking_rate": rate} for rate in (0.4, 0.3, 0.2, 0.15)]
 
 OURS = [
@@ -202,6 +208,14 @@ OURS = [
     Rung("near-8-lr4e-3", "its learning rate, tuned", {"optimizer.learning_rate": 4e-3}, on="near-8"),
     Rung("near-4", "a quarter of the batch, four times the steps", {"global_batch": 4}, on="near-8-lr2e-3"),
     Rung("near-16", "twice the batch, half the steps", {"global_batch": 16}, on="near-8-lr2e-3"),
+    Rung("near-grow", "8 rows for a quarter of the tokens, then 16", {"phases": GROWING}, on="near-8-lr2e-3"),
+    Rung(
+        "near-grow-falling",
+        "8 rows, then 16, and few masks at last",
+        {"phases": GROWING_FALLING},
+        on="near-8-lr2e-3",
+        source="arXiv 2305.15096",
+    ),
     Rung("near-rate20", "fewer masks", {"masking.rate": 0.2}, on="near-8-lr2e-3"),
     Rung("near-rate30", "fewer masks", {"masking.rate": 0.3}, on="near-8-lr2e-3"),
     Rung("near-adamw", "AdamW in place of Muon", {"optimizer.name": "adamw"}, on="near-8-lr2e-3"),
@@ -211,6 +225,13 @@ OURS = [
         {"optimizer.name": "normuon"},
         on="near-8-lr2e-3",
         source="arXiv 2510.05491",
+    ),
+    Rung(
+        "near-per-head",
+        "orthogonal updates of each head by itself",
+        {"optimizer.orthogonal_per_head": True},
+        on="near-8-lr2e-3",
+        source="Kimi K3, arXiv 2607.24653, section 2.5",
     ),
     Rung(
         "near-isolated", "documents do not see each other", {"data.packing": "documents"}, on="near-8-lr2e-3"

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from pretrain.devices.mesh import gathered
 from pretrain.models import lean_gradients
-from pretrain.models.matrix_products import map_rows, platform
+from pretrain.models.matrix_products import einsum, platform
 
 Axes = tuple[str | None, ...]
 
@@ -143,7 +143,9 @@ class Linear(nnx.Module):
         rows = x.shape[: x.ndim - len(self.inputs)]
         width, out = math.prod(self.inputs), math.prod(self.outputs)
         kernel = self._kernel(x.dtype).reshape(width, out)
-        y = map_rows(x.reshape(*rows, width), kernel).reshape(*rows, *self.outputs)
+        letters = "STUVWXYZ"[: len(rows)]
+        y = einsum(f"{letters}D,DF->{letters}F", x.reshape(*rows, width), kernel)
+        y = y.reshape(*rows, *self.outputs)
         # Added in float32, so that its gradient is summed in float32: a sum in bfloat16 takes a CPU ten times as long.
         return (y + self.bias[...]).astype(x.dtype) if hasattr(self, "bias") else y
 
@@ -165,7 +167,7 @@ class Linear(nnx.Module):
             results = []
             for part in wanted:
                 flat = kernel[:, part].reshape(x.shape[-1], -1)
-                y = map_rows(x, flat).reshape(*x.shape[:-1], *self.outputs[1:])
+                y = einsum("STD,DF->STF", x, flat).reshape(*x.shape[:-1], *self.outputs[1:])
                 results.append(y if bias is None else (y + bias[part]).astype(x.dtype))
         return results
 

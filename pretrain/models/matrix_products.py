@@ -1,9 +1,12 @@
 """Matrix products of the compute type, which a device adds up in float32.
 
-On accelerators they are plain einsums: the hardware takes bfloat16 and rounds within the product. XLA's CPU compiler
-uses such hardware (AMX) for products that give float32 only. It converts the inputs of the others to float32, which is
-several times slower. So on a CPU a product of a short type, and both products of its gradient, are asked for in float32
-and rounded after it.
+In float32, on one CPU, rows are a single axis of a product: of rows with more axes, XLA would copy the gradient of the
+result, transposed, to multiply it for the gradient of the other array.
+
+Products of shorter types are plain einsums on accelerators, which take bfloat16 and round within the product. XLA's CPU
+compiler uses such hardware (AMX) for products that give float32 only. It converts the inputs of the others to float32,
+which is several times slower. So on a CPU a product of a short type, and both products of its gradient, are asked for
+in float32 and rounded after it.
 """
 
 import functools
@@ -30,26 +33,29 @@ def einsum(
     """
     assert x.dtype == y.dtype, f"a product of {x.dtype} and {y.dtype}"
     dtype = jnp.dtype(dtype or x.dtype)
-    where = "" if x.dtype.itemsize >= 4 else platform()
-    if where in ("cpu", None):
+    where, is_short = platform(), x.dtype.itemsize < 4
+    if is_short and where in ("cpu", None):
         return _short_product(spec, dtype, x, y)
-    if where == "gpu" and dtype != x.dtype:
+    if is_short and where == "gpu" and dtype != x.dtype:
         return _wide_product(spec, dtype, x, y)
+    if not is_short and where == "cpu" and jax.sharding.get_abstract_mesh().size == 1:
+        return _with_rows_in_one_axis(spec, dtype, x, y)
     return jnp.einsum(spec, x, y, preferred_element_type=dtype)
 
 
-def map_rows(x: Float[Array, "... D"], kernel: Float[Array, "D F"]) -> Float[Array, "... F"]:
-    """The product of each row of `x` with a kernel; gradients as those of `einsum`.
-
-    On one CPU, in float32, the rows have a single axis in the product. Of rows with more axes, XLA would copy the
-    gradient of the result, transposed, for the gradient of the kernel.
-    """
-    *axes, D = x.shape
-    mesh = jax.sharding.get_abstract_mesh()
-    if x.dtype.itemsize >= 4 and platform() == "cpu" and mesh.size == 1:
-        return jnp.einsum("RD,DF->RF", x.reshape(-1, D), kernel).reshape(*axes, kernel.shape[1])
-    letters = "STUVWXYZ"[: len(axes)]
-    return einsum(f"{letters}D,DF->{letters}F", x, kernel)
+def _with_rows_in_one_axis(spec: str, dtype: jnp.dtype, x: Array, y: Array) -> Array:
+    """The product with the leading axes that `x` shares with the result, and `y` has not, made one axis."""
+    terms, result = spec.split("->")
+    first, second = terms.split(",")
+    rows = first
+    while not result.startswith(rows) or set(rows) & set(second):
+        rows = rows[:-1]
+    if len(rows) < 2:
+        return jnp.einsum(spec, x, y, preferred_element_type=dtype)
+    count, letter = len(rows), rows[0]
+    flat = f"{letter}{first[count:]},{second}->{letter}{result[count:]}"
+    product = jnp.einsum(flat, x.reshape(-1, *x.shape[count:]), y, preferred_element_type=dtype)
+    return product.reshape(*x.shape[:count], *product.shape[1:])
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))

@@ -42,6 +42,10 @@ class OptimizerConfig:
         ("minimax", "newton_schulz"),
         older="newton_schulz",
     )
+    orthogonal_per_head: bool = field(
+        False,
+        "muon, normuon: the query, the key and the value of each attention head are matrices of their own",
+    )
     moment_dtype: str = field(
         "float32",
         "type of stored first moments (Adam's, Muon's momentum); second moments are float32",

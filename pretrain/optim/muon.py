@@ -1,7 +1,8 @@
 """Muon and NorMuon: orthogonal updates for the matrices of the layers; another optimiser for the rest.
 
 A matrix is an array with a `layers` axis, an axis of model width and another one. Heads and head width count as one
-axis. Each layer's matrix, and each matrix of a fused map, is made orthogonal by itself.
+axis. Each layer's matrix, and each matrix of a fused map, is made orthogonal by itself. So is, if the config says so,
+each head of query, key and value.
 """
 
 import math
@@ -62,7 +63,10 @@ def muon_or(
       config: `config.optimizer`.
       params_axes: the tree of params with the logical axes of each.
     """
-    numbers = jax.tree.map(lambda axes: _sides(axes) or optax.MaskedNode(), params_axes, is_leaf=_is_axes)
+    per_head = config.orthogonal_per_head
+    numbers = jax.tree.map(
+        lambda axes: _sides(axes, per_head) or optax.MaskedNode(), params_axes, is_leaf=_is_axes
+    )
     dtype = config.orthogonal_dtype  # "auto" is settled by the run (`OptimizerConfig.settled`)
     by_optax = config.orthogonal_steps == "newton_schulz" and dtype != "bfloat16"
     orthogonal = contrib.scale_by_muon(
@@ -191,10 +195,14 @@ def _is_numbers(node: Any) -> bool:
     return isinstance(node, contrib.MuonDimensionNumbers)
 
 
-def _sides(axes: Axes) -> contrib.MuonDimensionNumbers | None:
-    """The axes of model width against the others (which is input and which output does not matter to Muon)."""
+def _sides(axes: Axes, per_head: bool = False) -> contrib.MuonDimensionNumbers | None:
+    """The axes of model width against the others (which is input and which output does not matter to Muon).
+
+    With `per_head`, heads that a kernel maps to are matrices of their own (Kimi K3, arXiv 2607.24653, section 2.5).
+    """
     width = tuple(index for index, name in enumerate(axes) if name == "embed")
-    others = tuple(index for index, name in enumerate(axes) if name not in ("embed", *APART))
+    apart = (*APART, "heads") if per_head and axes[-1] != "embed" else APART
+    others = tuple(index for index, name in enumerate(axes) if name not in ("embed", *apart))
     is_matrix = "layers" in axes and width and others
     return contrib.MuonDimensionNumbers(width, others) if is_matrix else None
 

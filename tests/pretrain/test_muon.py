@@ -126,6 +126,32 @@ def test_muon_takes_heads_as_one_side_of_a_matrix():
             np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["muon", "normuon"])
+def test_muon_takes_each_head_as_a_matrix_if_it_is_asked(name):
+    axes = {
+        "query": ("layers", "embed", "heads", None),
+        "fused": ("layers", "embed", "matrices", "heads", None),
+        "output": ("layers", "heads", None, "embed"),
+    }
+    rng = np.random.default_rng(0)
+    shapes = {"query": (2, 8, 2, 3), "fused": (2, 8, 3, 2, 3), "output": (2, 2, 3, 8)}
+    grads = {key: rng.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
+
+    def updates(per_head, grads, axes):
+        config = OptimizerConfig(name=name, weight_decay=0.0, orthogonal_per_head=per_head)
+        optimizer = make_optimizer(config, constant(1.0), dict.fromkeys(grads, True), axes)
+        return jax.device_get(first_update(optimizer, grads, grads)[0])
+
+    whole, apart = updates(False, grads, axes), updates(True, grads, axes)
+    for head in range(2):
+        alone = {key: grads[key][..., head : head + 1, :] for key in ("query", "fused")}
+        own = updates(False, alone, {key: axes[key] for key in alone})
+        for key, update in own.items():
+            np.testing.assert_allclose(apart[key][..., head : head + 1, :], update, rtol=0, atol=1e-5)
+    assert np.abs(apart["query"] - whole["query"]).max() > 0.05, "a head is not all heads"
+    np.testing.assert_array_equal(apart["output"], whole["output"])
+
+
 def test_muon_takes_each_matrix_of_a_fused_map_as_one_of_its_own():
     rng = np.random.default_rng(0)
     fused = rng.normal(size=(2, 8, 3, 2, 3)).astype(

@@ -14,7 +14,7 @@ from jax.sharding import AbstractDevice, AxisType
 from finetune.classifier.pretrained import load_encoder_for_classification
 from pretrain.config import MeshConfig
 from pretrain.devices.mesh import make_mesh, sharding
-from pretrain.models.matrix_products import einsum, map_rows
+from pretrain.models.matrix_products import einsum
 from tests.compiled import jit_as_users
 from tests.finetune.reference_models import pairs_of_texts, random_model
 from tests.pretrain.test_mesh import run
@@ -164,31 +164,43 @@ def test_float32_is_left_to_xla():
     assert "custom_vjp" not in ours and ours.count("dot_general") == plain.count("dot_general") == 1
 
 
-def _gradients_of_a_map(devices: int) -> tuple[list[jax.Array], str]:
-    """Result and gradients of rows [B, S, D] through a kernel on a mesh of CPUs, and the compiled program."""
-    rng = np.random.default_rng(0)
-    x, kernel, weights = (
-        jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 24, 8), (8, 5), (2, 24, 5))
-    )
+def _compiled_with_gradients(spec: str, sizes: dict[str, int], devices: int) -> tuple[list[jax.Array], str]:
+    """A product of float32 with its gradients on a mesh of CPUs that splits its rows, and the compiled program."""
+    x, y, weights = (array.astype(jnp.float32) for array in _arrays(spec, sizes))
 
-    def pulled(x, kernel):
-        result, pull = jax.vjp(map_rows, x, kernel)
-        return result, *pull(jnp.sin(weights * result))
+    def product(spec, x, y):
+        return jnp.sin(weights * einsum(spec, x, y))
 
     mesh = make_mesh(MeshConfig(), jax.devices("cpu")[:devices])
     with jax.set_mesh(mesh):
-        by_rows = jax.device_put(x, sharding(mesh, ("batch", None, None), x.shape))
-        compiled = jax.jit(pulled).lower(by_rows, kernel).compile()
-        return list(compiled(by_rows, kernel)), compiled.as_text()
+        by_rows = jax.device_put(x, sharding(mesh, ("batch", *[None] * (x.ndim - 1)), x.shape))
+        compiled = (
+            jax.jit(functools.partial(_with_gradients, spec, product)).lower(by_rows, y, weights).compile()
+        )
+        return list(compiled(by_rows, y, weights)), compiled.as_text()
 
 
-def test_on_one_cpu_no_gradient_is_copied_for_that_of_a_kernel():
-    """XLA transposes the gradient of a result with several axes of rows, [5, 48] here, before it multiplies."""
-    found, program = _gradients_of_a_map(1)
+@pytest.mark.parametrize("spec", ["XYD,DF->XYF", "XYD,FD->XYF", "XY,F->XYF"])
+def test_on_one_cpu_no_gradient_is_copied_for_that_of_the_other_array(spec: str):
+    """XLA transposes the gradient of a result with several axes of rows, to [5, 48] here, before it multiplies."""
+    sizes = {"X": 2, "Y": 24, "D": 8, "F": 5}
+    found, program = _compiled_with_gradients(spec, sizes, 1)
     assert "f32[5,48]" not in program
-    on_two, split = _gradients_of_a_map(2)
+    on_two, split = _compiled_with_gradients(spec, sizes, 2)
     assert "f32[5,24]" in split
     for mine, theirs in zip(found, on_two, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("spec", [*SPECS, "BSGI,GOI->BSGO", "BQNH,WNH->BNQW", "BK,V->BKV"])
+def test_on_one_cpu_products_of_float32_are_the_same(spec: str):
+    letters = sorted(set(spec) - set(",->"))
+    x, y, gradient = (
+        array.astype(jnp.float32) for array in _arrays(spec, {c: 2 + i for i, c in enumerate(letters)})
+    )
+    with jax.sharding.use_abstract_mesh(_on("cpu")):
+        found = _with_gradients(spec, einsum, x, y, gradient)
+    for mine, theirs in zip(found, _with_gradients(spec, jnp.einsum, x, y, gradient), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
 
 
