@@ -211,9 +211,9 @@ OURS = [
     Rung("near-grow", "8 rows for a quarter of the tokens, then 16", {"phases": GROWING}, on="near-8-lr2e-3"),
     Rung(
         "near-grow-falling",
-        "8 rows, then 16, and few masks at last",
+        "few masks at last",
         {"phases": GROWING_FALLING},
-        on="near-8-lr2e-3",
+        on="near-grow",
         source="arXiv 2305.15096",
     ),
     Rung("near-rate20", "fewer masks", {"masking.rate": 0.2}, on="near-8-lr2e-3"),

@@ -1,7 +1,7 @@
 """Matrix products of the compute type, which a device adds up in float32.
 
-In float32, on one CPU, rows are a single axis of a product: of rows with more axes, XLA would copy the gradient of the
-result, transposed, to multiply it for the gradient of the other array.
+In float32, on a mesh of one CPU, rows are a single axis of a product: of rows with more axes, XLA would copy the
+gradient of the result, transposed, to multiply it for the gradient of the other array.
 
 Products of shorter types are plain einsums on accelerators, which take bfloat16 and round within the product. XLA's CPU
 compiler uses such hardware (AMX) for products that give float32 only. It converts the inputs of the others to float32,
@@ -22,8 +22,8 @@ def einsum(
     """`jnp.einsum` of two arrays of one type, each letter in two of the three terms; gradients have the arrays' type.
 
     The mesh (`jax.set_mesh`) says which platform the program is compiled for, which need not be this machine's. Without
-    a mesh the choice is made when the program is lowered. On a CPU and without a mesh, types shorter than float32 have
-    reverse-mode gradients only, and policies of `jax.checkpoint` see no product.
+    a mesh the choice for short types is made when the program is lowered. On a CPU and without a mesh, types shorter
+    than float32 have reverse-mode gradients only, and policies of `jax.checkpoint` see no product.
 
     Args:
       spec: subscripts, "BSD,DF->BSF".

@@ -90,7 +90,9 @@ def muon_or(
         scaled = _by_neuron(config.normuon_beta2, numbers, params_axes)
     else:
         scaled = optax.stateless(lambda updates, params: _at_adamws_scale(updates, numbers))
-    labels = jax.tree.map(lambda axes: "muon" if _sides(axes) else "other", params_axes, is_leaf=_is_axes)
+    labels = jax.tree.map(
+        lambda axes: "muon" if _sides(axes, per_head) else "other", params_axes, is_leaf=_is_axes
+    )
     return optax.partition({"muon": optax.chain(orthogonal, scaled), "other": other}, labels)
 
 
@@ -201,7 +203,7 @@ def _sides(axes: Axes, per_head: bool = False) -> contrib.MuonDimensionNumbers |
     With `per_head`, heads that a kernel maps to are matrices of their own (Kimi K3, arXiv 2607.24653, section 2.5).
     """
     width = tuple(index for index, name in enumerate(axes) if name == "embed")
-    apart = (*APART, "heads") if per_head and axes[-1] != "embed" else APART
+    apart = (*APART, "heads") if per_head and axes[-1:] != ("embed",) else APART
     others = tuple(index for index, name in enumerate(axes) if name not in ("embed", *apart))
     is_matrix = "layers" in axes and width and others
     return contrib.MuonDimensionNumbers(width, others) if is_matrix else None

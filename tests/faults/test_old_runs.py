@@ -18,7 +18,7 @@ from tests.finetune.tiny_task import tiny_finetune
 from tests.tiny import tiny_config
 
 CLOSE = 2e-6
-"""Relative: on the processor that made the runs they are equal to the bit; others round sums another way."""
+"""Relative: code since then, and other processors, round sums another way."""
 
 
 @pytest.fixture

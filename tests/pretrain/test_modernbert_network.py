@@ -33,21 +33,24 @@ def test_heads_are_rotated_by_a_product(monkeypatch: pytest.MonkeyPatch):
         np.testing.assert_allclose(mine, reference, rtol=1e-5, atol=1e-6)
 
 
-def test_heads_are_rotated_by_their_halves_in_reverse_order_on_a_cpu():
+@pytest.mark.parametrize(("dtype", "rounding"), [("float32", 1e-6), ("bfloat16", 2**-8)])
+def test_heads_are_rotated_by_their_halves_in_reverse_order_on_a_cpu(dtype: str, rounding: float):
     rng = np.random.default_rng(0)
-    heads = jnp.asarray(rng.normal(size=(2, 5, 3, 8)), jnp.float32)
+    heads = jnp.asarray(rng.normal(size=(2, 5, 3, 8)), dtype)
     angles = jnp.asarray(rng.normal(size=(2, 5, 4)), jnp.float32)
 
     def gradient(heads):
-        return jax.grad(lambda heads: jnp.sum(jnp.sin(rotate(heads, angles))))(heads)
+        return jax.grad(lambda heads: jnp.sum(jnp.sin(rotate(heads, angles).astype(jnp.float32))))(heads)
 
     usual, slope = rotate(heads, angles), gradient(heads)
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices("cpu")[:1])):
         program = jax.jit(gradient).lower(heads).as_text()
         ours, own_slope = jax.jit(lambda heads: rotate(heads, angles))(heads), jax.jit(gradient)(heads)
     assert "reverse" in program
-    np.testing.assert_allclose(ours, usual, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(own_slope, slope, rtol=1e-6, atol=1e-6)
+    assert ours.dtype == own_slope.dtype == dtype
+    for mine, reference in ((ours, usual), (own_slope, slope)):
+        mine, reference = (array.astype(jnp.float32) for array in (mine, reference))
+        np.testing.assert_allclose(mine, reference, rtol=rounding, atol=rounding)
 
 
 @pytest.mark.parametrize("bias", [False, True])

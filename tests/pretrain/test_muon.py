@@ -102,6 +102,32 @@ def test_the_steps_do_not_change_the_tree_of_the_state():
     assert len(trees) == 1
 
 
+@pytest.mark.parametrize("name", ["muon", "normuon"])
+def test_heads_apart_do_not_change_the_arrays_of_the_state(name):
+    axes = {
+        "fused": ("layers", "embed", "matrices", "heads", None),
+        "output": ("layers", "heads", None, "embed"),
+    }
+    params = {
+        "fused": np.zeros((2, 8, 3, 2, 4), np.float32),
+        "output": np.zeros((2, 2, 4, 8), np.float32),
+    }
+    whole, apart = (
+        jax.eval_shape(
+            make_optimizer(
+                OptimizerConfig(name=name, orthogonal_per_head=per_head),
+                constant(1.0),
+                dict.fromkeys(params, True),
+                axes,
+            ).init,
+            params,
+        )
+        for per_head in (False, True)
+    )
+    assert jax.tree.structure(whole) == jax.tree.structure(apart)
+    assert jax.tree.leaves(whole) == jax.tree.leaves(apart)
+
+
 def test_a_run_from_before_the_field_keeps_the_five_steps():
     saved = schema.as_dict(OptimizerConfig())
     del saved["orthogonal_steps"]
@@ -126,8 +152,10 @@ def test_muon_takes_heads_as_one_side_of_a_matrix():
             np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["muon", "normuon"])
-def test_muon_takes_each_head_as_a_matrix_if_it_is_asked(name):
+@pytest.mark.parametrize(
+    ("name", "steps"), [("muon", "minimax"), ("muon", "newton_schulz"), ("normuon", "minimax")]
+)
+def test_muon_takes_each_head_as_a_matrix_if_it_is_asked(name, steps):
     axes = {
         "query": ("layers", "embed", "heads", None),
         "fused": ("layers", "embed", "matrices", "heads", None),
@@ -138,7 +166,9 @@ def test_muon_takes_each_head_as_a_matrix_if_it_is_asked(name):
     grads = {key: rng.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
 
     def updates(per_head, grads, axes):
-        config = OptimizerConfig(name=name, weight_decay=0.0, orthogonal_per_head=per_head)
+        config = OptimizerConfig(
+            name=name, weight_decay=0.0, orthogonal_steps=steps, orthogonal_per_head=per_head
+        )
         optimizer = make_optimizer(config, constant(1.0), dict.fromkeys(grads, True), axes)
         return jax.device_get(first_update(optimizer, grads, grads)[0])
 

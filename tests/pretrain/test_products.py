@@ -155,7 +155,7 @@ def test_the_gradient_of_a_wider_result_on_a_gpu_is_that_of_the_cpu():
         np.testing.assert_allclose(mine.astype(np.float32), theirs.astype(np.float32), rtol=2**-7, atol=1e-5)
 
 
-def test_float32_is_left_to_xla():
+def test_without_a_mesh_float32_is_left_to_xla():
     x, y = (jnp.ones(shape, jnp.float32) for shape in ((4, 8, 16), (16, 32)))
     ours, plain = (
         str(jax.make_jaxpr(functools.partial(product, "XYD,DF->XYF"))(x, y))

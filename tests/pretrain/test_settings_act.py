@@ -40,7 +40,7 @@ from tokenizer.train import train_tokenizer
 SPECIAL = SpecialTokens(0, 2, 1, 4, 3)
 ADAMS = ("learning_rate", "weight_decay", "beta1", "beta2", "eps")
 MUONS = ("muon_momentum", "normuon_beta2", "matrix_weight_decay")
-NAMED = {"orthogonal_dtype": "bfloat16", "orthogonal_steps": "newton_schulz"}
+NAMED = {"orthogonal_dtype": "bfloat16", "orthogonal_steps": "newton_schulz", "orthogonal_per_head": True}
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +96,9 @@ def rates(config, place):
 
 
 def updates(config, place):
-    """What two steps of the optimiser make of a matrix of a layer and of a bias."""
-    params = {"layers": {"w": jnp.full((2, 4, 4), 0.5).at[0, 0].set(1.0)}, "b": jnp.ones(3)}
-    axes = {"layers": {"w": ("layers", "embed", "mlp")}, "b": ("embed",)}
+    """What two steps of the optimiser make of the matrix of a layer's heads and of a bias."""
+    params = {"layers": {"w": jnp.full((2, 4, 2, 2), 0.5).at[0, 0].set(1.0)}, "b": jnp.ones(3)}
+    axes = {"layers": {"w": ("layers", "embed", "heads", None)}, "b": ("embed",)}
     decay = {"layers": {"w": True}, "b": False}
     gradients = jax.tree.map(lambda leaf: jnp.linspace(1.0, 9.0, leaf.size).reshape(leaf.shape), params)
     optimizer = make_optimizer(config.optimizer, lambda step: config.optimizer.learning_rate, decay, axes)

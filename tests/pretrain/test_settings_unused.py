@@ -62,6 +62,7 @@ REFUSED = {
     "optimizer.normuon_beta2=0.9": "optimizer.name=muon",
     "optimizer.orthogonal_dtype=float32": "optimizer.name=adamw",
     "optimizer.orthogonal_steps=newton_schulz": "optimizer.name=adamw",
+    "optimizer.orthogonal_per_head=true": "optimizer.name=adamw",
     "optimizer.moment_dtype=bfloat16": "optimizer.name=adafactor",
     "optimizer.batch_exponent=0.3": "optimizer.reference_batch=0",
     "init_weights=average": "init_from=",

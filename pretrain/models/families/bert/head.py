@@ -24,7 +24,7 @@ def vocabulary_logits(
     logits = einsum("BKD,VD->BKV", x, decoder, jnp.float32)
     if bias is not None:
         # An outer product with ones: its gradient is a matrix product, 50 times faster on CPU than a sum over B and K.
-        logits += einsum("BK,V->BKV", jnp.ones(logits.shape[:2]), gathered(bias, ("vocab",)))
+        logits += einsum("BK,V->BKV", jnp.ones(logits.shape[:2], bias.dtype), gathered(bias, ("vocab",)))
     return constrain(logits, "batch", None, "act_vocab")
 
 
