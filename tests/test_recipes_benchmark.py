@@ -311,7 +311,11 @@ def test_finished_runs_are_read_back_and_seeds_of_the_first_rung_come_first(
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--set=seed=x", "--set='seed=x' should be FIELD=VALUE, with a value of JSON"),
+        ("--set=seed", "--set='seed' should be FIELD=VALUE, with a value of JSON"),
+        (
+            "--set=dtype=float32",
+            "should be FIELD=VALUE, with a value of JSON; a text has quotes there: --set='dtype=\"float32\"'",
+        ),
         ("--rungs=muon,mouon", "'mouon' not among base, "),
         ("--text=nowhere", "'nowhere' should be NAME=PATH"),
     ],

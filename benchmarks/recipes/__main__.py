@@ -88,7 +88,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         try:
             options.changes[name] = json.loads(value)
         except ValueError:
-            parser.error(f"--set={given!r} should be FIELD=VALUE, with a value of JSON")
+            quoted = f"; a text has quotes there: --set='{name}={json.dumps(value)}'" if value else ""
+            parser.error(f"--set={given!r} should be FIELD=VALUE, with a value of JSON{quoted}")
     if options.small:
         vars(options).update(SMALL_SIZES)
     return options
