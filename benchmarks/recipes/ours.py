@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +16,8 @@ from etils import epath
 
 from base.schema import build
 from benchmarks.recipes.runs import Clock, Point, Run, write_result
-from benchmarks.recipes.text import IGNORED, Text
+from benchmarks.recipes.text import IGNORED, SPECIAL, Text
+from benchmarks.recipes.word_vectors import started, word_vectors
 from pretrain import train as training
 from pretrain.config import PretrainConfig
 from pretrain.models import Model, Params
@@ -29,9 +31,13 @@ from pretrain.runtime.checkpointer import Checkpointer
 from pretrain.train import _PhaseSteps, train
 from pretrain.trained_network import trained_network
 
+logger = logging.getLogger(__name__)
+
 SCORED_TOGETHER = 32
 FREQUENCY_BIAS = "frequency_bias"
 """A field of a rung that no config has: the head's bias starts at the logarithm of each token's frequency."""
+WORD_VECTORS = "word_vectors"
+"""Another: the word embedding starts at vectors from counts of neighbours in the training text."""
 
 
 def before(owner: Any, name: str, action: Callable[..., None]) -> None:
@@ -47,7 +53,8 @@ def before(owner: Any, name: str, action: Callable[..., None]) -> None:
 
 def config_of(run: Run, text: Text) -> PretrainConfig:
     """The config of a run: its fields, the text, and a checkpoint at every point of the curve."""
-    fields = {name: value for name, value in (run.fields or {}).items() if name != FREQUENCY_BIAS}
+    own = (FREQUENCY_BIAS, WORD_VECTORS)
+    fields = {name: value for name, value in (run.fields or {}).items() if name not in own}
     tokens = fields["seq_len"] * fields["global_batch"]
     steps = run.tokens // tokens
     if phases := fields.pop("phases", None):
@@ -149,6 +156,20 @@ def start_at_frequencies(ids: np.ndarray) -> None:
     training.fresh_state = start
 
 
+def start_at_word_vectors(ids: np.ndarray) -> None:
+    """Have a run of this process begin with a word embedding made from the neighbours of tokens in `ids`, int32 [T]."""
+
+    def start(model: Model, *given: Any) -> Any:
+        state, began = fresh_state(model, *given), time.process_time()
+        word = state.params["embeddings"]["word"]
+        vectors = word_vectors(ids, size=model.config.vocab_size, width=word.shape[1], special=len(SPECIAL))
+        state.params["embeddings"]["word"] = jax.device_put(started(np.asarray(word), vectors), word.sharding)
+        logger.info("the vectors of tokens took %.0f s", time.process_time() - began)
+        return state
+
+    training.fresh_state = start
+
+
 def train_and_score(run: Run, folder: Path) -> dict[str, Any]:
     """Make a run in its folder, or go on with it; returns its result. Of its checkpoints the last is kept."""
     began, clock, text = time.perf_counter(), Clock(folder), Text(Path(run.text))
@@ -158,6 +179,8 @@ def train_and_score(run: Run, folder: Path) -> dict[str, Any]:
     before(Checkpointer, "save", lambda *_, **__: clock.leave_out(1))
     if (run.fields or {}).get(FREQUENCY_BIAS):
         start_at_frequencies(text.training_ids())
+    if (run.fields or {}).get(WORD_VECTORS):
+        start_at_word_vectors(text.training_ids())
     outcome = train(config, workdir)
     if outcome.interrupted:
         raise SystemExit(f"stopped by {outcome.interrupted}; the same command goes on")
