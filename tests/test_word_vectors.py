@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.recipes import ours
-from benchmarks.recipes.word_vectors import started, word_vectors
+from benchmarks.recipes.word_vectors import _counts, started, word_vectors
 
 SPECIAL, SIZE, WIDTH = 5, 30, 8
 FIRST, SECOND = range(5, 15), range(15, 25)  # tokens 25 to 29 never occur
@@ -84,3 +84,12 @@ def test_a_run_starts_at_them(ids, monkeypatch):
     np.testing.assert_array_equal(state.params["embeddings"]["word"], expected)
     assert isinstance(state.params["embeddings"]["word"], jax.Array)
     assert not np.array_equal(expected, word)
+
+
+def test_nearer_tokens_count_more():
+    counts = _counts(np.array([5, 6, 7, 0, 8]), SIZE, SPECIAL).toarray()
+    pairs = {(5, 6): 1, (5, 7): 1 / 2, (6, 7): 1, (5, 8): 1 / 4, (6, 8): 1 / 3, (7, 8): 1 / 2}
+    expected = np.zeros((SIZE, SIZE))
+    for (left, right), count in pairs.items():
+        expected[left, right] = expected[right, left] = count
+    np.testing.assert_allclose(counts, expected, rtol=1e-6)
