@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks.recipes import ours
+from benchmarks.recipes.rungs import RUNGS, fields_of
+from benchmarks.recipes.runs import Run
+from benchmarks.recipes.text import Text
 from benchmarks.recipes.word_vectors import _counts, started, word_vectors
 
 SPECIAL, SIZE, WIDTH = 5, 30, 8
@@ -93,3 +96,17 @@ def test_nearer_tokens_count_more():
     for (left, right), count in pairs.items():
         expected[left, right] = expected[right, left] = count
     np.testing.assert_allclose(counts, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("rung", "asked"), [("near-words", True), ("near-8-lr2e-3", False)])
+def test_a_rung_says_whether_its_runs_start_at_them(ids, monkeypatch, tmp_path, rung, asked):
+    given = []
+    monkeypatch.setattr(Text, "training_ids", lambda text: ids)
+    monkeypatch.setattr(ours, "before", lambda *_: None)
+    monkeypatch.setattr(ours, "start_at_word_vectors", given.append)
+    monkeypatch.setattr(ours, "train", lambda config, workdir: SimpleNamespace(interrupted="SIGTERM"))
+    fields = fields_of(RUNGS[rung])
+    run = Run(text=str(tmp_path), rung=rung, seed=0, tokens=20480, points=2, fields=fields)
+    with pytest.raises(SystemExit, match="stopped by SIGTERM"):
+        ours.train_and_score(run, tmp_path)
+    assert len(given) == asked

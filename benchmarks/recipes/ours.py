@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -30,8 +29,6 @@ from pretrain.runtime import goodput
 from pretrain.runtime.checkpointer import Checkpointer
 from pretrain.train import _PhaseSteps, train
 from pretrain.trained_network import trained_network
-
-logger = logging.getLogger(__name__)
 
 SCORED_TOGETHER = 32
 FREQUENCY_BIAS = "frequency_bias"
@@ -160,11 +157,10 @@ def start_at_word_vectors(ids: np.ndarray) -> None:
     """Have a run of this process begin with a word embedding made from the neighbours of tokens in `ids`, int32 [T]."""
 
     def start(model: Model, *given: Any) -> Any:
-        state, began = fresh_state(model, *given), time.process_time()
+        state = fresh_state(model, *given)
         word = state.params["embeddings"]["word"]
         vectors = word_vectors(ids, size=model.config.vocab_size, width=word.shape[1], special=len(SPECIAL))
         state.params["embeddings"]["word"] = jax.device_put(started(np.asarray(word), vectors), word.sharding)
-        logger.info("the vectors of tokens took %.0f s", time.process_time() - began)
         return state
 
     training.fresh_state = start

@@ -43,7 +43,7 @@ def word_vectors(
     # No axis of the embedding should differ from the others: norms and initial weights treat them alike.
     vectors = vectors @ np.linalg.qr(generator.normal(size=(width, width)))[0].astype(np.float32)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    occurs = np.asarray(information.sum(axis=1)).reshape(-1, 1) > 0
+    occurs = (np.asarray(information.sum(axis=1)).reshape(-1, 1) > 0) & (norms > 0)
     return np.where(occurs, vectors / np.where(occurs, norms, 1) * np.sqrt(width), 0).astype(np.float32)
 
 
