@@ -1,5 +1,6 @@
 """What a machine of a pod does with what it is sent: which environment it makes, and what its job is given."""
 
+import gzip
 import importlib.util
 import io
 import json
@@ -40,11 +41,13 @@ def machine(tmp_path, monkeypatch):
 
 def send(machine, project=PROJECT, **settings):
     """Copy code and settings to the machine, as the launcher does, and set it up."""
-    with tarfile.open(machine.HERE / "code.tar.gz", "w:gz") as tar:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
         for name, text in project.items():
             member = tarfile.TarInfo(name)
             member.size = len(text)
             tar.addfile(member, io.BytesIO(text.encode()))
+    (machine.HERE / "code.tar.gz").write_bytes(gzip.compress(packed.getvalue(), mtime=0))
     (machine.HERE / "setup.json").write_text(json.dumps({**SETTINGS, **settings}))
     return machine.setup({})
 
