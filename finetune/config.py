@@ -11,14 +11,8 @@ from base.errors import UserError
 from base.schema import field
 from data.labelled.config import LabelledConfig
 from finetune.kind_configs import EmbeddingConfig, QuestionsConfig, check_kinds
-from pretrain.config import (
-    REMAT_ALIASES,
-    REMAT_POLICIES,
-    CardConfig,
-    LogConfig,
-    MeshConfig,
-    check_shared,
-)
+from pretrain.config import CardConfig, LogConfig, MeshConfig, check_shared
+from pretrain.model_config import REMAT_ALIASES, REMAT_POLICIES
 from pretrain.optim.config import OPTIMIZERS, WEIGHTS, AverageConfig
 from pretrain.optim.learning_checks import check_average
 from pretrain.publish.public_names import check_card

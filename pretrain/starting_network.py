@@ -16,12 +16,14 @@ HOW_IT_RUNS = ("attention", "remat", "scan_unroll", "narrow_layers", "dropout_bi
 """Fields of config.model that no checkpoint has."""
 HELD = ("vocab_multiple",)
 """Fields of config.model that set the layout of a run's arrays. They never change, and no config.json has them."""
-START = ("config_file", "initializer_range", "position_init")
+RANDOM_START = ("position_init", "word_init")
+"""Fields of config.model that only a start without `init_from` reads."""
+START = ("config_file", "initializer_range", *RANDOM_START)
 """Fields of config.model that only a run's start reads."""
 NETWORK = tuple(
     field.name
     for field in dataclasses.fields(ModelConfig)
-    if field.name not in (*DROPOUTS, *HOW_IT_RUNS, *HELD, "config_file", "position_init")
+    if field.name not in (*DROPOUTS, *HOW_IT_RUNS, *HELD, "config_file", *RANDOM_START)
 )
 """Fields of config.model that a config.json has too. The config.json decides their values."""
 

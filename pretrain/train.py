@@ -56,6 +56,7 @@ from pretrain.runtime.loop import Loop, begun
 from pretrain.runtime.loss_spikes import Spikes
 from pretrain.runtime.programs import compiled
 from pretrain.runtime.stage import MetricFolders
+from pretrain.word_start import first_words
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ class _Pretraining:
         if self.config.init_from:
             logger.info("starting from %s", self.config.init_from)
             return state_from_params(origin_params(job), job.optimizer, self.abstract)
-        return fresh_state(job.model, job.optimizer, self.abstract, job.config.seed)
+        return fresh_state(job.model, job.optimizer, self.abstract, job.config.seed, first_words(job))
 
     def recall(self, run: Run) -> Mapping[str, Any]:
         """Take the streams' positions and the best evaluation from a checkpoint; returns its sums."""

@@ -52,9 +52,8 @@ def _of_start(config: PretrainConfig) -> Iterator[Unused]:
         yield Unused(("model.config_file",), because, ("init_tiled",))
     if config.init_from:
         start = f"config.init_from={config.init_from!r}"
-        yield Unused(
-            ("model.position_init",), f"{start} brings its weights; unset one of the two", ("init_from",)
-        )
+        starts = tuple(f"model.{name}" for name in starting_network.RANDOM_START)
+        yield Unused(starts, f"{start} brings its weights; unset one of the two", ("init_from",))
     else:
         because = "config.init_from is empty: the weights are random; unset it, or set config.init_from"
         yield Unused(("init_weights",), because, ("init_from",))

@@ -9,6 +9,7 @@ T = TypeVar("T")
 ROOT = Path(__file__).parent.parent
 _PHASES = "tests/faults/test_phases_of_a_run.py"
 CHANGING_OVER_A_RUN = {
+    "model.word_init": "tests/pretrain/test_word_vectors.py",
     "masking.rate_shape": "tests/pretrain/test_mask_rates.py",
     "masking.final_rate": "tests/pretrain/test_mask_rates.py",
     "masking.rate_levels": "tests/pretrain/test_mask_rates.py",
@@ -20,7 +21,7 @@ CHANGING_OVER_A_RUN = {
     "phases[0].global_rope_theta": _PHASES,
     "phases[0].local_rope_theta": _PHASES,
 }
-"""Fields of pretraining that change a run at a later step, and the tests in which they are seen to act."""
+"""Fields that change a run at a later step, or its start by its text, and the tests in which they are seen to act."""
 
 
 def placed(value: Any, place: Path) -> Any:

@@ -15,8 +15,7 @@ from etils import epath
 
 from base.schema import build
 from benchmarks.recipes.runs import Clock, Point, Run, write_result
-from benchmarks.recipes.text import IGNORED, SPECIAL, Text
-from benchmarks.recipes.word_vectors import started, word_vectors
+from benchmarks.recipes.text import IGNORED, Text
 from pretrain import train as training
 from pretrain.config import PretrainConfig
 from pretrain.models import Model, Params
@@ -33,8 +32,6 @@ from pretrain.trained_network import trained_network
 SCORED_TOGETHER = 32
 FREQUENCY_BIAS = "frequency_bias"
 """A field of a rung that no config has: the head's bias starts at the logarithm of each token's frequency."""
-WORD_VECTORS = "word_vectors"
-"""Another: the word embedding starts at vectors from counts of neighbours in the training text."""
 
 
 def before(owner: Any, name: str, action: Callable[..., None]) -> None:
@@ -50,8 +47,7 @@ def before(owner: Any, name: str, action: Callable[..., None]) -> None:
 
 def config_of(run: Run, text: Text) -> PretrainConfig:
     """The config of a run: its fields, the text, and a checkpoint at every point of the curve."""
-    own = (FREQUENCY_BIAS, WORD_VECTORS)
-    fields = {name: value for name, value in (run.fields or {}).items() if name not in own}
+    fields = {name: value for name, value in (run.fields or {}).items() if name != FREQUENCY_BIAS}
     tokens = fields["seq_len"] * fields["global_batch"]
     steps = run.tokens // tokens
     if phases := fields.pop("phases", None):
@@ -153,19 +149,6 @@ def start_at_frequencies(ids: np.ndarray) -> None:
     training.fresh_state = start
 
 
-def start_at_word_vectors(ids: np.ndarray) -> None:
-    """Have a run of this process begin with a word embedding made from the neighbours of tokens in `ids`, int32 [T]."""
-
-    def start(model: Model, *given: Any) -> Any:
-        state = fresh_state(model, *given)
-        word = state.params["embeddings"]["word"]
-        vectors = word_vectors(ids, size=model.config.vocab_size, width=word.shape[1], special=len(SPECIAL))
-        state.params["embeddings"]["word"] = jax.device_put(started(np.asarray(word), vectors), word.sharding)
-        return state
-
-    training.fresh_state = start
-
-
 def train_and_score(run: Run, folder: Path) -> dict[str, Any]:
     """Make a run in its folder, or go on with it; returns its result. Of its checkpoints the last is kept."""
     began, clock, text = time.perf_counter(), Clock(folder), Text(Path(run.text))
@@ -175,8 +158,6 @@ def train_and_score(run: Run, folder: Path) -> dict[str, Any]:
     before(Checkpointer, "save", lambda *_, **__: clock.leave_out(1))
     if (run.fields or {}).get(FREQUENCY_BIAS):
         start_at_frequencies(text.training_ids())
-    if (run.fields or {}).get(WORD_VECTORS):
-        start_at_word_vectors(text.training_ids())
     outcome = train(config, workdir)
     if outcome.interrupted:
         raise SystemExit(f"stopped by {outcome.interrupted}; the same command goes on")

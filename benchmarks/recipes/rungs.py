@@ -272,7 +272,7 @@ OURS = [
     Rung(
         "near-words",
         "words start at vectors from counts of their neighbours",
-        {"word_vectors": True},
+        {"model.word_init": "cooccurrence"},
         on="near-8-lr2e-3",
         source="Levy et al. 2015",
     ),

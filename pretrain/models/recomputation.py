@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
 
 from base.errors import UserError
-from pretrain.config import REMAT_POLICIES
+from pretrain.model_config import REMAT_POLICIES
 
 Function = TypeVar("Function", bound=Callable[..., Array])
 

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
+from jaxtyping import Float
 
 from base.errors import UserError
 from pretrain.devices.mesh import of_moments, sharding
 from pretrain.models import Model
+from pretrain.models.word_vectors import with_word_vectors
 from pretrain.optim.optimizers import opt_state_axes
 
 # One stream of random numbers for each use.
@@ -86,15 +88,36 @@ def _shardings(abstract: Any) -> Any:
 
 
 def fresh_state(
-    model: Model, optimizer: optax.GradientTransformation, abstract: TrainState, seed: int
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    abstract: TrainState,
+    seed: int,
+    words: Float[np.ndarray, "V D"] | None = None,
 ) -> TrainState:
-    """The state of step 0 with random params. Every array is created in shards, never whole on one device."""
+    """The state of step 0 with random params. Every array is created in shards, never whole on one device.
 
-    def init() -> TrainState:
+    Args:
+      model: the network.
+      optimizer: the run's.
+      abstract: the state's layout.
+      seed: the run's.
+      words: vectors that tokens start at (`pretrain.models.word_vectors`); None for random ones.
+    """
+
+    def init(*vectors: jax.Array) -> TrainState:
         params = model.init(random_key(seed, PARAMS))
+        for each in vectors:
+            embeddings = params["embeddings"]
+            word = with_word_vectors(embeddings["word"], each, model.config.vocab_size)
+            params = {**params, "embeddings": {**embeddings, "word": word}}
         return TrainState(step=jnp.int32(0), params=params, opt_state=optimizer.init(params))
 
-    return jax.jit(init, out_shardings=_shardings(abstract))()
+    vectors = []
+    if words is not None:
+        table = abstract.params["embeddings"]["word"]
+        padded = np.pad(words, ((0, table.shape[0] - len(words)), (0, 0)))
+        vectors = [jax.make_array_from_callback(table.shape, table.sharding, padded.__getitem__)]
+    return jax.jit(init, out_shardings=_shardings(abstract))(*vectors)
 
 
 def state_from_params(

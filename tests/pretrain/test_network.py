@@ -261,6 +261,7 @@ def test_a_run_may_have_any_activation_that_networks_have(tmp_path):
         {"tokenizer": {"path": "elsewhere"}},
         {"model": {"initializer_range": 0.5}},
         {"model": {"position_init": "sinusoidal"}},
+        {"model": {"word_init": "cooccurrence"}},
         {"model": {"config_file": "elsewhere"}},
     ],
     ids=str,

@@ -13,7 +13,8 @@ from base.errors import UserError
 from base.schema import build as build_config
 from base.schema import completed
 from pretrain.checks import check_compiler, tpu_generation
-from pretrain.config import REMAT_POLICIES, PretrainConfig
+from pretrain.config import PretrainConfig
+from pretrain.model_config import REMAT_POLICIES
 from pretrain.models import build_encoder
 from pretrain.models.attention import KERNELS
 from pretrain.models.huggingface import parse_config

@@ -32,6 +32,7 @@ REFUSED = {
     "tokenizer.nfc=true": "tokenizer.path=x",
     "tokenizer.add_prefix_space=true": "init_from=x",
     "model.position_init=sinusoidal": "init_from=x",
+    "model.word_init=cooccurrence": "init_from=x",
     "init_tiled=true": "seq_len=16",
     "init_vocabulary=pieces": "seq_len=16",
     "model.config_file=x": "init_from=x init_tiled=true",

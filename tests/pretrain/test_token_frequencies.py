@@ -47,7 +47,7 @@ def test_tokens_are_counted_in_training_text_once(tmp_path, monkeypatch):
     counts = token_counts(epath.Path(tmp_path), phase, tokenizer, with_ends=False)
     np.testing.assert_array_equal(counts, expected)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "training_documents", None)
+        patch.setattr(module, "sample_ids", None)
         np.testing.assert_array_equal(
             token_counts(epath.Path(tmp_path), phase, tokenizer, with_ends=False), expected
         )
