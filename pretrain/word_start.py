@@ -16,7 +16,7 @@ from pretrain.runtime import processes
 logger = logging.getLogger(__name__)
 
 SAMPLE = 40_000_000
-"""Characters of training text in which neighbours are counted, about ten million tokens."""
+"""Bytes of training text in which neighbours are counted, about ten million tokens."""
 
 
 def first_words(job: Job) -> Float[np.ndarray, "V D"] | None:

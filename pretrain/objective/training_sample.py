@@ -12,7 +12,7 @@ from data.prepared.source import PreparedSource
 from data.source_protocol import Source
 from data.streams import open_documents
 from tokenizer.load import Loaded
-from tokenizer.shard_beginnings import documents_of_beginnings
+from tokenizer.shard_beginnings import TIMES, documents_of_beginnings
 
 TOKEN_CHARS = 4
 """Characters that a token of a prepared document counts for."""
@@ -33,7 +33,8 @@ def sample_ids(
       sources: the open sources.
       tokenizer: the run's.
       characters: the sample ends with the document in which it has so many.
-      spread: whether documents of text come from the beginnings of many shards, in place of the first shards.
+      spread: whether documents of text come from the beginnings of many shards, in place of the first shards; they have
+        at most as many bytes as `characters`.
 
     Raises:
       UserError: the text cannot be read.
@@ -57,7 +58,9 @@ def _training_documents(config: DataConfig, sources: Sequence[Source], spread: i
         while (document := documents.read(counts)) is not None:
             yield document
     elif spread:
-        yield from documents_of_beginnings(config, sources, documents_at_most=0, bytes_at_most=spread)
+        yield from documents_of_beginnings(
+            config, sources, documents_at_most=0, bytes_at_most=spread // TIMES
+        )
     else:
         yield from training_documents(config, sources)
 
