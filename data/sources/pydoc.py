@@ -5,6 +5,7 @@ installed versions. It is the same in every run on one machine.
 """
 
 import ast
+import functools
 import importlib.util
 import os
 import re
@@ -71,7 +72,7 @@ class PydocSource:
             if number < start:
                 continue
             try:
-                text = "\n".join(dict.fromkeys(_prose(module.path)))
+                text = _text(module)
             except (OSError, ValueError, SyntaxError, RecursionError) as error:
                 yield self._gate.unreadable(
                     number, str(module.path), FlawError("not Python", type(error).__name__)
@@ -110,6 +111,12 @@ def _walk(folder: Path, root: Path) -> Iterator[_Module]:
                 size = path.stat().st_size
                 if size >= MIN_FILE_BYTES:
                     yield _Module(path.relative_to(root).as_posix(), path, size)
+
+
+@functools.cache
+def _text(module: _Module) -> str:
+    """A document. A run reads the corpus several times, and parsing takes half a minute; all documents take 7 MB."""
+    return "\n".join(dict.fromkeys(_prose(module.path)))
 
 
 def _prose(path: Path) -> Iterator[str]:
