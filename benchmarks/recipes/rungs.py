@@ -118,6 +118,13 @@ OURS = [
     Rung("small", "the choices of configs/roberta_small.py together, with sinusoidal positions", SMALL),
     # On a recipe for a small model.
     Rung("small-near", "heads start at neighbours", {"model.position_init": NEAR}, on="small"),
+    Rung(
+        "small-near-words",
+        "words start at vectors from counts of their neighbours",
+        {"model.word_init": "cooccurrence"},
+        on="small-near",
+        source="Levy et al. 2015",
+    ),
     Rung("small-near-batch8", "half the batch, twice the steps", {"global_batch": 8}, on="small-near"),
     Rung("small-near-adamw", "AdamW in place of Muon", {"optimizer.name": "adamw"}, on="small-near"),
     Rung(

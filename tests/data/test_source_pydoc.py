@@ -8,7 +8,7 @@ import pytest
 
 from base.errors import UserError
 from data.config import FilterConfig, SourceConfig
-from data.sources import open_source
+from data.sources import open_source, pydoc
 from data.sources.prose import is_prose, paragraphs
 
 DOCSTRING = """Summary of what the function does, which is the sentence that a reader of it needs.
@@ -105,3 +105,11 @@ def test_nothing_that_is_read_is_imported():
         "assert not {'jax', 'numpy', 'keras', 'scipy', 'pandas'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], timeout=60)
+
+
+def test_a_module_is_parsed_once_in_a_process(monkeypatch):
+    source = open_source(SourceConfig(source="pydoc"))
+    first = [record.text for record in source.read(3)]
+    monkeypatch.setattr(pydoc, "_prose", None)
+    assert [record.text for record in open_source(SourceConfig(source="pydoc")).read(3)] == first
+    assert any(first)
