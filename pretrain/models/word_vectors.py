@@ -44,9 +44,10 @@ def word_vectors(
     transposed = information.T.tocsr()
     for _ in range(ROUNDS):
         basis = np.linalg.qr(_product(information, _product(transposed, basis)))[0]
-    left, values, _ = np.linalg.svd(_product(transposed, basis).T, full_matrices=False)
+    columns = _product(transposed, basis)
+    squares, left = np.linalg.eigh(columns.T @ columns)  # of singular values, the smallest first
     vectors = np.zeros((size, width), np.float32)
-    found = ((basis @ left) * values**POWER)[:, :width]
+    found = ((basis @ left) * np.maximum(squares, 0) ** (POWER / 2))[:, ::-1][:, :width]
     vectors[:, : found.shape[1]] = found
     # No axis of the embedding should differ from the others: norms and initial weights treat them alike.
     vectors = vectors @ np.linalg.qr(generator.normal(size=(width, width)))[0].astype(np.float32)
