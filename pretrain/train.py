@@ -21,6 +21,7 @@ from pretrain import phase_summary, starting_network
 from pretrain.config import LogConfig, PretrainConfig
 from pretrain.devices.flops import StepWork
 from pretrain.devices.global_batch import abstract_batch, to_devices
+from pretrain.first_words import first_words
 from pretrain.job import NOTHING_SET, Job, assemble, process_rows
 from pretrain.models import family_fields, huggingface
 from pretrain.objective.evaluation import Evaluator
@@ -56,7 +57,6 @@ from pretrain.runtime.loop import Loop, begun
 from pretrain.runtime.loss_spikes import Spikes
 from pretrain.runtime.programs import compiled
 from pretrain.runtime.stage import MetricFolders
-from pretrain.word_start import first_words
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ class _Pretraining:
         return self.job.steps - (self.spikes.skipped if self.config.epochs else 0)
 
     def first_state(self) -> TrainState:
-        """Make the state of step 0: the params of init_from, or random ones."""
+        """Make the state of step 0: the params of init_from, or fresh ones."""
         job = self.job
         if self.config.init_from:
             logger.info("starting from %s", self.config.init_from)

@@ -49,8 +49,10 @@ def word_vectors(
     vectors = np.zeros((size, width), np.float32)
     found = ((basis @ left) * np.maximum(squares, 0) ** (POWER / 2))[:, ::-1][:, :width]
     vectors[:, : found.shape[1]] = found
-    # No axis of the embedding should differ from the others: norms and initial weights treat them alike.
-    vectors = vectors @ np.linalg.qr(generator.normal(size=(width, width)))[0].astype(np.float32)
+    # The axes of a factorisation have an order, and signs that differ between processors. They are turned as near as
+    # can be to random vectors (orthogonal Procrustes): no axis then differs from the others, nor a run from its like.
+    axes, _, turned = np.linalg.svd(vectors.T @ generator.normal(size=vectors.shape).astype(np.float32))
+    vectors = vectors @ (axes @ turned)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     occurs = (np.asarray(information.sum(axis=1)).reshape(-1, 1) > 0) & (norms > 0)
     return np.where(occurs, vectors / np.where(occurs, norms, 1) * np.sqrt(width), 0).astype(np.float32)

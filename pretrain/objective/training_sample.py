@@ -25,42 +25,38 @@ def sample_ids(
 ) -> Iterator[list[np.ndarray]]:
     """Yield the token ids of training documents, several documents at a time, int32 [length] each.
 
-    Documents of text come in their source's order, and the members of a mix take turns by their weights. Where a source
-    is prepared, its documents come in the random order of the first stream.
+    Documents of text come in their source's order, and the members of a mix take turns by their weights. Prepared
+    documents come in the random order of the run's first stream, and a mix that has some is read as that stream reads
+    it: again from its beginning, if need be.
 
     Args:
       config: the data.
       sources: the open sources.
       tokenizer: the run's.
       characters: the sample ends with the document in which it has so many.
-      spread: whether documents of text come from the beginnings of many shards, in place of the first shards; they have
-        at most as many bytes as `characters`.
+      spread: whether documents of text come from the beginnings of many shards, in place of the first shards, with at
+        most as many bytes as `characters`; and prepared ones from all streams, one after the other.
 
     Raises:
       UserError: the text cannot be read.
     """
-    for documents in _first(_training_documents(config, sources, characters if spread else 0), characters):
+    for documents in _first(_training_documents(config, sources, characters, spread=spread), characters):
         texts = [document for document in documents if isinstance(document, str)]
         prepared = [document for document in documents if not isinstance(document, str)]
         yield [*tokenizer.encode(texts), *prepared]
 
 
-def _training_documents(config: DataConfig, sources: Sequence[Source], spread: int) -> Iterator[Document]:
-    """The training documents; those of a first stream if a source is prepared.
-
-    Args:
-      config: the data.
-      sources: the open sources.
-      spread: bytes, of which documents of text come from the beginnings of many shards; 0 for their source's order.
-    """
+def _training_documents(
+    config: DataConfig, sources: Sequence[Source], size: int, *, spread: bool
+) -> Iterator[Document]:
+    """The training documents, of which about `size` bytes are needed: see `sample_ids`."""
     if any(isinstance(source, PreparedSource) for source in sources):
-        documents, counts = open_documents(config, sources, 0, {0: None})[0], Counts()
-        while (document := documents.read(counts)) is not None:
-            yield document
+        for stream in range(config.streams if spread else 1):
+            documents, counts = open_documents(config, sources, 0, {stream: None})[stream], Counts()
+            while (document := documents.read(counts)) is not None:
+                yield document
     elif spread:
-        yield from documents_of_beginnings(
-            config, sources, documents_at_most=0, bytes_at_most=spread // TIMES
-        )
+        yield from documents_of_beginnings(config, sources, documents_at_most=0, bytes_at_most=size // TIMES)
     else:
         yield from training_documents(config, sources)
 

@@ -94,7 +94,7 @@ def fresh_state(
     seed: int,
     words: Float[np.ndarray, "V D"] | None = None,
 ) -> TrainState:
-    """The state of step 0 with random params. Every array is created in shards, never whole on one device.
+    """The state of step 0 with fresh params. Every array is created in shards, never whole on one device.
 
     Args:
       model: the network.
@@ -104,20 +104,20 @@ def fresh_state(
       words: vectors that tokens start at (`pretrain.models.word_vectors`); None for random ones.
     """
 
-    def init(*vectors: jax.Array) -> TrainState:
+    def init(vectors: jax.Array | None) -> TrainState:
         params = model.init(random_key(seed, PARAMS))
-        for each in vectors:
+        if vectors is not None:
             embeddings = params["embeddings"]
-            word = with_word_vectors(embeddings["word"], each, model.config.vocab_size)
+            word = with_word_vectors(embeddings["word"], vectors, model.config.vocab_size)
             params = {**params, "embeddings": {**embeddings, "word": word}}
         return TrainState(step=jnp.int32(0), params=params, opt_state=optimizer.init(params))
 
-    vectors = []
+    vectors = None
     if words is not None:
         table = abstract.params["embeddings"]["word"]
         padded = np.pad(words, ((0, table.shape[0] - len(words)), (0, 0)))
-        vectors = [jax.make_array_from_callback(table.shape, table.sharding, padded.__getitem__)]
-    return jax.jit(init, out_shardings=_shardings(abstract))(*vectors)
+        vectors = jax.make_array_from_callback(table.shape, table.sharding, padded.__getitem__)
+    return jax.jit(init, out_shardings=_shardings(abstract))(vectors)
 
 
 def state_from_params(

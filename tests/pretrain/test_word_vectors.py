@@ -12,11 +12,13 @@ from base.schema import build
 from data.config import DataConfig
 from data.corpus import open_sources, training_documents
 from pretrain import train as training
+from pretrain.first_words import first_words
 from pretrain.job import assemble
 from pretrain.models.word_vectors import _counts, with_word_vectors, word_vectors
 from pretrain.objective.training_sample import sample_ids
 from pretrain.optim.train_state import abstract_state, fresh_state
-from pretrain.word_start import first_words
+from tests.memory_corpus import make_corpus
+from tests.prepared_corpus import write_numbers
 from tests.tiny import tiny_config, write_corpus
 
 SPECIAL, SIZE, WIDTH = range(5), 30, 8
@@ -60,6 +62,17 @@ def test_rows_have_one_size_and_what_is_not_counted_has_none(ids):
     np.testing.assert_array_equal(vectors, of(ids))
 
 
+def test_the_signs_of_a_factorisation_do_not_matter(ids, monkeypatch):
+    vectors, eigh = of(ids), np.linalg.eigh
+
+    def other_signs(matrix):
+        values, axes = eigh(matrix)
+        return values, axes * np.where(np.arange(len(values)) % 2, -1, 1)
+
+    monkeypatch.setattr(np.linalg, "eigh", other_signs)
+    np.testing.assert_allclose(of(ids), vectors, atol=1e-3)
+
+
 def test_a_vocabulary_smaller_than_the_width_has_vectors_too(ids):
     vectors = of(ids, width=64)
     np.testing.assert_allclose(np.sqrt(np.square(vectors).mean(axis=1))[5:25], 1, atol=1e-5)
@@ -101,7 +114,8 @@ def corpus(tmp_path_factory):
 
 
 def of_run(job, documents):
-    size, width = job.encoder.vocab_size, job.encoder.hidden_size
+    size = job.encoder.vocab_size
+    width = job.model.shapes()["embeddings"]["word"].shape[1]
     return word_vectors(documents, size=size, width=width, special=job.tokenizer.special_ids)
 
 
@@ -110,8 +124,11 @@ def job_of(corpus, workdir, **changes):
     return assemble(config, epath.Path(workdir), None)
 
 
-def test_a_run_starts_at_vectors_of_its_text_on_any_mesh(corpus, tmp_path):
-    text = {"model": {"word_init": "cooccurrence"}}
+@pytest.mark.parametrize(
+    "network", [{}, {"family": "electra", "embedding_size": 16, "vocab_size": 350}], ids=str
+)
+def test_a_run_starts_at_vectors_of_its_text_on_any_mesh(corpus, tmp_path, network):
+    text = {"model": {"word_init": "cooccurrence", **network}}
     states = []
     for name, mesh in (("a", {"data": 8}), ("b", {"data": 2, "fsdp": 2, "tensor": 2})):
         job = job_of(corpus, tmp_path / name, mesh=mesh, **text)
@@ -152,6 +169,18 @@ def test_the_sample_may_come_from_the_beginnings_of_all_files(tmp_path):
     ]
     assert [set(bytes(ids).decode()) for ids in counted] == [set("a"), set("ab")]
     assert all(3000 < len(ids) < 9200 for ids in counted)
+
+
+def test_prepared_text_is_sampled_from_all_streams(tmp_path):
+    sources = [write_numbers(tmp_path / "shards", make_corpus(4, 60))]
+    data = build(DataConfig, {"source": "prepared", "path": str(tmp_path / "shards"), "streams": 4})
+    tokenizer = SimpleNamespace(encode=list)
+    first, spread = (
+        [ids for batch in sample_ids(data, sources, tokenizer, 10**6, spread=spread) for ids in batch]
+        for spread in (False, True)
+    )
+    training = len(sources[0]) - sources[0].held_out(data.eval_fraction)
+    assert 0 < len(first) < len(spread) == training == len({tuple(ids) for ids in spread})
 
 
 def test_words_of_a_new_run_are_random_unless_asked(corpus, tmp_path):
