@@ -4,7 +4,8 @@ python -m pretrain --config=configs/roberta_small.py --workdir=runs/small \
     --config.data.path='corpus/*.txt.gz' --config.data.txt_documents=blank_line
 
 Hardware: a laptop, or any GPU. On 2 CPU cores, 5000 steps (10M tokens) take about an hour. benchmarks/RESULTS.md has a
-run on Norwegian newspaper reviews, and the gains from Muon and from heads that start at neighbours.
+run on Norwegian newspaper reviews, and the gains from Muon, from heads that start at neighbours and from words that
+start at counts.
 """
 
 import ml_collections
@@ -26,6 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
         "max_position_embeddings": 514,
         "initializer_range": 0.05,
         "position_init": "neighbours",
+        "word_init": "cooccurrence",
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "scan_unroll": 0,
