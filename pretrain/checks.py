@@ -91,11 +91,24 @@ def checked_model(
     Raises:
       UserError: it cannot be built, or rows are too long for it.
     """
+    if config.model.word_init == "bigrams":
+        _check_bigrams(encoder)
     model = build(encoder, dtype=config.dtype, platform=platform, use=_use(phases))
     for phase in phases:
         check_length(phase, encoder, config.model.config_file)
         phase.network(encoder)
     return model
+
+
+def _check_bigrams(encoder: EncoderConfig) -> None:
+    """Refuse counts of pairs for a network that has no place for them."""
+    start = "config.model.word_init='bigrams'"
+    if encoder.family.parts.bigrams is None:
+        raise UserError(f"{start}: {encoder.model_type} has no such start; set it to cooccurrence")
+    if encoder.position_init != "neighbours":
+        raise UserError(f"{start} needs config.model.position_init='neighbours'")
+    if not encoder.tie_word_embeddings:
+        raise UserError(f"{start} needs config.model.tie_word_embeddings=True")
 
 
 def models_of_phases(

@@ -70,8 +70,9 @@ class ModelConfig:
     word_init: str = field(
         "normal",
         "start of the word embedding: cooccurrence counts each token's neighbours in a sample of the training text, so "
-        "that tokens with similar neighbours start alike",
-        ("normal", "cooccurrence"),
+        "that tokens with similar neighbours start alike; with bigrams (modernbert) the first layer also predicts from "
+        "counts of pairs",
+        ("normal", "cooccurrence", "bigrams"),
     )
     hidden_dropout_prob: float | None = field(
         None,

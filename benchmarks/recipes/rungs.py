@@ -290,6 +290,18 @@ OURS = [
         on="near-words",
         source="Kimi K3, arXiv 2607.24653, section 2.5",
     ),
+    Rung(
+        "near-bigrams",
+        "the first layer predicts from counts of pairs",
+        {"model.word_init": "bigrams"},
+        on="near-words",
+    ),
+    Rung(
+        "near-bigrams-fast",
+        "heads apart, and the last layer computes the masked tokens alone",
+        {"optimizer.orthogonal_per_head": True, "model.narrow_layers": 1},
+        on="near-bigrams",
+    ),
     Rung("near-init05", "larger initial weights", {"model.initializer_range": 0.05}, on="near-8-lr2e-3"),
     Rung("modern-lr2e-3", "its learning rate, tuned", {"optimizer.learning_rate": 2e-3}, on="modern"),
     Rung("modern-lr4e-3", "its learning rate, tuned", {"optimizer.learning_rate": 4e-3}, on="modern"),

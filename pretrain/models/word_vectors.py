@@ -38,47 +38,69 @@ def word_vectors(
       width: D.
       special: ids that are not counted.
     """
-    information = _positive_information(_counts(documents, size, special))
+    information = positive_information(_counts(documents, size, special), SMOOTHING)
     generator = np.random.default_rng(0)
     basis = generator.normal(size=(size, min(width + SPARE, size))).astype(np.float32)
     transposed = information.T.tocsr()
     for _ in range(ROUNDS):
-        basis = np.linalg.qr(_product(information, _product(transposed, basis)))[0]
-    columns = _product(transposed, basis)
+        basis = np.linalg.qr(product(information, product(transposed, basis)))[0]
+    columns = product(transposed, basis)
     squares, left = np.linalg.eigh(columns.T @ columns)  # of singular values, the smallest first
     vectors = np.zeros((size, width), np.float32)
     found = ((basis @ left) * np.maximum(squares, 0) ** (POWER / 2))[:, ::-1][:, :width]
     vectors[:, : found.shape[1]] = found
-    # The axes of a factorisation have an order, and signs that differ between processors. They are turned as near as
-    # can be to random vectors (orthogonal Procrustes): no axis then differs from the others, nor a run from its like.
-    axes, _, turned = np.linalg.svd(vectors.T @ generator.normal(size=vectors.shape).astype(np.float32))
-    vectors = vectors @ (axes @ turned)
+    vectors = towards_random(vectors, generator)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     occurs = (np.asarray(information.sum(axis=1)).reshape(-1, 1) > 0) & (norms > 0)
     return np.where(occurs, vectors / np.where(occurs, norms, 1) * np.sqrt(width), 0).astype(np.float32)
 
 
+def towards_random(
+    vectors: Float[np.ndarray, "V D"], generator: np.random.Generator
+) -> Float[np.ndarray, "V D"]:
+    """Vectors whose axes are turned as near as can be to random vectors (orthogonal Procrustes).
+
+    The axes of a factorisation have an order, and signs that differ between processors. After the turn no axis differs
+    from the others, nor a run from its like.
+    """
+    axes, _, turned = np.linalg.svd(vectors.T @ generator.normal(size=vectors.shape).astype(np.float32))
+    return vectors @ (axes @ turned)
+
+
 def _counts(documents: Iterable[np.ndarray], size: int, special: Collection[int]) -> sparse.csr_matrix:
-    """Weighted counts of pairs of neighbours, symmetric, [V, V]."""
-    between = np.full(WINDOW, size, np.int32)  # an id beyond the vocabulary, which is not counted
+    """Counts of pairs of neighbours, by 1 / distance, symmetric, [V, V]."""
+    pairs = counted_pairs(documents, size, special, WINDOW)
+    counts = sum(
+        (found / distance for distance, found in enumerate(pairs, 1)), sparse.csr_matrix((size, size))
+    )
+    return (counts + counts.T).tocsr().astype(np.float32)
+
+
+def counted_pairs(
+    documents: Iterable[np.ndarray], size: int, special: Collection[int], window: int
+) -> list[sparse.csr_matrix]:
+    """For each distance up to the window, how often a token (row) stands so far before another (column), [V, V]."""
+    between = np.full(window, size, np.int32)  # an id beyond the vocabulary, which is not counted
     ids = np.concatenate([part for document in documents for part in (document, between)] or [between])
     counted = np.ones(size + 1, bool)
     counted[[size, *special]] = False
-    counts = sparse.csr_matrix((size, size), dtype=np.float32)
-    for distance in range(1, WINDOW + 1):
+    result = []
+    for distance in range(1, window + 1):
+        counts = sparse.csr_matrix((size, size), dtype=np.float32)
         for start in range(0, len(ids) - distance, COUNTED_TOGETHER):
             stop = min(start + COUNTED_TOGETHER, len(ids) - distance)
             left, right = ids[start:stop], ids[start + distance : stop + distance]
             words = counted[left] & counted[right]
-            weights = np.full(words.sum(), 1 / distance, np.float32)
-            counts += sparse.coo_matrix((weights, (left[words], right[words])), shape=(size, size)).tocsr()
-    return (counts + counts.T).tocsr()
+            ones = np.ones(words.sum(), np.float32)
+            counts += sparse.coo_matrix((ones, (left[words], right[words])), shape=(size, size)).tocsr()
+        result.append(counts.tocsr())
+    return result
 
 
-def _positive_information(counts: sparse.csr_matrix) -> sparse.csr_matrix:
-    """The positive part of pointwise mutual information, [V, V]."""
+def positive_information(counts: sparse.csr_matrix, smoothing: float) -> sparse.csr_matrix:
+    """The positive part of pointwise mutual information, [V, V], with a power of the columns' frequencies."""
     words = np.asarray(counts.sum(axis=1)).ravel().astype(np.float64)
-    neighbours = words**SMOOTHING
+    neighbours = np.asarray(counts.sum(axis=0)).ravel().astype(np.float64) ** smoothing
     pairs = counts.tocoo()
     expected = words[pairs.row] * neighbours[pairs.col] / neighbours.sum()
     information = np.log(pairs.data / expected).astype(np.float32)
@@ -87,7 +109,7 @@ def _positive_information(counts: sparse.csr_matrix) -> sparse.csr_matrix:
     return sparse.csr_matrix((information[kept], places), shape=counts.shape)
 
 
-def _product(matrix: sparse.csr_matrix, columns: Float[np.ndarray, "V K"]) -> Float[np.ndarray, "V K"]:
+def product(matrix: sparse.csr_matrix, columns: Float[np.ndarray, "V K"]) -> Float[np.ndarray, "V K"]:
     """A sparse matrix times a dense one, on all cores: scipy's product has one thread, and releases Python's lock."""
     parts = np.array_split(columns, max(1, columns.shape[1] // COLUMNS), axis=1)
     with ThreadPoolExecutor() as threads:

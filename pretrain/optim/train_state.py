@@ -13,6 +13,7 @@ from jaxtyping import Float
 from base.errors import UserError
 from pretrain.devices.mesh import of_moments, sharding
 from pretrain.models import Model
+from pretrain.models.bigrams import Bigrams
 from pretrain.models.word_vectors import with_word_vectors
 from pretrain.optim.optimizers import opt_state_axes
 
@@ -92,7 +93,7 @@ def fresh_state(
     optimizer: optax.GradientTransformation,
     abstract: TrainState,
     seed: int,
-    words: Float[np.ndarray, "V D"] | None = None,
+    words: Float[np.ndarray, "V D"] | Bigrams | None = None,
 ) -> TrainState:
     """The state of step 0 with fresh params. Every array is created in shards, never whole on one device.
 
@@ -101,23 +102,34 @@ def fresh_state(
       optimizer: the run's.
       abstract: the state's layout.
       seed: the run's.
-      words: vectors that tokens start at (`pretrain.models.word_vectors`); None for random ones.
+      words: vectors that tokens start at (`pretrain.models.word_vectors`), or counts that the network starts at
+        (`pretrain.models.bigrams`); None for random words.
     """
 
-    def init(vectors: jax.Array | None) -> TrainState:
+    def init(words: jax.Array | Bigrams | None) -> TrainState:
         params = model.init(random_key(seed, PARAMS))
-        if vectors is not None:
+        if isinstance(words, Bigrams):
+            assert model.config.family.parts.bigrams is not None
+            params = model.config.family.parts.bigrams(params, model.config, words)
+        elif words is not None:
             embeddings = params["embeddings"]
-            word = with_word_vectors(embeddings["word"], vectors, model.config.vocab_size)
+            word = with_word_vectors(embeddings["word"], words, model.config.vocab_size)
             params = {**params, "embeddings": {**embeddings, "word": word}}
         return TrainState(step=jnp.int32(0), params=params, opt_state=optimizer.init(params))
 
-    vectors = None
-    if words is not None:
-        table = abstract.params["embeddings"]["word"]
-        padded = np.pad(words, ((0, table.shape[0] - len(words)), (0, 0)))
-        vectors = jax.make_array_from_callback(table.shape, table.sharding, padded.__getitem__)
-    return jax.jit(init, out_shardings=_shardings(abstract))(vectors)
+    table = abstract.params["embeddings"]["word"]
+
+    def placed(vectors: Float[np.ndarray, "V D"]) -> jax.Array:
+        padded = np.pad(vectors, ((0, table.shape[0] - len(vectors)), (0, 0)))
+        return jax.make_array_from_callback(table.shape, table.sharding, padded.__getitem__)
+
+    given: jax.Array | Bigrams | None = None
+    if isinstance(words, Bigrams):
+        frequencies = np.pad(words.log_frequencies, (0, table.shape[0] - len(words.log_frequencies)))
+        given = words._replace(vectors=placed(np.asarray(words.vectors)), log_frequencies=frequencies)
+    elif words is not None:
+        given = placed(words)
+    return jax.jit(init, out_shardings=_shardings(abstract))(given)
 
 
 def state_from_params(

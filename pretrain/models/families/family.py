@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from flax import nnx
 
+from pretrain.models.bigrams import Bigrams
 from pretrain.models.config import EncoderConfig
 from pretrain.models.layers import LayerNorm
 from pretrain.models.module_shapes import Params
@@ -42,6 +43,9 @@ class Parts:
     """What follows the last layer."""
     neighbours: Callable[[Params, EncoderConfig], Params] | None = None
     """Changes fresh params so that heads look at neighbours (`position_init=neighbours`); None where that cannot be."""
+    bigrams: Callable[[Params, EncoderConfig, Bigrams], Params] | None = None
+    """Changes params that start at neighbours so that they predict from counts of pairs (`word_init=bigrams`); None
+    where that cannot be."""
     shared: Maker | None = None
     """Params that all layers read: tables of relative positions. The module is called with the number of tokens of a
     row and the compute type; it returns arrays, which each layer gets by name. Where `OwnFields.convolves`, its

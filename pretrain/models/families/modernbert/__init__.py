@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from pretrain.models.families.family import ClassifierHead, Family, Parts
 from pretrain.models.families.modernbert import fields, network
+from pretrain.models.families.modernbert.bigrams import start_at_bigrams
 from pretrain.models.families.modernbert.head import MaskedLMHead
 from pretrain.models.families.modernbert.neighbours import start_at_neighbours
 from pretrain.models.families.shared_fields import SHARED_DEFAULTS, without
@@ -26,7 +27,9 @@ TOKEN_HEAD = replace(HEAD, extra={name: of for name, of in HEAD.extra.items() if
 FAMILY = Family(
     classes="ModernBert",
     base="model",
-    parts=Parts(network.Embeddings, network.EncoderLayer, network.FinalNorm, start_at_neighbours),
+    parts=Parts(
+        network.Embeddings, network.EncoderLayer, network.FinalNorm, start_at_neighbours, start_at_bigrams
+    ),
     head=MaskedLMHead,
     head_modules={
         "head": "decoder",

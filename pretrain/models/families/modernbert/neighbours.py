@@ -1,5 +1,7 @@
 """The start of ModernBERT's words and attention that has heads look at one neighbour each."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -31,7 +33,8 @@ def start_at_neighbours(params: Params, config: EncoderConfig) -> Params:
     own, D = own_fields(config), config.hidden_size
     common = jnp.where(jnp.arange(D) % 2, -1.0, 1.0)
     seen = np.sqrt(COMMON_SHARE) * D  # what `common` gives with a normalised embedding
-    starts = np.stack([_query_and_key(theta, config) for theta in own.thetas]).astype(np.float32) / seen
+    looks = offsets(config.num_attention_heads)
+    starts = np.stack([query_and_key(theta, config, looks) for theta in own.thetas]).astype(np.float32) / seen
     starts = common[:, None, None, None] * starts[:, None]  # [L, D, 2, N, H], made on the devices
     attention = params["layers"]["attention"]
     fused = attention["query_key_value"]
@@ -48,8 +51,14 @@ def start_at_neighbours(params: Params, config: EncoderConfig) -> Params:
     }
 
 
-def _query_and_key(theta: float, config: EncoderConfig) -> Float[np.ndarray, "2 N H"]:
-    """The query and the key of each head in a layer with a rotary base, before they are rotated."""
+def query_and_key(theta: float, config: EncoderConfig, looks: Sequence[int]) -> Float[np.ndarray, "2 N H"]:
+    """The query and the key of each head in a layer with a rotary base, before they are rotated.
+
+    Args:
+      theta: the rotary base.
+      config: the network.
+      looks: how far after a token each of the first heads looks; the others have zeros.
+    """
     N, H = config.num_attention_heads, config.head_width
     turns = theta ** -(np.arange(0, H, 2) / H)
     fast = turns >= FAST
@@ -57,6 +66,6 @@ def _query_and_key(theta: float, config: EncoderConfig) -> Float[np.ndarray, "2 
     heights = height * np.minimum(1.0, (turns / FAST) ** POWER)
     key = np.concatenate([np.sqrt(heights), np.zeros(H // 2)])[None]
     result = np.zeros((2, N, H))
-    for head, offset in enumerate(offsets(N)):
+    for head, offset in enumerate(looks):
         result[:, head] = np.concatenate([turned(key, offset * turns), key])
     return result
