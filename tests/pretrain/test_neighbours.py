@@ -11,7 +11,7 @@ import transformers
 
 from base.errors import UserError
 from pretrain.models import build, families
-from pretrain.models.families.modernbert.neighbours import _query_and_key
+from pretrain.models.families.modernbert.neighbours import query_and_key
 from pretrain.models.huggingface import config_dict, parse_config
 from pretrain.models.neighbours import offsets, turned
 from pretrain.models.tensor_names import to_state_dict
@@ -58,7 +58,7 @@ def at_neighbours(attended: np.ndarray) -> list[float]:
 
 def test_rotations_single_out_the_neighbour_in_long_rows_too():
     config = network("modernbert", num_attention_heads=2, global_rope_theta=160_000.0)
-    query, key = _query_and_key(160_000.0, config)[:, 0]
+    query, key = query_and_key(160_000.0, config, offsets(2))[:, 0]
     turns = 160_000.0 ** -(np.arange(0, 64, 2) / 64)
     places = np.arange(-512, 512)
     scores = np.array([query @ turned(key[None], place * turns)[0] for place in places]) / 64**0.5
