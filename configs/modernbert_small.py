@@ -32,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
         "max_position_embeddings": 8192,
         "global_rope_theta": 10_000.0,
         "position_init": "neighbours",
-        "word_init": "cooccurrence",
+        "word_init": "bigrams",
         "scan_unroll": 0,
     }
     config.masking = {"rate": 0.3}

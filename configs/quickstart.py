@@ -24,7 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
         "intermediate_size": 512,
         "max_position_embeddings": 8192,
         "position_init": "neighbours",
-        "word_init": "cooccurrence",
+        "word_init": "bigrams",
         "scan_unroll": 0,
     }
     config.masking = {"rate": 0.4}
